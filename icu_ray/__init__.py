@@ -1,0 +1,1 @@
+"""icu_ray: iterative contrastive unlearning of language models on Ray."""

@@ -1,0 +1,137 @@
+"""Values that every data source produces and every model consumes: rows of text, and the same rows in one vocabulary.
+
+`Examples` knows no model; `TokenRows` is what one model sees of them. Both are frozen and hold numpy arrays only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Layout of a row in tokens: [0, prefix_start) pre-prefix, [prefix_start, suffix_start) prefix, rest suffix.
+
+    The paper's rows have 200 tokens: 100 pre-prefix, 50 prefix, 50 suffix (section V-B).
+    """
+
+    length: int = 200
+    prefix_start: int = 100
+    suffix_start: int = 150
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prefix_start < self.suffix_start < self.length:
+            raise ValueError(f"columns must satisfy 0 <= prefix_start < suffix_start < length, got {self}")
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the refinement filter's prompt (the prefix alone)."""
+        return self.suffix_start - self.prefix_start
+
+    @property
+    def suffix_length(self) -> int:
+        """Tokens of the suffix, which is what the filter asks the model to continue with."""
+        return self.length - self.suffix_start
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N source rows before any model's tokenizer has seen them.
+
+    ids: N distinct names (the doc_id of the extraction benchmark, a record's id, or a row number).
+    texts: the whole row as text.
+    token_rows: (N, length) int64 ids in `tokenizer`'s vocabulary where the source is token rows, else None.
+    tokenizer: name or path of the tokenizer that wrote `token_rows`, else None.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    token_rows: NDArray[np.int64] | None = None
+    tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.texts):
+            raise ValueError(f"{len(self.ids)} ids for {len(self.texts)} texts")
+        if self.token_rows is not None and len(self.token_rows) != len(self.ids):
+            raise ValueError(f"{len(self.token_rows)} token rows for {len(self.ids)} ids")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Examples:
+        """The rows at `indices`, in that order."""
+        chosen = [int(i) for i in indices]
+        rows = None if self.token_rows is None else self.token_rows[chosen]
+        return Examples(
+            tuple(self.ids[i] for i in chosen), tuple(self.texts[i] for i in chosen), rows, self.tokenizer
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content (ids, texts, token rows); equal content from two paths has one fingerprint."""
+        digest = hashlib.sha256()
+        for part in (*self.ids, *self.texts):
+            encoded = part.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "little"))
+            digest.update(encoded)
+        if self.token_rows is not None:
+            digest.update(repr(self.token_rows.shape).encode())
+            digest.update(np.ascontiguousarray(self.token_rows, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """N rows in one model's own vocabulary, left padded to one length (spec: re-tokenisation).
+
+    ids: N names.
+    input_ids: (N, L) int64, left padded with pad_id.
+    mask: (N, L) bool, True where a real token stands.
+    labels: (N, L) int64 in the Hugging Face convention (the loss shifts by one; IGNORED_LABEL is not scored).
+    prompt_ids, prompt_mask: (N, P) the filter's prompt (prefix tokens), left padded.
+    references: N texts of the true suffix, which the filter compares with.
+    """
+
+    ids: tuple[str, ...]
+    input_ids: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    prompt_ids: NDArray[np.int64]
+    prompt_mask: NDArray[np.bool_]
+    references: tuple[str, ...]
+    columns: Columns
+    pad_id: int
+    eos_id: int | None
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        for name in ("input_ids", "mask", "labels"):
+            if getattr(self, name).shape != (n, self.columns.length):
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, not {(n, self.columns.length)}")
+        if self.prompt_ids.shape != self.prompt_mask.shape or len(self.prompt_ids) != n:
+            raise ValueError(f"prompts have shapes {self.prompt_ids.shape} and {self.prompt_mask.shape}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> TokenRows:
+        """The rows at `indices`, in that order."""
+        chosen = [int(i) for i in indices]
+        return TokenRows(
+            tuple(self.ids[i] for i in chosen),
+            self.input_ids[chosen],
+            self.mask[chosen],
+            self.labels[chosen],
+            self.prompt_ids[chosen],
+            self.prompt_mask[chosen],
+            tuple(self.references[i] for i in chosen),
+            self.columns,
+            self.pad_id,
+            self.eos_id,
+        )

@@ -1,0 +1,20 @@
+"""The one exception for what a user can mend, and the words to say it with.
+
+Everything that is refused before work starts raises `UserError`; the command line prints its message without a
+traceback and leaves with exit code 2. Any other exception is a defect and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input: the message names the file or key, what was found and what was expected."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' (did you mean 'x'?)' for the known word nearest to `word`, or '' when none is near."""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
