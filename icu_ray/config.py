@@ -215,6 +215,8 @@ class LossConfig(Section):
     kl_positions: Literal["all", "span"] = "all"
     chunk: Count = 2048
     """Tokens whose vocabulary-wide scores exist at one time."""
+    joint_forward: bool = True
+    """Targets and pairs go through the model together; two forwards give the same numbers."""
 
 
 class KlConfig(Section):

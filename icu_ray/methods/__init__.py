@@ -1,1 +1,99 @@
+"""The registry of unlearning methods: the built-in ones and those of other installed packages.
 
+A package adds a method by an entry point, without touching icu_ray:
+
+    [project.entry-points."icu_ray.methods"]
+    mine = "my_package.my_module:Mine"        # a subclass of icu_ray.methods.base.Method
+
+`names()` lists, `get()` builds. Neither imports torch. A plug-in that cannot be imported is named when it is asked for
+(and by `broken()`); all others go on working.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from icu_ray.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from icu_ray.config import LossConfig
+    from icu_ray.methods.base import Method, Setting
+
+GROUP = "icu_ray.methods"
+BUILT_IN: Mapping[str, str] = {
+    "icu": "icu_ray.methods.icu:Icu",
+    "kumpr": "icu_ray.methods.kumpr:Kumpr",
+    "kl": "icu_ray.methods.kl:Kl",
+    "llmu": "icu_ray.methods.llmu:Llmu",
+    "po": "icu_ray.methods.po:Po",
+    "dpo": "icu_ray.methods.dpo:Dpo",
+    "npo": "icu_ray.methods.npo:Npo",
+}
+_log = logging.getLogger(__name__)
+
+
+def names() -> tuple[str, ...]:
+    """Every known name: built-in methods in the paper's order, then plug-ins by name."""
+    return (*BUILT_IN, *sorted(_plug_ins()))
+
+
+def broken() -> dict[str, str]:
+    """Plug-ins that cannot be used, with the reason; imports them all."""
+    reasons = {}
+    for name, point in _plug_ins().items():
+        try:
+            _load_plug_in(name, point)
+        except UserError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def method_class(name: str) -> type[Method]:
+    """The class behind a name; UserError for an unknown name or a broken plug-in."""
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        found: type[Method] = getattr(importlib.import_module(module), attribute)
+        return found
+    points = _plug_ins()
+    if name not in points:
+        raise UserError(f"method '{name}' is not known{did_you_mean(name, names())}; known: {', '.join(names())}")
+    return _load_plug_in(name, points[name])
+
+
+def get(
+    name: str,
+    *,
+    alpha: float = 0.5,
+    beta: float = 1.0,
+    settings: Mapping[str, Setting] | None = None,
+    loss: LossConfig | None = None,
+) -> Method:
+    """A method with its hyper-parameters; `loss` says span, reduction, form of the divergence and chunk."""
+    return method_class(name)(alpha, beta, settings, loss)
+
+
+def _plug_ins() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name in BUILT_IN:
+            _log.warning("plug-in method '%s' (%s) is ignored: a built-in has that name", point.name, point.value)
+        else:
+            found[point.name] = point
+    return found
+
+
+def _load_plug_in(name: str, point: EntryPoint) -> type[Method]:
+    from icu_ray.methods.base import Method
+
+    origin = f"method '{name}' of plug-in {point.dist.name if point.dist else '?'} ({point.value})"
+    try:
+        loaded = point.load()
+    except Exception as error:  # a stranger's import may fail in any way, and must not stop the other methods
+        raise UserError(f"{origin} cannot be imported: {type(error).__name__}: {error}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+        raise UserError(f"{origin}: expected a subclass of icu_ray.methods.base.Method, found {loaded!r}")
+    return loaded

@@ -1,0 +1,104 @@
+"""Which tokens count and how much: the span and reduction of equations (1), (3) and (4) as arrays of weights.
+
+A loss is sum over rows b and positions t of weight[b, t] * nll[b, t]. The weights are made from the *whole* global
+batch, before it is split into micro batches and ranks, so a mean over all its tokens stays that mean however the rows
+are split. Rows that are not active weigh nothing; a batch without an active row has only zeros. numpy only.
+
+    weights = batch_weights(targets.labels[rows], pairs.labels[rows], active[rows], columns, config.loss)
+    mine = weights.rows(slice(0, 4))          # this rank's share
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icu_ray.config import LossConfig
+from icu_ray.data.examples import IGNORED_LABEL, Columns
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class BatchWeights:
+    """target, pair, kl: (B, L) float64 as in `Batch`; row: (B,) float64. pair and kl are None without pairs."""
+
+    target: Floats
+    row: Floats
+    pair: Floats | None = None
+    kl: Floats | None = None
+
+    def rows(self, chosen: slice | Sequence[int] | NDArray[np.int64]) -> BatchWeights:
+        """The weights of some rows, for a rank or micro batch; they are not scaled up."""
+        pick = chosen if isinstance(chosen, slice) else np.asarray(chosen, dtype=np.int64)
+        return BatchWeights(
+            self.target[pick],
+            self.row[pick],
+            None if self.pair is None else self.pair[pick],
+            None if self.kl is None else self.kl[pick],
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row of the batch is active."""
+        return not self.row.any()
+
+
+def batch_weights(
+    target_labels: NDArray[np.int64],
+    pair_labels: NDArray[np.int64] | None,
+    active: NDArray[np.bool_],
+    columns: Columns,
+    loss: LossConfig,
+) -> BatchWeights:
+    """Weights of a whole global batch.
+
+    target_labels, pair_labels: (B, L) unshifted labels; active: (B,) True for samples that are not yet forgotten (the
+    pair's flag is its target's).
+    """
+    live = np.asarray(active, dtype=bool)
+    target = reduce(scored_tokens(target_labels, columns, loss.span) & live[:, None], loss.reduction)
+    row = live / max(int(live.sum()), 1)
+    if pair_labels is None:
+        return BatchWeights(target, row)
+    scored = scored_tokens(pair_labels, columns, loss.span) & live[:, None]
+    pair = reduce(scored, loss.reduction)
+    if loss.kl_positions == "all":
+        # As the authors: every position, the last one and pads included.
+        compared = np.broadcast_to(live[:, None], scored.shape)
+    else:
+        # The distribution that predicts token t stands at position t - 1.
+        compared = np.zeros_like(scored)
+        compared[:, :-1] = scored[:, 1:]
+    return BatchWeights(target, row, pair, reduce(compared, loss.reduction))
+
+
+def scored_tokens(labels: NDArray[np.int64], columns: Columns, span: str) -> Bools:
+    """(B, L) bool: the tokens t_0 <= t that are predicted; the first token of a row never is."""
+    start = {"all": 0, "prefix_suffix": columns.prefix_start, "suffix": columns.suffix_start}[span]
+    scored: Bools = labels != IGNORED_LABEL
+    scored[:, : max(start, 1)] = False
+    return scored
+
+
+def reduce(counted: Bools, reduction: str) -> Floats:
+    """(B, L) weights of the tokens in `counted`.
+
+    token_mean: mean over all tokens of the batch together (the authors' code).
+    seq_mean: mean over rows of each row's mean.
+    sum: sum over a row's tokens (the paper's equations), mean over rows.
+    """
+    ones = counted.astype(np.float64)
+    per_row = ones.sum(axis=1, keepdims=True)
+    rows = max(int((per_row > 0).sum()), 1)
+    if reduction == "token_mean":
+        return ones / max(per_row.sum(), 1.0)
+    if reduction == "seq_mean":
+        return ones / np.maximum(per_row, 1.0) / rows
+    if reduction == "sum":
+        return ones / rows
+    raise ValueError(f"unknown reduction {reduction!r}")
