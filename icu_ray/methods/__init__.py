@@ -5,8 +5,8 @@ A package adds a method by an entry point, without touching icu_ray:
     [project.entry-points."icu_ray.methods"]
     mine = "my_package.my_module:Mine"        # a subclass of icu_ray.methods.base.Method
 
-`names()` lists, `get()` builds. Neither imports torch. A plug-in that cannot be imported is named when it is asked for
-(and by `broken()`); all others go on working.
+`names()` lists, `get()` builds. Neither imports torch. A plug-in that cannot be imported is named when it is
+asked for (and by `broken()`); all others go on working.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def method_class(name: str) -> type[Method]:
         return found
     points = _plug_ins()
     if name not in points:
-        raise UserError(f"method '{name}' is not known{did_you_mean(name, names())}; known: {', '.join(names())}")
+        raise UserError(
+            f"method '{name}' is not known{did_you_mean(name, names())}; known: {', '.join(names())}"
+        )
     return _load_plug_in(name, points[name])
 
 
@@ -80,7 +82,9 @@ def _plug_ins() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
         if point.name in BUILT_IN:
-            _log.warning("plug-in method '%s' (%s) is ignored: a built-in has that name", point.name, point.value)
+            _log.warning(
+                "plug-in method '%s' (%s) is ignored: a built-in has that name", point.name, point.value
+            )
         else:
             found[point.name] = point
     return found

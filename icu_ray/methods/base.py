@@ -1,21 +1,23 @@
 """What every unlearning method is given and gives back.
 
-A method turns a `Batch` (rows of targets and pairs with their weights, and the original model's view of the pairs)
-into `LossTerms`. Most methods only say their `objective()`; one whose loss is no weighted sum overrides `loss()`.
+A method turns a `Batch` (rows of targets and pairs with their weights, and the original model's view of the
+pairs) into `LossTerms`. Most methods only say their `objective()`; one whose loss is no weighted sum
+overrides `loss()`.
 
     method = methods.get("icu", alpha=0.5, beta=1.0)
     terms = method.loss(model, batch)
     terms.total.backward()
 
-Promise: losses add up. Weights are made once from the whole global batch (`methods/weights.py`), so the totals and
-parts of micro batches and ranks are summed, never averaged. Importing this module does not import torch.
+Promise: losses add up. Weights are made once from the whole global batch (`methods/weights.py`), so the
+totals and parts of micro batches and ranks are summed, never averaged. Importing this module does not import
+torch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -42,7 +44,8 @@ class Batch:
     """B rows of targets and, where the method needs them, of their pairs; L tokens each, left padded.
 
     target_ids, pair_ids: (B, L) int64; *_mask: (B, L) int64, 1 where a real token stands.
-    target_labels, pair_labels: (B, L) int64 in the Hugging Face convention (not shifted, -100 is never scored).
+    target_labels, pair_labels: (B, L) int64 in the Hugging Face convention (not shifted, -100 is never
+    scored).
     target_weights, pair_weights: (B, L) float32; [b, t] multiplies -log P(label[b, t] | tokens before t).
     kl_weights: (B, L) float32; [b, t] multiplies the divergence of the distributions *after* pair token t.
     row_weights: (B,) float32, 1 / (active rows of the global batch) for an active row, else 0.
@@ -70,7 +73,7 @@ class Batch:
         reference: ReferenceBatch | None = None,
         device: torch.device | str = "cpu",
     ) -> Batch:
-        """The rows `indices` of the sample with `weights`, whose row k belongs to indices[k] (see BatchWeights.rows)."""
+        """The rows `indices` of a sample; row k of `weights` (see BatchWeights.rows) is for indices[k]."""
         import torch
 
         chosen = np.asarray(indices, dtype=np.int64)
@@ -101,8 +104,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: None if value is None else value.to(device) for name, value in moved.items()})
+        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(self, **{name: value.to(device) for name, value in present.items()})
 
     def __len__(self) -> int:
         return len(self.target_ids)
@@ -111,7 +114,8 @@ class Batch:
 class LossTerms(NamedTuple):
     """What a batch (or micro batch, or one rank's share) adds to the loss of its global batch.
 
-    total: scalar that carries the gradient. A framework that averages gradients over ranks or accumulation steps
+    total: scalar that carries the gradient. A framework that averages gradients over ranks or accumulation
+    steps
         (DeepSpeed does both) must be given total times their number.
     parts: unscaled, detached value of each term; sums over micro batches and ranks are the global values.
     """
@@ -121,9 +125,11 @@ class LossTerms(NamedTuple):
 
 
 class Method(ABC):
-    """An unlearning method with its hyper-parameters: alpha weighs learning, beta the divergence (equation 6).
+    """An unlearning method with its hyper-parameters: alpha weighs learning, beta the divergence (equation
+    6).
 
-    A subclass names itself, lists the settings it understands with their defaults, and gives its `objective()`.
+    A subclass names itself, lists the settings it understands with their defaults, and gives its
+    `objective()`.
     """
 
     name: ClassVar[str]
@@ -144,7 +150,8 @@ class Method(ABC):
             if key not in self.defaults:
                 known = ", ".join(self.defaults) or "none"
                 raise UserError(
-                    f"method {self.name}: unknown setting '{key}'{did_you_mean(key, self.defaults)}; known: {known}"
+                    f"method {self.name}: unknown setting '{key}'{did_you_mean(key, self.defaults)}; "
+                    f"known: {known}"
                 )
             _check_type(self.name, key, value, self.defaults[key])
         self.alpha = alpha
@@ -182,5 +189,6 @@ def _check_type(method: str, key: str, value: Setting, default: Setting) -> None
     wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise UserError(
-            f"method {method}: setting '{key}' must be {type(default).__name__}, found {value!r} (default {default!r})"
+            f"method {method}: setting '{key}' must be {type(default).__name__}, found {value!r} "
+            f"(default {default!r})"
         )

@@ -2,9 +2,9 @@
 
     method = methods.get("icu", alpha=0.5, beta=1.0)
 
-alpha = 0 and beta = 0 are the ablations of figure 3; both zero is gradient ascent. Where tokens start (t_0) and whether
-they are summed or averaged is said by the batch's weights (methods/weights.py); iterative refinement, section IV-D, is
-training/refinement.py.
+alpha = 0 and beta = 0 are the ablations of figure 3; both zero is gradient ascent. Where tokens start (t_0)
+and whether they are summed or averaged is said by the batch's weights (methods/weights.py); iterative
+refinement, section IV-D, is training/refinement.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""KL: gradient ascent on the targets, held near the original model on the pairs (Maini et al., reference [29])."""
+"""KL: gradient ascent on the targets, held near the original model on the pairs (reference [29])."""
 
 from __future__ import annotations
 

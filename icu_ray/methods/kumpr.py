@@ -1,4 +1,4 @@
-"""KUMPR: gradient ascent on the targets alone (Jang et al., "Knowledge Unlearning", the paper's reference [12])."""
+"""KUMPR: gradient ascent on the targets alone (Jang et al., the paper's reference [12])."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """LLMU as the authors ran it (Yao et al., reference [23]): ascent, a random mismatch, and the divergence.
 
-The mismatch asks for the pair's token t + 1 after the target's first t tokens. Alpha weighs it, as lw does in the
-authors' code; LLMU itself draws unrelated answers instead.
+The mismatch asks for the pair's token t + 1 after the target's first t tokens. Alpha weighs it, as lw does in
+the authors' code; LLMU itself draws unrelated answers instead.
 """
 
 from __future__ import annotations

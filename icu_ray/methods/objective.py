@@ -1,12 +1,13 @@
 """The algebra that a method's loss is written in: weighted sums of two kinds of terms.
 
-`nll(rows)` is the negative log-likelihood of rows and `kl()` the divergence from the original model on the pairs
-(equations 1, 3 and 4 of the paper up to sign). Terms add up and take factors, so a method reads as in the paper:
+`nll(rows)` is the negative log-likelihood of rows and `kl()` the divergence from the original model on the
+pairs (equations 1, 3 and 4 of the paper up to sign). Terms add up and take factors, so a method reads as in
+the paper:
 
     -nll("target") + alpha * nll("pair") + beta * kl()          # equation (6)
 
-An `Objective` is a plain value: building one needs neither torch nor a model. `losses.evaluate` computes it, with one
-forward for all rows and one pass over the vocabulary for all terms of a token.
+An `Objective` is a plain value: building one needs neither torch nor a model. `losses.evaluate` computes it,
+with one forward for all rows and one pass over the vocabulary for all terms of a token.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """PO: descend on the pair's tokens after the target's. The paper's tables call this run "DPO".
 
-It has no reference model, no sigmoid and no preference: the idea is TOFU's preference optimisation with refusals. The
-real thing is dpo.py.
+It has no reference model, no sigmoid and no preference: the idea is TOFU's preference optimisation with
+refusals. The real thing is dpo.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Which tokens count and how much: the span and reduction of equations (1), (3) and (4) as arrays of weights.
 
-A loss is sum over rows b and positions t of weight[b, t] * nll[b, t]. The weights are made from the *whole* global
-batch, before it is split into micro batches and ranks, so a mean over all its tokens stays that mean however the rows
-are split. Rows that are not active weigh nothing; a batch without an active row has only zeros. numpy only.
+A loss is sum over rows b and positions t of weight[b, t] * nll[b, t]. The weights are made from the *whole*
+global batch, before it is split into micro batches and ranks, so a mean over all its tokens stays that mean
+however the rows are split. Rows that are not active weigh nothing; a batch without an active row has only
+zeros. numpy only.
 
     weights = batch_weights(targets.labels[rows], pairs.labels[rows], active[rows], columns, config.loss)
     mine = weights.rows(slice(0, 4))          # this rank's share
@@ -25,7 +26,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class BatchWeights:
-    """target, pair, kl: (B, L) float64 as in `Batch`; row: (B,) float64. pair and kl are None without pairs."""
+    """target, pair, kl: (B, L) float64 as in `Batch`; row: (B,) float64; no pair and kl without pairs."""
 
     target: Floats
     row: Floats
@@ -57,8 +58,8 @@ def batch_weights(
 ) -> BatchWeights:
     """Weights of a whole global batch.
 
-    target_labels, pair_labels: (B, L) unshifted labels; active: (B,) True for samples that are not yet forgotten (the
-    pair's flag is its target's).
+    target_labels, pair_labels: (B, L) unshifted labels; active: (B,) True for samples that are not yet
+    forgotten (the pair's flag is its target's).
     """
     live = np.asarray(active, dtype=bool)
     target = reduce(scored_tokens(target_labels, columns, loss.span) & live[:, None], loss.reduction)
@@ -92,11 +93,12 @@ def reduce(counted: Bools, reduction: str) -> Floats:
     seq_mean: mean over rows of each row's mean.
     sum: sum over a row's tokens (the paper's equations), mean over rows.
     """
-    ones = counted.astype(np.float64)
+    ones: Floats = counted.astype(np.float64)
     per_row = ones.sum(axis=1, keepdims=True)
     rows = max(int((per_row > 0).sum()), 1)
     if reduction == "token_mean":
-        return ones / max(per_row.sum(), 1.0)
+        total = max(float(per_row.sum()), 1.0)
+        return ones / total
     if reduction == "seq_mean":
         return ones / np.maximum(per_row, 1.0) / rows
     if reduction == "sum":

@@ -1,0 +1,64 @@
+"""The seam through any causal LM: last hidden states below, the output matrix above.
+
+    hidden = last_hidden(model, input_ids, mask)       # (B, L, H)
+    weight, bias = output_head(model)                  # logits = hidden @ weight.T + bias
+
+Losses and the frozen reference work on this seam, so that logits of a whole batch need never exist.
+`check_seam` proves once for a model that its logits are that product; models that scale or cap their logits
+are refused there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icu_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+
+def last_hidden(model: PreTrainedModel, input_ids: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, L, H) states that feed the output matrix: after GPT-Neo's ln_f, OPT's project_out, Llama's norm.
+
+    input_ids, mask: (B, L) int64. As in the authors' code no position ids are passed: left pads shift the
+    absolute positions of GPT-Neo; OPT counts its own from the mask.
+    """
+    output = model.base_model(input_ids=input_ids, attention_mask=mask, use_cache=False, return_dict=True)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def output_head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
+    """Output matrix (V, H) and bias (V,) or None; the parameters themselves, not copies."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return head.weight, getattr(head, "bias", None)
+
+
+def check_seam(model: PreTrainedModel) -> None:
+    """Refuse a model whose logits are not last_hidden @ weight.T + bias (soft-capped or scaled logits)."""
+    import torch
+
+    name = type(model).__name__
+    if model.base_model is model or model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
+        raise UserError(f"model {name}: expected a causal LM with a base model and an output matrix")
+    weight, bias = output_head(model)
+    ids = torch.arange(1, 5, device=weight.device)[None] % weight.shape[0]
+    mask = torch.ones_like(ids)
+    training = model.training
+    model.train(False)
+    try:
+        with torch.no_grad():
+            expected = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+            product = torch.nn.functional.linear(last_hidden(model, ids, mask), weight, bias).float()
+    finally:
+        model.train(training)
+    tolerance = 1e-4 if weight.dtype == torch.float32 else 2e-2
+    scale = expected.abs().max().clamp(min=1.0)
+    # Written so that NaN passes: a broken model is measured, it is not an unknown architecture.
+    if expected.shape != product.shape or bool((expected - product).abs().max() > tolerance * scale):
+        raise UserError(
+            f"model {name}: its logits are not its last hidden states times its output matrix (they are "
+            "scaled or capped), which training needs; GPT-Neo, OPT, Llama, GPT-2 and Mistral models are"
+        )
