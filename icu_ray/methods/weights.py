@@ -94,13 +94,14 @@ def reduce(counted: Bools, reduction: str) -> Floats:
     sum: sum over a row's tokens (the paper's equations), mean over rows.
     """
     ones: Floats = counted.astype(np.float64)
-    per_row = ones.sum(axis=1, keepdims=True)
+    per_row: Floats = ones.sum(axis=1, keepdims=True)
     rows = max(int((per_row > 0).sum()), 1)
     if reduction == "token_mean":
         total = max(float(per_row.sum()), 1.0)
         return ones / total
     if reduction == "seq_mean":
-        return ones / np.maximum(per_row, 1.0) / rows
+        ones /= np.maximum(per_row, 1.0)
+        return ones / rows
     if reduction == "sum":
         return ones / rows
     raise ValueError(f"unknown reduction {reduction!r}")

@@ -1,0 +1,289 @@
+"""Any causal LM and its tokenizer, from a hub id or a local folder, ready for unlearning.
+
+    loaded = load_model("EleutherAI/gpt-neo-125m", dtype="float32")
+    loaded.model, loaded.tokenizer
+    check_model_source("./my-model")          # light: before anything starts
+
+Promises: dropout is 0 in every family (the authors force it for GPT-Neo and OPT alone); a tokenizer without a
+pad token pads with its end-of-text token, on the left; weights are safetensors or a pickle read with
+weights_only, and every parameter comes from the file. Whatever is missing or broken is a `UserError`. A hub
+id is first looked for in the local cache. Importing this module imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from icu_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Dtype = Literal["float32", "bfloat16"]
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+HUB_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal LM in eval mode, its tokenizer, and the folder both were read from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+
+
+def load_model(
+    source: str, *, revision: str | None = None, trust_remote_code: bool = False, dtype: Dtype = "float32"
+) -> LoadedModel:
+    """The model with its weights in `dtype` on the CPU, dropout off, and its tokenizer."""
+    folder = local_folder(source, revision)
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+    with _explained(source, "model"):
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        without_dropout(config)
+        with _no_progress_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype],
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                weights_only=True,
+            )
+            model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UserError(
+            f"model {source}: its weights hold no {', '.join(missing[:3])}"
+            f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; expected all weights of "
+            f"{type(model).__name__}"
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        raise UserError(
+            f"model {source}: its tokenizer knows token {highest}, but the model has only {rows} embeddings"
+        )
+    return LoadedModel(model, tokenizer, folder)
+
+
+def load_tokenizer(
+    source: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer alone; pads on the left, with end-of-text for want of a pad token; cuts on the right."""
+    folder = local_folder(source, revision, weights=False)
+    with _explained(source, "tokenizer"):
+        from transformers import AutoTokenizer
+
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code
+        )
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(
+                f"tokenizer {source}: has neither a pad nor an end-of-text token; add one of them"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+def without_dropout(config: PretrainedConfig) -> None:
+    """Set every dropout probability of a config to 0, whatever the family calls it."""
+    for name, value in vars(config).items():
+        if ("drop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def check_model_source(source: str, *, revision: str | None = None) -> None:
+    """Refuse what can be seen to be no model without loading it; a hub id is only checked for its form."""
+    if not looks_local(source):
+        _check_hub_id(source)
+        return
+    check_folder(Path(source), source)
+
+
+def looks_local(source: str) -> bool:
+    """Whether a source means a folder: it is there, or it is written like a path."""
+    return (
+        Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+    )
+
+
+def check_folder(folder: Path, source: str, weights: bool = True) -> None:
+    """UserError unless the folder holds a config, complete weights (where asked for) and a tokenizer."""
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise UserError(
+            f"model {source}: {found}; expected a folder with config.json, weights and a tokenizer"
+        )
+    if weights:
+        config = folder / "config.json"
+        if not config.is_file():
+            raise UserError(f"model {source}: no config.json in this folder; expected a saved causal LM")
+        if "model_type" not in _read_json(config, source):
+            raise UserError(
+                f"model {source}: {config.name} has no 'model_type'; expected that of a causal LM"
+            )
+        _check_weights(folder, source)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"model {source}: no tokenizer in this folder; expected one of {', '.join(TOKENIZER_FILES)} "
+            "(save it there with tokenizer.save_pretrained)"
+        )
+
+
+def local_folder(source: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """The folder of a source, checked; what a hub id lacks in the local cache is downloaded."""
+    if looks_local(source):
+        folder = Path(source).expanduser()
+        check_folder(folder, source, weights)
+        return folder
+    _check_hub_id(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+        check_folder(folder, source, weights)
+        return folder
+    except (LocalEntryNotFoundError, UserError):
+        return _download(source, revision, weights)
+
+
+def _download(source: str, revision: str | None, weights: bool) -> Path:
+    """Only what is needed: safetensors where there are any, else pickles; no weights of other frameworks."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    where = f"model {source}" + (f" at revision {revision}" if revision else "")
+    try:
+        info = HfApi().model_info(source, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+        names = [sibling.rfilename for sibling in info.siblings or () if "/" not in sibling.rfilename]
+        wanted = [
+            name for name in names if name.endswith((".json", ".txt", ".py")) or name in TOKENIZER_FILES
+        ]
+        if weights:
+            kind = ".safetensors" if any(name.endswith(".safetensors") for name in names) else ".bin"
+            wanted += [name for name in names if name.endswith(kind)]
+        folder = Path(snapshot_download(source, revision=info.sha, allow_patterns=wanted))
+    except GatedRepoError as error:
+        raise UserError(
+            f"{where}: the hub asks for consent and a login; run 'hf auth login' first"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(
+            f"{where}: the hub knows no such model, and there is no folder of that name"
+        ) from error
+    except Exception as error:
+        if not _is_network_error(error):
+            raise
+        raise UserError(
+            f"{where}: neither a folder here nor in the local cache, and the hub cannot be reached "
+            f"({type(error).__name__}). Without a network give the path of a local folder that holds "
+            "config.json, model.safetensors and the tokenizer's files"
+        ) from error
+    check_folder(folder, source, weights)
+    return folder
+
+
+def _is_network_error(error: Exception) -> bool:
+    """Connection, timeout, proxy and server errors; the hub client's transport differs by version."""
+    family = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    transports = {"httpx", "httpx2", "httpcore", "requests", "urllib3", "huggingface_hub"}
+    return isinstance(error, ConnectionError | TimeoutError) or bool(family & transports)
+
+
+def _check_hub_id(source: str) -> None:
+    name = source.rpartition("/")[2]
+    if not name or any(c.isspace() for c in source) or source.endswith((".json", ".safetensors", ".bin")):
+        raise UserError(
+            f"model '{source}': expected a hub id such as EleutherAI/gpt-neo-125m or a local folder"
+        )
+
+
+def _check_weights(folder: Path, source: str) -> None:
+    for name in WEIGHT_FILES:
+        if (folder / f"{name}.index.json").is_file():
+            index = _read_json(folder / f"{name}.index.json", source)
+            shards = sorted(set(index.get("weight_map", {}).values()))
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing or not shards:
+                raise UserError(f"model {source}: {name}.index.json lacks {missing or 'any file'}")
+        elif (folder / name).is_file():
+            shards = [name]
+        else:
+            continue
+        for shard in shards:
+            if shard.endswith(".safetensors"):
+                _check_safetensors(folder / shard, source)
+        return
+    raise UserError(
+        f"model {source}: no weights here; expected {' or '.join(WEIGHT_FILES)} (or their .index.json)"
+    )
+
+
+def _check_safetensors(path: Path, source: str) -> None:
+    """Its header says how long the file must be: an interrupted copy is seen without reading the tensors."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if 0 < length < size else b""
+    try:
+        entries = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
+        end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        values = sum(math.prod(entry["shape"]) for entry in entries.values())
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"model {source}: {path.name} is no safetensors file, or only its beginning"
+        ) from error
+    if size != end or not values:
+        raise UserError(
+            f"model {source}: {path.name} has {size} bytes, but its header says {end}: copy it again"
+        )
+
+
+def _read_json(path: Path, source: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model {source}: {path.name} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"model {source}: {path.name} holds a {type(value).__name__}, expected an object")
+    return value
+
+
+@contextmanager
+def _explained(source: str, what: str) -> Iterator[None]:
+    """What transformers raises for files it cannot use becomes a UserError with the source's name."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        first = str(error).strip().splitlines()
+        raise UserError(f"{what} {source}: cannot be loaded: {first[0] if first else error!r}") from error
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
