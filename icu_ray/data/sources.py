@@ -1,0 +1,62 @@
+"""The one front of the three data sources: check first, then load.
+
+`check_data` validates every file that a sweep will read, before Ray starts and without torch: under a second for the
+real token file. `load_corpus` gives the rows with their texts. Both raise `UserError` naming file, key and row.
+
+    check = check_data(config)        # counts and fingerprints, for the plan
+    corpus = load_corpus(config)      # targets, pool = corpus.sample(0)
+"""
+
+from __future__ import annotations
+
+from icu_ray.config import ExtractionData, RecordsData, SweepConfig
+from icu_ray.data.corpus import Corpus, DataCheck
+from icu_ray.data.extraction import ROW_LENGTH, open_extraction
+from icu_ray.data.records import load_records
+from icu_ray.data.synthetic import load_synthetic
+from icu_ray.errors import UserError
+
+
+def counts_own_tokens(config: SweepConfig, standin: bool) -> bool:
+    """Whether a model's columns count its own tokens (True) or the source's (False: GPT-2's, extraction only).
+
+    Stand-ins have a small vocabulary of their own, in which 200 GPT-2 tokens are no 200 tokens; other models take the
+    benchmark's rows as they are. tokens.columns_of decides otherwise when it is set.
+    """
+    if not isinstance(config.data, ExtractionData):
+        return True
+    return config.tokens.columns_of == "model" or (config.tokens.columns_of == "auto" and standin)
+
+
+def load_corpus(config: SweepConfig) -> Corpus:
+    """All rows of a sweep, with texts."""
+    _check_columns(config)
+    if isinstance(config.data, ExtractionData):
+        return open_extraction(config.data, config.samples).corpus()
+    if isinstance(config.data, RecordsData):
+        return load_records(config.data, config.samples)
+    return load_synthetic(config.data, config.samples, config.columns.length)
+
+
+def check_data(config: SweepConfig) -> DataCheck:
+    """Validate everything that `load_corpus` will read, and say what it is."""
+    _check_columns(config)
+    if isinstance(config.data, ExtractionData):
+        return open_extraction(config.data, config.samples).check()
+    return load_corpus(config).check
+
+
+def _check_columns(config: SweepConfig) -> None:
+    if not isinstance(config.data, ExtractionData):
+        if config.tokens.columns_of == "source":
+            raise UserError(
+                f"tokens.columns_of: 'source' needs rows of tokens, data.source={config.data.source} has texts; "
+                "use 'model' or 'auto'"
+            )
+        return
+    by_source = [model.name for model in config.models if not counts_own_tokens(config, model.standin is not None)]
+    if by_source and config.columns.length > ROW_LENGTH:
+        raise UserError(
+            f"columns.length: {config.columns.length} for models {', '.join(by_source)}, whose columns count the "
+            f"benchmark's tokens; its rows have {ROW_LENGTH}"
+        )
