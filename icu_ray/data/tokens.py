@@ -1,0 +1,190 @@
+"""From source rows to rows of one model's vocabulary (spec 1.3, 1b: re-tokenisation, alignment).
+
+Two ways of counting columns. The source's: rows of GPT-2 tokens are kept as they are when the model has that very
+vocabulary (tokens.retokenize=auto), else decoded and encoded again, cut on the right and padded on the left to
+`columns.length`; the filter's prompt is the source's prefix, its reference the source's suffix. The model's own
+(stand-ins, users' texts): the text is encoded, its first `columns.length` tokens are the row, and prefix and suffix are
+columns of that.
+
+Tokenizers that put a BOS first: with alignment=fixed a label is the token of its own column and the BOS is not scored.
+alignment=reference repeats the authors' slip: labels are the text without BOS, so a full row is scored two ahead.
+
+    rows = tokenise(targets, tokenizer, Columns(), TokensConfig(), own_columns=False, prompt="prefix")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icu_ray.config import TokensConfig
+from icu_ray.data.examples import IGNORED_LABEL, Columns, Examples, TokenRows
+from icu_ray.data.vocabulary import clean_up, decode_rows, load_vocabulary
+from icu_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Prompt = Literal["prefix", "full"]
+
+
+@dataclass(frozen=True)
+class Specials:
+    """What a tokenizer adds around a text, and its padding and end-of-text ids."""
+
+    lead: tuple[int, ...]
+    trail: tuple[int, ...]
+    pad_id: int
+    eos_id: int | None
+
+    def surround(self, ids: Sequence[int], length: int) -> list[int]:
+        """lead + ids + trail in at most `length` tokens, ids cut on the right."""
+        return [*self.lead, *ids[: length - len(self.lead) - len(self.trail)], *self.trail]
+
+    def start(self) -> list[int]:
+        """What stands before a text of which nothing is known."""
+        return [*self.lead] or [self.pad_id if self.eos_id is None else self.eos_id]
+
+
+def tokenise(
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    columns: Columns,
+    settings: TokensConfig,
+    *,
+    own_columns: bool,
+    prompt: Prompt = "prefix",
+) -> TokenRows:
+    """`examples` as a model with this tokenizer sees them; prompt 'full' is everything before the suffix."""
+    specials = specials_of(tokenizer)
+    if own_columns:
+        plain = _encode(tokenizer, examples.texts)
+        bodies = [specials.surround(ids, columns.length) for ids in plain]
+        prompts, width, references = _own_parts(bodies, tokenizer, specials, columns, settings, prompt)
+    else:
+        plain, prompts, width, references = _source_parts(
+            examples, tokenizer, specials, columns, settings, prompt
+        )
+        bodies = [specials.surround(ids, columns.length) for ids in plain]
+    input_ids, mask = left_pad([body or specials.start() for body in bodies], columns.length, specials.pad_id)
+    if settings.alignment == "reference":
+        labels, scored = left_pad([ids[: columns.length] for ids in plain], columns.length, specials.pad_id)
+    else:
+        labels, scored = input_ids.copy(), mask.copy()
+        for row, body in enumerate(bodies):
+            scored[row, columns.length - len(body) : columns.length - len(body) + len(specials.lead)] = False
+    # As coded: a label equal to the padding id is not scored, so where pad = EOS a genuine EOS is not either.
+    labels[~scored | (labels == specials.pad_id)] = IGNORED_LABEL
+    prompt_ids, prompt_mask = left_pad([ids or specials.start() for ids in prompts], width, specials.pad_id)
+    return TokenRows(
+        examples.ids,
+        input_ids,
+        mask,
+        labels,
+        prompt_ids,
+        prompt_mask,
+        tuple(references),
+        columns,
+        specials.pad_id,
+        specials.eos_id,
+    )
+
+
+def _own_parts(
+    bodies: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    specials: Specials,
+    columns: Columns,
+    settings: TokensConfig,
+    prompt: Prompt,
+) -> tuple[list[list[int]], int, list[str]]:
+    """Prompts, their width and references where columns count the model's own tokens.
+
+    A short row stands at the right end of its columns, so its suffix is its last suffix_length tokens. A prompt that
+    starts inside the row is given the tokenizer's BOS, as every text of such a model has one.
+    """
+    suffix = columns.suffix_length
+    heads = [list(body[: max(len(body) - suffix, 0)]) for body in bodies]
+    width = columns.suffix_start
+    if prompt == "prefix":
+        lead = list(specials.lead)
+        inside = [head[len(lead) :] for head in heads]
+        heads = [lead + ids[-columns.prompt_length :] if ids else [] for ids in inside]
+        width = columns.prompt_length + len(lead)
+    texts = [
+        str(
+            tokenizer.decode(
+                list(body[-suffix:]), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+        for body in bodies
+    ]
+    return heads, width, [clean_up(text) for text in texts] if settings.cleanup else texts
+
+
+def _source_parts(
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    specials: Specials,
+    columns: Columns,
+    settings: TokensConfig,
+    prompt: Prompt,
+) -> tuple[list[list[int]], list[list[int]], int, list[str]]:
+    """Rows without special tokens, prompts, their width and references where columns count the source's tokens."""
+    rows = examples.token_rows
+    if rows is None or examples.tokenizer is None:
+        raise ValueError("own_columns=False needs examples with token rows")
+    if rows.shape[1] < columns.length:
+        raise UserError(f"columns.length: {columns.length}, the source's rows have {rows.shape[1]} tokens")
+    vocabulary = load_vocabulary(examples.tokenizer)
+    rows = rows[:, : columns.length]
+    prompt_rows = rows[:, columns.prefix_start if prompt == "prefix" else 0 : columns.suffix_start]
+    references = decode_rows(vocabulary, rows[:, columns.suffix_start :], settings.cleanup)
+    width: int = prompt_rows.shape[1]
+    if settings.retokenize == "auto" and same_vocabulary(examples.tokenizer, tokenizer):
+        lead = list(specials.lead)
+        return rows.tolist(), [lead + ids for ids in prompt_rows.tolist()], width + len(lead), references
+    plain = _encode(tokenizer, decode_rows(vocabulary, rows, settings.cleanup))
+    prompts = _encode(tokenizer, decode_rows(vocabulary, prompt_rows, settings.cleanup))
+    return plain, [specials.surround(ids, width) for ids in prompts], width, references
+
+
+def same_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether every token of the source's vocabulary has the same id in the model's."""
+    known = tokenizer.get_vocab()
+    return all(known.get(token) == number for token, number in load_vocabulary(source).get_vocab().items())
+
+
+def specials_of(tokenizer: PreTrainedTokenizerBase) -> Specials:
+    """The special tokens of a tokenizer, found by encoding one letter with and without them."""
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if pad_id is None:
+        raise UserError(f"tokenizer {tokenizer.name_or_path}: has neither a padding nor an end-of-text token")
+    bare = _encode(tokenizer, ("a",))[0]
+    whole = list(tokenizer("a", add_special_tokens=True)["input_ids"])
+    at = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
+    return Specials(tuple(whole[:at]), tuple(whole[at + len(bare) :]), int(pad_id), tokenizer.eos_token_id)
+
+
+def left_pad(
+    rows: Sequence[Sequence[int]], length: int, pad_id: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(N, length) int64 ids and (N, length) bool mask, True where a real token stands; rows are at most that long."""
+    ids = np.full((len(rows), length), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), length), dtype=np.bool_)
+    for number, row in enumerate(rows):
+        if row:
+            ids[number, length - len(row) :] = row
+            mask[number, length - len(row) :] = True
+    return ids, mask
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return [list(ids) for ids in encoded["input_ids"]]
