@@ -1,0 +1,79 @@
+"""What the model says after a prompt: the beam-search candidates that refinement judges (section IV-D).
+
+    ids = generate_candidates(model, rows.prompt_ids, rows.prompt_mask, max_new_tokens=50, pad_id=rows.pad_id,
+                              eos_id=rows.eos_id)
+    texts = decode_candidates(tokenizer, ids, strip_special=True)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def generate_candidates(
+    model: PreTrainedModel,
+    prompt_ids: NDArray[np.int64],
+    prompt_mask: NDArray[np.bool_],
+    *,
+    max_new_tokens: int,
+    pad_id: int,
+    eos_id: int | None,
+    beams: int = 2,
+    use_mask: bool = True,
+    batch_size: int = 128,
+) -> NDArray[np.int64]:
+    """(N, max_new_tokens) int64 new tokens, padded with pad_id after an end-of-text.
+
+    prompt_ids, prompt_mask: (N, P) left padded. Beam search as the authors run it: no sampling, early_stopping off,
+    length penalty 1. use_mask=False attends to pads (the authors). A model whose scores are NaN says pads only.
+    """
+    from transformers import GenerationConfig
+
+    # A config of our own: whatever a model's folder sets (repetition penalty, sampling) must not change the measure.
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=beams,
+        do_sample=False,
+        early_stopping=False,
+        length_penalty=1.0,
+        pad_token_id=pad_id,
+        eos_token_id=eos_id,
+        bos_token_id=None,
+    )
+    result = np.full((len(prompt_ids), max_new_tokens), pad_id, dtype=np.int64)
+    original, model.generation_config = model.generation_config, settings
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.inference_mode():
+            for begin in range(0, len(prompt_ids), batch_size):
+                block = slice(begin, begin + batch_size)
+                ids = torch.from_numpy(prompt_ids[block]).to(model.device)
+                seen = prompt_mask[block] if use_mask else np.ones_like(prompt_mask[block])
+                mask = torch.from_numpy(seen.astype(np.int64)).to(model.device)
+                if not bool(torch.isfinite(model(input_ids=ids[:1, -1:], use_cache=False).logits).all()):
+                    continue
+                said = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+                new = said[:, ids.shape[1] :].cpu().numpy()
+                result[block, : new.shape[1]] = new
+    finally:
+        model.generation_config = original
+        model.train(was_training)
+    return result
+
+
+def decode_candidates(
+    tokenizer: PreTrainedTokenizerBase, ids: NDArray[np.int64], strip_special: bool
+) -> tuple[str, ...]:
+    """Texts of generated rows; strip_special=False keeps end-of-text marks and pads in them (the authors)."""
+    texts = tokenizer.batch_decode(
+        ids.tolist(), skip_special_tokens=strip_special, clean_up_tokenization_spaces=False
+    )
+    return tuple(texts)

@@ -1,0 +1,49 @@
+"""Token-level perplexity of rows: exp of the mean negative log-likelihood of all scored tokens together."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from icu_ray.data.examples import IGNORED_LABEL, TokenRows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def total_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int = 16) -> tuple[float, int]:
+    """(summed negative log-likelihood in nats, number of tokens); sums of shares of the rows add up."""
+    nll, count = 0.0, 0
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.inference_mode():
+            for begin in range(0, len(rows), batch_size):
+                block = slice(begin, begin + batch_size)
+                ids = torch.from_numpy(rows.input_ids[block]).to(model.device)
+                mask = torch.from_numpy(rows.mask[block].astype(np.int64)).to(model.device)
+                labels = torch.from_numpy(rows.labels[block]).to(model.device)[:, 1:]
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+                losses = torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+                )
+                nll += float(losses.double().sum())
+                count += int((labels != IGNORED_LABEL).sum())
+    finally:
+        model.train(was_training)
+    return nll, count
+
+
+def perplexity_of(nll: float, count: int) -> float:
+    """exp(nll / count); infinite for a model that gives NaN or overflows."""
+    if count == 0 or math.isnan(nll):
+        return math.inf
+    return math.exp(min(nll / count, 700.0))
+
+
+def perplexity(model: PreTrainedModel, rows: TokenRows, batch_size: int = 16) -> float:
+    """Perplexity of all rows together."""
+    return perplexity_of(*total_nll(model, rows, batch_size))
