@@ -281,6 +281,8 @@ class EvalConfig(Section):
     span: Literal["all", "prefix_suffix"] = "all"
     chunk: Count = 64
     """Sequences whose key/value rows are held at one time."""
+    el: Literal["always", "decision"] = "always"
+    """'decision': EL is decoded only where it can change the stopping decision, and at the end."""
 
 
 class StopConfig(Section):

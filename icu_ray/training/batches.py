@@ -1,0 +1,45 @@
+"""Which samples make which batch of which epoch, and which rank trains on them: pure functions of seed and epoch.
+
+Nothing is carried from epoch to epoch, so a resumed trial sees exactly the batches it would have seen. Ranks take
+disjoint parts of a global batch (the authors' ranks all train on the same one).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icu_ray.config import TrainConfig
+
+Indices = NDArray[np.int64]
+
+
+def epoch_batches(
+    active: NDArray[np.bool_], *, seed: int, epoch: int, batch_size: int, settings: TrainConfig
+) -> list[Indices]:
+    """Global batches of sample numbers, in order.
+
+    'slots' (the authors): all samples are permuted and the forgotten keep their place, to be masked; batches without
+    an active sample are dropped ('skip') or kept for their momentum step ('momentum').
+    'repack': only active samples are permuted, so the epoch gets shorter.
+    """
+    candidates = np.arange(len(active)) if settings.batching == "slots" else np.flatnonzero(active)
+    order = np.random.default_rng([seed, epoch]).permutation(candidates).astype(np.int64)
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    if settings.batching == "slots" and settings.empty_batch == "skip":
+        batches = [batch for batch in batches if active[batch].any()]
+    return batches
+
+
+def micro_batches(batch: Indices, *, rank: int, world_size: int, micro_batch: int, steps: int) -> list[slice]:
+    """This rank's share of a global batch as `steps` slices of at most `micro_batch` positions.
+
+    Shares are disjoint and cover the batch; the last ones are empty when the batch is short, and every rank makes
+    the same number of steps because the engine's collectives need them all.
+    """
+    per_rank = micro_batch * steps
+    start = rank * per_rank
+    edges = [min(start + i * micro_batch, len(batch)) for i in range(steps + 1)]
+    if world_size * per_rank < len(batch):
+        raise ValueError(f"{world_size} ranks of {per_rank} samples cannot hold a batch of {len(batch)}")
+    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]

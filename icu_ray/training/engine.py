@@ -1,0 +1,176 @@
+"""The one place that knows DeepSpeed: a training engine for a model and a method on one worker of a group.
+
+    with distributed(rank=0, world_size=1): engine = make_engine(module, settings)
+
+DeepSpeed averages gradients over ranks and accumulation steps while our losses add up, so `Engine.step` scales each
+micro batch's total by ranks x steps. Imports of DeepSpeed stay inside functions: it costs seconds, and whoever only
+reads results should not pay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from icu_ray.methods.base import Batch
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """lr, betas, eps: Adam's. micro_batch and accumulation: samples of a forward, forwards of a step, per rank."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    micro_batch: int
+    accumulation: int
+    precision: str = "fp32"
+    zero_stage: int = 0
+    offload_optimizer: bool = False
+
+
+def deepspeed_config(settings: EngineSettings, world_size: int, device: torch.device) -> dict[str, Any]:
+    """DeepSpeed's own configuration; Adam as in the authors' code: no weight decay, no clipping, no schedule."""
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if settings.offload_optimizer and device.type == "cuda":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    return {
+        "train_micro_batch_size_per_gpu": settings.micro_batch,
+        "gradient_accumulation_steps": settings.accumulation,
+        "train_batch_size": settings.micro_batch * settings.accumulation * world_size,
+        "optimizer": {
+            "type": "Adam",
+            "params": {
+                "lr": settings.lr,
+                "betas": list(settings.betas),
+                "eps": settings.eps,
+                "weight_decay": 0.0,
+                # The fused kernels are compiled at first use; the plain one needs no compiler and is exact.
+                "torch_adam": not (settings.offload_optimizer and device.type == "cuda"),
+                "adam_w_mode": False,
+            },
+        },
+        "zero_optimization": zero,
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+class Engine:
+    """A DeepSpeed engine whose step takes all micro batches of this rank at once."""
+
+    def __init__(self, module: nn.Module, settings: EngineSettings, rank: int, world_size: int) -> None:
+        device = next(module.parameters()).device
+        with _quiet():
+            import deepspeed
+
+            self.inner, *_ = deepspeed.initialize(
+                model=module,
+                model_parameters=[p for p in module.parameters() if p.requires_grad],
+                config=deepspeed_config(settings, world_size, device),
+                dist_init_required=False,
+            )
+        self.settings = settings
+        self.rank = rank
+        self.world_size = world_size
+        self.device = device
+
+    def step(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """One optimizer step on this rank's micro batches; returns this rank's share of each loss term."""
+        parts: dict[str, float] = {}
+        self.inner.train()
+        scale = self.world_size * len(batches)
+        for i, batch in enumerate(batches):
+            self.inner.set_gradient_accumulation_boundary(i == len(batches) - 1)
+            terms = self.inner(batch)
+            self.inner.backward(terms.total * scale)
+            self.inner.step()
+            for name, value in terms.parts.items():
+                parts[name] = parts.get(name, 0.0) + float(value)
+        return parts
+
+    def save(self, folder: Path) -> None:
+        """Every rank writes its part of weights and optimizer state."""
+        with _quiet():
+            self.inner.save_checkpoint(str(folder), tag="state")
+
+    def load(self, folder: Path, weights_only: bool) -> None:
+        """Weights, and unless `weights_only` the optimizer's state."""
+        with _quiet():
+            loaded, _ = self.inner.load_checkpoint(
+                str(folder), tag="state", load_optimizer_states=not weights_only, load_module_only=weights_only
+            )
+        if loaded is None:
+            raise FileNotFoundError(f"{folder}: holds no DeepSpeed checkpoint")
+
+    @contextlib.contextmanager
+    def whole_model(self) -> Iterator[None]:
+        """Inside, every rank can run the module alone: ZeRO-3's partitioned weights are gathered."""
+        if self.settings.zero_stage < 3:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(self.inner.module.parameters())):
+            yield
+
+    def close(self) -> None:
+        """Release hooks and buffers."""
+        with _quiet():
+            self.inner.destroy()
+
+
+def set_device_environment(device: torch.device) -> None:
+    """Tell DeepSpeed which accelerator to use; must come before its first import in a process."""
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    # Its bundled launcher looks for MPI where these are missing.
+    os.environ.setdefault("LOCAL_RANK", "0")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def distributed(rank: int, world_size: int, backend: str = "gloo") -> Iterator[None]:
+    """A process group: the one there is (Ray Train made it), or one of this process alone."""
+    if torch.distributed.is_initialized():
+        yield
+        return
+    if world_size != 1:
+        raise RuntimeError(f"{world_size} workers need a torch.distributed process group, and there is none")
+    handle, rendezvous = tempfile.mkstemp(prefix="icu_ray_group_")
+    os.close(handle)
+    os.unlink(rendezvous)
+    torch.distributed.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(rendezvous)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """DeepSpeed reports every step of its start on stdout and in warnings of its own logger."""
+    logger = logging.getLogger("DeepSpeed")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(max(level, logging.ERROR))

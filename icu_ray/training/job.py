@@ -1,0 +1,47 @@
+"""What one trial is told: frozen values, no cluster, no storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from icu_ray.config import (
+    ElConfig,
+    EvalConfig,
+    FilterConfig,
+    GenerateConfig,
+    LossConfig,
+    OptimConfig,
+    StopConfig,
+    TrainConfig,
+)
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One cell: a method with its weights, on one model and one forget sample.
+
+    lr, batch_size (global), max_epochs: the model's own values where it has them, else the sweep's.
+    micro_batch: samples of one forward of one worker; None: all of a worker's share.
+    """
+
+    method: str
+    alpha: float
+    beta: float
+    lr: float
+    batch_size: int
+    max_epochs: int
+    settings: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    seed: int = 42
+    micro_batch: int | None = None
+    precision: str = "fp32"
+    zero_stage: int = 0
+    offload_optimizer: bool = False
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    filter: FilterConfig = FilterConfig()
+    generate: GenerateConfig = GenerateConfig()
+    el: ElConfig = ElConfig()
+    eval: EvalConfig = EvalConfig()
+    stop: StopConfig = StopConfig()

@@ -1,0 +1,86 @@
+"""Iterative unlearning refinement (section IV-D): which samples are forgotten, and when to stop.
+
+    active = refine(active, bertscore_f1, bleu, config.filter)      # after every epoch
+    decision = decide(epoch, scores, active, config.stop)           # Decision(stop=True, status="finished", ...)
+
+numpy only. The rule is the same for every method; where paper and code differ it is an option.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icu_ray.config import FilterConfig, StopConfig
+from icu_ray.results import Scores, Status
+
+Flags = NDArray[np.bool_]
+
+
+def forgotten(bertscore_f1: NDArray[np.float64], bleu: NDArray[np.float64], settings: FilterConfig) -> Flags:
+    """(N,) True where the model's candidate no longer resembles the reference.
+
+    The paper lists both conditions; the authors' code joins them by 'or'. A candidate that cannot be judged (NaN) is
+    not called forgotten by that score.
+    """
+    unlike_in_meaning = bertscore_f1 < settings.bertscore
+    unlike_in_words = bleu < settings.bleu
+    return unlike_in_meaning | unlike_in_words if settings.rule == "or" else unlike_in_meaning & unlike_in_words
+
+
+def refine(
+    active: Flags, bertscore_f1: NDArray[np.float64], bleu: NDArray[np.float64], settings: FilterConfig
+) -> Flags:
+    """(N,) True for samples that go on being unlearned. sticky: once forgotten, always left out."""
+    remaining = ~forgotten(bertscore_f1, bleu, settings)
+    return active & remaining if settings.sticky else remaining
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a trial ends after this epoch, and how."""
+
+    stop: bool
+    status: Status | None = None
+    reason: str = ""
+
+
+def below_thresholds(scores: Scores, settings: StopConfig) -> bool:
+    """The paper's criterion: EL under its threshold and MA under its (rule 'or': either)."""
+    ma = scores.ma is not None and scores.ma < settings.ma
+    el = scores.el10 is not None and scores.el10 < settings.el
+    return (ma and el) if settings.rule == "and" else (ma or el)
+
+
+def el_decides(ma: float, settings: StopConfig) -> bool:
+    """Whether EL can change the decision at this MA; when not, it need not be decoded."""
+    return ma < settings.ma if settings.rule == "and" else not ma < settings.ma
+
+
+def decide(epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int) -> Decision:
+    """After epoch `epoch` >= 1: stop when forgotten, when no sample is left, diverged, or at the limit."""
+    if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
+        return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")
+    if below_thresholds(scores, settings):
+        return Decision(True, "finished", f"forgotten after epoch {epoch}: {_said(scores, settings)}")
+    if settings.on_empty and not active.any():
+        return Decision(
+            True, "not_forgotten", f"no sample is left to unlearn after epoch {epoch}, but {_said(scores, settings)}"
+        )
+    if epoch >= max_epochs:
+        return Decision(True, "not_forgotten", f"epoch limit {max_epochs} reached with {_said(scores, settings)}")
+    return Decision(False)
+
+
+def _said(scores: Scores, settings: StopConfig) -> str:
+    parts = [f"MA {_percent(scores.ma)} (threshold {settings.ma:.2%})"]
+    if scores.el10 is not None:
+        parts.append(f"EL {_percent(scores.el10)} (threshold {settings.el:.2%})")
+    return ", ".join(parts)
+
+
+def _percent(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2%}"

@@ -1,0 +1,209 @@
+"""One measurement of a model on its forget sample: probe, candidates, BERTScore, BLEU, entropy, held-out perplexity.
+
+Every rank measures its share of the samples; afterwards every rank has the whole result. The measurement of the
+original model ('before') is the same for all trials of a sample and is kept by `Validation.save`.
+
+    validation = validate(model, tokenizer, data, job)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from icu_ray.config import ElConfig, EvalConfig, FilterConfig, GenerateConfig
+from icu_ray.data.examples import TokenRows
+from icu_ray.metrics.bertscore import bertscore
+from icu_ray.metrics.generation import decode_candidates, generate_candidates
+from icu_ray.metrics.overlap import bleu, distinct_share, token_entropy
+from icu_ray.metrics.perplexity import perplexity_of, total_nll
+from icu_ray.metrics.probe import probe
+from icu_ray.results import Scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Means (`scores`) and what they are means of, each (N,) float64; el is None where it was not decoded."""
+
+    scores: Scores
+    ma: Floats
+    el: Floats | None
+    forget_loss: Floats
+    bertscore_f1: Floats
+    bleu: Floats
+    candidates: tuple[str, ...]
+
+    def save(self, folder: Path) -> None:
+        """validation.json; numbers that are not finite are kept as null."""
+        arrays = {
+            name: None if value is None else [_finite(x) for x in value.tolist()]
+            for name in ("ma", "el", "forget_loss", "bertscore_f1", "bleu")
+            for value in [getattr(self, name)]
+        }
+        content = {"scores": asdict(self.scores), **arrays, "candidates": list(self.candidates)}
+        (folder / "validation.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path) -> Validation:
+        """What `save` wrote."""
+        raw = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
+
+        def array(name: str) -> Floats:
+            return np.asarray([math.nan if x is None else x for x in raw[name]], dtype=np.float64)
+
+        return Validation(
+            Scores(**raw["scores"]),
+            array("ma"),
+            None if raw["el"] is None else array("el"),
+            array("forget_loss"),
+            array("bertscore_f1"),
+            array("bleu"),
+            tuple(raw["candidates"]),
+        )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How to measure: the sections of the config that define it."""
+
+    filter: FilterConfig = FilterConfig()
+    generate: GenerateConfig = GenerateConfig()
+    el: ElConfig = ElConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+def validate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    targets: TokenRows,
+    measure: Measure,
+    *,
+    heldout: TokenRows | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    el_decides: Callable[[float], bool] | None = None,
+) -> Validation:
+    """Measure `model` on `targets`, and its perplexity on `heldout` when given.
+
+    el_decides: asked with the mean MA of all samples; where it says no, EL is left out (decision-only mode).
+    """
+    mine = np.array_split(np.arange(len(targets)), world_size)[rank]
+    rows = targets.select(mine)
+    share = _measure_share(model, tokenizer, rows, measure, el_decides, len(targets), world_size)
+    shares = _gather(share, world_size)
+
+    def joined(name: str) -> Floats:
+        return np.concatenate([part[name] for part in shares])
+
+    el = joined("el") if all(part["el"] is not None for part in shares) else None
+    f1, overlap = joined("f1"), joined("bleu")
+    scores = Scores(
+        ma=_mean(joined("ma")),
+        el10=None if el is None else _mean(el),
+        forget_loss=_mean(joined("forget_loss")),
+        bertscore_f1=_mean(f1),
+        bleu=_mean(overlap),
+        entropy=_mean(joined("entropy")),
+        distinct=_mean(joined("distinct")),
+    )
+    candidates = tuple(text for part in shares for text in part["candidates"])
+    validation = Validation(scores, joined("ma"), el, joined("forget_loss"), f1, overlap, candidates)
+    return validation if heldout is None else with_heldout(validation, model, heldout, rank, world_size)
+
+
+def with_heldout(
+    validation: Validation, model: PreTrainedModel, heldout: TokenRows, rank: int = 0, world_size: int = 1
+) -> Validation:
+    """The same with the model's perplexity on held-out rows filled in; every rank reads its share of them."""
+    mine = np.array_split(np.arange(len(heldout)), world_size)[rank]
+    shares = _gather(total_nll(model, heldout.select(mine)), world_size)
+    perplexity = perplexity_of(sum(nll for nll, _ in shares), sum(count for _, count in shares))
+    return replace(validation, scores=replace(validation.scores, ppl_heldout=_finite(perplexity)))
+
+
+def _measure_share(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: TokenRows,
+    measure: Measure,
+    el_decides: Callable[[float], bool] | None,
+    total: int,
+    world_size: int,
+) -> dict[str, Any]:
+    def should_decode(ma: Floats) -> bool:
+        assert el_decides is not None
+        sums = _gather(float(ma.sum()), world_size)
+        return el_decides(sum(sums) / total)
+
+    el_settings, filter_settings = measure.el, measure.filter
+    probed = probe(
+        model,
+        rows,
+        el_start=el_settings.start,
+        ngram=el_settings.ngram,
+        denominator=el_settings.denominator,
+        batch_cut=el_settings.batch_cut,
+        use_mask=measure.generate.mask,
+        span=measure.eval.span,
+        chunk=measure.eval.chunk,
+        should_decode=None if el_decides is None else should_decode,
+    )
+    said = generate_candidates(
+        model,
+        rows.prompt_ids,
+        rows.prompt_mask,
+        max_new_tokens=rows.columns.suffix_length,
+        pad_id=rows.pad_id,
+        eos_id=rows.eos_id,
+        beams=filter_settings.beams,
+        use_mask=measure.generate.mask,
+        batch_size=filter_settings.batch_size,
+    )
+    texts = decode_candidates(tokenizer, said, filter_settings.strip_special)
+    _, _, f1 = bertscore(
+        texts,
+        rows.references,
+        encoder=filter_settings.encoder,
+        layer=filter_settings.encoder_layer,
+        device=model.device,
+    )
+    return {
+        "ma": probed.ma,
+        "el": probed.el,
+        "forget_loss": probed.forget_loss,
+        "f1": f1,
+        "bleu": bleu(texts, rows.references),
+        "entropy": token_entropy(said),
+        "distinct": distinct_share(said),
+        "candidates": texts,
+    }
+
+
+def _gather(value: Any, world_size: int) -> list[Any]:
+    """Every rank's value, in rank order."""
+    if world_size == 1:
+        return [value]
+    values: list[Any] = [None] * world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _mean(values: Floats) -> float | None:
+    return _finite(float(values.mean())) if len(values) else None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
