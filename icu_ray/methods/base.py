@@ -93,7 +93,7 @@ class Batch:
 
         row_weights = tensor(weights.row, torch.float32)
         if pairs is None or weights.pair is None or weights.kl is None:
-            return Batch(*side(targets, weights.target), row_weights)
+            return Batch(*side(targets, weights.target), row_weights, reference=reference)
         return Batch(
             *side(targets, weights.target),
             row_weights,

@@ -108,19 +108,18 @@ def without_dropout(config: PretrainedConfig) -> None:
             setattr(config, name, 0.0)
 
 
-def check_model_source(source: str, *, revision: str | None = None) -> None:
+def check_model_source(source: str) -> None:
     """Refuse what can be seen to be no model without loading it; a hub id is only checked for its form."""
     if not looks_local(source):
         _check_hub_id(source)
         return
-    check_folder(Path(source), source)
+    check_folder(Path(source).expanduser(), source)
 
 
 def looks_local(source: str) -> bool:
     """Whether a source means a folder: it is there, or it is written like a path."""
-    return (
-        Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
-    )
+    written_so = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+    return written_so or (bool(source) and Path(source).exists())
 
 
 def check_folder(folder: Path, source: str, weights: bool = True) -> None:

@@ -16,11 +16,10 @@ model.
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -34,8 +33,12 @@ from icu_ray.models.hidden import check_seam, last_hidden, output_head
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Cache = Literal["hidden", "probs", "recompute"]
-TENSORS_FILE = "reference.safetensors"
+Cache = Literal["hidden", "probs", "recompute", "none"]
+ROWS_FILE = "rows.safetensors"
+"""What grows with the sample: the cache proper."""
+HEAD_FILE = "head.safetensors"
+"""The frozen output matrix, the same for every sample of a model."""
+HEAD = ("weight", "bias")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Reference:
         nlls = (rows(self.target_nll), rows(self.pair_nll))
         if self.cache == "probs":
             return ReferenceBatch(None, None, None, rows(self.probs), *nlls)
+        if self.cache == "none":
+            return ReferenceBatch(None, None, None, None, *nlls)
         if self.cache == "hidden":
             return ReferenceBatch(rows(self.hidden), *self._head(device), None, *nlls)
         if self.model is None:
@@ -126,13 +131,12 @@ class Reference:
         return self._heads[key]
 
     def __len__(self) -> int:
-        return next(
-            len(t) for t in (self.hidden, self.probs, self.pair_ids, self.target_nll) if t is not None
-        )
+        rows = (self.hidden, self.probs, self.pair_ids, self.target_nll, self.pair_nll)
+        return next(len(tensor) for tensor in rows if tensor is not None)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored, by name."""
-        names = ("hidden", "weight", "bias", "probs", "target_nll", "pair_nll", "pair_ids", "pair_mask")
+        names = ("hidden", *HEAD, "probs", "target_nll", "pair_nll", "pair_ids", "pair_mask")
         found = {name: getattr(self, name) for name in names}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
@@ -143,86 +147,107 @@ class Reference:
         return held if self.model is None else held + sum(p.nbytes for p in self.model.parameters())
 
     def save(self, folder: Path) -> None:
-        """Write one safetensors file into an existing folder."""
+        """Write two safetensors files, the rows' and the matrix's, into an existing folder."""
         from safetensors.torch import save_file
 
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
-        save_file(tensors, folder / TENSORS_FILE, metadata={"icu_ray": json.dumps({"cache": self.cache})})
+        rows = {name: tensor for name, tensor in tensors.items() if name not in HEAD}
+        save_file(rows, folder / ROWS_FILE, metadata={"cache": self.cache})
+        save_file({name: tensors[name] for name in HEAD if name in tensors}, folder / HEAD_FILE)
 
     @staticmethod
     def load(folder: Path, model: PreTrainedModel | None = None) -> Reference:
         """Map what `save` wrote; cache="recompute" copies and freezes `model`, still the original one."""
         from safetensors import safe_open
 
-        with safe_open(folder / TENSORS_FILE, framework="pt", device="cpu") as file:
-            cache: Cache = json.loads(file.metadata()["icu_ray"])["cache"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        reference = Reference(cache)
+        tensors: dict[str, Tensor] = {}
+        metadata: dict[str, str] = {}
+        for name in (ROWS_FILE, HEAD_FILE):
+            with safe_open(folder / name, framework="pt", device="cpu") as file:
+                metadata |= file.metadata() or {}
+                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        cache = cast(Cache, metadata["cache"])
         frozen = _frozen(model) if cache == "recompute" and model is not None else None
-        return replace(reference, **tensors, model=frozen)
+        return Reference(
+            cache=cache,
+            hidden=tensors.get("hidden"),
+            weight=tensors.get("weight"),
+            bias=tensors.get("bias"),
+            probs=tensors.get("probs"),
+            target_nll=tensors.get("target_nll"),
+            pair_nll=tensors.get("pair_nll"),
+            pair_ids=tensors.get("pair_ids"),
+            pair_mask=tensors.get("pair_mask"),
+            model=frozen,
+        )
 
 
 def build_reference(
     model: PreTrainedModel,
-    pairs: TokenRows,
+    pairs: TokenRows | None,
     cache: Cache = "hidden",
     *,
     targets: TokenRows | None = None,
     batch_size: int = 8,
 ) -> Reference:
-    """Run the original model once over the pairs; with `targets` also keep token losses of both (dpo, npo).
+    """Run the original model once over the pairs; with `targets` also keep the token losses of both.
 
-    The model is read in eval mode and left as it was. Tensors are copies on the CPU: training does not change
-    them.
+    A method needs cache "none" unless `method.needs_reference`, targets if `method.needs_reference_nll`, no
+    pairs unless `method.needs_pairs`. The model is read in eval mode and left as it was. Tensors are copies
+    on the CPU: training does not change them.
     """
     check_seam(model)
     weight, bias = output_head(model)
-    device, training = weight.device, model.training
-    ids, mask = _ids_and_mask(pairs)
-    hidden: list[Tensor] = []
-    probs: list[Tensor] = []
-    nlls: dict[str, Tensor] = {}
+    training = model.training
     model.train(False)
     try:
         with torch.no_grad():
-            if cache != "recompute":
-                for low in range(0, len(ids), batch_size):
-                    part = slice(low, low + batch_size)
-                    states = last_hidden(model, ids[part].to(device), mask[part].to(device))
-                    if cache == "hidden":
-                        hidden.append(states.cpu())
-                    else:
-                        probs += [
-                            torch.softmax(functional.linear(row, weight, bias).float(), -1).cpu()
-                            for row in states
-                        ]
-            if targets is not None:
-                for name, rows in (("target_nll", targets), ("pair_nll", pairs)):
-                    nlls[name] = _token_nll(model, rows, batch_size)
+            kept = Reference(
+                cache,
+                target_nll=None if targets is None else _token_nll(model, targets, batch_size),
+                pair_nll=None if targets is None or pairs is None else _token_nll(model, pairs, batch_size),
+            )
+            if cache == "none":
+                return kept
+            if pairs is None:
+                raise ValueError(
+                    f"cache={cache!r} keeps the original model's view of pairs, but there are none"
+                )
+            if cache == "recompute":
+                ids, mask = _ids_and_mask(pairs)
+                return replace(kept, pair_ids=ids, pair_mask=mask, model=_frozen(model))
+            states = _hidden_batches(model, pairs, batch_size)
+            if cache == "probs":
+                rows = (functional.linear(row, weight, bias) for batch in states for row in batch)
+                return replace(
+                    kept, probs=torch.stack([torch.softmax(row.float(), -1).cpu() for row in rows])
+                )
+            hidden = torch.cat([batch.cpu() for batch in states])
     finally:
         model.train(training)
-    kept = Reference(cache, target_nll=nlls.get("target_nll"), pair_nll=nlls.get("pair_nll"))
-    if cache == "recompute":
-        return replace(kept, pair_ids=ids, pair_mask=mask, model=_frozen(model))
-    if cache == "probs":
-        return replace(kept, probs=torch.stack(probs))
     frozen = weight.detach().cpu().clone(), None if bias is None else bias.detach().cpu().clone()
-    return replace(kept, hidden=torch.cat(hidden), weight=frozen[0], bias=frozen[1])
+    return replace(kept, hidden=hidden, weight=frozen[0], bias=frozen[1])
+
+
+def _hidden_batches(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Iterator[Tensor]:
+    """(b, L, H) last hidden states of successive rows, on the model's device."""
+    ids, mask = _ids_and_mask(rows)
+    device = output_head(model)[0].device
+    for low in range(0, len(ids), batch_size):
+        part = slice(low, low + batch_size)
+        yield last_hidden(model, ids[part].to(device), mask[part].to(device))
 
 
 def _token_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Tensor:
     """(N, L) float32; a row at a time over the vocabulary."""
     weight, bias = output_head(model)
-    ids, mask = _ids_and_mask(rows)
     labels = torch.from_numpy(rows.labels)
-    result = torch.zeros(ids.shape, dtype=torch.float32)
-    for low in range(0, len(ids), batch_size):
-        part = slice(low, low + batch_size)
-        states = last_hidden(model, ids[part].to(weight.device), mask[part].to(weight.device))
-        for index, row in enumerate(states, start=low):
-            scores = functional.linear(row[:-1], weight, bias).float()
-            wanted = labels[index, 1:].to(scores.device)
-            result[index, 1:] = functional.cross_entropy(scores, wanted, reduction="none").cpu()
+    result = torch.zeros(labels.shape, dtype=torch.float32)
+    states = (row for batch in _hidden_batches(model, rows, batch_size) for row in batch)
+    for index, row in enumerate(states):
+        scores = functional.linear(row[:-1], weight, bias).float()
+        wanted = labels[index, 1:].to(scores.device)
+        result[index, 1:] = functional.cross_entropy(scores, wanted, reduction="none").cpu()
     return result
 
 

@@ -1,0 +1,98 @@
+"""Small random models of the three tested families and small rows for them: tests of methods and models."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+)
+
+from icu_ray.data.examples import IGNORED_LABEL, Columns, TokenRows
+
+FAMILIES = ("gpt_neo", "opt", "llama")
+VOCABULARY = 67
+PAD = 1
+COLUMNS = Columns(12, 4, 8)
+
+
+def tiny_model(family: str, seed: int = 0, dropout: float = 0.0) -> PreTrainedModel:
+    """In float32 and eval mode; weights larger than usual, so that distributions are far from flat."""
+    torch.manual_seed(seed)
+    if family == "gpt_neo":
+        neo = GPTNeoConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=24,
+            num_layers=2,
+            num_heads=2,
+            attention_types=[[["global", "local"], 1]],
+            window_size=4,
+            max_position_embeddings=32,
+            initializer_range=0.3,
+            attention_dropout=dropout,
+            resid_dropout=dropout,
+            embed_dropout=dropout,
+            bos_token_id=0,
+            eos_token_id=PAD,
+        )
+        return GPTNeoForCausalLM(neo).eval()
+    if family == "opt":
+        opt = OPTConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=24,
+            word_embed_proj_dim=16,
+            ffn_dim=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            init_std=0.3,
+            dropout=dropout,
+            attention_dropout=dropout,
+            pad_token_id=PAD,
+        )
+        return OPTForCausalLM(opt).eval()
+    llama = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+        attention_dropout=dropout,
+        tie_word_embeddings=False,
+        pad_token_id=PAD,
+    )
+    return LlamaForCausalLM(llama).eval()
+
+
+def tiny_rows(count: int, seed: int, pads: bool = True) -> TokenRows:
+    """Random rows of COLUMNS.length tokens; every third row is a few tokens short and left padded."""
+    generator = np.random.default_rng(seed)
+    shape = (count, COLUMNS.length)
+    ids = generator.integers(2, VOCABULARY, size=shape)
+    mask = np.ones(shape, dtype=bool)
+    if pads:
+        for row in range(0, count, 3):
+            mask[row, : 1 + row % 4] = False
+    ids = np.where(mask, ids, PAD).astype(np.int64)
+    prompt = slice(COLUMNS.prefix_start, COLUMNS.suffix_start)
+    return TokenRows(
+        tuple(f"row{k}" for k in range(count)),
+        ids,
+        mask,
+        np.where(mask, ids, IGNORED_LABEL).astype(np.int64),
+        ids[:, prompt],
+        mask[:, prompt],
+        ("",) * count,
+        COLUMNS,
+        PAD,
+        PAD,
+    )
