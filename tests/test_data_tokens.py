@@ -39,7 +39,7 @@ def _tokenizer(folder: Path, vocabulary: int, kind: str) -> str:
         number = tokenizer.token_to_id(first)
         tokenizer.post_processor = processors.TemplateProcessing(f"{first} $A", None, [(first, number)])
     pad = {"plain": "<eos>", "bos": "<eos>", "opt": "<pad>"}[kind]
-    fast = PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call,unused-ignore]
         tokenizer_object=tokenizer, eos_token="<eos>", bos_token=first, pad_token=pad
     )
     fast.save_pretrained(folder)

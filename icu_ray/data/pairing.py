@@ -1,0 +1,233 @@
+"""Analogous data (section IV-B2): each target's nearest neighbour in the pool, with how much text the two share.
+
+Neighbours are found by cosine over sentence embeddings of the distinct texts of all samples (computed once), the
+targets of the sample left out, equals taken by row number. Every pair reports the share of the target's 10-grams that
+stand in its neighbour too: a fifth of the paper's pairs are exact copies (spec 1.2), which it then learns and unlearns
+at once. With `pairs.max_ngram_overlap` such neighbours are passed over for the next of `pairs.candidates` texts.
+
+    pairs = find_pairs(corpus, config.samples, config.pairs, columns, own_columns=False, store=store)[0]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icu_ray.config import PairsConfig
+from icu_ray.data.corpus import Corpus
+from icu_ray.data.embedding import embed_texts, encoder_fingerprint
+from icu_ray.data.examples import Columns, Examples
+from icu_ray.data.neighbours import Neighbour, Search, search
+from icu_ray.data.vocabulary import decode_rows, load_vocabulary
+from icu_ray.errors import UserError
+from icu_ray.store import Store
+
+NGRAM = 10
+SHARD_ROWS = 65536
+"""Distinct texts of one shard by default: 100 MB of 384 float32."""
+_FILE = "pairs.json"
+_VERSION = 1
+"""Raised when the choice of pairs changes, so that stored ones are not taken for it."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One neighbour for each target of a sample, in the targets' order; neighbours may repeat.
+
+    pair_rows: (N,) int64 indices of the neighbours in the corpus' rows.
+    similarity: (N,) float64 cosine. ngram_overlap: (N,) float64 share of the target's 10-grams found in the neighbour.
+    """
+
+    target_ids: tuple[str, ...]
+    pair_ids: tuple[str, ...]
+    pair_rows: NDArray[np.int64]
+    similarity: NDArray[np.float64]
+    ngram_overlap: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.target_ids)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The distinct embedded texts of a corpus.
+
+    distinct: U texts in the order of their first row. of_row: (N,) int64, the text of each row.
+    units: N sequences of what 10-grams are made of: the embedded tokens where the source has tokens, else words.
+    """
+
+    distinct: tuple[str, ...]
+    of_row: NDArray[np.int64]
+    units: tuple[Sequence[Hashable], ...]
+
+
+def embedded_texts(rows: Examples, columns: Columns, own_columns: bool) -> Texts:
+    """What stands for a row in the pairing: its prefix and suffix (tokens 100..199), or the whole text."""
+    units: tuple[Sequence[Hashable], ...]
+    if rows.token_rows is not None and rows.tokenizer is not None and not own_columns:
+        tokens = rows.token_rows[:, columns.prefix_start : columns.length]
+        texts = decode_rows(load_vocabulary(rows.tokenizer), tokens)
+        units = tuple(tokens.tolist())
+    else:
+        texts = list(rows.texts)
+        units = (
+            tuple(text.split() for text in texts)
+            if rows.token_rows is None
+            else tuple(rows.token_rows.tolist())
+        )
+    number: dict[str, int] = {}
+    of_row = np.array([number.setdefault(text, len(number)) for text in texts], dtype=np.int64)
+    return Texts(tuple(number), of_row, units)
+
+
+def ngram_overlap(target: Sequence[Hashable], other: Sequence[Hashable], n: int = NGRAM) -> float:
+    """Share of the target's n-grams, repeats counted, that occur in `other`; a text shorter than n is one n-gram."""
+    n = min(n, len(target))
+    found = {tuple(other[at : at + n]) for at in range(len(other) - n + 1)}
+    grams = [tuple(target[at : at + n]) for at in range(len(target) - n + 1)]
+    return sum(gram in found for gram in grams) / len(grams)
+
+
+def find_pairs(
+    corpus: Corpus,
+    samples: Sequence[int],
+    settings: PairsConfig,
+    columns: Columns,
+    *,
+    own_columns: bool,
+    store: Store,
+) -> dict[int, Pairs]:
+    """Pairs of every sample, from the store where they are there already; else a running Ray is needed.
+
+    UserError when a target has no neighbour under the overlap cut-off.
+    """
+    keys = {sample: _key(corpus, sample, settings, columns, own_columns) for sample in samples}
+    missing = [sample for sample in samples if not store.contains("pairs", keys[sample])]
+    computed = _compute(corpus, missing, settings, columns, own_columns, store) if missing else {}
+
+    def pairs_of(sample: int) -> Pairs:
+        def make(folder: Path) -> None:
+            # An artefact that was there but turned out damaged was not among the missing.
+            pairs = (
+                computed.get(sample)
+                or _compute(corpus, [sample], settings, columns, own_columns, store)[sample]
+            )
+            (folder / _FILE).write_text(_dump(pairs), encoding="utf-8")
+
+        return _load(store.get_or_make("pairs", keys[sample], make) / _FILE, corpus)
+
+    return {sample: pairs_of(sample) for sample in samples}
+
+
+def _key(
+    corpus: Corpus, sample: int, settings: PairsConfig, columns: Columns, own_columns: bool
+) -> Mapping[str, str | int | float | None]:
+    """Everything that decides the pairs of a sample; shards, actors and batches do not."""
+    source_columns = corpus.rows.token_rows is not None and not own_columns
+    cut = settings.max_ngram_overlap
+    return {
+        "version": _VERSION,
+        "rows": corpus.check.samples[sample].fingerprint,
+        "embedded": f"{columns.prefix_start}:{columns.length}" if source_columns else "whole text",
+        "encoder": encoder_fingerprint(settings.encoder),
+        "max_ngram_overlap": cut,
+        "candidates": 1 if cut is None else settings.candidates,
+    }
+
+
+def _compute(
+    corpus: Corpus,
+    samples: Sequence[int],
+    settings: PairsConfig,
+    columns: Columns,
+    own_columns: bool,
+    store: Store,
+) -> dict[int, Pairs]:
+    texts = embedded_texts(corpus.rows, columns, own_columns)
+    vectors = embed_texts(
+        texts.distinct, settings.encoder, store, actors=settings.actors, batch_size=settings.batch_size
+    )
+    shards = settings.shards or -(-len(texts.distinct) // SHARD_ROWS)
+    k = 1 if settings.max_ngram_overlap is None else settings.candidates
+    searches = [_search_of(corpus, sample, texts) for sample in samples]
+    found = search(vectors, searches, k, shards=shards, actors=settings.actors)
+    return {
+        sample: _choose(corpus, sample, texts, neighbours, settings)
+        for sample, neighbours in zip(samples, found, strict=True)
+    }
+
+
+def _search_of(corpus: Corpus, sample: int, texts: Texts) -> Search:
+    """Query and pool as rows of distinct texts; a text is in the pool when some pool row has it."""
+    pool = corpus.pools[sample]
+    if not len(pool):
+        raise UserError(f"pairs: forget sample {sample} has no pool to take neighbours from")
+    rank = np.full(len(texts.distinct), len(corpus.rows), dtype=np.int64)
+    np.minimum.at(rank, texts.of_row[pool], pool)
+    return Search(texts.of_row[corpus.targets[sample]], rank < len(corpus.rows), rank)
+
+
+def _choose(
+    corpus: Corpus,
+    sample: int,
+    texts: Texts,
+    neighbours: Sequence[Sequence[Neighbour]],
+    settings: PairsConfig,
+) -> Pairs:
+    """The first pool row under the cut-off for every target: candidates in order, rows of one text by number."""
+    cut = settings.max_ngram_overlap
+    pool = np.sort(corpus.pools[sample])
+    by_text: dict[int, list[int]] = {}
+    for row in pool:
+        by_text.setdefault(int(texts.of_row[row]), []).append(int(row))
+    chosen: list[tuple[int, float, float]] = []
+    failed: list[str] = []
+    for target, candidates in zip(corpus.targets[sample], neighbours, strict=True):
+        for row, similarity in ((row, each.similarity) for each in candidates for row in by_text[each.row]):
+            overlap = ngram_overlap(texts.units[target], texts.units[row])
+            if cut is None or overlap <= cut:
+                chosen.append((row, similarity, overlap))
+                break
+        else:
+            failed.append(corpus.rows.ids[target])
+    if failed:
+        raise UserError(
+            f"pairs.max_ngram_overlap: in sample {sample} no neighbour of {len(failed)} targets "
+            f"({', '.join(failed[:5])}{', …' if len(failed) > 5 else ''}) shares at most {cut} of the target's "
+            f"{NGRAM}-grams among {settings.candidates} candidates; raise pairs.candidates or the cut-off"
+        )
+    return Pairs(
+        tuple(corpus.rows.ids[target] for target in corpus.targets[sample]),
+        tuple(corpus.rows.ids[row] for row, _, _ in chosen),
+        np.array([row for row, _, _ in chosen], dtype=np.int64),
+        np.array([similarity for _, similarity, _ in chosen], dtype=np.float64),
+        np.array([overlap for _, _, overlap in chosen], dtype=np.float64),
+    )
+
+
+def _dump(pairs: Pairs) -> str:
+    """JSON of the pairs; row indices are left out, they depend on which samples a corpus was loaded with."""
+    columns = zip(
+        pairs.target_ids, pairs.pair_ids, pairs.similarity.tolist(), pairs.ngram_overlap.tolist(), strict=True
+    )
+    names = ("target", "pair", "similarity", "ngram_overlap")
+    return json.dumps(
+        [dict(zip(names, values, strict=True)) for values in columns], indent=1, ensure_ascii=False
+    )
+
+
+def _load(path: Path, corpus: Corpus) -> Pairs:
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    row_of = {row_id: number for number, row_id in enumerate(corpus.rows.ids)}
+    return Pairs(
+        tuple(entry["target"] for entry in entries),
+        tuple(entry["pair"] for entry in entries),
+        np.array([row_of[entry["pair"]] for entry in entries], dtype=np.int64),
+        np.array([entry["similarity"] for entry in entries], dtype=np.float64),
+        np.array([entry["ngram_overlap"] for entry in entries], dtype=np.float64),
+    )
