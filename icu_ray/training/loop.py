@@ -27,7 +27,7 @@ from icu_ray.results import EpochRecord, SampleRecord, Scores, Status
 from icu_ray.training.batches import Indices, epoch_batches, micro_batches
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.engine import Engine, EngineSettings
-from icu_ray.training.job import TrialJob
+from icu_ray.job import TrialJob
 from icu_ray.training.refinement import Decision, below_thresholds, decide, el_decides, forgotten, refine
 from icu_ray.training.validation import Measure, Validation, validate, with_heldout
 

@@ -1,0 +1,322 @@
+"""From a config to a flat, ordered list of trials: what will run, under which name, and about how long.
+
+    plan = make_plan(config, check_data(config))
+    for trial in plan.trials: print(trial.name, trial.trial_id, trial.status)
+
+A trial's id is a hash of everything that decides its result and of nothing else: not the number of workers, not a path,
+not the time. The same cell in another sweep folder, on another cluster, has the same id; that is how a sweep resumes.
+Nothing here imports Ray or torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from icu_ray import methods
+from icu_ray.config import MethodConfig, ModelConfig, SweepConfig
+from icu_ray.data.corpus import DataCheck
+from icu_ray.errors import UserError, did_you_mean
+from icu_ray.results import TrialPaths, read_events, read_result
+from icu_ray.store import content_hash
+from icu_ray.job import TrialJob
+
+IDENTITY_FORMAT = 1
+"""Raised when a change of code changes results for the same config."""
+
+PlannedStatus = Literal["new", "resumable", "finished", "not_forgotten", "failed"]
+DONE: tuple[PlannedStatus, ...] = ("finished", "not_forgotten")
+
+EXPECTED_EPOCHS = 12
+TRIAL_OVERHEAD_MINUTES = 0.5
+"""Start of the workers, loading and saving."""
+GPU_FLOPS, CPU_FLOPS = 60e12, 20e9
+"""Sustained floating point operations a second of one GPU (bf16/fp32 mix) and of one CPU core."""
+STANDIN_PARAMETERS: Mapping[str, float] = {"small": 0.5e6, "medium": 1.2e6, "large": 3.5e6}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the grid.
+
+    hyperparameters: what result.json shows of it. identity: the plain values whose hash is trial_id.
+    minutes: estimated duration on its workers.
+    """
+
+    trial_id: str
+    name: str
+    model: ModelConfig
+    sample: int
+    label: str
+    job: TrialJob
+    identity: Mapping[str, Any]
+    minutes: float
+    status: PlannedStatus = "new"
+    epochs_done: int = 0
+
+    @property
+    def workers(self) -> int:
+        """Training workers, placed as a gang."""
+        return self.model.workers
+
+    @property
+    def gpu_hours(self) -> float:
+        """Estimated GPU hours; 0 for a trial without GPUs."""
+        return self.minutes / 60 * self.workers * self.model.gpus
+
+    @property
+    def hyperparameters(self) -> dict[str, float | int | str | bool]:
+        """The values a reader compares trials by."""
+        job = self.job
+        return {
+            "alpha": job.alpha,
+            "beta": job.beta,
+            "lr": job.lr,
+            "batch_size": job.batch_size,
+            "seed": job.seed,
+            **dict(job.settings),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials, longest first; `provisional` says that ids lack the data's fingerprint because it is not there."""
+
+    config: SweepConfig
+    trials: tuple[Trial, ...]
+    data: DataCheck | None
+    provisional: str = ""
+
+    @property
+    def waiting(self) -> tuple[Trial, ...]:
+        """Trials that still have to run, in order."""
+        return tuple(trial for trial in self.trials if trial.status not in DONE)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Estimate for the trials that still have to run."""
+        return sum(trial.gpu_hours for trial in self.waiting)
+
+    @property
+    def worker_minutes(self) -> float:
+        """Estimated minutes of all waiting trials times their workers."""
+        return sum(trial.minutes * trial.workers for trial in self.waiting)
+
+
+def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str = "") -> Plan:
+    """Expand the grid, name every trial, read its status from storage and put the longest first."""
+    known = methods.names()
+    for method in config.methods:
+        if method.name not in known:
+            raise UserError(
+                f"methods: unknown method '{method.name}'{did_you_mean(method.name, known)}; known: {', '.join(known)}"
+            )
+    if data is not None:
+        paired = [m.name for m in config.methods if any(_needs_pairs(m, a, b) for a, b in m.grid())]
+        data.require_pool(paired)
+    trials: dict[str, Trial] = {}
+    fingerprints = {model.name: model_fingerprint(model) for model in config.models}
+    for model in config.models:
+        for sample in config.samples:
+            for method in config.methods:
+                for alpha, beta in method.grid():
+                    trial = _trial(config, data, model, fingerprints[model.name], sample, method, alpha, beta)
+                    if trial.trial_id in trials:
+                        raise UserError(
+                            f"methods: trials {trials[trial.trial_id].name} and {trial.name} are one and the same cell "
+                            "(equal model, sample, method and weights); remove one"
+                        )
+                    trials[trial.trial_id] = trial
+    _refuse_equal_names(trials.values())
+    with_status = [_with_status(trial, config) for trial in trials.values()]
+    ordered = sorted(with_status, key=lambda trial: (-trial.minutes, -trial.workers))
+    return Plan(config, tuple(ordered), data, provisional)
+
+
+def _needs_pairs(method: MethodConfig, alpha: float, beta: float) -> bool:
+    return methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_pairs
+
+
+def _trial(
+    config: SweepConfig,
+    data: DataCheck | None,
+    model: ModelConfig,
+    model_identity: Mapping[str, Any],
+    sample: int,
+    method: MethodConfig,
+    alpha: float,
+    beta: float,
+) -> Trial:
+    job = TrialJob(
+        method=method.name,
+        alpha=float(alpha),
+        beta=float(beta),
+        lr=model.lr or config.optim.lr,
+        batch_size=model.batch_size or config.train.batch_size,
+        max_epochs=model.max_epochs or config.stop.max_epochs,
+        settings=dict(method.settings),
+        seed=config.seed,
+        micro_batch=model.micro_batch,
+        precision=model.precision,
+        zero_stage=model.zero_stage,
+        offload_optimizer=model.offload_optimizer,
+        loss=config.loss,
+        optim=config.optim,
+        train=config.train,
+        filter=config.filter,
+        generate=config.generate,
+        el=config.el,
+        eval=config.eval,
+        stop=config.stop,
+    )
+    identity = {
+        "format": IDENTITY_FORMAT,
+        "model": {**model_identity, **_standin_corpus(model, data)},
+        "sample": sample if data is None else data.samples[sample].fingerprint,
+        "heldout": None if data is None else data.heldout,
+        "method": {"name": job.method, "alpha": job.alpha, "beta": job.beta, "settings": dict(job.settings)},
+        "columns": config.columns.model_dump(mode="json"),
+        "tokens": config.tokens.model_dump(mode="json"),
+        "pairs": config.pairs.model_dump(mode="json", exclude={"shards", "actors", "batch_size"}),
+        "loss": config.loss.model_dump(mode="json", exclude={"chunk"}),
+        "optim": {"lr": job.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
+        "train": {**config.train.model_dump(mode="json", exclude={"batch_size"}), "batch_size": job.batch_size},
+        "filter": config.filter.model_dump(mode="json", exclude={"batch_size"}),
+        "generate": config.generate.model_dump(mode="json"),
+        "el": config.el.model_dump(mode="json"),
+        "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el"}),
+        "stop": {**config.stop.model_dump(mode="json", exclude={"max_epochs"}), "max_epochs": job.max_epochs},
+        "precision": job.precision,
+        "seed": job.seed,
+    }
+    label = method.label or method.name
+    return Trial(
+        trial_id=content_hash(identity)[:16],
+        name=f"{label}-{model.name}-s{sample}-a{_short(job.alpha)}-b{_short(job.beta)}",
+        model=model,
+        sample=sample,
+        label=label,
+        job=job,
+        identity=identity,
+        minutes=estimate_minutes(model, config, None if data is None else data.samples[sample].targets),
+    )
+
+
+def _short(value: float) -> str:
+    text = f"{value:g}"
+    return text if "." in text or "e" in text else f"{text}.0"
+
+
+def _standin_corpus(model: ModelConfig, data: DataCheck | None) -> dict[str, Any]:
+    # A stand-in is trained on all rows of the sweep, so all of them are part of what it is.
+    return {} if model.standin is None else {"corpus": None if data is None else data.fingerprint}
+
+
+def model_fingerprint(model: ModelConfig) -> dict[str, Any]:
+    """What decides a model: stand-in settings, hub id and revision, or the content of a local folder."""
+    if model.standin is not None:
+        return {"standin": model.standin.model_dump(mode="json")}
+    assert model.source is not None
+    folder = Path(model.source)
+    if not folder.is_dir():
+        return {"hub": model.source, "revision": model.revision}
+    return {"content": folder_fingerprint(folder)}
+
+
+FULL_HASH_BYTES = 512 * 1024**2
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 of a model folder: whole files up to 512 MiB, of larger ones the size and the first and last MiB."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".bin", ".model", ".txt"}):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            if size <= FULL_HASH_BYTES:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+            else:
+                digest.update(file.read(1024**2))
+                file.seek(-(1024**2), 2)
+                digest.update(file.read(1024**2))
+    return digest.hexdigest()
+
+
+def _refuse_equal_names(trials: Iterable[Trial]) -> None:
+    seen: dict[str, str] = {}
+    for trial in trials:
+        if trial.name in seen:
+            raise UserError(
+                f"methods: two trials would be called {trial.name}; give one of the methods a 'label' of its own"
+            )
+        seen[trial.name] = trial.trial_id
+
+
+def _with_status(trial: Trial, config: SweepConfig) -> Trial:
+    paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
+    result = read_result(paths)
+    if result is not None:
+        return replace(trial, status=result.status, epochs_done=result.epochs)
+    history = read_events(paths)
+    if history:
+        return replace(trial, status="resumable", epochs_done=history[-1].epoch)
+    return trial
+
+
+def estimate_minutes(model: ModelConfig, config: SweepConfig, targets: int | None) -> float:
+    """Minutes of a trial: expected epochs times measured minutes_per_epoch, or times counted operations.
+
+    An epoch trains targets and pairs (6 operations a parameter and token) and probes the targets (2 a token, about
+    five times their tokens by the exact fast algorithm at MA 0.6).
+    """
+    epochs = min(EXPECTED_EPOCHS, model.max_epochs or config.stop.max_epochs)
+    if model.minutes_per_epoch is not None:
+        return epochs * model.minutes_per_epoch + TRIAL_OVERHEAD_MINUTES
+    tokens = (targets or 128) * config.columns.length
+    operations = parameters_of(model) * tokens * (6 * 2 + 2 * 5)
+    rate = GPU_FLOPS * model.gpus if model.gpus else CPU_FLOPS * model.cpus_per_worker
+    return epochs * operations / (rate * model.workers) / 60 + TRIAL_OVERHEAD_MINUTES
+
+
+def parameters_of(model: ModelConfig) -> float:
+    """Parameters by the size in a model's name (gpt-neo-1.3B: 1.3e9); 1e8 where the name says none."""
+    if model.standin is not None:
+        return STANDIN_PARAMETERS[model.standin.size]
+    found = re.findall(r"(\d+(?:\.\d+)?)\s*([mMbB])(?![A-Za-z])", model.source or "")
+    return float(found[-1][0]) * (1e6 if found[-1][1] in "mM" else 1e9) if found else 1e8
+
+
+def plan_json(plan: Plan) -> str:
+    """The plan as JSON, for scripts."""
+    return json.dumps(
+        {
+            "name": plan.config.name,
+            "storage": plan.config.storage,
+            "fidelity": plan.config.fidelity,
+            "gpu_hours": round(plan.gpu_hours, 3),
+            "provisional": plan.provisional,
+            "trials": [
+                {
+                    "trial_id": trial.trial_id,
+                    "name": trial.name,
+                    "model": trial.model.name,
+                    "sample": trial.sample,
+                    "method": trial.label,
+                    "hyperparameters": trial.hyperparameters,
+                    "workers": trial.workers,
+                    "gpus_per_worker": trial.model.gpus,
+                    "status": trial.status,
+                    "epochs_done": trial.epochs_done,
+                    "minutes": round(trial.minutes, 2),
+                    "gpu_hours": round(trial.gpu_hours, 3),
+                }
+                for trial in plan.trials
+            ],
+        },
+        indent=2,
+    )
