@@ -1,0 +1,57 @@
+"""The plan as a table for people: what would run, in which order, with what, and for how long."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from icu_ray.plan import DONE, Plan
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """One row a trial in the order of starting, and what the whole asks for."""
+    config = plan.config
+    table = Table(box=None, pad_edge=False)
+    for heading, right in (
+        ("trial", False),
+        ("model", False),
+        ("sample", True),
+        ("method", False),
+        ("α", True),
+        ("β", True),
+        ("lr", True),
+        ("workers", True),
+        ("status", False),
+        ("GPU h", True),
+    ):
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for trial in plan.trials:
+        status = trial.status if trial.status != "resumable" else f"resumable at epoch {trial.epochs_done}"
+        kind = "GPU" if trial.model.gpus else "CPU"
+        table.add_row(
+            f"{trial.name} [dim]{trial.trial_id[:8]}[/dim]",
+            trial.model.name,
+            str(trial.sample),
+            trial.label,
+            f"{trial.job.alpha:g}",
+            f"{trial.job.beta:g}",
+            f"{trial.job.lr:g}",
+            f"{trial.workers} {kind}",
+            status.replace("_", " "),
+            f"{trial.gpu_hours:.2f}" if trial.model.gpus else "-",
+        )
+    console.print(table)
+    counts = Counter(trial.status for trial in plan.trials)
+    said = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
+    widest = max(trial.workers for trial in plan.trials)
+    console.print(f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.")
+    waiting = [trial for trial in plan.trials if trial.status not in DONE]
+    if any(trial.model.gpus for trial in waiting):
+        console.print(f"Estimate for what is left: {plan.gpu_hours:.1f} GPU hours (a rough figure, within a factor 3).")
+    elif waiting:
+        console.print(f"Estimate for what is left: {plan.worker_minutes:.0f} worker minutes on CPU.")
+    console.print(f"Fidelity '{config.fidelity}'; results go to {config.storage.rstrip('/')}/{config.name}.")
+    if plan.provisional:
+        console.print(f"Ids are provisional: {plan.provisional}", style="yellow", markup=False)
