@@ -1,0 +1,71 @@
+"""From a config file to a checked plan: everything that can be refused is refused here, before Ray starts.
+
+    plan = plan_config(find_config("paper"), ["samples=[0]"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import icu_ray
+from icu_ray.config import ExtractionData, SweepConfig, load_config
+from icu_ray.data.sources import check_data
+from icu_ray.errors import UserError, did_you_mean
+from icu_ray.models.loading import check_model_source
+from icu_ray.plan import Plan, make_plan
+from icu_ray.store import check_writable
+
+DEFAULT_CONFIG = "quickstart"
+
+
+def config_folder() -> Path:
+    """Where the shipped configs lie: inside an installed package, or at the top of a checkout."""
+    package = Path(icu_ray.__file__).resolve().parent
+    inside = package / "tune_configs"
+    return inside if inside.is_dir() else package.parent / "tune_configs"
+
+
+def find_config(name: str | None) -> Path:
+    """A config file: a path, or the name of a shipped one ('paper', 'tune_configs/paper.yaml'); None: quickstart."""
+    given = Path(name or DEFAULT_CONFIG)
+    if given.is_file():
+        return given
+    shipped = config_folder() / f"{given.name.removesuffix('.yaml')}.yaml"
+    if shipped.is_file() and given.parent.name in ("", "tune_configs"):
+        return shipped
+    known = sorted(path.stem for path in config_folder().glob("*.yaml"))
+    raise UserError(
+        f"config {given}: no such file{did_you_mean(given.stem, known)}; expected a YAML file, or one of the shipped "
+        f"configs: {', '.join(known)}"
+    )
+
+
+def plan_config(path: Path, overrides: Sequence[str] = (), *, dry_run: bool = False) -> Plan:
+    """Load, check and expand. A dry run goes on without the benchmark's files; its ids are then provisional."""
+    return plan_sweep(load_config(path, overrides), dry_run=dry_run)
+
+
+def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
+    """Check a config's models, storage and data, and expand it."""
+    for model in config.models:
+        if model.source is not None:
+            check_model_source(model.source)
+    _refuse_impossible_scale(config)
+    missing = ""
+    if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
+        missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
+    data = None if missing else check_data(config)
+    if not dry_run:
+        check_writable(config.storage)
+    return make_plan(config, data, provisional=missing)
+
+
+def _refuse_impossible_scale(config: SweepConfig) -> None:
+    limit = config.resources.max_workers
+    for number, model in enumerate(config.models):
+        if limit is not None and model.workers > limit:
+            raise UserError(
+                f"models.{number}.workers: {model.name} needs {model.workers} workers at once, but "
+                f"resources.max_workers allows {limit}"
+            )

@@ -1,0 +1,146 @@
+"""Forget loss, MA and EL of any causal LM on any forget file: what stands behind `icu-ray probe`.
+
+    result = probe_files("gpt2-folder", Path("forget.npy"))
+
+A `.npy` holds (N, L) token ids in the model's own vocabulary, unless `tokenizer` says who wrote them; a row's leading
+run of padding ids is padding. `.jsonl`, `.csv` and `.parquet` hold texts, tokenised by the model's own tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icu_ray.config import TokensConfig
+from icu_ray.data.examples import IGNORED_LABEL, Columns, Examples, TokenRows
+from icu_ray.data.records import read_records
+from icu_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from icu_ray.metrics.probe import ProbeResult
+
+
+def read_token_file(path: Path) -> NDArray[np.int64]:
+    """(N, L) int64 from a .npy file of integers; UserError for anything else, pickled content included."""
+    try:
+        found = np.load(path, allow_pickle=False, mmap_mode="r")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a .npy file of token ids") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: expected a .npy array of integer token ids without pickled objects: {error}") from error
+    if not isinstance(found, np.ndarray) or found.ndim != 2 or 0 in found.shape:
+        shape = getattr(found, "shape", "an archive")
+        raise UserError(f"{path}: expected token ids of shape (rows, tokens), found {shape}")
+    if not np.issubdtype(found.dtype, np.integer):
+        raise UserError(f"{path}: expected integer token ids, found dtype {found.dtype}")
+    return found.astype(np.int64)
+
+
+def columns_for(length: int, el_start: int) -> Columns:
+    """A layout of `length` tokens whose suffix starts at el_start; the prefix is as long as in the paper, 50."""
+    start = min(max(el_start, 1), length - 1)
+    return Columns(length, max(0, start - 50) if start > 0 else 0, start)
+
+
+def token_rows(ids: NDArray[np.int64], vocabulary: int, pad_id: int, eos_id: int | None, path: Path, start: int) -> TokenRows:
+    """Rows of a token file as the model sees them; ids outside its vocabulary are refused with row and column."""
+    outside = np.argwhere((ids < 0) | (ids >= vocabulary))
+    if len(outside):
+        row, column = (int(x) for x in outside[0])
+        raise UserError(
+            f"{path}: row {row}, column {column}: token id {ids[row, column]} is outside the model's vocabulary of "
+            f"{vocabulary}; if another tokenizer wrote the ids, name it with --tokenizer"
+        )
+    columns = columns_for(ids.shape[1], start)
+    mask = np.maximum.accumulate(ids != pad_id, axis=1)
+    if not mask.any(axis=1).all():
+        raise UserError(f"{path}: row {int(np.flatnonzero(~mask.any(axis=1))[0])} holds padding only")
+    labels = np.where(mask & (ids != pad_id), ids, IGNORED_LABEL)
+    prompt = slice(columns.prefix_start, columns.suffix_start)
+    names = tuple(str(i) for i in range(len(ids)))
+    return TokenRows(
+        names, ids, mask, labels, ids[:, prompt], mask[:, prompt], ("",) * len(ids), columns, pad_id, eos_id
+    )
+
+
+def probe_files(
+    model_source: str,
+    forget: Path,
+    *,
+    tokenizer: str | None = None,
+    el_start: int = 150,
+    ngram: int = 10,
+    length: int = 200,
+    text_column: str = "text",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> ProbeResult:
+    """Measure a model on a forget file. length: tokens a text is cut to. UserError for anything that cannot be read."""
+    is_tokens = forget.suffix == ".npy"
+    ids = read_token_file(forget) if is_tokens else None
+    texts = None if is_tokens else read_records(forget, text_column, None, "forget")
+    width = length if ids is None or tokenizer is not None else ids.shape[1]
+    if el_start + ngram > width:
+        raise UserError(
+            f"--el-start {el_start}: no {ngram}-gram fits between it and the end of rows of {width} tokens; "
+            f"expected at most {width - ngram}"
+        )
+    say(f"loading {model_source}")
+    import torch
+
+    from icu_ray.data.tokens import specials_of, tokenise
+    from icu_ray.data.vocabulary import decode_rows, load_vocabulary
+    from icu_ray.metrics.probe import probe
+    from icu_ray.models.loading import load_model
+
+    loaded = load_model(model_source, revision=revision, trust_remote_code=trust_remote_code)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = loaded.model.to(chosen)
+    specials = specials_of(loaded.tokenizer)
+    if ids is not None and tokenizer is None:
+        vocabulary = int(model.get_input_embeddings().num_embeddings)
+        rows = token_rows(ids, vocabulary, specials.pad_id, specials.eos_id, forget, el_start)
+    else:
+        if ids is not None:
+            assert tokenizer is not None
+            named = [str(i) for i in range(len(ids))]
+            examples = Examples(tuple(named), tuple(decode_rows(load_vocabulary(tokenizer), ids)))
+        else:
+            assert texts is not None
+            examples = Examples(tuple(r.id for r in texts), tuple(r.text for r in texts))
+        rows = _tokenised(examples, loaded.tokenizer, columns_for(length, el_start), tokenise)
+    say(f"probing {len(rows)} rows of {rows.columns.length} tokens on {chosen}")
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and rows.columns.length > limit:
+        raise UserError(f"{forget}: rows of {rows.columns.length} tokens exceed the model's {limit} positions")
+    return probe(model, rows, el_start=el_start, ngram=ngram)
+
+
+def _tokenised(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, columns: Columns, tokenise: Callable[..., TokenRows]
+) -> TokenRows:
+    return tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True)
+
+
+def probe_json(result: ProbeResult, ngram: int) -> dict[str, Any]:
+    """The JSON object of `icu-ray probe --json`; numbers that are not finite become null when it is written."""
+    key = f"el{ngram}"
+    assert result.el is not None
+    return {
+        "n": len(result.ids),
+        "ma": result.ma_mean,
+        key: result.el_mean,
+        "forget_loss": result.forget_loss_mean,
+        "per_sample": [
+            {"id": name, "ma": float(ma), key: float(el), "forget_loss": float(loss)}
+            for name, ma, el, loss in zip(result.ids, result.ma, result.el, result.forget_loss, strict=True)
+        ],
+    }
