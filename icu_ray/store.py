@@ -31,7 +31,7 @@ from filelock import FileLock
 
 from icu_ray.errors import UserError
 
-JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 _HASHABLE = "null, bool, int, finite float, str, and lists and string-keyed mappings of these"
 
 MANIFEST = "manifest.json"
@@ -85,7 +85,7 @@ def join(root: str, *parts: str) -> str:
 
 def _filesystem(url: str) -> tuple[Any, str]:
     """The fsspec file system of a remote URL, and the path inside it."""
-    import fsspec  # type: ignore[import-untyped,unused-ignore]
+    import fsspec
 
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
@@ -151,9 +151,7 @@ def list_dir(url: str) -> list[str]:
         filesystem, inside = _filesystem(url)
         filesystem.invalidate_cache()
         try:
-            names = [
-                os.path.basename(str(entry).rstrip("/")) for entry in filesystem.ls(inside, detail=False)
-            ]
+            names = [os.path.basename(str(entry).rstrip("/")) for entry in filesystem.ls(inside, detail=False)]
         except FileNotFoundError:
             names = []
     return sorted(name for name in names if not name.endswith(".tmp"))
@@ -169,22 +167,16 @@ def check_writable(root: str) -> None:
             write_atomic(probe, b"")
             filesystem.rm_file(inside)
             return
-        existing = next(
-            folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder)
-        )
+        existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
         if not existing.is_dir():
-            raise UserError(
-                f"storage {root}: {existing} is a file, expected a folder; set storage to another place"
-            )
+            raise UserError(f"storage {root}: {existing} is a file, expected a folder; set storage to another place")
         with tempfile.TemporaryDirectory(dir=existing, prefix=".icu-ray-writable-"):
             pass
     except UserError:
         raise
     except Exception as error:  # a remote file system raises what its vendor likes; here all of it means 'no'
         what = f"{type(error).__name__}: {error}"
-        raise UserError(
-            f"storage {root}: cannot be written ({what}); set storage to a writable place"
-        ) from error
+        raise UserError(f"storage {root}: cannot be written ({what}); set storage to a writable place") from error
 
 
 class Store:
@@ -298,9 +290,7 @@ class Store:
             if trouble is None:
                 self._publish(staging, final)
                 return True
-        log.warning(
-            "artefact %s/%s at %s is damaged (%s); it is made again", kind, name[:12], self.remote, trouble
-        )
+        log.warning("artefact %s/%s at %s is damaged (%s); it is made again", kind, name[:12], self.remote, trouble)
         return False
 
 

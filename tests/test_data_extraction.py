@@ -32,9 +32,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(
-        ["the quick brown fox jumps over the lazy dog and then some more"] * 3, trainer
-    )
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog and then some more"] * 3, trainer)
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer.save(str(folder / "tokenizer.json"))
     return str(folder)
@@ -71,11 +69,10 @@ def test_targets_ascend_whatever_the_order_of_the_file(folder: Path, tokenizer_f
     corpus = load_corpus(_config(folder, tokenizer_folder, [0, 1]))
     targets, pool = corpus.sample(0)
     assert targets.ids == ("4", "9", "17", "31")
-    assert set(pool.ids) == {str(row) for row in range(ROWS)} - set(
-        targets.ids
-    )  # targets of sample 1 stay in
+    assert set(pool.ids) == {str(row) for row in range(ROWS)} - set(targets.ids)  # targets of sample 1 stay in
     tokens = np.load(folder / "train_dataset.npy")
-    assert targets.token_rows is not None and pool.token_rows is not None
+    assert targets.token_rows is not None
+    assert pool.token_rows is not None
     assert np.array_equal(targets.token_rows, tokens[[4, 9, 17, 31]])
     assert np.array_equal(pool.token_rows, tokens[[int(i) for i in pool.ids]])
     decoder = Tokenizer.from_file(f"{tokenizer_folder}/tokenizer.json")
@@ -84,7 +81,8 @@ def test_targets_ascend_whatever_the_order_of_the_file(folder: Path, tokenizer_f
 
 def test_limit_corpora_and_pool_rows(folder: Path, tokenizer_folder: str) -> None:
     limited = open_extraction(_data(folder, tokenizer_folder, limit=2, pool_rows=5), [0])
-    assert limited.targets[0].tolist() == [4, 9] and limited.pools[0].tolist() == [0, 1, 2, 3, 5]
+    assert limited.targets[0].tolist() == [4, 9]
+    assert limited.pools[0].tolist() == [0, 1, 2, 3, 5]
     some = open_extraction(_data(folder, tokenizer_folder, corpora=("github",)), [0])
     assert some.targets[0].tolist() == [4, 9]
     corpus = load_corpus(_config(folder, tokenizer_folder, [0], limit=2, pool_rows=5))
@@ -100,25 +98,23 @@ def test_heldout_rows_are_last_unique_and_in_no_sample(folder: Path, tokenizer_f
     assert extraction.heldout.tolist() == [35, 36, 37]
     assert not np.intersect1d(extraction.heldout, np.concatenate(list(extraction.pools.values()))).size
     corpus = load_corpus(_config(folder, tokenizer_folder, [0, 1], heldout=3))
-    assert corpus.heldout is not None and corpus.heldout.ids == ("35", "36", "37")
+    assert corpus.heldout is not None
+    assert corpus.heldout.ids == ("35", "36", "37")
 
 
 def test_drawn_samples_need_no_file_and_differ_by_seed(folder: Path, tokenizer_folder: str) -> None:
     extraction = open_extraction(_data(folder, tokenizer_folder, draw=6), [7, 8])
-    assert all(
-        np.array_equal(rows, np.unique(rows)) and len(rows) == 6 for rows in extraction.targets.values()
-    )
+    assert all(np.array_equal(rows, np.unique(rows)) and len(rows) == 6 for rows in extraction.targets.values())
     assert not np.array_equal(extraction.targets[7], extraction.targets[8])
     assert draw_rows(ROWS, 6, 7).tolist() == extraction.targets[7].tolist()
     assert set(draw_rows(ROWS, 3, 7)) < set(draw_rows(ROWS, 6, 7))
 
 
-def test_fingerprints_follow_content_and_not_places(
-    folder: Path, tokenizer_folder: str, tmp_path: Path
-) -> None:
+def test_fingerprints_follow_content_and_not_places(folder: Path, tokenizer_folder: str, tmp_path: Path) -> None:
     both = check_data(_config(folder, tokenizer_folder, [0, 1]))
     alone = check_data(_config(folder, tokenizer_folder, [0]))
-    assert both.samples[0] == alone.samples[0] and both.fingerprint != alone.fingerprint
+    assert both.samples[0] == alone.samples[0]
+    assert both.fingerprint != alone.fingerprint
     assert (both.samples[0].targets, both.samples[0].pool) == (4, ROWS - 4)
     assert load_corpus(_config(folder, tokenizer_folder, [0, 1])).fingerprint() == both.fingerprint
     copy = shutil.copytree(folder, tmp_path / "copy")
@@ -126,15 +122,13 @@ def test_fingerprints_follow_content_and_not_places(
     tokens = np.load(folder / "train_dataset.npy")
     tokens[20, 3] ^= 1
     np.save(folder / "train_dataset.npy", tokens)
-    assert (
-        check_data(_config(folder, tokenizer_folder, [0])).samples[0].fingerprint
-        != alone.samples[0].fingerprint
-    )
+    assert check_data(_config(folder, tokenizer_folder, [0])).samples[0].fingerprint != alone.samples[0].fingerprint
 
 
 def test_stand_ins_count_their_own_tokens(folder: Path, tokenizer_folder: str) -> None:
     config = _config(folder, tokenizer_folder, [0])
-    assert counts_own_tokens(config, standin=True) and not counts_own_tokens(config, standin=False)
+    assert counts_own_tokens(config, standin=True)
+    assert not counts_own_tokens(config, standin=False)
 
 
 def _npy(array: np.ndarray[Any, Any]) -> bytes:
@@ -200,14 +194,14 @@ def test_bad_samples_and_settings_are_refused(folder: Path, tokenizer_folder: st
 
 
 def test_a_folder_without_tokenizer_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="neither tokenizer.json nor vocab.json"):
+    with pytest.raises(UserError, match=r"neither tokenizer\.json nor vocab\.json"):
         check_data(_config(folder, str(folder), [0]))
 
 
 def test_columns_longer_than_the_rows_are_refused(folder: Path, tokenizer_folder: str) -> None:
     config = _config(folder, tokenizer_folder, [0])
     long = config.model_copy(update={"columns": config.columns.model_copy(update={"length": 256})})
-    with pytest.raises(UserError, match="columns.length: 256 for models m"):
+    with pytest.raises(UserError, match=r"columns\.length: 256 for models m"):
         check_data(long)
 
 

@@ -50,8 +50,7 @@ def _tokenizer(folder: Path, vocabulary: int, kind: str) -> str:
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     made = {"source": ("plain", 600), "plain": ("plain", 500), "bos": ("bos", 500), "opt": ("opt", 500)}
     return {
-        name: _tokenizer(tmp_path_factory.mktemp(name), vocabulary, kind)
-        for name, (kind, vocabulary) in made.items()
+        name: _tokenizer(tmp_path_factory.mktemp(name), vocabulary, kind) for name, (kind, vocabulary) in made.items()
     }
 
 
@@ -59,9 +58,7 @@ def _examples(source: str) -> Examples:
     """Rows of exactly COLUMNS.length source tokens, as the benchmark has."""
     vocabulary = load_vocabulary(source)
     texts = make_records(0, 0, 6, 128)
-    rows = np.array(
-        [vocabulary.encode(text, add_special_tokens=False).ids[: COLUMNS.length] for text in texts]
-    )
+    rows = np.array([vocabulary.encode(text, add_special_tokens=False).ids[: COLUMNS.length] for text in texts])
     return Examples(tuple(map(str, range(6))), tuple(decode_rows(vocabulary, rows)), rows, source)
 
 
@@ -81,9 +78,11 @@ def test_the_source_s_own_vocabulary_keeps_raw_ids(tokenizers: dict[str, str]) -
     examples, tokenizer = _examples(tokenizers["source"]), AutoTokenizer.from_pretrained(tokenizers["source"])
     rows = tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=False)
     assert examples.token_rows is not None
-    assert np.array_equal(rows.input_ids, examples.token_rows) and rows.mask.all()
+    assert np.array_equal(rows.input_ids, examples.token_rows)
+    assert rows.mask.all()
     assert np.array_equal(rows.labels, rows.input_ids)
-    assert np.array_equal(rows.prompt_ids, rows.input_ids[:, 16:28]) and rows.prompt_mask.all()
+    assert np.array_equal(rows.prompt_ids, rows.input_ids[:, 16:28])
+    assert rows.prompt_mask.all()
     assert list(rows.references) == decode_rows(load_vocabulary(tokenizers["source"]), rows.input_ids[:, 28:])
     full = tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=False, prompt="full")
     assert np.array_equal(full.prompt_ids, rows.input_ids[:, :28])
@@ -120,13 +119,12 @@ def test_other_vocabularies_as_the_reference_does(
 def test_the_bos_misalignment_is_repaired(tokenizers: dict[str, str], kind: str, own_columns: bool) -> None:
     examples, tokenizer = _examples(tokenizers["source"]), AutoTokenizer.from_pretrained(tokenizers[kind])
     fixed = tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=own_columns)
-    slip = tokenise(
-        examples, tokenizer, COLUMNS, TokensConfig(alignment="reference"), own_columns=own_columns
-    )
+    slip = tokenise(examples, tokenizer, COLUMNS, TokensConfig(alignment="reference"), own_columns=own_columns)
     assert np.array_equal(fixed.input_ids, slip.input_ids)
     first = fixed.mask.argmax(axis=1)
     for row, at in enumerate(first):
-        assert fixed.input_ids[row, at] == tokenizer.bos_token_id and fixed.labels[row, at] == -100
+        assert fixed.input_ids[row, at] == tokenizer.bos_token_id
+        assert fixed.labels[row, at] == -100
         assert np.array_equal(fixed.labels[row, at + 1 :], fixed.input_ids[row, at + 1 :])
         assert (fixed.labels[row, : at + 1] == -100).all()
         if at == 0:  # a full row: the reference scores what stands one further
@@ -166,10 +164,12 @@ def test_end_of_text_is_not_scored_where_it_pads(tokenizers: dict[str, str]) -> 
         own_columns=True,
     )
     at = plain.input_ids[0].tolist().index(plain.pad_id, int(plain.mask[0].argmax()))
-    assert plain.mask[0, at] and plain.labels[0, at] == -100
+    assert plain.mask[0, at]
+    assert plain.labels[0, at] == -100
     opt = AutoTokenizer.from_pretrained(tokenizers["opt"])
     rows = tokenise(examples, opt, COLUMNS, TokensConfig(), own_columns=True)
-    assert opt.eos_token_id in rows.labels[0] and rows.pad_id == opt.pad_token_id != rows.eos_id
+    assert opt.eos_token_id in rows.labels[0]
+    assert rows.pad_id == opt.pad_token_id != rows.eos_id
 
 
 def test_a_tokenizer_without_padding_uses_end_of_text(tokenizers: dict[str, str]) -> None:
@@ -177,7 +177,8 @@ def test_a_tokenizer_without_padding_uses_end_of_text(tokenizers: dict[str, str]
     tokenizer.pad_token = None
     examples = Examples(("0",), ("short",))
     rows = tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=True)
-    assert rows.pad_id == tokenizer.eos_token_id and tokenizer.pad_token is None
+    assert rows.pad_id == tokenizer.eos_token_id
+    assert tokenizer.pad_token is None
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="neither a padding nor an end-of-text token"):
         tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=True)
@@ -185,14 +186,13 @@ def test_a_tokenizer_without_padding_uses_end_of_text(tokenizers: dict[str, str]
 
 def test_rows_shorter_than_the_columns_are_refused(tokenizers: dict[str, str]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tokenizers["source"])
-    with pytest.raises(UserError, match="columns.length: 200, the source's rows have 40"):
+    with pytest.raises(UserError, match=r"columns\.length: 200, the source's rows have 40"):
         tokenise(_examples(tokenizers["source"]), tokenizer, Columns(), TokensConfig(), own_columns=False)
 
 
 def test_clean_up_removes_english_spacing() -> None:
     assert (
-        clean_up("Hello , it 's me . Don n't ? Yes ! we 've 'tis ' so")
-        == "Hello, it's me. Donn't? Yes! we've 'tis'so"
+        clean_up("Hello , it 's me . Don n't ? Yes ! we 've 'tis ' so") == "Hello, it's me. Donn't? Yes! we've 'tis'so"
     )
 
 
@@ -230,5 +230,6 @@ def test_the_round_trip_of_real_rows(shared: Path) -> None:
         rows = tokenise(examples, tokenizer, Columns(), settings, own_columns=False)
         same[cleanup] = (rows.input_ids == examples.token_rows).all(axis=1).mean()
         short[cleanup] = (~rows.mask).any(axis=1).mean()
-    assert same[False] == pytest.approx(0.9913, abs=0.006) and short[False] == pytest.approx(0.006, abs=0.005)
+    assert same[False] == pytest.approx(0.9913, abs=0.006)
+    assert short[False] == pytest.approx(0.006, abs=0.005)
     assert same[True] == pytest.approx(0.897, abs=0.02)

@@ -96,10 +96,15 @@ def test_an_artefact_is_made_once(store: Store) -> None:
     key = {"sample": 0, "lr": 5e-6}
     assert not store.contains("pairs", key)
     first, second = (store.get_or_make("pairs", key, make) for _ in range(2))
-    assert first == second and first.is_absolute() and calls == [1]
-    assert (first / "sub" / "a.txt").read_text() == "hello" and verify(first) is None
-    assert store.contains("pairs", key) and not store.contains("pairs", {"sample": 1, "lr": 5e-6})
-    assert store.get_or_make("other", key, make) != first and len(calls) == 2
+    assert first == second
+    assert first.is_absolute()
+    assert calls == [1]
+    assert (first / "sub" / "a.txt").read_text() == "hello"
+    assert verify(first) is None
+    assert store.contains("pairs", key)
+    assert not store.contains("pairs", {"sample": 1, "lr": 5e-6})
+    assert store.get_or_make("other", key, make) != first
+    assert len(calls) == 2
 
 
 def test_a_failed_maker_leaves_nothing(store: Store) -> None:
@@ -114,9 +119,7 @@ def test_a_failed_maker_leaves_nothing(store: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "extra", "manifest", "no manifest"])
-def test_a_damaged_artefact_is_made_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
-) -> None:
+def test_a_damaged_artefact_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
     store = Store(str(tmp_path))
     folder = store.get_or_make("pairs", {"k": 1}, _write)
     file = folder / "sub" / "a.txt"
@@ -134,8 +137,11 @@ def test_a_damaged_artefact_is_made_again(
         (folder / "manifest.json").unlink()
     with caplog.at_level(logging.WARNING):
         again = store.get_or_make("pairs", {"k": 1}, _write)
-    assert again == folder and file.read_text() == "hello" and verify(folder) is None
-    assert "damaged" in caplog.text and "made again" in caplog.text
+    assert again == folder
+    assert file.read_text() == "hello"
+    assert verify(folder) is None
+    assert "damaged" in caplog.text
+    assert "made again" in caplog.text
 
 
 def test_a_second_machine_takes_the_remote_artefact(tmp_path: Path) -> None:
@@ -148,26 +154,26 @@ def test_a_second_machine_takes_the_remote_artefact(tmp_path: Path) -> None:
     other = Store(root, cache=str(tmp_path / "two"))
     assert other.contains("m", {"k": 1})
     folder = other.get_or_make("m", {"k": 1}, never)
-    assert (folder / "sub" / "a.txt").read_text() == "hello" and str(folder).startswith(str(tmp_path / "two"))
+    assert (folder / "sub" / "a.txt").read_text() == "hello"
+    assert str(folder).startswith(str(tmp_path / "two"))
 
 
-def test_a_damaged_remote_artefact_is_made_again_and_sent(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_remote_artefact_is_made_again_and_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = f"memory://{uuid.uuid4().hex}/store"
     name = Store(root, cache=str(tmp_path / "one")).get_or_make("m", {"k": 1}, _write).name
     write_atomic(join(root, "m", name, "b.bin"), b"broken")
     for machine in ("two", "three"):
         folder = Store(root, cache=str(tmp_path / machine)).get_or_make("m", {"k": 1}, _write)
         assert verify(folder) is None
-    assert caplog.text.count("damaged") == 1 and read_bytes(join(root, "m", name, "b.bin")) == bytes(1000)
+    assert caplog.text.count("damaged") == 1
+    assert read_bytes(join(root, "m", name, "b.bin")) == bytes(1000)
 
 
 def test_a_lost_remote_copy_is_sent_again(tmp_path: Path) -> None:
     root = f"memory://{uuid.uuid4().hex}/store"
     store = Store(root, cache=str(tmp_path / "one"))
     name = store.get_or_make("m", {"k": 1}, _write).name
-    import fsspec  # type: ignore[import-untyped,unused-ignore]
+    import fsspec
 
     fsspec.filesystem("memory").rm(join(root, "m").removeprefix("memory:/"), recursive=True)
     store.get_or_make("m", {"k": 1}, _write)
@@ -192,7 +198,8 @@ def test_concurrent_makers_make_it_once(tmp_path: Path) -> None:
         maker.start()
     for maker in makers:
         maker.join(30)
-    assert [maker.exitcode for maker in makers] == [0, 0, 0] and len(list(marks.iterdir())) == 1
+    assert [maker.exitcode for maker in makers] == [0, 0, 0]
+    assert len(list(marks.iterdir())) == 1
 
 
 def _hang(root: str, started: str) -> None:
@@ -206,9 +213,7 @@ def _hang(root: str, started: str) -> None:
 
 def test_a_killed_maker_blocks_nobody(tmp_path: Path) -> None:
     started = tmp_path / "started"
-    process = multiprocessing.get_context("spawn").Process(
-        target=_hang, args=(str(tmp_path / "s"), str(started))
-    )
+    process = multiprocessing.get_context("spawn").Process(target=_hang, args=(str(tmp_path / "s"), str(started)))
     process.start()
     while not started.exists():
         time.sleep(0.02)
@@ -223,22 +228,23 @@ def test_a_killed_maker_blocks_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["path", "file", "memory"])
 def test_small_files_by_path_or_url(tmp_path: Path, kind: str) -> None:
-    root = {"path": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory://{uuid.uuid4().hex}"}[
-        kind
-    ]
+    root = {"path": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory://{uuid.uuid4().hex}"}[kind]
     url = join(root, "a", "b", "result.json")
-    assert read_bytes(url) is None and list_dir(join(root, "a")) == []
+    assert read_bytes(url) is None
+    assert list_dir(join(root, "a")) == []
     write_atomic(url, b"one")
     write_atomic(url, b"two")
     assert read_bytes(url) == b"two"
-    assert list_dir(join(root, "a", "b")) == ["result.json"] and list_dir(join(root, "a")) == ["b"]
+    assert list_dir(join(root, "a", "b")) == ["result.json"]
+    assert list_dir(join(root, "a")) == ["b"]
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     write_atomic(str(tmp_path / "x"), b"old")
     with pytest.raises(TypeError):
         write_atomic(str(tmp_path / "x"), "no bytes")  # type: ignore[arg-type]
-    assert [path.name for path in tmp_path.iterdir()] == ["x"] and read_bytes(str(tmp_path / "x")) == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert read_bytes(str(tmp_path / "x")) == b"old"
 
 
 def test_writable_storage_is_left_untouched(tmp_path: Path) -> None:
@@ -247,9 +253,7 @@ def test_writable_storage_is_left_untouched(tmp_path: Path) -> None:
     check_writable(f"memory://{uuid.uuid4().hex}/runs")
 
 
-@pytest.mark.parametrize(
-    "root", ["{tmp}/file/runs", "{tmp}/file", "/proc/runs", "nosuchprotocol://bucket/runs"]
-)
+@pytest.mark.parametrize("root", ["{tmp}/file/runs", "{tmp}/file", "/proc/runs", "nosuchprotocol://bucket/runs"])
 def test_unwritable_storage_is_refused(tmp_path: Path, root: str) -> None:
     (tmp_path / "file").touch()
     place = root.format(tmp=tmp_path)

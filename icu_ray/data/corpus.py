@@ -99,8 +99,7 @@ def check_of(
 ) -> DataCheck:
     """Counts and fingerprints of rows given by id and content digest; `reading`: what turns content into text."""
     rows = [
-        row_id.encode("utf-8", "surrogatepass") + b"\0" + digest
-        for row_id, digest in zip(ids, digests, strict=True)
+        row_id.encode("utf-8", "surrogatepass") + b"\0" + digest for row_id, digest in zip(ids, digests, strict=True)
     ]
 
     def fingerprint(*parts: NDArray[np.int64]) -> str:
@@ -112,19 +111,15 @@ def check_of(
         return whole.hexdigest()
 
     samples = {
-        sample: SampleCheck(
-            len(targets[sample]), len(pools[sample]), fingerprint(targets[sample], pools[sample])
-        )
+        sample: SampleCheck(len(targets[sample]), len(pools[sample]), fingerprint(targets[sample], pools[sample]))
         for sample in sorted(targets)
     }
     for sample, counts in samples.items():
         if 0 < counts.pool < counts.targets:
             raise UserError(
-                f"data: forget sample {sample} has {counts.targets} rows, more than the {counts.pool} rows of its pool; "
+                f"data: forget sample {sample} has {counts.targets} rows, its pool only {counts.pool}; "
                 "take a smaller sample or a larger pool"
             )
-    everything = hashlib.sha256(
-        "\n".join(f"{number}:{each.fingerprint}" for number, each in samples.items()).encode()
-    )
+    everything = hashlib.sha256("\n".join(f"{number}:{each.fingerprint}" for number, each in samples.items()).encode())
     everything.update(fingerprint(heldout).encode())
     return DataCheck(source, samples, len(heldout), everything.hexdigest())

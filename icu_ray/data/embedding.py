@@ -23,7 +23,7 @@ from icu_ray.errors import UserError
 from icu_ray.store import Store, file_hash
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+    import pyarrow as pa
 
 VECTORS = "vectors.npy"
 _ENCODER_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
@@ -83,9 +83,7 @@ def embed_texts(
         for rows, block in _embed(texts, encoder, actors, batch_size):
             if vectors is None:
                 shape = (len(texts), block.shape[1])
-                vectors = np.lib.format.open_memmap(
-                    folder / VECTORS, mode="w+", dtype=np.float32, shape=shape
-                )
+                vectors = np.lib.format.open_memmap(folder / VECTORS, mode="w+", dtype=np.float32, shape=shape)
             vectors[rows] = block
         assert vectors is not None
         vectors.flush()
@@ -146,9 +144,7 @@ class Embedder:
 
         rows = [row for item in batch.column("rows").to_pylist() for row in item]
         texts = [text for item in batch.column("texts").to_pylist() for text in item]
-        raw: Any = self.model.encode(
-            texts, batch_size=len(texts), show_progress_bar=False, convert_to_numpy=True
-        )
+        raw: Any = self.model.encode(texts, batch_size=len(texts), show_progress_bar=False, convert_to_numpy=True)
         vectors = np.asarray(raw, dtype=np.float32)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return pa.table({"row": np.asarray(rows, dtype=np.int64), "vector": vector_column(vectors)})

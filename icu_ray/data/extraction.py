@@ -102,9 +102,7 @@ def read_tokens(path: Path) -> NDArray[np.uint16]:
     except (ValueError, OSError, EOFError) as error:
         if "Python objects" in str(error) or "Object arrays" in str(error):
             raise UserError(f"data.tokens: {path}: holds pickled Python objects, {expected}") from error
-        raise UserError(
-            f"data.tokens: {path}: broken or truncated ({error}); fetch it again, {expected}"
-        ) from error
+        raise UserError(f"data.tokens: {path}: broken or truncated ({error}); fetch it again, {expected}") from error
     if tokens.ndim != 2 or tokens.shape[1] != ROW_LENGTH or len(tokens) == 0:
         raise UserError(f"data.tokens: {path}: found shape {tokens.shape}, {expected}")
     if tokens.dtype.kind != "u" or tokens.dtype.itemsize != 2:
@@ -129,9 +127,7 @@ def _target_rows(data: ExtractionData, sample: int, total: int) -> NDArray[np.in
     if data.draw is not None:
         for key in ("limit", "corpora"):
             if getattr(data, key) is not None:
-                raise UserError(
-                    f"data.{key}: chooses among the rows of a sample's CSV, and data.draw reads none"
-                )
+                raise UserError(f"data.{key}: chooses among the rows of a sample's CSV, and data.draw reads none")
         if data.draw > total:
             raise UserError(f"data.draw: {data.draw} rows to draw, the token file has {total}")
         return draw_rows(total, data.draw, sample)
@@ -210,9 +206,7 @@ def _heldout_rows(tokens: NDArray[np.uint16], in_samples: NDArray[np.int64], cou
     free[in_samples] = False
     usable = np.flatnonzero(free).astype(np.int64)
     if count > len(usable):
-        raise UserError(
-            f"data.heldout: {count} rows wanted, only {len(usable)} are unique and in no forget sample"
-        )
+        raise UserError(f"data.heldout: {count} rows wanted, only {len(usable)} are unique and in no forget sample")
     return usable[-count:]
 
 

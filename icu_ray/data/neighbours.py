@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from icu_ray.data.embedding import matrix_of, quiet_ray_data, vector_column
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
+    import pyarrow as pa
 
 TOLERANCE = 1e-5
 """Far above the error of a float32 product of unit vectors (1e-7), far below what tells two texts apart."""
@@ -112,9 +112,7 @@ class ShardSearch:
         answers = [
             (number, query, rows[place])
             for number, (queries, allowed) in enumerate(self.asked)
-            for query, places in enumerate(
-                candidates(vectors, queries, np.flatnonzero(allowed[rows]), self.k)
-            )
+            for query, places in enumerate(candidates(vectors, queries, np.flatnonzero(allowed[rows]), self.k))
             for place in places
         ]
         columns = np.array(answers, dtype=np.int64).reshape(-1, 3).T
@@ -131,7 +129,7 @@ def candidates(
 
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    parameters: Any = faiss.SearchParameters(sel=faiss.IDSelectorBatch(allowed))  # type: ignore[call-arg,unused-ignore]
+    parameters: Any = faiss.SearchParameters(sel=faiss.IDSelectorBatch(allowed))  # type: ignore[call-arg]
     count = min(k + _MARGIN, len(allowed))
     while True:
         scores, places = index.search(queries, count, params=parameters)

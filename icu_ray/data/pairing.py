@@ -75,11 +75,7 @@ def embedded_texts(rows: Examples, columns: Columns, own_columns: bool) -> Texts
         units = tuple(tokens.tolist())
     else:
         texts = list(rows.texts)
-        units = (
-            tuple(text.split() for text in texts)
-            if rows.token_rows is None
-            else tuple(rows.token_rows.tolist())
-        )
+        units = tuple(text.split() for text in texts) if rows.token_rows is None else tuple(rows.token_rows.tolist())
     number: dict[str, int] = {}
     of_row = np.array([number.setdefault(text, len(number)) for text in texts], dtype=np.int64)
     return Texts(tuple(number), of_row, units)
@@ -113,10 +109,7 @@ def find_pairs(
     def pairs_of(sample: int) -> Pairs:
         def make(folder: Path) -> None:
             # An artefact that was there but turned out damaged was not among the missing.
-            pairs = (
-                computed.get(sample)
-                or _compute(corpus, [sample], settings, columns, own_columns, store)[sample]
-            )
+            pairs = computed.get(sample) or _compute(corpus, [sample], settings, columns, own_columns, store)[sample]
             (folder / _FILE).write_text(_dump(pairs), encoding="utf-8")
 
         return _load(store.get_or_make("pairs", keys[sample], make) / _FILE, corpus)
@@ -216,9 +209,7 @@ def _dump(pairs: Pairs) -> str:
         pairs.target_ids, pairs.pair_ids, pairs.similarity.tolist(), pairs.ngram_overlap.tolist(), strict=True
     )
     names = ("target", "pair", "similarity", "ngram_overlap")
-    return json.dumps(
-        [dict(zip(names, values, strict=True)) for values in columns], indent=1, ensure_ascii=False
-    )
+    return json.dumps([dict(zip(names, values, strict=True)) for values in columns], indent=1, ensure_ascii=False)
 
 
 def _load(path: Path, corpus: Corpus) -> Pairs:

@@ -36,9 +36,7 @@ class Record:
     where: str
 
 
-def read_records(
-    path: Path, text_column: str, id_column: str | None, key: str, prefix: str = "row"
-) -> list[Record]:
+def read_records(path: Path, text_column: str, id_column: str | None, key: str, prefix: str = "row") -> list[Record]:
     """All records of a file; ids are the id column's, else '<prefix>-<number>' counted from 1. `key`: for messages."""
     if path.suffix not in READERS:
         raise UserError(f"{key}: {path}: expected a file ending in {', '.join(READERS)}")
@@ -52,13 +50,9 @@ def read_records(
     for number, (where, values) in enumerate(read(path, columns, key), start=1):
         text = values[0]
         if not isinstance(text, str):
-            raise UserError(
-                f"{key}: {path}: {where}: column '{text_column}' holds {_kind(text)}, expected text"
-            )
+            raise UserError(f"{key}: {path}: {where}: column '{text_column}' holds {_kind(text)}, expected text")
         if not text.strip():
-            raise UserError(
-                f"{key}: {path}: {where}: column '{text_column}' is empty; remove the row or fill it"
-            )
+            raise UserError(f"{key}: {path}: {where}: column '{text_column}' is empty; remove the row or fill it")
         name = f"{prefix}-{number}"
         if id_column is not None:
             if not isinstance(values[1], (str, int)) or isinstance(values[1], bool) or values[1] == "":
@@ -80,9 +74,8 @@ def _kind(value: Any) -> str:
 
 
 def _missing(path: Path, key: str, column: str, found: Sequence[str], where: str = "") -> UserError:
-    return UserError(
-        f"{key}: {path}: {where}no column '{column}'{did_you_mean(column, found)}; found {', '.join(found) or 'nothing'}"
-    )
+    shown = ", ".join(found) or "nothing"
+    return UserError(f"{key}: {path}: {where}no column '{column}'{did_you_mean(column, found)}; found {shown}")
 
 
 def _jsonl(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, list[Any]]]:
@@ -93,13 +86,9 @@ def _jsonl(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, 
             try:
                 record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{key}: {path}: line {number}: no JSON object ({error}); cut short?"
-                ) from error
+                raise UserError(f"{key}: {path}: line {number}: no JSON object ({error}); cut short?") from error
             if not isinstance(record, dict):
-                raise UserError(
-                    f"{key}: {path}: line {number}: found {type(record).__name__}, expected an object"
-                )
+                raise UserError(f"{key}: {path}: line {number}: found {type(record).__name__}, expected an object")
             for column in columns:
                 if column not in record:
                     raise _missing(path, key, column, list(record), f"line {number}: ")
@@ -110,9 +99,7 @@ def _csv(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, li
     limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts above 128 KiB
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(
-                file, strict=True
-            )  # strict: a quote that is never closed means a truncated file
+            reader = csv.reader(file, strict=True)  # strict: a quote that is never closed means a truncated file
             header = next(reader, [])
             for column in columns:
                 if column not in header:
@@ -123,9 +110,7 @@ def _csv(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, li
                     continue
                 where = f"the record ending on line {reader.line_num}"
                 if len(values) != len(header):
-                    raise UserError(
-                        f"{key}: {path}: {where}: found {len(values)} fields, expected {len(header)}"
-                    )
+                    raise UserError(f"{key}: {path}: {where}: found {len(values)} fields, expected {len(header)}")
                 yield where, [values[place] for place in places]
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{key}: {path}: no readable CSV ({error}); cut short?") from error
@@ -135,8 +120,8 @@ def _csv(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, li
 
 def _parquet(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, list[Any]]]:
     # Only where a parquet file is read: the import costs half a second.
-    import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped,unused-ignore]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
@@ -168,9 +153,7 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
         return read_records(Path(name), data.text_column, data.id_column, f"data.{key}", prefix)
 
     forget = {
-        sample: read(
-            data.forget.replace("{sample}", str(sample)), "forget", f"forget{sample if by_sample else ''}"
-        )
+        sample: read(data.forget.replace("{sample}", str(sample)), "forget", f"forget{sample if by_sample else ''}")
         for sample in samples
     }
     pool = read(data.pool, "pool", "pool") if data.pool is not None else []
@@ -183,13 +166,9 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
     for record in (*(record for records in forget.values() for record in records), *pool):
         known = rows.setdefault(record.id, record)
         if known.text != record.text:
-            raise UserError(
-                f"data.id_column: id '{record.id}' names two different texts of the forget and pool files"
-            )
+            raise UserError(f"data.id_column: id '{record.id}' names two different texts of the forget and pool files")
     place = {name: number for number, name in enumerate(rows)}
-    targets = {
-        sample: np.array([place[r.id] for r in records], dtype=np.int64) for sample, records in forget.items()
-    }
+    targets = {sample: np.array([place[r.id] for r in records], dtype=np.int64) for sample, records in forget.items()}
     pool_rows = np.array([place[record.id] for record in pool], dtype=np.int64)
     pools = dict.fromkeys(samples, pool_rows)
     everything = [*rows.values(), *heldout]
@@ -209,18 +188,14 @@ def _examples(records: Sequence[Record]) -> Examples:
     return Examples(tuple(record.id for record in records), tuple(record.text for record in records))
 
 
-def _refuse_overlap(
-    forget: Sequence[Record], name: str, others: Sequence[Record], key: str, other_name: str
-) -> None:
+def _refuse_overlap(forget: Sequence[Record], name: str, others: Sequence[Record], key: str, other_name: str) -> None:
     by_text = {record.text: record for record in others}
     by_id = {record.id: record for record in others}
     shared = [(record, by_text.get(record.text) or by_id.get(record.id)) for record in forget]
     pairs = [(mine, other) for mine, other in shared if other is not None]
     if pairs:
-        named = "; ".join(
-            f"'{mine.id}' ({mine.where}) is '{other.id}' ({other.where})" for mine, other in pairs[:5]
-        )
+        named = "; ".join(f"'{mine.id}' ({mine.where}) is '{other.id}' ({other.where})" for mine, other in pairs[:5])
         more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
         raise UserError(
-            f"{key}: {other_name}: {len(pairs)} rows to forget ({name}) are in it as well: {named}{more}; remove them there"
+            f"{key}: {other_name}: {len(pairs)} rows to forget ({name}) are in it too: {named}{more}; remove them"
         )

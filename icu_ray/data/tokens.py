@@ -66,9 +66,7 @@ def tokenise(
         bodies = [specials.surround(ids, columns.length) for ids in plain]
         prompts, width, references = _own_parts(bodies, tokenizer, specials, columns, settings, prompt)
     else:
-        plain, prompts, width, references = _source_parts(
-            examples, tokenizer, specials, columns, settings, prompt
-        )
+        plain, prompts, width, references = _source_parts(examples, tokenizer, specials, columns, settings, prompt)
         bodies = [specials.surround(ids, columns.length) for ids in plain]
     input_ids, mask = left_pad([body or specials.start() for body in bodies], columns.length, specials.pad_id)
     if settings.alignment == "reference":
@@ -116,11 +114,7 @@ def _own_parts(
         heads = [lead + ids[-columns.prompt_length :] if ids else [] for ids in inside]
         width = columns.prompt_length + len(lead)
     texts = [
-        str(
-            tokenizer.decode(
-                list(body[-suffix:]), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
+        str(tokenizer.decode(list(body[-suffix:]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
         for body in bodies
     ]
     return heads, width, [clean_up(text) for text in texts] if settings.cleanup else texts
@@ -170,9 +164,7 @@ def specials_of(tokenizer: PreTrainedTokenizerBase) -> Specials:
     return Specials(tuple(whole[:at]), tuple(whole[at + len(bare) :]), int(pad_id), tokenizer.eos_token_id)
 
 
-def left_pad(
-    rows: Sequence[Sequence[int]], length: int, pad_id: int
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def left_pad(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(N, length) int64 ids and (N, length) bool mask, True where a real token stands; rows are at most that long."""
     ids = np.full((len(rows), length), pad_id, dtype=np.int64)
     mask = np.zeros((len(rows), length), dtype=np.bool_)

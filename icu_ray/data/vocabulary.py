@@ -78,12 +78,8 @@ def load_vocabulary(name: str) -> Tokenizer:
         tokenizer = Tokenizer(models.BPE.from_file(str(files[0]), str(files[1])))
         tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment,unused-ignore]
         return tokenizer
-    except (
-        Exception
-    ) as error:  # the hub client and the Rust reader raise many kinds, all meaning 'no tokenizer here'
-        raise UserError(
-            f"data.tokenizer: {name} cannot be loaded ({type(error).__name__}: {error}); {_HOW}"
-        ) from error
+    except Exception as error:  # the hub client and the Rust reader raise many kinds, all meaning 'no tokenizer here'
+        raise UserError(f"data.tokenizer: {name} cannot be loaded ({type(error).__name__}: {error}); {_HOW}") from error
 
 
 def decode_rows(tokenizer: Tokenizer, rows: NDArray[np.int64], cleanup: bool = False) -> list[str]:
