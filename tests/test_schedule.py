@@ -43,7 +43,8 @@ def check_room(running: Sequence[Placed], nodes: Sequence[Node], limits: Limits)
     for node in nodes:
         cpus = sum(p.nodes.count(node.name) * p.gang.cpus for p in running)
         gpus = sum(p.nodes.count(node.name) * p.gang.gpus for p in running)
-        assert cpus <= node.cpus + 1e-6 and gpus <= node.gpus + 1e-6
+        assert cpus <= node.cpus + 1e-6
+        assert gpus <= node.gpus + 1e-6
     for placed in running:
         assert len(placed.nodes) == placed.gang.workers
     if limits.workers is not None:
@@ -88,7 +89,8 @@ def test_a_gang_is_not_spread_over_nodes_when_one_could_hold_it() -> None:
 def test_a_gang_larger_than_any_node_is_spread() -> None:
     small = tuple(Node(name, 8, 4) for name in "abc")
     placed = next_start([gpu("six", 6, 10)], [], small, 0)
-    assert placed is not None and placed.nodes == ("a",) * 4 + ("b",) * 2
+    assert placed is not None
+    assert placed.nodes == ("a",) * 4 + ("b",) * 2
 
 
 def test_best_fit_keeps_large_holes_whole() -> None:
@@ -101,7 +103,8 @@ def test_best_fit_keeps_large_holes_whole() -> None:
 def test_what_never_fits_is_passed_over_and_found_beforehand() -> None:
     assert most_workers(gpu("nine", 9, 1), EIGHT) == 8
     placed = next_start([gpu("nine", 9, 100), gpu("one", 1, 1)], [], EIGHT, 0)
-    assert placed is not None and placed.gang.trial == "one"
+    assert placed is not None
+    assert placed.gang.trial == "one"
     assert most_workers(gpu("six", 6, 1), EIGHT, Limits(workers=3)) == 3
 
 
@@ -115,7 +118,8 @@ def test_cpu_trials_and_gpu_trials_share_nodes() -> None:
     nodes = (Node("a", 4, 1),)
     gangs = [gpu("g", 1, 10), Gang("c1", 3, 10), Gang("c2", 1, 10)]
     told = play(gangs, nodes)
-    assert told["g"][0] == told["c1"][0] == 0 and told["c2"][0] == 10
+    assert told["g"][0] == told["c1"][0] == 0
+    assert told["c2"][0] == 10
 
 
 def test_fractions_of_a_cpu_add_up() -> None:

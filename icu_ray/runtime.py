@@ -1,0 +1,338 @@
+"""Ray: connecting to a cluster or starting one here, what it could ever hold, and what is kept out of the terminal.
+
+With RAY_ADDRESS set (or inside a submitted Ray job) that cluster is used; otherwise a Ray of our own is started on
+this machine, in a folder of its own, reachable only with its own token, and gone with this process even when that is
+killed. Everything Ray prints goes to a log file.
+
+    with quiet(log_file) as terminal, connected() as cluster:
+        refuse_impossible(gangs, cluster.nodes())
+
+Importing this module imports neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from icu_ray.errors import UserError
+from icu_ray.schedule import NO_LIMITS, Gang, Limits, Node, most_workers
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+ROLE = "ICU_RAY_ROLE"
+"""Set to 'worker' in processes that will train, so that `warm_up` imports ahead what training needs."""
+_PREFIX = "icu-ray-"
+_OWNER = "driver.pid"
+
+ENVIRONMENT: Mapping[str, str] = {
+    # The controller looks after its workers this often; a report waits for its look (1.7 s at Ray's default of 2).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    # Where nodes must first be started, a gang waits for them in Ray's queue rather than failing after a minute.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Tune sets this on its own actors; set everywhere, all our processes have one environment and Ray can reuse them.
+    "PL_DISABLE_FORK": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_LOCAL_ENVIRONMENT: Mapping[str, str] = {
+    # Nobody preempts this machine, and the watcher is a process for each trial.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+_LOCAL_SETTINGS = {
+    # Warm processes wait as long as it takes until a trial comes for them.
+    "idle_worker_killing_time_threshold_ms": 10**8,
+    "num_workers_soft_limit": 64,
+    "prestart_worker_first_driver": False,
+}
+_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connected Ray. local: started here by us; temp: its folder then."""
+
+    local: bool
+    temp: Path | None = None
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Every node there is, and every one that an autoscaler could add."""
+        return cluster_nodes()
+
+
+def machine() -> Node:
+    """What a Ray started on this machine would have, found without Ray."""
+    return Node("this machine", _cpus(), _gpus())
+
+
+def _cpus() -> int:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    with contextlib.suppress(OSError, ValueError):  # a container's share of the machine
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cpus = min(cpus, max(1, int(quota) // int(period)))
+    return cpus
+
+
+def _gpus() -> int:
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return len([item for item in listed.split(",") if item.strip() not in ("", "-1")])
+    folder = Path("/proc/driver/nvidia/gpus")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def will_start_locally() -> bool:
+    """Whether `connected` would start a Ray of its own."""
+    return not os.environ.get("RAY_ADDRESS") and not _inside_job()
+
+
+def _inside_job() -> bool:
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+@contextlib.contextmanager
+def connected(cpus: int | None = None, gpus: int | None = None, keep_logs: Path | None = None) -> Iterator[Cluster]:
+    """A Ray for the time of the block.
+
+    cpus, gpus: logical ones of a Ray started here; default: the machine's. keep_logs: a folder that gets Ray's own
+    logs when the block is left by an exception.
+    """
+    local = will_start_locally()
+    environment = {**ENVIRONMENT, **(_LOCAL_ENVIRONMENT if local else {}), **_authentication(local)}
+    with _environment(environment), contextlib.ExitStack() as stack:
+        temp = stack.enter_context(_temp_folder(keep_logs)) if local else None
+        import ray
+
+        stack.callback(ray.shutdown)
+        common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+        if local:
+            ray.init(
+                num_cpus=_cpus() if cpus is None else cpus,
+                num_gpus=gpus,
+                _temp_dir=str(temp),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                runtime_env={
+                    "env_vars": worker_environment(local=True),
+                    "worker_process_setup_hook": "icu_ray.runtime.warm_up",
+                },
+                _system_config=_LOCAL_SETTINGS,
+                **common,
+            )
+        elif _inside_job():
+            ray.init(**common)  # a runtime_env given here and in the job raises
+        else:
+            ray.init(
+                address=os.environ["RAY_ADDRESS"],
+                runtime_env={"env_vars": worker_environment(local=False)},
+                **common,
+            )
+        yield Cluster(local, temp)
+
+
+def worker_environment(local: bool) -> dict[str, str]:
+    """Environment variables of all processes that work for us."""
+    return {**ENVIRONMENT, **(_LOCAL_ENVIRONMENT if local else {})}
+
+
+def _authentication(local: bool) -> dict[str, str]:
+    """Always said, never left to what happens to lie in ~/.ray."""
+    if local:
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if "RAY_AUTH_MODE" in os.environ:
+        return {}
+    given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    return {"RAY_AUTH_MODE": "token" if given or Path("~/.ray/auth_token").expanduser().is_file() else "disabled"}
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the time of a block; what the user has set himself stays."""
+    before = dict(os.environ)
+    for name, value in values.items():
+        if name.startswith("RAY_AUTH") or name not in os.environ:
+            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name in values:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _temp_folder(keep_logs: Path | None) -> Iterator[Path]:
+    """A short path (sockets in it may have 107 characters), private to this run."""
+    base = Path(tempfile.gettempdir())
+    _remove_orphans(base)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    (folder / _OWNER).write_text(str(os.getpid()))
+    try:
+        yield folder
+    except Exception:
+        if keep_logs is not None:
+            with contextlib.suppress(OSError, shutil.Error):
+                shutil.copytree(folder / "session_latest" / "logs", keep_logs, dirs_exist_ok=True)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_orphans(base: Path) -> None:
+    """Folders of runs that were killed and could not clean up."""
+    for folder in base.glob(f"{_PREFIX}*"):
+        try:
+            if folder.stat().st_uid != os.getuid():
+                continue
+            os.kill(int((folder / _OWNER).read_text()), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, ValueError):
+            continue
+
+
+def cluster_nodes() -> tuple[Node, ...]:
+    """Nodes of the connected cluster, and those that its autoscaler may add, as far as it says."""
+    import ray
+    from ray._private.state import state
+
+    alive = [
+        Node(node["NodeID"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    config = state.get_cluster_config()
+    groups = list(config.node_group_configs) if config is not None else []
+    return (*alive, *possible_nodes(alive, [(g.name, dict(g.resources), g.max_count) for g in groups]))
+
+
+def possible_nodes(
+    alive: Sequence[Node], groups: Iterable[tuple[str, Mapping[str, float], int]], unbounded: int = 64
+) -> list[Node]:
+    """Nodes that an autoscaler could still add: for each group (name, resources, most nodes; -1: no bound)."""
+    found = []
+    for name, resources, most in groups:
+        cpus, gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+        there = sum((node.cpus, node.gpus) == (cpus, gpus) for node in alive)
+        count = unbounded if most < 0 else most - there
+        found += [Node(f"{name} #{number}", cpus, gpus) for number in range(count)]
+    return found
+
+
+def refuse_impossible(gangs: Mapping[str, Gang], nodes: Sequence[Node], limits: Limits = NO_LIMITS) -> None:
+    """UserError when the cluster can never hold the gang of a model, by name."""
+    for name, gang in gangs.items():
+        most = most_workers(gang, nodes, limits)
+        if most < gang.workers:
+            size = f"{gang.cpus:g} CPU" + (f" and {gang.gpus:g} GPU" if gang.gpus else "")
+            bound = "" if limits.workers is None else f", and resources.max_workers is {limits.workers}"
+            raise UserError(
+                f"models: {name}: needs {gang.workers} workers of {size} each at one time, but the cluster can never "
+                f"give more than {most} ({_described(nodes)}{bound}); lower workers or gpus_per_worker of the model, "
+                "or use a larger cluster (RAY_ADDRESS)"
+            )
+
+
+def _described(nodes: Sequence[Node]) -> str:
+    kinds: dict[tuple[float, float], int] = {}
+    for node in nodes:
+        kinds[(node.cpus, node.gpus)] = kinds.get((node.cpus, node.gpus), 0) + 1
+    return ", ".join(
+        f"{count} node{'s' * (count > 1)} of {cpus:g} CPU and {gpus:g} GPU" for (cpus, gpus), count in kinds.items()
+    )
+
+
+def warm_up() -> None:
+    """Run by Ray in every new process of a local sweep: those that will train import what training needs.
+
+    That is seconds of imports which a trial then does not wait for. A warm process serves one trial and ends with it.
+    """
+    if os.environ.get(ROLE) != "worker":
+        return
+    with contextlib.suppress(ImportError):  # a real want is told by the trial that meets it
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import ray.train.torch  # noqa: F401
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+        from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoForCausalLM  # noqa: F401
+
+        from icu_ray.training import loop  # noqa: F401
+
+
+def training_environment() -> dict[str, Any]:
+    """runtime_env of processes that train."""
+    return {"env_vars": {ROLE: "worker"}}
+
+
+def prepare_process(count: int) -> None:
+    """Have Ray start `count` processes that import ahead what training needs and then wait for a trial.
+
+    Ray reuses an idle process for an actor only if nothing has run in it yet. An actor that is killed before its
+    process is up leaves just that: a fresh process, which the next actor of the same environment takes over.
+    """
+    import ray
+
+    seat = ray.remote(num_cpus=0, runtime_env=training_environment())(_Seat)
+    for _ in range(count):
+        actor: ActorHandle[_Seat] = seat.remote()
+        ray.kill(actor)
+
+
+class _Seat:
+    """An actor that is never born."""
+
+
+@contextlib.contextmanager
+def quiet(log_file: Path) -> Iterator[TextIO]:
+    """What this process and its children print goes to `log_file`; yields the real terminal."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    terminal = os.fdopen(os.dup(saved[0]), "w", buffering=1)
+    with log_file.open("ab", buffering=0) as sink:
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+    try:
+        yield terminal
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for descriptor in saved:
+            os.close(descriptor)
+        terminal.close()
+
+
+def seed_everything(seed: int) -> None:
+    """Python's, numpy's and torch's generators."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
