@@ -1,32 +1,55 @@
-"""What a trial leaves in storage, and how it is read back: the truth that tables, MLflow and resuming rest on.
+"""What a sweep and its trials leave in storage, and what tables, MLflow and resuming read there.
 
-    <storage>/<sweep>/trials/<trial id>/spec.json      the trial and its provenance, written when it starts
+    <storage>/<sweep>/sweep.json                   Sweep: resolved config, planned trials, who made it
+                     /beat.json                    when the driver was last alive, and how it ended
+                     /trials/<trial id>/spec.json      TrialSpec, written when the trial first starts
                                        /events.jsonl   one EpochRecord a line; epoch 0 is before training
-                                       /samples.jsonl  prompt, reference and candidates before and after
-                                       /result.json    written last and atomically: the trial is over
+                                       /samples.jsonl  one SampleRecord a line: what the model said before and after
+                                       /result.json    TrialResult, written last and atomically: the trial is over
                                        /checkpoint/, /model/
 
+    sweep = open_sweep(storage, name, config, planned, provenance)   # the driver, each time it starts
+    paths = TrialPaths.of(storage, name, trial_id)
+    start_trial(paths, spec); write_events(paths, history); write_samples(paths, samples); write_result(paths, result)
+    write_beat(storage, name, "running")                             # the driver, every BEAT_SECONDS
+
 events.jsonl is written whole from the trial's history at every epoch, so a continued trial leaves no line twice.
-Numbers that are not finite are written as null. MA and EL are fractions.
+Numbers that are not finite are written as null. MA and EL are fractions. What is read is checked against the schema:
+an unknown, missing or wrong key is a UserError that names the file. `storage` may be a path or an fsspec URL.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from icu_ray.errors import UserError
 from icu_ray.store import join, list_dir, read_bytes, write_atomic
 
 Status = Literal["finished", "failed", "not_forgotten"]
+SweepState = Literal["running", "finished", "failed", "interrupted"]
+Setting: TypeAlias = "float | int | str | bool"
+
+BEAT_SECONDS = 30.0
+SILENT_SECONDS = 150.0
+"""A driver that has not been heard of for this long is taken for dead."""
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Scores:
     """A model measured on a forget sample: means over its rows; None where not measured or not finite."""
+
+    __pydantic_config__ = _STRICT
 
     ma: float | None
     el10: float | None
@@ -46,6 +69,8 @@ class EpochRecord:
     notes: what happened besides, such as an optimizer that had to start anew.
     """
 
+    __pydantic_config__ = _STRICT
+
     epoch: int
     active: int
     scores: Scores
@@ -59,6 +84,8 @@ class EpochRecord:
 class SampleRecord:
     """One target with what the model said after its prompt before and after unlearning, and its own scores."""
 
+    __pydantic_config__ = _STRICT
+
     id: str
     prompt: str
     reference: str
@@ -69,25 +96,101 @@ class SampleRecord:
     bertscore_after: float | None
     bleu_after: float | None
     forgotten: bool
+    el10_before: float | None = None
+    el10_after: float | None = None
+    bertscore_before: float | None = None
+    bleu_before: float | None = None
+    pair_id: str | None = None
+    pair_overlap: float | None = None
+    """Share of the target's 10-grams that its analogous text holds too."""
 
 
 @dataclass(frozen=True)
-class TrialResult:
-    """result.json."""
+class Provenance:
+    """What a result was made from. data, model: hashes of the forget sample and of the original model."""
+
+    __pydantic_config__ = _STRICT
+
+    version: str
+    commit: str
+    dirty: bool
+    data: str = ""
+    model: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The resolved config of the sweep."""
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """A trial as it was planned; `started` (Unix seconds) and `provenance` once it has been started.
+
+    method: the label of tables. settings: nested plain values that decide the result beside the hyperparameters.
+    """
+
+    __pydantic_config__ = _STRICT
 
     trial_id: str
     name: str
     model: str
     method: str
     sample: int
-    hyperparameters: Mapping[str, float | int | str | bool]
+    hyperparameters: Mapping[str, Setting]
+    max_epochs: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    started: float | None = None
+    provenance: Provenance | None = None
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """result.json. seconds: total, train, validate, ...; ended: Unix seconds."""
+
+    __pydantic_config__ = _STRICT
+
+    trial_id: str
+    name: str
+    model: str
+    method: str
+    sample: int
+    hyperparameters: Mapping[str, Setting]
     status: Status
     reason: str
     epochs: int
     before: Scores | None
     after: Scores | None
     seconds: Mapping[str, float]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance | None = None
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """sweep.json. id: made once for this folder, so that an MLflow run is found again. trials: in the plan's order."""
+
+    __pydantic_config__ = _STRICT
+
+    id: str
+    name: str
+    started: float
+    config: Mapping[str, Any]
+    trials: tuple[TrialSpec, ...]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Beat:
+    """beat.json: the driver's last sign of life (Unix seconds) and the state it said to be in."""
+
+    __pydantic_config__ = _STRICT
+
+    time: float
+    state: SweepState
+
+    def state_at(self, now: float) -> SweepState:
+        """`state`, but a driver that says 'running' and has been silent for long was killed."""
+        silent = self.state == "running" and now - self.time > SILENT_SECONDS
+        return "interrupted" if silent else self.state
 
 
 @dataclass(frozen=True)
@@ -145,12 +248,50 @@ def finite(value: Any) -> Any:
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
     """UTF-8 JSON of plain values; not-finite numbers become null."""
-    return (json.dumps(finite(value), ensure_ascii=False, indent=indent, allow_nan=False) + "\n").encode()
+    text = json.dumps(finite(value), ensure_ascii=False, indent=indent, allow_nan=False)
+    # Half of a surrogate pair, which a broken tokenizer may emit, has no UTF-8: it is kept as a question mark.
+    return (text + "\n").encode("utf-8", errors="replace")
 
 
-def write_spec(paths: TrialPaths, spec: Mapping[str, Any]) -> None:
-    """The trial's own description with its provenance."""
-    write_atomic(paths.spec, to_json(spec, indent=2))
+def open_sweep(
+    storage: str, name: str, config: Mapping[str, Any], trials: Sequence[TrialSpec], provenance: Provenance
+) -> Sweep:
+    """Write sweep.json; a sweep that is continued keeps its id and the time of its first start."""
+    before = read_sweep(storage, name)
+    sweep = Sweep(
+        id=uuid.uuid4().hex if before is None else before.id,
+        name=name,
+        started=time.time() if before is None else before.started,
+        config=config,
+        trials=tuple(trials),
+        provenance=provenance,
+    )
+    write_atomic(_sweep_file(storage, name), to_json(asdict(sweep), indent=2))
+    return sweep
+
+
+def read_sweep(storage: str, name: str) -> Sweep | None:
+    """sweep.json, or None where no sweep of this name was started."""
+    return _read(Sweep, _sweep_file(storage, name), "remove the file to write it anew")
+
+
+def write_beat(storage: str, name: str, state: SweepState) -> None:
+    """Say that the driver lives (`running`), or how it ended."""
+    write_atomic(_beat_file(storage, name), to_json(asdict(Beat(time.time(), state))))
+
+
+def read_beat(storage: str, name: str) -> Beat | None:
+    """The driver's last sign of life."""
+    return _read(Beat, _beat_file(storage, name), "remove the file")
+
+
+def start_trial(paths: TrialPaths, spec: TrialSpec) -> TrialSpec:
+    """Write spec.json with the time of now; a trial that is continued keeps the time of its first start."""
+    before = read_spec(paths)
+    started = time.time() if before is None or before.started is None else before.started
+    spec = replace(spec, started=started)
+    write_atomic(paths.spec, to_json(asdict(spec), indent=2))
+    return spec
 
 
 def write_events(paths: TrialPaths, history: Sequence[EpochRecord]) -> None:
@@ -168,45 +309,24 @@ def write_result(paths: TrialPaths, result: TrialResult) -> None:
     write_atomic(paths.result, to_json(asdict(result), indent=2))
 
 
-def read_spec(paths: TrialPaths) -> dict[str, Any] | None:
+def read_spec(paths: TrialPaths) -> TrialSpec | None:
     """spec.json, or None where the trial has not started."""
-    return _read_object(paths.spec)
+    return _read(TrialSpec, paths.spec, "remove the file; it is written when the trial goes on")
 
 
 def read_events(paths: TrialPaths) -> tuple[EpochRecord, ...]:
     """The history so far; empty where there is none."""
-    records = []
-    for number, line in enumerate(_lines(paths.events), start=1):
-        try:
-            raw = json.loads(line)
-            raw["scores"] = Scores(**raw["scores"])
-            raw["notes"] = tuple(raw.get("notes", ()))
-            records.append(EpochRecord(**raw))
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{paths.events}, line {number}: is no epoch record: {error}") from error
-    return tuple(records)
+    return _read_lines(EpochRecord, paths.events)
 
 
 def read_samples(paths: TrialPaths) -> tuple[SampleRecord, ...]:
     """Generations before and after; empty where there are none."""
-    try:
-        return tuple(SampleRecord(**json.loads(line)) for line in _lines(paths.samples))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{paths.samples}: is no file of sample records: {error}") from error
+    return _read_lines(SampleRecord, paths.samples)
 
 
 def read_result(paths: TrialPaths) -> TrialResult | None:
     """result.json, or None while the trial is not over."""
-    raw = _read_object(paths.result)
-    if raw is None:
-        return None
-    known = {item.name for item in fields(TrialResult)}
-    try:
-        for side in ("before", "after"):
-            raw[side] = None if raw.get(side) is None else Scores(**raw[side])
-        return TrialResult(**{key: value for key, value in raw.items() if key in known})
-    except TypeError as error:
-        raise UserError(f"{paths.result}: is no trial result: {error}") from error
+    return _read(TrialResult, paths.result, "remove the file to run the trial again")
 
 
 def trial_ids(storage: str, sweep: str) -> tuple[str, ...]:
@@ -214,19 +334,49 @@ def trial_ids(storage: str, sweep: str) -> tuple[str, ...]:
     return tuple(sorted(name.rstrip("/") for name in list_dir(join(storage, sweep, "trials"))))
 
 
-def _lines(url: str) -> list[str]:
-    content = read_bytes(url)
-    return [] if content is None else [line for line in content.decode("utf-8").split("\n") if line.strip()]
+def _sweep_file(storage: str, name: str) -> str:
+    return join(storage, name, "sweep.json")
 
 
-def _read_object(url: str) -> dict[str, Any] | None:
-    content = read_bytes(url)
-    if content is None:
-        return None
+def _beat_file(storage: str, name: str) -> str:
+    return join(storage, name, "beat.json")
+
+
+_ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (EpochRecord, SampleRecord, TrialSpec, TrialResult, Sweep, Beat)
+}
+
+
+def _parse(kind: type[_T], data: bytes, where: str, remedy: str) -> _T:
     try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{url}: is not JSON: {error}; remove the file to run the trial again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{url}: expected an object, found {type(value).__name__}")
+        value: _T = _ADAPTERS[kind].validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        what = f"{key}: {first['msg']}" if key else first["msg"]
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UserError(f"{where}: is no {kind.__name__}: {what}{more}; {remedy}") from error
     return value
+
+
+def _read(kind: type[_T], url: str, remedy: str) -> _T | None:
+    data = read_bytes(url)
+    return None if data is None else _parse(kind, data, url, remedy)
+
+
+def _read_lines(kind: type[_T], url: str) -> tuple[_T, ...]:
+    """One record a line. A last line without its end may be half of one: it counts only when it is whole."""
+    *lines, rest = (read_bytes(url) or b"").split(b"\n")
+    remedy = "remove the file; a trial writes it anew"
+    records = [
+        _parse(kind, line, f"{url}, line {number}", remedy)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if rest.strip():
+        try:
+            json.loads(rest)
+        except ValueError:
+            return tuple(records)
+        records.append(_parse(kind, rest, f"{url}, line {len(lines) + 1}", remedy))
+    return tuple(records)
