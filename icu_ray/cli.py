@@ -285,7 +285,7 @@ def _add_data(commands: Any) -> None:
 
 
 def _data_check(arguments: argparse.Namespace) -> int:
-    from icu_ray.config import load_config
+    from icu_ray.config_file import load_config
     from icu_ray.data.sources import check_data
     from icu_ray.planning import find_config
 

@@ -1,27 +1,15 @@
-"""The schema of a sweep's YAML: every key, its default, its bounds, and what is said when it is wrong.
+"""The schema of a sweep's YAML: every key, its default and its bounds, as frozen values.
 
-A config is read by `load_config(path, overrides)`: YAML (safe), `base:` files merged below it, `key=value` overrides
-on top, the fidelity preset filling what was not set, then strict validation into frozen values. Whatever is wrong
-raises `UserError` naming file and key. Nothing here imports Ray or torch, so a plan is printed in a second.
-
-    config = load_config(Path("tune_configs/quickstart.yaml"), ["optim.lr=1e-4"])
-
-The choices of `fidelity` are those where the paper and the authors' code differ (docs: "paper, code, default").
+Files are read by icu_ray/config_file.py. Nothing here imports Ray or torch, so a plan is printed in a second.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from icu_ray.data.examples import Columns
-from icu_ray.errors import UserError, did_you_mean
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -314,28 +302,6 @@ class ResourcesConfig(Section):
     keep_models: bool = True
 
 
-FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "default": {},
-    "reference": {
-        "loss": {"span": "all", "reduction": "token_mean", "kl": "reference_ce", "kl_positions": "all"},
-        "tokens": {"retokenize": "always", "cleanup": False, "alignment": "reference"},
-        "filter": {"rule": "or", "sticky": False, "at_start": True, "prompt": "prefix", "strip_special": False},
-        "generate": {"mask": False},
-        "el": {"denominator": "label", "batch_cut": 8},
-        "train": {"empty_batch": "momentum", "batching": "slots"},
-        "stop": {"rule": "and", "on_empty": True},
-    },
-    "paper": {
-        "loss": {"span": "prefix_suffix", "reduction": "sum", "kl": "kl", "kl_positions": "span"},
-        "filter": {"rule": "and", "sticky": True, "at_start": False, "prompt": "prefix", "strip_special": True},
-        "eval": {"span": "prefix_suffix"},
-        "el": {"denominator": "generation"},
-        "train": {"empty_batch": "skip", "batching": "repack"},
-        "stop": {"rule": "and", "on_empty": True},
-    },
-}
-
-
 class SweepConfig(Section):
     """A whole sweep: models x samples x methods' cells, and how each trial is run and judged."""
 
@@ -364,8 +330,8 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
-        for what, values in (("models", [m.name for m in self.models]), ("samples", list(self.samples))):
-            twice = sorted({str(v) for v in values if values.count(v) > 1})
+        for what, values in (("models", [m.name for m in self.models]), ("samples", [str(s) for s in self.samples])):
+            twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{what}: {', '.join(twice)} stands there twice")
         if self.el.start is not None and self.el.start + self.el.ngram > self.columns.length:
@@ -378,176 +344,13 @@ class SweepConfig(Section):
         for model in self.models:
             batch = model.batch_size or self.train.batch_size
             if batch % model.workers:
-                raise ValueError(f"model {model.name}: global batch {batch} is not a multiple of {model.workers} workers")
+                raise ValueError(
+                    f"model {model.name}: global batch {batch} is not a multiple of {model.workers} workers"
+                )
             micro = model.micro_batch
             if micro is not None and (batch // model.workers) % micro:
                 raise ValueError(
-                    f"model {model.name}: micro_batch {micro} does not divide {batch // model.workers} samples per worker"
+                    f"model {model.name}: micro_batch {micro} does not divide the {batch // model.workers} samples of "
+                    "a worker"
                 )
         return self
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads 5e-6 as a number and refuses a key given twice."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
-    for key_node, _ in node.value:
-        key = str(key_node.value)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; UserError with line and column when it is not YAML."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML: {error}") from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping with its `base:` files merged below it (deeply; lists are replaced)."""
-    return _read_with_base(path, ())
-
-
-def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise UserError(f"{path}: 'base' leads back to a file already read: {' -> '.join(map(str, seen))}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        known = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"config {path}: no such file{did_you_mean(str(path), known)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path}: cannot be read: {error}") from error
-    value = parse_yaml(text, f"config {path}")
-    if not isinstance(value, dict):
-        raise UserError(f"config {path}: expected a mapping of keys, found {type(value).__name__}")
-    base = value.pop("base", None)
-    if base is None:
-        return value
-    if not isinstance(base, str):
-        raise UserError(f"config {path}: base: expected a file name, found {base!r}")
-    return merge(_read_with_base(path.parent / base, (*seen, path.resolve())), value)
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `below`: mappings merge, everything else is replaced."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def apply_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
-    """`tree` with one dotted 'key=value' set (the value read as YAML; list items by number: models.0.workers=2)."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"override '{override}': expected key=value, for example optim.lr=1e-5")
-    value = parse_yaml(text, f"override '{override}'")
-    return _set(tree, key.split("."), value, override)
-
-
-def _set(node: Any, keys: Sequence[str], value: Any, override: str) -> Any:
-    if not keys:
-        return value
-    head, rest = keys[0], keys[1:]
-    if isinstance(node, list):
-        if not head.isdigit() or int(head) >= len(node):
-            raise UserError(f"override '{override}': expected an item number below {len(node)}, found '{head}'")
-        items = list(node)
-        items[int(head)] = _set(items[int(head)], rest, value, override)
-        return items
-    if node is not None and not isinstance(node, Mapping):
-        raise UserError(f"override '{override}': '{head}' is below a plain value, not a section")
-    tree = dict(node or {})
-    tree[head] = _set(tree.get(head), rest, value, override)
-    return tree
-
-
-def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
-    """Read, merge, override, fill by fidelity preset and validate; UserError on anything wrong."""
-    tree = read_yaml(path)
-    for override in overrides:
-        tree = apply_override(tree, override)
-    return resolve_config(tree, f"config {path}")
-
-
-def resolve_config(tree: Mapping[str, Any], where: str) -> SweepConfig:
-    """Validate a plain tree after putting the fidelity preset below it."""
-    fidelity = tree.get("fidelity", "default")
-    preset = FIDELITY_PRESETS.get(fidelity, {}) if isinstance(fidelity, str) else {}
-    try:
-        # JSON mode keeps strictness (no "3" for 3) and still turns lists into tuples.
-        text = json.dumps(merge(preset, tree), allow_nan=True)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: holds a value that is no number, text, list or mapping: {error}") from error
-    try:
-        return SweepConfig.model_validate_json(text)
-    except ValidationError as error:
-        raise UserError(_explain(error, where)) from error
-
-
-def _explain(error: ValidationError, where: str) -> str:
-    lines = []
-    for item in error.errors(include_url=False):
-        location = [part for part in item["loc"] if part not in ("synthetic", "extraction", "records")]
-        key = ".".join(str(part) for part in location)
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(item["loc"][:-1])
-            lines.append(f"{where}: {key}: unknown key{did_you_mean(str(location[-1]), known)}; known: {', '.join(known)}")
-            continue
-        found = item.get("input")
-        shown = "" if item["type"] in ("missing", "value_error") else f", found {_brief(found)}"
-        message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{where}: {key + ': ' if key else ''}{message}{shown}")
-    return "\n".join(dict.fromkeys(lines))
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _known_keys(location: Sequence[int | str]) -> list[str]:
-    """The keys of the section at `location`, found by walking the schema's annotations."""
-    current: list[Any] = [SweepConfig]
-    for part in location:
-        if isinstance(part, int):
-            continue
-        following: list[Any] = []
-        for model in current:
-            if part in model.model_fields:
-                following += _sections(model.model_fields[part].annotation)
-            elif "source" in model.model_fields:
-                following.append(model)
-        tagged = [m for m in current if _tag(m) == part]
-        current = tagged or following or current
-    return sorted({name for model in current for name in model.model_fields})
-
-
-def _sections(annotation: Any) -> list[Any]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [found for argument in getattr(annotation, "__args__", ()) for found in _sections(argument)]
-
-
-def _tag(model: Any) -> str | None:
-    field = model.model_fields.get("source")
-    arguments = getattr(field.annotation, "__args__", ()) if field is not None else ()
-    return arguments[0] if len(arguments) == 1 and isinstance(arguments[0], str) else None

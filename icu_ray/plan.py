@@ -174,7 +174,7 @@ def _trial(
         eval=config.eval,
         stop=config.stop,
     )
-    identity = {
+    identity: dict[str, Any] = {
         "format": IDENTITY_FORMAT,
         "model": {**model_identity, **_standin_corpus(model, data)},
         "sample": sample if data is None else data.samples[sample].fingerprint,

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import icu_ray
-from icu_ray.config import ExtractionData, SweepConfig, load_config
+from icu_ray.config import ExtractionData, SweepConfig
+from icu_ray.config_file import load_config
 from icu_ray.data.sources import check_data
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.models.loading import check_model_source

@@ -103,10 +103,11 @@ def probe_files(
 
     loaded = load_model(model_source, revision=revision, trust_remote_code=trust_remote_code)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = loaded.model.to(chosen)
+    model = loaded.model
+    model.to(device=torch.device(chosen))  # type: ignore[call-arg]
     specials = specials_of(loaded.tokenizer)
     if ids is not None and tokenizer is None:
-        vocabulary = int(model.get_input_embeddings().num_embeddings)
+        vocabulary = model.get_input_embeddings().weight.size(0)  # type: ignore[operator]
         rows = token_rows(ids, vocabulary, specials.pad_id, specials.eos_id, forget, el_start)
     else:
         if ids is not None:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from icu_ray.config import SweepConfig, resolve_config
+from icu_ray.config import SweepConfig
+from icu_ray.config_file import resolve_config
 from icu_ray.data.records import read_records
 from icu_ray.data.sources import check_data, load_corpus
 from icu_ray.data.synthetic import make_records
@@ -209,7 +210,7 @@ def test_synthetic_samples_are_drawn_from_one_world() -> None:
 
 def test_checking_loads_no_model_library_and_no_ray() -> None:
     code = (
-        "import sys; from icu_ray.config import resolve_config; from icu_ray.data.sources import check_data\n"
+        "import sys; from icu_ray.config_file import resolve_config; from icu_ray.data.sources import check_data\n"
         "model = {'name': 'm', 'standin': {}}\n"
         "check_data(resolve_config({'name': 't', 'models': [model], 'data': {'source': 'synthetic'}}, 'test'))\n"
         "import icu_ray.store, icu_ray.data.tokens, icu_ray.data.pairing\n"

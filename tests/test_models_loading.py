@@ -49,6 +49,16 @@ def test_families_load_without_dropout_and_pad_on_the_left(family: str, tmp_path
     assert loaded.folder == tmp_path
 
 
+def test_the_fused_activation_is_the_same_function(tmp_path: Path) -> None:
+    loaded = load_model(str(save_model(tmp_path))).model
+    kinds = {type(m).__name__ for m in loaded.modules()}
+    assert "GELU" in kinds and "NewGELUActivation" not in kinds
+    ids = torch.arange(2, 12)[None]
+    torch.testing.assert_close(loaded(ids).logits, tiny_model("gpt_neo")(ids).logits, atol=2e-5, rtol=1e-5)
+    loaded.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["activation_function"] == "gelu_new"
+
+
 def test_precision_and_pickled_weights(tmp_path: Path) -> None:
     save_model(tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -15,11 +15,11 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class _ColumnLayer(CacheLayerMixin):
+class _ColumnLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values (rows, heads, length, head width), allocated when the first states arrive."""
 
     def __init__(self, owner: ColumnCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.owner = owner
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -88,7 +88,8 @@ class ColumnCache(Cache):
         """All key and value buffers, allocated as `like`'s are."""
         buffers: list[Tensor] = []
         for mine, theirs in zip(self.layers, like.layers, strict=True):
-            assert isinstance(mine, _ColumnLayer) and theirs.keys is not None and theirs.values is not None
+            assert isinstance(mine, _ColumnLayer) and isinstance(theirs, _ColumnLayer)
+            assert theirs.keys is not None and theirs.values is not None
             if not mine.is_initialized:
                 mine.allocate(theirs.keys, theirs.values)
             assert mine.keys is not None and mine.values is not None

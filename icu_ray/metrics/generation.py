@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def generate_candidates(
     from transformers import GenerationConfig
 
     # A config of our own: whatever a model's folder sets (repetition penalty, sampling) must not change the measure.
-    settings = GenerationConfig(
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
         num_beams=beams,
         do_sample=False,
@@ -60,7 +60,9 @@ def generate_candidates(
                 mask = torch.from_numpy(seen.astype(np.int64)).to(model.device)
                 if not bool(torch.isfinite(model(input_ids=ids[:1, -1:], use_cache=False).logits).all()):
                     continue
-                said = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+                said: Any = model.generate(  # type: ignore[operator]
+                    input_ids=ids, attention_mask=mask, generation_config=settings
+                )
                 new = said[:, ids.shape[1] :].cpu().numpy()
                 result[block, : new.shape[1]] = new
     finally:

@@ -204,25 +204,25 @@ def print_tables(summary: Summary, console: Console) -> None:
         status = f"[{style}]{STATUS_WORD[result.status]}[/{style}]"
         trials.add_row(result.name, *cells, str(result.epochs), seconds, status)
     console.print(trials)
-    cells = Table(
+    by_cell = Table(
         title="Cells after unlearning (mean ± standard deviation over samples)",
         title_justify="left",
         box=None,
         pad_edge=False,
     )
     for heading in ("model", "method", "α", "β"):
-        cells.add_column(heading)
+        by_cell.add_column(heading)
     for metric in shown:
-        cells.add_column(metric.heading, justify="right")
-    cells.add_column("PPL ratio", justify="right")
-    cells.add_column("forgotten", justify="right")
+        by_cell.add_column(metric.heading, justify="right")
+    by_cell.add_column("PPL ratio", justify="right")
+    by_cell.add_column("forgotten", justify="right")
     for cell in summary.cells:
         values = [_plus_minus(cell.after[metric.key], metric.decimals) for metric in shown]
         count = f"{cell.forgotten}/{cell.trials}"
         ratio = _plus_minus(cell.ppl_ratio, 2)
-        cells.add_row(cell.model, cell.method, f"{cell.alpha:g}", f"{cell.beta:g}", *values, ratio, count)
+        by_cell.add_row(cell.model, cell.method, f"{cell.alpha:g}", f"{cell.beta:g}", *values, ratio, count)
     console.print()
-    console.print(cells)
+    console.print(by_cell)
     for result in summary.results:
         if result.status != "finished":
             console.print(f"{result.name}: {STATUS_WORD[result.status]}: {result.reason}", style="yellow")

@@ -22,13 +22,13 @@ from icu_ray import methods
 from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
-from icu_ray.methods.weights import batch_weights
+from icu_ray.methods.weights import BatchWeights, batch_weights
 from icu_ray.results import EpochRecord, SampleRecord, Scores, Status
 from icu_ray.training.batches import Indices, epoch_batches, micro_batches
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.engine import Engine, EngineSettings
 from icu_ray.job import TrialJob
-from icu_ray.training.refinement import Decision, below_thresholds, decide, el_decides, forgotten, refine
+from icu_ray.training.refinement import Decision, Flags, below_thresholds, decide, el_decides, forgotten, refine
 from icu_ray.training.validation import Measure, Validation, validate, with_heldout
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class _Trial:
         )
         self.measure = Measure(job.filter, job.generate, job.el, job.eval)
 
-    def train(self, epoch: int, active: np.ndarray) -> tuple[dict[str, float | None], int]:  # type: ignore[type-arg]
+    def train(self, epoch: int, active: Flags) -> tuple[dict[str, float | None], int]:
         """One epoch; the mean of each loss term over its steps, and their number."""
         torch.manual_seed(self.job.seed + epoch)
         batches = epoch_batches(
@@ -128,7 +128,7 @@ class _Trial:
         steps = max(len(batches), 1)
         return {name: float(total) / steps for name, total in zip(names, totals, strict=True)}, len(batches)
 
-    def _micro_batches(self, batch: Indices, active: np.ndarray) -> list[Batch]:  # type: ignore[type-arg]
+    def _micro_batches(self, batch: Indices, active: Flags) -> list[Batch]:
         targets, pairs, reference = self.data.targets, self.data.pairs, self.data.reference
         weights = batch_weights(
             targets.labels[batch],
@@ -242,13 +242,13 @@ def run_trial(
 
 
 def _report(
-    trial: _Trial, history: tuple[EpochRecord, ...], decision: Decision, epoch: int, active: np.ndarray  # type: ignore[type-arg]
+    trial: _Trial, history: tuple[EpochRecord, ...], decision: Decision, epoch: int, active: Flags
 ) -> EpochReport:
     state = TrialState(epoch, active.copy(), history)
     return EpochReport(history[-1], history, decision, lambda folder: save_checkpoint(folder, trial.engine, state))
 
 
-def _weightless(weights):  # type: ignore[no-untyped-def]
+def _weightless(weights: BatchWeights) -> BatchWeights:
     return replace(
         weights,
         target=np.zeros_like(weights.target),
