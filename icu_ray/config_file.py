@@ -1,0 +1,237 @@
+"""Reading a config: YAML (safe), `base:` files below it, the fidelity preset, `key=value` overrides, strict validation.
+
+    config = load_config(Path("tune_configs/quickstart.yaml"), ["optim.lr=1e-4"])
+
+Whatever is wrong raises `UserError` naming file and key, what was found and what was expected, with the nearest known
+key. The presets hold the choices where the paper and the authors' code differ; each can also be set by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from icu_ray.config import Section, SweepConfig
+from icu_ray.errors import UserError, did_you_mean
+
+FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "default": {},
+    "reference": {
+        "loss": {"span": "all", "reduction": "token_mean", "kl": "reference_ce", "kl_positions": "all"},
+        "tokens": {"retokenize": "always", "cleanup": False, "alignment": "reference"},
+        "filter": {"rule": "or", "sticky": False, "at_start": True, "prompt": "prefix", "strip_special": False},
+        "generate": {"mask": False},
+        "el": {"denominator": "label", "batch_cut": 8},
+        "train": {"empty_batch": "momentum", "batching": "slots"},
+        "stop": {"rule": "and", "on_empty": True},
+    },
+    "paper": {
+        "loss": {"span": "prefix_suffix", "reduction": "sum", "kl": "kl", "kl_positions": "span"},
+        "filter": {"rule": "and", "sticky": True, "at_start": False, "prompt": "prefix", "strip_special": True},
+        "eval": {"span": "prefix_suffix"},
+        "el": {"denominator": "generation"},
+        "train": {"empty_batch": "skip", "batching": "repack"},
+        "stop": {"rule": "and", "on_empty": True},
+    },
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads 5e-6 as a number and refuses a key given twice."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = str(key_node.value)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text; UserError with line and column when it is not YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML: {error}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping with its `base:` files merged below it (deeply; lists are replaced)."""
+    return _read_with_base(path, ())
+
+
+def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: 'base' leads back to a file already read: {' -> '.join(map(str, seen))}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        known = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(f"config {path}: no such file{did_you_mean(str(path), known)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path}: cannot be read: {error}") from error
+    parsed = parse_yaml(text, f"config {path}")
+    if not isinstance(parsed, dict):
+        raise UserError(f"config {path}: expected a mapping of keys, found {type(parsed).__name__}")
+    value: dict[str, Any] = parsed
+    base = value.pop("base", None)
+    if base is None:
+        return value
+    if not isinstance(base, str):
+        raise UserError(f"config {path}: base: expected a file name, found {base!r}")
+    below = _read_with_base(path.parent / base, (*seen, path.resolve()))
+    return merge(below, value)
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`: mappings merge, everything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def apply_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
+    """`tree` with one dotted 'key=value' set (the value read as YAML; list items by number: models.0.workers=2)."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"override '{override}': expected key=value, for example optim.lr=1e-5")
+    value = parse_yaml(text, f"override '{override}'")
+    changed: dict[str, Any] = _set(tree, key.split("."), value, override)
+    return changed
+
+
+def _set(node: Any, keys: Sequence[str], value: Any, override: str) -> Any:
+    if not keys:
+        return value
+    head, rest = keys[0], keys[1:]
+    if isinstance(node, list):
+        if not head.isdigit() or int(head) >= len(node):
+            raise UserError(f"override '{override}': expected an item number below {len(node)}, found '{head}'")
+        items = list(node)
+        items[int(head)] = _set(items[int(head)], rest, value, override)
+        return items
+    if node is not None and not isinstance(node, Mapping):
+        raise UserError(f"override '{override}': '{head}' is below a plain value, not a section")
+    tree = dict(node or {})
+    tree[head] = _set(tree.get(head), rest, value, override)
+    return tree
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Read, merge, override, fill by fidelity preset and validate; UserError on anything wrong."""
+    tree = read_yaml(path)
+    for override in overrides:
+        tree = apply_override(tree, override)
+    return resolve_config(tree, f"config {path}")
+
+
+def resolve_config(tree: Mapping[str, Any], where: str) -> SweepConfig:
+    """Validate a plain tree after putting the fidelity preset below it."""
+    fidelity = tree.get("fidelity", "default")
+    preset = FIDELITY_PRESETS.get(fidelity, {}) if isinstance(fidelity, str) else {}
+    try:
+        # JSON mode keeps strictness (no "3" for 3) and still turns lists into tuples.
+        text = json.dumps(merge(preset, tree), allow_nan=True)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: holds a value that is no number, text, list or mapping: {error}") from error
+    try:
+        return SweepConfig.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(_explain(error, where)) from error
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """One line a problem: file, key, what was expected, what was found."""
+    problems: dict[str, list[tuple[str, str]]] = {}
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"] if not _is_internal(part))
+        problems.setdefault(key, []).append((item["type"], _said(item, key)))
+    lines = []
+    for key, said in problems.items():
+        deeper = any(other.startswith(f"{key}.") for other in problems)
+        # A list with a wrong item is also reported as too short, and a number as no list.
+        telling = [text for kind, text in said if not (deeper and kind in ("too_short", *_TYPE_ERRORS))]
+        better = [text for kind, text in said if kind not in _TYPE_ERRORS]
+        for text in (better if better and len(said) > 1 else telling)[:1]:
+            lines.append(f"{where}: {key + ': ' if key else ''}{text}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+_TYPE_ERRORS = ("float_type", "int_type", "tuple_type", "list_type", "string_type")
+
+
+def _is_internal(part: int | str) -> bool:
+    """Whether a part of pydantic's location is no key of the file but the branch of a union."""
+    tags = ("synthetic", "extraction", "records", "float")
+    return isinstance(part, str) and (part in tags or "[" in part or "-" in part)
+
+
+def _said(item: Mapping[str, Any], key: str) -> str:
+    kind, found = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        known = _known_keys(item["loc"][:-1])
+        return f"unknown key{did_you_mean(key.split('.')[-1], known)}; known: {', '.join(known)}"
+    if kind == "union_tag_invalid":
+        context = item["ctx"]
+        return f"source: expected {context['expected_tags']}, found '{context['tag']}'"
+    if kind == "union_tag_not_found":
+        return "source is missing; expected 'synthetic', 'extraction' or 'records'"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected").replace(
+        "Field required", "required, and missing"
+    )
+    return message if kind in ("missing", "value_error") else f"{message}, found {_brief(found)}"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    """The keys of the section at `location`, found by walking the schema's annotations."""
+    current: list[Any] = [SweepConfig]
+    for part in location:
+        if isinstance(part, int):
+            continue
+        following: list[Any] = []
+        for model in current:
+            if part in model.model_fields:
+                following += _sections(model.model_fields[part].annotation)
+            elif "source" in model.model_fields:
+                following.append(model)
+        tagged = [m for m in current if _tag(m) == part]
+        current = tagged or following or current
+    return sorted({name for model in current for name in model.model_fields})
+
+
+def _sections(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for argument in getattr(annotation, "__args__", ()) for found in _sections(argument)]
+
+
+def _tag(model: Any) -> str | None:
+    field = model.model_fields.get("source")
+    arguments: list[Any] = list(getattr(field.annotation, "__args__", ())) if field is not None else []
+    return str(arguments[0]) if len(arguments) == 1 and isinstance(arguments[0], str) else None
