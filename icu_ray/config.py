@@ -201,7 +201,7 @@ class LossConfig(Section):
     reduction: Literal["token_mean", "sum", "seq_mean"] = "token_mean"
     kl: Literal["kl", "reference_ce"] = "kl"
     kl_positions: Literal["all", "span"] = "all"
-    chunk: Count = 2048
+    chunk: Count = 256
     """Tokens whose vocabulary-wide scores exist at one time."""
     joint_forward: bool = True
     """Targets and pairs go through the model together; two forwards give the same numbers."""

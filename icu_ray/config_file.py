@@ -197,8 +197,11 @@ def _said(item: Mapping[str, Any], key: str) -> str:
         return f"source: expected {context['expected_tags']}, found '{context['tag']}'"
     if kind == "union_tag_not_found":
         return "source is missing; expected 'synthetic', 'extraction' or 'records'"
-    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "expected").replace(
-        "Field required", "required, and missing"
+    message = (
+        item["msg"]
+        .removeprefix("Value error, ")
+        .replace("Input should be", "expected")
+        .replace("Field required", "required, and missing")
     )
     return message if kind in ("missing", "value_error") else f"{message}, found {_brief(found)}"
 

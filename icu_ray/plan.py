@@ -22,9 +22,9 @@ from icu_ray import methods
 from icu_ray.config import MethodConfig, ModelConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
+from icu_ray.job import TrialJob
 from icu_ray.results import TrialPaths, read_events, read_result
 from icu_ray.store import content_hash
-from icu_ray.job import TrialJob
 
 IDENTITY_FORMAT = 1
 """Raised when a change of code changes results for the same config."""

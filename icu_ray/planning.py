@@ -1,6 +1,6 @@
 """From a config file to a checked plan: everything that can be refused is refused here, before Ray starts.
 
-    plan = plan_config(find_config("paper"), ["samples=[0]"])
+plan = plan_config(find_config("paper"), ["samples=[0]"])
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ def read_token_file(path: Path) -> NDArray[np.int64]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a .npy file of token ids") from None
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path}: expected a .npy array of integer token ids without pickled objects: {error}") from error
+        raise UserError(
+            f"{path}: expected a .npy array of integer token ids without pickled objects: {error}"
+        ) from error
     if not isinstance(found, np.ndarray) or found.ndim != 2 or 0 in found.shape:
         shape = getattr(found, "shape", "an archive")
         raise UserError(f"{path}: expected token ids of shape (rows, tokens), found {shape}")
@@ -48,7 +50,9 @@ def columns_for(length: int, el_start: int) -> Columns:
     return Columns(length, max(0, start - 50) if start > 0 else 0, start)
 
 
-def token_rows(ids: NDArray[np.int64], vocabulary: int, pad_id: int, eos_id: int | None, path: Path, start: int) -> TokenRows:
+def token_rows(
+    ids: NDArray[np.int64], vocabulary: int, pad_id: int, eos_id: int | None, path: Path, start: int
+) -> TokenRows:
     """Rows of a token file as the model sees them; ids outside its vocabulary are refused with row and column."""
     outside = np.argwhere((ids < 0) | (ids >= vocabulary))
     if len(outside):

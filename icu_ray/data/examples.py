@@ -69,9 +69,7 @@ class Examples:
         """The rows at `indices`, in that order."""
         chosen = [int(i) for i in indices]
         rows = None if self.token_rows is None else self.token_rows[chosen]
-        return Examples(
-            tuple(self.ids[i] for i in chosen), tuple(self.texts[i] for i in chosen), rows, self.tokenizer
-        )
+        return Examples(tuple(self.ids[i] for i in chosen), tuple(self.texts[i] for i in chosen), rows, self.tokenizer)
 
     def fingerprint(self) -> str:
         """SHA-256 of the content (ids, texts, token rows); equal content from two paths has one fingerprint."""

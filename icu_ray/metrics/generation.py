@@ -1,8 +1,8 @@
 """What the model says after a prompt: the beam-search candidates that refinement judges (section IV-D).
 
-    ids = generate_candidates(model, rows.prompt_ids, rows.prompt_mask, max_new_tokens=50, pad_id=rows.pad_id,
-                              eos_id=rows.eos_id)
-    texts = decode_candidates(tokenizer, ids, strip_special=True)
+ids = generate_candidates(model, rows.prompt_ids, rows.prompt_mask, max_new_tokens=50, pad_id=rows.pad_id,
+                          eos_id=rows.eos_id)
+texts = decode_candidates(tokenizer, ids, strip_special=True)
 """
 
 from __future__ import annotations
@@ -75,7 +75,5 @@ def decode_candidates(
     tokenizer: PreTrainedTokenizerBase, ids: NDArray[np.int64], strip_special: bool
 ) -> tuple[str, ...]:
     """Texts of generated rows; strip_special=False keeps end-of-text marks and pads in them (the authors)."""
-    texts = tokenizer.batch_decode(
-        ids.tolist(), skip_special_tokens=strip_special, clean_up_tokenization_spaces=False
-    )
+    texts = tokenizer.batch_decode(ids.tolist(), skip_special_tokens=strip_special, clean_up_tokenization_spaces=False)
     return tuple(texts)

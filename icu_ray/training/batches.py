@@ -6,6 +6,8 @@ disjoint parts of a global batch (the authors' ranks all train on the same one).
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,4 +44,4 @@ def micro_batches(batch: Indices, *, rank: int, world_size: int, micro_batch: in
     edges = [min(start + i * micro_batch, len(batch)) for i in range(steps + 1)]
     if world_size * per_rank < len(batch):
         raise ValueError(f"{world_size} ranks of {per_rank} samples cannot hold a batch of {len(batch)}")
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]

@@ -20,6 +20,7 @@ import torch
 
 from icu_ray import methods
 from icu_ray.data.examples import TokenRows
+from icu_ray.job import TrialJob
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
@@ -27,7 +28,6 @@ from icu_ray.results import EpochRecord, SampleRecord, Scores, Status
 from icu_ray.training.batches import Indices, epoch_batches, micro_batches
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.engine import Engine, EngineSettings
-from icu_ray.job import TrialJob
 from icu_ray.training.refinement import Decision, Flags, below_thresholds, decide, el_decides, forgotten, refine
 from icu_ray.training.validation import Measure, Validation, validate, with_heldout
 
@@ -90,9 +90,7 @@ class _Trial:
         per_rank = -(-job.batch_size // world_size)
         micro = min(job.micro_batch or per_rank, per_rank)
         self.micro, self.accumulation = micro, -(-per_rank // micro)
-        method = methods.get(
-            job.method, alpha=job.alpha, beta=job.beta, settings=job.settings, loss=job.loss
-        )
+        method = methods.get(job.method, alpha=job.alpha, beta=job.beta, settings=job.settings, loss=job.loss)
         self.model = model
         self.engine = Engine(
             UnlearningModule(model, method),

@@ -1,0 +1,23 @@
+"""Fixtures of several test files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Whatever a test starts must not wait for a hub that cannot be reached, nor use more cores than it was given.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real texts and oracle numbers beside the checkout; tests that need it skip without it."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not (folder / "oracles" / "A" / "expected.json").is_file():
+        pytest.skip("needs ../shared (real texts and oracle numbers), which is not here")
+    return folder
