@@ -26,9 +26,7 @@ def rows_of(ids: np.ndarray, columns: Columns, eos: int | None, pad: int, mask: 
     labels = np.where(mask & (ids != pad), ids, IGNORED_LABEL)
     prompt = slice(columns.prefix_start, columns.suffix_start)
     names = tuple(f"r{i}" for i in range(len(ids)))
-    return TokenRows(
-        names, ids, mask, labels, ids[:, prompt], mask[:, prompt], ("",) * len(ids), columns, pad, eos
-    )
+    return TokenRows(names, ids, mask, labels, ids[:, prompt], mask[:, prompt], ("",) * len(ids), columns, pad, eos)
 
 
 def greedy(model: PreTrainedModel, prefix: list[int], length: int, eos: int | None) -> list[int]:
@@ -194,7 +192,11 @@ class TestOracle:
     def oracle(self, shared: Path) -> tuple[PreTrainedModel, dict, dict]:  # type: ignore[type-arg]
         folder = shared / "oracles" / "A"
         model = AutoModelForCausalLM.from_pretrained(folder / "model")
-        return model, json.loads((folder / "inputs.json").read_text()), json.loads((folder / "expected.json").read_text())
+        return (
+            model,
+            json.loads((folder / "inputs.json").read_text()),
+            json.loads((folder / "expected.json").read_text()),
+        )
 
     @staticmethod
     def rows(inputs: dict, eos: int = 1999) -> TokenRows:  # type: ignore[type-arg]

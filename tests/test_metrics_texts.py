@@ -29,9 +29,7 @@ PRINTED = json.loads((Path(__file__).parent / "printed_scores.json").read_text(e
 def test_one_beam_is_greedy_and_pads_are_unseen(family: str) -> None:
     model = tiny_model(family, seed=4)
     prompt = np.asarray([[5, 6, 7, 8], [PAD, PAD, 9, 10]])
-    said = generate_candidates(
-        model, prompt, prompt != PAD, max_new_tokens=5, pad_id=PAD, eos_id=None, beams=1
-    )
+    said = generate_candidates(model, prompt, prompt != PAD, max_new_tokens=5, pad_id=PAD, eos_id=None, beams=1)
     for row, start in zip(said, ([5, 6, 7, 8], [9, 10]), strict=True):
         tokens = list(start)
         for _ in range(5):
@@ -131,7 +129,10 @@ HEADER = "row," + ",".join(COLUMNS)
     [
         ("row,el10,ma\nx,1,2\n", "column 'bert' is missing"),
         (HEADER.replace("entropy", "entrophy") + "\n", "did you mean 'entrophy'"),
-        (f"{HEADER}\nx,1,2,3,4,5,6,7,8,abc\n", "line 2 (row 'x'), column gpt: expected a number or '>1000', found 'abc'"),
+        (
+            f"{HEADER}\nx,1,2,3,4,5,6,7,8,abc\n",
+            "line 2 (row 'x'), column gpt: expected a number or '>1000', found 'abc'",
+        ),
         (f"{HEADER}\nx,1,2,3,4,5,6,7,8,\n", "column gpt: no value"),
         (f"{HEADER}\nx,1,2,3,4,5,6,7,8,nan\n", "expected a finite number"),
         (f"{HEADER}\nx,1,2,3\n", "line 2: expected 10 cells, found 4"),

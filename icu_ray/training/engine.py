@@ -75,6 +75,8 @@ class Engine:
 
     def __init__(self, module: nn.Module, settings: EngineSettings, rank: int, world_size: int) -> None:
         device = next(module.parameters()).device
+        # A model may come with gradients of whatever was done with it before; they are not the first step's.
+        module.zero_grad(set_to_none=True)
         with _quiet():
             import deepspeed
 
