@@ -1,0 +1,154 @@
+"""Plans: the grid, ids that mean the result, names, order, statuses, and how light planning is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icu_ray.config_file import merge, resolve_config
+from icu_ray.errors import UserError
+from icu_ray.plan import Plan, Trial
+from icu_ray.planning import find_config, plan_sweep
+from icu_ray.results import EpochRecord, Scores, TrialPaths, TrialResult, write_events, write_result
+
+SMALL: dict[str, Any] = {
+    "name": "t",
+    "models": [{"name": "a", "standin": {"size": "small"}}, {"name": "b", "standin": {"size": "medium"}}],
+    "data": {"source": "synthetic", "records": 40, "sample_size": 8, "heldout": 4},
+    "columns": {"length": 64, "prefix_start": 32, "suffix_start": 48},
+    "samples": [0, 1],
+    "methods": [{"name": "icu", "cells": [[0.5, 1.0], [1.0, 1.0]]}],
+}
+SCORES = Scores(0.5, 0.01, 2.0, 0.4, 0.1, 3.0)
+
+
+def plan(change: dict[str, Any] | None = None, **where: Any) -> Plan:
+    return plan_sweep(resolve_config(merge(merge(SMALL, change or {}), where), "t"), dry_run=True)
+
+
+def ids(made: Plan) -> set[str]:
+    return {trial.trial_id for trial in made.trials}
+
+
+def test_the_grid_is_models_by_samples_by_cells() -> None:
+    made = plan()
+    assert len(made.trials) == 2 * 2 * 2
+    assert {trial.name for trial in made.trials} >= {"icu-a-s0-a0.5-b1.0", "icu-b-s1-a1.0-b1.0"}
+    assert len(ids(made)) == 8
+
+
+def test_longest_first() -> None:
+    minutes = [trial.minutes for trial in plan().trials]
+    assert minutes == sorted(minutes, reverse=True)
+    assert [trial.workers for trial in plan_sweep(paper(), dry_run=True).trials] == [6] * 5 + [3] * 5 + [1] * 5
+
+
+def paper():  # type: ignore[no-untyped-def]
+    from icu_ray.config_file import load_config
+
+    return load_config(find_config("paper"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"storage": "elsewhere"},
+        {"resources": {"retries": 9, "max_workers": 5}},
+        {"loss": {"chunk": 17}},
+        {"eval": {"chunk": 3, "el": "decision"}},
+        {"pairs": {"actors": 3, "shards": 2, "batch_size": 9}},
+        {"tracking": {"enabled": False}},
+        {"models": [{**m, "workers": 2, "zero_stage": 2, "gpus_per_worker": 1} for m in SMALL["models"]]},
+    ],
+)
+def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> None:
+    assert ids(plan(change)) == ids(plan())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"optim": {"lr": 1e-4}},
+        {"loss": {"reduction": "sum"}},
+        {"filter": {"rule": "and"}},
+        {"stop": {"max_epochs": 3}},
+        {"fidelity": "paper"},
+        {"data": {"seed": 5}},
+        {"columns": {"suffix_start": 50}},
+        {"train": {"batch_size": 4}},
+    ],
+)
+def test_ids_depend_on_what_decides_the_result(change: dict[str, Any]) -> None:
+    assert not ids(plan(change)) & ids(plan())
+
+
+def test_equal_cells_and_equal_names_are_refused() -> None:
+    with pytest.raises(UserError, match="one and the same cell"):
+        plan({"methods": [{"name": "icu", "cells": [[0.5, 1.0], [0.5, 1]]}]})
+    with pytest.raises(UserError, match="unknown method 'icuu' \\(did you mean 'icu'\\?\\)"):
+        plan({"methods": [{"name": "icuu"}]})
+
+
+def test_statuses_are_read_from_storage(tmp_path: Path) -> None:
+    first, second, third, *_ = plan(storage=str(tmp_path)).trials
+    write_events(where(tmp_path, first), [EpochRecord(0, 8, SCORES), EpochRecord(1, 7, SCORES)])
+    write_result(where(tmp_path, second), result(second, "finished"))
+    write_result(where(tmp_path, third), result(third, "failed"))
+    again = {trial.trial_id: trial for trial in plan(storage=str(tmp_path)).trials}
+    assert (again[first.trial_id].status, again[first.trial_id].epochs_done) == ("resumable", 1)
+    assert again[second.trial_id].status == "finished"
+    assert again[third.trial_id].status == "failed"
+    waiting = {trial.trial_id for trial in plan(storage=str(tmp_path)).waiting}
+    assert second.trial_id not in waiting
+    assert {first.trial_id, third.trial_id} <= waiting
+
+
+def where(storage: Path, trial: Trial) -> TrialPaths:
+    return TrialPaths.of(str(storage), "t", trial.trial_id)
+
+
+def result(trial: Trial, status: Any) -> TrialResult:
+    return TrialResult(
+        trial.trial_id, trial.name, trial.model.name, trial.label, trial.sample, trial.hyperparameters, status, "why",
+        2, SCORES, SCORES, {"total": 1.0},
+    )  # fmt: skip
+
+
+def test_a_dry_run_of_the_paper_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = plan_sweep(paper(), dry_run=True)
+    assert len(made.trials) == 15
+    assert "data.folder" in made.provisional
+    with pytest.raises(UserError, match="lm_extraction"):
+        plan_sweep(paper())
+
+
+def test_more_workers_than_allowed() -> None:
+    with pytest.raises(UserError, match="needs 3 workers at once, but resources.max_workers allows 2"):
+        plan({"train": {"batch_size": 6}, "resources": {"max_workers": 2}, "models": [
+            {"name": "a", "standin": {}, "workers": 3}]})  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["quickstart", "paper", "paper_table3"])
+def test_planning_imports_neither_ray_nor_torch(name: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from icu_ray.cli import main; code = main(['plan', sys.argv[1], '--json']); "
+        "heavy = {'ray', 'torch', 'transformers', 'mlflow', 'deepspeed'} & set(sys.modules); "
+        "print(sorted(heavy), file=sys.stderr); sys.exit(code or len(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, name],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["trials"]) == {"quickstart": 12, "paper": 15, "paper_table3": 50}[name]
