@@ -28,6 +28,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from icu_ray.errors import UserError
 
+OnGang = Callable[[Sequence[str], str], None]
 _TRANSIENT = (RuntimeError, OSError, EOFError, RayError)
 """What may go well another time: lost peers, sockets, disks. A TypeError will not."""
 
@@ -35,14 +36,16 @@ _TRANSIENT = (RuntimeError, OSError, EOFError, RayError)
 class GangTrainer(TorchTrainer):
     """A TorchTrainer that starts no process but its workers and their barrier.
 
-    on_gang: called with the node of each worker whenever a group of workers has started, the first and after failures.
+    on_gang: called whenever a group of workers has started, the first time and after failures, with the node of each
+    worker and the name of their placement group. Ray does not remove that when this process is killed; whoever sees it
+    die must (`remove_gang`).
     """
 
     def __init__(
         self,
         train_loop_per_worker: Callable[..., Any],
         *,
-        on_gang: Callable[[Sequence[str]], None] = lambda nodes: None,
+        on_gang: OnGang = lambda nodes, group: None,
         **options: Any,
     ) -> None:
         self._on_gang = on_gang
@@ -61,15 +64,24 @@ class GangTrainer(TorchTrainer):
         return controller.get_result()
 
 
-class _GangStarted(WorkerGroupCallback):  # type: ignore[misc]
-    def __init__(self, on_gang: Callable[[Sequence[str]], None]) -> None:
+class _GangStarted(WorkerGroupCallback):
+    def __init__(self, on_gang: OnGang) -> None:
         self._on_gang = on_gang
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        self._on_gang([worker.metadata.node_id for worker in worker_group.get_workers()])
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        self._on_gang([worker.metadata.node_id for worker in worker_group.get_workers()], group.id.hex())
 
 
-class _NoSecondTryForBugs(FailurePolicy):  # type: ignore[misc]
+def remove_gang(group: str) -> None:
+    """Free the resources of a placement group whose trial died."""
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+
+
+class _NoSecondTryForBugs(FailurePolicy):
     """Ray's policy, but an error in the training code that will come again fails the trial at once."""
 
     def __init__(self, inner: FailurePolicy) -> None:

@@ -94,6 +94,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "no column": ("f.jsonl", b'{"texts": "a"}\n', {}, "line 1: no column 'text' .did you mean 'texts'"),
     "a number": ("f.jsonl", b'{"text": 3}\n', {}, "line 1: column 'text' holds int, expected text"),
     "empty text": ("f.jsonl", b'{"text": "a"}\n{"text": " \\n"}\n', {}, "line 2: column 'text' is empty"),
+    "half a character": ("f.jsonl", b'{"text": "a\\ud83d"}\n', {}, "line 1: .* half a character"),
     "no rows": ("f.jsonl", b"\n\n", {}, "holds no rows"),
     "bad bytes": ("f.jsonl", b'{"text": "\xff"}\n', {}, "line 1: no JSON object"),
     "same id": ("f.jsonl", b'{"text":"a","i":1}\n{"text":"b","i":1}\n', {"id_column": "i"}, "id '1' stands twice"),

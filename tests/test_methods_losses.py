@@ -83,10 +83,7 @@ class Plain:
 
     def nll(self, inputs: str, labels: TokenRows) -> Tensor:
         return self.reduce(
-            {
-                r: [-self.log_q[inputs][r, t - 1, labels.labels[r, t]] for t in self.scored(labels, r)]
-                for r in self.rows
-            }
+            {r: [-self.log_q[inputs][r, t - 1, labels.labels[r, t]] for t in self.scored(labels, r)] for r in self.rows}
         )
 
     def kl(self) -> Tensor:
@@ -103,9 +100,7 @@ class Plain:
 
     def log_ratio(self, side: str, rows: TokenRows) -> Tensor:
         def logp(table: dict[str, Tensor], r: int) -> Tensor:
-            return sum(
-                (table[side][r, t - 1, rows.labels[r, t]] for t in self.scored(rows, r)), torch.zeros(())
-            )
+            return sum((table[side][r, t - 1, rows.labels[r, t]] for t in self.scored(rows, r)), torch.zeros(()))
 
         return torch.stack([logp(self.log_q, r) - logp(self.log_p, r) for r in self.rows])
 
@@ -159,9 +154,7 @@ def test_methods_equal_plain_code(case: tuple, name: str) -> None:
     check(case, name, LossConfig(chunk=7))
 
 
-@pytest.mark.parametrize(
-    ("span", "reduction"), list(itertools.product(STARTS, ["token_mean", "seq_mean", "sum"]))
-)
+@pytest.mark.parametrize(("span", "reduction"), list(itertools.product(STARTS, ["token_mean", "seq_mean", "sum"])))
 def test_spans_and_reductions_equal_plain_code(case: tuple, span: str, reduction: str) -> None:
     check(case, "icu", LossConfig(span=span, reduction=reduction, kl_positions="span", chunk=5))
 
@@ -178,9 +171,7 @@ def test_caches_of_the_reference_agree(case: tuple, cache: str) -> None:
     loss = LossConfig(chunk=6)
     other = build_reference(original, pairs, cache)
     method = methods.get("icu", loss=loss)
-    totals = [
-        method.loss(model, make_batch(targets, pairs, ref, loss)).total.item() for ref in (reference, other)
-    ]
+    totals = [method.loss(model, make_batch(targets, pairs, ref, loss)).total.item() for ref in (reference, other)]
     assert totals[1] == pytest.approx(totals[0], rel=1e-6)
 
 
@@ -300,15 +291,10 @@ def test_kernels_equal_plain_cross_entropy(bias: bool) -> None:
     inputs = [t for t in (hidden, weight, offset) if t is not None]
     plain = (
         2.5
-        * (
-            functional.cross_entropy(functional.linear(hidden, weight, offset), labels, reduction="none")
-            * scale
-        ).sum()
+        * (functional.cross_entropy(functional.linear(hidden, weight, offset), labels, reduction="none") * scale).sum()
     )
     expected = torch.autograd.grad(plain, inputs)
-    fused, values = vocabulary_loss(
-        hidden, weight, offset, [Segment(11, [NllTerm(2.5, labels, scale)])], chunk=4
-    )
+    fused, values = vocabulary_loss(hidden, weight, offset, [Segment(11, [NllTerm(2.5, labels, scale)])], chunk=4)
     recomputed = 2.5 * (token_nll(hidden, weight, offset, labels, 4) * scale).sum()
     assert values.tolist() == pytest.approx([plain.item() / 2.5])
     for ours in (fused, recomputed):

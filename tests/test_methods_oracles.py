@@ -28,11 +28,7 @@ LINEAR = {
     "po": {"mismatch": "unlearn_loss", "learn": "learn_loss"},
     "llmu": {"forget": "unlearn_loss", "mismatch": "random_loss", "kl": "kl_loss"},
 }
-CASES = [
-    (theta, batch)
-    for theta in ("theta0", "theta1")
-    for batch in ("batch0", "batch1", "batch0_masked", "padded")
-]
+CASES = [(theta, batch) for theta in ("theta0", "theta1") for batch in ("batch0", "batch1", "batch0_masked", "padded")]
 
 
 class Oracle:
@@ -48,8 +44,7 @@ class Oracle:
         loaded = load_model(str(folder / "model"))
         self.models = {"theta0": loaded.model, "theta1": self._updated(loaded.model)}
         self.references = [
-            build_reference(loaded.model, rows["pair"], targets=rows["target"])
-            for rows in (self.rows, self.padded)
+            build_reference(loaded.model, rows["pair"], targets=rows["target"]) for rows in (self.rows, self.padded)
         ]
 
     def _rows(self, inputs: dict[str, Any], kind: str) -> TokenRows:
@@ -76,15 +71,9 @@ class Oracle:
         return found
 
     def batch(self, name: str, loss: LossConfig) -> Batch:
-        rows, reference = (
-            (self.padded, self.references[1]) if name == "padded" else (self.rows, self.references[0])
-        )
+        rows, reference = (self.padded, self.references[1]) if name == "padded" else (self.rows, self.references[0])
         indices = range(4) if name == "padded" else range(8, 16) if name == "batch1" else range(8)
-        flags = (
-            self.expected["theta0"]["batch0_masked"]["flags"]
-            if name == "batch0_masked"
-            else [1] * len(indices)
-        )
+        flags = self.expected["theta0"]["batch0_masked"]["flags"] if name == "batch0_masked" else [1] * len(indices)
         return gather(rows, reference, list(indices), np.array(flags, dtype=bool), loss)
 
 
@@ -105,16 +94,12 @@ def oracle(shared: Path) -> Oracle:
     return Oracle(folder)
 
 
-def run(
-    oracle: Oracle, theta: str, batch: str, name: str, loss: LossConfig
-) -> tuple[LossTerms, dict[str, float]]:
+def run(oracle: Oracle, theta: str, batch: str, name: str, loss: LossConfig) -> tuple[LossTerms, dict[str, float]]:
     model = oracle.models[theta]
     model.zero_grad()
     terms = methods.get(name, alpha=0.5, beta=1.0, loss=loss).loss(model, oracle.batch(batch, loss))
     terms.total.backward()
-    return terms, {
-        n: float(p.grad.double().norm()) for n, p in model.named_parameters() if p.grad is not None
-    }
+    return terms, {n: float(p.grad.double().norm()) for n, p in model.named_parameters() if p.grad is not None}
 
 
 def norm(norms: dict[str, float]) -> float:
@@ -174,9 +159,7 @@ def test_adam_trajectory_and_the_step_of_an_empty_batch(oracle: Oracle, key: str
         total = sum(float(p.detach().double().sum()) for p in model.parameters())
         moved = [(p.detach().double() - q.double()) for p, q in zip(model.parameters(), since, strict=True)]
         assert total == pytest.approx(wanted["sum"], abs=1e-3)
-        assert math.sqrt(sum(float((d * d).sum()) for d in moved)) == pytest.approx(
-            wanted["delta_l2"], abs=1e-5
-        )
+        assert math.sqrt(sum(float((d * d).sum()) for d in moved)) == pytest.approx(wanted["delta_l2"], abs=1e-5)
         assert max(float(d.abs().max()) for d in moved) == pytest.approx(wanted["delta_max_abs"], rel=1e-3)
 
     for number, wanted in enumerate(expected["steps"]):

@@ -46,9 +46,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_built_ins_say_what_they_need() -> None:
     assert methods.names()[:6] == ("icu", "kumpr", "kl", "llmu", "po", "dpo")
     needs = {
-        n: (m.needs_pairs, m.needs_reference, m.needs_reference_nll)
-        for n in methods.BUILT_IN
-        if (m := methods.get(n))
+        n: (m.needs_pairs, m.needs_reference, m.needs_reference_nll) for n in methods.BUILT_IN if (m := methods.get(n))
     }
     assert needs == {
         "icu": (True, True, False),
@@ -84,9 +82,7 @@ def test_a_plug_in_is_found_and_the_broken_ones_are_named(package: str) -> None:
     assert methods.names()[-3:] == ("broken", "gentle", "number")
     gentle = methods.get("gentle", alpha=0.25, settings={"strength": 2})
     assert gentle.needs_pairs and [factor for factor, _ in gentle.objective().terms] == [-2.0, 0.25]
-    with pytest.raises(
-        UserError, match=r"'broken' of plug-in gentle-unlearning .*a_module_that_is_not_there"
-    ):
+    with pytest.raises(UserError, match=r"'broken' of plug-in gentle-unlearning .*a_module_that_is_not_there"):
         methods.get("broken")
     assert set(methods.broken()) == {"broken", "number"}
     # A plug-in cannot take a built-in's place.

@@ -188,9 +188,7 @@ def test_forms_of_hub_ids() -> None:
             check_model_source(bad)
 
 
-def test_a_hub_id_without_a_network_says_what_to_give_instead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_id_without_a_network_says_what_to_give_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "from icu_ray.models.loading import load_model\n"
         "from icu_ray.errors import UserError\n"

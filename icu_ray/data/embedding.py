@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 VECTORS = "vectors.npy"
 _ENCODER_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
+_PATH_MARKS = (".", "/", "~")
 _IGNORED = ["onnx/*", "openvino/*", "*.h5", "*.ot", "*.msgpack", "*.md"]
+
+
+def check_encoder(encoder: str) -> None:
+    """UserError when an encoder cannot be had, as far as this machine can say without a network."""
+    source = resolve_encoder(encoder)
+    if Path(source).is_dir() or source.startswith(_PATH_MARKS):
+        encoder_folder(encoder)
 
 
 def encoder_folder(encoder: str) -> Path:
@@ -41,7 +49,7 @@ def encoder_folder(encoder: str) -> Path:
             )
         return folder
     how = "give a hub id, the folder of an encoder, or 'bundled'"
-    if source.startswith((".", "/", "~")):
+    if source.startswith(_PATH_MARKS):
         raise UserError(f"pairs.encoder: {encoder}: no such folder; {how}")
     from huggingface_hub import snapshot_download
 

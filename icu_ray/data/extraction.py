@@ -25,7 +25,7 @@ from icu_ray.errors import UserError, did_you_mean
 
 ROW_LENGTH = 200
 EMBEDDED_FROM = 100
-"""Prefix and suffix: two rows that agree from here on are one text to the pairing (spec 1.2)."""
+"""Where the prefix starts: two rows that agree from here on are one text to the pairing (spec 1.2)."""
 _NPY_MAGIC = b"\x93NUMPY"
 
 
@@ -193,17 +193,19 @@ def read_sample(path: Path, total: int, corpora: Sequence[str] | None = None) ->
 
 
 def _heldout_rows(tokens: NDArray[np.uint16], in_samples: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """The last `count` rows outside all samples whose prefix and suffix stand in no other row.
+    """The last `count` rows outside all samples of which neither half stands in another row.
 
     A quarter of the rows are copies of others from the prefix on; text that a model saw elsewhere is not held out.
     """
     if count == 0:
         return np.empty(0, dtype=np.int64)
-    embedded = np.ascontiguousarray(tokens[:, EMBEDDED_FROM:])
-    keys = embedded.view(np.dtype((np.void, embedded.shape[1] * embedded.itemsize))).ravel()
-    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-    free = sizes[group] == 1
+    free = np.ones(len(tokens), dtype=np.bool_)
     free[in_samples] = False
+    for half in (tokens[:, :EMBEDDED_FROM], tokens[:, EMBEDDED_FROM:]):
+        whole = np.ascontiguousarray(half)
+        keys = whole.view(np.dtype((np.void, whole.shape[1] * whole.itemsize))).ravel()
+        _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+        free &= sizes[group] == 1
     usable = np.flatnonzero(free).astype(np.int64)
     if count > len(usable):
         raise UserError(f"data.heldout: {count} rows wanted, only {len(usable)} are unique and in no forget sample")

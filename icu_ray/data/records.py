@@ -53,6 +53,8 @@ def read_records(path: Path, text_column: str, id_column: str | None, key: str, 
             raise UserError(f"{key}: {path}: {where}: column '{text_column}' holds {_kind(text)}, expected text")
         if not text.strip():
             raise UserError(f"{key}: {path}: {where}: column '{text_column}' is empty; remove the row or fill it")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"{key}: {path}: {where}: column '{text_column}' holds half a character (a lone surrogate)")
         name = f"{prefix}-{number}"
         if id_column is not None:
             if not isinstance(values[1], (str, int)) or isinstance(values[1], bool) or values[1] == "":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from icu_ray.config import ExtractionData, RecordsData, SweepConfig
 from icu_ray.data.corpus import Corpus, DataCheck
+from icu_ray.data.embedding import check_encoder
 from icu_ray.data.extraction import ROW_LENGTH, open_extraction
 from icu_ray.data.records import load_records
 from icu_ray.data.synthetic import load_synthetic
@@ -39,8 +40,9 @@ def load_corpus(config: SweepConfig) -> Corpus:
 
 
 def check_data(config: SweepConfig) -> DataCheck:
-    """Validate everything that `load_corpus` will read, and say what it is."""
+    """Validate everything that `load_corpus` and the pairing will read, and say what it is."""
     _check_columns(config)
+    check_encoder(config.pairs.encoder)
     if isinstance(config.data, ExtractionData):
         return open_extraction(config.data, config.samples).check()
     return load_corpus(config).check

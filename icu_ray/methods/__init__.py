@@ -60,9 +60,7 @@ def method_class(name: str) -> type[Method]:
         return found
     points = _plug_ins()
     if name not in points:
-        raise UserError(
-            f"method '{name}' is not known{did_you_mean(name, names())}; known: {', '.join(names())}"
-        )
+        raise UserError(f"method '{name}' is not known{did_you_mean(name, names())}; known: {', '.join(names())}")
     return _load_plug_in(name, points[name])
 
 
@@ -82,9 +80,7 @@ def _plug_ins() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
         if point.name in BUILT_IN:
-            _log.warning(
-                "plug-in method '%s' (%s) is ignored: a built-in has that name", point.name, point.value
-            )
+            _log.warning("plug-in method '%s' (%s) is ignored: a built-in has that name", point.name, point.value)
         else:
             found[point.name] = point
     return found

@@ -150,8 +150,7 @@ class Method(ABC):
             if key not in self.defaults:
                 known = ", ".join(self.defaults) or "none"
                 raise UserError(
-                    f"method {self.name}: unknown setting '{key}'{did_you_mean(key, self.defaults)}; "
-                    f"known: {known}"
+                    f"method {self.name}: unknown setting '{key}'{did_you_mean(key, self.defaults)}; known: {known}"
                 )
             _check_type(self.name, key, value, self.defaults[key])
         self.alpha = alpha
@@ -189,6 +188,5 @@ def _check_type(method: str, key: str, value: Setting, default: Setting) -> None
     wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise UserError(
-            f"method {method}: setting '{key}' must be {type(default).__name__}, found {value!r} "
-            f"(default {default!r})"
+            f"method {method}: setting '{key}' must be {type(default).__name__}, found {value!r} (default {default!r})"
         )

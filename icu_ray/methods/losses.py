@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 
 def evaluate(objective: Objective, model: PreTrainedModel, batch: Batch, options: LossConfig) -> LossTerms:
     """Total and parts of an objective; `options` gives the divergence's form, the chunk, joint or not."""
-    sides: list[Side] = [
-        s for s in ("target", "pair") if any(term.inputs == s for _, term in objective.terms)
-    ]
+    sides: list[Side] = [s for s in ("target", "pair") if any(term.inputs == s for _, term in objective.terms)]
     rows = {side: _active_rows(objective, batch, side) for side in sides}
     hidden = _forward(model, batch, rows, joint=options.joint_forward)
     weight, bias = output_head(model)
@@ -46,10 +44,7 @@ def evaluate(objective: Objective, model: PreTrainedModel, batch: Batch, options
         scored = torch.stack([w != 0 for w in weights]).any(0).nonzero().flatten()
         length = _ids(batch, side).shape[1]
         where = rows[side][scored // length] * length + scored % length
-        terms = [
-            _term(f, t, batch, w[scored], where, options.kl)
-            for (f, t), w in zip(entries, weights, strict=True)
-        ]
+        terms = [_term(f, t, batch, w[scored], where, options.kl) for (f, t), w in zip(entries, weights, strict=True)]
         chosen.append(hidden[side].flatten(0, 1)[scored])
         segments.append(Segment(len(scored), terms))
     total, values = vocabulary_loss(torch.cat(chosen), weight, bias, segments, options.chunk)
@@ -78,14 +73,10 @@ def log_ratios(
     return batch.row_weights[rows], ratios
 
 
-def _term(
-    factor: float, term: Term, batch: Batch, weights: Tensor, where: Tensor, form: str
-) -> NllTerm | KlTerm:
+def _term(factor: float, term: Term, batch: Batch, weights: Tensor, where: Tensor, form: str) -> NllTerm | KlTerm:
     if term.kind == "kl":
         if batch.reference is None:
-            raise ValueError(
-                "this method compares with the original model, but the batch carries no reference"
-            )
+            raise ValueError("this method compares with the original model, but the batch carries no reference")
         return KlTerm(factor, weights, batch.reference, where, form)
     return NllTerm(factor, _next(_labels(batch, term.labels)).flatten()[where], weights)
 
@@ -103,9 +94,7 @@ def _active_rows(objective: Objective, batch: Batch, side: Side) -> Tensor:
     return rows if len(rows) else rows.new_zeros(1)
 
 
-def _forward(
-    model: PreTrainedModel, batch: Batch, rows: dict[Side, Tensor], joint: bool
-) -> dict[Side, Tensor]:
+def _forward(model: PreTrainedModel, batch: Batch, rows: dict[Side, Tensor], joint: bool) -> dict[Side, Tensor]:
     """(A, L, H) last hidden states of the chosen rows of each side, in one forward where `joint`."""
     ids = {side: _ids(batch, side)[chosen] for side, chosen in rows.items()}
     masks = {side: _mask(batch, side)[chosen] for side, chosen in rows.items()}

@@ -43,6 +43,4 @@ class Npo(Method):
         beta = float(self.settings["beta_npo"])
         weights, ratio = log_ratios(model, batch, ("target",), self.options)
         total = -2.0 / beta * (weights * logsigmoid(-beta * ratio["target"])).sum()
-        return LossTerms(
-            total, {"npo": total.detach(), "log_ratio": (weights * ratio["target"]).sum().detach()}
-        )
+        return LossTerms(total, {"npo": total.detach(), "log_ratio": (weights * ratio["target"]).sum().detach()})

@@ -129,9 +129,7 @@ class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
-            raise RuntimeError(
-                "backward a second time: this loss keeps its gradients for one backward pass only"
-            )
+            raise RuntimeError("backward a second time: this loss keeps its gradients for one backward pass only")
         gradients, ctx.gradients = ctx.gradients, None
         # In place: the output matrix's gradient is the largest tensor of the step.
         return (
@@ -142,9 +140,7 @@ class _VocabularyLoss(torch.autograd.Function):
         )
 
 
-def _score(
-    scores: Tensor, terms: Sequence[NllTerm | KlTerm], part: slice, with_gradient: bool
-) -> list[Tensor]:
+def _score(scores: Tensor, terms: Sequence[NllTerm | KlTerm], part: slice, with_gradient: bool) -> list[Tensor]:
     """Values of the terms on one chunk; `scores` (C, V) turn in place into d loss / d scores if asked."""
     scores -= scores.amax(-1, keepdim=True)
     kls = [term for term in terms if isinstance(term, KlTerm)]
@@ -221,9 +217,7 @@ def _like(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
 
 class _TokenNll(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int) -> Tensor:
         nll = hidden.new_zeros(len(hidden), dtype=torch.float32)
         for low in range(0, len(hidden), chunk):
             part = slice(low, low + chunk)

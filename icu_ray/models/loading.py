@@ -88,14 +88,10 @@ def load_tokenizer(
     with _explained(source, "tokenizer"):
         from transformers import AutoTokenizer
 
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trust_remote_code
-        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise UserError(
-                f"tokenizer {source}: has neither a pad nor an end-of-text token; add one of them"
-            )
+            raise UserError(f"tokenizer {source}: has neither a pad nor an end-of-text token; add one of them")
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     tokenizer.truncation_side = "right"
@@ -141,17 +137,13 @@ def check_folder(folder: Path, source: str, weights: bool = True) -> None:
     """UserError unless the folder holds a config, complete weights (where asked for) and a tokenizer."""
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
-        raise UserError(
-            f"model {source}: {found}; expected a folder with config.json, weights and a tokenizer"
-        )
+        raise UserError(f"model {source}: {found}; expected a folder with config.json, weights and a tokenizer")
     if weights:
         config = folder / "config.json"
         if not config.is_file():
             raise UserError(f"model {source}: no config.json in this folder; expected a saved causal LM")
         if "model_type" not in _read_json(config, source):
-            raise UserError(
-                f"model {source}: {config.name} has no 'model_type'; expected that of a causal LM"
-            )
+            raise UserError(f"model {source}: {config.name} has no 'model_type'; expected that of a causal LM")
         _check_weights(folder, source)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
@@ -187,21 +179,15 @@ def _download(source: str, revision: str | None, weights: bool) -> Path:
     try:
         info = HfApi().model_info(source, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
         names = [sibling.rfilename for sibling in info.siblings or () if "/" not in sibling.rfilename]
-        wanted = [
-            name for name in names if name.endswith((".json", ".txt", ".py")) or name in TOKENIZER_FILES
-        ]
+        wanted = [name for name in names if name.endswith((".json", ".txt", ".py")) or name in TOKENIZER_FILES]
         if weights:
             kind = ".safetensors" if any(name.endswith(".safetensors") for name in names) else ".bin"
             wanted += [name for name in names if name.endswith(kind)]
         folder = Path(snapshot_download(source, revision=info.sha, allow_patterns=wanted))
     except GatedRepoError as error:
-        raise UserError(
-            f"{where}: the hub asks for consent and a login; run 'hf auth login' first"
-        ) from error
+        raise UserError(f"{where}: the hub asks for consent and a login; run 'hf auth login' first") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UserError(
-            f"{where}: the hub knows no such model, and there is no folder of that name"
-        ) from error
+        raise UserError(f"{where}: the hub knows no such model, and there is no folder of that name") from error
     except Exception as error:
         if not _is_network_error(error):
             raise
@@ -224,9 +210,7 @@ def _is_network_error(error: Exception) -> bool:
 def _check_hub_id(source: str) -> None:
     name = source.rpartition("/")[2]
     if not name or any(c.isspace() for c in source) or source.endswith((".json", ".safetensors", ".bin")):
-        raise UserError(
-            f"model '{source}': expected a hub id such as EleutherAI/gpt-neo-125m or a local folder"
-        )
+        raise UserError(f"model '{source}': expected a hub id such as EleutherAI/gpt-neo-125m or a local folder")
 
 
 def _check_weights(folder: Path, source: str) -> None:
@@ -245,9 +229,7 @@ def _check_weights(folder: Path, source: str) -> None:
             if shard.endswith(".safetensors"):
                 _check_safetensors(folder / shard, source)
         return
-    raise UserError(
-        f"model {source}: no weights here; expected {' or '.join(WEIGHT_FILES)} (or their .index.json)"
-    )
+    raise UserError(f"model {source}: no weights here; expected {' or '.join(WEIGHT_FILES)} (or their .index.json)")
 
 
 def _check_safetensors(path: Path, source: str) -> None:
@@ -261,13 +243,9 @@ def _check_safetensors(path: Path, source: str) -> None:
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         values = sum(math.prod(entry["shape"]) for entry in entries.values())
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(
-            f"model {source}: {path.name} is no safetensors file, or only its beginning"
-        ) from error
+        raise UserError(f"model {source}: {path.name} is no safetensors file, or only its beginning") from error
     if size != end or not values:
-        raise UserError(
-            f"model {source}: {path.name} has {size} bytes, but its header says {end}: copy it again"
-        )
+        raise UserError(f"model {source}: {path.name} has {size} bytes, but its header says {end}: copy it again")
 
 
 def _read_json(path: Path, source: str) -> dict[str, Any]:

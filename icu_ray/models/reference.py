@@ -98,9 +98,7 @@ class Reference:
     """The frozen copy, for cache="recompute" alone."""
     _heads: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
 
-    def batch(
-        self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu"
-    ) -> ReferenceBatch:
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu") -> ReferenceBatch:
         """The pairs `indices` on `device`; the output matrix is moved there once and then shared."""
         chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))
 
@@ -210,18 +208,14 @@ def build_reference(
             if cache == "none":
                 return kept
             if pairs is None:
-                raise ValueError(
-                    f"cache={cache!r} keeps the original model's view of pairs, but there are none"
-                )
+                raise ValueError(f"cache={cache!r} keeps the original model's view of pairs, but there are none")
             if cache == "recompute":
                 ids, mask = _ids_and_mask(pairs)
                 return replace(kept, pair_ids=ids, pair_mask=mask, model=_frozen(model))
             states = _hidden_batches(model, pairs, batch_size)
             if cache == "probs":
                 rows = (functional.linear(row, weight, bias) for batch in states for row in batch)
-                return replace(
-                    kept, probs=torch.stack([torch.softmax(row.float(), -1).cpu() for row in rows])
-                )
+                return replace(kept, probs=torch.stack([torch.softmax(row.float(), -1).cpu() for row in rows]))
             hidden = torch.cat([batch.cpu() for batch in states])
     finally:
         model.train(training)

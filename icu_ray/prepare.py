@@ -1,0 +1,229 @@
+"""What several trials share, each made exactly once and kept in the store: S or 1 times, never S x C.
+
+    stand-ins            one a model               a Ray task each, side by side, telling its progress
+    embeddings, pairs    one a sample              Ray Data, by data/pairing.py
+    rows                 one a model and sample    targets, pairs and held-out rows in the model's vocabulary
+    reference, before    one a model and sample    the frozen original model's cache, and its own measurement
+
+    prepared = prepare(plan, Store(join(config.storage, "store")), on_step=print)
+    prepared.ingredients["icu-small", 0]    # the keys by which a trial finds what it needs
+
+Every artefact's name is the hash of what decides its content, so running again finds all of it. What cannot be made
+fails the trials that need it, with the reason, and no others.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.config import ModelConfig
+from icu_ray.data.corpus import Corpus
+from icu_ray.data.examples import Columns
+from icu_ray.data.sources import counts_own_tokens, load_corpus
+from icu_ray.ingredients import Ingredients, Key, Ledger, Needs, Note, Work, measure_original, model_key
+from icu_ray.plan import Plan, Trial
+
+if TYPE_CHECKING:
+    from icu_ray.data.pairing import Pairs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of one piece of the preparation; part: 0..1, None while not known; 1 when it is done."""
+
+    name: str
+    part: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """ingredients and failures by (model name, sample); notes: every artefact that was made or found."""
+
+    ingredients: Mapping[tuple[str, int], Ingredients]
+    failures: Mapping[tuple[str, int], str]
+    notes: tuple[Note, ...]
+
+    def made(self, kind: str) -> int:
+        """How many artefacts of a kind had to be made."""
+        return sum(note.made for note in self.notes if note.kind == kind)
+
+
+def prepare(plan: Plan, root: str, on_step: Callable[[Step], None] = lambda step: None) -> Prepared:
+    """Make or find everything that the plan's waiting trials need; needs a running Ray. `root` is the store's place."""
+    return _Preparation(plan, root, on_step).run()
+
+
+@dataclass
+class _Preparation:
+    plan: Plan
+    root: str
+    on_step: Callable[[Step], None]
+    notes: list[Note] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.config = self.plan.config
+        waiting: dict[tuple[str, int], list[Trial]] = {}
+        for trial in self.plan.waiting:
+            waiting.setdefault((trial.model.name, trial.sample), []).append(trial)
+        self.needs = {cell: Needs.of(trials) for cell, trials in waiting.items()}
+        self.models = {trial.model.name: trial.model for trial in self.plan.waiting}
+
+    def run(self) -> Prepared:
+        if not self.needs:
+            return Prepared({}, {}, ())
+        self.on_step(Step("data", None, "reading"))
+        corpus = load_corpus(self.config)
+        self.on_step(Step("data", 1, f"{len(corpus.rows)} rows"))
+        standins = [model for model in self.models.values() if model.standin is not None]
+        ingredients: dict[tuple[str, int], Ingredients] = {}
+        failures: dict[tuple[str, int], str] = {}
+        with ThreadPoolExecutor(len(standins) + 2 + len(self.needs)) as pool:
+            built = {model.name: pool.submit(self._standin, model, corpus) for model in standins}
+            pairs = {
+                own: pool.submit(self._pairs, corpus, own)
+                for own in sorted({self._own(self.models[name]) for (name, _), n in self.needs.items() if n.pairs})
+            }
+            cells = {
+                cell: pool.submit(self._cell, cell, corpus, built.get(cell[0]), pairs) for cell in sorted(self.needs)
+            }
+            for cell, future in cells.items():
+                try:
+                    ingredients[cell] = future.result()
+                except Exception as error:
+                    log.exception("preparing %s, sample %d", *cell)
+                    failures[cell] = _reason(error)
+        return Prepared(ingredients, failures, tuple(self.notes))
+
+    def _own(self, model: ModelConfig) -> bool:
+        return counts_own_tokens(self.config, model.standin is not None)
+
+    def _standin(self, model: ModelConfig, corpus: Corpus) -> Key:
+        """Key of a trained stand-in."""
+        import ray
+
+        assert model.standin is not None
+        name = f"stand-in {model.name}"
+        key = model_key(model, self.config.columns.value(), corpus.fingerprint())
+        self.on_step(Step(name, None, "waiting for a CPU"))
+        forget = {sample: corpus.sample(sample)[0].texts for sample in sorted(corpus.targets)}
+        stream = ray.remote(num_cpus=1, num_returns="streaming")(_build_standin).remote(
+            self.root, key, model.standin, corpus.rows.texts, forget, self.config.columns.value()
+        )
+        for reference in stream:
+            told = ray.get(reference)
+            if isinstance(told, Step):
+                self.on_step(Step(name, told.part, told.text))
+            else:
+                self._done(name, told)
+        return key
+
+    def _pairs(self, corpus: Corpus, own_columns: bool) -> dict[int, Pairs]:
+        from icu_ray.data.pairing import find_pairs
+
+        self.on_step(Step("pairs", None, "embedding and searching"))
+        ledger = Ledger(self.root)
+        samples = sorted({sample for (_, sample), needs in self.needs.items() if needs.pairs})
+        found = find_pairs(
+            corpus,
+            samples,
+            self.config.pairs,
+            self.config.columns.value(),
+            own_columns=own_columns,
+            store=ledger,
+        )
+        self._done("pairs", ledger.notes)
+        return found
+
+    def _cell(
+        self,
+        cell: tuple[str, int],
+        corpus: Corpus,
+        built: Future[Key] | None,
+        pairs: Mapping[bool, Future[dict[int, Pairs]]],
+    ) -> Ingredients:
+        """Rows, reference and 'before' of one model and sample, as soon as what they rest on is there."""
+        import ray
+
+        (name, sample), needs, model = cell, self.needs[cell], self.models[cell[0]]
+        standin = None if built is None else built.result()
+        targets, _ = corpus.sample(sample)
+        mine = pairs[self._own(model)].result()[sample] if needs.pairs else None
+        work = Work(
+            root=self.root,
+            config=self.config,
+            model=model,
+            standin=standin,
+            model_key=model_key(model, self.config.columns.value(), corpus.fingerprint()),
+            targets=targets,
+            pairs=None if mine is None else corpus.rows.select(mine.pair_rows),
+            heldout=corpus.heldout if corpus.heldout is not None and len(corpus.heldout) else None,
+            needs=needs,
+        )
+        step = f"{name}, sample {sample}"
+        self.on_step(Step(step, None, "measuring the original model"))
+        task = ray.remote(num_cpus=model.cpus_per_worker, num_gpus=min(1, model.gpus))(measure_original)
+        found, notes = ray.get(task.remote(work))
+        self._done(step, notes)
+        ingredients: Ingredients = found
+        return ingredients
+
+    def _done(self, name: str, notes: Sequence[Note]) -> None:
+        self.notes += notes
+        for note in notes:
+            log.info("%s: %s %s", "made" if note.made else "reused", note.kind, note.name[:12])
+        seconds = sum(note.seconds for note in notes if note.made)
+        made = any(note.made for note in notes)
+        self.on_step(Step(name, 1, f"made in {seconds:.0f} s" if made else "found in the store"))
+
+
+def _reason(error: BaseException) -> str:
+    cause = getattr(error, "cause", None) or error  # Ray wraps what a task raised
+    first = next((line for line in str(cause).splitlines() if line.strip()), "")
+    return f"preparation: {first}" if type(cause).__name__ == "UserError" else f"{type(cause).__name__}: {first}"
+
+
+def _build_standin(
+    root: str,
+    key: Key,
+    settings: Any,
+    texts: Sequence[str],
+    forget: Mapping[int, Sequence[str]],
+    columns: Columns,
+) -> Iterator[Step | list[Note]]:
+    """A streaming task: progress while a stand-in is trained, and at last the ledger's notes."""
+    told: queue.Queue[Step | BaseException | None] = queue.Queue()
+    ledger = Ledger(root)
+
+    def make(folder: Path) -> None:
+        from icu_ray.models.standins import build_standin
+
+        def progress(epoch: Any) -> None:
+            said = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}" + ("" if epoch.el10 is None else f", EL {epoch.el10:.2f}")
+            told.put(Step("", epoch.epoch / epoch.max_epochs, said))
+
+        told.put(Step("", 0.0, "training"))
+        build_standin(settings, texts, forget, columns, folder, progress)
+
+    def work() -> None:
+        try:
+            ledger.get_or_make("models", key, make)
+            told.put(None)
+        except BaseException as error:
+            told.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while (item := told.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+    yield ledger.notes

@@ -1,0 +1,360 @@
+"""MLflow as a view of a sweep's storage: one parent run for the sweep, one child run for each trial.
+
+Storage is the truth. `sync_sweep` reads it and sends what the server does not have yet; sending twice changes nothing.
+The driver's `Tracker` calls it every few seconds; when the server is away the sweep goes on, and `icu-ray sync` (or the
+next sweep) sends the rest.
+
+    sent = sync_sweep("runs", "quickstart", tracking_uri("runs"))
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.results import (
+    EpochRecord,
+    TrialPaths,
+    TrialResult,
+    read_events,
+    read_result,
+    read_samples,
+    read_spec,
+    trial_ids,
+)
+from icu_ray.store import join, local_path, read_bytes
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_log = logging.getLogger(__name__)
+SWEEP_TAG, TRIAL_TAG, COMPLETE_TAG = "icu_ray.sweep", "icu_ray.trial_id", "icu_ray.complete"
+PARENT_TAG, NAME_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.runName", "mlflow.note.content"
+STATUS = {"finished": "FINISHED", "not_forgotten": "FINISHED", "failed": "FAILED"}
+RETRY_SECONDS = 30.0
+
+
+def tracking_uri(storage: str, configured: str | None = None) -> str:
+    """MLFLOW_TRACKING_URI, else the configured address, else an SQLite file beside the results."""
+    given = os.environ.get("MLFLOW_TRACKING_URI") or configured
+    if given:
+        return given
+    folder = local_path(storage)
+    return f"sqlite:///{(folder if folder is not None else Path()).resolve() / 'mlflow.db'}"
+
+
+def without_secrets(uri: str) -> str:
+    """An address that may be shown: user and password left out."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def ui_command(uri: str) -> str:
+    """What a user types, or opens, to see the runs."""
+    if uri.startswith("sqlite:"):
+        return f"mlflow ui --backend-store-uri {uri} --port 5000"
+    return f"open {without_secrets(uri)}"
+
+
+@dataclass
+class SyncState:
+    """What is known to be on the server, so that a running sweep does not ask again."""
+
+    parent: str | None = None
+    runs: dict[str, str] = field(default_factory=dict)
+    epochs: dict[str, int] = field(default_factory=dict)
+    complete: set[str] = field(default_factory=set)
+
+
+def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = None, over: bool = False) -> int:
+    """Send everything that is missing; the number of metric values sent. over: no trial runs any more.
+
+    Raises whatever MLflow raises when the server cannot be reached; what was sent by then stays.
+    """
+    state = state or SyncState()
+    with _quiet():
+        client = _client(uri)
+        parent = _parent(client, storage, sweep, uri, state)
+        sent = 0
+        results = []
+        for trial_id in trial_ids(storage, sweep):
+            paths = TrialPaths.of(storage, sweep, trial_id)
+            result = read_result(paths)
+            results.append(result)
+            if trial_id not in state.complete:
+                sent += _sync_trial(client, parent, paths, trial_id, result, state, over)
+        _finish_parent(client, parent, storage, sweep, results, over)
+    return sent
+
+
+def _client(uri: str) -> MlflowClient:
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: MlflowClient, name: str, storage: str, uri: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    folder = local_path(storage)
+    location = None
+    if uri.startswith("sqlite:") and folder is not None:
+        location = (folder.resolve() / "mlflow_artifacts" / name).as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _sweep_spec(storage: str, sweep: str) -> dict[str, Any]:
+    import json
+
+    content = read_bytes(join(storage, sweep, "sweep.json"))
+    found: dict[str, Any] = {} if content is None else json.loads(content)
+    return found
+
+
+def _parent(client: MlflowClient, storage: str, sweep: str, uri: str, state: SyncState) -> Run:
+    if state.parent is not None:
+        return client.get_run(state.parent)
+    spec = _sweep_spec(storage, sweep)
+    config = spec.get("config", {})
+    name = (config.get("tracking") or {}).get("experiment") or sweep
+    experiment = _experiment(client, name, storage, uri)
+    found = client.search_runs([experiment], f"tags.`{SWEEP_TAG}` = '{sweep}'", max_results=1)
+    if found:
+        run = found[0]
+    else:
+        code = (spec.get("provenance") or {}).get("code", {})
+        tags = {
+            SWEEP_TAG: sweep,
+            "fidelity": str(config.get("fidelity", "")),
+            "code_version": f"{code.get('version', '?')} {str(code.get('commit', 'unknown'))[:12]}",
+            NOTE_TAG: (
+                f"**Sweep {sweep}**: every trial is a child run. MA and EL10 are fractions of the forget sample "
+                "(forgotten when MA < 0.5994 and EL10 < 0.0499 unless the config says otherwise); `ppl_heldout` is "
+                "perplexity on texts the model was not asked to forget; steps are epochs, 0 is before unlearning."
+            ),
+        }
+        run = client.create_run(experiment, run_name=sweep, tags=tags)
+        if config:
+            client.log_dict(run.info.run_id, config, "config.yaml")
+    state.parent = run.info.run_id
+    return run
+
+
+def _sync_trial(
+    client: MlflowClient,
+    parent: Run,
+    paths: TrialPaths,
+    trial_id: str,
+    result: TrialResult | None,
+    state: SyncState,
+    over: bool,
+) -> int:
+    spec = read_spec(paths)
+    if spec is None:
+        return 0
+    history = read_events(paths)
+    known = state.epochs.get(trial_id)
+    if result is None and known is not None and known == len(history) and not over:
+        return 0
+    run_id = state.runs.get(trial_id) or _child(client, parent, trial_id, spec)
+    state.runs[trial_id] = run_id
+    run = client.get_run(run_id)
+    if run.data.tags.get(COMPLETE_TAG) == "yes" and result is not None:
+        state.complete.add(trial_id)
+        return 0
+    sent = _send_epochs(client, run_id, history)
+    state.epochs[trial_id] = len(history)
+    if result is not None:
+        sent += _send_result(client, run, paths, result)
+        state.complete.add(trial_id)
+    elif over and run.info.status == "RUNNING":
+        client.set_terminated(run_id, "KILLED")
+    elif not over and run.info.status != "RUNNING":
+        client.update_run(run_id, status="RUNNING")
+    return sent
+
+
+def _child(client: MlflowClient, parent: Run, trial_id: str, spec: Mapping[str, Any]) -> str:
+    from mlflow.entities import Param, RunTag
+
+    experiment, parent_id = parent.info.experiment_id, parent.info.run_id
+    found = client.search_runs(
+        [experiment], f"tags.`{TRIAL_TAG}` = '{trial_id}' and tags.`{PARENT_TAG}` = '{parent_id}'", max_results=1
+    )
+    if found:
+        return str(found[0].info.run_id)
+    weights = spec["hyperparameters"]
+    provenance = spec.get("provenance", {})
+    code = provenance.get("code", {})
+    tags = {
+        TRIAL_TAG: trial_id,
+        PARENT_TAG: parent_id,
+        "model": spec["model"],
+        "method": spec["method"],
+        "sample": str(spec["sample"]),
+        "seed": str(weights.get("seed", "")),
+        "alpha": f"{weights.get('alpha', '')}",
+        "beta": f"{weights.get('beta', '')}",
+        "dataset_hash": str(provenance.get("data", ""))[:16],
+        "code_version": f"{code.get('version', '?')} {str(code.get('commit', 'unknown'))[:12]}",
+        "code_dirty": str(code.get("dirty", "")),
+        NOTE_TAG: (
+            f"{spec['method']} on {spec['model']}, forget sample {spec['sample']}, "
+            f"α = {weights.get('alpha')}, β = {weights.get('beta')}. Steps are epochs; 0 is before unlearning."
+        ),
+    }
+    run = client.create_run(experiment, run_name=spec["name"], tags=tags)
+    params = {"model": spec["model"], "method": spec["method"], "sample": spec["sample"], **weights}
+    client.log_batch(
+        run.info.run_id,
+        params=[Param(key, str(value)[:500]) for key, value in params.items()][:100],
+        tags=[RunTag(NAME_TAG, spec["name"])],
+    )
+    return str(run.info.run_id)
+
+
+EPOCH_MARK = "active_samples"
+"""Sent with every epoch in one atomic batch: where it has a step, that whole epoch is on the server."""
+
+
+def _send_epochs(client: MlflowClient, run_id: str, history: tuple[EpochRecord, ...]) -> int:
+    there = {metric.step for metric in client.get_metric_history(run_id, EPOCH_MARK)} if history else set()
+    sent = 0
+    for record in history:
+        if record.epoch not in there:
+            sent += _send(client, run_id, epoch_metrics(record), record.epoch)
+    return sent
+
+
+def epoch_metrics(record: EpochRecord) -> dict[str, float]:
+    """The metrics of one epoch under the names the UI shows."""
+    values: dict[str, float | None] = {EPOCH_MARK: float(record.active), **asdict(record.scores)}
+    values |= {f"loss/{name}": value for name, value in record.loss.items()}
+    values |= {f"seconds/{name}": value for name, value in record.seconds.items()}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _send_result(client: MlflowClient, run: Run, paths: TrialPaths, result: TrialResult) -> int:
+    run_id = run.info.run_id
+    values: dict[str, float] = {"epochs": float(result.epochs)}
+    for side, scores in (("before", result.before), ("after", result.after)):
+        if scores is not None:
+            values |= {f"{side}/{name}": float(v) for name, v in asdict(scores).items() if v is not None}
+    if result.before and result.after and result.before.ppl_heldout and result.after.ppl_heldout is not None:
+        values["ppl_heldout_ratio"] = result.after.ppl_heldout / result.before.ppl_heldout
+    there = run.data.metrics
+    sent = _send(client, run_id, {k: v for k, v in values.items() if k not in there}, result.epochs)
+    samples = read_samples(paths)
+    if samples:
+        rows = [asdict(sample) for sample in samples]
+        # log_table appends to a table that is there, so it is written as a file in the table's own format.
+        table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+        client.log_dict(run_id, table, "samples.json")
+        client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "samples.json", "type": "table"}]')
+    client.set_tag(run_id, "status", result.status)
+    client.set_tag(run_id, "reason", result.reason[:5000])
+    client.set_tag(run_id, "model_path", paths.model)
+    client.set_terminated(run_id, STATUS[result.status])
+    client.set_tag(run_id, COMPLETE_TAG, "yes")
+    return sent
+
+
+def _send(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> int:
+    from mlflow.entities import Metric
+
+    if values:
+        now = int(time.time() * 1000)
+        client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+    return len(values)
+
+
+def _finish_parent(
+    client: MlflowClient, parent: Run, storage: str, sweep: str, results: list[TrialResult | None], over: bool
+) -> None:
+    run_id = parent.info.run_id
+    known = [result for result in results if result is not None]
+    counts = {
+        "trials_forgotten": sum(r.status == "finished" for r in known),
+        "trials_not_forgotten": sum(r.status == "not_forgotten" for r in known),
+        "trials_failed": sum(r.status == "failed" for r in known),
+        "trials_started": len(results),
+    }
+    if any(parent.data.metrics.get(name) != float(value) for name, value in counts.items()):
+        _send(client, run_id, {name: float(value) for name, value in counts.items()}, len(known))
+    if over:
+        for name in ("trials.csv", "cells.csv", "summary.json"):
+            content = read_bytes(join(storage, sweep, name))
+            if content is not None:
+                client.log_text(run_id, content.decode(), name)
+        failed = counts["trials_failed"] > 0 or len(known) < len(results)
+        client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+    elif parent.info.status != "RUNNING":
+        client.update_run(run_id, status="RUNNING")
+
+
+class Tracker:
+    """Keeps MLflow up to date while a sweep runs, from a thread of its own; never stops the sweep."""
+
+    def __init__(self, storage: str, sweep: str, uri: str, *, every_seconds: float = 5.0) -> None:
+        self.storage, self.sweep, self.uri = storage, sweep, uri
+        self.every_seconds = every_seconds
+        self.trouble: str | None = None
+        self._state = SyncState()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow-sync", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first contact creates the database where there is none."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._stop.wait(self.every_seconds if self._try(over=False) else RETRY_SECONDS)
+
+    def _try(self, over: bool) -> bool:
+        try:
+            sync_sweep(self.storage, self.sweep, self.uri, state=self._state, over=over)
+        except Exception as error:  # whatever the server or network does, the sweep goes on
+            text = without_secrets(f"{type(error).__name__}: {error}")
+            if self.trouble is None:
+                _log.warning("MLflow at %s cannot be reached (%s); what is missing is sent later", self.uri_shown, text)
+            self.trouble = text
+            return False
+        self.trouble = None
+        return True
+
+    @property
+    def uri_shown(self) -> str:
+        """The server's address without user and password."""
+        return without_secrets(self.uri)
+
+    def finish(self) -> bool:
+        """Stop the thread and send the rest; False when the server could not be reached."""
+        self._stop.set()
+        self._thread.join(timeout=60)
+        return self._try(over=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow and its database migrations report on loggers of their own."""
+    names = ("mlflow", "alembic", "mlflow.store.db.utils")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

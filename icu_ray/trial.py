@@ -1,0 +1,339 @@
+"""One trial on the cluster: Tune's trainable, the Ray Train worker group in it, and what both leave in storage.
+
+The trainable writes spec.json, runs a gang of workers and survives whatever happens to them: a lost worker or node is
+replaced and goes on from the last checkpoint (`resources.retries` times), everything else becomes result.json with
+status 'failed' and the reason. On the workers the epochs run; rank 0 writes events.jsonl whole at every epoch, and at
+the end the model, the generations and, last of all, result.json.
+
+A run is found again by its folder, trials/<trial id>/checkpoint: the same trial started by another driver, on another
+cluster, continues there.
+
+    tuner = Tuner(trainable(tasks), ...)        # config: {"trial_id": ...}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.ingredients import Ingredients, get, load, load_rows
+from icu_ray.plan import Trial
+from icu_ray.results import (
+    Provenance,
+    TrialPaths,
+    TrialResult,
+    TrialSpec,
+    read_events,
+    start_trial,
+    write_events,
+    write_result,
+    write_samples,
+)
+from icu_ray.runtime import seed_everything, training_environment
+from icu_ray.store import Store, join, list_dir, local_path, read_bytes, write_atomic
+
+if TYPE_CHECKING:
+    from icu_ray.models.loading import LoadedModel
+    from icu_ray.training.loop import EpochReport, TrialData, TrialOutcome
+
+log = logging.getLogger(__name__)
+
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
+_CHECKPOINTS_KEPT = 2
+"""One to continue from, and the one before it should that be damaged."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """All that a trial is told. storage and store are absolute: workers have another working directory."""
+
+    trial: Trial
+    ingredients: Ingredients
+    storage: str
+    sweep: str
+    store: str
+    retries: int
+    keep_model: bool
+    provenance: Provenance
+
+    @property
+    def paths(self) -> TrialPaths:
+        """Where the trial's files lie."""
+        return TrialPaths.of(self.storage, self.sweep, self.trial.trial_id)
+
+
+def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) -> Callable[[dict[str, Any]], None]:
+    """The function that Tune runs for each trial; it reports where its workers stand whenever they (re)start."""
+
+    def trial(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        # Ray Train takes its settings from the process that runs its controller, which is this one.
+        os.environ.update(environment)
+        run(tasks[config["trial_id"]], lambda nodes, group: tune.report({"nodes": list(nodes), "group": group}))
+
+    return trial
+
+
+def run(task: TrialTask, on_gang: Callable[[Any, str], None]) -> None:
+    """A trial from its worker group to its result, failed or not."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+
+    from icu_ray.trainer import GangTrainer, reason_of
+
+    model, paths = task.trial.model, task.paths
+    remove(paths.result)
+    start_trial(paths, spec_of(task.trial, task.provenance))
+    _drop_broken_snapshot(paths)
+    filesystem, folder = _arrow_filesystem(paths.root)
+    trainer = GangTrainer(
+        train_worker,
+        train_loop_config={"task": task, "started": time.time()},
+        torch_config=TorchConfig(backend=None if model.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=model.workers,
+            use_gpu=model.gpus > 0,
+            resources_per_worker={"CPU": model.cpus_per_worker, **({"GPU": model.gpus} if model.gpus else {})},
+            placement_strategy="PACK",
+        ),
+        run_config=RunConfig(
+            storage_path=folder,
+            storage_filesystem=filesystem,
+            name="checkpoint",
+            failure_config=FailureConfig(max_failures=task.retries),
+            checkpoint_config=CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
+            worker_runtime_env=training_environment(),
+        ),
+        on_gang=on_gang,
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        log.exception("trial %s", task.trial.name)
+        write_atomic(join(paths.root, "error.txt"), traceback.format_exc().encode())
+        write_failure(task.trial, paths, reason_of(error), task.provenance)
+    else:
+        remove(paths.checkpoint)
+
+
+def spec_of(trial: Trial, provenance: Provenance | None = None) -> TrialSpec:
+    """The trial's own description in storage."""
+    return TrialSpec(
+        trial_id=trial.trial_id,
+        name=trial.name,
+        model=trial.model.name,
+        method=trial.label,
+        sample=trial.sample,
+        hyperparameters=trial.hyperparameters,
+        max_epochs=trial.job.max_epochs,
+        settings=trial.identity,
+        provenance=provenance,
+    )
+
+
+def write_failure(trial: Trial, paths: TrialPaths, reason: str, provenance: Provenance) -> None:
+    """result.json of a trial that could not be brought to its end, with whatever it had measured."""
+    history = read_events(paths)
+    seconds = sum(sum(record.seconds.values()) for record in history)
+    last = history[-1] if history else None
+    result = _result(
+        trial,
+        status="failed",
+        reason=reason,
+        epochs=0 if last is None else last.epoch,
+        before=history[0].scores if history else None,
+        after=None if last is None or last.epoch == 0 else last.scores,
+        seconds={"total": seconds},
+        provenance=provenance,
+    )
+    write_result(paths, result)
+
+
+def _result(trial: Trial, **values: Any) -> TrialResult:
+    return TrialResult(
+        trial_id=trial.trial_id,
+        name=trial.name,
+        model=trial.model.name,
+        method=trial.label,
+        sample=trial.sample,
+        hyperparameters=trial.hyperparameters,
+        ended=time.time(),
+        **values,
+    )
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """What Ray Train runs on every worker of the gang."""
+    import ray.train
+    import torch
+    from ray.train import Checkpoint
+
+    from icu_ray.training.engine import set_device_environment
+    from icu_ray.training.loop import run_trial
+
+    task: TrialTask = config["task"]
+    began = time.time()
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    model, job, paths = task.trial.model, task.trial.job, task.paths
+    torch.set_num_threads(model.cpus_per_worker)
+    set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
+    seed_everything(job.seed)
+    loaded, data = _load(task)
+
+    def on_epoch(report: EpochReport) -> None:
+        if rank == 0:
+            # Before the checkpoint: whoever continues from it finds every epoch up to it already told.
+            write_events(paths, report.history)
+        if report.record.epoch == 0 or report.decision.stop:
+            return  # the start is cheap to have again, and after the end comes the result
+        with tempfile.TemporaryDirectory(prefix="icu_ray_checkpoint_") as folder:
+            report.save(Path(folder))
+            ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(folder))
+
+    with newest_checkpoint(paths) as checkpoint:
+        loading = time.time() - began
+        outcome = run_trial(
+            job,
+            data,
+            loaded.model,
+            loaded.tokenizer,
+            rank=rank,
+            world_size=world_size,
+            resume_from=checkpoint,
+            on_epoch=on_epoch,
+        )
+    if rank == 0:
+        _leave(task, loaded, outcome, {"start": began - config["started"], "load": loading})
+
+
+def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
+    from icu_ray.models.reference import Reference
+    from icu_ray.training.loop import TrialData
+    from icu_ray.training.validation import Validation
+
+    store, ingredients = Store(task.store), task.ingredients
+    loaded = load(task.trial.model, ingredients.model, store)
+    rows = {part: load_rows(get(store, "rows", key)) for part, key in ingredients.rows.items()}
+    reference = ingredients.reference
+    return loaded, TrialData(
+        targets=rows["targets"],
+        pairs=rows.get("pairs"),
+        heldout=rows.get("heldout"),
+        reference=None if reference is None else Reference.load(get(store, "references", reference), loaded.model),
+        before=Validation.load(get(store, "before", ingredients.before)),
+    )
+
+
+def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds: dict[str, float]) -> None:
+    paths = task.paths
+    started = time.time()
+    if task.keep_model:
+        _save_model(loaded, paths.model)
+    write_events(paths, outcome.history)
+    write_samples(paths, outcome.samples)
+    seconds = {**seconds, **outcome.seconds, "save": time.time() - started}
+    result = _result(
+        task.trial,
+        status=outcome.status,
+        reason=outcome.reason,
+        epochs=outcome.epochs,
+        before=outcome.before,
+        after=outcome.after,
+        seconds={**seconds, "total": sum(seconds.values())},
+        provenance=task.provenance,
+    )
+    write_result(paths, result)
+
+
+def _save_model(loaded: LoadedModel, url: str) -> None:
+    """The unlearned model and its tokenizer, whole or not at all."""
+    target = local_path(url)
+    with tempfile.TemporaryDirectory(prefix=".model-", dir=None if target is None else target.parent) as folder:
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        remove(url)
+        if target is not None:
+            os.rename(folder, target)
+            os.mkdir(folder)  # for the context manager to remove
+        else:
+            filesystem, inside = _filesystem(url)
+            filesystem.put(folder + "/", inside, recursive=True)
+
+
+@contextlib.contextmanager
+def newest_checkpoint(paths: TrialPaths) -> Iterator[Path | None]:
+    """A local folder with the newest checkpoint that is whole, None where there is none.
+
+    Looked for among the folders themselves: a driver killed between upload and bookkeeping leaves a good one that Ray
+    does not know, and a machine that lost power may leave a bad one that it does.
+    """
+    from icu_ray.training.checkpoints import DamagedCheckpoint, read_state
+
+    with contextlib.ExitStack() as stack:
+        for name in sorted((n for n in list_dir(paths.checkpoint) if n.startswith("checkpoint_2")), reverse=True):
+            url = join(paths.checkpoint, name)
+            folder = local_path(url)
+            if folder is None:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="icu_ray_resume_")))
+                filesystem, inside = _filesystem(url)
+                filesystem.get(inside.rstrip("/") + "/", str(folder) + "/", recursive=True)
+            try:
+                read_state(folder)
+            except DamagedCheckpoint as error:
+                log.warning("not continued from a damaged checkpoint: %s", error)
+                continue
+            yield folder
+            return
+        yield None
+
+
+def _drop_broken_snapshot(paths: TrialPaths) -> None:
+    """Ray's list of checkpoints is not written atomically; a torn one would keep the trial from ever starting again."""
+    url = join(paths.checkpoint, _SNAPSHOT)
+    content = read_bytes(url)
+    if content is None:
+        return
+    try:
+        known = {entry["checkpoint_dir_name"] for entry in json.loads(content)["checkpoint_results"]}
+        broken = not known <= set(list_dir(paths.checkpoint))
+    except (ValueError, KeyError, TypeError):
+        broken = True
+    if broken:
+        log.warning("%s is damaged; the trial's checkpoints are looked for without it", url)
+        remove(url)
+
+
+def remove(url: str) -> None:
+    """Delete a file or folder, local or remote, if it is there."""
+    filesystem, inside = _filesystem(url)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm(inside, recursive=True)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    filesystem, inside = fsspec.core.url_to_fs(url)
+    return filesystem, str(inside)
+
+
+def _arrow_filesystem(url: str) -> tuple[Any, str]:
+    """The file system of a remote URL as Ray takes it (None for local ones), and the path in it."""
+    folder = local_path(url)
+    if folder is not None:
+        return None, str(folder)
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, inside = _filesystem(url)
+    return PyFileSystem(FSSpecHandler(filesystem)), inside
