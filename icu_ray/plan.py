@@ -24,6 +24,7 @@ from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.job import TrialJob
 from icu_ray.results import TrialPaths, read_events, read_result
+from icu_ray.schedule import Gang
 from icu_ray.store import content_hash
 
 IDENTITY_FORMAT = 1
@@ -245,6 +246,12 @@ def folder_fingerprint(folder: Path) -> str:
                 file.seek(-(1024**2), 2)
                 digest.update(file.read(1024**2))
     return digest.hexdigest()
+
+
+def gang_of(trial: Trial) -> Gang:
+    """What a trial claims."""
+    model = trial.model
+    return Gang(trial.trial_id, model.workers, trial.minutes, float(model.cpus_per_worker), float(model.gpus))
 
 
 def _refuse_equal_names(trials: Iterable[Trial]) -> None:

@@ -159,6 +159,9 @@ def worker_environment(local: bool) -> dict[str, str]:
 
 def _authentication(local: bool) -> dict[str, str]:
     """Always said, never left to what happens to lie in ~/.ray."""
+    if local and "ray" in sys.modules:
+        # Ray reads its mode once, when it is imported; a later word would only divide its processes.
+        return {} if "RAY_AUTH_MODE" in os.environ else {"RAY_AUTH_MODE": "disabled"}
     if local:
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     if "RAY_AUTH_MODE" in os.environ:

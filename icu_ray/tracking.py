@@ -22,12 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from icu_ray.results import (
     EpochRecord,
+    Provenance,
     TrialPaths,
     TrialResult,
+    TrialSpec,
     read_events,
     read_result,
     read_samples,
     read_spec,
+    read_sweep,
     trial_ids,
 )
 from icu_ray.store import join, local_path, read_bytes
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 SWEEP_TAG, TRIAL_TAG, COMPLETE_TAG = "icu_ray.sweep", "icu_ray.trial_id", "icu_ray.complete"
-PARENT_TAG, NAME_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.runName", "mlflow.note.content"
+PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
 STATUS = {"finished": "FINISHED", "not_forgotten": "FINISHED", "failed": "FAILED"}
 RETRY_SECONDS = 30.0
 
@@ -114,30 +117,21 @@ def _experiment(client: MlflowClient, name: str, storage: str, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=location))
 
 
-def _sweep_spec(storage: str, sweep: str) -> dict[str, Any]:
-    import json
-
-    content = read_bytes(join(storage, sweep, "sweep.json"))
-    found: dict[str, Any] = {} if content is None else json.loads(content)
-    return found
-
-
 def _parent(client: MlflowClient, storage: str, sweep: str, uri: str, state: SyncState) -> Run:
     if state.parent is not None:
         return client.get_run(state.parent)
-    spec = _sweep_spec(storage, sweep)
-    config = spec.get("config", {})
+    spec = read_sweep(storage, sweep)
+    config: Mapping[str, Any] = {} if spec is None else spec.config
     name = (config.get("tracking") or {}).get("experiment") or sweep
     experiment = _experiment(client, name, storage, uri)
     found = client.search_runs([experiment], f"tags.`{SWEEP_TAG}` = '{sweep}'", max_results=1)
     if found:
         run = found[0]
     else:
-        code = (spec.get("provenance") or {}).get("code", {})
         tags = {
             SWEEP_TAG: sweep,
             "fidelity": str(config.get("fidelity", "")),
-            "code_version": f"{code.get('version', '?')} {str(code.get('commit', 'unknown'))[:12]}",
+            **_code_tags(None if spec is None else spec.provenance),
             NOTE_TAG: (
                 f"**Sweep {sweep}**: every trial is a child run. MA and EL10 are fractions of the forget sample "
                 "(forgotten when MA < 0.5994 and EL10 < 0.0499 unless the config says otherwise); `ppl_heldout` is "
@@ -146,7 +140,7 @@ def _parent(client: MlflowClient, storage: str, sweep: str, uri: str, state: Syn
         }
         run = client.create_run(experiment, run_name=sweep, tags=tags)
         if config:
-            client.log_dict(run.info.run_id, config, "config.yaml")
+            client.log_dict(run.info.run_id, dict(config), "config.yaml")
     state.parent = run.info.run_id
     return run
 
@@ -185,8 +179,18 @@ def _sync_trial(
     return sent
 
 
-def _child(client: MlflowClient, parent: Run, trial_id: str, spec: Mapping[str, Any]) -> str:
-    from mlflow.entities import Param, RunTag
+def _code_tags(provenance: Provenance | None) -> dict[str, str]:
+    if provenance is None:
+        return {}
+    return {
+        "code_version": f"{provenance.version} {provenance.commit[:12]}",
+        "code_dirty": str(provenance.dirty),
+        "dataset_hash": provenance.data[:16],
+    }
+
+
+def _child(client: MlflowClient, parent: Run, trial_id: str, spec: TrialSpec) -> str:
+    from mlflow.entities import Param
 
     experiment, parent_id = parent.info.experiment_id, parent.info.run_id
     found = client.search_runs(
@@ -194,33 +198,25 @@ def _child(client: MlflowClient, parent: Run, trial_id: str, spec: Mapping[str, 
     )
     if found:
         return str(found[0].info.run_id)
-    weights = spec["hyperparameters"]
-    provenance = spec.get("provenance", {})
-    code = provenance.get("code", {})
+    weights = spec.hyperparameters
     tags = {
         TRIAL_TAG: trial_id,
         PARENT_TAG: parent_id,
-        "model": spec["model"],
-        "method": spec["method"],
-        "sample": str(spec["sample"]),
+        "model": spec.model,
+        "method": spec.method,
+        "sample": str(spec.sample),
         "seed": str(weights.get("seed", "")),
-        "alpha": f"{weights.get('alpha', '')}",
-        "beta": f"{weights.get('beta', '')}",
-        "dataset_hash": str(provenance.get("data", ""))[:16],
-        "code_version": f"{code.get('version', '?')} {str(code.get('commit', 'unknown'))[:12]}",
-        "code_dirty": str(code.get("dirty", "")),
+        "alpha": str(weights.get("alpha", "")),
+        "beta": str(weights.get("beta", "")),
+        **_code_tags(spec.provenance),
         NOTE_TAG: (
-            f"{spec['method']} on {spec['model']}, forget sample {spec['sample']}, "
-            f"α = {weights.get('alpha')}, β = {weights.get('beta')}. Steps are epochs; 0 is before unlearning."
+            f"{spec.method} on {spec.model}, forget sample {spec.sample}, α = {weights.get('alpha')}, "
+            f"β = {weights.get('beta')}. Steps are epochs; 0 is before unlearning."
         ),
     }
-    run = client.create_run(experiment, run_name=spec["name"], tags=tags)
-    params = {"model": spec["model"], "method": spec["method"], "sample": spec["sample"], **weights}
-    client.log_batch(
-        run.info.run_id,
-        params=[Param(key, str(value)[:500]) for key, value in params.items()][:100],
-        tags=[RunTag(NAME_TAG, spec["name"])],
-    )
+    run = client.create_run(experiment, run_name=spec.name, tags=tags)
+    params = {"model": spec.model, "method": spec.method, "sample": spec.sample, **weights}
+    client.log_batch(run.info.run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()][:100])
     return str(run.info.run_id)
 
 

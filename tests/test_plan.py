@@ -130,7 +130,7 @@ def test_a_dry_run_of_the_paper_needs_no_data(tmp_path: Path, monkeypatch: pytes
 
 
 def test_more_workers_than_allowed() -> None:
-    with pytest.raises(UserError, match="needs 3 workers at once, but resources.max_workers allows 2"):
+    with pytest.raises(UserError, match=r"needs 3 workers at once, but resources\.max_workers allows 2"):
         plan({"train": {"batch_size": 6}, "resources": {"max_workers": 2}, "models": [
             {"name": "a", "standin": {}, "workers": 3}]})  # fmt: skip
 

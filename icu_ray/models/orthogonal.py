@@ -57,7 +57,8 @@ def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
 
 def make_optimizers(model: nn.Module, lr: float) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices between embeddings and output, Adam for embeddings, biases and norms."""
-    inner, outer = [], []
+    inner: list[nn.Parameter] = []
+    outer: list[nn.Parameter] = []
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for parameter in model.parameters():
         inner_matrix = parameter.ndim == 2 and id(parameter) not in embeddings

@@ -118,7 +118,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
@@ -189,9 +189,7 @@ def _train(
                     group["lr"] = config.learning_rate * min(1.0, step / WARMUP_STEPS)
                 optimizer.step()
             losses.append(float(loss.detach()))
-        found = probe(
-            model, targets, ngram=NGRAM, should_decode=lambda ma: lowest(ma) >= config.min_memorization
-        )
+        found = probe(model, targets, ngram=NGRAM, should_decode=lambda ma: lowest(ma) >= config.min_memorization)
         reached = StandinProgress(
             epoch,
             config.max_epochs,
@@ -202,7 +200,7 @@ def _train(
         )
         progress(reached)
         if reached.el10 is not None and reached.el10 >= config.min_extraction:
-            model.eval()
+            model.eval()  # type: ignore[no-untyped-call]
             return
     raise UserError(_not_memorised(config, reached, known))
 

@@ -1,0 +1,181 @@
+"""What a running sweep looks like: preparation, running trials with their last epoch, what is done, time left.
+
+On a terminal a table that renews itself; elsewhere one line for each thing that happens. Reads the trials' events in
+storage, so it shows what is really kept.
+
+    with LiveView(plan, console) as view: view.step(step); view.started(trial_id); view.ended(trial_id)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from icu_ray.errors import UserError
+from icu_ray.plan import DONE, Plan, Trial
+from icu_ray.prepare import Step
+from icu_ray.results import EpochRecord, TrialPaths, read_events, read_result
+
+REFRESH_SECONDS = 0.5
+WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """'7 s', '3 min 20 s', '2 h 05 min'."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class LiveView:
+    """Told by the driver what starts and ends; looks up the rest."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self.plan, self.console = plan, console
+        self._trials = {trial.trial_id: trial for trial in plan.trials}
+        self._done = {trial.trial_id: str(trial.status) for trial in plan.trials if trial.status in DONE}
+        self._already = len(self._done)
+        self._running: dict[str, float] = {}
+        self._told: dict[str, int] = {}
+        self._history: dict[str, tuple[EpochRecord, ...]] = {}
+        self._steps: dict[str, Step] = {}
+        self._began = time.monotonic()
+        self._trials_began: float | None = None
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._thread = threading.Thread(target=self._watch, name="live-view", daemon=True)
+
+    def __enter__(self) -> LiveView:
+        if self._live is not None:
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+        if self._live is not None:
+            self._live.stop()
+
+    def step(self, step: Step) -> None:
+        """Progress of the preparation."""
+        with self._lock:
+            before = self._steps.get(step.name)
+            self._steps[step.name] = step
+            if self._live is None and (before is None or step.part == 1):
+                self.console.print(f"prepare  {step.name}: {step.text}", markup=False, highlight=False)
+
+    def started(self, trial_id: str) -> None:
+        """A trial was handed to the cluster."""
+        with self._lock:
+            self._trials_began = self._trials_began or time.monotonic()
+            self._running[trial_id] = time.monotonic()
+            trial = self._trials[trial_id]
+            if self._live is None:
+                goes_on = f" from epoch {trial.epochs_done}" if trial.status == "resumable" else ""
+                self.console.print(f"start    {trial.name}{goes_on}", markup=False, highlight=False)
+
+    def ended(self, trial_id: str, status: str, reason: str) -> None:
+        """A trial is over."""
+        with self._lock:
+            if self._live is None:
+                self._tell_epochs(trial_id)
+            self._running.pop(trial_id, None)
+            self._done[trial_id] = status
+            name = self._trials[trial_id].name
+            count = f"{len(self._done)}/{len(self._trials)}"
+            line = f"{WORD.get(status, status):<13} {name}: {reason} [{count}]"
+            style = {"finished": "green", "failed": "red"}.get(status, "yellow")
+            self.console.print(Text(line, style=style) if self._live is not None else Text(line))
+
+    def _paths(self, trial: Trial) -> TrialPaths:
+        return TrialPaths.of(self.plan.config.storage, self.plan.config.name, trial.trial_id)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(REFRESH_SECONDS):
+            for trial_id in list(self._running):
+                try:
+                    self._history[trial_id] = read_events(self._paths(self._trials[trial_id]))
+                except (UserError, OSError):
+                    continue  # storage is away for a moment; the trial itself will say if it matters
+                if self._live is None:
+                    with self._lock:
+                        self._tell_epochs(trial_id)
+            if self._live is not None:
+                with self._lock:
+                    self._live.update(self._render(), refresh=True)
+
+    def _tell_epochs(self, trial_id: str) -> None:
+        for record in self._history.get(trial_id, ()):
+            if record.epoch > self._told.get(trial_id, 0):
+                self._told[trial_id] = record.epoch
+                scores = record.scores
+                self.console.print(
+                    f"epoch    {self._trials[trial_id].name} {record.epoch}: MA {_percent(scores.ma)} %, "
+                    f"EL10 {_percent(scores.el10)} %, {record.active} active",
+                    markup=False,
+                    highlight=False,
+                )
+
+    def _render(self) -> RenderableType:
+        parts: list[RenderableType] = []
+        open_steps = [step for step in self._steps.values() if step.part != 1]
+        if open_steps:
+            preparing = Table.grid(padding=(0, 2))
+            for step in open_steps:
+                bar = ProgressBar(total=1.0, completed=step.part or 0.0, width=24, pulse=step.part is None)
+                preparing.add_row(step.name, bar, step.text)
+            parts += [Text("Preparing", style="bold"), preparing]
+        if self._running:
+            table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+            for heading in ("trial", "epoch", "MA %", "EL10 %", "active", "time"):
+                table.add_column(heading, justify="left" if heading == "trial" else "right")
+            for trial_id, since in self._running.items():
+                trial = self._trials[trial_id]
+                history = self._history.get(trial_id, ())
+                age = duration(time.monotonic() - since)
+                if history:
+                    last = history[-1]
+                    epoch = f"{last.epoch}/{trial.job.max_epochs}"
+                    table.add_row(
+                        trial.name, epoch, _percent(last.scores.ma), _percent(last.scores.el10), str(last.active), age
+                    )
+                else:
+                    table.add_row(trial.name, "starting", "", "", "", age)
+            parts.append(table)
+        done, total = len(self._done), len(self._trials)
+        line = f"{done}/{total} trials done, {duration(time.monotonic() - self._began)} so far"
+        left = self._time_left()
+        parts.append(Text(line + (f", about {duration(left)} left" if left is not None else ""), style="dim"))
+        return Group(*parts)
+
+    def _time_left(self) -> float | None:
+        """From the pace of the trials that ended since this driver started."""
+        ended = len(self._done) - self._already
+        if self._trials_began is None or ended < 1:
+            return None
+        pace = (time.monotonic() - self._trials_began) / ended
+        return pace * (len(self._trials) - len(self._done))
+
+
+def outcome_of(plan: Plan, trial_id: str) -> tuple[str, str] | None:
+    """(status, reason) of a trial's result in storage, None where it has none."""
+    result = read_result(TrialPaths.of(plan.config.storage, plan.config.name, trial_id))
+    return None if result is None else (result.status, result.reason)

@@ -1,0 +1,329 @@
+"""The main job: a config becomes unlearned models, their numbers, and runs to compare.
+
+    python -m icu_ray.sweep [CONFIG.yaml] [key=value ...] [--dry-run]
+
+With no config it runs the embedded quickstart. Input is checked before Ray starts; then the shared artefacts are made
+once, the trials run under Ray Tune in the plan's order, and tables, CSV, JSON and MLflow runs are left. Running the
+same command again goes on where it stopped: finished trials are found in storage, an interrupted one continues from
+its last epoch. Exit codes: 0 all trials ended, 1 some failed, 2 the input was refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from icu_ray.config import SweepConfig
+from icu_ray.errors import UserError
+from icu_ray.plan import Plan, Trial, gang_of, plan_json
+from icu_ray.planning import find_config, plan_config
+from icu_ray.report.plan_table import print_plan
+from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, TrialPaths, open_sweep, write_beat
+from icu_ray.runtime import connected, machine, quiet, refuse_impossible, will_start_locally, worker_environment
+from icu_ray.schedule import Limits
+from icu_ray.store import join, local_path
+from icu_ray.version import code_version
+
+log = logging.getLogger(__name__)
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "sentence-transformers", "faiss-cpu", "bert-score", "mlflow")
+WARM_AHEAD = 1
+"""Training processes that import ahead while others train."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m icu_ray.sweep",
+        description="Run a grid of unlearning trials, or go on with it where it stopped.",
+        epilog="example:\n  python -m icu_ray.sweep tune_configs/extraction_small.yaml optim.lr=1e-4 --dry-run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", nargs="?", help="YAML file, or name of a shipped config (default: quickstart)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
+    arguments = parser.parse_intermixed_args(argv)
+    given = [text for text in (arguments.config, *arguments.overrides) if text]
+    name = given.pop(0) if given and "=" not in given[0] else None
+    try:
+        plan = plan_config(find_config(name), given, dry_run=arguments.dry_run)
+        if arguments.dry_run:
+            if arguments.json:
+                print(plan_json(plan))
+            else:
+                print_plan(plan, _console(sys.stdout))
+            return 0
+        return run_sweep(plan)
+    except UserError as error:
+        print(f"icu_ray.sweep: {error}", file=sys.stderr)
+        return 2
+
+
+def _console(stream: Any) -> Console:
+    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
+
+
+def run_sweep(plan: Plan) -> int:
+    """Run what the plan still has to run, and report; the exit code."""
+    config = plan.config
+    limits = Limits(config.resources.max_workers, config.resources.max_concurrent)
+    if will_start_locally():
+        # What can be known without Ray is said before it starts.
+        refuse_impossible({t.model.name: gang_of(t) for t in plan.trials}, [machine()], limits)
+    storage = _absolute(config.storage)
+    plan = replace(plan, config=config.model_copy(update={"storage": storage}))
+    with _only_driver(storage, config.name):
+        return _run(plan, limits)
+
+
+def _absolute(storage: str) -> str:
+    folder = local_path(storage)
+    return storage if folder is None else str(folder.resolve())
+
+
+def provenance_of(config: SweepConfig, data: str) -> Provenance:
+    """Which code, packages, config and data made a result."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    code = code_version()
+    return Provenance(
+        version=str(code["version"]),
+        commit=str(code["commit"]),
+        dirty=bool(code["dirty"]),
+        data=data,
+        packages=versions,
+        config=_without_secrets(config.model_dump(mode="json")),
+    )
+
+
+def _without_secrets(tree: dict[str, Any]) -> dict[str, Any]:
+    from icu_ray.tracking import without_secrets
+
+    uri = tree["tracking"]["uri"]
+    return {**tree, "tracking": {**tree["tracking"], "uri": None if uri is None else without_secrets(uri)}}
+
+
+def _run(plan: Plan, limits: Limits) -> int:
+    from icu_ray.report.tables import print_tables, summarise, write_tables
+    from icu_ray.tracking import Tracker, tracking_uri, ui_command
+    from icu_ray.trial import spec_of
+
+    config = plan.config
+    folder = local_path(join(config.storage, config.name))
+    logs = (folder if folder is not None else Path(config.name)) / "logs"
+    provenance = provenance_of(config, "" if plan.data is None else plan.data.fingerprint)
+    open_sweep(config.storage, config.name, provenance.config, [spec_of(t) for t in plan.trials], provenance)
+    uri = tracking_uri(config.storage, config.tracking.uri)
+    tracker = Tracker(config.storage, config.name, uri) if config.tracking.enabled else None
+    state: SweepState = "failed"
+    interrupted = threading.Event()
+    with quiet(logs / "driver.log") as terminal:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
+        console = _console(terminal)
+        waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
+        already = f", {done} already done" if done else ""
+        console.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{already}; log in {_shown(logs)}")
+        try:
+            with _signals(interrupted), _beating(config):
+                if tracker is not None:
+                    tracker.start()
+                if plan.waiting:
+                    _run_trials(plan, provenance, limits, console, logs, interrupted)
+            state = "interrupted" if interrupted.is_set() else "finished"
+        except KeyboardInterrupt:
+            state = "interrupted"
+        finally:
+            summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in plan.trials])
+            if state == "finished" and (summary.missing or any(r.status == "failed" for r in summary.results)):
+                state = "failed"
+            where = write_tables(summary)
+            write_beat(config.storage, config.name, state)
+            synced = tracker is None or tracker.finish()
+        if state == "interrupted":
+            console.print("\nInterrupted. What was finished is kept; the same command goes on from here.")
+            return 130
+        console.print()
+        print_tables(summary, console)
+        console.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json")
+        if tracker is not None:
+            if not synced:
+                console.print(f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}")
+            console.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
+    return 0 if state == "finished" else 1
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def _run_trials(
+    plan: Plan, provenance: Provenance, limits: Limits, console: Console, logs: Path, interrupted: threading.Event
+) -> None:
+    from icu_ray.prepare import prepare
+    from icu_ray.report.live import LiveView, outcome_of
+    from icu_ray.trial import TrialTask, write_failure
+
+    config = plan.config
+    store = join(config.storage, "store")
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(connected(keep_logs=logs / "ray"))
+        refuse_impossible({t.model.name: gang_of(t) for t in plan.waiting}, cluster.nodes(), limits)
+        view = stack.enter_context(LiveView(plan, console))
+        prepared = prepare(plan, store, view.step)
+        log.info("prepared: %s", [(note.kind, note.name[:12], note.made) for note in prepared.notes])
+        tasks: dict[str, TrialTask] = {}
+        ready: list[Trial] = []
+        for trial in plan.waiting:
+            cell = (trial.model.name, trial.sample)
+            if cell in prepared.failures:
+                paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
+                write_failure(trial, paths, prepared.failures[cell], provenance)
+                view.ended(trial.trial_id, "failed", prepared.failures[cell])
+                continue
+            ready.append(trial)
+            tasks[trial.trial_id] = TrialTask(
+                trial,
+                prepared.ingredients[cell],
+                config.storage,
+                config.name,
+                store,
+                config.resources.retries,
+                config.resources.keep_models,
+                provenance,
+            )
+        if cluster.local and ready:
+            from icu_ray.runtime import prepare_process
+
+            prepare_process(min(WARM_AHEAD + 1, len(ready)))
+
+        def on_start(trial_id: str) -> None:
+            view.started(trial_id)
+
+        def on_end(trial_id: str, broke: bool, group: str | None) -> None:
+            if broke and group is not None:
+                from icu_ray.trainer import remove_gang
+
+                remove_gang(group)
+            task = tasks[trial_id]
+            outcome = outcome_of(plan, trial_id)
+            if outcome is None and not interrupted.is_set():
+                reason = "its driver process on the cluster died"
+                write_failure(task.trial, task.paths, reason, provenance)
+                outcome = ("failed", reason)
+            if outcome is not None:
+                view.ended(trial_id, *outcome)
+            if cluster.local:
+                prepare_process(1)
+
+        if ready:
+            # Imports Ray, which must not be before `connected` has said how processes know each other.
+            from icu_ray.gate import Gate
+
+            gate = Gate(ready, cluster.nodes, limits, on_start, on_end, interrupted.is_set)
+            _tune(gate, tasks, cluster.local, logs, interrupted)
+
+
+def _tune(gate: Any, tasks: dict[str, Any], local: bool, logs: Path, interrupted: threading.Event) -> None:
+    from ray import tune
+
+    from icu_ray.gate import StopWhenAsked
+    from icu_ray.trial import trainable
+
+    function = trainable(tasks, worker_environment(local))
+    tuner = tune.Tuner(
+        tune.with_resources(function, {"CPU": 0.01}),
+        tune_config=tune.TuneConfig(search_alg=gate, num_samples=len(tasks), reuse_actors=True),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(logs.resolve()),
+            verbose=0,
+            stop=StopWhenAsked(interrupted.is_set),
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    tuner.fit()
+
+
+@contextlib.contextmanager
+def _signals(interrupted: threading.Event) -> Iterator[None]:
+    """SIGINT and SIGTERM end the sweep cleanly; a second one at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        if interrupted.is_set():
+            os._exit(130)
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _beating(config: SweepConfig) -> Iterator[None]:
+    """Say every while that this driver lives."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                write_beat(config.storage, config.name, "running")
+            if stop.wait(BEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, name="beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+@contextlib.contextmanager
+def _only_driver(storage: str, sweep: str) -> Iterator[None]:
+    """One driver a sweep folder: a second one on this machine is told so. The lock goes with the process."""
+    folder = local_path(join(storage, sweep))
+    if folder is None:
+        yield
+        return
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise UserError(
+                f"{_shown(folder)}: another driver (process {file.read().strip() or '?'}) is running this sweep; wait "
+                "for it, stop it, or give this one another name (name=...)"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
