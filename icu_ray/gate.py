@@ -24,7 +24,8 @@ class Gate(Searcher):
     """Offers waiting trials in order, each when it fits.
 
     on_start, on_end: told the trial id when a trial is handed to Tune and when Tune is done with it; on_end also gets
-    whether it broke and the placement group it left behind, if it had one.
+    whether it broke and the placement group it left behind, if it had one. on_gang: told when the workers of a trial
+    have started, with their number and that of the trial which is first in line now (0: none waits).
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Gate(Searcher):
         nodes: Callable[[], tuple[Node, ...]],
         limits: Limits,
         on_start: Callable[[str], None],
+        on_gang: Callable[[int, int], None],
         on_end: Callable[[str, bool, str | None], None],
         stopped: Callable[[], bool],
     ) -> None:
@@ -41,7 +43,7 @@ class Gate(Searcher):
         self._running: dict[str, Placed] = {}
         self._groups: dict[str, str] = {}
         self._nodes, self._limits = nodes, limits
-        self._on_start, self._on_end, self._stopped = on_start, on_end, stopped
+        self._on_start, self._on_gang, self._on_end, self._stopped = on_start, on_gang, on_end, stopped
         self._seen: tuple[float, tuple[Node, ...]] = (0.0, ())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -67,6 +69,7 @@ class Gate(Searcher):
         if placed is not None and "nodes" in result:
             self._running[trial_id] = Placed(placed.gang, tuple(result["nodes"]), placed.since)
             self._groups[trial_id] = str(result["group"])
+            self._on_gang(placed.gang.workers, self._waiting[0].workers if self._waiting else 0)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over, one way or another."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 ROLE = "ICU_RAY_ROLE"
 """Set to 'worker' in processes that will train, so that `warm_up` imports ahead what training needs."""
+CONTROL: Mapping[str, float] = {"node:__internal_head__": 0.001}
+"""What a trial's controller asks of Ray: a place on the head node, which no spot market takes away, and no CPU."""
 _PREFIX = "icu-ray-"
 _OWNER = "driver.pid"
 
@@ -290,18 +292,30 @@ def training_environment() -> dict[str, Any]:
     return {"env_vars": {ROLE: "worker"}}
 
 
-def prepare_process(count: int) -> None:
-    """Have Ray start `count` processes that import ahead what training needs and then wait for a trial.
+class WarmProcesses:
+    """Processes that have imported ahead what training needs and wait for a trial.
 
     Ray reuses an idle process for an actor only if nothing has run in it yet. An actor that is killed before its
-    process is up leaves just that: a fresh process, which the next actor of the same environment takes over.
+    process is up leaves just that: a fresh process, which the next actor of the same environment takes over. So a
+    trial's workers start at once, and still each in a process that no other trial has used.
     """
-    import ray
 
-    seat = ray.remote(num_cpus=0, runtime_env=training_environment())(_Seat)
-    for _ in range(count):
-        actor: ActorHandle[_Seat] = seat.remote()
-        ray.kill(actor)
+    def __init__(self) -> None:
+        self._waiting = 0
+
+    def keep(self, count: int) -> None:
+        """Have at least `count` of them."""
+        import ray
+
+        seat = ray.remote(num_cpus=0, runtime_env=training_environment())(_Seat)
+        while self._waiting < count:
+            actor: ActorHandle[_Seat] = seat.remote()
+            ray.kill(actor)
+            self._waiting += 1
+
+    def taken(self, count: int) -> None:
+        """A gang has started in so many of them."""
+        self._waiting = max(0, self._waiting - count)
 
 
 class _Seat:

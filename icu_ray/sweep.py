@@ -31,15 +31,22 @@ from icu_ray.plan import Plan, Trial, gang_of, plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
 from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, TrialPaths, open_sweep, write_beat
-from icu_ray.runtime import connected, machine, quiet, refuse_impossible, will_start_locally, worker_environment
+from icu_ray.runtime import (
+    CONTROL,
+    WarmProcesses,
+    connected,
+    machine,
+    quiet,
+    refuse_impossible,
+    will_start_locally,
+    worker_environment,
+)
 from icu_ray.schedule import Limits
 from icu_ray.store import join, local_path
 from icu_ray.version import code_version
 
 log = logging.getLogger(__name__)
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "sentence-transformers", "faiss-cpu", "bert-score", "mlflow")
-WARM_AHEAD = 1
-"""Training processes that import ahead while others train."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -208,13 +215,17 @@ def _run_trials(
                 config.resources.keep_models,
                 provenance,
             )
-        if cluster.local and ready:
-            from icu_ray.runtime import prepare_process
-
-            prepare_process(min(WARM_AHEAD + 1, len(ready)))
+        warm = WarmProcesses() if cluster.local else None
+        if warm is not None and ready:
+            warm.keep(ready[0].workers + (ready[1].workers if len(ready) > 1 else 0))
 
         def on_start(trial_id: str) -> None:
             view.started(trial_id)
+
+        def on_gang(workers: int, next_workers: int) -> None:
+            if warm is not None:
+                warm.taken(workers)
+                warm.keep(next_workers)
 
         def on_end(trial_id: str, broke: bool, group: str | None) -> None:
             if broke and group is not None:
@@ -229,14 +240,12 @@ def _run_trials(
                 outcome = ("failed", reason)
             if outcome is not None:
                 view.ended(trial_id, *outcome)
-            if cluster.local:
-                prepare_process(1)
 
         if ready:
             # Imports Ray, which must not be before `connected` has said how processes know each other.
             from icu_ray.gate import Gate
 
-            gate = Gate(ready, cluster.nodes, limits, on_start, on_end, interrupted.is_set)
+            gate = Gate(ready, cluster.nodes, limits, on_start, on_gang, on_end, interrupted.is_set)
             _tune(gate, tasks, cluster.local, logs, interrupted)
 
 
@@ -248,7 +257,7 @@ def _tune(gate: Any, tasks: dict[str, Any], local: bool, logs: Path, interrupted
 
     function = trainable(tasks, worker_environment(local))
     tuner = tune.Tuner(
-        tune.with_resources(function, {"CPU": 0.01}),
+        tune.with_resources(function, CONTROL),
         tune_config=tune.TuneConfig(search_alg=gate, num_samples=len(tasks), reuse_actors=True),
         run_config=tune.RunConfig(
             name="tune",

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from icu_ray.config import ExtractionData, SweepConfig, resolve_config
+from icu_ray.config import ExtractionData, SweepConfig
+from icu_ray.config_file import resolve_config
 from icu_ray.data.corpus import draw_rows
 from icu_ray.data.extraction import open_extraction, read_tokens
 from icu_ray.data.sources import check_data, counts_own_tokens, load_corpus

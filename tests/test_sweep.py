@@ -1,0 +1,190 @@
+"""The main job as a user runs it: one command on a small grid, refused input, a driver killed and run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from icu_ray.results import TrialPaths, read_events, read_result, trial_ids
+from icu_ray.sweep import main
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """\
+name: t
+data: {source: synthetic, records: 48, sample_size: 6, heldout: 6}
+samples: [0]
+columns: {length: 48, prefix_start: 16, suffix_start: 32}
+models:
+  - {name: small, standin: {size: small, vocabulary: 600, target_repeats: 8}}
+methods:
+  - {name: icu, cells: [[0.5, 1.0]]}
+  - {name: icu, label: gradient-ascent, cells: [[0, 0]]}
+optim: {lr: 2.0e-4}
+train: {batch_size: 4}
+el: {ngram: 5}
+stop: {max_epochs: 12}
+pairs: {encoder: bundled}
+filter: {encoder: bundled, encoder_layer: 6}
+"""
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "icu_ray.sweep", "c.yaml", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def results(folder: Path) -> dict[str, Any]:
+    storage = str(folder / "runs")
+    found = [read_result(TrialPaths.of(storage, "t", trial)) for trial in trial_ids(storage, "t")]
+    return {result.name: result for result in found if result is not None}
+
+
+def mlflow_runs(folder: Path) -> list[Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("t")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+        (folder / "c.yaml").write_text(CONFIG)
+    output, _ = start(whole).communicate(timeout=400)
+    expected = results(whole)
+    assert set(expected) == {"icu-small-s0-a0.5-b1.0", "gradient-ascent-small-s0-a0.0-b0.0"}, output
+    for result in expected.values():
+        assert result.status in ("finished", "not_forgotten"), result.reason
+        assert result.before.ma >= 0.9
+        assert result.after.forget_loss > result.before.forget_loss
+    assert "mlflow ui --backend-store-uri sqlite:///" in output
+    table = json.loads((whole / "runs" / "t" / "summary.json").read_text())
+    assert len(table["trials"]) == 2
+    runs = mlflow_runs(whole)
+    assert len(runs) == 3
+    children = {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    for name, result in expected.items():
+        assert children[name].data.metrics["ma"] == pytest.approx(result.after.ma)
+        assert children[name].info.status == "FINISHED"
+
+    process = start(killed)
+    storage = str(killed / "runs")
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(len(read_events(TrialPaths.of(storage, "t", trial))) >= 2 for trial in trial_ids(storage, "t")):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {name: (killed / "runs" / "t" / "trials").glob("*/result.json") for name in results(killed)}
+    before = {path: path.stat().st_mtime_ns for paths in done.values() for path in paths}
+    output, _ = start(killed).communicate(timeout=400)
+    again = results(killed)
+    assert set(again) == set(expected), output
+    for name, result in expected.items():
+        assert again[name].after == result.after
+        assert again[name].epochs == result.epochs
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(mlflow_runs(killed)) == 3
+
+    # Everything is there: a third run starts nothing and says the same.
+    third = start(killed)
+    output, _ = third.communicate(timeout=120)
+    assert third.returncode == 0, output
+    assert "0 trials to run, 2 already done" in output
+
+
+REFUSED: list[tuple[str, list[str], str]] = [
+    ("unknown key", ["optim.lrr=1"], "did you mean 'lr'"),
+    ("wrong type", ["optim.lr=fast"], "optim.lr: expected a valid number"),
+    ("negative weight", ["methods.0.cells=[[-1, 1]]"], "greater than or equal to 0"),
+    ("missing file", ["data={source: records, forget: none.jsonl}"], "none.jsonl: no such file"),
+    ("empty text", ["data={source: records, forget: empty.jsonl, pool: pool.jsonl}"], "is empty"),
+    ("cut parquet", ["data={source: records, forget: cut.parquet}"], "cut.parquet"),
+    ("wrong shape", ["data={source: extraction, folder: shape, tokenizer: tok}"], "shape"),
+    ("wrong dtype", ["data={source: extraction, folder: dtype, tokenizer: tok}"], "dtype"),
+    ("pickled", ["data={source: extraction, folder: pickled, tokenizer: tok}"], "pickle"),
+    ("no weights", ["models=[{name: m, source: ./bare}]"], "no config.json"),
+    ("too many workers", ["models.0.workers=4000", "train.batch_size=4000"], "needs 4000 workers"),
+    ("sample larger than the pool", ["data.sample_size=47"], "sample"),
+    ("unwritable storage", ["storage=file.txt/x"], "file.txt"),
+]
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "c.yaml").write_text(CONFIG)
+    (folder / "pool.jsonl").write_text('{"text": "one more text"}\n')
+    (folder / "empty.jsonl").write_text('{"text": "good"}\n{"text": "  "}\n')
+    (folder / "cut.parquet").write_bytes(b"PAR1 and then nothing")
+    (folder / "file.txt").write_text("a file where a folder should be")
+    (folder / "bare").mkdir()
+    arrays = {
+        "shape": np.zeros((5, 7), dtype=np.uint16),
+        "dtype": np.zeros((5, 200), dtype=np.float64),
+        "pickled": np.asarray([{"a": 1}], dtype=object),
+    }
+    for name, array in arrays.items():
+        (folder / name).mkdir()
+        np.save(folder / name / "train_dataset.npy", array, allow_pickle=True)
+    return folder
+
+
+@pytest.mark.parametrize(("what", "overrides", "said"), REFUSED, ids=[case[0] for case in REFUSED])
+def test_refused_before_anything_starts(
+    bad: Path,
+    what: str,
+    overrides: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(bad)
+    files = sorted(path.name for path in bad.iterdir())
+    assert main(["c.yaml", *overrides]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert "Traceback" not in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    left = sorted(path.name for path in bad.iterdir() if path.name != "runs")
+    assert left == files
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    from icu_ray.cli import main as cli
+
+    for command in (["sweep"], ["plan"], ["probe"], ["score"], ["report"], ["sync"], ["data", "check"]):
+        with pytest.raises(SystemExit) as left:
+            cli([*command, "--help"])
+        assert left.value.code == 0
+        assert "example:" in capsys.readouterr().out
+
+
+def test_score_and_probe_refuse_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from icu_ray.cli import main as cli
+
+    assert cli(["score", str(tmp_path / "none.csv")]) == 2
+    assert cli(["probe", "--model", str(tmp_path), "--forget", str(tmp_path / "none.npy")]) == 2
+    assert cli(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("icu-ray: ") == 3
