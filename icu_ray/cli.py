@@ -273,6 +273,14 @@ def _sync(arguments: argparse.Namespace) -> int:
 def _add_data(commands: Any) -> None:
     data = commands.add_parser("data", help="Get and check the data of experiments.")
     parts = data.add_subparsers(required=True, metavar="COMMAND")
+    fetch = _command(
+        parts,
+        "fetch",
+        "Download the benchmark's public files, checked and continued; without a network: what to put where.",
+        "icu-ray data fetch --folder data",
+        _data_fetch,
+    )
+    fetch.add_argument("--folder", type=Path, default=Path("data"), help="where the files go (default: data)")
     check = _command(
         parts,
         "check",
@@ -282,6 +290,13 @@ def _add_data(commands: Any) -> None:
     )
     check.add_argument("config", nargs="?")
     check.add_argument("overrides", nargs="*", metavar="key=value")
+
+
+def _data_fetch(arguments: argparse.Namespace) -> int:
+    from icu_ray.data.fetch import fetch_data
+
+    fetch_data(arguments.folder, print)
+    return 0
 
 
 def _data_check(arguments: argparse.Namespace) -> int:

@@ -174,7 +174,16 @@ def test_refused_before_anything_starts(
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     from icu_ray.cli import main as cli
 
-    for command in (["sweep"], ["plan"], ["probe"], ["score"], ["report"], ["sync"], ["data", "check"]):
+    for command in (
+        ["sweep"],
+        ["plan"],
+        ["probe"],
+        ["score"],
+        ["report"],
+        ["sync"],
+        ["data", "check"],
+        ["data", "fetch"],
+    ):
         with pytest.raises(SystemExit) as left:
             cli([*command, "--help"])
         assert left.value.code == 0
