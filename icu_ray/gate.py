@@ -16,8 +16,6 @@ from ray.tune.search import Searcher
 from icu_ray.plan import Trial, gang_of
 from icu_ray.schedule import Limits, Node, Placed, next_start
 
-AHEAD = 2
-"""Trials whose processes are warmed up while others train: two, as two trials may end at one time."""
 REFRESH_SECONDS = 5.0
 """How often the cluster is asked which nodes it has."""
 
@@ -27,7 +25,7 @@ class Gate(Searcher):
 
     on_start, on_end: told the trial id when a trial is handed to Tune and when Tune is done with it; on_end also gets
     whether it broke and the placement group it left behind, if it had one. on_gang: told when the workers of a trial
-    have started, with their number and how many workers the next trials in line (AHEAD of them) have together.
+    have started, with their number and that of the trial which is first in line now (0: none waits).
     """
 
     def __init__(
@@ -71,11 +69,7 @@ class Gate(Searcher):
         if placed is not None and "nodes" in result:
             self._running[trial_id] = Placed(placed.gang, tuple(result["nodes"]), placed.since)
             self._groups[trial_id] = str(result["group"])
-            self._on_gang(placed.gang.workers, self.workers_ahead())
-
-    def workers_ahead(self) -> int:
-        """Workers of the trials that are likely to start next."""
-        return sum(gang.workers for gang in self._waiting[:AHEAD])
+            self._on_gang(placed.gang.workers, self._waiting[0].workers if self._waiting else 0)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over, one way or another."""

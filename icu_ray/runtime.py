@@ -279,28 +279,12 @@ def warm_up() -> None:
     if os.environ.get(ROLE) != "worker":
         return
     with contextlib.suppress(ImportError):  # a real want is told by the trial that meets it
-        if not _gpus():
-            os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import ray.train.torch  # noqa: F401
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
         from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoForCausalLM  # noqa: F401
 
         from icu_ray.training import loop  # noqa: F401
-
-        _import_deepspeed()
-        import bert_score  # noqa: F401
-
-
-def _import_deepspeed() -> None:
-    """DeepSpeed's autotuner, which nobody here uses, imports all of MLflow where it can: two thirds of the time."""
-    absent = "mlflow" not in sys.modules
-    if absent:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]  # Python's own way to say 'cannot be imported'
-    try:
-        import deepspeed  # noqa: F401
-    finally:
-        if absent:
-            del sys.modules["mlflow"]
 
 
 def training_environment() -> dict[str, Any]:

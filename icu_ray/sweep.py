@@ -216,6 +216,8 @@ def _run_trials(
                 provenance,
             )
         warm = WarmProcesses() if cluster.local else None
+        if warm is not None and ready:
+            warm.keep(ready[0].workers + (ready[1].workers if len(ready) > 1 else 0))
 
         def on_start(trial_id: str) -> None:
             view.started(trial_id)
@@ -244,7 +246,6 @@ def _run_trials(
             from icu_ray.gate import Gate
 
             gate = Gate(ready, cluster.nodes, limits, on_start, on_gang, on_end, interrupted.is_set)
-            on_gang(0, gate.workers_ahead())
             _tune(gate, tasks, cluster.local, logs, interrupted)
 
 
