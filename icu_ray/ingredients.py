@@ -24,7 +24,7 @@ from icu_ray import methods
 from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.examples import Columns, Examples, TokenRows
 from icu_ray.data.sources import counts_own_tokens
-from icu_ray.plan import Trial, model_fingerprint
+from icu_ray.plan import Trial, folder_fingerprint, model_fingerprint
 from icu_ray.store import JsonValue, Store, content_hash
 
 if TYPE_CHECKING:
@@ -79,12 +79,15 @@ class Ingredients:
     """Store keys of what a trial on one model and sample needs.
 
     model: a stand-in's folder, None for other models. rows: 'targets' and, where there are any, 'pairs' and 'heldout'.
+    model_hash: SHA-256 of the original model's files. pair_overlap: see data/pairing.py, one a target.
     """
 
     model: Key | None
+    model_hash: str
     rows: Mapping[str, Key]
     before: Key
     reference: Key | None
+    pair_overlap: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Work:
     model_key: Key
     targets: Examples
     pairs: Examples | None
+    pair_overlap: tuple[float, ...] | None
     heldout: Examples | None
     needs: Needs
 
@@ -178,7 +182,17 @@ def measure_original(work: Work) -> tuple[Ingredients, list[Note]]:
         "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el"}),
     }
     ledger.get_or_make("before", before_key, lambda folder: _make_before(folder, model(), rows, config))
-    return Ingredients(work.standin, keys, before_key, reference_key), ledger.notes
+    found = Ingredients(work.standin, _model_hash(work, ledger), keys, before_key, reference_key, work.pair_overlap)
+    return found, ledger.notes
+
+
+def _model_hash(work: Work, store: Store) -> str:
+    from icu_ray.models.loading import local_folder
+
+    if work.standin is not None:
+        return folder_fingerprint(get(store, "models", work.standin))
+    assert work.model.source is not None
+    return folder_fingerprint(local_folder(work.model.source, work.model.revision))
 
 
 def load(model: ModelConfig, standin: Key | None, store: Store) -> LoadedModel:

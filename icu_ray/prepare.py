@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from icu_ray.data.pairing import Pairs
 
 log = logging.getLogger(__name__)
+COPY_OVERLAP = 0.9
+"""Share of a target's 10-grams from which its analogous text counts as a copy: learnt and unlearned at once."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,9 @@ class _Preparation:
             own_columns=own_columns,
             store=ledger,
         )
-        self._done("pairs", ledger.notes)
+        overlaps = [overlap for pairs in found.values() for overlap in pairs.ngram_overlap.tolist()]
+        copies = sum(overlap >= COPY_OVERLAP for overlap in overlaps)
+        self._done("pairs", ledger.notes, f"; {copies} of {len(overlaps)} pairs repeat their target")
         return found
 
     def _cell(
@@ -166,6 +170,7 @@ class _Preparation:
             model_key=model_key(model, self.config.columns.value(), corpus.fingerprint()),
             targets=targets,
             pairs=None if mine is None else corpus.rows.select(mine.pair_rows),
+            pair_overlap=None if mine is None else tuple(mine.ngram_overlap.tolist()),
             heldout=corpus.heldout if corpus.heldout is not None and len(corpus.heldout) else None,
             needs=needs,
         )
@@ -177,13 +182,13 @@ class _Preparation:
         ingredients: Ingredients = found
         return ingredients
 
-    def _done(self, name: str, notes: Sequence[Note]) -> None:
+    def _done(self, name: str, notes: Sequence[Note], more: str = "") -> None:
         self.notes += notes
         for note in notes:
             log.info("%s: %s %s", "made" if note.made else "reused", note.kind, note.name[:12])
         seconds = sum(note.seconds for note in notes if note.made)
         made = any(note.made for note in notes)
-        self.on_step(Step(name, 1, f"made in {seconds:.0f} s" if made else "found in the store"))
+        self.on_step(Step(name, 1, (f"made in {seconds:.0f} s" if made else "found in the store") + more))
 
 
 def _reason(error: BaseException) -> str:

@@ -107,7 +107,7 @@ class SampleRecord:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a result was made from. data, model: hashes of the forget sample and of the original model."""
+    """What a result was made from. data, model: hashes of all rows of the sweep and of the original model's files."""
 
     __pydantic_config__ = _STRICT
 

@@ -213,7 +213,7 @@ def _run_trials(
                 store,
                 config.resources.retries,
                 config.resources.keep_models,
-                provenance,
+                replace(provenance, model=prepared.ingredients[cell].model_hash),
             )
         warm = WarmProcesses() if cluster.local else None
         if warm is not None and ready:

@@ -182,11 +182,12 @@ def _sync_trial(
 def _code_tags(provenance: Provenance | None) -> dict[str, str]:
     if provenance is None:
         return {}
-    return {
+    tags = {
         "code_version": f"{provenance.version} {provenance.commit[:12]}",
         "code_dirty": str(provenance.dirty),
         "dataset_hash": provenance.data[:16],
     }
+    return tags | ({"model_hash": provenance.model[:16]} if provenance.model else {})
 
 
 def _child(client: MlflowClient, parent: Run, trial_id: str, spec: TrialSpec) -> str:

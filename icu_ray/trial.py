@@ -231,6 +231,7 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
         pairs=rows.get("pairs"),
         heldout=rows.get("heldout"),
         reference=None if reference is None else Reference.load(get(store, "references", reference), loaded.model),
+        pair_overlap=ingredients.pair_overlap,
         before=Validation.load(get(store, "before", ingredients.before)),
     )
 

@@ -47,6 +47,8 @@ class TrialData:
     reference: Reference | None = None
     before: Validation | None = None
     """The original model's measurement, where it was made beforehand."""
+    pair_overlap: tuple[float, ...] | None = None
+    """Share of each target's 10-grams that its pair holds too, for the record."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +236,7 @@ def run_trial(
     after = replace(last.scores)
     status = "finished" if decision.status == "finished" and below_thresholds(after, job.stop) else decision.status
     assert status is not None
-    samples = _samples(tokenizer, data.targets, before, last, job)
+    samples = _samples(tokenizer, data, before, last, job)
     trial.engine.close()
     return TrialOutcome(status, decision.reason, epoch, before.scores, after, history, samples, seconds)
 
@@ -257,8 +259,9 @@ def _weightless(weights: BatchWeights) -> BatchWeights:
 
 
 def _samples(
-    tokenizer: PreTrainedTokenizerBase, targets: TokenRows, before: Validation, after: Validation, job: TrialJob
+    tokenizer: PreTrainedTokenizerBase, data: TrialData, before: Validation, after: Validation, job: TrialJob
 ) -> tuple[SampleRecord, ...]:
+    targets, pairs = data.targets, data.pairs
     gone = forgotten(after.bertscore_f1, after.bleu, job.filter)
     prompts = tokenizer.batch_decode(
         [targets.prompt_ids[i][targets.prompt_mask[i]].tolist() for i in range(len(targets))]
@@ -275,6 +278,12 @@ def _samples(
             bertscore_after=float(after.bertscore_f1[i]),
             bleu_after=float(after.bleu[i]),
             forgotten=bool(gone[i]),
+            el10_before=None if before.el is None else float(before.el[i]),
+            el10_after=None if after.el is None else float(after.el[i]),
+            bertscore_before=float(before.bertscore_f1[i]),
+            bleu_before=float(before.bleu[i]),
+            pair_id=None if pairs is None else pairs.ids[i],
+            pair_overlap=None if data.pair_overlap is None else data.pair_overlap[i],
         )
         for i in range(len(targets))
     )
