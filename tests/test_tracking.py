@@ -1,0 +1,239 @@
+"""MLflow shows what storage holds: on a real server, through its absence and its death, and never twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from icu_ray.cli import main as cli
+from icu_ray.results import (
+    EpochRecord,
+    Provenance,
+    SampleRecord,
+    Scores,
+    TrialPaths,
+    TrialResult,
+    TrialSpec,
+    open_sweep,
+    start_trial,
+    write_beat,
+    write_events,
+    write_result,
+    write_samples,
+)
+from icu_ray.tracking import Tracker, sync_sweep, tracking_uri, ui_command, without_secrets
+
+WEIGHTS = {"alpha": 0.5, "beta": 1.0, "lr": 5e-6, "seed": 42}
+MADE_BY = Provenance("0.1.0", "c0ffee" * 7, False, data="d" * 64, model="m" * 64, config={"fidelity": "default"})
+
+
+@dataclass
+class Server:
+    """A real MLflow server on a port and database of its own."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                    return
+            except OSError:
+                assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
+                time.sleep(0.3)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)  # its own session: the server and its worker, nobody else
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = Server(tmp_path_factory.mktemp("server"), port)
+    found.start()
+    yield found
+    found.kill()
+
+
+def scores(epoch: int) -> Scores:
+    return Scores(0.95 - epoch / 10, 0.7 - epoch / 5, 0.1 + epoch, 0.9, 0.5, 4.0, 0.8, 20.0 + epoch)
+
+
+def history(epochs: int) -> list[EpochRecord]:
+    return [EpochRecord(e, 8 - e, scores(e), {"forget": -float(e)}, {"train": 1.0}, 2) for e in range(epochs + 1)]
+
+
+def make_sweep(storage: Path, name: str, trials: int = 2) -> list[TrialPaths]:
+    """A sweep with `trials` running trials of two epochs."""
+    specs = [TrialSpec(f"id{i}", f"icu-m-s{i}", "m", "icu", i, WEIGHTS, 10, {}, None, MADE_BY) for i in range(trials)]
+    open_sweep(str(storage), name, {"name": name, "fidelity": "default"}, specs, MADE_BY)
+    paths = [TrialPaths.of(str(storage), name, spec.trial_id) for spec in specs]
+    for path, spec in zip(paths, specs, strict=True):
+        start_trial(path, spec)
+        write_events(path, history(2))
+    return paths
+
+
+def end_trial(path: TrialPaths, number: int, status: Any = "finished") -> TrialResult:
+    write_events(path, history(3))
+    write_samples(path, [SampleRecord("r1", "to", "be", "be", "or", 0.9, 0.5, 0.2, 0.0, True)])
+    result = TrialResult(
+        f"id{number}",
+        f"icu-m-s{number}",
+        "m",
+        "icu",
+        number,
+        WEIGHTS,
+        status,
+        "",
+        3,
+        scores(0),
+        scores(3),
+        {"total": 9.0},
+    )
+    write_result(path, result)
+    return result
+
+
+def runs(uri: str, name: str) -> tuple[Any, dict[str, Any]]:
+    """The parent and its children by name; fails when a trial has two runs."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.info.run_name: run for run in found if "mlflow.parentRunId" in run.data.tags}
+    assert len(parents) == 1
+    assert len(found) == 1 + len(children)
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parents[0].info.run_id}
+    return parents[0], children
+
+
+def curve(uri: str, run: Any, metric: str) -> list[tuple[int, float]]:
+    from mlflow import MlflowClient
+
+    return [(m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
+
+
+def test_a_sweep_on_a_server(server: Server, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    paths = make_sweep(tmp_path, "whole")
+    assert sync_sweep(str(tmp_path), "whole", server.uri) > 0
+    parent, children = runs(server.uri, "whole")
+    assert parent.info.status == "RUNNING"
+    assert curve(server.uri, children["icu-m-s0"], "ma") == [(0, 0.95), (1, 0.85), (2, 0.75)]
+
+    result = end_trial(paths[0], 0)
+    end_trial(paths[1], 1, "failed")
+    sync_sweep(str(tmp_path), "whole", server.uri, over=True)
+    assert sync_sweep(str(tmp_path), "whole", server.uri, over=True) == 0
+    parent, children = runs(server.uri, "whole")
+    assert parent.info.status == "FAILED"
+    assert (children["icu-m-s0"].info.status, children["icu-m-s1"].info.status) == ("FINISHED", "FAILED")
+    done = children["icu-m-s0"]
+    assert [step for step, _ in curve(server.uri, done, "el10")] == [0, 1, 2, 3]
+    assert result.after is not None
+    assert done.data.metrics["after/ma"] == pytest.approx(result.after.ma)
+    assert done.data.metrics["ppl_heldout_ratio"] == pytest.approx(23 / 20)
+    assert done.data.params["alpha"] == "0.5"
+    wanted = {"model": "m", "method": "icu", "seed": "42", "alpha": "0.5", "beta": "1.0", "dataset_hash": "d" * 16}
+    assert wanted.items() <= done.data.tags.items()
+    assert done.data.tags["model_hash"] == "m" * 16
+    assert done.data.tags["model_path"] == paths[0].model
+    client = MlflowClient(server.uri)
+    assert client.download_artifacts(done.info.run_id, "samples.json", str(tmp_path)).endswith("samples.json")
+    config = client.download_artifacts(parent.info.run_id, "config.yaml", str(tmp_path))
+    assert yaml.safe_load(Path(config).read_text())["name"] == "whole"
+
+
+def test_a_server_that_is_away_and_one_that_dies(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_sweep(tmp_path, "outage")
+    tracker = Tracker(str(tmp_path), "outage", server.uri, every_seconds=0.2)
+    tracker.start()
+    deadline = time.monotonic() + 30
+    while len(tracker._state.epochs) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    server.kill()
+    for number, path in enumerate(paths):
+        end_trial(path, number)
+    write_beat(str(tmp_path), "outage", "finished")
+    assert tracker.finish() is False
+    assert tracker.trouble is not None
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    assert cli(["sync", str(tmp_path / "outage")]) == 2
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1
+    assert "nothing is lost" in said
+
+    server.start()
+    assert cli(["sync", str(tmp_path / "outage")]) == 0
+    parent, children = runs(server.uri, "outage")
+    assert parent.info.status == "FINISHED"
+    assert set(children) == {"icu-m-s0", "icu-m-s1"}
+    for child in children.values():
+        assert [step for step, _ in curve(server.uri, child, "ma")] == [0, 1, 2, 3]
+        assert child.info.status == "FINISHED"
+
+
+def test_a_trial_that_goes_on_keeps_its_run(tmp_path: Path) -> None:
+    """An interrupted trial's run is closed, opened again by the next driver, and gets only the new epochs."""
+    uri = tracking_uri(str(tmp_path))
+    (path,) = make_sweep(tmp_path, "resumed", trials=1)
+    sync_sweep(str(tmp_path), "resumed", uri, over=True)
+    _, children = runs(uri, "resumed")
+    assert children["icu-m-s0"].info.status == "KILLED"
+    write_events(path, [*history(2), replace(history(3)[3], notes=("continued",))])
+    sync_sweep(str(tmp_path), "resumed", uri)
+    _, children = runs(uri, "resumed")
+    assert children["icu-m-s0"].info.status == "RUNNING"
+    end_trial(path, 0)
+    sync_sweep(str(tmp_path), "resumed", uri, over=True)
+    parent, children = runs(uri, "resumed")
+    assert (parent.info.status, children["icu-m-s0"].info.status) == ("FINISHED", "FINISHED")
+    assert curve(uri, children["icu-m-s0"], "ma") == [(e, pytest.approx(0.95 - e / 10)) for e in range(4)]
+
+
+def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri(str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert tracking_uri(str(tmp_path), "http://a") == "http://a"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@b")
+    assert tracking_uri(str(tmp_path), "http://a") == "http://me:secret@b"
+    assert "secret" not in ui_command(tracking_uri(str(tmp_path)))
+    assert without_secrets("http://me:secret@b/x") == "http://b/x"
