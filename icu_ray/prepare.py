@@ -14,16 +14,17 @@ fails the trials that need it, with the reason, and no others.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.config import ModelConfig
+from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.examples import Columns
 from icu_ray.data.sources import counts_own_tokens, load_corpus
@@ -71,6 +72,9 @@ class _Preparation:
     root: str
     on_step: Callable[[Step], None]
     notes: list[Note] = field(default_factory=list)
+    _tasks: list[Any] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _left: bool = False
 
     def __post_init__(self) -> None:
         self.config = self.plan.config
@@ -89,7 +93,7 @@ class _Preparation:
         standins = [model for model in self.models.values() if model.standin is not None]
         ingredients: dict[tuple[str, int], Ingredients] = {}
         failures: dict[tuple[str, int], str] = {}
-        with ThreadPoolExecutor(len(standins) + 2 + len(self.needs)) as pool:
+        with ThreadPoolExecutor(len(standins) + 2 + len(self.needs)) as pool, self._cancelled_on_leaving():
             built = {model.name: pool.submit(self._standin, model, corpus) for model in standins}
             pairs = {
                 own: pool.submit(self._pairs, corpus, own)
@@ -106,6 +110,28 @@ class _Preparation:
                     failures[cell] = _reason(error)
         return Prepared(ingredients, failures, tuple(self.notes))
 
+    @contextlib.contextmanager
+    def _cancelled_on_leaving(self) -> Iterator[None]:
+        """An interruption ends the tasks too, so that the threads which wait for them end at once."""
+        import ray
+
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                self._left = True
+                for task in self._tasks:
+                    ray.cancel(task, force=True)
+            raise
+
+    def _submit(self, function: Any, *arguments: Any) -> Any:
+        """Start a Ray task that ends with this preparation."""
+        with self._lock:
+            if self._left:
+                raise CancelledError
+            self._tasks.append(function.remote(*arguments))
+            return self._tasks[-1]
+
     def _own(self, model: ModelConfig) -> bool:
         return counts_own_tokens(self.config, model.standin is not None)
 
@@ -118,8 +144,9 @@ class _Preparation:
         key = model_key(model, self.config.columns.value(), corpus.fingerprint())
         self.on_step(Step(name, None, "waiting for a CPU"))
         forget = {sample: corpus.sample(sample)[0].texts for sample in sorted(corpus.targets)}
-        stream = ray.remote(num_cpus=1, num_returns="streaming")(_build_standin).remote(
-            self.root, key, model.standin, corpus.rows.texts, forget, self.config.columns.value()
+        task = ray.remote(num_cpus=1, num_returns="streaming")(_build_standin)
+        stream = self._submit(
+            task, self.root, key, model.standin, corpus.rows.texts, forget, self.config.columns.value()
         )
         for reference in stream:
             told = ray.get(reference)
@@ -130,22 +157,17 @@ class _Preparation:
         return key
 
     def _pairs(self, corpus: Corpus, own_columns: bool) -> dict[int, Pairs]:
-        from icu_ray.data.pairing import find_pairs
+        import ray
 
         self.on_step(Step("pairs", None, "embedding and searching"))
-        ledger = Ledger(self.root)
         samples = sorted({sample for (_, sample), needs in self.needs.items() if needs.pairs})
-        found = find_pairs(
-            corpus,
-            samples,
-            self.config.pairs,
-            self.config.columns.value(),
-            own_columns=own_columns,
-            store=ledger,
-        )
+        # In a task, not here: Ray Data's own threads would outlive an interruption of this process.
+        task = ray.remote(num_cpus=0)(_find_pairs)
+        found: dict[int, Pairs]
+        found, notes = ray.get(self._submit(task, self.root, self.config, corpus, samples, own_columns))
         overlaps = [overlap for pairs in found.values() for overlap in pairs.ngram_overlap.tolist()]
         copies = sum(overlap >= COPY_OVERLAP for overlap in overlaps)
-        self._done("pairs", ledger.notes, f"; {copies} of {len(overlaps)} pairs repeat their target")
+        self._done("pairs", notes, f"; {copies} of {len(overlaps)} pairs repeat their target")
         return found
 
     def _cell(
@@ -177,7 +199,7 @@ class _Preparation:
         step = f"{name}, sample {sample}"
         self.on_step(Step(step, None, "measuring the original model"))
         task = ray.remote(num_cpus=model.cpus_per_worker, num_gpus=min(1, model.gpus))(measure_original)
-        found, notes = ray.get(task.remote(work))
+        found, notes = ray.get(self._submit(task, work))
         self._done(step, notes)
         ingredients: Ingredients = found
         return ingredients
@@ -195,6 +217,17 @@ def _reason(error: BaseException) -> str:
     cause = getattr(error, "cause", None) or error  # Ray wraps what a task raised
     first = next((line for line in str(cause).splitlines() if line.strip()), "")
     return f"preparation: {first}" if type(cause).__name__ == "UserError" else f"{type(cause).__name__}: {first}"
+
+
+def _find_pairs(
+    root: str, config: SweepConfig, corpus: Corpus, samples: Sequence[int], own_columns: bool
+) -> tuple[dict[int, Pairs], list[Note]]:
+    """A task: the pairs of every sample by Ray Data, and the ledger's notes."""
+    from icu_ray.data.pairing import find_pairs
+
+    ledger = Ledger(root)
+    columns = config.columns.value()
+    return find_pairs(corpus, samples, config.pairs, columns, own_columns=own_columns, store=ledger), ledger.notes
 
 
 def _build_standin(

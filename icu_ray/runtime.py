@@ -17,8 +17,10 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,30 +130,49 @@ def connected(cpus: int | None = None, gpus: int | None = None, keep_logs: Path 
         import ray
 
         stack.callback(ray.shutdown)
-        common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if local:
-            ray.init(
-                num_cpus=_cpus() if cpus is None else cpus,
-                num_gpus=gpus,
-                _temp_dir=str(temp),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                runtime_env={
-                    "env_vars": worker_environment(local=True),
-                    "worker_process_setup_hook": "icu_ray.runtime.warm_up",
-                },
-                _system_config=_LOCAL_SETTINGS,
-                **common,
-            )
-        elif _inside_job():
-            ray.init(**common)  # a runtime_env given here and in the job raises
-        else:
-            ray.init(
-                address=os.environ["RAY_ADDRESS"],
-                runtime_env={"env_vars": worker_environment(local=False)},
-                **common,
-            )
+        with _own_sigterm():
+            _init(temp, cpus, gpus)
         yield Cluster(local, temp)
+
+
+def _init(temp: Path | None, cpus: int | None, gpus: int | None) -> None:
+    """Start a Ray in `temp`, or connect to the one there is where that is None."""
+    import ray
+
+    common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if temp is not None:
+        ray.init(
+            num_cpus=_cpus() if cpus is None else cpus,
+            num_gpus=gpus,
+            _temp_dir=str(temp),
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            runtime_env={
+                "env_vars": worker_environment(local=True),
+                "worker_process_setup_hook": "icu_ray.runtime.warm_up",
+            },
+            _system_config=_LOCAL_SETTINGS,
+            **common,
+        )
+    elif _inside_job():
+        ray.init(**common)  # a runtime_env given here and in the job raises
+    else:
+        ray.init(
+            address=os.environ["RAY_ADDRESS"],
+            runtime_env={"env_vars": worker_environment(local=False)},
+            **common,
+        )
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM over, for a crash report and an exit at once; afterwards whoever had it has it again."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def worker_environment(local: bool) -> dict[str, str]:

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,23 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def stopped_by(number: signal.Signals, folder: Path, when: Callable[[str], bool]) -> str:
+    """Start the sweep, send it a signal once `when` likes what it printed; it must stop by itself within seconds."""
+    process = start(folder)
+    assert process.stdout is not None
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.extend(iter(process.stdout.readline, "")), daemon=True)
+    reader.start()
+    deadline = time.monotonic() + 300
+    while not when("".join(output)):
+        assert process.poll() is None and time.monotonic() < deadline, "".join(output)
+        time.sleep(0.1)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 130
+    reader.join(timeout=10)
+    return "".join(output)
+
+
 def results(folder: Path) -> dict[str, Any]:
     storage = str(folder / "runs")
     found = [read_result(TrialPaths.of(storage, "t", trial)) for trial in trial_ids(storage, "t")]
@@ -87,11 +106,23 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
         assert children[name].data.metrics["ma"] == pytest.approx(result.after.ma)
         assert children[name].info.status == "FINISHED"
 
-    process = start(killed)
+    # Ctrl-C while the stand-in is trained, SIGTERM while a trial runs, and at last kill -9: each is gone on from.
     storage = str(killed / "runs")
+
+    def epochs_told() -> int:
+        return max((len(read_events(TrialPaths.of(storage, "t", i))) for i in trial_ids(storage, "t")), default=0)
+
+    said = stopped_by(signal.SIGINT, killed, lambda output: "stand-in small: waiting" in output)
+    assert "Interrupted. What was finished is kept" in said
+    assert not results(killed)
+    said = stopped_by(signal.SIGTERM, killed, lambda output: epochs_told() >= 2)
+    assert "Interrupted. What was finished is kept" in said
+    so_far = epochs_told()
+
+    process = start(killed)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
-        if any(len(read_events(TrialPaths.of(storage, "t", trial))) >= 2 for trial in trial_ids(storage, "t")):
+        if epochs_told() > so_far:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
