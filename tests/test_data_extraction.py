@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_models import save_byte_tokenizer
+from tokenizers import Tokenizer
 
 from icu_ray.config import ExtractionData, SweepConfig
 from icu_ray.config_file import resolve_config
@@ -28,14 +29,8 @@ VOCABULARY = 300
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog and then some more"] * 3, trainer)
     folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save(str(folder / "tokenizer.json"))
+    save_byte_tokenizer(folder, VOCABULARY)
     return str(folder)
 
 

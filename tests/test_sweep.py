@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_models import save_byte_tokenizer
 
 from icu_ray.results import TrialPaths, read_events, read_result, trial_ids
 from icu_ray.sweep import main
@@ -145,6 +146,7 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
     assert "0 trials to run, 2 already done" in output
 
 
+BENCHMARK = ["data={source: extraction, folder: good, tokenizer: tok}"]
 REFUSED: list[tuple[str, list[str], str]] = [
     ("unknown key", ["optim.lrr=1"], "did you mean 'lr'"),
     ("wrong type", ["optim.lr=fast"], "optim.lr: expected a valid number"),
@@ -154,6 +156,9 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("cut parquet", ["data={source: records, forget: cut.parquet}"], "cut.parquet"),
     ("wrong shape", ["data={source: extraction, folder: shape, tokenizer: tok}"], "shape"),
     ("wrong dtype", ["data={source: extraction, folder: dtype, tokenizer: tok}"], "dtype"),
+    ("id outside the vocabulary", ["data={source: extraction, folder: ids, tokenizer: tok}"], "token id 5000"),
+    ("doc_id out of range", [*BENCHMARK, "data.sample_file=range.csv"], "doc_id 30 is out of range"),
+    ("doc_id twice", [*BENCHMARK, "data.sample_file=twice.csv"], "doc_id 3 stands twice"),
     ("pickled", ["data={source: extraction, folder: pickled, tokenizer: tok}"], "pickle"),
     ("no weights", ["models=[{name: m, source: ./bare}]"], "no config.json"),
     ("too many workers", ["models.0.workers=4000", "train.batch_size=4000"], "needs 4000 workers"),
@@ -171,7 +176,11 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cut.parquet").write_bytes(b"PAR1 and then nothing")
     (folder / "file.txt").write_text("a file where a folder should be")
     (folder / "bare").mkdir()
+    (folder / "tok").mkdir()
+    save_byte_tokenizer(folder / "tok", 300)
     arrays = {
+        "good": np.full((30, 200), 5, dtype=np.uint16),
+        "ids": np.full((30, 200), 5000, dtype=np.uint16),
         "shape": np.zeros((5, 7), dtype=np.uint16),
         "dtype": np.zeros((5, 200), dtype=np.float64),
         "pickled": np.asarray([{"a": 1}], dtype=object),
@@ -179,6 +188,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, array in arrays.items():
         (folder / name).mkdir()
         np.save(folder / name / "train_dataset.npy", array, allow_pickle=True)
+        (folder / name / "range.csv").write_text("doc_id,corpus,text\n2,github,a\n30,github,b\n")
+        (folder / name / "twice.csv").write_text("doc_id,corpus,text\n3,github,a\n3,github,b\n")
     return folder
 
 

@@ -1,9 +1,12 @@
-"""Small random models of the three tested families and small rows for them: tests of methods and models."""
+"""Small random models of the three tested families, small rows for them, and a small tokenizer."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPTNeoConfig,
     GPTNeoForCausalLM,
@@ -96,3 +99,14 @@ def tiny_rows(count: int, seed: int, pads: bool = True) -> TokenRows:
         PAD,
         PAD,
     )
+
+
+def save_byte_tokenizer(folder: Path, vocabulary: int) -> None:
+    """A byte-level BPE that has merged what little it saw, as tokenizer.json."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog and then some more"] * 3, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
