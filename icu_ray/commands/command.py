@@ -1,0 +1,34 @@
+"""What the sub-commands of `icu-ray` share: their shape, and how they read a config's or a sweep's name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def add_command(commands: Any, name: str, summary: str, example: str, run: Callable[[argparse.Namespace], int]) -> Any:
+    """A parser whose --help shows an example; `run` returns the exit code."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A leading config name, if the first argument is none of the form key=value, and the overrides."""
+    given = [argument for argument in arguments if argument]
+    if given and "=" not in given[0]:
+        return given[0], given[1:]
+    return None, given
+
+
+def split_sweep(folder: str) -> tuple[str, str]:
+    """(storage, sweep name) of a sweep's folder, a path or URL."""
+    storage, _, name = folder.rstrip("/").rpartition("/")
+    return storage or ".", name

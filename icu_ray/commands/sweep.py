@@ -1,0 +1,29 @@
+"""icu-ray sweep: the main job, as `python -m icu_ray.sweep`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from icu_ray.commands.command import add_command
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "sweep",
+        "Run a grid of trials, or go on with it where it stopped.",
+        "icu-ray sweep tune_configs/extraction_small.yaml optim.lr=1e-4",
+        _sweep,
+    )
+    parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from icu_ray.sweep import main as sweep
+
+    given = [arguments.config] if arguments.config is not None else []
+    return sweep([*given, *arguments.overrides, *(["--dry-run"] if arguments.dry_run else [])])

@@ -1,0 +1,45 @@
+"""icu-ray sync: bring MLflow up to date from storage."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from icu_ray.commands.command import add_command, split_sweep
+from icu_ray.errors import UserError
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "sync",
+        "Send to MLflow what a sweep's storage holds and the server does not.",
+        "MLFLOW_TRACKING_URI=http://mlflow:5000 icu-ray sync runs/quickstart",
+        _sync,
+    )
+    parser.add_argument("sweep", metavar="SWEEP_DIR", help="the sweep's folder: <storage>/<name>")
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from icu_ray.results import read_beat, read_sweep, trial_ids
+    from icu_ray.tracking import sync_sweep, tracking_uri, without_secrets
+
+    storage, sweep = split_sweep(arguments.sweep)
+    if not trial_ids(storage, sweep):
+        raise UserError(f"{arguments.sweep}: holds no trials; expected the folder of a sweep, <storage>/<name>")
+    known, beat = read_sweep(storage, sweep), read_beat(storage, sweep)
+    configured = None if known is None else (known.config.get("tracking") or {}).get("uri")
+    uri = tracking_uri(storage, configured)
+    over = beat is None or beat.state_at(time.time()) != "running"
+    try:
+        sent = sync_sweep(storage, sweep, uri, over=over)
+    except Exception as error:  # MLflow, its database and its HTTP library each have their own
+        first = without_secrets(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+        raise UserError(
+            f"MLflow at {without_secrets(uri)} did not take the runs: {first}; nothing is lost, the same command sends "
+            "what is missing (MLFLOW_TRACKING_URI names the server)"
+        ) from error
+    print(f"{without_secrets(uri)}: {sent} metric values of {sweep} sent; everything in storage is there now")
+    return 0
