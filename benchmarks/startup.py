@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
+import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from tiny_sweep import TINY, python
 
 from icu_ray.plan import Plan
 from icu_ray.planning import plan_sweep
@@ -29,20 +30,8 @@ WORK = ("train", "validate", "save")
 def plan_of(folder: Path, name: str, trials: int) -> Plan:
     from icu_ray.config_file import resolve_config
 
-    tree = {
-        "name": name,
-        "storage": str(folder),
-        "data": {"source": "synthetic", "records": 40, "sample_size": 4, "heldout": 4},
-        "columns": {"length": 48, "prefix_start": 16, "suffix_start": 32},
-        "models": [{"name": "small", "standin": {"size": "small", "vocabulary": 500, "target_repeats": 8}}],
-        "methods": [{"name": "icu", "alpha": [0.1 * (i + 1) for i in range(trials)]}],
-        "el": {"ngram": 5},
-        "stop": {"max_epochs": 1},
-        "pairs": {"encoder": "bundled"},
-        "filter": {"encoder": "bundled", "encoder_layer": 6},
-        "tracking": {"enabled": False},
-        "resources": {"max_concurrent": 1},
-    }
+    methods = [{"name": "icu", "alpha": [0.1 * (i + 1) for i in range(trials)]}]
+    tree = {**TINY, "name": name, "storage": str(folder), "methods": methods, "resources": {"max_concurrent": 1}}
     return plan_sweep(resolve_config(tree, "benchmark"))
 
 
@@ -129,13 +118,9 @@ def measure(trials: int) -> list[dict[str, Any]]:
         # A first sweep of one trial fills the store, so that neither side pays for preparation.
         for mode, count in (("ours", 1), ("plain", trials), ("ours", trials)):
             if mode == "ours":
-                subprocess.run(["rm", "-rf", str(folder / "ours")], check=True)
-            environment = {**os.environ, "RAY_TRAIN_V2_ENABLED": "1"}
-            command = [sys.executable, __file__, "--run", mode, "--folder", name, "--trials", str(count)]
-            ran = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if ran.returncode:
-                raise RuntimeError(f"{mode}: {ran.stdout[-2000:]}{ran.stderr[-4000:]}")
-            began = float(ran.stdout.strip().splitlines()[-1])
+                shutil.rmtree(folder / "ours", ignore_errors=True)
+            said = python(__file__, "--run", mode, "--folder", name, "--trials", str(count), folder=folder)
+            began = float(said.strip().splitlines()[-1])
             times[mode] = startups(folder, mode, began, count)
     rows = []
     for case, chosen in (("first trial", slice(0, 1)), ("later trials", slice(1, None))):
