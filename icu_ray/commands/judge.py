@@ -23,8 +23,8 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "judge",
-        "Rate what models wrote 0 to 10 by the paper's GPT judge, at any OpenAI-compatible endpoint. The key comes from\n"
-        "the environment alone (OPENAI_API_KEY, or the variable that api_key_env names).",
+        "Rate what models wrote 0 to 10 by the paper's GPT judge, at any OpenAI-compatible endpoint.\n"
+        "The key comes from the environment alone: OPENAI_API_KEY, or the variable that api_key_env names.",
         "icu-ray judge runs/quickstart usd_per_million_input=10 usd_per_million_output=30 --dry-run\n"
         "  icu-ray judge runs/quickstart base_url=http://localhost:8000/v1 model=my-model api_key_env=null",
         _judge,

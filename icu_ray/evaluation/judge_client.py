@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import json
+import logging
 import os
 import random
 import time
@@ -31,6 +32,8 @@ LONGEST_PAUSE_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0
 """A server that asks for more (a daily limit) ends the run, which goes on later where it stopped."""
 _AGAIN = frozenset({408, 409, 425, 429})
+_HTTP_LOGGERS = ("httpx2", "httpcore2")
+"""They log what a server sends, headers too, and a server may send the key back."""
 
 
 class Refused(Exception):
@@ -108,12 +111,17 @@ class JudgeClient:
         self._http = httpx2.AsyncClient(headers=headers, timeout=None, limits=limits, follow_redirects=False)
 
     async def __aenter__(self) -> JudgeClient:
+        self._levels = {name: logging.getLogger(name).level for name in _HTTP_LOGGERS}
+        for name in _HTTP_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
 
     async def ask(self, messages: Messages) -> Answer:
         """The endpoint's answer. Refused: it will not answer this; UserError: it will answer nothing."""
