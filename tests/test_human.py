@@ -137,6 +137,23 @@ def test_another_export_is_not_written_over_one_that_is_there(
     assert "holds another export" in capsys.readouterr().err
 
 
+def test_export_from_files_of_two_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources = []
+    for name in ("first", "second"):
+        sources.append(tmp_path / f"{name}.jsonl")
+        lines = [{"id": n, "prompt": "p", "reference": "r", "candidate": f"{name} {n}<|endoftext|>"} for n in range(9)]
+        sources[-1].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["human", "export", *map(str, sources), "--out", str(tmp_path / "human"), "--per-cell", "4"]
+    assert main([*command, "--raters", "2"]) == 0
+    assert "8 rows of 2 cells for each of 2 raters" in capsys.readouterr().out
+    outputs = {line["output"] for line in read_sheet(tmp_path / "human" / "sheets" / "rater-1.csv")}
+    numbers = {output.split()[1] for output in outputs}
+    assert len(numbers) == 4
+    assert outputs == {f"{name} {number}" for name in ("first", "second") for number in numbers}
+    assert main(["human", "import", str(tmp_path / "human")]) == 0
+    assert "rater-1: 0 of 8 rows rated" in capsys.readouterr().out
+
+
 # ---- what comes back
 
 

@@ -319,6 +319,14 @@ def test_a_request_the_endpoint_refuses_is_not_repeated(tmp_path: Path, endpoint
     assert len(endpoint.seen) == 3
 
 
+def test_refused_requests_do_not_end_the_run(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Many rows too long one after another are these rows' trouble: the rows behind them are asked too."""
+    endpoint.respond = lambda r: error(400, "too long") if int(r.candidate.split()[1]) < 12 else good(r)
+    judgement = judge(endpoint, tmp_path, rows(15), max_concurrency=1)
+    assert judgement.stopped is None
+    assert scores(judgement) == {**expected(rows(15)), **{f"m/{n}": None for n in range(12)}}
+
+
 def test_retry_after_holds_for_all(tmp_path: Path, endpoint: Endpoint) -> None:
     endpoint.respond = lambda request: error(429, retry_after="0.8") if request.number == 0 else good(request)
     judgement = judge(endpoint, tmp_path, rows(12), max_concurrency=2)
@@ -544,8 +552,13 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "icu_ray.cli", *arguments]
 
 
-def test_a_killed_run_goes_on_and_pays_nothing_twice(tmp_path: Path, endpoint: Endpoint) -> None:
-    """SIGKILL in the middle: what was answered is never asked again; only what was under way is."""
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)]
+)
+def test_a_killed_run_goes_on_and_pays_nothing_twice(
+    tmp_path: Path, endpoint: Endpoint, number: signal.Signals, code: int
+) -> None:
+    """A signal in the middle: what was answered is never asked again; only what was under way is."""
     source, answers = candidate_file(tmp_path, 40), tmp_path / "m-judge" / "answers.jsonl"
     held = []
 
@@ -565,8 +578,8 @@ def test_a_killed_run_goes_on_and_pays_nothing_twice(tmp_path: Path, endpoint: E
         assert time.monotonic() < deadline
         assert running.poll() is None
         time.sleep(0.02)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    running.send_signal(number)
+    assert running.wait(timeout=20) == code
     assert not (tmp_path / "m-judge" / "judge.jsonl").exists()
     paid = list(endpoint.answered)
     assert len(paid) == 17

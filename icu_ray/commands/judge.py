@@ -72,8 +72,8 @@ def _judge(arguments: argparse.Namespace) -> int:
     estimate = estimate_cost(candidates, config, read_answers(answers))
     cells = len({candidate.cell for candidate in candidates})
     _say(
-        f"{len(candidates)} candidates in {cells} cells; to ask {config.model}: {estimate.requests} requests, about "
-        f"{_tokens(estimate)}; the other answers are known"
+        f"{len(candidates)} candidates in {cells} cells; {estimate.requests} requests to {config.model} are needed: "
+        f"about {_tokens(estimate)}"
     )
     if arguments.dry_run:
         if arguments.json:

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, SecretStr, TypeAdapter, ValidationError
 from icu_ray.config import JudgeConfig
 from icu_ray.errors import UserError
 from icu_ray.evaluation.candidates import Candidate
-from icu_ray.evaluation.judge_client import JudgeClient, Refused, estimate_tokens
+from icu_ray.evaluation.judge_client import JudgeClient, NoAnswer, Refused, estimate_tokens
 from icu_ray.evaluation.judge_prompt import NoScore, conversation, parse_score, prompt_version, read_prompt
 from icu_ray.evaluation.judge_store import Answer, AnswerStore
 from icu_ray.results import to_json
@@ -78,8 +78,11 @@ class Judgement:
 
 def answer_key(config: JudgeConfig, prompt: str, candidate: Candidate, attempt: int) -> str:
     """Hash of all that decides an answer: endpoint, model, settings, instruction and messages."""
-    messages = [dict(message) for message in conversation(prompt, candidate, attempt)]
-    return content_hash([config.base_url, config.model, config.temperature, prompt_version(prompt), messages])
+    # The version and the attempt stand for the system message.
+    _, user = conversation(prompt, candidate, attempt)
+    return content_hash(
+        [config.base_url, config.model, config.temperature, prompt_version(prompt), attempt, user["content"]]
+    )
 
 
 def estimate_cost(candidates: Sequence[Candidate], config: JudgeConfig, known: Mapping[str, Answer]) -> Cost:
@@ -191,7 +194,7 @@ class _Run:
             score, reason = outcome
         except Refused as refused:
             score, reason = None, str(refused)
-            self.without_answer += 1
+            self.without_answer = self.without_answer + 1 if isinstance(refused, NoAnswer) else 0
         for row in group:
             self.verdicts[row.id] = _verdict(row, score, reason, answers)
         self.progress(len(self.verdicts), self.total, self.paid)

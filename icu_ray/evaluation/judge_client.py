@@ -40,6 +40,10 @@ class Refused(Exception):
     """The endpoint does not answer this request, and why; other requests may fare better."""
 
 
+class NoAnswer(Refused):
+    """Every try ended in trouble that is rather the endpoint's than the request's."""
+
+
 class _Trouble(Exception):
     """Worth another try; `wait` is what the server asks for, in seconds."""
 
@@ -140,7 +144,7 @@ class JudgeClient:
                 if trouble.wait is not None:
                     self._requests.pause(trouble.wait)
                 if tried > self._config.retries:
-                    raise Refused(f"{trouble}, {tried} times") from None
+                    raise NoAnswer(f"{trouble}, {tried} times") from None
                 pause = min(LONGEST_PAUSE_S, self._pause_s * 2 ** (tried - 1)) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(max(pause, trouble.wait or 0.0))
                 continue

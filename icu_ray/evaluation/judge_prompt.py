@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -101,6 +102,7 @@ def read_prompt(path: str | None) -> str:
     return text
 
 
+@lru_cache(maxsize=4)
 def prompt_version(prompt: str) -> str:
     """Hash of everything the judge is told besides the texts."""
     return content_hash([prompt, _DATA_NOTE, _REMINDER])[:12]
