@@ -263,7 +263,7 @@ def test_an_id_without_reference(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def _slow(request: Request) -> Reply:
     reply = good(request)
-    reply.wait_s = 1.0
+    reply.wait_s = 3.0
     return reply
 
 
@@ -286,11 +286,16 @@ TROUBLES = {
 }
 
 
+def _patience(trouble: str) -> float:
+    """Seconds: short where a time-out is the point, long elsewhere, since this machine may be busy."""
+    return 1.0 if trouble == "slow" else 30.0
+
+
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_what_passes_is_tried_again(tmp_path: Path, endpoint: Endpoint, trouble: str) -> None:
     """Every row meets the trouble twice, then gets its answer; nothing is asked once more than that."""
     endpoint.respond = lambda request: TROUBLES[trouble](request) if request.earlier < 2 else good(request)
-    judgement = judge(endpoint, tmp_path, rows(3), timeout_s=0.25)
+    judgement = judge(endpoint, tmp_path, rows(3), timeout_s=_patience(trouble))
     assert scores(judgement) == expected(rows(3))
     assert judgement.stopped is None
     assert len(endpoint.seen) == 9
@@ -302,7 +307,7 @@ def test_one_row_that_never_gets_an_answer_costs_only_itself(tmp_path: Path, end
     endpoint.respond = lambda request: (
         TROUBLES[trouble](request) if request.candidate == "candidate 1" else good(request)
     )
-    judgement = judge(endpoint, tmp_path, rows(4), timeout_s=0.25, retries=2)
+    judgement = judge(endpoint, tmp_path, rows(4), timeout_s=_patience(trouble), retries=2)
     assert scores(judgement) == {**expected(rows(4)), "m/1": None}
     assert "3 times" in str(judgement.verdicts[1].reason)
     endpoint.respond = good
@@ -328,12 +333,17 @@ def test_refused_requests_do_not_end_the_run(tmp_path: Path, endpoint: Endpoint)
 
 
 def test_retry_after_holds_for_all(tmp_path: Path, endpoint: Endpoint) -> None:
-    endpoint.respond = lambda request: error(429, retry_after="0.8") if request.number == 0 else good(request)
-    judgement = judge(endpoint, tmp_path, rows(12), max_concurrency=2)
-    assert scores(judgement) == expected(rows(12))
+    def respond(request: Request) -> Reply:
+        reply = error(429, retry_after="1.5") if request.number == 0 else good(request)
+        reply.wait_s = 0.1 if request.number else 0.0
+        return reply
+
+    endpoint.respond = respond
+    judgement = judge(endpoint, tmp_path, rows(24), max_concurrency=2)
+    assert scores(judgement) == expected(rows(24))
     first, *others = [request.time for request in endpoint.seen]
-    # The other worker's request may have been under way; from then on nothing starts before the time is over.
-    assert sum(moment < first + 0.75 for moment in others) <= 2
+    # The other worker could send fifteen; it may have one under way, and a slow machine is allowed some more.
+    assert sum(moment < first + 1.4 for moment in others) <= 5
 
 
 def test_a_day_is_not_waited_for(tmp_path: Path, endpoint: Endpoint) -> None:
@@ -434,6 +444,14 @@ def test_a_refused_key_stops_at_once_and_keeps_what_was_judged(
     assert len(endpoint.seen) == 5 + 5
 
 
+def test_what_is_known_is_there_before_anything_is_asked(tmp_path: Path, endpoint: Endpoint) -> None:
+    judge(endpoint, tmp_path, rows(8)[5:])
+    endpoint.respond = lambda request: error(401)
+    judgement = judge(endpoint, tmp_path, rows(8), max_concurrency=1)
+    assert judgement.stopped is not None
+    assert scores(judgement) == {**expected(rows(8)), **{f"m/{n}": None for n in range(5)}}
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
@@ -464,21 +482,21 @@ def test_an_endpoint_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_requests_a_minute(tmp_path: Path, endpoint: Endpoint) -> None:
-    judge(endpoint, tmp_path, rows(16), requests_per_minute=1200, max_concurrency=16)
-    times = [request.time for request in endpoint.seen]
-    # 20 a second: whatever stretch of time is looked at holds no more than its share, and one.
-    for first in range(16):
-        for last in range(first, 16):
-            assert last - first <= (times[last] - times[first] + 0.04) * 20 + 1
-
-
-def test_tokens_a_minute(tmp_path: Path, endpoint: Endpoint) -> None:
-    endpoint.respond = lambda request: completion(f"Final score: {score_of(request.candidate)}", usage=(900, 100))
     began = time.monotonic()
-    judge(endpoint, tmp_path, rows(9), tokens_per_minute=600_000, max_concurrency=2)
-    # Nine answers of 1000 tokens at 10,000 a second; the last one's tokens need not be waited for, nor the second
-    # worker's first request, which starts before any answer has said that it takes more than was expected.
-    assert time.monotonic() - began >= 0.6
+    judge(endpoint, tmp_path, rows(16), requests_per_minute=1200, max_concurrency=16)
+    for number, request in enumerate(endpoint.seen):
+        assert request.time - began >= number / 20 - 0.001
+
+
+@pytest.mark.parametrize(("used", "per_minute", "workers"), [(1000, 600_000, 9), (10_000, 6_000_000, 1)])
+def test_tokens_a_minute(tmp_path: Path, endpoint: Endpoint, used: int, per_minute: int, workers: int) -> None:
+    """Nine answers of a tenth of a second's tokens: about as many as expected, then far more than expected."""
+    usage = (used - 100, 100)
+    endpoint.respond = lambda request: completion(f"Final score: {score_of(request.candidate)}", usage=usage)
+    began = time.monotonic()
+    judge(endpoint, tmp_path, rows(9), tokens_per_minute=per_minute, max_concurrency=workers)
+    # The last one's tokens need not be waited for, and what is expected is a little less than what is used.
+    assert endpoint.seen[-1].time - began >= 0.65
 
 
 def test_no_more_at_a_time_than_allowed(tmp_path: Path, endpoint: Endpoint) -> None:
