@@ -5,6 +5,7 @@ Files are read by icu_ray/config_file.py. Nothing here imports Ray or torch, so 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -289,6 +290,43 @@ class TrackingConfig(Section):
     enabled: bool = True
     uri: str | None = None
     experiment: str | None = None
+
+
+class JudgeConfig(Section):
+    """The GPT judge: an OpenAI-compatible endpoint, how fast it may be asked, and what it costs (icu-ray judge).
+
+    The key is no part of it: `api_key_env` names the environment variable that holds it.
+    """
+
+    base_url: str = "https://api.openai.com/v1"
+    model: Annotated[str, Field(min_length=1)] = "gpt-4-turbo"
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = "OPENAI_API_KEY"
+    """None: the endpoint wants no key."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """None: the endpoint's own sampling, as in the paper."""
+    prompt_file: str | None = None
+    """A text file in place of the built-in instruction; it must ask for the last line 'Final score: X'."""
+    max_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+    usd_per_million_input: Weight | None = None
+    usd_per_million_output: Weight | None = None
+    reply_tokens: Count = 200
+    """Length of an answer that the cost estimate and the token rate reckon with before it is known."""
+    timeout_s: Positive = 120.0
+    retries: Annotated[int, Field(ge=0, le=20)] = 6
+    """Times a request is sent again after 429, 5xx, a cut connection or no answer in time."""
+    reasks: Annotated[int, Field(ge=0, le=10)] = 2
+    """Times a row is asked again whose answer holds no valid score."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> JudgeConfig:
+        # The address is written to results and messages: nothing secret may be in it. It is not repeated here either.
+        if not re.fullmatch(r"https?://[^/@?#\s]+(/[^@?#\s]*)?", self.base_url):
+            raise ValueError("base_url must be http(s)://host[:port]/path without user, password, query or fragment")
+        if (self.usd_per_million_input is None) != (self.usd_per_million_output is None):
+            raise ValueError("give both usd_per_million_input and usd_per_million_output, or neither")
+        return self
 
 
 class ResourcesConfig(Section):

@@ -12,13 +12,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from icu_ray.config import Section, SweepConfig
 from icu_ray.errors import UserError, did_you_mean
+
+_S = TypeVar("_S", bound=Section)
 
 FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "default": {},
@@ -140,39 +142,52 @@ def _set(node: Any, keys: Sequence[str], value: Any, override: str) -> Any:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read, merge, override, fill by fidelity preset and validate; UserError on anything wrong."""
-    tree = read_yaml(path)
+    return resolve_config(_read_tree(path, overrides), f"config {path}")
+
+
+def load_section(kind: type[_S], path: Path | None, overrides: Sequence[str], where: str) -> _S:
+    """A config that is one section (no file: its defaults) with overrides; `where` begins messages without a file."""
+    return _validate(kind, _read_tree(path, overrides), where if path is None else f"config {path}")
+
+
+def _read_tree(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    tree = {} if path is None else read_yaml(path)
     for override in overrides:
         tree = apply_override(tree, override)
-    return resolve_config(tree, f"config {path}")
+    return tree
 
 
 def resolve_config(tree: Mapping[str, Any], where: str) -> SweepConfig:
     """Validate a plain tree after putting the fidelity preset below it."""
     fidelity = tree.get("fidelity", "default")
     preset = FIDELITY_PRESETS.get(fidelity, {}) if isinstance(fidelity, str) else {}
+    return _validate(SweepConfig, merge(preset, tree), where)
+
+
+def _validate(kind: type[_S], tree: Mapping[str, Any], where: str) -> _S:
     try:
         # JSON mode keeps strictness (no "3" for 3) and still turns lists into tuples.
-        text = json.dumps(merge(preset, tree), allow_nan=True)
+        text = json.dumps(tree, allow_nan=True)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: holds a value that is no number, text, list or mapping: {error}") from error
     try:
-        return SweepConfig.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(_explain(error, where)) from error
+        raise UserError(_explain(error, kind, where)) from error
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def _explain(error: ValidationError, kind: type[Section], where: str) -> str:
     """One line a problem: file, key, what was expected, what was found."""
     problems: dict[str, list[tuple[str, str]]] = {}
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"] if not _is_internal(part))
-        problems.setdefault(key, []).append((item["type"], _said(item, key)))
+        problems.setdefault(key, []).append((item["type"], _said(item, key, kind)))
     lines = []
     for key, said in problems.items():
         deeper = any(other.startswith(f"{key}.") for other in problems)
         # A list with a wrong item is also reported as too short, and a number as no list.
-        telling = [text for kind, text in said if not (deeper and kind in ("too_short", *_TYPE_ERRORS))]
-        better = [text for kind, text in said if kind not in _TYPE_ERRORS]
+        telling = [text for code, text in said if not (deeper and code in ("too_short", *_TYPE_ERRORS))]
+        better = [text for code, text in said if code not in _TYPE_ERRORS]
         for text in (better if better and len(said) > 1 else telling)[:1]:
             lines.append(f"{where}: {key + ': ' if key else ''}{text}")
     return "\n".join(dict.fromkeys(lines))
@@ -187,10 +202,10 @@ def _is_internal(part: int | str) -> bool:
     return isinstance(part, str) and (part in tags or "[" in part or "-" in part)
 
 
-def _said(item: Mapping[str, Any], key: str) -> str:
+def _said(item: Mapping[str, Any], key: str, root: type[Section]) -> str:
     kind, found = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        known = _known_keys(item["loc"][:-1])
+        known = _known_keys(root, item["loc"][:-1])
         return f"unknown key{did_you_mean(key.split('.')[-1], known)}; known: {', '.join(known)}"
     if kind == "union_tag_invalid":
         context = item["ctx"]
@@ -211,9 +226,9 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _known_keys(location: Sequence[int | str]) -> list[str]:
+def _known_keys(root: type[Section], location: Sequence[int | str]) -> list[str]:
     """The keys of the section at `location`, found by walking the schema's annotations."""
-    current: list[Any] = [SweepConfig]
+    current: list[Any] = [root]
     for part in location:
         if isinstance(part, int):
             continue

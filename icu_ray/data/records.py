@@ -38,16 +38,10 @@ class Record:
 
 def read_records(path: Path, text_column: str, id_column: str | None, key: str, prefix: str = "row") -> list[Record]:
     """All records of a file; ids are the id column's, else '<prefix>-<number>' counted from 1. `key`: for messages."""
-    if path.suffix not in READERS:
-        raise UserError(f"{key}: {path}: expected a file ending in {', '.join(READERS)}")
-    if not path.is_file():
-        near = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{key}: {path}: no such file{did_you_mean(path.name, near)}")
-    read = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix]
     columns = (text_column,) if id_column is None else (text_column, id_column)
     records: list[Record] = []
     first: dict[str, str] = {}
-    for number, (where, values) in enumerate(read(path, columns, key), start=1):
+    for number, (where, values) in enumerate(read_columns(path, columns, key), start=1):
         text = values[0]
         if not isinstance(text, str):
             raise UserError(f"{key}: {path}: {where}: column '{text_column}' holds {_kind(text)}, expected text")
@@ -69,6 +63,16 @@ def read_records(path: Path, text_column: str, id_column: str | None, key: str, 
     if not records:
         raise UserError(f"{key}: {path}: holds no rows")
     return records
+
+
+def read_columns(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, list[Any]]]:
+    """('line 7', values in the columns' order) of each row of a .jsonl, .csv or .parquet file. `key`: for messages."""
+    if path.suffix not in READERS:
+        raise UserError(f"{key}: {path}: expected a file ending in {', '.join(READERS)}")
+    if not path.is_file():
+        near = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(f"{key}: {path}: no such file{did_you_mean(path.name, near)}")
+    return {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix](path, columns, key)
 
 
 def _kind(value: Any) -> str:
