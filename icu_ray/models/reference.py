@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from icu_ray.data.examples import TokenRows
-from icu_ray.models.hidden import check_seam, last_hidden, output_head
+from icu_ray.models.hidden import check_seam, last_hidden, linear_into, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,23 +57,15 @@ class ReferenceBatch:
     target_nll: Tensor | None = None
     pair_nll: Tensor | None = None
 
-    def log_probabilities(self, where: Tensor) -> Tensor:
-        """(C, V) float32 log p at flat positions b * L + t; fresh memory that the caller may overwrite."""
+    def scores_into(self, out: Tensor, where: Tensor) -> Tensor:
+        """out (C, V) float32 = log p up to a constant a row, at flat positions b * L + t; returns `out`."""
         if self.probs is not None:
-            return self.probs.flatten(0, 1)[where].log()
-        scores = self._scores(where)
-        return scores.sub_(scores.logsumexp(-1, keepdim=True))
-
-    def probabilities(self, where: Tensor) -> Tensor:
-        """(C, V) float32 p at flat positions b * L + t; fresh memory that the caller may overwrite."""
-        if self.probs is not None:
-            return self.probs.flatten(0, 1)[where]
-        return torch.softmax(self._scores(where), -1)
-
-    def _scores(self, where: Tensor) -> Tensor:
+            # Dense probabilities underflow to 0; the smallest normal number in its place weighs nothing either.
+            smallest = torch.finfo(out.dtype).tiny
+            return torch.index_select(self.probs.flatten(0, 1), 0, where, out=out).clamp_(min=smallest).log_()
         if self.hidden is None or self.weight is None:
             raise ValueError("the reference holds no distributions, only summed log-probabilities")
-        return functional.linear(self.hidden.flatten(0, 1)[where], self.weight, self.bias).float()
+        return linear_into(out, self.hidden.flatten(0, 1)[where], self.weight, self.bias)
 
     def to(self, device: torch.device | str) -> ReferenceBatch:
         """The same on a device."""
