@@ -79,7 +79,8 @@ class Ingredients:
     """Store keys of what a trial on one model and sample needs.
 
     model: a stand-in's folder, None for other models. rows: 'targets' and, where there are any, 'pairs' and 'heldout'.
-    model_hash: SHA-256 of the original model's files. pair_overlap: see data/pairing.py, one a target.
+    model_hash: SHA-256 of the original model's files. head: its output matrix, if the reference needs it.
+    pair_overlap: see data/pairing.py, one a target.
     """
 
     model: Key | None
@@ -87,6 +88,7 @@ class Ingredients:
     rows: Mapping[str, Key]
     before: Key
     reference: Key | None
+    head: Key | None
     pair_overlap: tuple[float, ...] | None
 
 
@@ -140,6 +142,8 @@ def measure_original(work: Work) -> tuple[Ingredients, list[Note]]:
     """The task: rows, then what needs the model, which is loaded at most once and only if something is missing."""
     import torch
 
+    from icu_ray.models.reference import save_head
+
     torch.set_num_threads(work.model.cpus_per_worker)
     ledger = Ledger(work.root)
     config, needs = work.config, work.needs
@@ -169,6 +173,10 @@ def measure_original(work: Work) -> tuple[Ingredients, list[Note]]:
             "version": VERSION,
         }
         ledger.get_or_make("references", reference_key, lambda folder: _make_reference(folder, model(), rows, work))
+    head_key: Key | None = None
+    if needs.distributions and config.kl.cache == "hidden":
+        head_key = {"model": work.model_key, "precision": work.model.precision, "version": VERSION}
+        ledger.get_or_make("heads", head_key, lambda folder: save_head(model().model, folder))
     before_key: Key = {
         "targets": keys["targets"],
         "heldout": keys.get("heldout"),
@@ -182,7 +190,8 @@ def measure_original(work: Work) -> tuple[Ingredients, list[Note]]:
         "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el"}),
     }
     ledger.get_or_make("before", before_key, lambda folder: _make_before(folder, model(), rows, config))
-    found = Ingredients(work.standin, _model_hash(work, ledger), keys, before_key, reference_key, work.pair_overlap)
+    model_hash = _model_hash(work, ledger)
+    found = Ingredients(work.standin, model_hash, keys, before_key, reference_key, head_key, work.pair_overlap)
     return found, ledger.notes
 
 

@@ -4,6 +4,7 @@
     embeddings, pairs    one a sample              Ray Data, by data/pairing.py
     rows                 one a model and sample    targets, pairs and held-out rows in the model's vocabulary
     reference, before    one a model and sample    the frozen original model's cache, and its own measurement
+    head                 one a model               the frozen output matrix that goes with every reference
 
     prepared = prepare(plan, Store(join(config.storage, "store")), on_step=print)
     prepared.ingredients["icu-small", 0]    # the keys by which a trial finds what it needs

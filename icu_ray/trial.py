@@ -225,12 +225,14 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
     store, ingredients = Store(task.store), task.ingredients
     loaded = load(task.trial.model, ingredients.model, store)
     rows = {part: load_rows(get(store, "rows", key)) for part, key in ingredients.rows.items()}
-    reference = ingredients.reference
+    parts = {"references": ingredients.reference, "heads": ingredients.head}
+    folders = {kind: None if key is None else get(store, kind, key) for kind, key in parts.items()}
+    reference = folders["references"]
     return loaded, TrialData(
         targets=rows["targets"],
         pairs=rows.get("pairs"),
         heldout=rows.get("heldout"),
-        reference=None if reference is None else Reference.load(get(store, "references", reference), loaded.model),
+        reference=None if reference is None else Reference.load(reference, folders["heads"], loaded.model),
         pair_overlap=ingredients.pair_overlap,
         before=Validation.load(get(store, "before", ingredients.before)),
     )

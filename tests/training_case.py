@@ -1,6 +1,8 @@
 """A small trial for tests of the training room, runnable as a process of a gloo group.
 
-python tests/training_case.py RANK WORLD_SIZE ZERO_STAGE RENDEZVOUS_FILE OUT_FILE
+python tests/training_case.py RANK WORLD_SIZE ZERO_STAGE RENDEZVOUS_FILE OUT_FILE [FLAGS]
+
+With FLAGS (1 active, 0 forgotten, one a sample) it trains one epoch in place of a whole trial.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
@@ -17,7 +20,7 @@ from tiny_models import COLUMNS, PAD, VOCABULARY, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from icu_ray.config import ElConfig, FilterConfig, LossConfig, StopConfig, TrainConfig
+from icu_ray.config import ElConfig, FilterConfig, LossConfig, OptimConfig, StopConfig, TrainConfig
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.job import TrialJob
 from icu_ray.models.reference import build_reference
@@ -25,6 +28,10 @@ from icu_ray.training.engine import distributed, set_device_environment
 from icu_ray.training.loop import TrialData
 
 FILTER = FilterConfig(encoder="bundled", encoder_layer=1, bertscore=0.0, bleu=0.0)
+
+
+SMOOTH = OptimConfig(eps=1e-3)
+"""Adam's usual 1e-8 turns rounding of gradients that are nearly zero into whole steps."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -85,6 +92,23 @@ def job(**changes: object) -> TrialJob:
     return TrialJob(**(values | changes))  # type: ignore[arg-type]
 
 
+def one_epoch(active: np.ndarray, rank: int = 0, world_size: int = 1, **changes: object) -> dict[str, Any]:
+    """Parameters and losses after an epoch of training, and the rows of every forward of this rank."""
+    from icu_ray.training.loop import _Trial
+
+    model, data = case()
+    trial = _Trial(job(optim=SMOOTH, **changes), data, model, tokenizer(), rank, world_size)
+    forwards: list[int] = []
+    watch = model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: forwards.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    losses, steps = trial.train(1, active)
+    watch.remove()
+    trial.engine.close()
+    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return {"parameters": parameters, "losses": losses, "steps": steps, "forwards": forwards}
+
+
 def main() -> None:
     from icu_ray.training.loop import run_trial
 
@@ -92,6 +116,13 @@ def main() -> None:
     torch.set_num_threads(1)
     set_device_environment(torch.device("cpu"))
     torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=world_size)
+    if len(sys.argv) > 6:
+        active = np.array([flag == "1" for flag in sys.argv[6]])
+        found = one_epoch(active, rank, world_size, zero_stage=stage, micro_batch=1)
+        torch.save(found, f"{sys.argv[5]}.{rank}")
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+        return
     model, data = case()
     with distributed(rank, world_size):
         outcome = run_trial(

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from icu_ray.models.hidden import linear_into
+
 if TYPE_CHECKING:
     from icu_ray.models.reference import ReferenceBatch
 
@@ -98,25 +100,24 @@ class _VocabularyLoss(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants[2] and bias is not None else None
         values: list[Tensor] = []
         total = hidden.new_zeros((), dtype=torch.float32)
+        blocks = _blocks(hidden, weight, segments, chunk)
         start = 0
         for segment in segments:
             sums = [total.new_zeros(()) for _ in segment.terms]
-            for low in range(0, segment.length, chunk):
-                part = slice(low, min(low + chunk, segment.length))
+            for part in _parts(segment.length, chunk):
                 rows = slice(start + part.start, start + part.stop)
-                scores = functional.linear(hidden[rows], weight, bias).float()
-                for index, value in enumerate(_score(scores, segment.terms, part, any(wants))):
+                parts, slopes = _score(hidden[rows], weight, bias, segment.terms, part, blocks, any(wants))
+                for index, value in enumerate(parts):
                     sums[index] += value
-                if not any(wants):
+                if slopes is None:
                     continue
-                gradient = scores.to(hidden.dtype)
+                gradient = slopes.to(hidden.dtype)
                 if grad_hidden is not None:
                     grad_hidden[rows] = gradient @ weight
                 if grad_weight is not None:
                     _add_product(grad_weight, gradient, hidden[rows])
                 if grad_bias is not None:
-                    grad_bias += scores.sum(0)
-                del scores, gradient
+                    grad_bias += slopes.sum(0)
             start += segment.length
             for term, value in zip(segment.terms, sums, strict=True):
                 total = total + term.factor * value
@@ -140,20 +141,42 @@ class _VocabularyLoss(torch.autograd.Function):
         )
 
 
-def _score(scores: Tensor, terms: Sequence[NllTerm | KlTerm], part: slice, with_gradient: bool) -> list[Tensor]:
-    """Values of the terms on one chunk; `scores` (C, V) turn in place into d loss / d scores if asked."""
-    scores -= scores.amax(-1, keepdim=True)
-    kls = [term for term in terms if isinstance(term, KlTerm)]
-    # p and the difference of log-scores first: they need `scores` before it becomes probabilities.
-    compared = {id(term): _compare(term, scores, part) for term in kls}
-    picked = {
-        id(term): scores.gather(1, term.labels[part].clamp(min=0)[:, None])[:, 0]
-        for term in terms
-        if isinstance(term, NllTerm)
-    }
-    norm = scores.exp_().sum(-1, keepdim=True)
-    log_norm = norm.log()[:, 0]
-    q = scores.div_(norm)
+def _parts(length: int, chunk: int) -> list[slice]:
+    """`length` tokens in slices of at most `chunk`, all about equally long."""
+    size = -(-length // max(-(-length // chunk), 1))
+    return [slice(low, min(low + size, length)) for low in range(0, length, size or 1)]
+
+
+def _blocks(hidden: Tensor, weight: Tensor, segments: Sequence[Segment], chunk: int) -> Tensor:
+    """(2 + terms of divergence, C, V) float32 that every chunk uses again.
+
+    Fresh blocks of this size come from the system each time, zeroed page by page: a third of a chunk's time on a CPU.
+    """
+    rows = max((part.stop - part.start for s in segments for part in _parts(s.length, chunk)), default=0)
+    divergences = max((sum(isinstance(term, KlTerm) for term in s.terms) for s in segments), default=0)
+    return hidden.new_empty((2 + divergences, rows, weight.shape[0]), dtype=torch.float32)
+
+
+def _score(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    terms: Sequence[NllTerm | KlTerm],
+    part: slice,
+    blocks: Tensor,
+    with_gradient: bool,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Values of the terms on one chunk and, if asked, d loss / d scores (C, V), which lies in `blocks`.
+
+    A row's log normaliser is taken from its largest probability: 1 / q_max = sum exp(score - score_max).
+    """
+    scores, q, *room = blocks[:, : len(hidden)].unbind()
+    linear_into(scores, hidden, weight, bias)
+    top = scores.amax(-1)
+    # The divergence needs the scores and a free block; both end when q takes that block.
+    compared = [_compare(term, scores, q, block, part) for term, block in zip(_kls(terms), room, strict=False)]
+    torch.softmax(scores, -1, out=q)
+    log_norm = -q.amax(-1).log()
     values = []
     slope = torch.zeros_like(log_norm)
     pulls: list[tuple[Tensor, Tensor]] = []
@@ -162,45 +185,50 @@ def _score(scores: Tensor, terms: Sequence[NllTerm | KlTerm], part: slice, with_
         scale = term.factor * weights
         if isinstance(term, NllTerm):
             # Weightless tokens may be infinitely unlikely; they must not turn the sum into NaN.
-            nll = torch.where(weights != 0, log_norm - picked[id(term)], 0.0)
-            values.append((weights * nll).sum())
+            nll = log_norm + (top - scores.gather(1, _labels(term, part))[:, 0])
+            values.append((weights * torch.where(weights != 0, nll, 0.0)).sum())
             slope += scale
             continue
-        p, value = compared[id(term)]
+        p, value = compared.pop(0)
         if term.form == "kl":
-            values.append((weights * (value + log_norm)).sum())
+            values.append((weights * (value + (top + log_norm))).sum())
             slope += scale
         else:
             shifted = q + REFERENCE_EPSILON
+            values.append(-(weights * torch.linalg.vecdot(p, shifted.log())).sum())
             if with_gradient:
-                ratio = p * q / shifted
-            values.append(-(weights * torch.linalg.vecdot(p, shifted.log_())).sum())
-            if with_gradient:
-                p = ratio
+                p.mul_(q).div_(shifted)
                 slope += scale * p.sum(-1)
         pulls.append((scale, p))
-    if with_gradient:
-        q *= slope[:, None]
-        for scale, p in pulls:
-            q -= p.mul_(scale[:, None])
-        for term in terms:
-            if isinstance(term, NllTerm):
-                scale = term.factor * term.weights[part]
-                q.scatter_add_(1, term.labels[part].clamp(min=0)[:, None], -scale[:, None])
-    return values
+    if not with_gradient:
+        return values, None
+    q *= slope[:, None]
+    for scale, p in pulls:
+        q.addcmul_(p, scale[:, None], value=-1.0)
+    for term in terms:
+        if isinstance(term, NllTerm):
+            scale = term.factor * term.weights[part]
+            q.scatter_add_(1, _labels(term, part), -scale[:, None])
+    return values, q
 
 
-def _compare(term: KlTerm, scores: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """p (C, V) and, for "kl", sum p (log p - scores) (C,), to which q's log norm must still be added."""
-    where = term.where[part]
+def _kls(terms: Sequence[NllTerm | KlTerm]) -> list[KlTerm]:
+    return [term for term in terms if isinstance(term, KlTerm)]
+
+
+def _labels(term: NllTerm, part: slice) -> Tensor:
+    """(C, 1), any word where nothing is scored."""
+    return term.labels[part].clamp(min=0)[:, None]
+
+
+def _compare(term: KlTerm, scores: Tensor, free: Tensor, block: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """p (C, V) in `block` and, for "kl", sum p (log p - scores) (C,), to which q's log normaliser must be added."""
+    theirs = term.reference.scores_into(free, term.where[part])
+    p = torch.softmax(theirs, -1, out=block)
     if term.form != "kl":
-        return term.reference.probabilities(where), scores.new_zeros(())
-    log_p = term.reference.log_probabilities(where)
-    difference = log_p - scores
-    p = log_p.exp_()
-    # p = 0 contributes nothing even where log p is -inf (dense probabilities underflow).
-    difference.masked_fill_(p == 0, 0.0)
-    return p, torch.linalg.vecdot(p, difference)
+        return p, scores.new_zeros(())
+    log_normaliser = theirs.amax(-1) - p.amax(-1).log()
+    return p, theirs.sub_(scores).mul_(p).sum(-1) - log_normaliser
 
 
 def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:

@@ -36,6 +36,17 @@ def output_head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:
     return head.weight, getattr(head, "bias", None)
 
 
+def linear_into(out: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """out (C, V) float32 = hidden (C, H) @ weight.T + bias, computed in the precision of the model; returns `out`."""
+    import torch
+
+    if hidden.dtype != out.dtype:
+        return out.copy_(torch.nn.functional.linear(hidden, weight, bias))
+    if bias is None:
+        return torch.mm(hidden, weight.T, out=out)
+    return torch.addmm(bias, hidden, weight.T, out=out)
+
+
 def check_seam(model: PreTrainedModel) -> None:
     """Refuse a model whose logits are not last_hidden @ weight.T + bias (soft-capped or scaled logits)."""
     import torch

@@ -5,7 +5,8 @@ of last hidden states and the output matrix, so the states (79 MB) and a frozen 
 one per model) say the same, and the product is made again for the tokens of a chunk.
 
     reference = build_reference(model, pairs)                    # before training
-    reference.save(folder); reference = Reference.load(folder)   # safetensors, mapped into memory
+    reference.save(folder); save_head(model, head)               # safetensors
+    reference = Reference.load(folder, head)                     # mapped into memory
     reference.batch(indices, device)                             # what a training batch carries
 
 Promise: tensors keep the model's own precision; loading maps the file, so ranks on a node share its pages.
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from icu_ray.data.examples import TokenRows
-from icu_ray.models.hidden import check_seam, last_hidden, output_head
+from icu_ray.models.hidden import check_seam, last_hidden, linear_into, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +38,7 @@ Cache = Literal["hidden", "probs", "recompute", "none"]
 ROWS_FILE = "rows.safetensors"
 """What grows with the sample: the cache proper."""
 HEAD_FILE = "head.safetensors"
-"""The frozen output matrix, the same for every sample of a model."""
+"""The frozen output matrix: one file for all samples of a model, and one copy in a node's memory for all ranks."""
 HEAD = ("weight", "bias")
 
 
@@ -57,23 +58,15 @@ class ReferenceBatch:
     target_nll: Tensor | None = None
     pair_nll: Tensor | None = None
 
-    def log_probabilities(self, where: Tensor) -> Tensor:
-        """(C, V) float32 log p at flat positions b * L + t; fresh memory that the caller may overwrite."""
+    def scores_into(self, out: Tensor, where: Tensor) -> Tensor:
+        """out (C, V) float32 = log p up to a constant a row, at flat positions b * L + t; returns `out`."""
         if self.probs is not None:
-            return self.probs.flatten(0, 1)[where].log()
-        scores = self._scores(where)
-        return scores.sub_(scores.logsumexp(-1, keepdim=True))
-
-    def probabilities(self, where: Tensor) -> Tensor:
-        """(C, V) float32 p at flat positions b * L + t; fresh memory that the caller may overwrite."""
-        if self.probs is not None:
-            return self.probs.flatten(0, 1)[where]
-        return torch.softmax(self._scores(where), -1)
-
-    def _scores(self, where: Tensor) -> Tensor:
+            # Dense probabilities underflow to 0; the smallest normal number in its place weighs nothing either.
+            smallest = torch.finfo(out.dtype).tiny
+            return torch.index_select(self.probs.flatten(0, 1), 0, where, out=out).clamp_(min=smallest).log_()
         if self.hidden is None or self.weight is None:
             raise ValueError("the reference holds no distributions, only summed log-probabilities")
-        return functional.linear(self.hidden.flatten(0, 1)[where], self.weight, self.bias).float()
+        return linear_into(out, self.hidden.flatten(0, 1)[where], self.weight, self.bias)
 
     def to(self, device: torch.device | str) -> ReferenceBatch:
         """The same on a device."""
@@ -113,7 +106,7 @@ class Reference:
         if self.cache == "hidden":
             return ReferenceBatch(rows(self.hidden), *self._head(device), None, *nlls)
         if self.model is None:
-            raise ValueError("cache='recompute' needs the original model: Reference.load(folder, model)")
+            raise ValueError("cache='recompute' needs the original model: Reference.load(folder, model=model)")
         self.model.to(device)  # type: ignore[arg-type]
         ids, mask = rows(self.pair_ids), rows(self.pair_mask)
         assert ids is not None
@@ -145,23 +138,24 @@ class Reference:
         return held if self.model is None else held + sum(p.nbytes for p in self.model.parameters())
 
     def save(self, folder: Path) -> None:
-        """Write two safetensors files, the rows' and the matrix's, into an existing folder."""
+        """Write the rows' part, as safetensors, into an existing folder; the matrix is `save_head`'s."""
         from safetensors.torch import save_file
 
-        tensors = {name: tensor.contiguous() for name, tensor in self.tensors().items()}
-        rows = {name: tensor for name, tensor in tensors.items() if name not in HEAD}
+        rows = {name: tensor.contiguous() for name, tensor in self.tensors().items() if name not in HEAD}
         save_file(rows, folder / ROWS_FILE, metadata={"cache": self.cache})
-        save_file({name: tensors[name] for name in HEAD if name in tensors}, folder / HEAD_FILE)
 
     @staticmethod
-    def load(folder: Path, model: PreTrainedModel | None = None) -> Reference:
-        """Map what `save` wrote; cache="recompute" copies and freezes `model`, still the original one."""
+    def load(folder: Path, head: Path | None = None, model: PreTrainedModel | None = None) -> Reference:
+        """Map what `save` wrote; cache="hidden" needs the folder `head` of `save_head`.
+
+        cache="recompute" copies and freezes `model`, still the original one.
+        """
         from safetensors import safe_open
 
         tensors: dict[str, Tensor] = {}
         metadata: dict[str, str] = {}
-        for name in (ROWS_FILE, HEAD_FILE):
-            with safe_open(folder / name, framework="pt", device="cpu") as file:
+        for path in (folder / ROWS_FILE, *(() if head is None else (head / HEAD_FILE,))):
+            with safe_open(path, framework="pt", device="cpu") as file:
                 metadata |= file.metadata() or {}
                 tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         cache = cast(Cache, metadata["cache"])
@@ -178,6 +172,15 @@ class Reference:
             pair_mask=tensors.get("pair_mask"),
             model=frozen,
         )
+
+
+def save_head(model: PreTrainedModel, folder: Path) -> None:
+    """Write the output matrix (and bias) of the original model into an existing folder: once for all its samples."""
+    from safetensors.torch import save_file
+
+    found = dict(zip(HEAD, output_head(model), strict=True))
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in found.items() if tensor is not None}
+    save_file(kept, folder / HEAD_FILE)
 
 
 def build_reference(

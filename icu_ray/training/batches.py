@@ -21,8 +21,8 @@ def epoch_batches(
 ) -> list[Indices]:
     """Global batches of sample numbers, in order.
 
-    'slots' (the authors): all samples are permuted and the forgotten keep their place, to be masked; batches without
-    an active sample are dropped ('skip') or kept for their momentum step ('momentum').
+    'slots' (the authors): all samples are permuted and the forgotten keep their place, where they weigh nothing and are
+    not computed; batches without an active sample are dropped ('skip') or kept for their momentum step ('momentum').
     'repack': only active samples are permuted, so the epoch gets shorter.
     """
     candidates = np.arange(len(active)) if settings.batching == "slots" else np.flatnonzero(active)
@@ -33,15 +33,13 @@ def epoch_batches(
     return batches
 
 
-def micro_batches(batch: Indices, *, rank: int, world_size: int, micro_batch: int, steps: int) -> list[slice]:
-    """This rank's share of a global batch as `steps` slices of at most `micro_batch` positions.
+def micro_batches(count: int, *, rank: int, world_size: int, micro_batch: int) -> list[slice]:
+    """This rank's share of `count` rows as slices of at most `micro_batch`, as many on every rank.
 
-    Shares are disjoint and cover the batch; the last ones are empty when the batch is short, and every rank makes
-    the same number of steps because the engine's collectives need them all.
+    Shares are disjoint, cover the rows and differ by one row at most. Where there are too few rows, slices are empty:
+    every rank makes the same number of steps, and at least one, because the engine's collectives need them all.
     """
-    per_rank = micro_batch * steps
-    start = rank * per_rank
-    edges = [min(start + i * micro_batch, len(batch)) for i in range(steps + 1)]
-    if world_size * per_rank < len(batch):
-        raise ValueError(f"{world_size} ranks of {per_rank} samples cannot hold a batch of {len(batch)}")
-    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+    steps = max(-(-count // (world_size * micro_batch)), 1)
+    edges = [count * part // (world_size * steps) for part in range(world_size * steps + 1)]
+    mine = edges[rank * steps : (rank + 1) * steps + 1]
+    return [slice(a, b) for a, b in itertools.pairwise(mine)]

@@ -129,6 +129,7 @@ class _Trial:
         return {name: float(total) / steps for name, total in zip(names, totals, strict=True)}, len(batches)
 
     def _micro_batches(self, batch: Indices, active: Flags) -> list[Batch]:
+        """This rank's part of a step: the active rows alone, weighted as rows of the whole batch."""
         targets, pairs, reference = self.data.targets, self.data.pairs, self.data.reference
         weights = batch_weights(
             targets.labels[batch],
@@ -137,16 +138,14 @@ class _Trial:
             targets.columns,
             self.job.loss,
         )
+        live = np.flatnonzero(active[batch])
+        shares = micro_batches(len(live), rank=self.rank, world_size=self.world_size, micro_batch=self.micro)
         found = []
-        for share in micro_batches(
-            batch, rank=self.rank, world_size=self.world_size, micro_batch=self.micro, steps=self.accumulation
-        ):
-            rows = batch[share]
+        for share in shares:
+            rows, share_weights = batch[live[share]], weights.rows(live[share])
             if len(rows) == 0:
                 # The engine's collectives need a step of every rank: one sample that weighs nothing.
                 rows, share_weights = batch[:1], _weightless(weights.rows(slice(0, 1)))
-            else:
-                share_weights = weights.rows(share)
             cached = None if reference is None else reference.batch(rows, self.engine.device)
             found.append(Batch.gather(targets, pairs, rows, share_weights, cached, self.engine.device))
         return found
