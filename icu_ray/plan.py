@@ -24,7 +24,7 @@ from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.job import TrialJob
 from icu_ray.results import TrialPaths, read_events, read_result
-from icu_ray.schedule import Gang
+from icu_ray.schedule import Gang, by_work
 from icu_ray.store import content_hash
 
 IDENTITY_FORMAT = 1
@@ -86,7 +86,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials, longest first; `provisional` says that ids lack the data's fingerprint because it is not there."""
+    """All trials, most work first; `provisional` says that ids lack the data's fingerprint because it is not there."""
 
     config: SweepConfig
     trials: tuple[Trial, ...]
@@ -110,7 +110,7 @@ class Plan:
 
 
 def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str = "") -> Plan:
-    """Expand the grid, name every trial, read its status from storage and put the longest first."""
+    """Expand the grid, name every trial, read its status from storage and put the largest first."""
     known = methods.names()
     for method in config.methods:
         if method.name not in known:
@@ -135,7 +135,7 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
                     trials[trial.trial_id] = trial
     _refuse_equal_names(trials.values())
     with_status = [_with_status(trial, config) for trial in trials.values()]
-    ordered = sorted(with_status, key=lambda trial: (-trial.minutes, -trial.workers))
+    ordered = sorted(with_status, key=lambda trial: by_work(gang_of(trial)))
     return Plan(config, tuple(ordered), data, provisional)
 
 

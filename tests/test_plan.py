@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from icu_ray.config_file import merge, resolve_config
+from icu_ray.config import SweepConfig
+from icu_ray.config_file import load_config, merge, resolve_config
 from icu_ray.errors import UserError
 from icu_ray.plan import Plan, Trial
 from icu_ray.planning import find_config, plan_sweep
@@ -42,16 +44,18 @@ def test_the_grid_is_models_by_samples_by_cells() -> None:
     assert len(ids(made)) == 8
 
 
-def test_longest_first() -> None:
-    minutes = [trial.minutes for trial in plan().trials]
-    assert minutes == sorted(minutes, reverse=True)
-    assert [trial.workers for trial in plan_sweep(paper(), dry_run=True).trials] == [6] * 5 + [3] * 5 + [1] * 5
+def test_most_work_first() -> None:
+    work = [trial.minutes * trial.workers for trial in plan().trials]
+    assert work == sorted(work, reverse=True)
+    assert len(set(work)) > 1
+    # Six workers stand before one even where a trial of one takes longer.
+    slow = paper(["models.0.minutes_per_epoch=4", "models.1.minutes_per_epoch=3", "models.2.minutes_per_epoch=2"])
+    for config in (paper(), slow):
+        assert [trial.workers for trial in plan_sweep(config, dry_run=True).trials] == [6] * 5 + [3] * 5 + [1] * 5
 
 
-def paper():  # type: ignore[no-untyped-def]
-    from icu_ray.config_file import load_config
-
-    return load_config(find_config("paper"))
+def paper(overrides: Sequence[str] = ()) -> SweepConfig:
+    return load_config(find_config("paper"), overrides)
 
 
 @pytest.mark.parametrize(
