@@ -75,6 +75,11 @@ class Placed:
     nodes: tuple[str, ...]
     since: float
 
+    @property
+    def node(self) -> str | None:
+        """The one node of the whole gang; None where it stands on several, or nobody knows where."""
+        return self.nodes[0] if len(set(self.nodes)) == 1 else None
+
     def ends(self, now: float) -> float:
         """Estimated end, never in the past."""
         return max(self.since + self.gang.minutes, now + _SOON)
