@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -65,7 +65,7 @@ def paper(overrides: Sequence[str] = ()) -> SweepConfig:
         {"resources": {"retries": 9, "max_workers": 5}},
         {"loss": {"chunk": 17}},
         {"eval": {"chunk": 3, "el": "decision"}},
-        {"pairs": {"actors": 3, "shards": 2, "batch_size": 9}},
+        {"pairs": {"actors": 3, "shards": 2, "batch_size": 9, "index": "exact"}},
         {"tracking": {"enabled": False}},
         {"models": [{**m, "workers": 2, "zero_stage": 2, "gpus_per_worker": 1} for m in SMALL["models"]]},
     ],
@@ -81,6 +81,7 @@ def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> N
         {"optim": {"lr": 1e-4}},
         {"loss": {"reduction": "sum"}},
         {"filter": {"rule": "and"}},
+        {"pairs": {"index": "approximate"}},
         {"stop": {"max_epochs": 3}},
         {"fidelity": "paper"},
         {"data": {"seed": 5}},
@@ -111,6 +112,38 @@ def test_statuses_are_read_from_storage(tmp_path: Path) -> None:
     waiting = {trial.trial_id for trial in plan(storage=str(tmp_path)).waiting}
     assert second.trial_id not in waiting
     assert {first.trial_id, third.trial_id} <= waiting
+
+
+def test_a_remote_storage_is_asked_once_and_then_only_for_what_it_holds() -> None:
+    """Thousands of trials on an object store would else cost two answers each before anything starts."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    asked: list[str] = []
+
+    class Counted(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "counted"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        def ls(self, path: str, *args: Any, **options: Any) -> Any:
+            asked.append(path)
+            return super().ls(path, *args, **options)
+
+        def cat_file(self, path: str, *args: Any, **options: Any) -> bytes:
+            asked.append(path)
+            return bytes(super().cat_file(path, *args, **options))
+
+    fsspec.register_implementation("counted", Counted, clobber=True)
+    first, second, *_ = plan(storage="counted://runs").trials
+    assert len(asked) == 1
+    for trial, status in ((first, "finished"), (second, "failed")):
+        write_result(TrialPaths.of("counted://runs", "t", trial.trial_id), result(trial, status))
+    asked.clear()
+    again = {trial.trial_id: trial.status for trial in plan(storage="counted://runs").trials}
+    assert sum(status == "new" for status in again.values()) == 6
+    assert (again[first.trial_id], again[second.trial_id]) == ("finished", "failed")
+    assert len(asked) == 3
 
 
 def where(storage: Path, trial: Trial) -> TrialPaths:
