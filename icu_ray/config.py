@@ -189,6 +189,8 @@ class PairsConfig(Section):
     max_ngram_overlap: Fraction | None = None
     """Refuse neighbours sharing more than this fraction of the target's 10-grams (None: keep all, as the authors)."""
     candidates: Annotated[int, Field(ge=1, le=1000)] = 10
+    index: Literal["exact", "approximate"] = "exact"
+    """approximate: faiss's inverted file, for many thousand targets in a pool of millions (benchmarks/growth.py)."""
     shards: Count | None = None
     actors: Count = 1
     batch_size: Count = 64
