@@ -6,7 +6,7 @@ planning   make_plan for 60, 600 and 6,000 trials: an empty storage, and one in 
 starting   one decision of the schedule (schedule.next_start) with as many trials waiting for a full cluster
 pairing    neighbours of 128 targets among 15,000, 150,000 and 1,500,000 clustered unit vectors of 384 numbers in shards
            of at most 65,536: `whole` is data.neighbours.search on a Ray started here, with one actor and that actor's
-           peak resident memory; `scan` is what the actor does with its shards, without Ray
+           peak resident memory of its own; `scan` is what the actor does with its shards, without Ray
 
 `exponent` is the slope of log time against log size since the row above: 1 is linear. --rows leaves out larger pools.
 """
@@ -157,26 +157,35 @@ def some_rows(rows: int, count: int) -> np.ndarray:
 def scan(
     vectors: np.ndarray, asked: Search, make_find: Callable[[np.ndarray], Find]
 ) -> tuple[float, float, list[list[Neighbour]]]:
-    """What one actor does with all shards: seconds of making indexes, seconds of searching, the nearest rows."""
+    """What one actor does with all shards: seconds of making indexes, seconds of searching, the nearest rows.
+
+    Seconds of one core's time, so that other work on the machine counts less.
+    """
+    import faiss
+
+    faiss.omp_set_num_threads(1)
     queries = np.ascontiguousarray(vectors[asked.queries])
     found: list[list[int]] = [[] for _ in queries]
     making = searching = 0.0
     bounds = np.linspace(0, len(vectors), -(-len(vectors) // SHARD_ROWS) + 1).astype(int)
     for start, stop in itertools.pairwise(bounds.tolist()):
         block, inside = np.ascontiguousarray(vectors[start:stop]), np.flatnonzero(asked.allowed[start:stop])
-        started = time.perf_counter()
+        started = time.thread_time()
         find = make_find(block)
-        made = time.perf_counter()
+        made = time.thread_time()
         for rows, places in zip(found, candidates(find, queries, inside, 1), strict=True):
             rows += (start + places).tolist()
-        searching += time.perf_counter() - made
+        searching += time.thread_time() - made
         making += made - started
     pairs = zip(asked.queries, found, strict=True)
     return making, searching, [merge(vectors, int(query), rows, asked.rank, 1) for query, rows in pairs]
 
 
 class PeakMemory:
-    """Watches the actors that search and remembers the largest resident set (MiB) that one of them ever had."""
+    """Watches the actors that search and remembers the most resident memory of its own (MiB) that one had.
+
+    Pages of Ray's object store, which all processes share, are left out: they stay resident once touched.
+    """
 
     def __init__(self) -> None:
         self.mib = 0.0
@@ -192,7 +201,7 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(0.1):
+        while not self._over.wait(0.05):
             for folder in Path("/proc").glob("[0-9]*"):
                 try:
                     if b"MapBatches(ShardSearch)" not in (folder / "cmdline").read_bytes():
@@ -200,8 +209,8 @@ class PeakMemory:
                     status = (folder / "status").read_text()
                 except OSError:
                     continue
-                peak = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), "0")
-                self.mib = max(self.mib, int(peak) / 1024)
+                own = next((line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")), "0")
+                self.mib = max(self.mib, int(own) / 1024)
 
 
 @contextmanager
