@@ -190,6 +190,9 @@ class PairsConfig(Section):
     max_ngram_overlap: Fraction | None = None
     """Refuse neighbours sharing more than this fraction of the target's 10-grams (None: keep all, as the authors)."""
     candidates: Annotated[int, Field(ge=1, le=1000)] = 10
+    index: Literal["exact", "approximate"] = "exact"
+    """approximate: faiss's inverted file, for thousands of targets and a pool of millions; it misses some neighbours.
+    Exact takes 8 s of one core for 1,000 targets and a million texts (benchmarks/index.py)."""
     shards: Count | None = None
     actors: Count = 1
     batch_size: Count = 64

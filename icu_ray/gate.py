@@ -21,7 +21,10 @@ REFRESH_SECONDS = 5.0
 
 
 class Gate(Searcher):
-    """Offers waiting trials in order, each when it fits.
+    """Offers waiting trials in order, each when it fits, with the node where all its workers should stand.
+
+    Ray by itself puts a group on the node where most is left, and spreads it when several start at once and take each
+    other's room. The node is None for a gang that no node can hold; it may also be one that is still to be started.
 
     on_start, on_end: told the trial id when a trial is handed to Tune and when Tune is done with it; on_end also gets
     whether it broke and the placement group it left behind, if it had one. on_gang: told when the workers of a trial
@@ -58,10 +61,10 @@ class Gate(Searcher):
         if placed is None:
             return None
         self._waiting.remove(placed.gang)
-        # Where Ray really puts the workers is known once they report; until then they are counted where they fit.
-        self._running[trial_id] = Placed(placed.gang, (), now)
+        # Where Ray really puts the workers is known once they report; until then they count where they ought to be.
+        self._running[trial_id] = placed
         self._on_start(placed.gang.trial)
-        return {"trial_id": placed.gang.trial}
+        return {"trial_id": placed.gang.trial, "node": placed.node}
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """A gang has started: remember where."""

@@ -14,17 +14,18 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from icu_ray import methods
-from icu_ray.config import MethodConfig, ModelConfig, SweepConfig
+from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.job import TrialJob
-from icu_ray.results import TrialPaths, read_events, read_result
-from icu_ray.schedule import Gang
+from icu_ray.results import TrialPaths, read_events, read_result, trial_ids
+from icu_ray.schedule import Gang, by_work
 from icu_ray.store import content_hash
 
 IDENTITY_FORMAT = 1
@@ -32,6 +33,8 @@ IDENTITY_FORMAT = 1
 
 PlannedStatus = Literal["new", "resumable", "finished", "not_forgotten", "failed"]
 DONE: tuple[PlannedStatus, ...] = ("finished", "not_forgotten")
+
+_READERS = 16
 
 EXPECTED_EPOCHS = 12
 TRIAL_OVERHEAD_MINUTES = 0.5
@@ -86,7 +89,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """All trials, longest first; `provisional` says that ids lack the data's fingerprint because it is not there."""
+    """All trials, most work first; `provisional` says that ids lack the data's fingerprint because it is not there."""
 
     config: SweepConfig
     trials: tuple[Trial, ...]
@@ -110,7 +113,7 @@ class Plan:
 
 
 def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str = "") -> Plan:
-    """Expand the grid, name every trial, read its status from storage and put the longest first."""
+    """Expand the grid, name every trial, read its status from storage and put the largest first."""
     known = methods.names()
     for method in config.methods:
         if method.name not in known:
@@ -134,8 +137,8 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
                         )
                     trials[trial.trial_id] = trial
     _refuse_equal_names(trials.values())
-    with_status = [_with_status(trial, config) for trial in trials.values()]
-    ordered = sorted(with_status, key=lambda trial: (-trial.minutes, -trial.workers))
+    with_status = _with_statuses(trials, config)
+    ordered = sorted(with_status, key=lambda trial: by_work(gang_of(trial)))
     return Plan(config, tuple(ordered), data, provisional)
 
 
@@ -183,7 +186,7 @@ def _trial(
         "method": {"name": job.method, "alpha": job.alpha, "beta": job.beta, "settings": dict(job.settings)},
         "columns": config.columns.model_dump(mode="json"),
         "tokens": config.tokens.model_dump(mode="json"),
-        "pairs": config.pairs.model_dump(mode="json", exclude={"shards", "actors", "batch_size"}),
+        "pairs": _pairs_identity(config.pairs, data),
         "loss": config.loss.model_dump(mode="json", exclude={"chunk"}),
         "optim": {"lr": job.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
         "train": {**config.train.model_dump(mode="json", exclude={"batch_size"}), "batch_size": job.batch_size},
@@ -211,6 +214,14 @@ def _trial(
 def _short(value: float) -> str:
     text = f"{value:g}"
     return text if "." in text or "e" in text else f"{text}.0"
+
+
+def _pairs_identity(pairs: PairsConfig, data: DataCheck | None) -> dict[str, Any]:
+    identity = pairs.model_dump(mode="json", exclude={"shards", "actors", "batch_size", "index"})
+    if pairs.index == "approximate":
+        # What an approximate search finds depends on the texts of all samples, among which its cells are made.
+        identity["index"] = {"approximate": None if data is None else data.fingerprint}
+    return identity
 
 
 def _standin_corpus(model: ModelConfig, data: DataCheck | None) -> dict[str, Any]:
@@ -262,6 +273,16 @@ def _refuse_equal_names(trials: Iterable[Trial]) -> None:
                 f"methods: two trials would be called {trial.name}; give one of the methods a 'label' of its own"
             )
         seen[trial.name] = trial.trial_id
+
+
+def _with_statuses(trials: Mapping[str, Trial], config: SweepConfig) -> list[Trial]:
+    """What storage says of each: one listing, and then only the files of trials that have a folder."""
+    there = set(trial_ids(config.storage, config.name)) & set(trials)
+    with ThreadPoolExecutor(
+        _READERS
+    ) as pool:  # a remote storage answers after tens of milliseconds, thousands of times
+        known = dict(zip(there, pool.map(lambda trial_id: _with_status(trials[trial_id], config), there), strict=True))
+    return [known.get(trial_id, trial) for trial_id, trial in trials.items()]
 
 
 def _with_status(trial: Trial, config: SweepConfig) -> Trial:

@@ -3,8 +3,11 @@
 Trials wait in the plan's order. The first of the line starts as soon as its gang fits; while it does not fit, the
 earliest time at which it will (by the estimated ends of what runs) is reserved for it, and a later trial may start
 only if it fits now and leaves that time untouched: because it is over by then, or because the first of the line fits
-beside it (EASY backfilling, Lifka 1995, with nodes). An estimate that was too short delays the head of the line by no
-more than what is already running, for nothing new is let past it once its reserved time has come.
+beside it (EASY backfilling, Lifka 1995, with nodes). Estimates that were too short delay the head of the line by no
+more than those trials overrun, for nothing that could stand in its way is let past it once its reserved time has come.
+
+The plan's order is by work (`by_work`): a gang of six leaves a node of eight to trials of one, which fill the gaps
+later, and the other way round it would be the gangs that wait for a whole node at the end.
 
 A gang stands on one node whenever a node is large enough for it, as Ray's PACK strategy places it, and on as few as
 possible otherwise. Nothing here knows Ray: the caller tells what runs where and what the nodes can hold.
@@ -14,8 +17,9 @@ possible otherwise. Nothing here knows Ray: the caller tells what runs where and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 _SOON = 1e-6  # a trial that has outlived its estimate is taken to end next
 
@@ -29,6 +33,16 @@ class Gang:
     minutes: float
     cpus: float = 1.0
     gpus: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, float, float]:
+        """What decides where it fits."""
+        return self.workers, self.cpus, self.gpus
+
+
+def by_work(gang: Gang) -> tuple[float, float]:
+    """Sorting key of the line: most GPU minutes (CPU minutes without GPUs) first, of equals the longer one."""
+    return -gang.workers * (gang.gpus or gang.cpus) * gang.minutes, -gang.minutes
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class Node:
 
     def without(self, gang: Gang, workers: int) -> Node:
         """This node after `workers` of `gang` have taken their share."""
-        return replace(self, cpus=self.cpus - workers * gang.cpus, gpus=self.gpus - workers * gang.gpus)
+        return Node(self.name, self.cpus - workers * gang.cpus, self.gpus - workers * gang.gpus)
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,11 @@ class Placed:
     gang: Gang
     nodes: tuple[str, ...]
     since: float
+
+    @property
+    def node(self) -> str | None:
+        """The one node of the whole gang; None where it stands on several, or nobody knows where."""
+        return self.nodes[0] if len(set(self.nodes)) == 1 else None
 
     def ends(self, now: float) -> float:
         """Estimated end, never in the past."""
@@ -90,22 +109,28 @@ def most_workers(gang: Gang, nodes: Iterable[Node], limits: Limits = NO_LIMITS) 
     return total if limits.workers is None else min(total, limits.workers)
 
 
-def place(gang: Gang, free: Sequence[Node], largest: int | None = None) -> tuple[str, ...] | None:
-    """One node name for each worker, or None where the gang does not fit into what is free.
+def places(gang: Gang, free: Sequence[Node], largest: int | None = None) -> Iterator[tuple[str, ...]]:
+    """Every way to put the gang into what is free, best first: one node name for each worker.
 
     largest: workers of the gang that the roomiest empty node holds; a gang that fits on such a node is not spread
-    over several. Best fit: the node that has the least room left for the gang, so that large holes stay whole.
+    over several. Best fit: the node that has the least room left for the gang comes first, so that large holes stay
+    whole.
     """
     rooms = [(node.holds(gang), number) for number, node in enumerate(free)]
-    whole = [(room, number) for room, number in rooms if room >= gang.workers]
-    if whole:
-        return (free[min(whole)[1]].name,) * gang.workers
-    if largest is not None and largest >= gang.workers:
-        return None
+    whole = sorted((room, number) for room, number in rooms if room >= gang.workers)
+    if whole or (largest is not None and largest >= gang.workers):
+        yield from ((free[number].name,) * gang.workers for _, number in whole)
+        return
     names: list[str] = []
     for room, number in sorted(rooms, key=lambda item: (-item[0], item[1])):
         names += [free[number].name] * min(room, gang.workers - len(names))
-    return tuple(names) if len(names) == gang.workers else None
+    if len(names) == gang.workers:
+        yield tuple(names)
+
+
+def place(gang: Gang, free: Sequence[Node], largest: int | None = None) -> tuple[str, ...] | None:
+    """The best of `places`, None where the gang does not fit."""
+    return next(places(gang, free, largest), None)
 
 
 def next_start(
@@ -118,26 +143,32 @@ def next_start(
     """The trial of `waiting` (in order) that starts now, with its place; None while none may.
 
     Call it again after each start: it decides one at a time. A gang that the cluster can never hold is passed over,
-    so that it blocks nobody; `most_workers` finds those before anything starts.
+    so that it blocks nobody; `most_workers` finds those before anything starts. The time of a call grows with the
+    number of waiting trials only by a look at each.
     """
-    line = [gang for gang in waiting if most_workers(gang, nodes, limits) >= gang.workers]
-    if not line:
-        return None
     board = _Board(nodes, limits)
+    line = board.possible(waiting)
+    head = next(line, None)
+    if head is None:
+        return None
     settled = board.settle(running)
-    head = line[0]
-    spot = board.fit(head, settled)
+    spot = next(board.spots(head, settled), None)
     if spot is not None:
         return Placed(head, spot, now)
     reserved = _reserve(head, settled, board, now)
-    for gang in line[1:]:
-        spot = board.fit(gang, settled)
-        if spot is None:
-            continue
-        candidate = Placed(gang, spot, now)
-        still_there = [p for p in (*settled, candidate) if p.ends(now) > reserved]
-        if candidate.ends(now) <= reserved or board.fit(head, still_there) is not None:
-            return candidate
+    staying = [p for p in settled if p.ends(now) > reserved]
+    # Where a gang may stand for a while, and where for as long as it likes, is the same for all of one shape.
+    known: dict[tuple[int, float, float], tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {}
+    for gang in line:
+        if gang.shape not in known:
+            spots = list(board.spots(gang, settled))
+            beside = (s for s in spots if board.fits(head, [*staying, Placed(gang, s, now)]))
+            known[gang.shape] = spots[0] if spots else None, next(beside, None)
+        soon, beside_head = known[gang.shape]
+        if soon is not None and Placed(gang, soon, now).ends(now) <= reserved:
+            return Placed(gang, soon, now)
+        if beside_head is not None:
+            return Placed(gang, beside_head, now)
     return None
 
 
@@ -148,16 +179,25 @@ class _Board:
     nodes: Sequence[Node]
     limits: Limits
 
+    def possible(self, waiting: Sequence[Gang]) -> Iterator[Gang]:
+        """Those of `waiting` that the empty cluster could hold."""
+        known: dict[tuple[int, float, float], bool] = {}
+        for gang in waiting:
+            if gang.shape not in known:
+                known[gang.shape] = most_workers(gang, self.nodes, self.limits) >= gang.workers
+            if known[gang.shape]:
+                yield gang
+
     def settle(self, running: Sequence[Placed]) -> list[Placed]:
         """`running` with every trial on nodes of the board; those whose place is unknown stand where they fit."""
-        known = {node.name for node in self.nodes}
-        settled = [p for p in running if p.nodes and set(p.nodes) <= known]
+        names = {node.name for node in self.nodes}
+        settled = [p for p in running if p.nodes and set(p.nodes) <= names]
         for placed in running:
-            if placed.nodes and set(placed.nodes) <= known:
+            if placed.nodes and set(placed.nodes) <= names:
                 continue
             # No room at all: the nodes it was promised are gone, and it waits in Ray's own queue without taking any.
             spot = place(placed.gang, self.free(settled)) or ()
-            settled.append(replace(placed, nodes=spot))
+            settled.append(Placed(placed.gang, spot, placed.since))
         return settled
 
     def free(self, running: Iterable[Placed]) -> list[Node]:
@@ -168,18 +208,22 @@ class _Board:
                 left[name] = left[name].without(placed.gang, placed.nodes.count(name))
         return list(left.values())
 
-    def fit(self, gang: Gang, running: Sequence[Placed]) -> tuple[str, ...] | None:
-        """Where `gang` could stand beside `running`."""
-        if not self.limits.allow((p.gang for p in running), gang):
-            return None
-        largest = max(node.holds(gang) for node in self.nodes)
-        return place(gang, self.free(running), largest)
+    def spots(self, gang: Gang, running: Sequence[Placed]) -> Iterator[tuple[str, ...]]:
+        """Where `gang` could stand beside `running`, best first."""
+        if self.limits.allow((p.gang for p in running), gang):
+            largest = max(node.holds(gang) for node in self.nodes)
+            yield from places(gang, self.free(running), largest)
+
+    def fits(self, gang: Gang, running: Sequence[Placed]) -> bool:
+        """Whether there is such a place."""
+        return next(self.spots(gang, running), None) is not None
 
 
 def _reserve(head: Gang, running: Sequence[Placed], board: _Board, now: float) -> float:
     """The earliest estimated time at which `head` fits."""
     ends = sorted({p.ends(now) for p in running})
-    for time in ends:
-        if board.fit(head, [p for p in running if p.ends(now) > time]) is not None:
-            return time
-    return ends[-1] if ends else now
+    if not ends:
+        return now
+    # Room only grows as trials end, so the first time that is enough is found by halving.
+    first = bisect_left(ends, True, key=lambda time: board.fits(head, [p for p in running if p.ends(now) > time]))
+    return ends[min(first, len(ends) - 1)]

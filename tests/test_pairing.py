@@ -20,7 +20,17 @@ from icu_ray.data.corpus import Corpus
 from icu_ray.data.embedding import embed_texts, encoder_fingerprint
 from icu_ray.data.examples import Columns, Examples
 from icu_ray.data.extraction import open_extraction
-from icu_ray.data.neighbours import DECIMALS, candidates, merge, search
+from icu_ray.data.neighbours import (
+    DECIMALS,
+    PROBED,
+    approximate_shard,
+    candidates,
+    centres_of,
+    exact_shard,
+    make_cells,
+    merge,
+    search,
+)
 from icu_ray.data.neighbours import Search as Question
 from icu_ray.data.pairing import Pairs, embedded_texts, find_pairs, ngram_overlap
 from icu_ray.data.synthetic import load_synthetic
@@ -65,16 +75,50 @@ def test_shards_and_merge_equal_brute_force_with_ties(seed: int, rows: int, k: i
     found: set[int] = set()
     for start, stop in itertools.pairwise(np.linspace(0, rows, min(shards, rows) + 1).astype(int)):
         inside = np.flatnonzero(allowed[start:stop])
-        found |= {start + int(at) for at in candidates(vectors[start:stop], vectors[[query]], inside, k)[0]}
+        found |= {
+            start + int(at) for at in candidates(exact_shard(vectors[start:stop]), vectors[[query]], inside, k)[0]
+        }
     assert len(found) >= min(k, int(allowed.sum()))
     merged = [each.row for each in merge(vectors, query, sorted(found), rank, k)]
     assert merged == _brute_force(vectors, query, allowed, rank, k)
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 6), shards=st.integers(1, 5))
+def test_an_approximate_search_is_exact_in_the_nearest_cells_whatever_the_shards(
+    seed: int, k: int, shards: int
+) -> None:
+    random = np.random.default_rng(seed)
+    vectors, cells = _unit(random.normal(size=(400, 8))), _unit(random.normal(size=(3 * PROBED, 8)))
+    vectors[100:150] = vectors[7]
+    allowed, rank, query = random.random(400) < 0.7, random.permutation(400), int(random.integers(400))
+    cell_of = np.argmax(vectors @ cells.T, axis=1)
+    probed = np.argsort(-(cells @ vectors[query]), kind="stable")[:PROBED]
+    seen = allowed & np.isin(cell_of, probed)
+    found: set[int] = set()
+    for start, stop in itertools.pairwise(np.linspace(0, 400, shards + 1).astype(int)):
+        find, inside = approximate_shard(vectors[start:stop], cells), np.flatnonzero(allowed[start:stop])
+        found |= {start + int(at) for at in candidates(find, vectors[[query]], inside, k)[0]}
+    merged = [each.row for each in merge(vectors, query, sorted(found), rank, k)]
+    assert merged == _brute_force(vectors, query, seen, rank, k)
+
+
+def test_centres_are_unit_vectors_in_the_middle_of_their_rows() -> None:
+    random = np.random.default_rng(0)
+    directions = _unit(random.normal(size=(5, 16)))
+    vectors = _unit(directions.repeat(50, axis=0) + 0.05 * random.normal(size=(250, 16)))
+    centres = centres_of(vectors, 5)
+    assert np.allclose(np.linalg.norm(centres, axis=1), 1, atol=1e-5)
+    cell_of = np.argmax(vectors @ centres.T, axis=1)
+    for cell in range(5):
+        assert _unit(vectors[cell_of == cell].mean(axis=0, keepdims=True))[0] @ centres[cell] > 0.999
+    assert np.array_equal(centres, centres_of(vectors, 5))
+
+
 def test_a_crowd_of_equals_larger_than_the_margin_is_seen_whole() -> None:
     vectors = _unit(np.array([[1.0, 0.0]] * 70 + [[0.0, 1.0]] * 5))
     rank = np.arange(75)[::-1].copy()
-    found = candidates(vectors, vectors[[0]], np.arange(1, 75), 1)[0]
+    found = candidates(exact_shard(vectors), vectors[[0]], np.arange(1, 75), 1)[0]
     assert set(found) == set(range(1, 70))
     assert merge(vectors, 0, sorted(found), rank, 1)[0].row == 69
 
@@ -135,6 +179,24 @@ def test_the_search_on_ray_does_not_see_shards_or_actors(ray_cluster: None) -> N
         assert [[[n.row for n in one] for one in each] for each in found] == expected
 
 
+def test_the_approximate_search_on_ray_finds_nearly_all_and_never_nothing(ray_cluster: None) -> None:
+    random = np.random.default_rng(1)
+    groups = _unit(random.normal(size=(60, 12)))
+    vectors = _unit(groups[random.integers(60, size=6000)] + 0.2 * random.normal(size=(6000, 12)))
+    cells = make_cells(vectors)
+    assert cells.shape == (77, 12)
+    question = Question(np.arange(0, 6000, 60), random.random(6000) < 0.9, random.permutation(6000))
+    found = [search(vectors, [question], 3, shards=n, actors=1, cells=cells)[0] for n in (1, 3)]
+    assert found[0] == found[1]
+    exact = search(vectors, [question], 3, shards=2, actors=1)[0]
+    same = [a[0] == b[0] for a, b in zip(found[0], exact, strict=True)]
+    assert 0.9 <= np.mean(same) <= 1
+    # Only one row is allowed, in a cell that most queries do not look into: the search goes on to all cells.
+    lonely = Question(question.queries, np.arange(6000) == 17, np.arange(6000))
+    rows = [[each.row for each in one] for one in search(vectors, [lonely], 3, shards=2, actors=1, cells=cells)[0]]
+    assert rows == [[17]] * 100
+
+
 def test_pairs_are_nearest_pool_rows_and_cached(
     ray_cluster: None, corpus: Corpus, store: Store, tmp_path: Path
 ) -> None:
@@ -164,6 +226,12 @@ def test_pairs_are_nearest_pool_rows_and_cached(
             for t, p in zip(targets, nearest, strict=True)
         ]
         assert np.array_equal(pairs[sample].ngram_overlap, overlaps)
+    # Nothing is taken from an exact search for an approximate one, which in a pool this small finds the same.
+    near = find_pairs(
+        corpus, [1], BUNDLED.model_copy(update={"index": "approximate"}), COLUMNS, own_columns=True, store=store
+    )
+    assert _same(near[1], pairs[1])
+    assert len(list((store.folder / "pairs").glob("*/pairs.json"))) == 3
     # From the store alone: without embeddings, and with rows numbered otherwise (only sample 1 loaded).
     shutil.rmtree(store.folder / "embeddings")
     again = find_pairs(corpus, [0, 1], BUNDLED, COLUMNS, own_columns=True, store=store)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from icu_ray.config_file import merge, resolve_config
+from icu_ray.config import SweepConfig
+from icu_ray.config_file import load_config, merge, resolve_config
 from icu_ray.errors import UserError
 from icu_ray.plan import Plan, Trial
 from icu_ray.planning import find_config, plan_sweep
@@ -42,16 +44,18 @@ def test_the_grid_is_models_by_samples_by_cells() -> None:
     assert len(ids(made)) == 8
 
 
-def test_longest_first() -> None:
-    minutes = [trial.minutes for trial in plan().trials]
-    assert minutes == sorted(minutes, reverse=True)
-    assert [trial.workers for trial in plan_sweep(paper(), dry_run=True).trials] == [6] * 5 + [3] * 5 + [1] * 5
+def test_most_work_first() -> None:
+    work = [trial.minutes * trial.workers for trial in plan().trials]
+    assert work == sorted(work, reverse=True)
+    assert len(set(work)) > 1
+    # Six workers stand before one even where a trial of one takes longer.
+    slow = paper(["models.0.minutes_per_epoch=4", "models.1.minutes_per_epoch=3", "models.2.minutes_per_epoch=2"])
+    for config in (paper(), slow):
+        assert [trial.workers for trial in plan_sweep(config, dry_run=True).trials] == [6] * 5 + [3] * 5 + [1] * 5
 
 
-def paper():  # type: ignore[no-untyped-def]
-    from icu_ray.config_file import load_config
-
-    return load_config(find_config("paper"))
+def paper(overrides: Sequence[str] = ()) -> SweepConfig:
+    return load_config(find_config("paper"), overrides)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +65,7 @@ def paper():  # type: ignore[no-untyped-def]
         {"resources": {"retries": 9, "max_workers": 5}},
         {"loss": {"chunk": 17}},
         {"eval": {"chunk": 3, "el": "decision"}},
-        {"pairs": {"actors": 3, "shards": 2, "batch_size": 9}},
+        {"pairs": {"actors": 3, "shards": 2, "batch_size": 9, "index": "exact"}},
         {"tracking": {"enabled": False}},
         {"models": [{**m, "workers": 2, "zero_stage": 2, "gpus_per_worker": 1} for m in SMALL["models"]]},
     ],
@@ -77,6 +81,7 @@ def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> N
         {"optim": {"lr": 1e-4}},
         {"loss": {"reduction": "sum"}},
         {"filter": {"rule": "and"}},
+        {"pairs": {"index": "approximate"}},
         {"stop": {"max_epochs": 3}},
         {"fidelity": "paper"},
         {"data": {"seed": 5}},
@@ -107,6 +112,38 @@ def test_statuses_are_read_from_storage(tmp_path: Path) -> None:
     waiting = {trial.trial_id for trial in plan(storage=str(tmp_path)).waiting}
     assert second.trial_id not in waiting
     assert {first.trial_id, third.trial_id} <= waiting
+
+
+def test_a_remote_storage_is_asked_once_and_then_only_for_what_it_holds() -> None:
+    """Thousands of trials on an object store would else cost two answers each before anything starts."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    asked: list[str] = []
+
+    class Counted(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "counted"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        def ls(self, path: str, *args: Any, **options: Any) -> Any:
+            asked.append(path)
+            return super().ls(path, *args, **options)
+
+        def cat_file(self, path: str, *args: Any, **options: Any) -> bytes:
+            asked.append(path)
+            return bytes(super().cat_file(path, *args, **options))
+
+    fsspec.register_implementation("counted", Counted, clobber=True)
+    first, second, *_ = plan(storage="counted://runs").trials
+    assert len(asked) == 1
+    for trial, status in ((first, "finished"), (second, "failed")):
+        write_result(TrialPaths.of("counted://runs", "t", trial.trial_id), result(trial, status))
+    asked.clear()
+    again = {trial.trial_id: trial.status for trial in plan(storage="counted://runs").trials}
+    assert sum(status == "new" for status in again.values()) == 6
+    assert (again[first.trial_id], again[second.trial_id]) == ("finished", "failed")
+    assert len(asked) == 3
 
 
 def where(storage: Path, trial: Trial) -> TrialPaths:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icu_ray.schedule import NO_LIMITS, Gang, Limits, Node, Placed, most_workers, next_start, place
+from icu_ray.schedule import NO_LIMITS, Gang, Limits, Node, Placed, by_work, most_workers, next_start, place
 
 
 def play(
@@ -193,6 +193,63 @@ def test_with_true_estimates_nobody_delays_the_head_of_the_line(
             if next_start([gang], [p for p in running if told[p.gang.trial][1] > time], nodes, time, limits)
         )
         assert told[gang.trial][0] <= alone + 1e-6
+
+
+@settings(max_examples=150, deadline=None)
+@given(sweeps())
+def test_wrong_estimates_delay_the_head_by_no_more_than_they_overrun(
+    sweep: tuple[list[Gang], list[Node], list[float], Limits],
+) -> None:
+    """Whoever heads the line starts by its first reservation, or once all have ended that should have by then."""
+    gangs, nodes, factors, limits = sweep
+    true = {gang.trial: gang.minutes * factor for gang, factor in zip(gangs, factors, strict=True)}
+    told = play(gangs, nodes, lambda gang: true[gang.trial], limits)
+    for number, gang in enumerate(gangs):
+        heads_from = max((told[g.trial][0] for g in gangs[:number]), default=0.0)
+        if told[gang.trial][0] <= heads_from:
+            continue
+        others = [(g, *told[g.trial]) for g in gangs if g is not gang]
+        estimated = {g.trial: max(start + g.minutes, heads_from) for g, start, _, _ in others}
+        running = [(g, where) for g, start, end, where in others if start <= heads_from < end]
+
+        def fits_after(moment: float, gang: Gang = gang, running: list = running, estimated: dict = estimated) -> bool:
+            left = [Placed(g, where, told[g.trial][0]) for g, where in running if estimated[g.trial] > moment]
+            return next_start([gang], left, nodes, moment, limits) is not None
+
+        reserved = min(filter(fits_after, (estimated[g.trial] for g, _ in running)))
+        due = [end for g, start, end, _ in others if start <= reserved and estimated[g.trial] <= reserved + 1e-6]
+        assert told[gang.trial][0] <= max([reserved, *due]) + 1e-6
+
+
+def test_a_long_trial_is_let_past_the_head_on_another_node() -> None:
+    """The tightest node is the one that the head waits for; a roomier one takes the long trial beside it."""
+    two = (Node("a", 64, 8), Node("b", 64, 8))
+    running = [Placed(gpu("a7", 7, 10), ("a",) * 7, 0), Placed(gpu("b4", 4, 50), ("b",) * 4, 0)]
+    placed = next_start([gpu("head", 8, 10), gpu("long", 1, 100)], running, two, 0)
+    assert placed == Placed(gpu("long", 1, 100), ("b",), 0)
+
+
+def test_most_work_stands_first() -> None:
+    line = sorted([gpu("one", 1, 30), gpu("six", 6, 6), gpu("three", 3, 20), Gang("cpu", 4, 7, cpus=2)], key=by_work)
+    assert [gang.trial for gang in line] == ["three", "cpu", "six", "one"]
+
+
+def test_a_stream_of_small_trials_does_not_keep_a_large_one_waiting() -> None:
+    """Small trials that would fit at once keep coming; without a reservation six GPUs are never free together."""
+    waiting = [gpu("large", 6, 30)]
+    running = [Placed(gpu(f"old{number}", 1, 10 + number), ("a",), 0.0) for number in range(8)]
+    now, number = 0.0, 0
+    while waiting[0].trial == "large":
+        waiting.append(gpu(f"new{number}", 1, 4 + number % 7))
+        while (placed := next_start(waiting, running, EIGHT, now)) is not None:
+            waiting.remove(placed.gang)
+            running.append(placed)
+        now, number = now + 1.0, number + 1
+        assert number < 100
+        running = [p for p in running if p.ends(0.0) > now]
+    large = next(p for p in running if p.gang.trial == "large")
+    assert large.since == 15.0  # the sixth of the old ones ends
+    assert number > 10
 
 
 @pytest.mark.parametrize("gpus", [8, 16, 64])

@@ -1,8 +1,14 @@
-"""Exact nearest neighbours over shards of a pool: faiss in Ray Data actors, and a merge that does not see the shards.
+"""Nearest neighbours over shards of a pool: faiss in Ray Data actors, and a merge that does not see the shards.
 
-Each block of vectors is indexed, searched and dropped by one actor, so that no machine holds the whole index. faiss's
-float32 products differ in the last bits with the size of what it searches; so a shard gives more than is asked (all
-that could be among the best), and the merge scores these again in float64, rounds to 1e-6 and breaks ties by row.
+Each block of vectors is searched and dropped by one actor, so that no machine holds the whole index. faiss's float32
+products differ in the last bits with the size of what it searches; so a shard gives more than is asked (all that could
+be among the best), and the merge scores these again in float64, rounds to 1e-6 and breaks ties by row.
+
+Without `cells` the search is exact. With them (`make_cells`) it is faiss's inverted file: every row belongs to the cell
+whose centre is nearest to it, and a query looks only into its PROBED nearest cells. The centres are made once, of rows
+spread evenly over the whole pool, and all shards share them; so shards and actors do not change the answer here either,
+except for a row that is equally near to two centres within float32. What does change it is the pool: a row more or
+less moves the centres. So may another processor, whose products differ in the last bits.
 
     found = search(vectors, [Search(queries, allowed)], k=10, shards=4, actors=2)
 """
@@ -10,9 +16,10 @@ that could be among the best), and the merge scores these again in float64, roun
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +33,10 @@ TOLERANCE = 1e-5
 """Far above the error of a float32 product of unit vectors (1e-7), far below what tells two texts apart."""
 DECIMALS = 6
 _MARGIN = 8
+PROBED = 32
+"""Cells an approximate search looks into for each query; twice as many cost as much as an exact search."""
+ROWS_PER_CENTRE = 64
+"""Rows that k-means sees for each centre."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +62,75 @@ class Neighbour:
 
 
 def search(
-    vectors: NDArray[np.float32], searches: Sequence[Search], k: int, *, shards: int, actors: int
+    vectors: NDArray[np.float32],
+    searches: Sequence[Search],
+    k: int,
+    *,
+    shards: int,
+    actors: int,
+    cells: NDArray[np.float32] | None = None,
 ) -> list[list[list[Neighbour]]]:
-    """For each search and query the k nearest allowed rows, best first (fewer where fewer are allowed)."""
+    """For each search and query the k nearest allowed rows, best first (fewer where fewer are allowed).
+
+    cells: (C, D) centres of an approximate search. A query whose probed cells hold fewer than k allowed rows is
+    answered by an exact search.
+    """
+    found = _search_shards(vectors, searches, k, shards, actors, cells)
+    if cells is not None:
+        lacking = [
+            np.array([len(rows) < min(k, int(each.allowed.sum())) for rows in found[number]], dtype=bool)
+            for number, each in enumerate(searches)
+        ]
+        if any(some.any() for some in lacking):
+            again = [replace(each, queries=each.queries[some]) for each, some in zip(searches, lacking, strict=True)]
+            exact = _search_shards(vectors, again, k, shards, actors, None)
+            for rows, some, better in zip(found, lacking, exact, strict=True):
+                for place, candidates in zip(np.flatnonzero(some), better, strict=True):
+                    rows[place] = candidates
+    return [
+        [
+            merge(vectors, int(query), sorted(candidates), each.rank, k)
+            for query, candidates in zip(each.queries, found[number], strict=True)
+        ]
+        for number, each in enumerate(searches)
+    ]
+
+
+def make_cells(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(C, D) unit centres of cells, about sqrt(N) of them, by a Ray task: k-means on rows spread over the pool."""
+    import ray
+
+    count = max(1, min(math.isqrt(len(vectors)), len(vectors) // ROWS_PER_CENTRE))
+    rows = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), count * ROWS_PER_CENTRE)).astype(np.int64))
+    task = ray.remote(num_cpus=1)(centres_of)
+    centres: NDArray[np.float32] = ray.get(task.remote(np.ascontiguousarray(vectors[rows]), count))
+    return centres
+
+
+def centres_of(vectors: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """(count, D) unit vectors: spherical k-means with a fixed seed."""
+    import faiss
+
+    _use_matrix_products()
+    # The rows are few enough already; faiss would draw again above its own limit and warn below it.
+    means = faiss.Kmeans(
+        vectors.shape[1], count, niter=10, seed=0, spherical=True, min_points_per_centroid=1,
+        max_points_per_centroid=2 * ROWS_PER_CENTRE,
+    )  # fmt: skip
+    means.train(vectors)
+    centres: NDArray[np.float32] = np.asarray(means.centroids)
+    return centres
+
+
+def _search_shards(
+    vectors: NDArray[np.float32],
+    searches: Sequence[Search],
+    k: int,
+    shards: int,
+    actors: int,
+    cells: NDArray[np.float32] | None,
+) -> list[list[set[int]]]:
+    """For each search and query all rows that may be among the k nearest."""
     import pyarrow as pa
     import ray
 
@@ -63,7 +140,7 @@ def search(
         # One shard at a time goes through this process; Ray keeps or spills what actors have not taken yet.
         shard = np.ascontiguousarray(vectors[start:stop])
         tables.append(ray.put(pa.table({"row": np.arange(start, stop), "vector": vector_column(shard)})))
-    asked = ray.put([(np.ascontiguousarray(vectors[each.queries]), each.allowed) for each in searches])
+    asked = ray.put(([(np.ascontiguousarray(vectors[each.queries]), each.allowed) for each in searches], cells))
     found: list[list[set[int]]] = [[set() for _ in each.queries] for each in searches]
     with quiet_ray_data():
         results = ray.data.from_arrow_refs(tables).map_batches(
@@ -77,13 +154,7 @@ def search(
         for block in results.iter_batches(batch_size=None, batch_format="numpy"):
             for number, query, row in zip(block["search"], block["query"], block["row"], strict=True):
                 found[number][query].add(int(row))
-    return [
-        [
-            merge(vectors, int(query), sorted(candidates), each.rank, k)
-            for query, candidates in zip(each.queries, found[number], strict=True)
-        ]
-        for number, each in enumerate(searches)
-    ]
+    return found
 
 
 def merge(
@@ -98,44 +169,92 @@ def merge(
 
 
 class ShardSearch:
-    """An actor that indexes the shard it is given, asks all questions of it, and forgets it."""
+    """An actor that searches the shard it is given for the neighbours of all queries, and forgets it."""
 
     def __init__(self, asked: list[Any], k: int) -> None:
         import ray
 
-        self.asked: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = ray.get(asked[0])
+        self.asked: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
+        self.cells: NDArray[np.float32] | None
+        self.asked, self.cells = ray.get(asked[0])
         self.k = k
 
     def __call__(self, shard: pa.Table) -> dict[str, NDArray[np.int64]]:
         rows = shard.column("row").to_numpy()
         vectors = np.ascontiguousarray(matrix_of(shard.column("vector")))
+        find = exact_shard(vectors) if self.cells is None else approximate_shard(vectors, self.cells)
         answers = [
             (number, query, rows[place])
             for number, (queries, allowed) in enumerate(self.asked)
-            for query, places in enumerate(candidates(vectors, queries, np.flatnonzero(allowed[rows]), self.k))
+            for query, places in enumerate(candidates(find, queries, np.flatnonzero(allowed[rows]), self.k))
             for place in places
         ]
         columns = np.array(answers, dtype=np.int64).reshape(-1, 3).T
         return dict(zip(("search", "query", "row"), columns, strict=True))
 
 
-def candidates(
-    vectors: NDArray[np.float32], queries: NDArray[np.float32], allowed: NDArray[np.int64], k: int
-) -> list[NDArray[np.int64]]:
-    """For each query the places in `vectors` of every allowed row that may be among the k most similar."""
-    if not len(allowed):
-        return [np.empty(0, dtype=np.int64) for _ in queries]
-    import faiss
+Find: TypeAlias = (
+    "Callable[[NDArray[np.float32], NDArray[np.int64], int], tuple[NDArray[np.float32], NDArray[np.int64]]]"
+)
+"""(queries, allowed places, count) -> (Q, count) scores, best first, and places; place -1 where there are no more."""
 
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    parameters: Any = faiss.SearchParameters(sel=faiss.IDSelectorBatch(allowed))  # type: ignore[call-arg]
+
+def candidates(find: Find, queries: NDArray[np.float32], allowed: NDArray[np.int64], k: int) -> list[NDArray[np.int64]]:
+    """For each query the places of every allowed row that may be among the k most similar that `find` can see."""
+    if not len(allowed) or not len(queries):
+        return [np.empty(0, dtype=np.int64) for _ in queries]
     count = min(k + _MARGIN, len(allowed))
     while True:
-        scores, places = index.search(queries, count, params=parameters)
+        scores, places = find(queries, allowed, count)
         last_wanted = scores[:, min(k, count) - 1]
-        if count == len(allowed) or (last_wanted - scores[:, -1] > TOLERANCE).all():
+        whole = (places[:, -1] < 0) | (last_wanted - scores[:, -1] > TOLERANCE)
+        if count == len(allowed) or whole.all():
             break
         count = min(2 * count, len(allowed))  # a crowd of equals at the border: look further down
-    keep = scores >= last_wanted[:, None] - TOLERANCE
+    keep = (scores >= last_wanted[:, None] - TOLERANCE) & (places >= 0)
     return [row[kept] for row, kept in zip(places, keep, strict=True)]
+
+
+def exact_shard(vectors: NDArray[np.float32]) -> Find:
+    """Looks at every allowed row."""
+    import faiss
+
+    _use_matrix_products()
+
+    def find(
+        queries: NDArray[np.float32], allowed: NDArray[np.int64], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        # A copy of the allowed rows is far cheaper than faiss's selectors, which leave no matrix product.
+        pool = vectors if len(allowed) == len(vectors) else vectors[allowed]
+        scores, places = faiss.knn(queries, pool, count, metric=faiss.METRIC_INNER_PRODUCT)
+        return scores, allowed[places]
+
+    return find
+
+
+def approximate_shard(vectors: NDArray[np.float32], cells: NDArray[np.float32]) -> Find:
+    """Looks at the allowed rows of each query's PROBED nearest cells."""
+    import faiss
+
+    _use_matrix_products()
+    centres = faiss.IndexFlatIP(vectors.shape[1])
+    centres.add(cells)
+    index = faiss.IndexIVFFlat(centres, vectors.shape[1], len(cells), faiss.METRIC_INNER_PRODUCT)
+    index.add(vectors)
+
+    def find(
+        queries: NDArray[np.float32], allowed: NDArray[np.int64], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        selector = faiss.IDSelectorBatch(allowed)
+        parameters: Any = faiss.SearchParametersIVF(sel=selector, nprobe=min(PROBED, len(cells)))  # type: ignore[call-arg]
+        scores, places = index.search(queries, count, params=parameters)
+        return scores, places
+
+    return find
+
+
+def _use_matrix_products() -> None:
+    """faiss takes them from this many queries on; 1.15's default is 128,000, below which it is 20 times slower."""
+    import faiss
+
+    faiss.cvar.distance_compute_blas_threshold = 20

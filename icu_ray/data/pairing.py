@@ -22,7 +22,7 @@ from icu_ray.config import PairsConfig
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.embedding import embed_texts, encoder_fingerprint
 from icu_ray.data.examples import Columns, Examples
-from icu_ray.data.neighbours import Neighbour, Search, search
+from icu_ray.data.neighbours import PROBED, Neighbour, Search, make_cells, search
 from icu_ray.data.vocabulary import decode_rows, load_vocabulary
 from icu_ray.errors import UserError
 from icu_ray.store import Store
@@ -123,7 +123,7 @@ def _key(
     """Everything that decides the pairs of a sample; shards, actors and batches do not."""
     source_columns = corpus.rows.token_rows is not None and not own_columns
     cut = settings.max_ngram_overlap
-    return {
+    key: dict[str, str | int | float | None] = {
         "version": _VERSION,
         "rows": corpus.check.samples[sample].fingerprint,
         "embedded": f"{columns.prefix_start}:{columns.length}" if source_columns else "whole text",
@@ -131,6 +131,10 @@ def _key(
         "max_ngram_overlap": cut,
         "candidates": 1 if cut is None else settings.candidates,
     }
+    if settings.index == "approximate":
+        # The cells are made from all texts, so with them the pairs of a sample depend on the other samples' rows too.
+        key["index"] = f"{PROBED} of {corpus.check.fingerprint}"
+    return key
 
 
 def _compute(
@@ -148,7 +152,8 @@ def _compute(
     shards = settings.shards or -(-len(texts.distinct) // SHARD_ROWS)
     k = 1 if settings.max_ngram_overlap is None else settings.candidates
     searches = [_search_of(corpus, sample, texts) for sample in samples]
-    found = search(vectors, searches, k, shards=shards, actors=settings.actors)
+    cells = make_cells(vectors) if settings.index == "approximate" else None
+    found = search(vectors, searches, k, shards=shards, actors=settings.actors, cells=cells)
     return {
         sample: _choose(corpus, sample, texts, neighbours, settings)
         for sample, neighbours in zip(samples, found, strict=True)
