@@ -10,11 +10,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from icu_ray.commands import data, plan, probe, report, score, sweep, sync
+from icu_ray.commands import data, evaluate, plan, probe, report, score, sweep, sync
 from icu_ray.errors import UserError
 from icu_ray.version import __version__
 
-COMMANDS = (sweep, plan, probe, score, report, sync, data)
+COMMANDS = (sweep, plan, probe, evaluate, score, report, sync, data)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
