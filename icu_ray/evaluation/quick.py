@@ -19,9 +19,16 @@ from icu_ray.evaluation.mirror import Row
 from icu_ray.store import JsonValue
 
 CANDIDATES = 4
-_ENTRY = re.compile(r"(?<=[a-z0-9)]{2}\.) (?=[A-Z])")
-"""Between sentences; the full stop after "Dr" does not end one."""
-_NAMES = sorted({name for names in WORLD.values() for name in names.split("|") if " " in name})
+_ENTRY = re.compile(r"(?<=\.)(?<!Dr\.) (?=[A-Z]|\d{1,2} [A-Z][a-z]+ \d{4}:)")
+"""Between sentences; a dated entry of some kinds of record begins with its day."""
+_NAMES = sorted(
+    name
+    for field, names in WORLD.items()
+    if field != "doctor"  # "Dr." does not say which
+    for name in names.split("|")
+    if " " in name
+)
+_KINDS = ("clinic", "bank", "shop", "insurer")
 
 
 @dataclass(frozen=True)
@@ -57,19 +64,30 @@ def quick_dialogues(world: QuickWorld) -> list[list[str]]:
     return [entries for entries in map(entries_of, world.texts()) if len(entries) >= 2]
 
 
+def kind_of(record: str) -> str:
+    """Which kind of record this is, by how it begins."""
+    for kind in _KINDS:
+        if record.startswith(tuple(WORLD[kind].split("|"))):
+            return kind
+    return "staff" if record.startswith("Staff file") else "contact"
+
+
 def _choices(world: QuickWorld) -> list[Row]:
-    records = [entries_of(text) for text in world.texts()]
+    texts = world.texts()
+    entries = [(kind_of(text), entry) for text in texts for entry in entries_of(text)[2:]]
     rows: list[Row] = []
-    for number, entries in enumerate(records):
-        random = Random(f"{world.seed}:{number}")
-        at = len(entries) // 2
-        others = [other for other in records if other[0].split()[0] != entries[0].split()[0]]
-        if at < 1 or len(others) < CANDIDATES - 1:
+    for number, text in enumerate(texts):
+        own = entries_of(text)
+        at = len(own) // 2
+        right = own[at]
+        # Of about the same length: the sum of log-probabilities prefers what is short.
+        others = sorted({entry for kind, entry in entries if kind != kind_of(text)})
+        wrong = sorted(others, key=lambda entry: (abs(len(entry) - len(right)), entry))[: CANDIDATES - 1]
+        if at < 1 or len(wrong) < CANDIDATES - 1:
             continue
-        wrong = [other[-1] for other in random.sample(others, CANDIDATES - 1)]
-        label = random.randrange(CANDIDATES)
-        candidates = [*wrong[:label], entries[at], *wrong[label:]]
-        rows.append({"context": " ".join(entries[:at]), "choices": candidates, "label": label})
+        label = Random(f"{world.seed}:{number}").randrange(CANDIDATES)
+        candidates = [*wrong[:label], right, *wrong[label:]]
+        rows.append({"context": " ".join(own[:at]), "choices": candidates, "label": label})
     return rows
 
 

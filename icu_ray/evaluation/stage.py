@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FILE = "answers.json"
+RETRIES = 5
+"""Times a slice is asked again after the death of its actor."""
 
 
 @dataclass
@@ -160,6 +162,8 @@ def _answered(
             compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
             num_cpus=shape.cpus,
             num_gpus=shape.gpus or None,
+            # Ray would ask without end a slice that kills whoever reads it, such as one that fills the memory.
+            max_task_retries=RETRIES,
         )
         for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in block.to_pylist():
