@@ -163,6 +163,27 @@ def test_a_task_that_one_model_cannot_do_fails_alone(
     assert not any(each.error for each in again)
 
 
+class _Deadly(Subject):
+    """A model that kills whoever is handed it, each time, as one that fills the memory does; `revision` is a diary."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Named by nothing that the actor would have to import from here.
+        return exec, (f"import os; open({self.revision!r}, 'a').write('died '); os._exit(9)",)
+
+
+def test_a_slice_that_always_kills_its_actor_is_given_up(
+    ray_cluster: None, mirror: Path, subjects: list[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "RETRIES", 1)
+    diary = tmp_path / "diary"
+    deadly = _Deadly("deadly", subjects[0].source, "deadly", revision=str(diary))
+    sources = open_tasks(("copa",), Options(mirror=mirror, limit=2))
+    found = evaluate_models([deadly, subjects[0]], sources, Store(str(tmp_path / "store")), pool=Pool(1))
+    assert diary.read_text().count("died") == 2  # the first time and one retry
+    assert "1 of 1 slices came back without an answer after 1 retries" in found[0].error
+    assert found[1].metrics and not found[1].error
+
+
 def test_documents_of_all_models_in_one_table(
     one_actor: tuple[Store, list[Evaluation], list[Answered]], tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ Items are ordered by model, and an actor keeps its model until it is given a sli
 slice changes no number. Every answered slice goes to the store at once under the hash of model, measure and requests,
 and every finished task under that of model and task: what is there is not asked again, by nobody. An actor that dies is
 started anew by Ray and its slice is asked again, the others are not. What one model or slice cannot do (a broken file,
-too few positions) fails its own tasks and no others.
+too few positions, too little memory) fails its own tasks and no others.
 
 May be called in a thread or a Ray task beside other work; needs a Ray only if something is missing in the store.
 """
@@ -96,6 +96,10 @@ def evaluate_models(
                         done[place] = _finish(pending, store)
     for place, pending in waiting.items():
         if place not in done:
+            pending.error = pending.error or (
+                f"{len(pending.missing)} of {len(pending.slices)} slices came back without an answer after "
+                f"{RETRIES} retries: their actor died or failed, which Ray's log tells (out of memory?)"
+            )
             done[place] = _finish(pending, store)
     return [done[s, t] for s in range(len(subjects)) for t in range(len(sources))]
 
@@ -153,13 +157,15 @@ def _answered(
     shape = pool or default_pool([pending.subject for pending in waiting.values()])
     actors = max(1, min(shape.actors, len(items)))
     with quiet_ray_data():
+        # A slice that is given up takes none of the others with it; it is missed at the end.
+        ray.data.DataContext.get_current().max_errored_blocks = -1
         answered = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             Evaluator,
             fn_constructor_args=(max(1, int(shape.cpus)),),
             batch_size=1,
             batch_format="pyarrow",
-            # One slice in hand and one waiting: what dies with an actor is little, and none of them stands idle.
-            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+            # One at a time: a slice that waited in an actor would die with the one in hand, and use up its retries.
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
             num_cpus=shape.cpus,
             num_gpus=shape.gpus or None,
             # Ray would ask without end a slice that kills whoever reads it, such as one that fills the memory.
