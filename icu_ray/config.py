@@ -332,6 +332,22 @@ class JudgeConfig(Section):
         return self
 
 
+class EvaluationConfig(Section):
+    """What every model of the sweep is evaluated on, the original ones too; by default nothing."""
+
+    suites: tuple[Literal["lm_eval", "icu", "quick"], ...] = ()
+    """lm_eval: nine tasks as the harness defines them. icu: as the authors ask them, dialogues and perplexities. quick:
+    on held-out records of synthetic data."""
+    tasks: tuple[str, ...] = ()
+    """Further tasks by name: of a suite, or any of lm-evaluation-harness."""
+    mirror: str | None = None
+    """Folder written by `icu-ray data mirror`; default: the hub."""
+    limit: Count | None = None
+    """Documents of each task; default: all."""
+    dialogue_context: Literal["end", "start"] = "end"
+    """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
+
+
 class ResourcesConfig(Section):
     """What the sweep may use of the cluster; no part of any trial's identity."""
 
@@ -366,6 +382,7 @@ class SweepConfig(Section):
     el: ElConfig = ElConfig()
     eval: EvalConfig = EvalConfig()
     stop: StopConfig = StopConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
@@ -382,6 +399,8 @@ class SweepConfig(Section):
         suffix_length = self.columns.length - self.columns.suffix_start
         if suffix_length < self.el.ngram:
             raise ValueError(f"el.ngram={self.el.ngram} does not fit a suffix of {suffix_length} tokens")
+        if "quick" in self.evaluation.suites and not isinstance(self.data, SyntheticData):
+            raise ValueError("evaluation.suites: quick asks about held-out records of data.source=synthetic")
         for model in self.models:
             batch = model.batch_size or self.train.batch_size
             if batch % model.workers:

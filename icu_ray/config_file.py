@@ -32,6 +32,7 @@ FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "el": {"denominator": "label", "batch_cut": 8},
         "train": {"empty_batch": "momentum", "batching": "slots"},
         "stop": {"rule": "and", "on_empty": True},
+        "evaluation": {"dialogue_context": "start"},
     },
     "paper": {
         "loss": {"span": "prefix_suffix", "reduction": "sum", "kl": "kl", "kl_positions": "span"},

@@ -21,6 +21,15 @@ def add(commands: Any) -> None:
         _data_fetch,
     )
     fetch.add_argument("--folder", type=Path, default=Path("data"), help="where the files go (default: data)")
+    mirror = add_command(
+        parts,
+        "mirror",
+        "Write the evaluation data into a folder that machines without a network read with --mirror.",
+        "icu-ray data mirror --out mirror --tasks hellaswag,piqa",
+        _data_mirror,
+    )
+    mirror.add_argument("--out", required=True, type=Path, help="where the files go")
+    mirror.add_argument("--tasks", default="", metavar="A,B", help="default: all of the suites lm_eval and icu")
     check = add_command(
         parts,
         "check",
@@ -36,6 +45,14 @@ def _data_fetch(arguments: argparse.Namespace) -> int:
     from icu_ray.data.fetch import fetch_data
 
     fetch_data(arguments.folder, print)
+    return 0
+
+
+def _data_mirror(arguments: argparse.Namespace) -> int:
+    from icu_ray.evaluation.suites import mirror_tasks
+
+    names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
+    mirror_tasks(names, arguments.out, print)
     return 0
 
 

@@ -1,1 +1,1 @@
-"""What a model still can do and how good its texts are: tasks, the GPT judge, human ratings."""
+"""What a model still can do and how good its texts are: tasks on Ray Data actors, the GPT judge, human ratings."""

@@ -1,0 +1,165 @@
+"""The actors of the stage: what holds a model and answers slices, how many of them there are, and what they take.
+
+An actor holds one model, and gives it up for another only when it is handed a slice of that one.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.errors import UserError
+from icu_ray.evaluation.requests import dump_answers
+from icu_ray.models.loading import Dtype, LoadedModel, load_model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+GPU_SHARES = 8
+"""At most this many actors on one GPU."""
+_GPU_OVERHEAD = 2**31
+"""Bytes of a GPU that an actor needs besides its weights: context, activations, scores of a chunk of positions."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate. source: hub id or folder, the same on every node. hash: of its files, its identity."""
+
+    name: str
+    source: str
+    hash: str
+    dtype: Dtype = "float32"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What is told of a slice when it is done: on which process, after how many loads of a model there, how long."""
+
+    subject: str
+    task: str
+    process: int
+    loads: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pool:
+    """actors: at most so many. cpus, gpus: of each, and its threads."""
+
+    actors: int
+    cpus: float = 1
+    gpus: float = 0
+
+
+class Evaluator:
+    """An actor with one model at a time; a call takes one item and gives one row."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.loads = 0
+        self.loaded: tuple[Subject, LoadedModel] | None = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        rows = [self._row(item["item"], item["payload"]) for item in batch.to_pylist()]
+        schema = pa.schema(
+            [
+                ("item", pa.int64()),
+                ("answers", pa.binary()),
+                ("error", pa.string()),
+                ("process", pa.int64()),
+                ("loads", pa.int64()),
+                ("seconds", pa.float64()),
+            ]
+        )
+        return pa.Table.from_pylist(rows, schema=schema)
+
+    def _row(self, item: int, payload: bytes) -> dict[str, Any]:
+        from icu_ray.evaluation.answering import answer_slice
+
+        started = time.perf_counter()
+        subject, part = pickle.loads(payload)
+        answers, error = b"", ""
+        try:
+            answers = dump_answers(answer_slice(self._model(subject), part))
+        except UserError as refused:
+            error = str(refused)
+        except (RuntimeError, MemoryError) as failed:  # torch's errors, out of memory among them: of this model alone
+            error = f"{type(failed).__name__}: {failed}".splitlines()[0]
+        seconds = time.perf_counter() - started
+        return {
+            "item": item,
+            "answers": answers,
+            "error": error,
+            "process": os.getpid(),
+            "loads": self.loads,
+            "seconds": seconds,
+        }
+
+    def _model(self, subject: Subject) -> LoadedModel:
+        import torch
+
+        if self.loaded is None or self.loaded[0] != subject:
+            self.loaded = None  # the old one's memory goes before the new one comes
+            self.loads += 1
+            loaded = load_model(
+                subject.source,
+                revision=subject.revision,
+                trust_remote_code=subject.trust_remote_code,
+                dtype=subject.dtype,
+            )
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                loaded.model.to("cuda")  # type: ignore[arg-type]
+            self.loaded = (subject, loaded)
+        return self.loaded[1]
+
+
+def default_pool(subjects: Sequence[Subject]) -> Pool:
+    """On GPUs where the cluster has any, as many actors on each as the largest model leaves room for; else one actor a
+    CPU, as far as all their models fit half of the cluster's memory."""
+    import ray
+
+    resources = ray.cluster_resources()
+    largest = max((_weight_bytes(subject) for subject in subjects), default=0)
+    gpus = int(resources.get("GPU", 0))
+    if gpus:
+        share = gpu_share(largest, _gpu_bytes())
+        return Pool(int(gpus / share), 1, share)
+    room = resources.get("memory", 0) / 2 // max(1, largest)
+    return Pool(int(max(1, min(resources.get("CPU", 1), room))))
+
+
+def gpu_share(weights: int, total: int) -> float:
+    """1/n of a GPU with `total` bytes for the largest n of 1..GPU_SHARES whose share holds `weights` bytes and what
+    goes with them."""
+    fitting = [n for n in range(1, GPU_SHARES + 1) if total / n >= 1.2 * weights + _GPU_OVERHEAD]
+    return 1 / max(fitting, default=1)
+
+
+def _gpu_bytes() -> int:
+    """Memory of a GPU of the cluster, asked on the node that has one."""
+    import ray
+
+    def total() -> int:
+        import torch
+
+        return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else 0
+
+    return int(ray.get(ray.remote(num_cpus=0, num_gpus=0.01)(total).remote()))
+
+
+def _weight_bytes(subject: Subject) -> int:
+    """Size of a local model's weight files; 0 for one that is still on the hub."""
+    folder = Path(subject.source).expanduser()
+    return sum(p.stat().st_size for kind in ("*.safetensors", "*.bin") for p in folder.glob(kind))

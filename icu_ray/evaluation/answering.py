@@ -1,0 +1,45 @@
+"""A loaded model's answers to a slice, whatever its kind.
+
+answers = answer_slice(loaded, part)        # in the order of part.requests
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.evaluation.classification import answer_loglikelihoods, positions_of
+from icu_ray.evaluation.dialogue import answer_generations
+from icu_ray.evaluation.perplexity import answer_rolling, answer_windows
+from icu_ray.evaluation.requests import Answer, Request, Slice
+
+if TYPE_CHECKING:
+    from icu_ray.models.loading import LoadedModel
+
+
+def answer_slice(loaded: LoadedModel, part: Slice) -> list[Answer]:
+    """One answer a request. UserError for what this model cannot be asked."""
+    model, tokenizer, measure = loaded.model, loaded.tokenizer, part.measure
+    positions = positions_of(model, tokenizer)
+    if measure.kind == "loglikelihood":
+        return answer_loglikelihoods(model, tokenizer, part.requests, measure)
+    if measure.kind == "rolling":
+        return answer_rolling(model, tokenizer, part.requests, positions)
+    if measure.kind == "window":
+        return answer_windows(model, part.requests, measure, positions)
+    if measure.kind == "generation":
+        return answer_generations(model, tokenizer, part.requests, measure, positions)
+    return _as_the_harness(loaded, part.requests)
+
+
+def _as_the_harness(loaded: LoadedModel, requests: Sequence[Request]) -> list[Answer]:
+    """Generation tasks of the harness bring their own settings and stop texts: its own HFLM answers them."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    lm: Any = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=16)
+    instances = [
+        Instance("generate_until", {}, (request.context, json.loads(request.target)), 0) for request in requests
+    ]
+    return [Answer(0.0, 0, text=text) for text in lm.generate_until(instances, disable_tqdm=True)]

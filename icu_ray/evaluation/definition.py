@@ -1,0 +1,136 @@
+"""Which lm-eval task a name means, read from its YAML file without importing lm-eval (6 s) or its index (30 s).
+
+The nine tasks of the paper's table are known by their place; our own lie in tasks/. Any other name is looked up in the
+harness's index, which takes that long once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from icu_ray.errors import UserError, did_you_mean
+from icu_ray.store import JsonValue, file_hash
+
+OWN_FOLDER = Path(__file__).parent / "tasks"
+HARNESS_FILES: Mapping[str, str] = {
+    "hellaswag": "hellaswag/hellaswag.yaml",
+    "lambada_openai": "lambada/lambada_openai.yaml",
+    "winogrande": "winogrande/default.yaml",
+    "copa": "super_glue/copa/default.yaml",
+    "arc_easy": "arc/arc_easy.yaml",
+    "arc_challenge": "arc/arc_challenge.yaml",
+    "piqa": "piqa/piqa.yaml",
+    "mathqa": "mathqa/mathqa.yaml",
+    "pubmedqa": "pubmedqa/pubmedqa.yaml",
+}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A task's YAML. config: its keys, includes merged, functions as their names."""
+
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Free keys: what the format cannot say of our own tasks."""
+        found = self.config.get("metadata")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def split(self) -> str:
+        """The split that is scored: as in the harness, the test split where the task names one."""
+        found = self.config.get("test_split") or self.config.get("validation_split")
+        if not isinstance(found, str):
+            raise UserError(f"task {self.name}: {self.path.name} names neither a test nor a validation split")
+        return found
+
+    @property
+    def split_key(self) -> str:
+        """'test_split' or 'validation_split'."""
+        return "test_split" if self.config.get("test_split") else "validation_split"
+
+    @property
+    def fewshot_split(self) -> str | None:
+        """Where examples come from, for a task that is asked with examples."""
+        if not self.config.get("num_fewshot"):
+            return None
+        found = self.config.get("fewshot_split") or self.config.get("training_split") or self.split
+        return str(found)
+
+    def identity(self) -> dict[str, JsonValue]:
+        """What decides the task besides its rows: the harness's version, or our own files' content."""
+        if self.path.parent != OWN_FOLDER:
+            return {"lm_eval": importlib.metadata.version("lm_eval"), "task": self.name}
+        files = [self.path, *sorted(OWN_FOLDER.glob("*.py")), OWN_FOLDER.parent / "texts.py"]
+        include = self.config.get("include")
+        files += [self.path.parent / str(include)] * bool(include)
+        return {"task": self.name, "files": [file_hash(path) for path in files]}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that takes `!function module.name` for the text after it."""
+
+
+def _function_name(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("!function", _function_name)
+
+
+def read_definition(name: str, path: Path) -> Definition:
+    """A task's file with what it includes."""
+    return Definition(name, path, _merged(path))
+
+
+def _merged(path: Path) -> dict[str, Any]:
+    config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    include = config.get("include")
+    for other in [include] if isinstance(include, str) else include or ():
+        config = {**_merged(path.parent / other), **config}
+    return dict(config)
+
+
+def own_names() -> list[str]:
+    """Names of the tasks in tasks/."""
+    return sorted(path.stem for path in OWN_FOLDER.glob("*.yaml"))
+
+
+def find_definition(name: str, known: tuple[str, ...] = ()) -> Definition:
+    """The task called `name`; UserError with the nearest names for an unknown one, a group or a tag.
+
+    known: further names a user may have meant.
+    """
+    if name in own_names():
+        return read_definition(name, OWN_FOLDER / f"{name}.yaml")
+    if name in HARNESS_FILES:
+        return read_definition(name, _harness_folder() / HARNESS_FILES[name])
+    from lm_eval.tasks import TaskManager
+
+    index = TaskManager()
+    if name in index.all_groups or name in index.all_tags:
+        raise UserError(f"task '{name}': this is a group of the harness; name its tasks, such as those of lm-eval ls")
+    if name not in index.all_subtasks:
+        # A name near the tasks people usually ask for is meant more often than one of the harness's thousands.
+        near = did_you_mean(name, (*known, *HARNESS_FILES)) or did_you_mean(name, index.all_subtasks)
+        raise UserError(f"unknown task '{name}'{near}; expected a task of a suite or of lm-eval")
+    path = index.task_index[name].yaml_path
+    if path is None:
+        raise UserError(f"task '{name}' has no YAML file in the harness; only tasks with one can be evaluated")
+    return read_definition(name, path)
+
+
+def _harness_folder() -> Path:
+    spec = importlib.util.find_spec("lm_eval")
+    assert spec is not None and spec.submodule_search_locations is not None
+    return Path(next(iter(spec.submodule_search_locations))) / "tasks"

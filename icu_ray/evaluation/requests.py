@@ -1,0 +1,107 @@
+"""What a model is asked and what it answers: plain values that travel to the actors and lie in the store.
+
+A task is documents; a document asks one request or several (a multiple choice: one for each candidate); a slice is a
+run of whole documents that one actor answers at a time. What decides the answers is in the slice's key: the requests,
+how they are measured, and the model. Neither torch nor Ray is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from icu_ray.store import JsonValue, content_hash
+
+VERSION = 1
+"""Raised when the measuring of requests changes, so that stored answers are not taken for the new ones."""
+SLICE_REQUESTS = 256
+"""A slice ends with the document that brings it to this many requests. Part of no key, but batches are made inside a
+slice, so that another number may change the last bits of a log-likelihood."""
+
+Kind = Literal["loglikelihood", "rolling", "window", "generation", "harness_generation"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How the requests of a task are answered.
+
+    kind: loglikelihood of `target` after `context`; rolling: of a whole text; window: of `tokens` after the first one;
+    generation: greedy text after `context`; harness_generation: as lm-eval's HFLM generates, `target` holding the
+    JSON of its settings.
+    encoding: joint, the harness's (context and target tokenised together); separate, the authors'.
+    max_length: tokens that are read at one time; None: as many as the model has positions.
+    keep: which part of a context that is too long is kept. greedy_text: whether answers carry the greedy tokens' text.
+    """
+
+    kind: Kind
+    encoding: Literal["joint", "separate"] = "joint"
+    max_length: int | None = None
+    keep: Literal["end", "start"] = "end"
+    max_new_tokens: int = 0
+    greedy_text: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question. document: its number in the task. tokens: ids in the model's vocabulary, windows only."""
+
+    document: int
+    context: str = ""
+    target: str = ""
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """loglikelihood: summed over `tokens` tokens, in nats; 0 for generations. greedy: whether every token was the most
+    likely one. text: what was generated, or the greedy tokens' text."""
+
+    loglikelihood: float
+    tokens: int
+    greedy: bool = False
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Whole documents of one task, in order."""
+
+    measure: Measure
+    requests: tuple[Request, ...]
+
+    def key(self, model_hash: str, precision: str) -> dict[str, JsonValue]:
+        """Store key of this slice's answers by one model; where a slice starts in its task plays no part."""
+        first = self.requests[0].document
+        plain: list[JsonValue] = [[r.document - first, r.context, r.target, list(r.tokens)] for r in self.requests]
+        return {
+            "version": VERSION,
+            "model": model_hash,
+            "precision": precision,
+            "measure": asdict(self.measure),
+            "requests": content_hash(plain),
+        }
+
+
+def cut_slices(measure: Measure, requests: Sequence[Request], size: int = SLICE_REQUESTS) -> list[Slice]:
+    """Slices of whole documents, each of at least `size` requests but the last."""
+    slices: list[Slice] = []
+    begin = 0
+    for at in range(1, len(requests) + 1):
+        document_ends = at == len(requests) or requests[at].document != requests[at - 1].document
+        if document_ends and (at - begin >= size or at == len(requests)):
+            slices.append(Slice(measure, tuple(requests[begin:at])))
+            begin = at
+    return slices
+
+
+def dump_answers(answers: Sequence[Answer]) -> bytes:
+    """JSON of answers; floats come back bit for bit, NaN and infinities included."""
+    rows = [[a.loglikelihood, a.tokens, a.greedy, a.text] for a in answers]
+    return json.dumps(rows, ensure_ascii=True).encode("ascii")
+
+
+def load_answers(data: bytes) -> tuple[Answer, ...]:
+    """What `dump_answers` wrote."""
+    return tuple(Answer(*row) for row in json.loads(data))

@@ -1,0 +1,189 @@
+"""The stage: models x tasks x slices of documents through a pool of Ray Data actors, into the store.
+
+    results = evaluate_models([Subject("before", folder, hash)], open_tasks(names, options), store)
+
+Items are ordered by model, and an actor keeps its model until it is given a slice of another; which actor answers a
+slice changes no number. Every answered slice goes to the store at once under the hash of model, measure and requests,
+and every finished task under that of model and task: what is there is not asked again, by nobody. An actor that dies is
+started anew by Ray and its slice is asked again, the others are not. What one model or slice cannot do (a broken file,
+too few positions, too little memory) fails its own tasks and no others.
+
+May be called in a thread or a Ray task beside other work; needs a Ray only if something is missing in the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.data.embedding import quiet_ray_data
+from icu_ray.errors import UserError
+from icu_ray.evaluation.actors import Answered, Evaluator, Pool, Subject, default_pool
+from icu_ray.evaluation.evaluations import Evaluation, find_evaluation, store_evaluation
+from icu_ray.evaluation.requests import Answer, Slice, cut_slices, load_answers
+from icu_ray.evaluation.task import Task, TaskSource
+from icu_ray.models.loading import load_tokenizer
+from icu_ray.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FILE = "answers.json"
+RETRIES = 5
+"""Times a slice is asked again after the death of its actor."""
+
+
+@dataclass
+class _Pending:
+    """A task of a model that is not evaluated yet; answers by slice."""
+
+    subject: Subject
+    source: TaskSource
+    task: Task
+    slices: list[Slice]
+    answers: dict[int, tuple[Answer, ...]]
+    error: str = ""
+
+    @property
+    def missing(self) -> list[int]:
+        return [number for number in range(len(self.slices)) if number not in self.answers]
+
+
+def evaluate_models(
+    subjects: Sequence[Subject],
+    sources: Sequence[TaskSource],
+    store: Store,
+    *,
+    pool: Pool | None = None,
+    ray: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    on_slice: Callable[[Answered], None] = lambda answered: None,
+) -> list[Evaluation]:
+    """Every task of every model, in that order; an Evaluation whose `error` is set could not be made.
+
+    pool: default: see `default_pool`. ray: entered only when something must be computed. on_slice: called in this
+    process after each slice is stored.
+    """
+    done: dict[tuple[int, int], Evaluation] = {}
+    waiting: dict[tuple[int, int], _Pending] = {}
+    tasks: dict[int, Task] = {}
+    for s, subject in enumerate(subjects):
+        for t, source in enumerate(sources):
+            found = find_evaluation(store, subject.name, subject.hash, subject.dtype, source)
+            if found is not None:
+                done[s, t] = found
+                continue
+            if t not in tasks:
+                tasks[t] = source.load()
+            pending = _pending(subject, source, tasks[t], store)
+            if pending.missing and not pending.error:
+                waiting[s, t] = pending
+            else:
+                done[s, t] = _finish(pending, store)
+    if waiting:
+        with ray():
+            for place, number, answers, answered in _answered(waiting, pool, store):
+                pending = waiting[place]
+                if isinstance(answers, str):
+                    pending.error = pending.error or answers
+                else:
+                    pending.answers[number] = answers
+                    on_slice(answered)
+                    if not pending.missing:
+                        done[place] = _finish(pending, store)
+    for place, pending in waiting.items():
+        if place not in done:
+            pending.error = pending.error or (
+                f"{len(pending.missing)} of {len(pending.slices)} slices came back without an answer after "
+                f"{RETRIES} retries: their actor died or failed, which Ray's log tells (out of memory?)"
+            )
+            done[place] = _finish(pending, store)
+    return [done[s, t] for s in range(len(subjects)) for t in range(len(sources))]
+
+
+def _pending(subject: Subject, source: TaskSource, task: Task, store: Store) -> _Pending:
+    """A task's slices for one model, and those answers that the store has."""
+    try:
+        tokenizer: Any = None
+        if task.measure.kind == "window":  # the one kind whose requests are tokens
+            tokenizer = load_tokenizer(
+                subject.source, revision=subject.revision, trust_remote_code=subject.trust_remote_code
+            )
+        slices = cut_slices(task.measure, task.ask(tokenizer))
+    except UserError as error:
+        return _Pending(subject, source, task, [], {}, str(error))
+    answers = {}
+    for number, part in enumerate(slices):
+        key = part.key(subject.hash, subject.dtype)
+        if store.contains("answers", key):
+            answers[number] = load_answers((_get(store, key) / _FILE).read_bytes())
+    return _Pending(subject, source, task, slices, answers)
+
+
+def _get(store: Store, key: Mapping[str, Any]) -> Path:
+    def gone(folder: Path) -> None:
+        raise UserError("stored answers of an evaluation are damaged and were removed; run the command again")
+
+    return store.get_or_make("answers", key, gone)
+
+
+def _finish(pending: _Pending, store: Store) -> Evaluation:
+    subject, source = pending.subject, pending.source
+    if pending.error:
+        return Evaluation(subject.name, source.name, {}, pending.task.documents, None, pending.error)
+    requests = [request for part in pending.slices for request in part.requests]
+    answers = [answer for number in range(len(pending.slices)) for answer in pending.answers[number]]
+    scores = pending.task.score(requests, answers)
+    return store_evaluation(store, subject.name, subject.hash, subject.dtype, source, scores)
+
+
+def _answered(
+    waiting: Mapping[tuple[int, int], _Pending], pool: Pool | None, store: Store
+) -> Iterator[tuple[tuple[int, int], int, tuple[Answer, ...] | str, Answered]]:
+    """Answers of all missing slices as they come, each in the store by then; or the reason why there are none."""
+    import ray
+
+    keys: list[tuple[tuple[int, int], int]] = []
+    items = []
+    for place in sorted(waiting):  # by model, then by task
+        pending = waiting[place]
+        for number in pending.missing:
+            payload = pickle.dumps((pending.subject, pending.slices[number]))
+            items.append({"item": len(keys), "payload": payload})
+            keys.append((place, number))
+    shape = pool or default_pool([pending.subject for pending in waiting.values()])
+    actors = max(1, min(shape.actors, len(items)))
+    with quiet_ray_data():
+        # A slice that is given up takes none of the others with it; it is missed at the end.
+        ray.data.DataContext.get_current().max_errored_blocks = -1
+        answered = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            Evaluator,
+            fn_constructor_args=(max(1, int(shape.cpus)),),
+            batch_size=1,
+            batch_format="pyarrow",
+            # One at a time: a slice that waited in an actor would die with the one in hand, and use up its retries.
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
+            num_cpus=shape.cpus,
+            num_gpus=shape.gpus or None,
+            # Ray would ask without end a slice that kills whoever reads it, such as one that fills the memory.
+            max_task_retries=RETRIES,
+        )
+        for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in block.to_pylist():
+                place, number = keys[row["item"]]
+                pending = waiting[place]
+                told = Answered(pending.subject.name, pending.source.name, row["process"], row["loads"], row["seconds"])
+                if row["error"]:
+                    yield place, number, str(row["error"]), told
+                    continue
+                data = row["answers"]
+                key = pending.slices[number].key(pending.subject.hash, pending.subject.dtype)
+                store.get_or_make("answers", key, lambda folder, data=data: _write(folder / _FILE, data))  # type: ignore[misc]
+                yield place, number, load_answers(data), told
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
