@@ -1,6 +1,6 @@
-"""What one or several sweep folders hold, read for a report: trials with their history, what is missing, what is broken.
+"""What one or several sweep folders hold, read for a report: trials, what is missing, what cannot be read.
 
-    found = collect(["runs/quickstart", "runs/quickstart-seed7"])
+    found = collect([("runs", "quickstart"), ("runs", "quickstart-seed7")])
 
 A file that cannot be read is named in `broken` and costs its trial alone. A trial that stands in several folders (its
 id is the hash of all that decides its result) is taken once.
@@ -78,6 +78,13 @@ class ReportedTrial:
         return self.sample, None if seed is None else int(seed)
 
     @property
+    def epochs(self) -> int:
+        """Epochs so far."""
+        if self.result is not None:
+            return self.result.epochs
+        return self.history[-1].epoch if self.history else 0
+
+    @property
     def measured(self) -> TrialResult | None:
         """The result, if it counts: a failed trial's last epoch is no result of its method."""
         return None if self.result is None or self.result.status == "failed" else self.result
@@ -128,7 +135,9 @@ def _collect_one(storage: str, name: str, broken: list[str]) -> tuple[SweepFolde
     record = _try(lambda: read_sweep(storage, name), broken)
     if not ids:
         if record is not None:
-            raise UserError(f"{where}: none of its {len(record.trials)} planned trials was started; run the sweep first")
+            raise UserError(
+                f"{where}: none of its {len(record.trials)} planned trials was started; run the sweep first"
+            )
         raise UserError(f"{where}: holds no trials; expected the folder of a sweep, <storage>/<name>")
     beat = _try(lambda: read_beat(storage, name), broken)
     state = "" if beat is None else beat.state_at(time.time())

@@ -93,7 +93,7 @@ class Comparison:
 
 
 def reference_row(rows: Sequence[Row]) -> Row | None:
-    """What the others are compared with: ICU at the paper's (0.5, 1.0), else the first whole ICU row, else the first."""
+    """What others are compared with: ICU at the paper's (0.5, 1.0), else the first whole ICU row, else the first."""
     measured = [row for row in rows if any(row.values.values())]
     icu = [row for row in measured if row.method == "icu" and row.alpha and row.beta]
     paper = [row for row in icu if (row.alpha, row.beta) == (0.5, 1.0)]

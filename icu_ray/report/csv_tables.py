@@ -1,6 +1,6 @@
 """The report's tables as CSV, exact numbers for other programs: table.csv, tests.csv, scores.csv.
 
-    for name, data in csv_tables(report).items(): ...
+for name, data in csv_tables(report).items(): ...
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 r"""The main table as LaTeX, in the form of the paper's Table I.
 
-    text = to_latex(report)     # a table*; needs booktabs and graphicx
+text = to_latex(report)     # a table*; needs booktabs and graphicx
 """
 
 from __future__ import annotations

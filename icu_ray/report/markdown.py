@@ -1,6 +1,6 @@
 """A report as Markdown: the same tables and words as the page, for issues and version control.
 
-    text = to_markdown(report, figures)
+text = to_markdown(report, figures)
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from icu_ray.report.comparison import BlockScores, Comparison
-from icu_ray.report.contents import SCORES, Report, TableCell
+from icu_ray.report.contents import SCORES, STATE_WORD, Report, TableCell
 from icu_ray.report.figures import Picture
 from icu_ray.report.rows import Block
 from icu_ray.report.wording import MAIN_NOTE, SCORES_NOTE, TESTS_NOTE, p_text, standing_of
@@ -22,7 +22,10 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         parts += ["## What is missing or mixed", "\n".join(f"- {escape(f.text)}" for f in report.findings)]
     parts += ["## Results", main_table(report), MAIN_NOTE]
     parts += [f"{escape(block.model)}: {standing_of(block)}" for block in report.blocks if standing_of(block)]
-    parts += ["## Normalised scores", *(_scores(block, s) for block, s in zip(report.blocks, report.scores, strict=True))]
+    parts += [
+        "## Normalised scores",
+        *(_scores(block, s) for block, s in zip(report.blocks, report.scores, strict=True)),
+    ]
     parts.append(SCORES_NOTE)
     if report.tests:
         parts += ["## Paired tests", _tests(report.tests), TESTS_NOTE]
@@ -100,7 +103,8 @@ def _trials(report: Report) -> str:
     for trial in report.found.trials:
         result = trial.result
         seconds = "" if result is None else f"{result.seconds.get('total', 0.0):.0f}"
-        epochs = str(result.epochs if result else trial.history[-1].epoch if trial.history else 0)
         reason = "" if result is None else result.reason
-        rows.append([*map(escape, (trial.name, trial.trial_id, trial.state, reason)), epochs, seconds])
+        rows.append(
+            [*map(escape, (trial.name, trial.trial_id, STATE_WORD[trial.state], reason)), str(trial.epochs), seconds]
+        )
     return _table(["Trial", "Id", "State", "Why", "Epochs", "Seconds"], rows, left=4)

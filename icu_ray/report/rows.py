@@ -220,7 +220,9 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, Mapping):
         return {prefix: tree}
     return {
-        key: value for name, item in tree.items() for key, value in flatten(item, f"{prefix}.{name}".lstrip(".")).items()
+        key: value
+        for name, item in tree.items()
+        for key, value in flatten(item, f"{prefix}.{name}".lstrip(".")).items()
     }
 
 

@@ -50,9 +50,7 @@ def mean_interval(values: Sequence[float | None]) -> Estimate | None:
     from scipy import stats  # type: ignore[import-untyped]
 
     quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1))
-    return Estimate(
-        len(known), statistics.fmean(known), quantile * statistics.stdev(known) / math.sqrt(len(known))
-    )
+    return Estimate(len(known), statistics.fmean(known), quantile * statistics.stdev(known) / math.sqrt(len(known)))
 
 
 def paired_tests(first: Sequence[float], second: Sequence[float]) -> PairedTest:
