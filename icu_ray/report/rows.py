@@ -189,14 +189,18 @@ def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def rank(column: Column, estimates: Sequence[Estimate | None]) -> list[Mark | None]:
-    """Best and second best of a column, as printed: what reads the same is equally good. One value is no contest."""
+    """Best and second best of a column, as printed: what reads the same is equally good.
+
+    One value is no contest, and behind two that share the first place nobody is second.
+    """
     shown = [None if e is None else round(e.mean, column.decimals) for e in estimates]
     if column.perplexity:
         shown = [None if value is None else min(value, 1000.0) for value in shown]
     levels = sorted({value for value in shown if value is not None}, reverse=column.better == "higher")
     if sum(value is not None for value in shown) < 2 or len(levels) < 2:
         return [None] * len(shown)
-    return ["best" if v == levels[0] else "second" if v == levels[1] else None for v in shown]
+    second = levels[1] if shown.count(levels[0]) == 1 else None
+    return [None if v is None else "best" if v == levels[0] else "second" if v == second else None for v in shown]
 
 
 _SAME_FOR_ALL = ("method", "sample", "seed", "format")
