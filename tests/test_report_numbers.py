@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from icu_ray.metrics.scores import COLUMNS
 from icu_ray.report.columns import ALL_COLUMNS, PAPER_COLUMNS
-from icu_ray.report.comparison import block_scores, block_tests
+from icu_ray.report.comparison import block_orders, block_scores, block_tests
 from icu_ray.report.paper_tables import paper_row, paper_rows, paper_size
 from icu_ray.report.rows import BEFORE, Block, Row, differing_keys, flatten, rank
 from icu_ray.report.statistics import Estimate, holm, mean_interval, paired_tests
@@ -267,6 +268,18 @@ def test_tests_pair_the_same_samples() -> None:
     (found,) = block_tests(Block("m", None, True, (other, ours)))
     assert (found.reference, found.other, found.test.n) == ("icu (0.5, 1)", "kl", 2)
     assert found.test.difference == pytest.approx((-8 - 6) / 2)
+
+
+def test_order_beside_the_papers() -> None:
+    measured = {"kumpr": 30.0, "po": 20.0, "kl": 60.0, "icu": 50.0}  # the paper: 19.1, 49.4, 56.2, 55.6
+    rows = [
+        replace(row(name, name, {0: {"ma": value}}), paper=paper_row("125M", name, 0.5, 1.0))
+        for name, value in measured.items()
+    ]
+    (found,) = block_orders(Block("125m", "125M", False, (*rows, row("npo", "npo", {0: {"ma": 1.0}}))))
+    assert found.here == ("po", "kumpr", "icu (0.5, 1)", "kl")
+    assert found.paper == ("kumpr", "po", "icu (0.5, 1)", "kl")
+    assert (found.agreeing, found.pairs) == (5, 6)
 
 
 def test_keys_that_differ() -> None:

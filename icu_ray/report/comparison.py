@@ -1,6 +1,6 @@
-"""What is said about rows together: normalised scores of a model's methods, and paired tests between them.
+"""What is said about rows together: scores of a model's methods, paired tests between them, their order in the paper.
 
-    scores = block_scores(block); tests = block_tests(block)
+    scores = block_scores(block); tests = block_tests(block); orders = block_orders(block)
 
 Scores: s_z and s_m of the paper need its nine columns for every row of the population. Where some were not measured
 the paper's scores are refused; a partial score over the columns that are there is given under its own name instead,
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from icu_ray.metrics.scores import COLUMNS, PRINTED_CAP, MethodRow, normalised_scores
 from icu_ray.report.columns import ALL_COLUMNS, HELDOUT, PAPER_COLUMNS, Column
@@ -156,3 +157,43 @@ def _targets(row: Row, key: str) -> dict[tuple[int, int | None, str], float]:
         for record in trial.samples
         if (value := getattr(record, f"{key}_after")) is not None
     }
+
+
+@dataclass(frozen=True)
+class Order:
+    """How one column orders a model's methods, here and in the paper, best first; agreeing: pairs in the same order."""
+
+    model: str
+    column: str
+    here: tuple[str, ...]
+    paper: tuple[str, ...]
+    agreeing: int
+    pairs: int
+
+
+def block_orders(block: Block) -> tuple[Order, ...]:
+    """For each column that two rows have, measured and printed; pairs that the paper prints equal do not count."""
+    orders = []
+    for column in PAPER_COLUMNS:
+        known = [
+            (row.name, mine.mean, printed)
+            for row in block.methods
+            if (mine := row.values[column.key]) is not None
+            and row.paper is not None
+            and (printed := row.paper.value(column.key)) is not None
+        ]
+        if len(known) < 2:
+            continue
+        sign = 1 if column.better == "lower" else -1
+        pairs = [(a, b) for a, b in combinations(known, 2) if a[2] != b[2]]
+        orders.append(
+            Order(
+                block.model,
+                column.heading,
+                tuple(name for name, mine, _ in sorted(known, key=lambda item: sign * item[1])),
+                tuple(name for name, _, printed in sorted(known, key=lambda item: sign * item[2])),
+                sum((a[1] - b[1]) * (a[2] - b[2]) > 0 for a, b in pairs),
+                len(pairs),
+            )
+        )
+    return tuple(orders)

@@ -14,7 +14,7 @@ from typing import Any
 
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
 from icu_ray.report.columns import Column
-from icu_ray.report.comparison import BlockScores, Comparison, block_scores, block_tests
+from icu_ray.report.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
 from icu_ray.report.rows import Block, Mark, Row, differing_keys, flatten, make_blocks, rank, shown_columns
 from icu_ray.report.statistics import Estimate
 from icu_ray.store import content_hash
@@ -64,6 +64,7 @@ class Report:
     columns: tuple[Column, ...]
     scores: tuple[BlockScores, ...]
     tests: tuple[Comparison, ...]
+    orders: tuple[Order, ...]
     findings: tuple[Finding, ...]
     facts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     made: str
@@ -125,6 +126,7 @@ def make_report(found: Collected) -> Report:
         columns=shown_columns(blocks),
         scores=tuple(block_scores(block) for block in blocks),
         tests=tuple(test for block in blocks for test in block_tests(block)),
+        orders=tuple(order for block in blocks for order in block_orders(block)),
         findings=tuple(_findings(found)),
         facts=tuple((f"{sweep.storage}/{sweep.name}", tuple(_facts(sweep, found.trials))) for sweep in found.sweeps),
         made=f"{time.strftime('%Y-%m-%d %H:%M %Z')} by icu_ray {code['version']} {str(code['commit'])[:12]}",

@@ -41,15 +41,15 @@ def pictures(report: Report) -> tuple[Picture, ...]:
             Picture(
                 "forgetting",
                 "Forgetting curves",
-                "Thin: trials; thick: mean of a row, in which a trial that has stopped keeps its last value. Dotted: "
-                "thresholds.",
+                "Thick: mean of a row, in which a trial that has stopped keeps its last value; thin: its trials, where "
+                "there is room. Dotted: thresholds.",
                 "Line charts of memorisation accuracy and extraction likelihood by epoch. " + _numbers(report, "ma"),
                 lambda theme: forgetting(report, theme),
             ),
             Picture(
                 "active",
                 "Active samples",
-                "Targets not yet forgotten after each epoch; iterative refinement trains only on these.",
+                "Targets not yet forgotten after each epoch, mean of a row; iterative refinement trains only on these.",
                 "Line charts of the number of active targets by epoch. " + _last_active(report),
                 lambda theme: active(report, theme),
             ),

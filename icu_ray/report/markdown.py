@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from icu_ray.report.comparison import BlockScores, Comparison
+from icu_ray.report.comparison import BlockScores, Comparison, Order
 from icu_ray.report.contents import SCORES, STATE_WORD, Report, TableCell
 from icu_ray.report.figures import Picture
 from icu_ray.report.rows import Block
-from icu_ray.report.wording import MAIN_NOTE, SCORES_NOTE, TESTS_NOTE, p_text, standing_of
+from icu_ray.report.wording import MAIN_NOTE, ORDERS_NOTE, SCORES_NOTE, TESTS_NOTE, p_text, standing_of
 
 
 def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
@@ -27,11 +27,13 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         *(_scores(block, s) for block, s in zip(report.blocks, report.scores, strict=True)),
     ]
     parts.append(SCORES_NOTE)
-    if report.tests:
-        parts += ["## Paired tests", _tests(report.tests), TESTS_NOTE]
+    if report.orders:
+        parts += ["## Order of methods beside the paper's", _orders(report.orders), ORDERS_NOTE]
     if pictures:
         parts.append("## Figures")
         parts += [f"![{escape(p.alt)}]({p.name}.png)\n\n*{escape(p.title)}.* {escape(p.caption)}" for p in pictures]
+    if report.tests:
+        parts += ["## Paired tests", _tests(report.tests), TESTS_NOTE]
     parts.append("## How each number was obtained")
     for sweep, facts in report.facts:
         parts += [f"### {escape(sweep)}", _table(["", ""], [[escape(what), escape(value)] for what, value in facts])]
@@ -84,6 +86,14 @@ def _scores(block: Block, scores: BlockScores) -> str:
     name = "" if scores.complete else "partial "
     rows = [[escape(row), f"{scores.s_z[row]:.2f}", f"{scores.s_m[row]:.2f}"] for row in scores.population]
     return lines[0] + "\n\n" + _table(["Method", rf"{name}s\_z ↑", rf"{name}s\_m ↑"], rows)
+
+
+def _orders(orders: Sequence[Order]) -> str:
+    rows = []
+    for order in orders:
+        names = [escape(", ".join(side)) for side in (order.here, order.paper)]
+        rows.append([escape(order.model), escape(order.column), *names, f"{order.agreeing}/{order.pairs}"])
+    return _table(["Model", "Metric", "here, best first", "paper", "agreeing"], rows, left=4)
 
 
 def _tests(tests: Sequence[Comparison]) -> str:

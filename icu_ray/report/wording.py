@@ -17,6 +17,10 @@ SCORES_NOTE = (
     "columns that should be low are subtracted. Scores compare rows of one population and nothing else. A perplexity "
     "above 1000 enters as 1000, as in the paper."
 )
+ORDERS_NOTE = (
+    "Methods from best to worst by what was measured here and by what the paper prints. Agreeing: pairs of methods in "
+    "the same order in both, of the pairs that the paper's printed values tell apart."
+)
 TESTS_NOTE = (
     "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval, over pairs of "
     "the same forget sample and seed. p (t): paired t-test; Holm: adjusted for the number of rows compared in that "
