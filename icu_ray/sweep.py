@@ -159,7 +159,8 @@ def _run(plan: Plan, limits: Limits) -> int:
                 state = "failed"
             where = write_tables(summary)
             write_beat(config.storage, config.name, state)
-            reported = _write_report(config)
+            # Who interrupts wants the end now; 'icu-ray report' can be asked later.
+            reported = "" if state == "interrupted" else _write_report(config)
             synced = tracker is None or tracker.finish()
         if state == "interrupted":
             console.print("\nInterrupted. What was finished is kept; the same command goes on from here.")
@@ -184,7 +185,7 @@ def _write_report(config: SweepConfig) -> str:
     except Exception as error:
         log.exception("report of %s", config.name)
         return f"report failed: {error}"
-    return f"Report: {_shown(Path(folder))}/report.html"
+    return f"Report: {folder if local_path(folder) is None else _shown(Path(folder))}/report.html"
 
 
 def _shown(path: Path) -> str:

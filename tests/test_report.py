@@ -175,7 +175,7 @@ def test_an_incomplete_sweep_says_what_is_missing(tmp_path: Path) -> None:
     written = write_report([(str(tmp_path), "part")])
     said = {finding.text for finding in written.report.findings}
     assert said == {
-        "icu-125m-s1-a0.5-b1.0: interrupted, epoch 2 so far",
+        "icu-125m-s1-a0.5-b1.0: interrupted, 2 epochs so far",
         "icu-125m-s2-a0.5-b1.0: not started",
         "kl-125m-s0-a0.0-b1.0: failed: a worker was killed: out of memory",
     }
@@ -194,6 +194,20 @@ def test_a_sweep_without_any_result_yet(tmp_path: Path) -> None:
     written = write_report([(str(tmp_path), "young")])
     assert "0 of 2 planned trials" in written.report.summary
     assert "forgetting.png" in written.files  # its epochs so far
+
+
+def test_measures_that_are_missing_leave_no_hole_in_the_figures(tmp_path: Path) -> None:
+    from icu_ray.results import TrialPaths, read_result, write_result
+
+    write_sweep(tmp_path, "holes", WHOLE)
+    for cell in WHOLE:
+        paths = TrialPaths.of(str(tmp_path), "holes", cell.trial_id)
+        result = read_result(paths)
+        assert result is not None and result.after is not None
+        write_result(paths, replace(result, after=replace(result.after, el10=None, entropy=None)))
+    written = write_report([(str(tmp_path), "holes")])
+    assert {"tradeoff.png", "ablation.png", "heat_maps.png"} <= set(written.files)
+    assert rows_of(written, "table.csv")[1]["el10_mean"] == ""
 
 
 def test_figures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:

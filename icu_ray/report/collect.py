@@ -160,7 +160,8 @@ def _collect_trial(
 ) -> ReportedTrial:
     paths = TrialPaths.of(storage, sweep, trial_id)
     before = len(broken)
-    spec = _try(lambda: read_spec(paths), broken) or planned
+    started = _try(lambda: read_spec(paths), broken)
+    spec = started or planned
     history = _try(lambda: read_events(paths), broken) or ()
     result = _try(lambda: read_result(paths), broken)
     samples = _try(lambda: read_samples(paths), broken) or ()
@@ -168,7 +169,7 @@ def _collect_trial(
         state: str = result.status
     elif len(broken) > before:
         state = "broken"
-    elif not history:
+    elif started is None and not history:
         state = "not started"
     else:
         state = "running" if driver == "running" else "interrupted"

@@ -140,7 +140,7 @@ def _findings(found: Collected) -> list[Finding]:
             findings.append(Finding("failed", f"{trial.name}: failed: {trial.result.reason}"))
         elif trial.state in ("interrupted", "running"):
             word = STATE_WORD[trial.state]
-            findings.append(Finding("missing", f"{trial.name}: {word}, epoch {trial.history[-1].epoch} so far"))
+            findings.append(Finding("missing", f"{trial.name}: {word}, {trial.epochs} epochs so far"))
         elif trial.state == "not started":
             findings.append(Finding("missing", f"{trial.name}: not started"))
     for sweep in found.sweeps:

@@ -40,8 +40,8 @@ def _cell(cell: TableCell) -> str:
     text = escape(cell.text)
     text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", None: text}[cell.mark]
     if cell.interval:
-        text += rf"{{\tiny\,{escape(cell.interval)}}}"
-    return text + (rf" {{\tiny[{escape(cell.paper)}]}}" if cell.paper else "")
+        text += rf"{{\scriptsize\,{escape(cell.interval)}}}"
+    return text + (rf" {{\scriptsize[{escape(cell.paper)}]}}" if cell.paper else "")
 
 
 def _name(row: Row) -> str:

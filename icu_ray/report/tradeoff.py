@@ -79,7 +79,8 @@ def tradeoff(report: Report, theme: Theme) -> Figure:
                     zorder=3,
                 )
             front = [points[place] for place in pareto(points)]
-            axis.step(*zip(*front, strict=True), where="post", color=theme.ink, linewidth=1, label="Pareto front")
+            across, up = [x for x, _ in front], [y for _, y in front]
+            axis.step(across, up, where="post", color=theme.ink, linewidth=1, label="Pareto front")
             if key in limits:
                 axis.axvline(limits[key], color=theme.ink, linewidth=1, linestyle=(0, (1, 2)), label="threshold")
             _finish_tradeoff(axis, block, _COLUMN[key], utility, [y for _, y in points])
@@ -95,7 +96,7 @@ def _finish_tradeoff(axis: Axes, block: Block, forgot: Column, utility: Column, 
     axis.set_ylabel(f"{utility.heading} {utility.arrow}")
     axis.margins(0.12)
     axis.grid()
-    if min(heights) > 0 and max(heights) / min(heights) > _WIDE:
+    if heights and min(heights) > 0 and max(heights) / min(heights) > _WIDE:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
