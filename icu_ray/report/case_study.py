@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RUN = 3
 """Consecutive words shared with the reference that count as a leak."""
+_ROWS_SHOWN = 8
 _PUNCTUATION = ".,;:!?\"'()[]{}<>«»“”‘’…*_"
 
 
@@ -77,14 +78,15 @@ def _telling(word: str) -> bool:
 def choose_cases(block: Block) -> tuple[Case, ...]:
     """The typical target (median MA after, over methods) and the one that is remembered best, of the first sample.
 
-    Chosen by numbers, not by taste; only targets that every method with texts has. A method's cells would fill pages:
-    each label speaks once, with the cell that tests refer to or its first.
+    Chosen by numbers, not by taste; only targets that every method with texts has. Where there are many rows each label
+    speaks once, with the cell that tests refer to or its first.
     """
     reference = reference_row(block.methods)
     shown: dict[str, Row] = {}
     for row in block.methods:
-        if row.label not in shown or row is reference:
-            shown[row.label] = row
+        key = row.name if len(block.methods) <= _ROWS_SHOWN else row.label
+        if key not in shown or row is reference:
+            shown[key] = row
     spoken = {row.name: _records(row) for row in shown.values()}
     spoken = {name: records for name, records in spoken.items() if records}
     if not spoken:

@@ -41,6 +41,8 @@ class BlockScores:
         """What the scores are, in one line."""
         if self.complete:
             return "s_z and s_m over the paper's nine columns"
+        if not self.columns:
+            return "no scores"
         count = sum(column.key in COLUMNS for column in self.columns)
         names = ", ".join(column.heading for column in self.columns)
         return f"partial scores over {names} ({count} of the paper's 9 columns): not comparable with its s_z and s_m"
@@ -58,7 +60,7 @@ def block_scores(block: Block) -> BlockScores:
     complete = keys == set(COLUMNS)
     population = tuple(row.name for row in whole)
     if len(whole) < 2 or not columns:
-        reason = "a score compares methods, and fewer than two have all columns"
+        reason = "a score compares methods, and fewer than two have all columns" if columns else "nothing was measured"
         return BlockScores(block.model, complete, tuple(columns), population, left_out, {}, {}, reason)
     table = [MethodRow(row.name, tuple(_scored(row, column) for column in columns)) for row in whole]
     scores = normalised_scores(table, [column.key for column in columns])

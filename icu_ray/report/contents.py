@@ -140,7 +140,8 @@ def _findings(found: Collected) -> list[Finding]:
             findings.append(Finding("failed", f"{trial.name}: failed: {trial.result.reason}"))
         elif trial.state in ("interrupted", "running"):
             word = STATE_WORD[trial.state]
-            findings.append(Finding("missing", f"{trial.name}: {word}, {trial.epochs} epochs so far"))
+            far = f"{trial.epochs} epochs so far" if trial.epochs else "no epoch yet"
+            findings.append(Finding("missing", f"{trial.name}: {word}, {far}"))
         elif trial.state == "not started":
             findings.append(Finding("missing", f"{trial.name}: not started"))
     for sweep in found.sweeps:

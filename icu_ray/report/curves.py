@@ -52,7 +52,9 @@ def forgetting(report: Report, theme: Theme) -> Figure:
 
 
 def active(report: Report, theme: Theme) -> Figure:
-    """Share of the forget sample that was still trained on after each epoch (iterative refinement, section IV-D)."""
+    """Number of targets still trained on after each epoch (iterative refinement, section IV-D)."""
+    from matplotlib.ticker import MaxNLocator
+
     blocks = [block for block in report.blocks if curved(block)]
     looks = styles(theme, report.blocks)
     figure, grid = panels(1, len(blocks))
@@ -63,6 +65,7 @@ def active(report: Report, theme: Theme) -> Figure:
         if sizes:
             axis.axhline(max(sizes), color=theme.faint, linewidth=1, label="whole forget sample")
         _finish(axis, block, "active samples", True, True)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axis.set_ylim(0, None)
     legend_below(figure, grid[0], 2 * len(blocks))
     return figure

@@ -77,10 +77,10 @@ def main_table(report: Report) -> str:
 
 
 def _scores(block: Block, scores: BlockScores) -> str:
-    lines = [f"**{escape(block.model)}**: {escape(scores.title)}."]
+    lines = [f"**{escape(block.model)}**: {escape(scores.title)}"]
     if scores.refused:
-        return f"{lines[0]} None: {scores.refused}."
-    lines[0] += f" Population: the {len(scores.population)} rows {escape(', '.join(scores.population))}."
+        return f"{lines[0]}: {scores.refused}."
+    lines[0] += f". Population: the {len(scores.population)} rows {escape(', '.join(scores.population))}."
     if scores.left_out:
         lines[0] += f" Left out, for want of a column: {escape(', '.join(scores.left_out))}."
     name = "" if scores.complete else "partial "
