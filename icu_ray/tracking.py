@@ -12,6 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -64,8 +66,16 @@ def without_secrets(uri: str) -> str:
 def ui_command(uri: str) -> str:
     """What a user types, or opens, to see the runs."""
     if uri.startswith("sqlite:"):
-        return f"mlflow ui --backend-store-uri {uri} --port 5000"
+        return f"{_mlflow()} ui --backend-store-uri {uri} --port 5000"
     return f"open {without_secrets(uri)}"
+
+
+def _mlflow() -> str:
+    """How the `mlflow` of this Python's environment is called from here."""
+    mine = Path(sys.executable).with_name("mlflow")
+    if not mine.is_file() or shutil.which("mlflow") == str(mine):
+        return "mlflow"
+    return str(mine.relative_to(Path.cwd())) if mine.is_relative_to(Path.cwd()) else str(mine)
 
 
 @dataclass

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,15 @@ def shared() -> Path:
     if not (folder / "oracles" / "A" / "expected.json").is_file():
         pytest.skip("needs ../shared (real texts and oracle numbers), which is not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A Ray of two CPUs of its own for the tests of one file."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
+    ray.init(num_cpus=2, _temp_dir=folder, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

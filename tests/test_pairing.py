@@ -6,8 +6,6 @@ import dataclasses
 import itertools
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +29,6 @@ from icu_ray.store import Store
 
 COLUMNS = Columns(48, 24, 36)
 BUNDLED = PairsConfig(encoder="bundled", batch_size=16)
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
-    ray.init(num_cpus=2, _temp_dir=folder, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,7 @@ class Engine:
         with _quiet():
             import deepspeed
 
+            _without_compiled_communication()
             self.inner, *_ = deepspeed.initialize(
                 model=module,
                 model_parameters=[p for p in module.parameters() if p.requires_grad],
@@ -143,6 +144,17 @@ def set_device_environment(device: torch.device) -> None:
     # Its bundled launcher looks for MPI where these are missing.
     os.environ.setdefault("LOCAL_RANK", "0")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+def _without_compiled_communication() -> None:
+    """Leave collectives on CPU to gloo.
+
+    DeepSpeed would compile a shared-memory kernel for them at first use: a minute, a C++ compiler, and a lock file on
+    which every later process waits for ever if this one is killed meanwhile.
+    """
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def decide(epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_
     if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
         return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")
     if below_thresholds(scores, settings):
-        return Decision(True, "finished", f"forgotten after epoch {epoch}: {_said(scores, settings)}")
+        return Decision(True, "finished", f"after epoch {epoch}: {_said(scores, settings)}")
     if settings.on_empty and not active.any():
         return Decision(
             True, "not_forgotten", f"no sample is left to unlearn after epoch {epoch}, but {_said(scores, settings)}"
