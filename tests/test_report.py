@@ -258,6 +258,14 @@ def test_configs_mixed_in_one_folder_are_named_and_never_averaged(tmp_path: Path
     assert means == pytest.approx({"optim.lr=5e-06": 50.0, "optim.lr=1e-05": 58.0})
 
 
+def test_a_model_that_one_config_lacks_is_one_difference(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "one", [Cell()])
+    write_sweep(tmp_path, "two", [Cell(), Cell(model="1.3b")])
+    written = write_report([(str(tmp_path), "one"), (str(tmp_path), "two")])
+    said = [finding.text for finding in written.report.findings]
+    assert said == ["configs differ in models.1.3b: some have it, some do not"]
+
+
 def test_several_sweeps_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sweep(tmp_path, "one", [Cell(sample=0, final=(0.50, 0.04, 24.0, 3.8))])
     both = [Cell(sample=0, final=(0.50, 0.04, 24.0, 3.8)), Cell(sample=0, seed=7, final=(0.54, 0.04, 24.0, 3.8))]
@@ -344,6 +352,16 @@ def test_leaked_words(said: str, leaked: list[str]) -> None:
     words = marked_words(said, REFERENCE, "The record says that")
     assert [word for word, _ in words] == said.split()
     assert [word for word, hit in words if hit] == leaked
+
+
+def test_cases_are_of_the_sample_that_most_rows_have(tmp_path: Path) -> None:
+    from icu_ray.report.case_study import choose_cases
+
+    cells = [Cell(sample=0), Cell("kl", "kl", 0.0, 1.0, 1), Cell("llmu", "llmu", 0.5, 1.0, 1)]
+    write_sweep(tmp_path, "apart", cells)
+    typical, worst = choose_cases(write_report([(str(tmp_path), "apart")]).report.blocks[0])
+    assert (typical.sample, typical.target, worst.target) == (1, "r1", "r3")
+    assert [said.who for said in typical.said] == ["before", "kl (–, 1)", "llmu (0.5, 1)"]
 
 
 def test_what_the_prompt_says_is_no_leak() -> None:

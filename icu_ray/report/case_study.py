@@ -10,6 +10,7 @@ what is left; how much is left in all is said by EL10 and MA.
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,10 +77,10 @@ def _telling(word: str) -> bool:
 
 
 def choose_cases(block: Block) -> tuple[Case, ...]:
-    """The typical target (median MA after, over methods) and the one that is remembered best, of the first sample.
+    """The typical target (median MA after, over methods) and the best remembered one, of the sample most rows have.
 
-    Chosen by numbers, not by taste; only targets that every method with texts has. Where there are many rows each label
-    speaks once, with the cell that tests refer to or its first.
+    Chosen by numbers, not by taste; only targets that every method with texts has. Where there are many rows each
+    label speaks once, with the cell that tests refer to or its first.
     """
     reference = reference_row(block.methods)
     shown: dict[str, Row] = {}
@@ -91,11 +92,13 @@ def choose_cases(block: Block) -> tuple[Case, ...]:
     spoken = {name: records for name, records in spoken.items() if records}
     if not spoken:
         return ()
+    samples = [sample for records in spoken.values() for sample in {key[0] for key in records}]
+    sample = max(sorted(set(samples)), key=samples.count)
+    spoken = {name: records for name, records in spoken.items() if any(key[0] == sample for key in records)}
     shared = set.intersection(*(set(records) for records in spoken.values()))
-    if not shared:
-        return ()
-    sample = min(key[0] for key in shared)
     ranked = sorted((key for key in shared if key[0] == sample), key=lambda key: (_remembered(spoken, key), key[1]))
+    if not ranked:
+        return ()
     picks = {ranked[(len(ranked) - 1) // 2]: "typical: median MA after unlearning, over methods"}
     picks.setdefault(ranked[-1], "worst: highest MA after unlearning, over methods")
     return tuple(_case(block, key, why, spoken) for key, why in picks.items())
@@ -140,7 +143,8 @@ def draw_case(case: Case, theme: Theme) -> Figure:
     ]
     entries += [(said.who, marked_words(said.text, case.reference, case.prompt)) for said in case.said]
     wrapped = [(label, wrap(words or [("(nothing)", False)], _TEXT)) for label, words in entries]
-    lines = sum(len(text) for _, text in wrapped) + 0.6 * len(wrapped) + 1.2
+    labels = {label: textwrap.wrap(label, _LABEL - 2) for label, _ in wrapped}
+    lines = sum(max(len(text), len(labels[label])) for label, text in wrapped) + 0.6 * len(wrapped) + 1.2
     figure = Figure(figsize=((_LABEL + _TEXT + 3) * _CHARACTER, lines * _LINE))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_xlim(0, _LABEL + _TEXT + 3)
@@ -149,7 +153,9 @@ def draw_case(case: Case, theme: Theme) -> Figure:
     font: dict[str, Any] = {"family": "DejaVu Sans Mono", "fontsize": _POINTS, "va": "center"}
     top = 1.0
     for label, text in wrapped:
-        axis.text(1, top, label[: _LABEL - 2], fontweight="bold", **font)
+        for offset, part in enumerate(labels[label]):
+            axis.text(1, top + offset, part, fontweight="bold", **font)
+        bottom = top + max(len(text), len(labels[label]))
         for line in text:
             for place, word, leaked in line:
                 left = _LABEL + place
@@ -159,6 +165,7 @@ def draw_case(case: Case, theme: Theme) -> Figure:
                     )
                 axis.text(left, top, word, fontweight="bold" if leaked else "normal", **font)
             top += 1
+        top = bottom
         axis.plot((1, _LABEL + _TEXT + 2), (top - 0.2, top - 0.2), color=theme.faint, linewidth=0.6)
         top += 0.6
     return figure

@@ -162,11 +162,26 @@ def _mixed(found: Collected) -> list[str]:
         if config
     ]
     lines = []
+    # A model or method that only some configs have is one difference, not one for each of its keys.
+    whole = {name for section in ("models", "methods") for name in _not_in_all(configs, section)}
+    lines += [f"configs differ in {name}: some have it, some do not" for name in sorted(whole)]
     for key in differing_keys(flat):
+        if any(key.startswith(f"{name}.") for name in whole):
+            continue
         values = dict.fromkeys(repr(tree[key]) if key in tree else "nothing" for tree in flat)
         shown = " / ".join(value if len(value) <= 120 else value[:117] + "..." for value in values)
         lines.append(f"configs differ in {key}: {shown}")
     return lines
+
+
+def _not_in_all(configs: Sequence[Mapping[str, Any]], section: str) -> set[str]:
+    """'models.1.3b' and the like: named entries of a section that only some configs have."""
+    named: list[set[str]] = [
+        {f"{section}.{item.get('label') or item['name']}" for item in config.get(section, ())}
+        for config in configs
+        if config
+    ]
+    return set.union(*named) - set.intersection(*named) if named else set()
 
 
 def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[str, str]]:

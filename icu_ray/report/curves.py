@@ -96,12 +96,14 @@ def _curve(
     for trial in row.trials:
         points = [(record.epoch, value) for record in trial.history if (value := read(record)) is not None]
         if points:
-            lines.append([(epoch, scale * value) for epoch, value in points])
+            lines.append((trial, [(epoch, scale * value) for epoch, value in points]))
     if trials and len(lines) > 1:
-        for line in lines:
+        for _, line in lines:
             axis.plot(*zip(*line, strict=True), color=style.color, alpha=0.35, linewidth=0.8)
+    ended = [line for trial, line in lines if trial.measured is not None]
     if lines:
-        mean = mean_curve(lines)
+        # A trial that broke off has not come to rest at its last value, so it counts only where nothing has ended.
+        mean = mean_curve(ended or [line for _, line in lines])
         axis.plot(
             *zip(*mean, strict=True),
             color=style.color,

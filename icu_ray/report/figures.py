@@ -82,7 +82,8 @@ def pictures(report: Report) -> tuple[Picture, ...]:
             Picture(
                 "ablation",
                 "What each loss is worth",
-                "ICU with and without its learning and divergence losses; whiskers: 95 % intervals.",
+                "ICU with and without its learning and divergence losses; whiskers: 95 % intervals, cut where they "
+                "are wider than the panel.",
                 "Bar charts of ICU's ablations. " + _numbers(report, "ma"),
                 lambda theme: ablation(report, theme),
             )
@@ -98,8 +99,8 @@ def _case_picture(block: Block, case: Case, number: int) -> Picture:
     return Picture(
         f"case-{name}-{number}",
         f"Case: {case.model}, target {case.target} of sample {case.sample}",
-        f"Chosen as {case.chosen}. Marked: words of three or more in a row that the reference has, and its names and "
-        "numbers that the prompt does not give away.",
+        f"Chosen as {case.chosen}. Marked: runs of three or more words that the reference has, and names and numbers "
+        "of the reference that the prompt does not give away.",
         "The prompt, the reference and what each method's model says, as text in the page.",
         partial(draw_case, case),
         case,

@@ -220,7 +220,10 @@ def _variants(trials: Sequence[ReportedTrial]) -> dict[str, str]:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists count as values."""
+    """Nested mappings as one with dotted keys; lists of named things likewise, other lists count as values."""
+    if isinstance(tree, list | tuple) and tree and all(isinstance(item, Mapping) and "name" in item for item in tree):
+        named = {str(item.get("label") or item["name"]): item for item in tree}
+        tree = named if len(named) == len(tree) else tree
     if not isinstance(tree, Mapping):
         return {prefix: tree}
     return {

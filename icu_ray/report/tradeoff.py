@@ -190,7 +190,8 @@ def ablation(report: Report, theme: Theme) -> Figure:
                 )
             axis.set_yticks(range(len(rows)), [ablation_name(row) for row in rows] if place == 0 else [""] * len(rows))
             axis.set_title(f"{column.heading} {column.arrow}", fontsize=9)
-            axis.set_xlim(0, None)
+            # Two samples give intervals that would squeeze the bars; such whiskers are cut.
+            axis.set_xlim(0, 1.4 * max((v.mean for row in rows if (v := row.values[column.key])), default=1.0) or 1.0)
             axis.set_ylim(-0.6, len(rows) - 0.4)
             axis.tick_params(axis="y", length=0)
             axis.grid(axis="x")
