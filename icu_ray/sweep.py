@@ -159,6 +159,8 @@ def _run(plan: Plan, limits: Limits) -> int:
                 state = "failed"
             where = write_tables(summary)
             write_beat(config.storage, config.name, state)
+            # Who interrupts wants the end now; 'icu-ray report' can be asked later.
+            reported = "" if state == "interrupted" else _write_report(config)
             synced = tracker is None or tracker.finish()
         if state == "interrupted":
             console.print("\nInterrupted. What was finished is kept; the same command goes on from here.")
@@ -166,11 +168,24 @@ def _run(plan: Plan, limits: Limits) -> int:
         console.print()
         print_tables(summary, console)
         console.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json")
+        console.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
             if not synced:
                 console.print(f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}")
             console.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
     return 0 if state == "finished" else 1
+
+
+def _write_report(config: SweepConfig) -> str:
+    """Write the report and say where it lies; whatever goes wrong with it, the sweep's outcome stays."""
+    from icu_ray.report.write import write_report
+
+    try:
+        folder = write_report([(config.storage, config.name)]).folder
+    except Exception as error:
+        log.exception("report of %s", config.name)
+        return f"report failed: {error}"
+    return f"Report: {folder if local_path(folder) is None else _shown(Path(folder))}/report.html"
 
 
 def _shown(path: Path) -> str:

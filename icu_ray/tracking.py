@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,7 @@ from icu_ray.results import (
     read_sweep,
     trial_ids,
 )
-from icu_ray.store import join, local_path, read_bytes
+from icu_ray.store import join, list_dir, local_path, read_bytes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -304,10 +305,20 @@ def _finish_parent(
             content = read_bytes(join(storage, sweep, name))
             if content is not None:
                 client.log_text(run_id, content.decode(), name)
+        _send_report(client, run_id, join(storage, sweep, "report"))
         failed = counts["trials_failed"] > 0 or len(known) < len(results)
         client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
     elif parent.info.status != "RUNNING":
         client.update_run(run_id, status="RUNNING")
+
+
+def _send_report(client: MlflowClient, run_id: str, folder: str) -> None:
+    """The report's files as artefacts under 'report', where there is one."""
+    with tempfile.TemporaryDirectory(prefix="icu_ray_report_") as local:
+        for name in list_dir(folder):
+            if name.endswith((".html", ".md", ".csv", ".tex", ".png")) and (data := read_bytes(join(folder, name))):
+                (Path(local) / name).write_bytes(data)
+                client.log_artifact(run_id, str(Path(local) / name), "report")
 
 
 class Tracker:

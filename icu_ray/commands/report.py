@@ -1,4 +1,4 @@
-"""icu-ray report: tables of a sweep."""
+"""icu-ray report: tables, tests and figures of one or several sweeps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from icu_ray.commands.command import add_command, split_sweep
-from icu_ray.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -15,24 +14,34 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "report",
-        "Tables of a finished or unfinished sweep, from its folder.",
+        "Tables and figures of finished or unfinished sweeps: HTML page, Markdown, LaTeX, CSV, PNG.",
         "icu-ray report runs/quickstart",
         _report,
     )
-    parser.add_argument("sweep", metavar="SWEEP_DIR", help="the sweep's folder: <storage>/<name>")
+    parser.add_argument(
+        "sweeps",
+        metavar="SWEEP_DIR",
+        nargs="+",
+        help="a sweep's folder, <storage>/<name>; several are joined into one report in the first one's folder",
+    )
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from icu_ray.report.tables import print_tables, summarise, write_tables
-    from icu_ray.results import trial_ids
+    from icu_ray.report.write import write_report
 
-    storage, sweep = split_sweep(arguments.sweep)
-    if not trial_ids(storage, sweep):
-        raise UserError(f"{arguments.sweep}: holds no trials; expected the folder of a sweep, <storage>/<name>")
-    summary = summarise(storage, sweep)
-    folder = write_tables(summary)
-    print_tables(summary, Console(width=None if sys.stdout.isatty() else 140))
-    print(f"\ntrials.csv, cells.csv and summary.json are in {folder}")
-    return 0
+    sweeps = [split_sweep(folder) for folder in arguments.sweeps]
+    written = write_report(sweeps)
+    found = written.report.found
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for storage, sweep in sweeps:
+        own = [(t.trial_id, t.name) for t in found.trials if t.sweep == sweep and t.state != "broken"]
+        summary = summarise(storage, sweep, own)
+        write_tables(summary)
+        print_tables(summary, console)
+    for text in found.broken:
+        print(f"icu-ray report: {text}", file=sys.stderr)
+    print(f"\n{written.folder}/report.html, report.md, table.tex, table.csv and {len(written.files) - 4} more")
+    return 1 if found.broken else 0

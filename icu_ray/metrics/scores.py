@@ -30,7 +30,7 @@ PRINTED_CAP = 1000.0
 
 @dataclass(frozen=True)
 class MethodRow:
-    """One row of a results table; values in COLUMNS' order."""
+    """One row of a results table; values in the order of the columns that are scored."""
 
     name: str
     values: tuple[float, ...]
@@ -45,10 +45,13 @@ class ScoreRow:
     s_m: float
 
 
-def normalised_scores(rows: Sequence[MethodRow]) -> list[ScoreRow]:
-    """s_z and s_m of every row; the population is `rows`. A column without spread tells rows apart by nothing: 0."""
+def normalised_scores(rows: Sequence[MethodRow], columns: Sequence[str] = COLUMNS) -> list[ScoreRow]:
+    """s_z and s_m of every row; the population is `rows`. A column without spread tells rows apart by nothing: 0.
+
+    With other columns than the paper's nine the sums are no s_z and s_m of the paper, and whoever shows them says so.
+    """
     table = np.asarray([row.values for row in rows], dtype=np.float64)
-    signs = np.asarray([1.0 if column in HIGHER_IS_BETTER else -1.0 for column in COLUMNS])
+    signs = np.asarray([1.0 if column in HIGHER_IS_BETTER else -1.0 for column in columns])
     s_z = (_spread(table - table.mean(0), table.std(0)) * signs).sum(1)
     s_m = (_spread(table - table.min(0), table.max(0) - table.min(0)) * signs).sum(1)
     return [ScoreRow(row.name, float(z), float(m)) for row, z, m in zip(rows, s_z, s_m, strict=True)]

@@ -1,0 +1,203 @@
+"""What one or several sweep folders hold, read for a report: trials, what is missing, what cannot be read.
+
+    found = collect([("runs", "quickstart"), ("runs", "quickstart-seed7")])
+
+A file that cannot be read is named in `broken` and costs its trial alone. A trial that stands in several folders (its
+id is the hash of all that decides its result) is taken once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from icu_ray.errors import UserError
+from icu_ray.results import (
+    EpochRecord,
+    Provenance,
+    SampleRecord,
+    Sweep,
+    TrialPaths,
+    TrialResult,
+    TrialSpec,
+    read_beat,
+    read_events,
+    read_result,
+    read_samples,
+    read_spec,
+    read_sweep,
+    trial_ids,
+)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ReportedTrial:
+    """A trial as far as it went. `state`: its result's status, else 'running', 'interrupted', 'not started', 'broken'.
+
+    settings: the nested plain values that decide the result (TrialSpec.settings); empty where spec.json is missing.
+    """
+
+    sweep: str
+    trial_id: str
+    name: str
+    model: str
+    method: str
+    sample: int
+    hyperparameters: Mapping[str, float | int | str | bool]
+    state: str
+    result: TrialResult | None = None
+    history: tuple[EpochRecord, ...] = ()
+    samples: tuple[SampleRecord, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Provenance | None = None
+    planned: bool = True
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the learning loss."""
+        return float(self.hyperparameters.get("alpha", 0.0))
+
+    @property
+    def beta(self) -> float:
+        """Weight of the divergence."""
+        return float(self.hyperparameters.get("beta", 0.0))
+
+    @property
+    def base_method(self) -> str:
+        """The method's own name, where `method` is the label of tables."""
+        return str(self.settings.get("method", {}).get("name", self.method))
+
+    @property
+    def unit(self) -> tuple[int, int | None]:
+        """(forget sample, seed): what two methods have in common when they are compared."""
+        seed = self.hyperparameters.get("seed")
+        return self.sample, None if seed is None else int(seed)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs so far."""
+        if self.result is not None:
+            return self.result.epochs
+        return self.history[-1].epoch if self.history else 0
+
+    @property
+    def measured(self) -> TrialResult | None:
+        """The result, if it counts: a failed trial's last epoch is no result of its method."""
+        return None if self.result is None or self.result.status == "failed" else self.result
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """One folder: storage, name, sweep.json where it could be read, and the state of its driver ('' if unknown)."""
+
+    storage: str
+    name: str
+    record: Sweep | None
+    state: str
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All trials of all folders in the plan's order, and a line for each file that could not be read."""
+
+    sweeps: tuple[SweepFolder, ...]
+    trials: tuple[ReportedTrial, ...]
+    broken: tuple[str, ...]
+
+    @property
+    def configs(self) -> tuple[Mapping[str, Any], ...]:
+        """The resolved config of each sweep that has one."""
+        return tuple(sweep.record.config for sweep in self.sweeps if sweep.record is not None)
+
+
+def collect(folders: Sequence[tuple[str, str]]) -> Collected:
+    """Read (storage, sweep name) folders; UserError for one that is no sweep or in which nothing was started."""
+    broken: list[str] = []
+    sweeps: list[SweepFolder] = []
+    trials: dict[str, ReportedTrial] = {}
+    for storage, name in folders:
+        sweep, found = _collect_one(storage, name, broken)
+        sweeps.append(sweep)
+        for trial in found:
+            known = trials.get(trial.trial_id)
+            if known is None or (known.result is None and trial.result is not None):
+                trials[trial.trial_id] = trial
+    return Collected(tuple(sweeps), tuple(trials.values()), tuple(broken))
+
+
+def _collect_one(storage: str, name: str, broken: list[str]) -> tuple[SweepFolder, list[ReportedTrial]]:
+    where = f"{storage}/{name}"
+    ids = trial_ids(storage, name)
+    record = _try(lambda: read_sweep(storage, name), broken)
+    if not ids:
+        if record is not None:
+            raise UserError(
+                f"{where}: none of its {len(record.trials)} planned trials was started; run the sweep first"
+            )
+        raise UserError(f"{where}: holds no trials; expected the folder of a sweep, <storage>/<name>")
+    beat = _try(lambda: read_beat(storage, name), broken)
+    state = "" if beat is None else beat.state_at(time.time())
+    planned = {} if record is None else {spec.trial_id: spec for spec in record.trials}
+    wanted = [*planned, *(trial_id for trial_id in ids if trial_id not in planned)]
+    trials = [
+        _collect_trial(storage, name, trial_id, planned.get(trial_id), record, state, broken) for trial_id in wanted
+    ]
+    return SweepFolder(storage, name, record, state), trials
+
+
+def _collect_trial(
+    storage: str,
+    sweep: str,
+    trial_id: str,
+    planned: TrialSpec | None,
+    record: Sweep | None,
+    driver: str,
+    broken: list[str],
+) -> ReportedTrial:
+    paths = TrialPaths.of(storage, sweep, trial_id)
+    before = len(broken)
+    started = _try(lambda: read_spec(paths), broken)
+    spec = started or planned
+    history = _try(lambda: read_events(paths), broken) or ()
+    result = _try(lambda: read_result(paths), broken)
+    samples = _try(lambda: read_samples(paths), broken) or ()
+    if result is not None:
+        state: str = result.status
+    elif len(broken) > before:
+        state = "broken"
+    elif started is None and not history:
+        state = "not started"
+    else:
+        state = "running" if driver == "running" else "interrupted"
+    source = result or spec
+    if source is None:
+        return ReportedTrial(sweep, trial_id, trial_id, "?", "?", -1, {}, state, planned=False)
+    provenance = (result.provenance if result else None) or (spec.provenance if spec else None)
+    return ReportedTrial(
+        sweep,
+        trial_id,
+        source.name,
+        source.model,
+        source.method,
+        source.sample,
+        source.hyperparameters,
+        state,
+        result,
+        history,
+        samples,
+        spec.settings if spec else {},
+        provenance,
+        planned=record is None or planned is not None,
+    )
+
+
+def _try(read: Callable[[], _T], broken: list[str]) -> _T | None:
+    try:
+        return read()
+    except UserError as error:
+        broken.append(str(error))
+        return None

@@ -1,0 +1,235 @@
+"""A report's contents, ready for any form: tables of text cells, tests, what is missing, how numbers were obtained.
+
+    report = make_report(collect([("runs", "quickstart")]))
+
+Markdown, LaTeX, CSV and the page print these values and decide nothing but their looks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
+from icu_ray.report.columns import Column
+from icu_ray.report.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
+from icu_ray.report.rows import Block, Mark, Row, differing_keys, flatten, make_blocks, rank, shown_columns
+from icu_ray.report.statistics import Estimate
+from icu_ray.store import content_hash
+from icu_ray.version import code_version
+
+STATE_WORD = {
+    "finished": "forgotten",
+    "not_forgotten": "not forgotten",
+    "failed": "failed",
+    "broken": "unreadable",
+    "not started": "not started",
+    "interrupted": "interrupted",
+    "running": "still running",
+}
+SCORES = (
+    Column("s_z", "s_z", "$s_z$", "", "higher", 2, meaning="sum of z-scores, bad columns subtracted"),
+    Column("s_m", "s_m", "$s_m$", "", "higher", 2, meaning="sum of min-max scores, bad columns subtracted"),
+)
+_NO_PART_OF_RESULTS = ("name", "storage", "tracking", "resources")
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """A number as printed, its interval ('± 0.4' or ''), its mark, and what the paper prints there ('' for nothing)."""
+
+    text: str
+    interval: str = ""
+    mark: Mark | None = None
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a reader must know before the numbers; kind: 'missing', 'failed', 'broken' or 'mixed'."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of it. columns: of the main table, without the scores; facts: how numbers were obtained, by sweep."""
+
+    title: str
+    found: Collected
+    blocks: tuple[Block, ...]
+    columns: tuple[Column, ...]
+    scores: tuple[BlockScores, ...]
+    tests: tuple[Comparison, ...]
+    orders: tuple[Order, ...]
+    findings: tuple[Finding, ...]
+    facts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    made: str
+
+    @property
+    def planned(self) -> int:
+        """Trials that were planned."""
+        return sum(trial.planned for trial in self.found.trials)
+
+    @property
+    def ended(self) -> int:
+        """Planned trials that have a result that counts."""
+        return sum(trial.planned and trial.measured is not None for trial in self.found.trials)
+
+    @property
+    def summary(self) -> str:
+        """One sentence: how complete this is."""
+        models = len(self.blocks)
+        said = f"{self.ended} of {self.planned} planned trials have a result, on {models} model{'s' * (models != 1)}"
+        return said + ("." if self.ended == self.planned else "; what is missing is listed below.")
+
+    def row_scores(self, block: Block, row: Row) -> dict[str, TableCell]:
+        """s_z and s_m of a row of the main table: refused ('–') unless all the paper's columns are there."""
+        scores = self.scores[self.blocks.index(block)]
+        cells = {}
+        for column, values in zip(SCORES, (scores.s_z, scores.s_m), strict=True):
+            known = values if scores.complete else {}
+            marks = dict(zip(known, rank(column, [Estimate(1, value, None) for value in known.values()]), strict=True))
+            paper = "" if row.paper is None else row.paper.printed.get(column.key, "")
+            cells[column.key] = TableCell(column.text(known.get(row.name)), "", marks.get(row.name), paper)
+        return cells
+
+    def cells(self, block: Block, row: Row) -> tuple[TableCell, ...]:
+        """A row of the main table, column by column, then the two scores."""
+        return (*(cell_of(row, column) for column in self.columns), *self.row_scores(block, row).values())
+
+
+def cell_of(row: Row, column: Column) -> TableCell:
+    """One cell: the mean with its interval, its mark, the paper's value."""
+    estimate = row.values.get(column.key)
+    paper = "" if row.paper is None else row.paper.printed.get(column.key, "")
+    if estimate is None:
+        return TableCell("–", "", None, paper)
+    text = column.text(estimate.mean)
+    interval = ""
+    if estimate.half is not None and not text.startswith(">"):
+        interval = f"± {estimate.half:.{column.decimals}f}" if estimate.half < 1e5 else f"± {estimate.half:.0e}"
+    return TableCell(text, interval, row.marks.get(column.key), paper)
+
+
+def make_report(found: Collected) -> Report:
+    """Put everything together."""
+    blocks = make_blocks(found)
+    code = code_version()
+    return Report(
+        title=" + ".join(dict.fromkeys(sweep.name for sweep in found.sweeps)),
+        found=found,
+        blocks=blocks,
+        columns=shown_columns(blocks),
+        scores=tuple(block_scores(block) for block in blocks),
+        tests=tuple(test for block in blocks for test in block_tests(block)),
+        orders=tuple(order for block in blocks for order in block_orders(block)),
+        findings=tuple(_findings(found)),
+        facts=tuple((f"{sweep.storage}/{sweep.name}", tuple(_facts(sweep, found.trials))) for sweep in found.sweeps),
+        made=f"{time.strftime('%Y-%m-%d %H:%M %Z')} by icu_ray {code['version']} {str(code['commit'])[:12]}",
+    )
+
+
+def _findings(found: Collected) -> list[Finding]:
+    findings = [Finding("broken", text) for text in found.broken]
+    for trial in found.trials:
+        if trial.state == "failed" and trial.result is not None:
+            findings.append(Finding("failed", f"{trial.name}: failed: {trial.result.reason}"))
+        elif trial.state in ("interrupted", "running"):
+            word = STATE_WORD[trial.state]
+            far = f"{trial.epochs} epochs so far" if trial.epochs else "no epoch yet"
+            findings.append(Finding("missing", f"{trial.name}: {word}, {far}"))
+        elif trial.state == "not started":
+            findings.append(Finding("missing", f"{trial.name}: not started"))
+    for sweep in found.sweeps:
+        extra = [trial for trial in found.trials if trial.sweep == sweep.name and not trial.planned]
+        if extra:
+            names = ", ".join(trial.name for trial in extra)
+            text = f"{sweep.storage}/{sweep.name} holds {len(extra)} trials of an earlier config, in rows too: {names}"
+            findings.append(Finding("mixed", text))
+    return findings + [Finding("mixed", text) for text in _mixed(found)]
+
+
+def _mixed(found: Collected) -> list[str]:
+    """Keys in which the configs of the trials differ, with the values."""
+    configs = [trial.provenance.config for trial in found.trials if trial.provenance is not None] + list(found.configs)
+    flat = [
+        {key: value for key, value in flatten(config).items() if key.split(".")[0] not in _NO_PART_OF_RESULTS}
+        for config in configs
+        if config
+    ]
+    lines = []
+    # A model or method that only some configs have is one difference, not one for each of its keys.
+    whole = {name for section in ("models", "methods") for name in _not_in_all(configs, section)}
+    lines += [f"configs differ in {name}: some have it, some do not" for name in sorted(whole)]
+    for key in differing_keys(flat):
+        if any(key.startswith(f"{name}.") for name in whole):
+            continue
+        values = dict.fromkeys(repr(tree[key]) if key in tree else "nothing" for tree in flat)
+        shown = " / ".join(value if len(value) <= 120 else value[:117] + "..." for value in values)
+        lines.append(f"configs differ in {key}: {shown}")
+    return lines
+
+
+def _not_in_all(configs: Sequence[Mapping[str, Any]], section: str) -> set[str]:
+    """'models.1.3b' and the like: named entries of a section that only some configs have."""
+    named: list[set[str]] = [
+        {f"{section}.{item.get('label') or item['name']}" for item in config.get(section, ())}
+        for config in configs
+        if config
+    ]
+    return set.union(*named) - set.intersection(*named) if named else set()
+
+
+def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[str, str]]:
+    """How a sweep's numbers were obtained: pairs of what and its value."""
+    own = [trial for trial in trials if trial.sweep == sweep.name]
+    facts: list[tuple[str, str]] = []
+    config: Mapping[str, Any] = {}
+    if sweep.record is not None:
+        config = sweep.record.config
+        kept = {key: value for key, value in config.items() if key not in _NO_PART_OF_RESULTS}
+        facts.append(("config hash", f"{content_hash(kept)[:16]} (without {', '.join(_NO_PART_OF_RESULTS)})"))
+        facts.append(("fidelity", str(config.get("fidelity", "?"))))
+        facts.append(("started", time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep.record.started))))
+    if sweep.state:
+        facts.append(("driver", sweep.state))
+    made = [trial.provenance for trial in own if trial.provenance is not None]
+    code = dict.fromkeys(f"{p.version} {p.commit[:12]}{' with local changes' * p.dirty}" for p in made)
+    facts.append(("code version", "; ".join(code) or "not recorded"))
+    facts.append(("data", "; ".join(dict.fromkeys(p.data[:16] for p in made if p.data)) or "not recorded"))
+    hashes = dict.fromkeys((t.model, t.provenance.model[:16]) for t in own if t.provenance and t.provenance.model)
+    if hashes:
+        facts.append(("original models", "; ".join(f"{model} {digest}" for model, digest in hashes)))
+    packages = dict.fromkeys(", ".join(f"{k} {v}" for k, v in p.packages.items()) for p in made if p.packages)
+    if packages:
+        facts.append(("packages", "; ".join(packages)))
+    facts.append(("forget samples and seeds", _units(own)))
+    limits = thresholds(config)
+    if limits is not None:
+        rule = config["stop"].get("rule", "and")
+        facts.append(("forgotten when", f"MA < {limits['ma']:.2f} % {rule} EL₁₀ < {limits['el10']:.2f} %"))
+    return facts
+
+
+def thresholds(config: Mapping[str, Any]) -> dict[str, float] | None:
+    """A config's stopping thresholds in percent by column, None where it has none."""
+    stop = config.get("stop") or {}
+    if "ma" not in stop or "el" not in stop:
+        return None
+    return {"ma": 100 * float(stop["ma"]), "el10": 100 * float(stop["el"])}
+
+
+def _units(trials: Sequence[ReportedTrial]) -> str:
+    units = sorted({trial.unit for trial in trials if trial.model != "?"}, key=str)
+    lines = []
+    for unit in units:
+        members = [trial for trial in trials if trial.unit == unit]
+        there = sum(trial.measured is not None for trial in members)
+        seed = "" if unit[1] is None else f" (seed {unit[1]})"
+        missing = "" if there == len(members) else f", {len(members) - there} missing"
+        lines.append(f"sample {unit[0]}{seed}: {there} of {len(members)} trials{missing}")
+    return "; ".join(lines) or "none"

@@ -1,0 +1,73 @@
+"""A report's files: report.html, report.md, table.tex, table.csv, scores.csv, tests.csv and one PNG a figure.
+
+written = write_report([("runs", "quickstart")])
+print(written.folder)                   # runs/quickstart/report
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from icu_ray.report.collect import collect
+from icu_ray.report.contents import Report, make_report
+from icu_ray.report.csv_tables import csv_tables
+from icu_ray.report.figures import pictures
+from icu_ray.report.latex import to_latex
+from icu_ray.report.markdown import to_markdown
+from icu_ray.report.page import to_html
+from icu_ray.report.theme import DARK, LIGHT, render
+from icu_ray.store import join, list_dir, local_path, write_atomic
+
+FOLDER = "report"
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a report lies, and its contents."""
+
+    folder: str
+    report: Report
+    files: tuple[str, ...]
+
+
+def write_report(sweeps: Sequence[tuple[str, str]]) -> Written:
+    """Read the sweeps' folders and write their report, local or remote.
+
+    One sweep: into <storage>/<sweep>/report. Several: joined, into the first one's report-with-<the others>. Figures
+    that an earlier report left and this one does not have are removed. UserError as `collect` raises it.
+    """
+    sweeps = list(dict.fromkeys(sweeps))
+    report = make_report(collect(sweeps))
+    (storage, first), others = sweeps[0], [name for _, name in sweeps[1:]]
+    folder = join(storage, first, "-with-".join([FOLDER, "-".join(others)]) if others else FOLDER)
+    drawn = pictures(report)
+    light = {picture.name: render(picture.draw, LIGHT) for picture in drawn}
+    dark = {picture.name: render(picture.draw, DARK) for picture in drawn if picture.case is None}
+    files = {
+        "report.html": to_html(report, drawn, light, dark).encode("utf-8", errors="replace"),
+        "report.md": to_markdown(report, drawn).encode("utf-8", errors="replace"),
+        "table.tex": to_latex(report).encode("utf-8", errors="replace"),
+        **csv_tables(report),
+        **{f"{name}.png": png for name, png in light.items()},
+    }
+    for name, data in files.items():
+        write_atomic(join(folder, name), data)
+    for name in set(list_dir(folder)) - set(files):
+        if name.endswith(".png"):
+            _remove(join(folder, name))
+    return Written(folder, report, tuple(files))
+
+
+def _remove(url: str) -> None:
+    path = local_path(url)
+    if path is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return
+    import fsspec
+
+    filesystem, inside = fsspec.core.url_to_fs(url)
+    filesystem.rm_file(inside)
