@@ -38,7 +38,7 @@ def test_a_grid_shares_what_it_can(ray_cluster: None, tmp_path: Path) -> None:
     assert not prepared.failures
     made = Counter(note.kind for note in prepared.notes if note.made)
     # rows: targets and pairs of each sample, and the held-out rows of all.
-    expected = {"models": 1, "embeddings": 1, "pairs": SAMPLES, "references": SAMPLES, "before": SAMPLES}
+    expected = {"models": 1, "heads": 1, "embeddings": 1, "pairs": SAMPLES, "references": SAMPLES, "before": SAMPLES}
     assert made == {**expected, "rows": 2 * SAMPLES + 1}
     assert sorted(prepared.ingredients) == [("small", 0), ("small", 1)]
     assert any(step.name == "stand-in small" and step.part and 0 < step.part < 1 for step in steps)
