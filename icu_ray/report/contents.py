@@ -181,7 +181,10 @@ def _not_in_all(configs: Sequence[Mapping[str, Any]], section: str) -> set[str]:
         for config in configs
         if config
     ]
-    return set.union(*named) - set.intersection(*named) if named else set()
+    if not named:
+        return set()
+    first, *others = named
+    return first.union(*others) - first.intersection(*others)
 
 
 def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[str, str]]:
