@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,65 @@ def test_end_of_text_ends_a_continuation(family: str, chunk: int) -> None:
     assert result.el is not None
     assert result.el.tolist() == pytest.approx(expected, abs=1e-12)
     assert any(value > 0 for value in expected)
+
+
+@lru_cache(maxsize=64)
+def repetitive(family: str) -> tuple[PreTrainedModel, np.ndarray]:
+    """Rows that repeat themselves, half learnt: the same n-grams stand in many places of label and continuation."""
+    model = tiny_model(family, seed=7)
+    rng = np.random.default_rng(7)
+    ids = np.concatenate([rng.integers(2, 4, size=(4, COLUMNS.length)), np.tile(rng.integers(2, 7, size=(4, 6)), 4)])
+    tensor = torch.from_numpy(ids)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(8):
+        optimizer.zero_grad()
+        model(input_ids=tensor, labels=tensor).loss.backward()
+        optimizer.step()
+    return model.eval(), ids
+
+
+@lru_cache(maxsize=4096)
+def said(family: str, row: int, prefix: int, eos: int | None) -> tuple[int, ...]:
+    model, ids = repetitive(family)
+    return tuple(greedy(model, ids[row, :prefix].tolist(), COLUMNS.length, eos))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    family=st.sampled_from(FAMILIES),
+    eos=st.sampled_from([2, 3, 5, None]),
+    batch=st.sampled_from([8, 2, 1, None]),
+    n=st.integers(1, 12),
+    start=st.integers(1, COLUMNS.length - 1),
+    chunk=st.sampled_from([8, 3, 1]),
+    at_once=st.sampled_from([1024, 60, 7]),
+)
+def test_end_of_text_everywhere(
+    family: str, eos: int | None, batch: int | None, n: int, start: int, chunk: int, at_once: int
+) -> None:
+    """Plain counting, generate()'s pads within a batch included; n-grams may be longer than every tail."""
+    model, ids = repetitive(family)
+    length, pad = COLUMNS.length, 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("icu_ray.metrics.probe.TOKENS_AT_ONCE_ON_CPU", at_once)
+        result = probe(model, rows_of(ids, COLUMNS, eos, pad), ngram=n, el_start=start, batch_cut=batch, chunk=chunk)
+
+    def grams(tokens: list[int]) -> list[tuple[int, ...]]:
+        return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+    expected = np.zeros(len(ids))
+    for t in range(start, length - n + 1):
+        for i in range(len(ids)):
+            first = i - i % (batch or 1)
+            mates = [said(family, k, t, eos) for k in range(first, min(first + (batch or 1), len(ids)))]
+            row = [*said(family, i, t, eos)]
+            row += [pad] * (max(map(len, mates)) - len(row) if eos is not None and batch is not None else 0)
+            label = grams(ids[i, t:].tolist())
+            expected[i] += sum(gram in set(label) for gram in grams(row)) / len(label)
+    prefixes = length - start - (n - 1)
+    expected = expected / prefixes if prefixes > 0 else expected * 0
+    assert result.el is not None
+    np.testing.assert_allclose(result.el, expected, atol=1e-12)
 
 
 def test_small_cache_budget_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

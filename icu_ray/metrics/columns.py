@@ -1,47 +1,50 @@
-"""A key/value cache in which every open row has the same number of cached tokens.
+"""Key/value caches in which every open row has the same number of cached tokens.
 
-The probe decodes column by column: rows join with a copy of the truth's keys and values up to their column and leave
-when they end, so each step is one plain batched forward without padding. Buffers are allocated once at full length;
-a step writes one column in place and attention reads a view, nothing is concatenated.
+The probe decodes column by column: rows join at their column and leave when they end, so each step is one plain
+batched forward without padding. `ColumnCache` holds whole sequences (the truth); `TailCache` holds continuations of
+them: the columns that all continuations share stay where they are, a row keeps only those from the first continuation
+on. Buffers are allocated once; a step writes one column in place, nothing is concatenated.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from icu_ray.metrics.prefixed import Grouping, PrefixedStates
+
 
 class _ColumnLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values (rows, heads, length, head width), allocated when the first states arrive."""
+    """Keys and values (rows, heads, columns, width), allocated when the first states arrive."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, owner: ColumnCache) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.owner = owner
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate for all rows with the states' heads, widths, dtypes and device."""
-        self.allocate(key_states, value_states)
-
-    def allocate(self, keys: Tensor, values: Tensor) -> None:
-        """Buffers like these states, for the owner's rows and length."""
-        rows, length = self.owner.rows, self.owner.length
-        self.keys = keys.new_zeros((rows, keys.shape[1], length, keys.shape[3]))
-        self.values = values.new_zeros((rows, values.shape[1], length, values.shape[3]))
+        """Allocate for the owner's rows and columns with the states' heads, widths, dtypes and device."""
+        rows, columns = self.owner.rows, self.owner.length - self.owner.first
+        # Unfilled: only what has been written is ever read.
+        self.keys = key_states.new_empty((rows, key_states.shape[1], columns, key_states.shape[3]))
+        self.values = value_states.new_empty((rows, value_states.shape[1], columns, value_states.shape[3]))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the new columns of the open rows; returns views of all their columns so far."""
+        """Write the new columns of the open rows; returns all their columns so far."""
         if not self.is_initialized:
-            self.allocate(key_states, value_states)
-        assert self.keys is not None and self.values is not None
-        opened, column = self.owner.opened, self.owner.column
-        end = column + key_states.shape[2]
-        self.keys[opened, :, column:end] = key_states
-        self.values[opened, :, column:end] = value_states
-        return self.keys[opened, :, :end], self.values[opened, :, :end]
+            self.lazy_initialization(key_states, value_states)
+        rows, begin = self.owner.opened, self.owner.column - self.owner.first
+        end = begin + key_states.shape[2]
+        self.keys[rows, :, begin:end] = key_states
+        self.values[rows, :, begin:end] = value_states
+        return self.keys[rows, :, :end], self.values[rows, :, :end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(length of keys, offset) for the attention mask."""
@@ -57,45 +60,89 @@ class _ColumnLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
 
 class ColumnCache(Cache):
-    """Cache of `rows` sequences of up to `length` tokens; a forward sees only the rows and columns opened for it."""
+    """Cache of `rows` sequences of up to `length` tokens; a forward sees only the rows and columns opened for it.
+
+    Buffers hold the columns from `first` on.
+    """
+
+    layers: list[_ColumnLayer]
 
     def __init__(self, config: PretrainedConfig, rows: int, length: int) -> None:
         self.rows = rows
         self.length = length
+        self.first = 0
         self.opened = slice(0, rows)
         self.column = 0
-        layers = config.get_text_config().num_hidden_layers
-        super().__init__(layers=[_ColumnLayer(self) for _ in range(layers)])
+        super().__init__(layers=[_ColumnLayer(self) for _ in range(config.get_text_config().num_hidden_layers)])
 
     def open(self, rows: slice, column: int) -> None:
         """The next forward is for these rows, which have `column` cached tokens."""
         self.opened = rows
         self.column = column
 
-    def join(self, truth: ColumnCache, sources: Tensor, at: int, column: int) -> None:
-        """Rows at.. become copies of truth's rows `sources`, first `column` tokens."""
-        end = at + len(sources)
-        for mine, theirs in zip(self._buffers(truth), truth._buffers(truth), strict=True):
-            mine[at:end, :, :column] = theirs[:, :, :column].index_select(0, sources)
+    def bytes_per_column(self) -> int:
+        """Bytes of one column of one row of a cache that has been written to."""
+        buffers = [buffer for layer in self.layers for buffer in (layer.keys, layer.values)]
+        return sum(b[0, :, 0].numel() * b.element_size() for b in buffers)
+
+
+class _TailLayer(_ColumnLayer):
+    """A row's own columns, behind the prefix that the rows of one sequence share."""
+
+    owner: TailCache
+
+    def __init__(self, owner: TailCache, truth: _ColumnLayer, sequences: Tensor) -> None:
+        super().__init__(owner)
+        every = len(sequences) == len(truth.keys)
+        self.truth_keys = truth.keys if every else truth.keys.index_select(0, sequences)
+        self.truth_values = truth.values if every else truth.values.index_select(0, sequences)
+        self.lazy_initialization(truth.keys, truth.values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the new column of the open rows; returns all their columns, the shared ones included."""
+        keys, values = super().update(key_states, value_states, *args, **kwargs)
+        first, grouping = self.owner.first, self.owner.grouping
+        return (
+            PrefixedStates(self.truth_keys[:, :, :first], keys, grouping),
+            PrefixedStates(self.truth_values[:, :, :first], values, grouping),
+        )
+
+
+class TailCache(ColumnCache):
+    """Cache of up to `rows` continuations of sequences of `truth`, none of which begins before column `first` >= 1.
+
+    sequences: (S,) int64, rows of truth that are continued, ascending; a row's source is an index into them.
+    """
+
+    grouping: Grouping
+
+    def __init__(self, truth: ColumnCache, sequences: Tensor, rows: int, first: int) -> None:
+        self.rows = rows
+        self.length = truth.length
+        self.first = first
+        self.opened = slice(0, 0)
+        self.column = first
+        self.sequences = len(sequences)
+        self.sources = sequences[:0]
+        layers = [_TailLayer(self, layer, sequences) for layer in truth.layers]
+        Cache.__init__(self, layers=layers)
+
+    def join(self, sources: Tensor, column: int) -> None:
+        """New open rows that continue these sequences, of which they have the first `column` tokens."""
+        begin = len(self.sources)
+        self.sources = torch.cat([self.sources, sources])
+        for layer in self.layers:
+            assert isinstance(layer, _TailLayer)
+            for own, truth in ((layer.keys, layer.truth_keys), (layer.values, layer.truth_values)):
+                copied = truth[:, :, self.first : column].index_select(0, sources)
+                own[begin : len(self.sources), :, : column - self.first] = copied
+        self.grouping = Grouping.of(self.sources, self.sequences)
 
     def keep(self, rows: Tensor, column: int) -> None:
-        """Move the rows that go on to the front; `column` is the number of cached tokens."""
-        for buffer in self._buffers(self):
-            buffer[: len(rows), :, :column] = buffer[:, :, :column].index_select(0, rows)
-
-    def _buffers(self, like: ColumnCache) -> list[Tensor]:
-        """All key and value buffers, allocated as `like`'s are."""
-        buffers: list[Tensor] = []
-        for mine, theirs in zip(self.layers, like.layers, strict=True):
-            assert isinstance(mine, _ColumnLayer) and isinstance(theirs, _ColumnLayer)
-            assert theirs.keys is not None and theirs.values is not None
-            if not mine.is_initialized:
-                mine.allocate(theirs.keys, theirs.values)
-            assert mine.keys is not None and mine.values is not None
-            buffers += [mine.keys, mine.values]
-        return buffers
-
-
-def cache_bytes_per_row(cache: ColumnCache) -> int:
-    """Bytes of one row of a cache that has been written to."""
-    return sum(b[0].numel() * b.element_size() for b in cache._buffers(cache))
+        """Of the open rows only these go on, in this order; `column` is the number of cached tokens."""
+        for layer in self.layers:
+            for own in (layer.keys, layer.values):
+                own[: len(rows), :, : column - self.first] = own[:, :, : column - self.first].index_select(0, rows)
+        self.sources = self.sources.index_select(0, rows)
+        if len(rows) > 0:
+            self.grouping = Grouping.of(self.sources, self.sequences)
