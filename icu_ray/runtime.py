@@ -186,7 +186,8 @@ def _authentication(local: bool) -> dict[str, str]:
         # Ray reads its mode once, when it is imported; a later word would only divide its processes.
         return {} if "RAY_AUTH_MODE" in os.environ else {"RAY_AUTH_MODE": "disabled"}
     if local:
-        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # One process can know one token in its life, so one that is there already is taken.
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)}
     if "RAY_AUTH_MODE" in os.environ:
         return {}
     given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ

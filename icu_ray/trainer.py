@@ -5,7 +5,7 @@ cleaner, dataset manager, queue for Tune, preemption watcher, barrier), each wit
 trainable, which Tune reuses from trial to trial, is the controller itself; of the others only those that do something
 remain: the barrier, and on clusters the preemption watcher. Worker groups, placement, reports, checkpoints, restarts
 after failures and preemption are Ray Train's own and unchanged. Two protected methods of ray 2.60 are overridden; the
-pinned version and tests/test_trainer.py watch over them.
+pinned version and the tests of sweeps watch over them.
 
     result = GangTrainer(train_worker, ..., on_gang=report_nodes).fit()
 """
@@ -16,12 +16,13 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ray
 from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import AcceleratorSetupCallback, BackendSetupCallback
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
@@ -38,7 +39,9 @@ class GangTrainer(TorchTrainer):
 
     on_gang: called whenever a group of workers has started, the first time and after failures, with the node of each
     worker and the name of their placement group. Ray does not remove that when this process is killed; whoever sees it
-    die must (`remove_gang`).
+    die must (`remove_gang`). node: where the first group is to stand, as the schedule has decided; Ray by itself puts
+    it where most is left, and spreads it when several gangs start at once and take each other's room. After a failure
+    a group goes wherever there is room, for the node may be gone.
     """
 
     def __init__(
@@ -46,15 +49,17 @@ class GangTrainer(TorchTrainer):
         train_loop_per_worker: Callable[..., Any],
         *,
         on_gang: OnGang = lambda nodes, group: None,
+        node: str | None = None,
         **options: Any,
     ) -> None:
-        self._on_gang = on_gang
+        self._on_gang, self._node = on_gang, node
         super().__init__(train_loop_per_worker, **options)
 
     def _create_default_callbacks(self) -> list[Any]:
         return [
             AcceleratorSetupCallback(self.backend_config, self.scaling_config),
             BackendSetupCallback(self.backend_config),
+            _FirstNode(self._node),
             _GangStarted(self._on_gang),
         ]
 
@@ -62,6 +67,16 @@ class GangTrainer(TorchTrainer):
         controller = TrainController(failure_policy=_NoSecondTryForBugs(failure_policy), **options)
         asyncio.run(controller.run())
         return controller.get_result()
+
+
+class _FirstNode(ControllerCallback):
+    def __init__(self, node: str | None) -> None:
+        self._node = node
+
+    def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> dict[str, str] | None:
+        node, self._node = self._node, None
+        alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
+        return {"ray.io/node-id": node} if node is not None and node in alive else None
 
 
 class _GangStarted(WorkerGroupCallback):

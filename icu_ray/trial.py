@@ -79,13 +79,17 @@ def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) ->
 
         # Ray Train takes its settings from the process that runs its controller, which is this one.
         os.environ.update(environment)
-        run(tasks[config["trial_id"]], lambda nodes, group: tune.report({"nodes": list(nodes), "group": group}))
+        run(
+            tasks[config["trial_id"]],
+            lambda nodes, group: tune.report({"nodes": list(nodes), "group": group}),
+            config["node"],
+        )
 
     return trial
 
 
-def run(task: TrialTask, on_gang: Callable[[Any, str], None]) -> None:
-    """A trial from its worker group to its result, failed or not."""
+def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None = None) -> None:
+    """A trial from its worker group, which starts on `node`, to its result, failed or not."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
@@ -115,6 +119,7 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None]) -> None:
             worker_runtime_env=training_environment(),
         ),
         on_gang=on_gang,
+        node=node,
     )
     try:
         trainer.fit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ import torch
 # Whatever a test starts must not wait for a hub that cannot be reached, nor use more cores than it was given.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray reads these once in a process: every Ray that a test starts, ours or a plain one, has the same.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 torch.set_num_threads(1)
 
 
