@@ -12,8 +12,10 @@ import pytest
 from evaluation_case import rows_of, save_model, write_csv, write_jsonl, write_mirror_rows
 
 from icu_ray.cli import main
+from icu_ray.config_file import resolve_config
 from icu_ray.errors import UserError
-from icu_ray.evaluation import harness
+from icu_ray.evaluating import sweep_tasks
+from icu_ray.evaluation import definition, harness
 from icu_ray.evaluation.definition import Definition, find_definition
 from icu_ray.evaluation.mirroring import AUTHORS_FILES, write_mirror
 from icu_ray.evaluation.quick import QuickWorld, entries_of, kind_of, quick_dialogues, quick_rows
@@ -141,6 +143,7 @@ def test_another_task_of_the_harness(tmp_path: Path, monkeypatch: pytest.MonkeyP
     index = tasks.TaskManager
     own = lambda **more: index(**{"include_defaults": False, "include_path": str(tmp_path), **more})  # noqa: E731
     monkeypatch.setattr(tasks, "TaskManager", own)
+    monkeypatch.setattr(definition, "_harness_index", own)
     mirror = tmp_path / "mirror"
     write_jsonl(mirror / "lm_eval" / "boats_test.jsonl", [{"q": f"Is {n} a boat?", "a": "no"} for n in range(3)])
     with pytest.raises(UserError, match="task boats reads split 'train'"):
@@ -215,6 +218,24 @@ def test_suites_and_means() -> None:
     assert with_means(all_nine)["cls/avg"] == pytest.approx(0.4)
     all_nine.popitem()
     assert "cls/avg" not in with_means(all_nine)
+
+
+def test_the_evaluation_section_of_a_config() -> None:
+    tree = {
+        "name": "x",
+        "models": [{"name": "m", "standin": {}}],
+        "data": {"source": "synthetic", "records": 16, "sample_size": 4, "heldout": 8, "seed": 5},
+        "columns": {"length": 64, "prefix_start": 32, "suffix_start": 48},
+    }
+    world = QuickWorld(5, 16, 8, 64)
+    assert sweep_tasks(resolve_config(tree, "test")) == ((), Options(world=world))
+    asked = {"suites": ["quick"], "tasks": ["boolq"], "mirror": "mirror", "limit": 3}
+    config = resolve_config({**tree, "evaluation": asked, "fidelity": "reference"}, "test")
+    assert sweep_tasks(config) == ((*SUITES["quick"], "boolq"), Options(Path("mirror"), 3, "start", world))
+    with pytest.raises(UserError, match=r"quick asks about held-out records of data\.source=synthetic"):
+        resolve_config({**tree, "data": {"source": "extraction"}, "evaluation": asked}, "test")
+    with pytest.raises(UserError, match=r"evaluation\.suites"):
+        resolve_config({**tree, "evaluation": {"suites": ["lm_evl"]}}, "test")
 
 
 def test_the_quick_suite_is_made_of_held_out_records_by_seed() -> None:

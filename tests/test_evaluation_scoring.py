@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -274,6 +275,23 @@ def test_rolling_equals_the_harness(loaded: LoadedModel) -> None:
     assert answers[-1].tokens > 1024
     assert scores.metrics["ppl/made_rolling_word"] == pytest.approx(math.exp(-sum(expected) / words), rel=1e-6)
     assert scores.metrics["ppl/made_rolling"] == pytest.approx(math.exp(-sum(expected) / tokens), rel=1e-6)
+
+
+def test_generation_tasks_of_the_harness_stop_where_they_say(loaded: LoadedModel) -> None:
+    contexts = [sentence(n, 4 + n) for n in range(3)]
+    expected = []
+    for context in contexts:
+        ids: Any = torch.tensor([loaded.tokenizer(context)["input_ids"]])
+        with torch.inference_mode():
+            said: Any = loaded.model.generate(  # type: ignore[operator]
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0
+            )
+        expected.append(str(loaded.tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True)))
+    stop = expected[0][3:5]
+    asked = json.dumps({"until": [stop], "max_gen_toks": 12, "do_sample": False})
+    requests = tuple(Request(n, context, asked) for n, context in enumerate(contexts))
+    answers = answer_slice(loaded, Slice(Measure("harness_generation"), requests))
+    assert [answer.text for answer in answers] == [text.split(stop)[0] for text in expected]
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.integers(1, 12))

@@ -97,6 +97,18 @@ def test_what_is_in_the_store_is_not_done_again(
     assert _numbers(again) == _numbers(evaluations)
 
 
+def test_damaged_answers_are_asked_again(
+    one_actor: tuple[Store, list[Evaluation], list[Answered]], mirror: Path, subjects: list[Subject], tmp_path: Path
+) -> None:
+    shutil.copytree(one_actor[0].folder, tmp_path / "store")
+    store = Store(str(tmp_path / "store"))
+    shutil.rmtree(store.folder / "evaluations")
+    for manifest in (store.folder / "answers").glob("*/manifest.json"):
+        (manifest.parent / "answers.json").write_text("[]")
+    with pytest.raises(AssertionError, match="a Ray was asked for"):
+        evaluate_models(subjects, open_tasks(TASKS, Options(mirror=mirror)), store, ray=_no_ray)
+
+
 def test_a_new_model_under_an_old_store_is_evaluated(
     one_actor: tuple[Store, list[Evaluation], list[Answered]], mirror: Path, subjects: list[Subject]
 ) -> None:

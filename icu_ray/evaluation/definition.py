@@ -6,17 +6,21 @@ harness's index, which takes that long once.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.store import JsonValue, file_hash
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
 
 OWN_FOLDER = Path(__file__).parent / "tasks"
 HARNESS_FILES: Mapping[str, str] = {
@@ -115,9 +119,7 @@ def find_definition(name: str, known: tuple[str, ...] = ()) -> Definition:
         return read_definition(name, OWN_FOLDER / f"{name}.yaml")
     if name in HARNESS_FILES:
         return read_definition(name, _harness_folder() / HARNESS_FILES[name])
-    from lm_eval.tasks import TaskManager
-
-    index = TaskManager()
+    index = _harness_index()
     if name in index.all_groups or name in index.all_tags:
         raise UserError(f"task '{name}': this is a group of the harness; name its tasks, such as those of lm-eval ls")
     if name not in index.all_subtasks:
@@ -128,6 +130,13 @@ def find_definition(name: str, known: tuple[str, ...] = ()) -> Definition:
     if path is None:
         raise UserError(f"task '{name}' has no YAML file in the harness; only tasks with one can be evaluated")
     return read_definition(name, path)
+
+
+@functools.cache
+def _harness_index() -> TaskManager:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _harness_folder() -> Path:

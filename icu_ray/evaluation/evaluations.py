@@ -40,19 +40,25 @@ def _key(model_hash: str, precision: str, source: TaskSource) -> dict[str, JsonV
 
 def find_evaluation(store: Store, model: str, model_hash: str, precision: str, source: TaskSource) -> Evaluation | None:
     """What an earlier run found; `model` is the name it is to have here."""
-    key = _key(model_hash, precision, source)
-    if not store.contains(_KIND, key):
-        return None
+    folder = stored(store, _KIND, _key(model_hash, precision, source))
+    return None if folder is None else _read(folder, model, source.name)
 
-    class Damaged(Exception):
-        pass
+
+class _Damaged(Exception):
+    """An artefact is there and is not what was written; the store has said so and removed it."""
+
+
+def stored(store: Store, kind: str, key: Mapping[str, JsonValue]) -> Path | None:
+    """Folder of an artefact that is there and whole, else None."""
 
     def damaged(folder: Path) -> None:
-        raise Damaged
+        raise _Damaged
 
+    if not store.contains(kind, key):
+        return None
     try:
-        return _read(store.get_or_make(_KIND, key, damaged), model, source.name)
-    except Damaged:  # the store has removed it and said so; it is made again
+        return store.get_or_make(kind, key, damaged)
+    except _Damaged:
         return None
 
 

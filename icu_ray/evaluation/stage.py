@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.data.embedding import quiet_ray_data
 from icu_ray.errors import UserError
 from icu_ray.evaluation.actors import Answered, Evaluator, Pool, Subject, default_pool
-from icu_ray.evaluation.evaluations import Evaluation, find_evaluation, store_evaluation
+from icu_ray.evaluation.evaluations import Evaluation, find_evaluation, store_evaluation, stored
 from icu_ray.evaluation.requests import Answer, Slice, cut_slices, load_answers
 from icu_ray.evaluation.task import Task, TaskSource
 from icu_ray.models.loading import load_tokenizer
@@ -32,7 +32,7 @@ from icu_ray.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FILE = "answers.json"
+_KIND, _FILE = "answers", "answers.json"
 RETRIES = 5
 """Times a slice is asked again after the death of its actor."""
 
@@ -118,16 +118,10 @@ def _pending(subject: Subject, source: TaskSource, task: Task, store: Store) -> 
     answers = {}
     for number, part in enumerate(slices):
         key = part.key(subject.hash, subject.dtype)
-        if store.contains("answers", key):
-            answers[number] = load_answers((_get(store, key) / _FILE).read_bytes())
+        folder = stored(store, _KIND, key)
+        if folder is not None:
+            answers[number] = load_answers((folder / _FILE).read_bytes())
     return _Pending(subject, source, task, slices, answers)
-
-
-def _get(store: Store, key: Mapping[str, Any]) -> Path:
-    def gone(folder: Path) -> None:
-        raise UserError("stored answers of an evaluation are damaged and were removed; run the command again")
-
-    return store.get_or_make("answers", key, gone)
 
 
 def _finish(pending: _Pending, store: Store) -> Evaluation:
@@ -181,7 +175,7 @@ def _answered(
                     continue
                 data = row["answers"]
                 key = pending.slices[number].key(pending.subject.hash, pending.subject.dtype)
-                store.get_or_make("answers", key, lambda folder, data=data: _write(folder / _FILE, data))  # type: ignore[misc]
+                store.get_or_make(_KIND, key, lambda folder, data=data: _write(folder / _FILE, data))  # type: ignore[misc]
                 yield place, number, load_answers(data), told
 
 
