@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from bert_score import score as package_score
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import FAMILIES, PAD, tiny_model, tiny_rows
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from icu_ray.bundled import bundled_encoder
 from icu_ray.errors import UserError
-from icu_ray.metrics.bertscore import bertscore
+from icu_ray.metrics.bertscore import _encoder, bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
 from icu_ray.metrics.overlap import bleu, distinct_share, token_entropy
 from icu_ray.metrics.perplexity import perplexity
@@ -36,6 +38,41 @@ def test_one_beam_is_greedy_and_pads_are_unseen(family: str) -> None:
             with torch.no_grad():
                 tokens.append(int(model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
         assert row.tolist() == tokens[len(start) :]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    family=st.sampled_from(FAMILIES),
+    seed=st.integers(0, 3),
+    beams=st.integers(1, 4),
+    new=st.integers(1, 7),
+    pads=st.lists(st.integers(0, 4), min_size=1, max_size=5),
+    sharpness=st.sampled_from([0.2, 1.0, 4.0]),
+    eos=st.sampled_from([None, "rare", "likely"]),
+)
+def test_beam_search_is_that_of_transformers(
+    family: str, seed: int, beams: int, new: int, pads: list[int], sharpness: float, eos: str | None
+) -> None:
+    """Flat and peaked distributions, with an end-of-text that is often among the best tokens, prompts with pads."""
+    model = tiny_model(family, seed)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(sharpness)
+    prompts = np.random.default_rng(seed).integers(2, 60, size=(len(pads), 5))
+    mask = np.arange(5)[None] >= np.asarray(pads)[:, None]
+    prompts[~mask] = PAD
+    ids, attention = torch.from_numpy(prompts), torch.from_numpy(mask.astype(np.int64))
+    with torch.no_grad():
+        first = model(input_ids=ids[:1], attention_mask=attention[:1]).logits[0, -1].argsort(descending=True)
+    eos_id = None if eos is None else int(first[1 if eos == "likely" else 30])
+    settings = GenerationConfig(
+        max_new_tokens=new, num_beams=beams, do_sample=False, pad_token_id=PAD, eos_token_id=eos_id, bos_token_id=None
+    )
+    with torch.no_grad():
+        model.generation_config = settings
+        wanted = model.generate(input_ids=ids, attention_mask=attention, generation_config=settings)[:, 5:].numpy()
+    wanted = np.pad(wanted, ((0, 0), (0, new - wanted.shape[1])), constant_values=PAD)
+    said = generate_candidates(model, prompts, mask, max_new_tokens=new, pad_id=PAD, eos_id=eos_id, beams=beams)
+    assert said.tolist() == wanted.tolist()
 
 
 def test_a_folder_s_generation_settings_do_not_matter() -> None:
@@ -78,6 +115,26 @@ def test_bertscore_survives_empty_text_and_knows_equality() -> None:
     assert f1[2] == pytest.approx(1.0, abs=1e-5)
     assert f1[3] < 0.6
     np.testing.assert_allclose(f1[2:], 2 * precision[2:] * recall[2:] / (precision[2:] + recall[2:]), rtol=1e-6)
+
+
+def test_bertscore_is_the_package_s_and_embeds_a_text_once() -> None:
+    references = ["the cat sat on the mat", "entropy of the market", "a letter from the bank", "blood pressure 120"]
+    first = ["the cat sat on a mat", "entropy of the market", "the bank", "pressure is high in many words of text"]
+    second = [first[0], "it is another sentence", first[2], references[1]]
+    read: list[int] = []
+    encoder = _encoder("bundled", 5, "cpu")
+    hook = encoder.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(len(args[0])), with_kwargs=True
+    )
+    try:
+        for candidates, new_texts in ((first, 7), (second, 1), (second, 0)):
+            read.clear()
+            found = bertscore(candidates, references, encoder="bundled", layer=5, batch_size=3)
+            assert sum(read) == new_texts
+            wanted = package_score(candidates, references, model_type=str(bundled_encoder()), num_layers=5)
+            np.testing.assert_allclose(np.stack(found), torch.stack(wanted).numpy(), atol=1e-5)
+    finally:
+        hook.remove()
 
 
 def test_bertscore_refuses_a_layer_that_is_not_there() -> None:

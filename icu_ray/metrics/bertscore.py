@@ -1,7 +1,8 @@
 """BERTScore F1 between candidates and references (section IV-D2), with the encoder loaded once in a process.
 
 bert-score's definition: greedy matching of contextual token embeddings by cosine, no idf, no baseline rescaling. The
-embeddings and the matching are the package's; loading is ours, so that a local folder works and the model stays.
+embeddings and the matching are the package's; loading is ours, so that a local folder works and the model stays. Texts
+of the call before are not embedded again: a trial's references never change, nor do most candidates at first.
 
     precision, recall, f1 = bertscore(candidates, references, encoder="bundled", layer=6)
 """
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from icu_ray.bundled import bundled_encoder
 from icu_ray.errors import UserError
@@ -27,6 +30,43 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 
+class _Encoder:
+    """A BERT and the embeddings of the texts it was last asked for."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        special = {tokenizer.cls_token_id, tokenizer.sep_token_id}
+        self.weights = {token: float(token not in special) for token in range(len(tokenizer))}
+        self.embedded: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def has_tokens(self, text: str) -> bool:
+        """An unlearned model does emit empty text, or marks that the encoder's tokenizer drops."""
+        return bool(text.strip()) and len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) > 0
+
+    def embed(self, texts: Sequence[str], batch_size: int) -> None:
+        """Make `embedded` hold these texts and no others: (T, H) states and (T,) weights of each."""
+        from bert_score.utils import get_bert_embedding
+
+        asked = dict.fromkeys(texts)
+        self.embedded = {text: found for text, found in self.embedded.items() if text in asked}
+        missing = sorted((text for text in asked if text not in self.embedded), key=len)
+        for begin in range(0, len(missing), batch_size):
+            batch = missing[begin : begin + batch_size]
+            states, mask, weights = get_bert_embedding(
+                batch, self.model, self.tokenizer, self.weights, device=self.model.device
+            )
+            for text, row, tokens, row_weights in zip(batch, states, mask.sum(1).tolist(), weights, strict=True):
+                # Copies: a view would keep the whole batch.
+                self.embedded[text] = (row[:tokens].clone(), row_weights[:tokens].clone())
+
+    def padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, T, H) states, (N, T) mask and (N, T) weights of embedded texts, as bert-score's matching takes them."""
+        states, weights = map(list, zip(*(self.embedded[text] for text in texts), strict=True))
+        mask = pad_sequence([torch.ones(len(row), dtype=torch.bool, device=row.device) for row in states], True)
+        # Padding must have a norm to be divided by; the mask takes it out of the matching.
+        return pad_sequence(states, True, 2.0), mask, pad_sequence(weights, True).to(mask.device)
+
+
 def bertscore(
     candidates: Sequence[str],
     references: Sequence[str],
@@ -34,47 +74,32 @@ def bertscore(
     encoder: str,
     layer: int | None = None,
     device: torch.device | str = "cpu",
-    batch_size: int = 64,
+    batch_size: int = 16,
 ) -> tuple[Floats, Floats, Floats]:
     """(precision, recall, F1), each (N,) float64.
 
     encoder: hub id, folder, or 'bundled' (all-MiniLM-L6-v2, 6 layers). layer: hidden layer to take; None: the last.
-    An empty candidate or reference scores 0.
+    batch_size: texts in a forward, or pairs in a matching. An empty candidate or reference scores 0.
     """
     with _quiet():
-        from bert_score.utils import bert_cos_score_idf
+        from bert_score.utils import greedy_cos_idf
 
-    model, tokenizer = _encoder(encoder, layer, str(device))
+    bert = _encoder(encoder, layer, str(device))
     scores = np.zeros((3, len(candidates)))
-    filled = [
-        i
-        for i, (c, r) in enumerate(zip(candidates, references, strict=True))
-        if _has_tokens(tokenizer, c) and _has_tokens(tokenizer, r)
-    ]
-    if filled:
-        weights = dict.fromkeys(range(len(tokenizer)), 1.0)
-        weights[tokenizer.sep_token_id] = weights[tokenizer.cls_token_id] = 0.0
-        with torch.inference_mode(), _quiet():
-            found = bert_cos_score_idf(
-                model,
-                [references[i] for i in filled],
-                [candidates[i] for i in filled],
-                tokenizer,
-                weights,
-                device=device,
-                batch_size=batch_size,
-            )
-        scores[:, filled] = found.double().cpu().numpy().T
+    pairs = zip(candidates, references, strict=True)
+    filled = [i for i, (c, r) in enumerate(pairs) if bert.has_tokens(c) and bert.has_tokens(r)]
+    with torch.inference_mode(), _quiet():
+        bert.embed([text for i in filled for text in (candidates[i], references[i])], batch_size)
+        for begin in range(0, len(filled), batch_size):
+            block = filled[begin : begin + batch_size]
+            wanted, heard = bert.padded([references[i] for i in block]), bert.padded([candidates[i] for i in block])
+            for kind, values in enumerate(greedy_cos_idf(*wanted, *heard)):
+                scores[kind, block] = values.double().cpu().numpy()
     return scores[0], scores[1], scores[2]
 
 
-def _has_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    # An unlearned model does emit empty text, or marks that the encoder's tokenizer drops.
-    return bool(text.strip()) and len(tokenizer(text, add_special_tokens=False)["input_ids"]) > 0
-
-
 @lru_cache(maxsize=2)
-def _encoder(name: str, layer: int | None, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _encoder(name: str, layer: int | None, device: str) -> _Encoder:
     from transformers import AutoModel, AutoTokenizer
 
     source = str(bundled_encoder()) if name == "bundled" else name
@@ -92,7 +117,7 @@ def _encoder(name: str, layer: int | None, device: str) -> tuple[PreTrainedModel
             raise UserError(f"filter.encoder_layer: '{name}' has {layers} layers, found {layer}")
         # The layers above are not needed; the definition takes the states after `layer`.
         model.encoder.layer = model.encoder.layer[:layer]
-    return model.to(device).eval(), tokenizer
+    return _Encoder(model.to(device).eval(), tokenizer)
 
 
 @contextlib.contextmanager

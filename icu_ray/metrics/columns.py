@@ -8,7 +8,7 @@ on. Buffers are allocated once; a step writes one column in place, nothing is co
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -65,8 +65,6 @@ class ColumnCache(Cache):
     Buffers hold the columns from `first` on.
     """
 
-    layers: list[_ColumnLayer]
-
     def __init__(self, config: PretrainedConfig, rows: int, length: int) -> None:
         self.rows = rows
         self.length = length
@@ -75,6 +73,11 @@ class ColumnCache(Cache):
         self.column = 0
         super().__init__(layers=[_ColumnLayer(self) for _ in range(config.get_text_config().num_hidden_layers)])
 
+    @property
+    def column_layers(self) -> list[_ColumnLayer]:
+        """The layers, with their type."""
+        return cast("list[_ColumnLayer]", self.layers)
+
     def open(self, rows: slice, column: int) -> None:
         """The next forward is for these rows, which have `column` cached tokens."""
         self.opened = rows
@@ -82,11 +85,11 @@ class ColumnCache(Cache):
 
     def bytes_per_column(self) -> int:
         """Bytes of one column of one row of a cache that has been written to."""
-        buffers = [buffer for layer in self.layers for buffer in (layer.keys, layer.values)]
+        buffers = [buffer for layer in self.column_layers for buffer in (layer.keys, layer.values)]
         return sum(b[0, :, 0].numel() * b.element_size() for b in buffers)
 
 
-class _TailLayer(_ColumnLayer):
+class _TailLayer(_ColumnLayer):  # type: ignore[no-untyped-call]
     """A row's own columns, behind the prefix that the rows of one sequence share."""
 
     owner: TailCache
@@ -111,28 +114,27 @@ class _TailLayer(_ColumnLayer):
 class TailCache(ColumnCache):
     """Cache of up to `rows` continuations of sequences of `truth`, none of which begins before column `first` >= 1.
 
-    sequences: (S,) int64, rows of truth that are continued, ascending; a row's source is an index into them.
+    length: columns that fit, those of the prefix included. sequences: (S,) int64, rows of truth that are continued,
+    ascending; a row's source is an index into them.
     """
 
     grouping: Grouping
 
-    def __init__(self, truth: ColumnCache, sequences: Tensor, rows: int, first: int) -> None:
+    def __init__(self, truth: ColumnCache, sequences: Tensor, rows: int, first: int, length: int) -> None:
         self.rows = rows
-        self.length = truth.length
+        self.length = length
         self.first = first
         self.opened = slice(0, 0)
         self.column = first
         self.sequences = len(sequences)
         self.sources = sequences[:0]
-        layers = [_TailLayer(self, layer, sequences) for layer in truth.layers]
-        Cache.__init__(self, layers=layers)
+        Cache.__init__(self, layers=[_TailLayer(self, layer, sequences) for layer in truth.column_layers])
 
     def join(self, sources: Tensor, column: int) -> None:
         """New open rows that continue these sequences, of which they have the first `column` tokens."""
         begin = len(self.sources)
         self.sources = torch.cat([self.sources, sources])
-        for layer in self.layers:
-            assert isinstance(layer, _TailLayer)
+        for layer in cast("list[_TailLayer]", self.layers):
             for own, truth in ((layer.keys, layer.truth_keys), (layer.values, layer.truth_values)):
                 copied = truth[:, :, self.first : column].index_select(0, sources)
                 own[begin : len(self.sources), :, : column - self.first] = copied
@@ -140,7 +142,7 @@ class TailCache(ColumnCache):
 
     def keep(self, rows: Tensor, column: int) -> None:
         """Of the open rows only these go on, in this order; `column` is the number of cached tokens."""
-        for layer in self.layers:
+        for layer in self.column_layers:
             for own in (layer.keys, layer.values):
                 own[: len(rows), :, : column - self.first] = own[:, :, : column - self.first].index_select(0, rows)
         self.sources = self.sources.index_select(0, rows)

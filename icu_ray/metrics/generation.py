@@ -7,11 +7,13 @@ texts = decode_candidates(tokenizer, ids, strip_special=True)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from icu_ray.metrics.beams import beam_search
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,41 +34,29 @@ def generate_candidates(
     """(N, max_new_tokens) int64 new tokens, padded with pad_id after an end-of-text.
 
     prompt_ids, prompt_mask: (N, P) left padded. Beam search as the authors run it: no sampling, early_stopping off,
-    length penalty 1. use_mask=False attends to pads (the authors). A model whose scores are NaN says pads only.
+    length penalty 1; a model folder's generation settings do not matter. use_mask=False attends to pads (the authors).
+    A model whose scores are NaN says pads only.
     """
-    from transformers import GenerationConfig
-
-    # A config of our own: whatever a model's folder sets (repetition penalty, sampling) must not change the measure.
-    settings = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=max_new_tokens,
-        num_beams=beams,
-        do_sample=False,
-        early_stopping=False,
-        length_penalty=1.0,
-        pad_token_id=pad_id,
-        eos_token_id=eos_id,
-        bos_token_id=None,
-    )
     result = np.full((len(prompt_ids), max_new_tokens), pad_id, dtype=np.int64)
-    original, model.generation_config = model.generation_config, settings
+    seen = prompt_mask if use_mask else np.ones_like(prompt_mask)
+    padded = np.asarray(~seen.all(axis=1))
     was_training = model.training
     model.train(False)
     try:
         with torch.inference_mode():
-            for begin in range(0, len(prompt_ids), batch_size):
-                block = slice(begin, begin + batch_size)
-                ids = torch.from_numpy(prompt_ids[block]).to(model.device)
-                seen = prompt_mask[block] if use_mask else np.ones_like(prompt_mask[block])
-                mask = torch.from_numpy(seen.astype(np.int64)).to(model.device)
-                if not bool(torch.isfinite(model(input_ids=ids[:1, -1:], use_cache=False).logits).all()):
-                    continue
-                said: Any = model.generate(  # type: ignore[operator]
-                    input_ids=ids, attention_mask=mask, generation_config=settings
-                )
-                new = said[:, ids.shape[1] :].cpu().numpy()
-                result[block, : new.shape[1]] = new
+            # Prompts without pads, almost all as a rule, need no mask.
+            for members in (np.flatnonzero(~padded), np.flatnonzero(padded)):
+                for begin in range(0, len(members), batch_size):
+                    block = members[begin : begin + batch_size]
+                    ids = torch.from_numpy(prompt_ids[block]).to(model.device)
+                    mask = torch.from_numpy(seen[block]).to(model.device) if padded[block[0]] else None
+                    if not bool(torch.isfinite(model(input_ids=ids[:1, -1:], use_cache=False).logits).all()):
+                        continue
+                    said = beam_search(
+                        model, ids, mask, beams=beams, max_new_tokens=max_new_tokens, pad_id=pad_id, eos_id=eos_id
+                    )
+                    result[block] = said.cpu().numpy()
     finally:
-        model.generation_config = original
         model.train(was_training)
     return result
 

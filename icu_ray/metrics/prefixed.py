@@ -48,7 +48,8 @@ class Grouping:
         grid = rows.new_zeros((self.sequences, heads, self.width, queries, inner))
         grid.transpose(1, 2)[self.sources, self.ranks] = rows
         product = grid.flatten(2, 3) @ shared
-        return product.unflatten(2, (self.width, queries)).transpose(1, 2)[self.sources, self.ranks]
+        product = product.view(self.sequences, heads, self.width, queries, -1).transpose(1, 2)
+        return product[self.sources, self.ranks]
 
 
 class PrefixedStates(Tensor):
@@ -67,7 +68,7 @@ class PrefixedStates(Tensor):
         rows, heads, columns, width = own.shape
         columns += shared.shape[2]
         shape = (rows, heads, width, columns) if turned else (rows, heads, columns, width)
-        made: PrefixedStates = Tensor._make_wrapper_subclass(cls, shape, dtype=own.dtype, device=own.device)  # type: ignore[attr-defined]
+        made: PrefixedStates = Tensor._make_wrapper_subclass(cls, shape, dtype=own.dtype, device=own.device)
         made.shared, made.own, made.grouping, made.turned = shared, own, grouping, turned
         return made
 
@@ -92,7 +93,7 @@ class PrefixedStates(Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         if func in _METADATA:
-            return super().__torch_function__(func, types, args, dict(kwargs))
+            return super().__torch_function__(func, types, args, dict(kwargs))  # type: ignore[no-untyped-call]
         by_parts = _BY_PARTS.get(func)
         found = NotImplemented if by_parts is None else by_parts(*args, **kwargs)
         if found is not NotImplemented:
@@ -101,7 +102,7 @@ class PrefixedStates(Tensor):
         return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise RuntimeError(f"{func} reached a tensor that has no memory of its own")
 
 

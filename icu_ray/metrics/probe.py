@@ -166,7 +166,7 @@ def _teacher_forced(
 
 
 def _sequences_at_once(model: PreTrainedModel, length: int) -> int:
-    tokens = LOGITS_AT_ONCE // model.config.get_text_config().vocab_size
+    tokens = LOGITS_AT_ONCE // int(model.config.get_text_config().vocab_size)
     if model.device.type == "cpu":
         tokens = min(tokens, TOKENS_AT_ONCE_ON_CPU)
     return max(1, tokens // length)
@@ -248,7 +248,7 @@ def _decode_columns(
     sources = torch.from_numpy(indices).to(device)
     said = torch.tensor([part.said_at(row, position) for position, row in jobs], device=device)
     written = torch.zeros((len(jobs), length), dtype=torch.int64, device=device)
-    cache = TailCache(truth, torch.from_numpy(continued).to(device), len(jobs), int(columns[0]))
+    cache = TailCache(truth, torch.from_numpy(continued).to(device), len(jobs), int(columns[0]), length)
     joined = 0
     alive = torch.zeros(0, dtype=torch.int64, device=device)  # job of each open cache row
     tokens = torch.zeros(0, dtype=torch.int64, device=device)
