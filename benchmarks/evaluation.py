@@ -15,7 +15,6 @@ import contextlib
 import io
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from table import machine
 
 from icu_ray.evaluation.actors import Pool, Subject
 from icu_ray.evaluation.definition import find_definition
@@ -167,8 +167,7 @@ def main() -> None:
         )
     rows = measure(arguments.mirror, arguments.limit)
     if arguments.json:
-        machine = {"cpu": platform.processor() or platform.machine(), "threads": THREADS, "torch": torch.__version__}
-        print(json.dumps({"rows": rows, "machine": machine}))
+        print(json.dumps({"rows": rows, "machine": machine()}))
         return
     print(f"{'case':<52} {'other s':>9} {'ours s':>8} {'ratio':>7}")
     for row in rows:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from typing import Any
 
 import numpy as np
 import torch
+from table import machine
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from icu_ray.data.examples import Columns, TokenRows
@@ -157,8 +157,7 @@ def main() -> None:
     families = ("gpt_neo",) if arguments.quick else ("gpt_neo", "llama")
     rows = [measure(f, level, 16 if arguments.quick else 64) for f in families for level in levels]
     if arguments.json:
-        machine = {"cpu": platform.processor() or platform.machine(), "threads": 2, "torch": torch.__version__}
-        print(json.dumps({"rows": rows, "machine": machine}))
+        print(json.dumps({"rows": rows, "machine": machine()}))
         return
     print(f"{'case':<20} {'EL10':>6} {'plain s':>9} {'ours s':>8} {'ratio':>7} {'limit':>7} {'share':>6}")
     for row in rows:

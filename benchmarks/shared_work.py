@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from table import machine, print_table
 from tiny_sweep import TINY, python
 
 SAMPLES, ALPHAS, BETAS = (0, 1), (0.5, 1.0), (0.5, 1.0)
@@ -65,14 +65,9 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = measure()
     if arguments.json:
-        print(json.dumps({"rows": rows, "machine": {"cores": os.cpu_count()}}))
+        print(json.dumps({"rows": rows, "machine": machine()}))
         return
-    print(f"{'case':<20} {'alone s':>8} {'grid s':>8} {'ratio':>6} {'made alone':>11} {'made':>5}")
-    for row in rows:
-        print(
-            f"{row['case']:<20} {row['other']:>8.1f} {row['ours']:>8.1f} {row['ratio']:>6.1f} "
-            f"{row['made_alone']:>11} {row['made']:>5}"
-        )
+    print_table(rows, {"case": "", "other": ".1f", "ours": ".1f", "ratio": ".1f", "made_alone": "d", "made": "d"})
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from table import machine, print_table
 from tiny_sweep import TINY, python
 
 from icu_ray.plan import Plan
@@ -142,11 +142,9 @@ def main() -> None:
         return
     rows = measure(arguments.trials)
     if arguments.json:
-        print(json.dumps({"rows": rows, "machine": {"cores": os.cpu_count()}}))
+        print(json.dumps({"rows": rows, "machine": machine()}))
         return
-    print(f"{'case':<14} {'plain s':>8} {'ours s':>8} {'ratio':>6}")
-    for row in rows:
-        print(f"{row['case']:<14} {row['other']:>8.1f} {row['ours']:>8.1f} {row['ratio']:>6.1f}")
+    print_table(rows, {"case": "", "other": ".1f", "ours": ".1f", "ratio": ".1f"})
 
 
 if __name__ == "__main__":
