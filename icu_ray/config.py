@@ -181,7 +181,7 @@ class TokensConfig(Section):
 
 
 class PairsConfig(Section):
-    """Analogous data (section IV-B2, V-D): the nearest neighbour of each target in the pool."""
+    """Analogous data (section IV-C2, V-D): the nearest neighbour of each target in the pool."""
 
     pool: Literal["remaining"] = "remaining"
     metric: Literal["cosine"] = "cosine"
