@@ -17,6 +17,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -55,7 +56,8 @@ class ModelConfig(Section):
     """Default: 0 for stand-ins, 1 otherwise. Never part of a trial's identity."""
     cpus_per_worker: Count = 1
     precision: Literal["fp32", "bf16"] = "fp32"
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    zero_stage: Annotated[int, Field(ge=0, le=2)] = 0
+    """ZeRO stage; at 3 the weights are spread over workers, which saving does not gather yet."""
     offload_optimizer: bool = False
     micro_batch: Count | None = None
     """Samples per forward of one worker; default: the global batch divided by the workers."""
@@ -161,6 +163,12 @@ class MethodConfig(Section):
     settings: dict[str, float | int | str | bool] = {}
     """What this method alone understands, for example {"beta_dpo": 0.1}."""
 
+    @model_validator(mode="after")
+    def _one_grid(self) -> MethodConfig:
+        if self.cells is not None and self.model_fields_set & {"alpha", "beta"}:
+            raise ValueError("give either 'cells' or 'alpha' and 'beta': beside cells they would count for nothing")
+        return self
+
     def grid(self) -> tuple[tuple[float, float], ...]:
         """The (alpha, beta) cells in their written order."""
         if self.cells is not None:
@@ -221,7 +229,7 @@ class OptimConfig(Section):
     """Adam as in the authors' code: no weight decay, no schedule, no clipping."""
 
     lr: Positive = 5e-6
-    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.98)
     eps: Positive = 1e-8
 
 
@@ -263,7 +271,7 @@ class ElConfig(Section):
     start: Annotated[int, Field(ge=1)] | None = None
     """First prefix length; default: the suffix's start (150), the authors' choice; 1 is Jang et al.'s."""
     denominator: Literal["label", "generation"] = "label"
-    batch_cut: int | None = None
+    batch_cut: Count | None = None
     """Reproduce generate()'s whole-batch end-of-text cut for batches of this size (the authors': 8)."""
 
 

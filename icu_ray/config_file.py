@@ -38,7 +38,7 @@ FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "loss": {"span": "prefix_suffix", "reduction": "sum", "kl": "kl", "kl_positions": "span"},
         "filter": {"rule": "and", "sticky": True, "at_start": False, "prompt": "prefix", "strip_special": True},
         "eval": {"span": "prefix_suffix"},
-        "el": {"denominator": "generation"},
+        "el": {"start": 1, "denominator": "generation"},
         "train": {"empty_batch": "skip", "batching": "repack"},
         "stop": {"rule": "and", "on_empty": True},
     },

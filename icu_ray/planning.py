@@ -5,11 +5,13 @@ plan = plan_config(find_config("paper"), ["samples=[0]"])
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import icu_ray
-from icu_ray.config import ExtractionData, SweepConfig
+from icu_ray.bundled import resolve_encoder
+from icu_ray.config import ExtractionData, FilterConfig, SweepConfig
 from icu_ray.config_file import load_config
 from icu_ray.data.sources import check_data
 from icu_ray.errors import UserError, did_you_mean
@@ -53,6 +55,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
         if model.source is not None:
             check_model_source(model.source)
     _refuse_impossible_scale(config)
+    _check_filter_encoder(config.filter)
     missing = ""
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
@@ -70,3 +73,21 @@ def _refuse_impossible_scale(config: SweepConfig) -> None:
                 f"models.{number}.workers: {model.name} needs {model.workers} workers at once, but "
                 f"resources.max_workers allows {limit}"
             )
+
+
+def _check_filter_encoder(settings: FilterConfig) -> None:
+    """UserError when BERTScore's encoder is a folder that is none, or has fewer layers than the config asks for."""
+    folder = Path(resolve_encoder(settings.encoder)).expanduser()
+    if not folder.is_dir():
+        if settings.encoder.startswith((".", "/", "~")):
+            raise UserError(f"filter.encoder: {settings.encoder}: no such folder; give a hub id, a folder or 'bundled'")
+        return  # a hub id
+    try:
+        layers = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"filter.encoder: {settings.encoder}: holds no config.json of an encoder ({error})") from error
+    if settings.encoder_layer is not None and settings.encoder_layer > layers:
+        raise UserError(
+            f"filter.encoder_layer: expected at most {layers}, the layers of {settings.encoder}, found "
+            f"{settings.encoder_layer}"
+        )

@@ -117,11 +117,15 @@ def provenance_of(config: SweepConfig, data: str) -> Provenance:
     )
 
 
-def _without_secrets(tree: dict[str, Any]) -> dict[str, Any]:
+def _without_secrets(tree: Any) -> Any:
+    """The same plain tree, its addresses (storage, tracking, ...) as they may be shown."""
     from icu_ray.tracking import without_secrets
 
-    uri = tree["tracking"]["uri"]
-    return {**tree, "tracking": {**tree["tracking"], "uri": None if uri is None else without_secrets(uri)}}
+    if isinstance(tree, dict):
+        return {key: _without_secrets(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_secrets(value) for value in tree]
+    return without_secrets(tree) if isinstance(tree, str) and "://" in tree else tree
 
 
 def _run(plan: Plan, limits: Limits) -> int:

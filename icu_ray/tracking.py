@@ -9,6 +9,7 @@ next sweep) sends the rest.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -34,6 +35,7 @@ from icu_ray.results import (
     read_samples,
     read_spec,
     read_sweep,
+    to_json,
     trial_ids,
 )
 from icu_ray.store import join, list_dir, local_path, read_bytes
@@ -43,7 +45,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _log = logging.getLogger(__name__)
-SWEEP_TAG, TRIAL_TAG, COMPLETE_TAG = "icu_ray.sweep", "icu_ray.trial_id", "icu_ray.complete"
+SWEEP_TAG, TRIAL_TAG = "icu_ray.sweep", "icu_ray.trial_id"
+COMPLETE_TAG = "icu_ray.complete"
+"""Which result (`_mark`) is wholly on the server."""
 PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
 STATUS = {"finished": "FINISHED", "not_forgotten": "FINISHED", "failed": "FAILED"}
 RETRY_SECONDS = 30.0
@@ -58,9 +62,10 @@ def tracking_uri(storage: str, configured: str | None = None) -> str:
     return f"sqlite:///{(folder if folder is not None else Path()).resolve() / 'mlflow.db'}"
 
 
-def without_secrets(uri: str) -> str:
-    """An address that may be shown: user and password left out."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def without_secrets(text: str) -> str:
+    """An address, or a text that holds some, as it may be shown: without user, password and secret query values."""
+    shown = re.sub(r"://[^\s'\"]*@", "://", text)  # up to the last @: a password may hold / and @ itself
+    return re.sub(r"(?i)([?&][^=&\s]*(?:token|key|password|secret|sig)[^=&\s]*=)[^&\s'\"]+", r"\1...", shown)
 
 
 def ui_command(uri: str) -> str:
@@ -85,7 +90,7 @@ class SyncState:
     parent: str | None = None
     runs: dict[str, str] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
-    complete: set[str] = field(default_factory=set)
+    complete: dict[str, str] = field(default_factory=dict)
 
 
 def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = None, over: bool = False) -> int:
@@ -103,10 +108,15 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
             paths = TrialPaths.of(storage, sweep, trial_id)
             result = read_result(paths)
             results.append(result)
-            if trial_id not in state.complete:
+            if result is None or state.complete.get(trial_id) != _mark(result):
                 sent += _sync_trial(client, parent, paths, trial_id, result, state, over)
         _finish_parent(client, parent, storage, sweep, results, over)
     return sent
+
+
+def _mark(result: TrialResult) -> str:
+    """Tells one result of a trial from another: a trial that failed may be run again."""
+    return hashlib.sha256(to_json(asdict(result))).hexdigest()[:16]
 
 
 def _client(uri: str) -> MlflowClient:
@@ -175,14 +185,14 @@ def _sync_trial(
     run_id = state.runs.get(trial_id) or _child(client, parent, trial_id, spec)
     state.runs[trial_id] = run_id
     run = client.get_run(run_id)
-    if run.data.tags.get(COMPLETE_TAG) == "yes" and result is not None:
-        state.complete.add(trial_id)
+    if result is not None and run.data.tags.get(COMPLETE_TAG) == _mark(result):
+        state.complete[trial_id] = _mark(result)
         return 0
     sent = _send_epochs(client, run_id, history)
     state.epochs[trial_id] = len(history)
     if result is not None:
         sent += _send_result(client, run, paths, result)
-        state.complete.add(trial_id)
+        state.complete[trial_id] = _mark(result)
     elif over and run.info.status == "RUNNING":
         client.set_terminated(run_id, "KILLED")
     elif not over and run.info.status != "RUNNING":
@@ -229,6 +239,7 @@ def _child(client: MlflowClient, parent: Run, trial_id: str, spec: TrialSpec) ->
     run = client.create_run(experiment, run_name=spec.name, tags=tags)
     params = {"model": spec.model, "method": spec.method, "sample": spec.sample, **weights}
     client.log_batch(run.info.run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()][:100])
+    client.log_dict(run.info.run_id, dict(spec.settings), "settings.yaml")
     return str(run.info.run_id)
 
 
@@ -262,7 +273,7 @@ def _send_result(client: MlflowClient, run: Run, paths: TrialPaths, result: Tria
     if result.before and result.after and result.before.ppl_heldout and result.after.ppl_heldout is not None:
         values["ppl_heldout_ratio"] = result.after.ppl_heldout / result.before.ppl_heldout
     there = run.data.metrics
-    sent = _send(client, run_id, {k: v for k, v in values.items() if k not in there}, result.epochs)
+    sent = _send(client, run_id, {k: v for k, v in values.items() if there.get(k) != v}, result.epochs)
     samples = read_samples(paths)
     if samples:
         rows = [asdict(sample) for sample in samples]
@@ -272,9 +283,10 @@ def _send_result(client: MlflowClient, run: Run, paths: TrialPaths, result: Tria
         client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "samples.json", "type": "table"}]')
     client.set_tag(run_id, "status", result.status)
     client.set_tag(run_id, "reason", result.reason[:5000])
-    client.set_tag(run_id, "model_path", paths.model)
+    if list_dir(paths.model):
+        client.set_tag(run_id, "model_path", without_secrets(paths.model))
     client.set_terminated(run_id, STATUS[result.status])
-    client.set_tag(run_id, COMPLETE_TAG, "yes")
+    client.set_tag(run_id, COMPLETE_TAG, _mark(result))
     return sent
 
 

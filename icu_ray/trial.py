@@ -272,6 +272,7 @@ def _save_model(loaded: LoadedModel, url: str) -> None:
         loaded.tokenizer.save_pretrained(folder)
         remove(url)
         if target is not None:
+            os.chmod(folder, 0o755)  # mkdtemp's folders are for their owner alone; results are for whoever may read
             os.rename(folder, target)
             os.mkdir(folder)  # for the context manager to remove
         else:

@@ -33,7 +33,7 @@ from icu_ray.results import (
     write_result,
     write_samples,
 )
-from icu_ray.tracking import Tracker, sync_sweep, tracking_uri, ui_command, without_secrets
+from icu_ray.tracking import SyncState, Tracker, sync_sweep, tracking_uri, ui_command, without_secrets
 
 WEIGHTS = {"alpha": 0.5, "beta": 1.0, "lr": 5e-6, "seed": 42}
 MADE_BY = Provenance("0.1.0", "c0ffee" * 7, False, data="d" * 64, model="m" * 64, config={"fidelity": "default"})
@@ -171,11 +171,23 @@ def test_a_sweep_on_a_server(server: Server, tmp_path: Path) -> None:
     wanted = {"model": "m", "method": "icu", "seed": "42", "alpha": "0.5", "beta": "1.0", "dataset_hash": "d" * 16}
     assert wanted.items() <= done.data.tags.items()
     assert done.data.tags["model_hash"] == "m" * 16
-    assert done.data.tags["model_path"] == paths[0].model
+    assert "model_path" not in done.data.tags  # no model was kept
     client = MlflowClient(server.uri)
     assert client.download_artifacts(done.info.run_id, "samples.json", str(tmp_path)).endswith("samples.json")
     config = client.download_artifacts(parent.info.run_id, "config.yaml", str(tmp_path))
     assert yaml.safe_load(Path(config).read_text())["name"] == "whole"
+
+
+def test_a_trial_that_failed_and_then_forgot(server: Server, tmp_path: Path) -> None:
+    (path,) = make_sweep(tmp_path, "again", trials=1)
+    end_trial(path, 0, "failed")
+    state = SyncState()
+    sync_sweep(str(tmp_path), "again", server.uri, state=state)
+    assert runs(server.uri, "again")[1]["icu-m-s0"].info.status == "FAILED"
+    end_trial(path, 0, "finished")
+    sync_sweep(str(tmp_path), "again", server.uri, state=state, over=True)
+    child = runs(server.uri, "again")[1]["icu-m-s0"]
+    assert (child.info.status, child.data.tags["status"]) == ("FINISHED", "finished")
 
 
 def test_a_server_that_is_away_and_one_that_dies(
@@ -237,3 +249,6 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert tracking_uri(str(tmp_path), "http://a") == "http://me:secret@b"
     assert "secret" not in ui_command(tracking_uri(str(tmp_path)))
     assert without_secrets("http://me:secret@b/x") == "http://b/x"
+    assert without_secrets("postgresql://u:p/w@h/db and u") == "postgresql://h/db and u"
+    assert without_secrets("http://u:p@ss@h/x") == "http://h/x"
+    assert without_secrets("s3://b/x?token=abc&a=1") == "s3://b/x?token=...&a=1"

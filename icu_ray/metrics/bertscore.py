@@ -28,43 +28,56 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Floats = NDArray[np.float64]
+Embedded = dict[str, tuple[Tensor, Tensor]]
 
 
 class _Encoder:
-    """A BERT and the embeddings of the texts it was last asked for."""
+    """A BERT and the embeddings of the references it was last asked for."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
         special = {tokenizer.cls_token_id, tokenizer.sep_token_id}
         self.weights = {token: float(token not in special) for token in range(len(tokenizer))}
-        self.embedded: dict[str, tuple[Tensor, Tensor]] = {}
+        self._references: tuple[tuple[tuple[str, ...], int], Embedded] | None = None
 
     def has_tokens(self, text: str) -> bool:
         """An unlearned model does emit empty text, or marks that the encoder's tokenizer drops."""
         return bool(text.strip()) and len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) > 0
 
-    def embed(self, texts: Sequence[str], batch_size: int) -> None:
-        """Make `embedded` hold these texts and no others: (T, H) states and (T,) weights of each."""
+    def of_references(self, references: Sequence[str], batch_size: int) -> Embedded:
+        """Embeddings of the references, made once for as long as the same ones are asked for."""
+        asked = (tuple(references), batch_size)
+        if self._references is None or self._references[0] != asked:
+            self._references = asked, self.embed([text for text in references if self.has_tokens(text)], batch_size)
+        return self._references[1]
+
+    def embed(self, texts: Sequence[str], batch_size: int) -> Embedded:
+        """(T, H) states and (T,) weights of each text.
+
+        Batches depend on `texts` alone and not on what was asked before, so that a trial that is continued gets the
+        same numbers to the last bit.
+        """
         from bert_score.utils import get_bert_embedding
 
-        asked = dict.fromkeys(texts)
-        self.embedded = {text: found for text, found in self.embedded.items() if text in asked}
-        missing = sorted((text for text in asked if text not in self.embedded), key=len)
-        for begin in range(0, len(missing), batch_size):
-            batch = missing[begin : begin + batch_size]
+        embedded: Embedded = {}
+        distinct = sorted(dict.fromkeys(texts), key=len)
+        for begin in range(0, len(distinct), batch_size):
+            batch = distinct[begin : begin + batch_size]
             states, mask, weights = get_bert_embedding(
                 batch, self.model, self.tokenizer, self.weights, device=self.model.device
             )
             for text, row, tokens, row_weights in zip(batch, states, mask.sum(1).tolist(), weights, strict=True):
                 # Copies: a view would keep the whole batch.
-                self.embedded[text] = (row[:tokens].clone(), row_weights[:tokens].clone())
+                embedded[text] = (row[:tokens].clone(), row_weights[:tokens].clone())
+        return embedded
 
-    def padded(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, T, H) states, (N, T) mask and (N, T) weights of embedded texts, as bert-score's matching takes them."""
-        states, weights = map(list, zip(*(self.embedded[text] for text in texts), strict=True))
-        mask = pad_sequence([torch.ones(len(row), dtype=torch.bool, device=row.device) for row in states], True)
-        # Padding must have a norm to be divided by; the mask takes it out of the matching.
-        return pad_sequence(states, True, 2.0), mask, pad_sequence(weights, True).to(mask.device)
+
+def _padded(texts: Sequence[str], embedded: Embedded) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, T, H) states, (N, T) mask and (N, T) weights of embedded texts, as bert-score's matching takes them."""
+    states, weights = map(list, zip(*(embedded[text] for text in texts), strict=True))
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.bool, device=row.device) for row in states], True)
+    # Padding must have a norm to be divided by; the mask takes it out of the matching.
+    return pad_sequence(states, True, 2.0), mask, pad_sequence(weights, True).to(mask.device)
 
 
 def bertscore(
@@ -89,10 +102,12 @@ def bertscore(
     pairs = zip(candidates, references, strict=True)
     filled = [i for i, (c, r) in enumerate(pairs) if bert.has_tokens(c) and bert.has_tokens(r)]
     with torch.inference_mode(), _quiet():
-        bert.embed([text for i in filled for text in (candidates[i], references[i])], batch_size)
+        meant = bert.of_references(references, batch_size)
+        said = bert.embed([candidates[i] for i in filled], batch_size)
         for begin in range(0, len(filled), batch_size):
             block = filled[begin : begin + batch_size]
-            wanted, heard = bert.padded([references[i] for i in block]), bert.padded([candidates[i] for i in block])
+            wanted = _padded([references[i] for i in block], meant)
+            heard = _padded([candidates[i] for i in block], said)
             for kind, values in enumerate(greedy_cos_idf(*wanted, *heard)):
                 scores[kind, block] = values.double().cpu().numpy()
     return scores[0], scores[1], scores[2]

@@ -49,7 +49,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.")
     waiting = [trial for trial in plan.trials if trial.status not in DONE]
     if any(trial.model.gpus for trial in waiting):
-        console.print(f"Estimate for what is left: {plan.gpu_hours:.1f} GPU hours (a rough figure, within a factor 3).")
+        console.print(
+            f"Estimate for what is left: {plan.gpu_hours:.1f} GPU hours (counted operations; see minutes_per_epoch)."
+        )
     elif waiting:
         console.print(f"Estimate for what is left: {plan.worker_minutes:.0f} worker minutes on CPU.")
     console.print(f"Fidelity '{config.fidelity}'; results go to {config.storage.rstrip('/')}/{config.name}.")
