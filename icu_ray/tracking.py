@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.results import (
     EpochRecord,
     Provenance,
+    Sweep,
     TrialPaths,
     TrialResult,
     TrialSpec,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _log = logging.getLogger(__name__)
-SWEEP_TAG, TRIAL_TAG = "icu_ray.sweep", "icu_ray.trial_id"
+SWEEP_TAG, SWEEP_ID_TAG, TRIAL_TAG = "icu_ray.sweep", "icu_ray.sweep_id", "icu_ray.trial_id"
 COMPLETE_TAG = "icu_ray.complete"
 """Which result (`_mark`) is wholly on the server."""
 PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
@@ -101,13 +102,16 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
     state = state or SyncState()
     with _quiet():
         client = _client(uri)
-        parent = _parent(client, storage, sweep, uri, state)
+        known = read_sweep(storage, sweep)
+        parent = _parent(client, storage, sweep, known, uri, state)
         sent = 0
         results = []
+        planned = None if known is None else {spec.trial_id for spec in known.trials}
         for trial_id in trial_ids(storage, sweep):
             paths = TrialPaths.of(storage, sweep, trial_id)
             result = read_result(paths)
-            results.append(result)
+            if planned is None or trial_id in planned:  # others are left of an earlier config
+                results.append(result)
             if result is None or state.complete.get(trial_id) != _mark(result):
                 sent += _sync_trial(client, parent, paths, trial_id, result, state, over)
         _finish_parent(client, parent, storage, sweep, results, over)
@@ -138,19 +142,21 @@ def _experiment(client: MlflowClient, name: str, storage: str, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=location))
 
 
-def _parent(client: MlflowClient, storage: str, sweep: str, uri: str, state: SyncState) -> Run:
+def _parent(client: MlflowClient, storage: str, sweep: str, spec: Sweep | None, uri: str, state: SyncState) -> Run:
+    """The sweep's run, found by the id of its folder: another storage may hold a sweep of the same name."""
     if state.parent is not None:
         return client.get_run(state.parent)
-    spec = read_sweep(storage, sweep)
     config: Mapping[str, Any] = {} if spec is None else spec.config
     name = (config.get("tracking") or {}).get("experiment") or sweep
     experiment = _experiment(client, name, storage, uri)
-    found = client.search_runs([experiment], f"tags.`{SWEEP_TAG}` = '{sweep}'", max_results=1)
+    tag, value = (SWEEP_TAG, sweep) if spec is None else (SWEEP_ID_TAG, spec.id)
+    found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
     if found:
         run = found[0]
     else:
         tags = {
             SWEEP_TAG: sweep,
+            **({} if spec is None else {SWEEP_ID_TAG: spec.id}),
             "fidelity": str(config.get("fidelity", "")),
             **_code_tags(None if spec is None else spec.provenance),
             NOTE_TAG: (
@@ -160,8 +166,8 @@ def _parent(client: MlflowClient, storage: str, sweep: str, uri: str, state: Syn
             ),
         }
         run = client.create_run(experiment, run_name=sweep, tags=tags)
-        if config:
-            client.log_dict(run.info.run_id, dict(config), "config.yaml")
+    if config:
+        client.log_dict(run.info.run_id, dict(config), "config.yaml")
     state.parent = run.info.run_id
     return run
 

@@ -178,6 +178,22 @@ def test_a_sweep_on_a_server(server: Server, tmp_path: Path) -> None:
     assert yaml.safe_load(Path(config).read_text())["name"] == "whole"
 
 
+def test_two_storages_with_a_sweep_of_one_name(server: Server, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    for storage in ("a", "b"):
+        (path,) = make_sweep(tmp_path / storage, "twins", trials=1)
+        end_trial(path, 0)
+        assert sync_sweep(str(tmp_path / storage), "twins", server.uri, over=True) > 0
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("twins")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
+    assert len(found) == 4
+    assert len({run.data.tags["mlflow.parentRunId"] for run in children}) == len(children) == 2
+
+
 def test_a_trial_that_failed_and_then_forgot(server: Server, tmp_path: Path) -> None:
     (path,) = make_sweep(tmp_path, "again", trials=1)
     end_trial(path, 0, "failed")
