@@ -118,7 +118,7 @@ def main() -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=world_size)
     if len(sys.argv) > 6:
         active = np.array([flag == "1" for flag in sys.argv[6]])
-        found = one_epoch(active, rank, world_size, zero_stage=stage, micro_batch=1)
+        found = one_epoch(active, rank, world_size, zero_stage=stage, micro_batch=1 if world_size > 1 else None)
         torch.save(found, f"{sys.argv[5]}.{rank}")
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
