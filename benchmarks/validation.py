@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from bert_score import score as bert_score
-from probe import model_of, plain
+from probe import Shape, model_of, plain
 from table import machine, print_table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -74,7 +74,7 @@ class Measured:
 
 def memorised(count: int) -> Case:
     texts = make_records(seed=0, start=0, stop=2 * count, tokens=COLUMNS.length)
-    model = model_of("gpt_neo")
+    model = model_of(Shape("gpt_neo"))
     tokenizer = train_tokenizer(texts, model.config.vocab_size)
     examples = Examples(tuple(map(str, range(2 * count))), tuple(texts))
     rows = tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=True)
@@ -150,7 +150,7 @@ def measure_plainly(case: Case) -> Measured:
     for batch in ids.split(BATCH):
         with torch.inference_mode():
             losses.append(float(case.model(input_ids=batch, labels=batch).loss))
-    ma, el = plain(case.model, rows.input_ids, BATCH)
+    ma, el = plain(case.model, rows.input_ids, COLUMNS.suffix_start, BATCH)
     scores = Scores(ma=float(ma.mean()), el10=float(el.mean()), forget_loss=float(np.mean(losses)))
     return Measured(scores, np.array(f1), np.array(overlap), time.perf_counter() - started)
 

@@ -141,10 +141,13 @@ class TailCache(ColumnCache):
         self.grouping = Grouping.of(self.sources, self.sequences)
 
     def keep(self, rows: Tensor, column: int) -> None:
-        """Of the open rows only these go on, in this order; `column` is the number of cached tokens."""
-        for layer in self.column_layers:
-            for own in (layer.keys, layer.values):
-                own[: len(rows), :, : column - self.first] = own[:, :, : column - self.first].index_select(0, rows)
-        self.sources = self.sources.index_select(0, rows)
-        if len(rows) > 0:
+        """Of the open rows these go on, in this order (one may go on twice); `column` is the number of cached tokens."""
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
+        sources, columns = rows[moved], slice(0, column - self.first)
+        if len(moved) > 0:
+            for layer in self.column_layers:
+                for own in (layer.keys, layer.values):
+                    own[moved, :, columns] = own[sources, :, columns]
+        if len(rows) < len(self.sources) or len(moved) > 0:
+            self.sources = self.sources[rows]
             self.grouping = Grouping.of(self.sources, self.sequences)
