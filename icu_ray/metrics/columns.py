@@ -141,7 +141,7 @@ class TailCache(ColumnCache):
         self.grouping = Grouping.of(self.sources, self.sequences)
 
     def keep(self, rows: Tensor, column: int) -> None:
-        """Of the open rows these go on, in this order (one may go on twice); `column` is the number of cached tokens."""
+        """Of the open rows these go on, in this order (one may go on twice); `column`: number of cached tokens."""
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().squeeze(1)
         sources, columns = rows[moved], slice(0, column - self.first)
         if len(moved) > 0:
