@@ -139,9 +139,12 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(mlflow_runs(killed)) == 3
 
-    # Everything is there: a third run starts nothing and says the same.
+    # Everything is there: a third run starts nothing, touches no result and says the same.
+    written = {path: path.stat().st_mtime_ns for path in (killed / "runs" / "t" / "trials").glob("*/result.json")}
+    assert len(written) == 2
     third = start(killed)
     output, _ = third.communicate(timeout=120)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
     assert third.returncode == 0, output
     assert "0 trials to run, 2 already done" in output
 
