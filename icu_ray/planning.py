@@ -56,6 +56,11 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
             check_model_source(model.source)
     _refuse_impossible_scale(config)
     _check_filter_encoder(config.filter)
+    if config.evaluation.suites or config.evaluation.tasks:
+        raise UserError(
+            "evaluation: a sweep does not evaluate its trials by itself yet; leave the section out, and run 'icu-ray "
+            "evaluate --model <sweep>/trials/<trial id>/model' afterwards"
+        )
     missing = ""
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"

@@ -167,6 +167,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("too deep a layer", ["filter.encoder_layer=9"], "filter.encoder_layer: expected at most 6"),
     ("a beta of one", ["optim.betas=[0.9, 1.0]"], "less than 1"),
     ("alpha beside cells", ["methods.0.alpha=0.3"], "give either 'cells' or 'alpha' and 'beta'"),
+    ("evaluation", ["evaluation.suites=[quick]"], "does not evaluate its trials by itself yet"),
     ("ZeRO-3", ["models.0.zero_stage=3"], "less than or equal to 2"),
     ("no weights", ["models=[{name: m, source: ./bare}]"], "no config.json"),
     ("too many workers", ["models.0.workers=4000", "train.batch_size=4000"], "needs 4000 workers"),
