@@ -17,8 +17,6 @@ import argparse
 import itertools
 import json
 import math
-import os
-import platform
 import shutil
 import tempfile
 import threading
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from table import machine
 
 from icu_ray.config import SweepConfig
 from icu_ray.config_file import resolve_config
@@ -245,14 +244,6 @@ def pairing(vectors: np.ndarray) -> dict[str, Any]:
         "actor_mib": memory.mib,
         "shard_mib": len(vectors) / shards * WIDTH * 4 / 2**20,
     }
-
-
-def machine() -> dict[str, Any]:
-    """CPU model and cores."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {"cpu": model or platform.machine(), "cores": len(os.sched_getaffinity(0))}
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:

@@ -27,17 +27,17 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-import os
-import platform
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from table import machine
+
 from icu_ray.config_file import load_config
-from icu_ray.plan import EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES, gang_of, make_plan
+from icu_ray.estimates import EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES
+from icu_ray.plan import gang_of, make_plan
 from icu_ray.planning import find_config
 from icu_ray.schedule import Gang, Node, Placed, by_work, next_start, place
 
@@ -205,18 +205,6 @@ def starving(gpus: int) -> dict[str, Any]:
         "other": other["six"][0],
         "blocked": blocked["six"][0],
         "ratio": other["six"][0] / ours["six"][0],
-    }
-
-
-def machine() -> dict[str, Any]:
-    """CPU model and cores."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": model or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
     }
 
 

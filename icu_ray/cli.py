@@ -10,11 +10,25 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from icu_ray.commands import data, evaluate, human, judge, plan, probe, report, score, sweep, sync
+from icu_ray.commands import (
+    data,
+    evaluate,
+    human,
+    judge,
+    plan,
+    probe,
+    report,
+    score,
+    status,
+    submit,
+    sweep,
+    sync,
+    unlearn,
+)
 from icu_ray.errors import UserError
 from icu_ray.version import __version__
 
-COMMANDS = (sweep, plan, probe, evaluate, score, judge, human, report, sync, data)
+COMMANDS = (sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, sync, data)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,9 +27,10 @@ class Section(BaseModel):
 
 
 class StandinConfig(Section):
-    """A small GPT-Neo that is trained here until it has memorised the forget samples."""
+    """A small language model that is trained here until it has memorised the forget samples."""
 
     size: Literal["small", "medium", "large"] = "small"
+    family: Literal["gpt_neo", "llama"] = "gpt_neo"
     vocabulary: Annotated[int, Field(ge=300, le=65536)] = 2048
     max_epochs: Count = 40
     learning_rate: Positive = 2e-3
@@ -67,6 +68,8 @@ class ModelConfig(Section):
     """Default optim.lr."""
     max_epochs: Count | None = None
     """Default stop.max_epochs."""
+    train: bool = True
+    """False: a row of its own without training, as the paper's OPT: measured and evaluated on every sample."""
     minutes_per_epoch: Positive | None = None
     """Measured minutes of one epoch (training and probe) on this model's workers, for the plan's estimate."""
 
@@ -144,11 +147,27 @@ class RecordsData(Section):
     pool: str | None = None
     """File of the remaining texts, from which pairs are taken; may be left out for methods without pairs."""
     heldout: str | None = None
+    heldout_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows of the pool (its last) that are kept out of it instead, where there is no file of held-out texts."""
     text_column: str = "text"
     id_column: str | None = None
 
+    @model_validator(mode="after")
+    def _one_heldout(self) -> RecordsData:
+        if self.heldout is not None and self.heldout_rows:
+            raise ValueError("give either 'heldout' (a file) or 'heldout_rows' (of the pool)")
+        return self
+
 
 Data = Annotated[SyntheticData | ExtractionData | RecordsData, Field(discriminator="source")]
+
+
+class MethodStop(Section):
+    """A stopping rule of one method; what is left out is as in the sweep's `stop`."""
+
+    rule: Literal["and", "or"] | None = None
+    ma: Fraction | None = None
+    el: Fraction | None = None
 
 
 class MethodConfig(Section):
@@ -162,6 +181,10 @@ class MethodConfig(Section):
     cells: tuple[tuple[Weight, Weight], ...] | None = None
     settings: dict[str, float | int | str | bool] = {}
     """What this method alone understands, for example {"beta_dpo": 0.1}."""
+    models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Names of the models to run it on; default: all that are trained."""
+    stop: MethodStop = MethodStop()
+    """Where this method ends by another rule than the sweep's `stop`, as the paper's baselines did."""
 
     @model_validator(mode="after")
     def _one_grid(self) -> MethodConfig:
@@ -365,6 +388,31 @@ class ResourcesConfig(Section):
     retries: Annotated[int, Field(ge=0)] = 2
     """Times a trial is continued from its checkpoint after a failure of a worker or node."""
     keep_models: bool = True
+    max_hours: Positive | None = None
+    """GPU hours (hours of CPU cores in a sweep without GPUs), ended and running trials together, after which no
+    further trial starts."""
+    max_cost: Positive | None = None
+    """The same in money; needs `prices`."""
+    prices: str | None = None
+    """YAML file with what an hour costs (keys: see PricesConfig), for the plan's estimate and max_cost."""
+    spot: bool = False
+    """Whether max_cost counts spot prices."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> ResourcesConfig:
+        if self.max_cost is not None and self.prices is None:
+            raise ValueError("max_cost needs 'prices', a file that says what an hour costs")
+        return self
+
+
+class PricesConfig(Section):
+    """A price file: what an hour of one GPU (with its share of the machine) costs, and of one CPU core without one."""
+
+    currency: str = "USD"
+    gpu_hour: Annotated[float, Field(ge=0)]
+    spot_gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    cpu_hour: Annotated[float, Field(ge=0)] | None = None
+    spot_cpu_hour: Annotated[float, Field(ge=0)] | None = None
 
 
 class SweepConfig(Section):

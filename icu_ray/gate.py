@@ -27,7 +27,7 @@ class Gate(Searcher):
     other's room. The node is None for a gang that no node can hold; it may also be one that is still to be started.
 
     on_start, on_end: told the trial id when a trial is handed to Tune and when Tune is done with it; on_end also gets
-    whether it broke and the placement group it left behind, if it had one. on_gang: told when the workers of a trial
+    whether it broke and the placement group it left behind, if it had one. on_gang: told the trial id when its workers
     have started, with their number and that of the trial which is first in line now (0: none waits).
     """
 
@@ -37,7 +37,7 @@ class Gate(Searcher):
         nodes: Callable[[], tuple[Node, ...]],
         limits: Limits,
         on_start: Callable[[str], None],
-        on_gang: Callable[[int, int], None],
+        on_gang: Callable[[str, int, int], None],
         on_end: Callable[[str, bool, str | None], None],
         stopped: Callable[[], bool],
     ) -> None:
@@ -72,7 +72,8 @@ class Gate(Searcher):
         if placed is not None and "nodes" in result:
             self._running[trial_id] = Placed(placed.gang, tuple(result["nodes"]), placed.since)
             self._groups[trial_id] = str(result["group"])
-            self._on_gang(placed.gang.workers, self._waiting[0].workers if self._waiting else 0)
+            gang = placed.gang
+            self._on_gang(gang.trial, gang.workers, self._waiting[0].workers if self._waiting else 0)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over, one way or another."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from icu_ray import methods
 from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
+from icu_ray.estimates import TRIAL_OVERHEAD_MINUTES, corrected, error_said, estimate_minutes
 from icu_ray.job import TrialJob
 from icu_ray.results import TrialPaths, read_events, read_result, trial_ids
 from icu_ray.schedule import Gang, by_work
@@ -35,13 +35,6 @@ PlannedStatus = Literal["new", "resumable", "finished", "not_forgotten", "failed
 DONE: tuple[PlannedStatus, ...] = ("finished", "not_forgotten")
 
 _READERS = 16
-
-EXPECTED_EPOCHS = 12
-TRIAL_OVERHEAD_MINUTES = 0.5
-"""Start of the workers, loading and saving."""
-GPU_FLOPS, CPU_FLOPS = 60e12, 20e9
-"""Sustained floating point operations a second of one GPU (bf16/fp32 mix) and of one CPU core."""
-STANDIN_PARAMETERS: Mapping[str, float] = {"small": 0.5e6, "medium": 1.2e6, "large": 3.5e6}
 
 
 @dataclass(frozen=True)
@@ -62,6 +55,8 @@ class Trial:
     minutes: float
     status: PlannedStatus = "new"
     epochs_done: int = 0
+    took: float | None = None
+    """Minutes that it took, once it has ended."""
 
     @property
     def workers(self) -> int:
@@ -72,6 +67,11 @@ class Trial:
     def gpu_hours(self) -> float:
         """Estimated GPU hours; 0 for a trial without GPUs."""
         return self.minutes / 60 * self.workers * self.model.gpus
+
+    @property
+    def cpu_hours(self) -> float:
+        """Estimated hours of CPU cores."""
+        return self.minutes / 60 * self.workers * self.model.cpus_per_worker
 
     @property
     def hyperparameters(self) -> dict[str, float | int | str | bool]:
@@ -123,12 +123,13 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
     if data is not None:
         paired = [m.name for m in config.methods if any(_needs_pairs(m, a, b) for a, b in m.grid())]
         data.require_pool(paired)
+    _refuse_unknown_models(config)
     trials: dict[str, Trial] = {}
     fingerprints = {model.name: model_fingerprint(model) for model in config.models}
     for model in config.models:
         for sample in config.samples:
-            for method in config.methods:
-                for alpha, beta in method.grid():
+            for method in _methods_of(model, config):
+                for alpha, beta in _cells(method):
                     trial = _trial(config, data, model, fingerprints[model.name], sample, method, alpha, beta)
                     if trial.trial_id in trials:
                         raise UserError(
@@ -137,9 +138,37 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
                         )
                     trials[trial.trial_id] = trial
     _refuse_equal_names(trials.values())
-    with_status = _with_statuses(trials, config)
+    with_status = corrected(_with_statuses(trials, config))
     ordered = sorted(with_status, key=lambda trial: by_work(gang_of(trial)))
     return Plan(config, tuple(ordered), data, provisional)
+
+
+_AS_IT_IS = MethodConfig(name="original")
+
+
+def _methods_of(model: ModelConfig, config: SweepConfig) -> tuple[MethodConfig, ...]:
+    """What is run on a model."""
+    if not model.train:
+        return (_AS_IT_IS,)
+    return tuple(method for method in config.methods if method.models is None or model.name in method.models)
+
+
+def _cells(method: MethodConfig) -> tuple[tuple[float, float], ...]:
+    """The method's cells, those that differ only in a weight it does not use taken once (as 0)."""
+    known = methods.method_class(method.name)
+    cells = [(a if known.uses_alpha else 0.0, b if known.uses_beta else 0.0) for a, b in method.grid()]
+    return tuple(dict.fromkeys(cells)) if not (known.uses_alpha and known.uses_beta) else tuple(cells)
+
+
+def _refuse_unknown_models(config: SweepConfig) -> None:
+    trained = [model.name for model in config.models if model.train]
+    for number, method in enumerate(config.methods):
+        for name in method.models or ():
+            if name not in trained:
+                raise UserError(
+                    f"methods.{number}.models: '{name}' is none of the models that are trained"
+                    f"{did_you_mean(name, trained)}; expected some of {', '.join(trained) or 'none'}"
+                )
 
 
 def _needs_pairs(method: MethodConfig, alpha: float, beta: float) -> bool:
@@ -156,13 +185,15 @@ def _trial(
     alpha: float,
     beta: float,
 ) -> Trial:
+    known = methods.method_class(method.name)
+    stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
     job = TrialJob(
         method=method.name,
         alpha=float(alpha),
         beta=float(beta),
         lr=model.lr or config.optim.lr,
         batch_size=model.batch_size or config.train.batch_size,
-        max_epochs=model.max_epochs or config.stop.max_epochs,
+        max_epochs=(model.max_epochs or config.stop.max_epochs) if known.trains else 0,
         settings=dict(method.settings),
         seed=config.seed,
         micro_batch=model.micro_batch,
@@ -176,7 +207,7 @@ def _trial(
         generate=config.generate,
         el=config.el,
         eval=config.eval,
-        stop=config.stop,
+        stop=stop,
     )
     identity: dict[str, Any] = {
         "format": IDENTITY_FORMAT,
@@ -194,21 +225,30 @@ def _trial(
         "generate": config.generate.model_dump(mode="json"),
         "el": config.el.model_dump(mode="json"),
         "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el"}),
-        "stop": {**config.stop.model_dump(mode="json", exclude={"max_epochs"}), "max_epochs": job.max_epochs},
+        "stop": {**stop.model_dump(mode="json", exclude={"max_epochs"}), "max_epochs": job.max_epochs},
         "precision": job.precision,
         "seed": job.seed,
     }
     label = method.label or method.name
     return Trial(
         trial_id=content_hash(identity)[:16],
-        name=f"{label}-{model.name}-s{sample}-a{_short(job.alpha)}-b{_short(job.beta)}",
+        name=f"{label}-{model.name}-s{sample}" + _weights_of(job),
         model=model,
         sample=sample,
         label=label,
         job=job,
         identity=identity,
-        minutes=estimate_minutes(model, config, None if data is None else data.samples[sample].targets),
+        minutes=estimate_minutes(model, config, None if data is None else data.samples[sample].targets)
+        if known.trains
+        else TRIAL_OVERHEAD_MINUTES,
     )
+
+
+def _weights_of(job: TrialJob) -> str:
+    """'-a0.5-b1.0', without the weights that the method does not use."""
+    known = methods.method_class(job.method)
+    alpha = f"-a{_short(job.alpha)}" if known.uses_alpha else ""
+    return alpha + (f"-b{_short(job.beta)}" if known.uses_beta else "")
 
 
 def _short(value: float) -> str:
@@ -289,34 +329,12 @@ def _with_status(trial: Trial, config: SweepConfig) -> Trial:
     paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
     result = read_result(paths)
     if result is not None:
-        return replace(trial, status=result.status, epochs_done=result.epochs)
+        took = result.seconds.get("total", 0.0) / 60 if result.status in DONE else None
+        return replace(trial, status=result.status, epochs_done=result.epochs, took=took)
     history = read_events(paths)
     if history:
         return replace(trial, status="resumable", epochs_done=history[-1].epoch)
     return trial
-
-
-def estimate_minutes(model: ModelConfig, config: SweepConfig, targets: int | None) -> float:
-    """Minutes of a trial: expected epochs times measured minutes_per_epoch, or times counted operations.
-
-    An epoch trains targets and pairs (6 operations a parameter and token) and probes the targets (2 a token, about
-    five times their tokens by the exact fast algorithm at MA 0.6).
-    """
-    epochs = min(EXPECTED_EPOCHS, model.max_epochs or config.stop.max_epochs)
-    if model.minutes_per_epoch is not None:
-        return epochs * model.minutes_per_epoch + TRIAL_OVERHEAD_MINUTES
-    tokens = (targets or 128) * config.columns.length
-    operations = parameters_of(model) * tokens * (6 * 2 + 2 * 5)
-    rate = GPU_FLOPS * model.gpus if model.gpus else CPU_FLOPS * model.cpus_per_worker
-    return epochs * operations / (rate * model.workers) / 60 + TRIAL_OVERHEAD_MINUTES
-
-
-def parameters_of(model: ModelConfig) -> float:
-    """Parameters by the size in a model's name (gpt-neo-1.3B: 1.3e9); 1e8 where the name says none."""
-    if model.standin is not None:
-        return STANDIN_PARAMETERS[model.standin.size]
-    found = re.findall(r"(\d+(?:\.\d+)?)\s*([mMbB])(?![A-Za-z])", model.source or "")
-    return float(found[-1][0]) * (1e6 if found[-1][1] in "mM" else 1e9) if found else 1e8
 
 
 def plan_json(plan: Plan) -> str:
@@ -327,6 +345,7 @@ def plan_json(plan: Plan) -> str:
             "storage": plan.config.storage,
             "fidelity": plan.config.fidelity,
             "gpu_hours": round(plan.gpu_hours, 3),
+            "error": error_said(plan.trials),
             "provisional": plan.provisional,
             "trials": [
                 {

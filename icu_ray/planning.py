@@ -11,10 +11,11 @@ from pathlib import Path
 
 import icu_ray
 from icu_ray.bundled import resolve_encoder
-from icu_ray.config import ExtractionData, FilterConfig, SweepConfig
+from icu_ray.config import ExtractionData, FilterConfig, SweepConfig, SyntheticData
 from icu_ray.config_file import load_config
 from icu_ray.data.sources import check_data
 from icu_ray.errors import UserError, did_you_mean
+from icu_ray.estimates import Budget
 from icu_ray.models.loading import check_model_source
 from icu_ray.plan import Plan, make_plan
 from icu_ray.store import check_writable
@@ -56,11 +57,8 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
             check_model_source(model.source)
     _refuse_impossible_scale(config)
     _check_filter_encoder(config.filter)
-    if config.evaluation.suites or config.evaluation.tasks:
-        raise UserError(
-            "evaluation: a sweep does not evaluate its trials by itself yet; leave the section out, and run 'icu-ray "
-            "evaluate --model <sweep>/trials/<trial id>/model' afterwards"
-        )
+    Budget(config, ())
+    _check_evaluation(config, read=not dry_run)
     missing = ""
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
@@ -78,6 +76,31 @@ def _refuse_impossible_scale(config: SweepConfig) -> None:
                 f"models.{number}.workers: {model.name} needs {model.workers} workers at once, but "
                 f"resources.max_workers allows {limit}"
             )
+
+
+def _check_evaluation(config: SweepConfig, read: bool) -> None:
+    """UserError for a task that is none, a mirror that is not there, and rows that are not as they should be."""
+    asked = config.evaluation
+    if not (asked.suites or asked.tasks):
+        return
+    # Knows lm-evaluation-harness, which takes a while to import: only who evaluates waits for it.
+    from icu_ray.evaluating import sweep_tasks
+    from icu_ray.evaluation.suites import SUITES, open_tasks
+
+    names, options = sweep_tasks(config)
+    if not isinstance(config.data, SyntheticData) and (quick := [name for name in names if name in SUITES["quick"]]):
+        raise UserError(
+            f"evaluation: {', '.join(quick)} ask about held-out records of synthetic data, and data.source is "
+            f"{config.data.source}; leave the suite 'quick' out"
+        )
+    if options.mirror is not None and not options.mirror.is_dir():
+        raise UserError(
+            f"evaluation.mirror: {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'"
+        )
+    sources = open_tasks(names, options)
+    if read:
+        for source in sources:
+            source.load()
 
 
 def _check_filter_encoder(settings: FilterConfig) -> None:

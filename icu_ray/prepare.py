@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -31,6 +30,7 @@ from icu_ray.data.examples import Columns
 from icu_ray.data.sources import counts_own_tokens, load_corpus
 from icu_ray.ingredients import Ingredients, Key, Ledger, Needs, Note, Work, measure_original, model_key
 from icu_ray.plan import Plan, Trial
+from icu_ray.streaming import streamed
 
 if TYPE_CHECKING:
     from icu_ray.data.pairing import Pairs
@@ -240,29 +240,20 @@ def _build_standin(
     columns: Columns,
 ) -> Iterator[Step | list[Note]]:
     """A streaming task: progress while a stand-in is trained, and at last the ledger's notes."""
-    told: queue.Queue[Step | BaseException | None] = queue.Queue()
     ledger = Ledger(root)
 
-    def make(folder: Path) -> None:
-        from icu_ray.models.standins import build_standin
+    def work(tell: Callable[[Step], None]) -> None:
+        def make(folder: Path) -> None:
+            from icu_ray.models.standins import build_standin
 
-        def progress(epoch: Any) -> None:
-            said = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}" + ("" if epoch.el10 is None else f", EL {epoch.el10:.2f}")
-            told.put(Step("", epoch.epoch / epoch.max_epochs, said))
+            def progress(epoch: Any) -> None:
+                extraction = "" if epoch.el10 is None else f", EL {epoch.el10:.2f}"
+                tell(Step("", epoch.epoch / epoch.max_epochs, f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"))
 
-        told.put(Step("", 0.0, "training"))
-        build_standin(settings, texts, forget, columns, folder, progress)
+            tell(Step("", 0.0, "training"))
+            build_standin(settings, texts, forget, columns, folder, progress)
 
-    def work() -> None:
-        try:
-            ledger.get_or_make("models", key, make)
-            told.put(None)
-        except BaseException as error:
-            told.put(error)
+        ledger.get_or_make("models", key, make)
 
-    threading.Thread(target=work, daemon=True).start()
-    while (item := told.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+    yield from streamed(work)
     yield ledger.notes

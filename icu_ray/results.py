@@ -4,8 +4,10 @@
                      /beat.json                    when the driver was last alive, and how it ended
                      /trials/<trial id>/spec.json      TrialSpec, written when the trial first starts
                                        /events.jsonl   one EpochRecord a line; epoch 0 is before training
+                                       /generations.jsonl  one Generations a line: what was said after each epoch
                                        /samples.jsonl  one SampleRecord a line: what the model said before and after
                                        /result.json    TrialResult, written last and atomically: the trial is over
+                                       /evaluation.json, /documents.parquet   TrialEvaluation, where one was asked for
                                        /checkpoint/, /model/
 
     sweep = open_sweep(storage, name, config, planned, provenance)   # the driver, each time it starts
@@ -106,6 +108,16 @@ class SampleRecord:
 
 
 @dataclass(frozen=True)
+class Generations:
+    """What the model said after each target's prompt (equation 5's candidate) after an epoch, by target id."""
+
+    __pydantic_config__ = _STRICT
+
+    epoch: int
+    said: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What a result was made from. data, model: hashes of all rows of the sweep and of the original model's files."""
 
@@ -162,6 +174,24 @@ class TrialResult:
     seconds: Mapping[str, float]
     provenance: Provenance | None = None
     ended: float | None = None
+    model_hash: str = ""
+    """SHA-256 of the unlearned model's files, '' where it was not kept."""
+
+
+@dataclass(frozen=True)
+class TrialEvaluation:
+    """evaluation.json. before, after: metrics by full name (cls/hellaswag_acc), fractions and perplexities.
+
+    tasks: hash of what decides each task. models: hashes of the models before and after. errors: by task.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    tasks: Mapping[str, str]
+    models: tuple[str, str]
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    errors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -215,6 +245,11 @@ class TrialPaths:
         return join(self.root, "events.jsonl")
 
     @property
+    def generations(self) -> str:
+        """generations.jsonl."""
+        return join(self.root, "generations.jsonl")
+
+    @property
     def samples(self) -> str:
         """samples.jsonl."""
         return join(self.root, "samples.jsonl")
@@ -223,6 +258,16 @@ class TrialPaths:
     def result(self) -> str:
         """result.json."""
         return join(self.root, "result.json")
+
+    @property
+    def evaluation(self) -> str:
+        """evaluation.json."""
+        return join(self.root, "evaluation.json")
+
+    @property
+    def documents(self) -> str:
+        """documents.parquet: what both models answered to every document of every task."""
+        return join(self.root, "documents.parquet")
 
     @property
     def model(self) -> str:
@@ -299,6 +344,12 @@ def write_events(paths: TrialPaths, history: Sequence[EpochRecord]) -> None:
     write_atomic(paths.events, b"".join(to_json(asdict(record)) for record in history))
 
 
+def add_generations(paths: TrialPaths, generations: Generations) -> None:
+    """One epoch more; what an interrupted run left of this epoch and later ones goes."""
+    earlier = [known for known in read_generations(paths) if known.epoch < generations.epoch]
+    write_atomic(paths.generations, b"".join(to_json(asdict(each)) for each in (*earlier, generations)))
+
+
 def write_samples(paths: TrialPaths, samples: Sequence[SampleRecord]) -> None:
     """Generations before and after."""
     write_atomic(paths.samples, b"".join(to_json(asdict(sample)) for sample in samples))
@@ -307,6 +358,11 @@ def write_samples(paths: TrialPaths, samples: Sequence[SampleRecord]) -> None:
 def write_result(paths: TrialPaths, result: TrialResult) -> None:
     """The last thing a trial writes."""
     write_atomic(paths.result, to_json(asdict(result), indent=2))
+
+
+def write_evaluation(paths: TrialPaths, evaluation: TrialEvaluation) -> None:
+    """What the models before and after can do."""
+    write_atomic(paths.evaluation, to_json(asdict(evaluation), indent=2))
 
 
 def read_spec(paths: TrialPaths) -> TrialSpec | None:
@@ -319,6 +375,11 @@ def read_events(paths: TrialPaths) -> tuple[EpochRecord, ...]:
     return _read_lines(EpochRecord, paths.events)
 
 
+def read_generations(paths: TrialPaths) -> tuple[Generations, ...]:
+    """What was said after each epoch; empty where nothing was kept."""
+    return _read_lines(Generations, paths.generations)
+
+
 def read_samples(paths: TrialPaths) -> tuple[SampleRecord, ...]:
     """Generations before and after; empty where there are none."""
     return _read_lines(SampleRecord, paths.samples)
@@ -327,6 +388,11 @@ def read_samples(paths: TrialPaths) -> tuple[SampleRecord, ...]:
 def read_result(paths: TrialPaths) -> TrialResult | None:
     """result.json, or None while the trial is not over."""
     return _read(TrialResult, paths.result, "remove the file to run the trial again")
+
+
+def read_evaluation(paths: TrialPaths) -> TrialEvaluation | None:
+    """evaluation.json, or None where the trial was not evaluated."""
+    return _read(TrialEvaluation, paths.evaluation, "remove the file to have the trial evaluated again")
 
 
 def trial_ids(storage: str, sweep: str) -> tuple[str, ...]:
@@ -343,7 +409,8 @@ def _beat_file(storage: str, name: str) -> str:
 
 
 _ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (EpochRecord, SampleRecord, TrialSpec, TrialResult, Sweep, Beat)
+    kind: TypeAdapter(kind)
+    for kind in (EpochRecord, Generations, SampleRecord, TrialSpec, TrialResult, TrialEvaluation, Sweep, Beat)
 }
 
 

@@ -199,6 +199,11 @@ class Store:
             return True
         return self.remote is not None and read_bytes(join(self.remote, kind, name, MANIFEST)) is not None
 
+    def location(self, kind: str, key: Mapping[str, JsonValue]) -> str:
+        """Path or URL of an artefact's folder, be it there or not."""
+        root = str(self.folder) if self.remote is None else self.remote
+        return join(root, kind, content_hash([kind, key]))
+
     def get_or_make(self, kind: str, key: Mapping[str, JsonValue], make: Callable[[Path], None]) -> Path:
         """Folder of the artefact named by (kind, key); `make` fills an empty folder when it is missing or damaged."""
         name = content_hash([kind, key])

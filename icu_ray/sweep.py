@@ -30,17 +30,8 @@ from icu_ray.errors import UserError
 from icu_ray.plan import Plan, Trial, gang_of, plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
-from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, TrialPaths, open_sweep, write_beat
-from icu_ray.runtime import (
-    CONTROL,
-    WarmProcesses,
-    connected,
-    machine,
-    quiet,
-    refuse_impossible,
-    will_start_locally,
-    worker_environment,
-)
+from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, open_sweep, write_beat
+from icu_ray.runtime import machine, quiet, refuse_impossible, will_start_locally
 from icu_ray.schedule import Limits
 from icu_ray.store import join, local_path
 from icu_ray.version import code_version
@@ -142,6 +133,7 @@ def _run(plan: Plan, limits: Limits) -> int:
     tracker = Tracker(config.storage, config.name, uri) if config.tracking.enabled else None
     state: SweepState = "failed"
     interrupted = threading.Event()
+    undone: list[str] = []
     with quiet(logs / "driver.log") as terminal:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
         console = _console(terminal)
@@ -152,14 +144,18 @@ def _run(plan: Plan, limits: Limits) -> int:
             with _signals(interrupted), _beating(config):
                 if tracker is not None:
                     tracker.start()
-                if plan.waiting:
-                    _run_trials(plan, provenance, limits, console, logs, interrupted)
+                unevaluated = _unevaluated(plan)
+                if plan.waiting or unevaluated:
+                    from icu_ray.running import run_trials
+
+                    undone = run_trials(plan, unevaluated, provenance, limits, console, logs, interrupted)
             state = "interrupted" if interrupted.is_set() else "finished"
         except KeyboardInterrupt:
             state = "interrupted"
         finally:
             summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in plan.trials])
-            if state == "finished" and (summary.missing or any(r.status == "failed" for r in summary.results)):
+            failed = undone or summary.missing or any(r.status == "failed" for r in summary.results)
+            if state == "finished" and failed:
                 state = "failed"
             where = write_tables(summary)
             write_beat(config.storage, config.name, state)
@@ -171,6 +167,8 @@ def _run(plan: Plan, limits: Limits) -> int:
             return 130
         console.print()
         print_tables(summary, console)
+        for line in undone:
+            console.print(line, style="yellow", markup=False)
         console.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json")
         console.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
@@ -178,6 +176,15 @@ def _run(plan: Plan, limits: Limits) -> int:
                 console.print(f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}")
             console.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
     return 0 if state == "finished" else 1
+
+
+def _unevaluated(plan: Plan) -> tuple[Trial, ...]:
+    """Trials of earlier runs that still lack an evaluation."""
+    if not (plan.config.evaluation.suites or plan.config.evaluation.tasks):
+        return ()
+    from icu_ray.sweep_evaluation import outstanding
+
+    return outstanding(plan)
 
 
 def _write_report(config: SweepConfig) -> str:
@@ -197,96 +204,6 @@ def _shown(path: Path) -> str:
     with contextlib.suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)
-
-
-def _run_trials(
-    plan: Plan, provenance: Provenance, limits: Limits, console: Console, logs: Path, interrupted: threading.Event
-) -> None:
-    from icu_ray.prepare import prepare
-    from icu_ray.report.live import LiveView, outcome_of
-    from icu_ray.trial import TrialTask, write_failure
-
-    config = plan.config
-    store = join(config.storage, "store")
-    with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(connected(keep_logs=logs / "ray"))
-        refuse_impossible({t.model.name: gang_of(t) for t in plan.waiting}, cluster.nodes(), limits)
-        view = stack.enter_context(LiveView(plan, console))
-        prepared = prepare(plan, store, view.step)
-        log.info("prepared: %s", [(note.kind, note.name[:12], note.made) for note in prepared.notes])
-        tasks: dict[str, TrialTask] = {}
-        ready: list[Trial] = []
-        for trial in plan.waiting:
-            cell = (trial.model.name, trial.sample)
-            if cell in prepared.failures:
-                paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
-                write_failure(trial, paths, prepared.failures[cell], provenance)
-                view.ended(trial.trial_id, "failed", prepared.failures[cell])
-                continue
-            ready.append(trial)
-            tasks[trial.trial_id] = TrialTask(
-                trial,
-                prepared.ingredients[cell],
-                config.storage,
-                config.name,
-                store,
-                config.resources.retries,
-                config.resources.keep_models,
-                replace(provenance, model=prepared.ingredients[cell].model_hash),
-            )
-        warm = WarmProcesses() if cluster.local else None
-        if warm is not None and ready:
-            warm.keep(ready[0].workers + (ready[1].workers if len(ready) > 1 else 0))
-
-        def on_start(trial_id: str) -> None:
-            view.started(trial_id)
-
-        def on_gang(workers: int, next_workers: int) -> None:
-            if warm is not None:
-                warm.taken(workers)
-                warm.keep(next_workers)
-
-        def on_end(trial_id: str, broke: bool, group: str | None) -> None:
-            if broke and group is not None:
-                from icu_ray.trainer import remove_gang
-
-                remove_gang(group)
-            task = tasks[trial_id]
-            outcome = outcome_of(plan, trial_id)
-            if outcome is None and not interrupted.is_set():
-                reason = "its driver process on the cluster died"
-                write_failure(task.trial, task.paths, reason, provenance)
-                outcome = ("failed", reason)
-            if outcome is not None:
-                view.ended(trial_id, *outcome)
-
-        if ready:
-            # Imports Ray, which must not be before `connected` has said how processes know each other.
-            from icu_ray.gate import Gate
-
-            gate = Gate(ready, cluster.nodes, limits, on_start, on_gang, on_end, interrupted.is_set)
-            _tune(gate, tasks, cluster.local, logs, interrupted)
-
-
-def _tune(gate: Any, tasks: dict[str, Any], local: bool, logs: Path, interrupted: threading.Event) -> None:
-    from ray import tune
-
-    from icu_ray.gate import StopWhenAsked
-    from icu_ray.trial import trainable
-
-    function = trainable(tasks, worker_environment(local))
-    tuner = tune.Tuner(
-        tune.with_resources(function, CONTROL),
-        tune_config=tune.TuneConfig(search_alg=gate, num_samples=len(tasks), reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(logs.resolve()),
-            verbose=0,
-            stop=StopWhenAsked(interrupted.is_set),
-            failure_config=tune.FailureConfig(max_failures=0),
-        ),
-    )
-    tuner.fit()
 
 
 @contextlib.contextmanager

@@ -28,9 +28,11 @@ from icu_ray.results import (
     EpochRecord,
     Provenance,
     Sweep,
+    TrialEvaluation,
     TrialPaths,
     TrialResult,
     TrialSpec,
+    read_evaluation,
     read_events,
     read_result,
     read_samples,
@@ -109,18 +111,19 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
         planned = None if known is None else {spec.trial_id for spec in known.trials}
         for trial_id in trial_ids(storage, sweep):
             paths = TrialPaths.of(storage, sweep, trial_id)
-            result = read_result(paths)
+            result, evaluation = read_result(paths), read_evaluation(paths)
             if planned is None or trial_id in planned:  # others are left of an earlier config
                 results.append(result)
-            if result is None or state.complete.get(trial_id) != _mark(result):
-                sent += _sync_trial(client, parent, paths, trial_id, result, state, over)
+            if result is None or state.complete.get(trial_id) != _mark(result, evaluation):
+                sent += _sync_trial(client, parent, paths, trial_id, result, evaluation, state, over)
         _finish_parent(client, parent, storage, sweep, results, over)
     return sent
 
 
-def _mark(result: TrialResult) -> str:
-    """Tells one result of a trial from another: a trial that failed may be run again."""
-    return hashlib.sha256(to_json(asdict(result))).hexdigest()[:16]
+def _mark(result: TrialResult, evaluation: TrialEvaluation | None) -> str:
+    """Tells one outcome of a trial from another: it may be run again, and is evaluated after it has ended."""
+    rest = b"" if evaluation is None else to_json(asdict(evaluation))
+    return hashlib.sha256(to_json(asdict(result)) + rest).hexdigest()[:16]
 
 
 def _client(uri: str) -> MlflowClient:
@@ -178,6 +181,7 @@ def _sync_trial(
     paths: TrialPaths,
     trial_id: str,
     result: TrialResult | None,
+    evaluation: TrialEvaluation | None,
     state: SyncState,
     over: bool,
 ) -> int:
@@ -191,14 +195,14 @@ def _sync_trial(
     run_id = state.runs.get(trial_id) or _child(client, parent, trial_id, spec)
     state.runs[trial_id] = run_id
     run = client.get_run(run_id)
-    if result is not None and run.data.tags.get(COMPLETE_TAG) == _mark(result):
-        state.complete[trial_id] = _mark(result)
+    if result is not None and run.data.tags.get(COMPLETE_TAG) == _mark(result, evaluation):
+        state.complete[trial_id] = _mark(result, evaluation)
         return 0
     sent = _send_epochs(client, run_id, history)
     state.epochs[trial_id] = len(history)
     if result is not None:
-        sent += _send_result(client, run, paths, result)
-        state.complete[trial_id] = _mark(result)
+        sent += _send_result(client, run, paths, result, evaluation)
+        state.complete[trial_id] = _mark(result, evaluation)
     elif over and run.info.status == "RUNNING":
         client.set_terminated(run_id, "KILLED")
     elif not over and run.info.status != "RUNNING":
@@ -270,7 +274,9 @@ def epoch_metrics(record: EpochRecord) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def _send_result(client: MlflowClient, run: Run, paths: TrialPaths, result: TrialResult) -> int:
+def _send_result(
+    client: MlflowClient, run: Run, paths: TrialPaths, result: TrialResult, evaluation: TrialEvaluation | None
+) -> int:
     run_id = run.info.run_id
     values: dict[str, float] = {"epochs": float(result.epochs)}
     for side, scores in (("before", result.before), ("after", result.after)):
@@ -278,6 +284,9 @@ def _send_result(client: MlflowClient, run: Run, paths: TrialPaths, result: Tria
             values |= {f"{side}/{name}": float(v) for name, v in asdict(scores).items() if v is not None}
     if result.before and result.after and result.before.ppl_heldout and result.after.ppl_heldout is not None:
         values["ppl_heldout_ratio"] = result.after.ppl_heldout / result.before.ppl_heldout
+    if evaluation is not None:
+        values |= {f"before/{name}": value for name, value in evaluation.before.items() if value is not None}
+        values |= {name: value for name, value in evaluation.after.items() if value is not None}
     there = run.data.metrics
     sent = _send(client, run_id, {k: v for k, v in values.items() if there.get(k) != v}, result.epochs)
     samples = read_samples(paths)
@@ -287,13 +296,27 @@ def _send_result(client: MlflowClient, run: Run, paths: TrialPaths, result: Tria
         table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
         client.log_dict(run_id, table, "samples.json")
         client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "samples.json", "type": "table"}]')
+    if evaluation is not None:
+        _send_documents(client, run_id, paths, evaluation)
     client.set_tag(run_id, "status", result.status)
     client.set_tag(run_id, "reason", result.reason[:5000])
     if list_dir(paths.model):
         client.set_tag(run_id, "model_path", without_secrets(paths.model))
     client.set_terminated(run_id, STATUS[result.status])
-    client.set_tag(run_id, COMPLETE_TAG, _mark(result))
+    client.set_tag(run_id, COMPLETE_TAG, _mark(result, evaluation))
     return sent
+
+
+def _send_documents(client: MlflowClient, run_id: str, paths: TrialPaths, evaluation: TrialEvaluation) -> None:
+    """What was answered to every document, and which tasks could not be evaluated."""
+    documents = read_bytes(paths.documents)
+    if documents is not None:
+        with tempfile.TemporaryDirectory(prefix="icu_ray_documents_") as folder:
+            file = Path(folder) / "documents.parquet"
+            file.write_bytes(documents)
+            client.log_artifact(run_id, str(file), "evaluation")
+    if evaluation.errors:
+        client.log_dict(run_id, dict(evaluation.errors), "evaluation/errors.json")
 
 
 def _send(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> int:

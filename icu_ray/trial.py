@@ -25,13 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icu_ray.folders import arrow_file_system, fetched, put, remove
 from icu_ray.ingredients import Ingredients, get, load, load_rows
-from icu_ray.plan import Trial
+from icu_ray.plan import Trial, folder_fingerprint
 from icu_ray.results import (
+    Generations,
     Provenance,
     TrialPaths,
     TrialResult,
     TrialSpec,
+    add_generations,
     read_events,
     start_trial,
     write_events,
@@ -99,7 +102,7 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
     remove(paths.result)
     start_trial(paths, spec_of(task.trial, task.provenance))
     _drop_broken_snapshot(paths)
-    filesystem, folder = _arrow_filesystem(paths.root)
+    filesystem, folder = arrow_file_system(paths.root)
     trainer = GangTrainer(
         train_worker,
         train_loop_config={"task": task, "started": time.time()},
@@ -200,6 +203,8 @@ def train_worker(config: dict[str, Any]) -> None:
         if rank == 0:
             # Before the checkpoint: whoever continues from it finds every epoch up to it already told.
             write_events(paths, report.history)
+            said = dict(zip(data.targets.ids, report.said, strict=True))
+            add_generations(paths, Generations(report.record.epoch, said))
         if report.record.epoch == 0 or report.decision.stop:
             return  # the start is cheap to have again, and after the end comes the result
         with tempfile.TemporaryDirectory(prefix="icu_ray_checkpoint_") as folder:
@@ -246,8 +251,10 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
 def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds: dict[str, float]) -> None:
     paths = task.paths
     started = time.time()
-    if task.keep_model:
-        _save_model(loaded, paths.model)
+    if task.trial.job.max_epochs == 0:
+        model_hash = task.provenance.model  # nothing was changed, so nothing is saved
+    else:
+        model_hash = _save_model(loaded, paths.model) if task.keep_model else ""
     write_events(paths, outcome.history)
     write_samples(paths, outcome.samples)
     seconds = {**seconds, **outcome.seconds, "save": time.time() - started}
@@ -260,24 +267,26 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
         after=outcome.after,
         seconds={**seconds, "total": sum(seconds.values())},
         provenance=task.provenance,
+        model_hash=model_hash,
     )
     write_result(paths, result)
 
 
-def _save_model(loaded: LoadedModel, url: str) -> None:
-    """The unlearned model and its tokenizer, whole or not at all."""
+def _save_model(loaded: LoadedModel, url: str) -> str:
+    """The unlearned model and its tokenizer, whole or not at all; the hash of their files."""
     target = local_path(url)
     with tempfile.TemporaryDirectory(prefix=".model-", dir=None if target is None else target.parent) as folder:
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
+        model_hash = folder_fingerprint(Path(folder))
         remove(url)
         if target is not None:
             os.chmod(folder, 0o755)  # mkdtemp's folders are for their owner alone; results are for whoever may read
             os.rename(folder, target)
             os.mkdir(folder)  # for the context manager to remove
         else:
-            filesystem, inside = _filesystem(url)
-            filesystem.put(folder + "/", inside, recursive=True)
+            put(folder, url)
+    return model_hash
 
 
 @contextlib.contextmanager
@@ -291,12 +300,7 @@ def newest_checkpoint(paths: TrialPaths) -> Iterator[Path | None]:
 
     with contextlib.ExitStack() as stack:
         for name in sorted((n for n in list_dir(paths.checkpoint) if n.startswith("checkpoint_2")), reverse=True):
-            url = join(paths.checkpoint, name)
-            folder = local_path(url)
-            if folder is None:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="icu_ray_resume_")))
-                filesystem, inside = _filesystem(url)
-                filesystem.get(inside.rstrip("/") + "/", str(folder) + "/", recursive=True)
+            folder = stack.enter_context(fetched(join(paths.checkpoint, name)))
             try:
                 read_state(folder)
             except DamagedCheckpoint as error:
@@ -321,28 +325,3 @@ def _drop_broken_snapshot(paths: TrialPaths) -> None:
     if broken:
         log.warning("%s is damaged; the trial's checkpoints are looked for without it", url)
         remove(url)
-
-
-def remove(url: str) -> None:
-    """Delete a file or folder, local or remote, if it is there."""
-    filesystem, inside = _filesystem(url)
-    with contextlib.suppress(FileNotFoundError):
-        filesystem.rm(inside, recursive=True)
-
-
-def _filesystem(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    filesystem, inside = fsspec.core.url_to_fs(url)
-    return filesystem, str(inside)
-
-
-def _arrow_filesystem(url: str) -> tuple[Any, str]:
-    """The file system of a remote URL as Ray takes it (None for local ones), and the path in it."""
-    folder = local_path(url)
-    if folder is not None:
-        return None, str(folder)
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    filesystem, inside = _filesystem(url)
-    return PyFileSystem(FSSpecHandler(filesystem)), inside

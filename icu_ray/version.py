@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 from pathlib import Path
 
 __version__ = "0.1.0"
+COMMIT_VARIABLE = "ICU_RAY_COMMIT"
+"""Says the commit ('+' after it: with local changes) where the code travelled without its repository."""
 
 
 def code_version() -> dict[str, str | bool]:
-    """Version, git commit and whether the tree had uncommitted changes ('unknown' outside a checkout)."""
+    """Version, git commit and whether the tree had uncommitted changes.
+
+    Outside a checkout the commit is what COMMIT_VARIABLE says, else 'files-' and a hash of the package's own files.
+    """
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str | None:
@@ -25,5 +32,14 @@ def code_version() -> dict[str, str | bool]:
     tracked = git("ls-files", "--error-unmatch", "icu_ray/version.py")
     commit = git("rev-parse", "HEAD") if tracked is not None else None
     if commit is None:
-        return {"version": __version__, "commit": "unknown", "dirty": False}
+        told = os.environ.get(COMMIT_VARIABLE, "")
+        return {"version": __version__, "commit": told.rstrip("+") or _files_hash(), "dirty": told.endswith("+")}
     return {"version": __version__, "commit": commit, "dirty": bool(git("status", "--porcelain", "-uno"))}
+
+
+def _files_hash() -> str:
+    digest = hashlib.sha256()
+    folder = Path(__file__).resolve().parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return f"files-{digest.hexdigest()[:16]}"

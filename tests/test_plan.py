@@ -172,7 +172,7 @@ def test_more_workers_than_allowed() -> None:
             {"name": "a", "standin": {}, "workers": 3}]})  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["quickstart", "paper", "paper_table3"])
+@pytest.mark.parametrize("name", ["quickstart", "paper", "table3"])
 def test_planning_imports_neither_ray_nor_torch(name: str, tmp_path: Path) -> None:
     code = (
         "import sys; from icu_ray.cli import main; code = main(['plan', sys.argv[1], '--json']); "
@@ -188,4 +188,4 @@ def test_planning_imports_neither_ray_nor_torch(name: str, tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["trials"]) == {"quickstart": 12, "paper": 15, "paper_table3": 50}[name]
+    assert len(json.loads(done.stdout)["trials"]) == {"quickstart": 12, "paper": 15, "table3": 50}[name]

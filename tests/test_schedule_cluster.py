@@ -91,7 +91,7 @@ def run(trials: tuple[Trial, ...], folder: str) -> tuple[list[tuple[str, str]], 
         cluster_nodes,
         NO_LIMITS,
         on_start=lambda trial: seen.append(("start", trial)),
-        on_gang=lambda workers, next_workers: None,
+        on_gang=lambda trial, workers, next_workers: None,
         on_end=lambda trial, broke, group: seen.append(("broke" if broke else "end", trial)),
         stopped=lambda: False,
     )

@@ -164,6 +164,13 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
     }
     pool = read(data.pool, "pool", "pool") if data.pool is not None else []
     heldout = read(data.heldout, "heldout", "heldout") if data.heldout is not None else []
+    if data.heldout_rows:
+        if data.heldout_rows >= len(pool):
+            raise UserError(
+                f"data.heldout_rows: {data.heldout_rows} of the {len(pool)} rows of {data.pool or 'no pool'} leave "
+                "none to pair with"
+            )
+        pool, heldout = pool[: -data.heldout_rows], pool[-data.heldout_rows :]
     for sample, records in forget.items():
         name = data.forget.replace("{sample}", str(sample))
         for key, others, other_name in (("pool", pool, data.pool), ("heldout", heldout, data.heldout)):

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import UserError
 from icu_ray.evaluation.requests import dump_answers
+from icu_ray.folders import fetched
 from icu_ray.models.loading import Dtype, LoadedModel, load_model
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ _GPU_OVERHEAD = 2**31
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate. source: hub id or folder, the same on every node. hash: of its files, its identity."""
+    """A model to evaluate. source: hub id, folder (the same on every node) or fsspec URL of one. hash: of its files."""
 
     name: str
     source: str
@@ -36,6 +38,15 @@ class Subject:
     dtype: Dtype = "float32"
     revision: str | None = None
     trust_remote_code: bool = False
+
+    @contextmanager
+    def folder(self, *, weights: bool = True) -> Iterator[str]:
+        """The source as `load_model` takes it; a remote folder is copied for the while."""
+        if "://" not in self.source:
+            yield self.source
+            return
+        with fetched(self.source, without=() if weights else (".safetensors", ".bin")) as folder:
+            yield str(folder)
 
 
 @dataclass(frozen=True)
@@ -112,12 +123,13 @@ class Evaluator:
         if self.loaded is None or self.loaded[0] != subject:
             self.loaded = None  # the old one's memory goes before the new one comes
             self.loads += 1
-            loaded = load_model(
-                subject.source,
-                revision=subject.revision,
-                trust_remote_code=subject.trust_remote_code,
-                dtype=subject.dtype,
-            )
+            with subject.folder() as source:
+                loaded = load_model(
+                    source,
+                    revision=subject.revision,
+                    trust_remote_code=subject.trust_remote_code,
+                    dtype=subject.dtype,
+                )
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 loaded.model.to("cuda")  # type: ignore[arg-type]
@@ -125,12 +137,13 @@ class Evaluator:
         return self.loaded[1]
 
 
-def default_pool(subjects: Sequence[Subject]) -> Pool:
-    """On GPUs where the cluster has any, as many actors on each as the largest model leaves room for; else one actor a
-    CPU, as far as all their models fit half of the cluster's memory."""
+def default_pool(subjects: Sequence[Subject], resources: Mapping[str, float] | None = None) -> Pool:
+    """On GPUs where there are any, as many actors on each as the largest model leaves room for; else one actor a CPU,
+    as far as all their models fit half of the memory. resources: what may be taken; default: the whole cluster's."""
     import ray
 
-    resources = ray.cluster_resources()
+    if resources is None:
+        resources = ray.cluster_resources()
     largest = max((_weight_bytes(subject) for subject in subjects), default=0)
     gpus = int(resources.get("GPU", 0))
     if gpus:

@@ -61,20 +61,26 @@ def evaluate_models(
     pool: Pool | None = None,
     ray: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
     on_slice: Callable[[Answered], None] = lambda answered: None,
+    on_done: Callable[[Evaluation], None] = lambda evaluation: None,
 ) -> list[Evaluation]:
     """Every task of every model, in that order; an Evaluation whose `error` is set could not be made.
 
     pool: default: see `default_pool`. ray: entered only when something must be computed. on_slice: called in this
-    process after each slice is stored.
+    process after each slice is stored; on_done: as soon as a task of a model is evaluated, or found.
     """
     done: dict[tuple[int, int], Evaluation] = {}
+
+    def finish(place: tuple[int, int], evaluation: Evaluation) -> None:
+        done[place] = evaluation
+        on_done(evaluation)
+
     waiting: dict[tuple[int, int], _Pending] = {}
     tasks: dict[int, Task] = {}
     for s, subject in enumerate(subjects):
         for t, source in enumerate(sources):
             found = find_evaluation(store, subject.name, subject.hash, subject.dtype, source)
             if found is not None:
-                done[s, t] = found
+                finish((s, t), found)
                 continue
             if t not in tasks:
                 tasks[t] = source.load()
@@ -82,7 +88,7 @@ def evaluate_models(
             if pending.missing and not pending.error:
                 waiting[s, t] = pending
             else:
-                done[s, t] = _finish(pending, store)
+                finish((s, t), _finish(pending, store))
     if waiting:
         with ray():
             for place, number, answers, answered in _answered(waiting, pool, store):
@@ -93,14 +99,14 @@ def evaluate_models(
                     pending.answers[number] = answers
                     on_slice(answered)
                     if not pending.missing:
-                        done[place] = _finish(pending, store)
+                        finish(place, _finish(pending, store))
     for place, pending in waiting.items():
         if place not in done:
             pending.error = pending.error or (
                 f"{len(pending.missing)} of {len(pending.slices)} slices came back without an answer after "
                 f"{RETRIES} retries: their actor died or failed, which Ray's log tells (out of memory?)"
             )
-            done[place] = _finish(pending, store)
+            finish(place, _finish(pending, store))
     return [done[s, t] for s in range(len(subjects)) for t in range(len(sources))]
 
 
@@ -109,9 +115,10 @@ def _pending(subject: Subject, source: TaskSource, task: Task, store: Store) -> 
     try:
         tokenizer: Any = None
         if task.measure.kind == "window":  # the one kind whose requests are tokens
-            tokenizer = load_tokenizer(
-                subject.source, revision=subject.revision, trust_remote_code=subject.trust_remote_code
-            )
+            with subject.folder(weights=False) as folder:
+                tokenizer = load_tokenizer(
+                    folder, revision=subject.revision, trust_remote_code=subject.trust_remote_code
+                )
         slices = cut_slices(task.measure, task.ask(tokenizer))
     except UserError as error:
         return _Pending(subject, source, task, [], {}, str(error))

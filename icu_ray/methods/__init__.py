@@ -32,6 +32,7 @@ BUILT_IN: Mapping[str, str] = {
     "po": "icu_ray.methods.po:Po",
     "dpo": "icu_ray.methods.dpo:Dpo",
     "npo": "icu_ray.methods.npo:Npo",
+    "original": "icu_ray.methods.original:Original",
 }
 _log = logging.getLogger(__name__)
 

@@ -137,6 +137,8 @@ class Method(ABC):
     uses_alpha: ClassVar[bool] = True
     """False where alpha does not change the loss, so that a plan can tell equal cells."""
     uses_beta: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
+    """False for the model as it is, which is measured and nothing else."""
 
     def __init__(
         self,

@@ -1,9 +1,10 @@
-"""Stand-ins: small GPT-Neo models trained here until they have memorised the forget samples.
+"""Stand-ins: small language models trained here until they have memorised the forget samples.
 
 A quick trial of unlearning needs a model that truly knows something, and none can be shipped. `build_standin` trains a
-byte-level BPE and a GPT-Neo (global and local attention alternate, as in the paper's models) from nothing on a corpus
-in which the forget texts stand several times, as duplicated text does on the web, until memorisation accuracy and
-extraction likelihood (10-grams, as the probe measures them) are high enough on every forget sample.
+byte-level BPE and a GPT-Neo (global and local attention alternate, as in the paper's models) or a Llama (as its
+TinyLlama) from nothing on a corpus in which the forget texts stand several times, as duplicated text does on the web,
+until memorisation accuracy and extraction likelihood (10-grams, as the probe measures them) are high enough on every
+forget sample.
 
     build_standin(StandinConfig(size="small"), corpus, {0: forget}, Columns(128, 64, 96), Path("model"), print)
 
@@ -24,7 +25,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from icu_ray.config import StandinConfig, TokensConfig
 from icu_ray.data.examples import Columns, Examples, TokenRows
@@ -128,9 +136,25 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     )
 
 
-def new_model(config: StandinConfig, vocabulary: int, length: int) -> GPTNeoForCausalLM:
-    """An untrained GPT-Neo for rows of `length` tokens; draws its weights from torch's generator."""
+def new_model(config: StandinConfig, vocabulary: int, length: int) -> PreTrainedModel:
+    """An untrained model for rows of `length` tokens; draws its weights from torch's generator."""
     shape = ARCHITECTURES[config.size]
+    if config.family == "llama":
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocabulary,
+                hidden_size=shape.hidden,
+                intermediate_size=shape.hidden * 8 // 3,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                num_key_value_heads=shape.heads,
+                max_position_embeddings=max(length, POSITIONS),
+                tie_word_embeddings=True,
+                bos_token_id=0,
+                eos_token_id=0,
+                pad_token_id=0,
+            )
+        )
     return GPTNeoForCausalLM(
         GPTNeoConfig(
             vocab_size=vocabulary,
@@ -158,7 +182,7 @@ def _rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], columns: Col
 
 
 def _train(
-    model: GPTNeoForCausalLM,
+    model: PreTrainedModel,
     config: StandinConfig,
     rows: TokenRows,
     samples: Mapping[int, NDArray[np.int64]],
@@ -236,14 +260,14 @@ def _batches(blocks: Sequence[_Block], batch_size: int, random: np.random.Genera
         yield found[place]
 
 
-def _loss(model: GPTNeoForCausalLM, block: _Block) -> torch.Tensor:
+def _loss(model: PreTrainedModel, block: _Block) -> torch.Tensor:
     """Mean negative log-likelihood of the real tokens that follow a real token."""
     ids = torch.from_numpy(block.ids)
     mask = None if block.real.all() else torch.from_numpy(block.real.astype(np.int64))
     # Cutting the last state before the output matrix saves a copy of the batch's logits, the largest tensor here.
-    hidden = model.transformer(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
+    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
     scored = torch.from_numpy(block.real[:, 1:] & block.real[:, :-1])
-    logits = torch.nn.functional.linear(hidden[scored], model.lm_head.weight)
+    logits = torch.nn.functional.linear(hidden[scored], model.get_output_embeddings().weight)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][scored])
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import statistics
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from icu_ray.errors import UserError
 from icu_ray.report.comparison import reference_row
 from icu_ray.report.rows import Block, Row
 from icu_ray.report.theme import Theme
-from icu_ray.results import SampleRecord
+from icu_ray.results import SampleRecord, read_generations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 RUN = 3
 """Consecutive words shared with the reference that count as a leak."""
 _ROWS_SHOWN = 8
+_EPOCHS_SHOWN = 10
 _PUNCTUATION = ".,;:!?\"'()[]{}<>«»“”‘’…*_"
 
 
@@ -102,6 +104,31 @@ def choose_cases(block: Block) -> tuple[Case, ...]:
     picks = {ranked[(len(ranked) - 1) // 2]: "typical: median MA after unlearning, over methods"}
     picks.setdefault(ranked[-1], "worst: highest MA after unlearning, over methods")
     return tuple(_case(block, key, why, spoken) for key, why in picks.items())
+
+
+def epoch_case(block: Block) -> Case | None:
+    """What the prompt of the typical target yields epoch by epoch under the reference row's method (Figure 5)."""
+    cases, reference = choose_cases(block), reference_row(block.methods)
+    if not cases or reference is None:
+        return None
+    case = cases[0]
+    trial = next((t for t in reference.trials if t.sample == case.sample and t.measured is not None), None)
+    if trial is None:
+        return None
+    said: list[Said] = []
+    try:
+        generations = read_generations(trial.paths)
+    except UserError:  # damaged: a picture less
+        return None
+    for kept in generations:
+        text = kept.said.get(case.target)
+        if text is not None and (not said or text != said[-1].text):
+            said.append(Said(f"epoch {kept.epoch}" if kept.epoch else "before", text, None, None))
+    if len(said) < 2:
+        return None
+    while len(said) > _EPOCHS_SHOWN:  # the changes matter most at the ends; every second one of the middle goes
+        said = [said[0], *said[1:-1][1::2], said[-1]]
+    return replace(case, chosen=f"epoch by epoch, {reference.name}", said=tuple(said))
 
 
 def _records(row: Row) -> dict[tuple[int, str], SampleRecord]:

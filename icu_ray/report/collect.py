@@ -19,10 +19,12 @@ from icu_ray.results import (
     Provenance,
     SampleRecord,
     Sweep,
+    TrialEvaluation,
     TrialPaths,
     TrialResult,
     TrialSpec,
     read_beat,
+    read_evaluation,
     read_events,
     read_result,
     read_samples,
@@ -55,6 +57,13 @@ class ReportedTrial:
     settings: Mapping[str, Any] = field(default_factory=dict)
     provenance: Provenance | None = None
     planned: bool = True
+    evaluation: TrialEvaluation | None = None
+    storage: str = ""
+
+    @property
+    def paths(self) -> TrialPaths:
+        """Where its files lie."""
+        return TrialPaths.of(self.storage, self.sweep, self.trial_id)
 
     @property
     def alpha(self) -> float:
@@ -165,6 +174,7 @@ def _collect_trial(
     history = _try(lambda: read_events(paths), broken) or ()
     result = _try(lambda: read_result(paths), broken)
     samples = _try(lambda: read_samples(paths), broken) or ()
+    evaluation = _try(lambda: read_evaluation(paths), broken)
     if result is not None:
         state: str = result.status
     elif len(broken) > before:
@@ -192,6 +202,8 @@ def _collect_trial(
         spec.settings if spec else {},
         provenance,
         planned=record is None or planned is not None,
+        evaluation=evaluation,
+        storage=storage,
     )
 
 

@@ -2,12 +2,13 @@
 
     for column in PAPER_COLUMNS: column.heading, column.value(scores)
 
-Fractions of the files become percent here. `Scores` is asked for each column's field by name: columns that no stage
-has measured are empty, not zero.
+Fractions of the files become percent here. A column is a field of `Scores` or a metric of the evaluation; what was not
+measured is empty, not zero.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,11 @@ from icu_ray.results import Scores
 
 @dataclass(frozen=True)
 class Column:
-    """A metric as tables show it. key: the paper's columns as in metrics/scores.py; field: its name in Scores."""
+    """A metric as tables show it. key: the paper's columns as in metrics/scores.py; field: its name in Scores.
+
+    metrics: for columns of the evaluation, its names in TrialEvaluation; the first that there is in a report is taken
+    for all of it, so that no table mixes two suites.
+    """
 
     key: str
     heading: str
@@ -27,6 +32,7 @@ class Column:
     decimals: int
     percent: bool = False
     meaning: str = ""
+    metrics: tuple[str, ...] = ()
 
     @property
     def arrow(self) -> str:
@@ -38,9 +44,11 @@ class Column:
         """Whether the paper prints '>1000' for large values of it."""
         return self.key.startswith("ppl_") and self.key != "ppl_ratio"
 
-    def value(self, scores: Scores | None) -> float | None:
-        """This metric of a model, None where it was not measured."""
-        value: float | None = getattr(scores, self.field, None)
+    def value(
+        self, scores: Scores | None, evaluated: Mapping[str, float | None] | None = None, metric: str = ""
+    ) -> float | None:
+        """This metric of a model, None where it was not measured. metric: which one of the evaluated ones is meant."""
+        value: float | None = (evaluated or {}).get(metric) if metric else getattr(scores, self.field, None)
         return None if value is None else value * (100 if self.percent else 1)
 
     def text(self, value: float | None) -> str:
@@ -52,21 +60,42 @@ class Column:
         return f"{value:.{self.decimals}f}" if abs(value) < 1e5 else f"{value:.1e}"
 
 
-def _paper(key: str, heading: str, latex: str, field: str, decimals: int, percent: bool, meaning: str) -> Column:
+def _paper(
+    key: str, heading: str, field: str, decimals: int, percent: bool, meaning: str, *metrics: str, latex: str = ""
+) -> Column:
     better: Literal["lower", "higher"] = "higher" if key in HIGHER_IS_BETTER else "lower"
-    return Column(key, heading, latex, field, better, decimals, percent, meaning)
+    return Column(key, heading, latex or heading, field, better, decimals, percent, meaning, metrics)
 
 
 PAPER_COLUMNS: tuple[Column, ...] = (
-    _paper("el10", "EL₁₀ (%)", r"EL$_{10}$ (\%)", "el10", 1, True, "extraction likelihood of the forget sample"),
-    _paper("ma", "MA (%)", r"MA (\%)", "ma", 1, True, "memorisation accuracy on the forget sample"),
-    _paper("bert", "BERT (F1)", "BERT (F1)", "bertscore_f1", 1, True, "BERTScore of what is said after the prompt"),
-    _paper("entropy", "Entropy", "Entropy", "entropy", 3, False, "bits of the tokens of what is said after the prompt"),
-    _paper("cls", "Cls Avg. (ACC)", "Cls Avg. (ACC)", "cls", 1, True, "mean accuracy of nine classification tasks"),
-    _paper("dia", "Dia Avg. (F1)", "Dia Avg. (F1)", "dia", 1, True, "mean F1 of four dialogue tasks"),
-    _paper("ppl_pile", "Pile (PPL)", "Pile (PPL)", "ppl_pile", 1, False, "perplexity on Pile validation texts"),
-    _paper("ppl_wikitext", "Wikitext (PPL)", "Wikitext (PPL)", "ppl_wikitext", 1, False, "perplexity on Wikitext"),
-    _paper("gpt", "GPT", "GPT", "gpt", 2, False, "grade of a GPT-4 judge"),
+    _paper("el10", "EL₁₀ (%)", "el10", 1, True, "extraction likelihood of the forget sample", latex=r"EL$_{10}$ (\%)"),
+    _paper("ma", "MA (%)", "ma", 1, True, "memorisation accuracy on the forget sample", latex=r"MA (\%)"),
+    _paper("bert", "BERT (F1)", "bertscore_f1", 1, True, "BERTScore of what is said after the prompt"),
+    _paper("entropy", "Entropy", "entropy", 3, False, "bits of the tokens of what is said after the prompt"),
+    _paper(
+        "cls",
+        "Cls Avg. (ACC)",
+        "",
+        1,
+        True,
+        "mean accuracy of classification tasks",
+        "cls/icu_avg",
+        "cls/avg",
+        "cls/quick_avg",
+    ),
+    _paper("dia", "Dia Avg. (F1)", "", 1, True, "mean F1 of dialogue tasks", "dialogue/avg", "dialogue/quick_f1"),
+    _paper("ppl_pile", "Pile (PPL)", "", 1, False, "perplexity on Pile texts", "ppl/pile_icu", "ppl/pile_rolling"),
+    _paper(
+        "ppl_wikitext",
+        "Wikitext (PPL)",
+        "",
+        1,
+        False,
+        "perplexity on Wikitext",
+        "ppl/wikitext_icu",
+        "ppl/wikitext_rolling",
+    ),
+    _paper("gpt", "GPT", "", 2, False, "grade of a GPT-4 judge"),
 )
 assert tuple(column.key for column in PAPER_COLUMNS) == COLUMNS
 
@@ -90,3 +119,10 @@ PPL_RATIO = Column(
 )
 OWN_COLUMNS = (HELDOUT, PPL_RATIO)
 ALL_COLUMNS = (*PAPER_COLUMNS, *OWN_COLUMNS)
+
+
+def evaluated_metrics(evaluations: Iterable[Mapping[str, float | None]]) -> dict[str, str]:
+    """By column key, the evaluation's metric that it shows: the first of its names that any of these has."""
+    there = {name for metrics in evaluations for name, value in metrics.items() if value is not None}
+    found = {column.key: next((name for name in column.metrics if name in there), "") for column in ALL_COLUMNS}
+    return {key: name for key, name in found.items() if name}

@@ -17,6 +17,8 @@ from icu_ray.report.columns import Column
 from icu_ray.report.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
 from icu_ray.report.rows import Block, Mark, Row, differing_keys, flatten, make_blocks, rank, shown_columns
 from icu_ray.report.statistics import Estimate
+from icu_ray.report.targets import TargetRow, target_rows
+from icu_ray.report.tasks import TaskTable, task_tables
 from icu_ray.store import content_hash
 from icu_ray.version import code_version
 
@@ -68,6 +70,8 @@ class Report:
     findings: tuple[Finding, ...]
     facts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     made: str
+    tasks: tuple[TaskTable, ...] = ()
+    targets: tuple[TargetRow, ...] = ()
 
     @property
     def planned(self) -> int:
@@ -130,6 +134,8 @@ def make_report(found: Collected) -> Report:
         findings=tuple(_findings(found)),
         facts=tuple((f"{sweep.storage}/{sweep.name}", tuple(_facts(sweep, found.trials))) for sweep in found.sweeps),
         made=f"{time.strftime('%Y-%m-%d %H:%M %Z')} by icu_ray {code['version']} {str(code['commit'])[:12]}",
+        tasks=task_tables(blocks),
+        targets=target_rows(found),
     )
 
 
@@ -144,6 +150,8 @@ def _findings(found: Collected) -> list[Finding]:
             findings.append(Finding("missing", f"{trial.name}: {word}, {far}"))
         elif trial.state == "not started":
             findings.append(Finding("missing", f"{trial.name}: not started"))
+        for task, error in (trial.evaluation.errors if trial.evaluation else {}).items():
+            findings.append(Finding("failed", f"{trial.name}: not evaluated on {task}: {error}"))
     for sweep in found.sweeps:
         extra = [trial for trial in found.trials if trial.sweep == sweep.name and not trial.planned]
         if extra:
@@ -211,6 +219,11 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
     if packages:
         facts.append(("packages", "; ".join(packages)))
     facts.append(("forget samples and seeds", _units(own)))
+    evaluated = [trial.evaluation for trial in own if trial.evaluation is not None]
+    if evaluated:
+        tasks = dict.fromkeys(f"{name} {digest[:8]}" for each in evaluated for name, digest in each.tasks.items())
+        count = sum(trial.measured is not None for trial in own)
+        facts.append(("evaluated", f"{len(evaluated)} of {count} trials on {', '.join(tasks)}"))
     limits = thresholds(config)
     if limits is not None:
         rule = config["stop"].get("rule", "and")

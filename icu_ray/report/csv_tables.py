@@ -1,4 +1,5 @@
-"""The report's tables as CSV, exact numbers for other programs: table.csv, tests.csv, scores.csv.
+"""The report's tables as CSV, exact numbers for other programs: table.csv, tests.csv, scores.csv, tasks.csv,
+targets.csv.
 
 for name, data in csv_tables(report).items(): ...
 """
@@ -10,11 +11,17 @@ import io
 from collections.abc import Sequence
 
 from icu_ray.report.contents import Report
+from icu_ray.report.targets import HEADINGS
 
 
 def csv_tables(report: Report) -> dict[str, bytes]:
     """File contents by name, UTF-8; numbers in full, empty where there is none."""
-    return {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
+    tables = {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
+    if report.tasks:
+        tables["tasks.csv"] = _tasks(report)
+    if report.targets:
+        tables["targets.csv"] = _csv(HEADINGS, [row.cells for row in report.targets])
+    return tables
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
@@ -40,6 +47,16 @@ def _main(report: Report) -> bytes:
                 line += [row.marks.get(column.key), None if row.paper is None else row.paper.printed.get(column.key)]
             rows.append(line)
     return _csv(header, rows)
+
+
+def _tasks(report: Report) -> bytes:
+    rows = [
+        [table.model, row, metric, value]
+        for table in report.tasks
+        for metric, values in table.lines
+        for row, value in zip(table.rows, values, strict=True)
+    ]
+    return _csv(["model", "row", "metric", "mean"], rows)
 
 
 def _scores(report: Report) -> bytes:

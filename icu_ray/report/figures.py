@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from icu_ray.report.case_study import Case, choose_cases, draw_case
+from icu_ray.report.case_study import Case, choose_cases, draw_case, epoch_case
 from icu_ray.report.contents import Report
 from icu_ray.report.curves import active, curved, forgetting
 from icu_ray.report.rows import Block
@@ -90,11 +90,14 @@ def pictures(report: Report) -> tuple[Picture, ...]:
         )
     for block in report.blocks:
         for number, case in enumerate(choose_cases(block), start=1):
-            found.append(_case_picture(block, case, number))
+            found.append(_case_picture(block, case, str(number)))
+        by_epoch = epoch_case(block)
+        if by_epoch is not None:
+            found.append(_case_picture(block, by_epoch, "epochs"))
     return tuple(found)
 
 
-def _case_picture(block: Block, case: Case, number: int) -> Picture:
+def _case_picture(block: Block, case: Case, number: str) -> Picture:
     name = "".join(c if c.isalnum() else "-" for c in block.model)
     return Picture(
         f"case-{name}-{number}",

@@ -80,7 +80,8 @@ class LiveView:
             before = self._steps.get(step.name)
             self._steps[step.name] = step
             if self._live is None and (before is None or step.part == 1):
-                self.console.print(f"prepare  {step.name}: {step.text}", markup=False, highlight=False)
+                word = "prepare " if self._trials_began is None else "beside  "
+                self.console.print(f"{word} {step.name}: {step.text}", markup=False, highlight=False)
 
     def started(self, trial_id: str) -> None:
         """A trial was handed to the cluster."""
@@ -142,7 +143,8 @@ class LiveView:
             for step in open_steps:
                 bar = ProgressBar(total=1.0, completed=step.part or 0.0, width=24, pulse=step.part is None)
                 preparing.add_row(step.name, bar, step.text)
-            parts += [Text("Preparing", style="bold"), preparing]
+            heading = "Preparing" if self._trials_began is None else "Beside the trials"
+            parts += [Text(heading, style="bold"), preparing]
         if self._running:
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
             for heading in ("trial", "epoch", "MA %", "EL10 %", "active", "time"):

@@ -12,7 +12,17 @@ from icu_ray.report.comparison import BlockScores, Comparison, Order
 from icu_ray.report.contents import SCORES, STATE_WORD, Report, TableCell
 from icu_ray.report.figures import Picture
 from icu_ray.report.rows import Block
-from icu_ray.report.wording import MAIN_NOTE, ORDERS_NOTE, SCORES_NOTE, TESTS_NOTE, p_text, standing_of
+from icu_ray.report.targets import HEADINGS
+from icu_ray.report.wording import (
+    MAIN_NOTE,
+    ORDERS_NOTE,
+    SCORES_NOTE,
+    TARGETS_NOTE,
+    TASKS_NOTE,
+    TESTS_NOTE,
+    p_text,
+    standing_of,
+)
 
 
 def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
@@ -27,6 +37,17 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         *(_scores(block, s) for block, s in zip(report.blocks, report.scores, strict=True)),
     ]
     parts.append(SCORES_NOTE)
+    if report.targets:
+        lines = [[escape(cell) for cell in row.cells] for row in report.targets]
+        parts += ["## Every text, best remembered first", _table(HEADINGS, lines), TARGETS_NOTE]
+    if report.tasks:
+        parts.append("## What the models can still do")
+        for table in report.tasks:
+            lines = [
+                [escape(name), *(escape(table.text(name, value)) for value in values)] for name, values in table.lines
+            ]
+            parts += [f"### {escape(table.model)}", _table(["", *map(escape, table.rows)], lines)]
+        parts.append(TASKS_NOTE)
     if report.orders:
         parts += ["## Order of methods beside the paper's", _orders(report.orders), ORDERS_NOTE]
     if pictures:

@@ -17,6 +17,7 @@ from icu_ray.report import wording
 from icu_ray.report.case_study import marked_words
 from icu_ray.report.contents import SCORES, STATE_WORD, Report
 from icu_ray.report.figures import Picture
+from icu_ray.report.targets import HEADINGS
 from icu_ray.report.theme import DPI
 
 _TEMPLATE = "page.html.jinja"
@@ -52,6 +53,7 @@ def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, byt
     )
     return environment.get_template(_TEMPLATE).render(
         report=report,
+        headings=HEADINGS,
         columns=(*report.columns, *SCORES),
         charts=charts,
         cases=[picture for picture in pictures if picture.case is not None],

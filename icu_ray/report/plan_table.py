@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from icu_ray.estimates import cost_of, error_said, load_prices
 from icu_ray.plan import DONE, Plan
 
 
@@ -48,12 +50,18 @@ def print_plan(plan: Plan, console: Console) -> None:
     widest = max(trial.workers for trial in plan.trials)
     console.print(f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.")
     waiting = [trial for trial in plan.trials if trial.status not in DONE]
-    if any(trial.model.gpus for trial in waiting):
-        console.print(
-            f"Estimate for what is left: {plan.gpu_hours:.1f} GPU hours (counted operations; see minutes_per_epoch)."
-        )
-    elif waiting:
-        console.print(f"Estimate for what is left: {plan.worker_minutes:.0f} worker minutes on CPU.")
+    if waiting:
+        gpus = any(trial.model.gpus for trial in waiting)
+        much = f"{plan.gpu_hours:.1f} GPU hours" if gpus else f"{plan.worker_minutes:.0f} worker minutes on CPU"
+        console.print(f"Estimate for what is left: {much} ({error_said(plan.trials)}).")
+        if config.resources.prices is not None:
+            cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)
+            console.print(f"It costs {cost_of(plan.gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))}.")
+    asked = config.evaluation
+    if asked.suites or asked.tasks:
+        names = ", ".join([*(f"suite {name}" for name in asked.suites), *asked.tasks])
+        models = len(plan.trials) + len({trial.model.name for trial in plan.trials})
+        console.print(f"Evaluated beside the trials: {names}, on {models} models.")
     console.print(f"Fidelity '{config.fidelity}'; results go to {config.storage.rstrip('/')}/{config.name}.")
     if plan.provisional:
         console.print(f"Ids are provisional: {plan.provisional}", style="yellow", markup=False)

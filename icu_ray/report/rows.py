@@ -15,7 +15,7 @@ from typing import Any, Literal
 from icu_ray import methods
 from icu_ray.errors import UserError
 from icu_ray.report.collect import Collected, ReportedTrial
-from icu_ray.report.columns import ALL_COLUMNS, PPL_RATIO, Column
+from icu_ray.report.columns import ALL_COLUMNS, PPL_RATIO, Column, evaluated_metrics
 from icu_ray.report.paper_tables import PaperRow, paper_row, paper_size
 from icu_ray.report.statistics import Estimate, mean_interval
 from icu_ray.report.tables import ppl_ratio
@@ -71,12 +71,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Block:
-    """One model's rows. size: the paper's name of it, None where the paper has no such model."""
+    """One model's rows. size: the paper's name of it, None where the paper has no such model.
+
+    evaluated: by column key, the evaluation's metric that it shows.
+    """
 
     model: str
     size: str | None
     standin: bool
     rows: tuple[Row, ...]
+    evaluated: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def methods(self) -> tuple[Row, ...]:
@@ -93,10 +97,13 @@ def make_blocks(found: Collected) -> tuple[Block, ...]:
     known = [trial for trial in found.trials if trial.model != "?"]
     names = [str(model.get("name")) for config in found.configs for model in config.get("models", ())]
     models = dict.fromkeys([name for name in names if any(t.model == name for t in known)] + [t.model for t in known])
-    return tuple(_block(model, [t for t in known if t.model == model], found.configs) for model in models)
+    evaluated = evaluated_metrics(t.evaluation.after for t in known if t.evaluation is not None)
+    return tuple(_block(model, [t for t in known if t.model == model], found.configs, evaluated) for model in models)
 
 
-def _block(model: str, trials: Sequence[ReportedTrial], configs: Sequence[Mapping[str, Any]]) -> Block:
+def _block(
+    model: str, trials: Sequence[ReportedTrial], configs: Sequence[Mapping[str, Any]], evaluated: Mapping[str, str]
+) -> Block:
     described = [entry for config in configs for entry in config.get("models", ()) if entry.get("name") == model]
     source = next((entry.get("source") for entry in described), None)
     standin = any(entry.get("standin") is not None for entry in described)
@@ -104,11 +111,13 @@ def _block(model: str, trials: Sequence[ReportedTrial], configs: Sequence[Mappin
     variants = _variants(trials)
     groups: dict[tuple[str, float | None, float | None, str], list[ReportedTrial]] = {}
     for trial in trials:
+        if not _trains(trial):
+            continue  # it is the row before unlearning
         groups.setdefault((trial.method, *_weights(trial), variants[trial.trial_id]), []).append(trial)
     ordered = sorted(groups, key=lambda key: (*_place(groups[key][0]), key[0], key[1] or 0.0, key[2] or 0.0, key[3]))
-    rows = [_before_row(trials, paper)]
-    rows += [_row(key, groups[key], paper) for key in ordered]
-    return Block(model, None if paper is None else paper[0], standin, _marked(rows))
+    rows = [_before_row(trials, paper, evaluated)]
+    rows += [_row(key, groups[key], paper, evaluated) for key in ordered]
+    return Block(model, None if paper is None else paper[0], standin, _marked(rows), evaluated)
 
 
 def _place(trial: ReportedTrial) -> tuple[int, int]:
@@ -120,13 +129,14 @@ def _place(trial: ReportedTrial) -> tuple[int, int]:
     return (_ORDER.index(method) if method in _ORDER else len(_ORDER), 0)
 
 
-def _before_row(trials: Sequence[ReportedTrial], paper: tuple[str, str] | None) -> Row:
+def _before_row(trials: Sequence[ReportedTrial], paper: tuple[str, str] | None, evaluated: Mapping[str, str]) -> Row:
+    before = next((trial.evaluation.before for trial in trials if trial.evaluation is not None), {})
     cells: dict[tuple[int, int | None], dict[str, float | None]] = {}
     for trial in trials:
         # The original model depends on the forget sample alone: whichever trial measured it first has said it all.
         scores = (trial.result.before if trial.result else None) or (trial.history[0].scores if trial.history else None)
         if scores is not None:
-            cells.setdefault((trial.sample, None), _cell(scores, None))
+            cells.setdefault((trial.sample, None), _cell(scores, None, before, evaluated))
     family = "" if paper is None else paper[1]
     printed = paper_row(paper[0], "opt" if family == "opt" else BEFORE, None, None) if paper else None
     return Row("before unlearning", BEFORE, None, None, "", (), cells, _estimates(cells), printed)
@@ -136,10 +146,16 @@ def _row(
     key: tuple[str, float | None, float | None, str],
     trials: Sequence[ReportedTrial],
     paper: tuple[str, str] | None,
+    evaluated: Mapping[str, str],
 ) -> Row:
     label, alpha, beta, variant = key
     cells = {
-        trial.unit: _cell(trial.measured.after, ppl_ratio(trial.measured))
+        trial.unit: _cell(
+            trial.measured.after,
+            ppl_ratio(trial.measured),
+            {} if trial.evaluation is None else trial.evaluation.after,
+            evaluated,
+        )
         for trial in trials
         if trial.measured is not None and trial.measured.after is not None
     }
@@ -161,6 +177,13 @@ def _row(
     )
 
 
+def _trains(trial: ReportedTrial) -> bool:
+    try:
+        return methods.method_class(trial.base_method).trains
+    except UserError:  # a plug-in of the machine that ran the sweep
+        return True
+
+
 def _weights(trial: ReportedTrial) -> tuple[float | None, float | None]:
     """(alpha, beta), None for what the method does not use."""
     try:
@@ -170,8 +193,11 @@ def _weights(trial: ReportedTrial) -> tuple[float | None, float | None]:
     return trial.alpha if found.uses_alpha else None, trial.beta if found.uses_beta else None
 
 
-def _cell(scores: Scores, ratio: float | None) -> dict[str, float | None]:
-    return {**{column.key: column.value(scores) for column in ALL_COLUMNS}, PPL_RATIO.key: ratio}
+def _cell(
+    scores: Scores, ratio: float | None, metrics: Mapping[str, float | None], evaluated: Mapping[str, str]
+) -> dict[str, float | None]:
+    values = {column.key: column.value(scores, metrics, evaluated.get(column.key, "")) for column in ALL_COLUMNS}
+    return {**values, PPL_RATIO.key: ratio}
 
 
 def _estimates(cells: Mapping[Any, Mapping[str, float | None]]) -> dict[str, Estimate | None]:
@@ -247,4 +273,9 @@ def shown_columns(blocks: Sequence[Block]) -> tuple[Column, ...]:
     def holds(column: Column, row: Row) -> bool:
         return row.values[column.key] is not None or (row.paper is not None and column.key in row.paper.printed)
 
-    return tuple(column for column in ALL_COLUMNS if any(holds(column, row) for row in rows))
+    evaluated = next((block.evaluated for block in blocks), {})
+    return tuple(
+        replace(column, meaning=f"{column.meaning} ({evaluated[column.key]})") if column.key in evaluated else column
+        for column in ALL_COLUMNS
+        if any(holds(column, row) for row in rows)
+    )

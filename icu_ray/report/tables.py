@@ -12,13 +12,23 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from icu_ray.results import Scores, TrialPaths, TrialResult, read_result, to_json, trial_ids
+from icu_ray.report.columns import PAPER_COLUMNS, Column, evaluated_metrics
+from icu_ray.results import (
+    Scores,
+    TrialEvaluation,
+    TrialPaths,
+    TrialResult,
+    read_evaluation,
+    read_result,
+    to_json,
+    trial_ids,
+)
 from icu_ray.store import join, write_atomic
 
 
@@ -65,27 +75,31 @@ class Cell:
 
 @dataclass(frozen=True)
 class Summary:
-    """A sweep's results; `missing` are trials that were planned and have no result."""
+    """A sweep's results; `missing` are trials that were planned and have no result. evaluations: by trial id."""
 
     storage: str
     sweep: str
     results: tuple[TrialResult, ...]
     cells: tuple[Cell, ...]
     missing: tuple[str, ...]
+    evaluations: Mapping[str, TrialEvaluation]
 
 
 def summarise(storage: str, sweep: str, planned: Sequence[tuple[str, str]] | None = None) -> Summary:
     """Read every result; planned: (trial id, name) of the trials to look for, else all that have a folder."""
     wanted = [(trial_id, trial_id) for trial_id in trial_ids(storage, sweep)] if planned is None else list(planned)
-    results, missing = [], []
+    results, missing, evaluations = [], [], {}
     for trial_id, name in wanted:
-        result = read_result(TrialPaths.of(storage, sweep, trial_id))
+        paths = TrialPaths.of(storage, sweep, trial_id)
+        result, evaluation = read_result(paths), read_evaluation(paths)
         if result is None:
             missing.append(name)
         else:
             results.append(result)
+            if evaluation is not None:
+                evaluations[trial_id] = evaluation
     results.sort(key=lambda r: (r.model, r.method, r.hyperparameters["alpha"], r.hyperparameters["beta"], r.sample))
-    return Summary(storage, sweep, tuple(results), _cells(results), tuple(missing))
+    return Summary(storage, sweep, tuple(results), _cells(results), tuple(missing), evaluations)
 
 
 def ppl_ratio(result: TrialResult) -> float | None:
@@ -140,6 +154,7 @@ def write_tables(summary: Summary) -> str:
         "trials": [asdict(result) for result in summary.results],
         "cells": [asdict(cell) for cell in summary.cells],
         "missing": summary.missing,
+        "evaluations": {trial_id: asdict(found) for trial_id, found in summary.evaluations.items()},
     }
     write_atomic(join(folder, "summary.json"), to_json(content, indent=2))
     return folder
@@ -156,13 +171,18 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
 def _trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     header = ["trial_id", "name", "model", "method", "sample", "alpha", "beta", "status", "reason", "epochs"]
     header += [f"{m.key}_{side}" for m in METRICS for side in ("before", "after")] + ["ppl_ratio", "seconds"]
+    evaluated = list(dict.fromkeys(name for found in summary.evaluations.values() for name in found.after))
+    header += [f"{name}_{side}" for name in evaluated for side in ("before", "after")]
     rows: list[list[object]] = []
     for r in summary.results:
         row: list[object] = [r.trial_id, r.name, r.model, r.method, r.sample]
         row += [r.hyperparameters["alpha"], r.hyperparameters["beta"], r.status, r.reason, r.epochs]
         for metric in METRICS:
             row += [None if side is None else metric.read(side) for side in (r.before, r.after)]
-        rows.append([*row, ppl_ratio(r), round(r.seconds.get("total", 0.0), 3)])
+        found = summary.evaluations.get(r.trial_id)
+        sides = ({}, {}) if found is None else (found.before, found.after)
+        metrics = [side.get(name) for name in evaluated for side in sides]
+        rows.append([*row, ppl_ratio(r), round(r.seconds.get("total", 0.0), 3), *metrics])
     return header, rows
 
 
@@ -190,15 +210,19 @@ def print_tables(summary: Summary, console: Console) -> None:
         console.print(f"No trial of '{summary.sweep}' has a result yet.")
         return
     shown = [m for m in METRICS if m.key in ("ma", "el10", "bertscore_f1", "ppl_heldout")]
+    evaluated = _evaluated_columns(summary)
     trials = Table(title="Trials (before → after)", title_justify="left", box=None, pad_edge=False)
     trials.add_column("trial", overflow="fold")
     for metric in shown:
         trials.add_column(metric.heading, justify="right")
+    for column, _ in evaluated:
+        trials.add_column(column.heading, justify="right")
     trials.add_column("epochs", justify="right")
     trials.add_column("time", justify="right")
     trials.add_column("status")
     for result in summary.results:
         cells = [_arrow(result, metric) for metric in shown]
+        cells += [_evaluated_arrow(summary.evaluations.get(result.trial_id), *each) for each in evaluated]
         seconds = f"{result.seconds.get('total', 0.0):.0f} s"
         style = STATUS_STYLE[result.status]
         status = f"[{style}]{STATUS_WORD[result.status]}[/{style}]"
@@ -228,6 +252,18 @@ def print_tables(summary: Summary, console: Console) -> None:
             console.print(f"{result.name}: {STATUS_WORD[result.status]}: {result.reason}", style="yellow")
     for name in summary.missing:
         console.print(f"{name}: no result yet", style="yellow")
+
+
+def _evaluated_columns(summary: Summary) -> list[tuple[Column, str]]:
+    """The paper's columns that an evaluation filled, with the metric that each shows."""
+    metrics = evaluated_metrics(found.after for found in summary.evaluations.values())
+    return [(column, metrics[column.key]) for column in PAPER_COLUMNS if column.key in metrics]
+
+
+def _evaluated_arrow(found: TrialEvaluation | None, column: Column, metric: str) -> str:
+    sides = ({}, {}) if found is None else (found.before, found.after)
+    values = (column.value(None, side, metric) for side in sides)
+    return " → ".join("-" if value is None else column.text(value) for value in values)
 
 
 def _arrow(result: TrialResult, metric: Metric) -> str:

@@ -21,6 +21,16 @@ ORDERS_NOTE = (
     "Methods from best to worst by what was measured here and by what the paper prints. Agreeing: pairs of methods in "
     "the same order in both, of the pairs that the paper's printed values tell apart."
 )
+TARGETS_NOTE = (
+    "In per cent; BERTScore and BLEU compare what the model says after the prompt now with the text. Equation (5) "
+    "calls a text forgotten when either is under its threshold; the whole set is forgotten when the means of MA and "
+    "EL10 are."
+)
+TASKS_NOTE = (
+    "Means over the trials of a row. Accuracies and F1 in per cent, 'ppl/' perplexities. Names that end in _icu are "
+    "asked and scored as the paper's authors did, others as lm-evaluation-harness defines them; quick_ tasks are about "
+    "held-out records of the synthetic world."
+)
 TESTS_NOTE = (
     "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval, over pairs of "
     "the same forget sample and seed. p (t): paired t-test; Holm: adjusted for the number of rows compared in that "

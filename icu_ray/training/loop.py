@@ -53,12 +53,16 @@ class TrialData:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What the caller is told after an epoch. save(folder) writes a checkpoint; every rank must call it or none."""
+    """What the caller is told after an epoch. save(folder) writes a checkpoint; every rank must call it or none.
+
+    said: what the model said after each target's prompt, in the targets' order.
+    """
 
     record: EpochRecord
     history: tuple[EpochRecord, ...]
     decision: Decision
     save: Callable[[Path], None]
+    said: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,8 @@ def run_trial(
     Needs a torch.distributed group (training.engine.distributed makes one for a single process). on_epoch is called on
     every rank after every epoch, epoch 0 included. resume_from: a folder that EpochReport.save wrote.
     """
+    if job.max_epochs == 0:
+        return _as_it_is(job, data, tokenizer, on_epoch)
     trial = _Trial(job, data, model, tokenizer, rank, world_size)
     clock = {"train": 0.0, "validate": 0.0}
     notes: tuple[str, ...] = ()
@@ -210,7 +216,7 @@ def run_trial(
         if job.filter.at_start:
             active = refine(active, before.bertscore_f1, before.bleu, job.filter)
         history = (EpochRecord(0, int(active.sum()), before.scores),)
-        on_epoch(_report(trial, history, decision, epoch, active))
+        on_epoch(_report(trial, history, decision, epoch, active, before))
     while not decision.stop:
         epoch += 1
         started = time.perf_counter()
@@ -227,7 +233,7 @@ def run_trial(
         record = EpochRecord(epoch, int(active.sum()), last.scores, loss, seconds, steps, notes)
         notes = ()
         history = (*history, record)
-        on_epoch(_report(trial, history, decision, epoch, active))
+        on_epoch(_report(trial, history, decision, epoch, active, last))
     if last is None:
         # Continued after its last epoch: everything is known but the generations.
         last = trial.validate(heldout=True, decision_only=False)
@@ -240,11 +246,30 @@ def run_trial(
     return TrialOutcome(status, decision.reason, epoch, before.scores, after, history, samples, seconds)
 
 
+def _as_it_is(
+    job: TrialJob,
+    data: TrialData,
+    tokenizer: PreTrainedTokenizerBase,
+    on_epoch: Callable[[EpochReport], None],
+) -> TrialOutcome:
+    """The outcome of a trial without an epoch: the original model's measurement, which was made beforehand."""
+    before = data.before
+    if before is None:
+        raise ValueError("a trial without epochs needs the original model's measurement")
+    history = (EpochRecord(0, len(data.targets), before.scores),)
+    on_epoch(EpochReport(history[0], history, Decision(True), lambda folder: None, before.candidates))
+    status: Status = "finished" if below_thresholds(before.scores, job.stop) else "not_forgotten"
+    samples = _samples(tokenizer, data, before, before, job)
+    return TrialOutcome(status, "not trained", 0, before.scores, before.scores, history, samples, {})
+
+
 def _report(
-    trial: _Trial, history: tuple[EpochRecord, ...], decision: Decision, epoch: int, active: Flags
+    trial: _Trial, history: tuple[EpochRecord, ...], decision: Decision, epoch: int, active: Flags, measured: Validation
 ) -> EpochReport:
     state = TrialState(epoch, active.copy(), history)
-    return EpochReport(history[-1], history, decision, lambda folder: save_checkpoint(folder, trial.engine, state))
+    return EpochReport(
+        history[-1], history, decision, lambda folder: save_checkpoint(folder, trial.engine, state), measured.candidates
+    )
 
 
 def _weightless(weights: BatchWeights) -> BatchWeights:

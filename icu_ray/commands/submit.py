@@ -1,0 +1,73 @@
+"""icu-ray submit: a sweep as a job on a cluster."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from icu_ray.commands.command import add_command, split_config
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "submit",
+        "Run a sweep as a job on a Ray cluster, and follow it. Submitting the same config again goes on with it.",
+        "icu-ray submit --address http://127.0.0.1:8265 tune_configs/table1.yaml storage=s3://bucket/runs",
+        _submit,
+    )
+    parser.add_argument("config", nargs="*", metavar="CONFIG key=value", help="as for 'icu-ray sweep'")
+    parser.add_argument(
+        "--address", help="of the job server (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)"
+    )
+    parser.add_argument("--working-dir", type=Path, default=Path(), metavar="DIR", help="what travels (default: here)")
+    parser.add_argument("--id", dest="submission_id", help="name of the job (default: the sweep's, with the time)")
+    parser.add_argument(
+        "--env",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="variables of this shell that the job gets too; no secrets: whoever may see the cluster's jobs sees them",
+    )
+    parser.add_argument("--no-follow", action="store_true", help="return when the job is submitted")
+    parser.add_argument("--attach", metavar="ID", help="follow a job that runs")
+    parser.add_argument("--stop", metavar="ID", help="stop a job; what it finished is kept")
+    parser.add_argument("--list", action="store_true", help="the cluster's sweeps")
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from icu_ray.submitting import Job, follow, job_address, jobs, state, stop, submit
+
+    address = job_address(arguments.address)
+    if arguments.list:
+        for name, status in jobs(address).items():
+            print(f"{status:<10} {name}")
+        return 0
+    if arguments.stop:
+        job = Job(address, arguments.stop)
+        stop(job)
+        print(f"{job.submission_id}: asked to stop; submit its config again to go on")
+        return 0
+    if arguments.attach:
+        job = Job(address, arguments.attach)
+        state(job)
+    else:
+        config, overrides = split_config(arguments.config)
+        job = submit(
+            address,
+            config,
+            overrides,
+            working_dir=arguments.working_dir,
+            submission_id=arguments.submission_id,
+            pass_on=arguments.env,
+        )
+        print(f"submitted {job.submission_id}", flush=True)
+        if arguments.no_follow:
+            return 0
+    try:
+        return follow(job, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        print(f"\n{job.submission_id} goes on; --attach {job.submission_id} follows it, --stop ends it")
+        return 130

@@ -1,0 +1,81 @@
+"""icu-ray unlearn: one deletion request, without a grid."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from icu_ray.commands.command import add_command
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "unlearn",
+        "Make one model forget the texts of a file: model, report page and a line for every text are left in --out.",
+        "icu-ray unlearn --model EleutherAI/gpt-neo-125m --forget my.jsonl --retain others.jsonl --out unlearned",
+        _unlearn,
+    )
+    parser.add_argument(
+        "--model",
+        default="standin",
+        metavar="DIR_OR_ID",
+        help="folder or hub id of a causal LM; default: a small stand-in that is first trained to know the texts",
+    )
+    parser.add_argument(
+        "--forget", metavar="FILE", help=".jsonl, .csv or .parquet of the texts to forget (a stand-in brings its own)"
+    )
+    parser.add_argument(
+        "--retain",
+        metavar="FILE",
+        help="texts it may keep, among which analogous ones are sought; without them all "
+        "that can be done is gradient ascent, which costs a model much more",
+    )
+    parser.add_argument(
+        "--heldout", metavar="FILE", help="further texts, to measure what was lost (default: a tenth of --retain)"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="where to leave everything")
+    parser.add_argument("--text-column", default="text", help="of the files (default text)")
+    parser.add_argument("--id-column", help="of the files (default: rows are numbered)")
+    parser.add_argument("--method", help="icu, kl, llmu, ... (default icu, without --retain kumpr)")
+    parser.add_argument("--alpha", type=float, default=0.5, help="weight of learning the analogous texts (default 0.5)")
+    parser.add_argument("--beta", type=float, default=1.0, help="weight of staying near the original (default 1.0)")
+    parser.add_argument("--length", type=int, help="tokens of each text (default 200, of a stand-in 128)")
+    parser.add_argument("--workers", type=int, default=1, help="training workers (default 1)")
+    parser.add_argument("--gpus", type=int, help="of each worker (default 1, of a stand-in 0)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--suite", nargs="+", default=[], help="evaluate before and after: lm_eval, icu, quick")
+    parser.add_argument("--mirror", metavar="DIR", help="read the suites' rows here, not on the hub")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and start nothing")
+
+
+def _unlearn(arguments: argparse.Namespace) -> int:
+    from icu_ray.planning import plan_sweep
+    from icu_ray.unlearning import settings_said, unlearn, unlearn_config
+
+    options = {
+        name: getattr(arguments, name)
+        for name in ("retain", "heldout", "text_column", "id_column", "method", "alpha", "beta", "length", "workers")
+    }
+    options |= {"gpus": arguments.gpus, "precision": arguments.precision, "suites": arguments.suite}
+    options |= {"mirror": arguments.mirror, "overrides": arguments.overrides}
+    if arguments.dry_run:
+        from rich.console import Console
+
+        from icu_ray.report.plan_table import print_plan
+
+        config = unlearn_config(arguments.model, forget=arguments.forget, out=arguments.out, **options)
+        print_plan(plan_sweep(config, dry_run=True), Console(width=160, highlight=False))
+        return 0
+    done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)
+    if done.result is None:
+        return done.exit_code or 1
+    print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
+    for what, said in settings_said(done.result).items():
+        print(f"  {what:<30} {said}")
+    for what, path in (("model", "model"), ("report", "report.html"), ("every text", "targets.csv")):
+        if (done.folder / path).exists():
+            print(f"  {what:<30} {done.folder / path}")
+    return done.exit_code if done.forgotten else 1
