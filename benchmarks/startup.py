@@ -67,7 +67,15 @@ def run_plain(folder: Path, trials: int) -> float:
     provenance = provenance_of(plan.config, "")
     tasks = {
         t.trial_id: TrialTask(
-            t, prepared.ingredients["small", 0], str(folder), "plain", store, 0, keep_model=True, provenance=provenance
+            t,
+            prepared.ingredients["small", 0],
+            str(folder),
+            "plain",
+            store,
+            0,
+            keep_model=True,
+            epoch_minutes=None,
+            provenance=provenance,
         )
         for t in plan.trials
     }

@@ -151,7 +151,8 @@ def measure_plainly(case: Case) -> Measured:
         with torch.inference_mode():
             losses.append(float(case.model(input_ids=batch, labels=batch).loss))
     ma, el = plain(case.model, rows.input_ids, COLUMNS.suffix_start, BATCH)
-    scores = Scores(ma=float(ma.mean()), el10=float(el.mean()), forget_loss=float(np.mean(losses)))
+    forget_loss, f1_mean, bleu_mean = (float(np.mean(values)) for values in (losses, f1, overlap))
+    scores = Scores(float(ma.mean()), float(el.mean()), forget_loss, f1_mean, bleu_mean, entropy=None)
     return Measured(scores, np.array(f1), np.array(overlap), time.perf_counter() - started)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from icu_ray.commands import (
     data,
+    doctor,
     evaluate,
     human,
     judge,
@@ -28,7 +29,7 @@ from icu_ray.commands import (
 from icu_ray.errors import UserError
 from icu_ray.version import __version__
 
-COMMANDS = (sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, sync, data)
+COMMANDS = (sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, sync, data, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -387,6 +387,8 @@ class ResourcesConfig(Section):
     max_concurrent: Count | None = None
     retries: Annotated[int, Field(ge=0)] = 2
     """Times a trial is continued from its checkpoint after a failure of a worker or node."""
+    epoch_minutes: Positive | None = None
+    """A trial of which no epoch ends for so long hangs: its workers are replaced, at most `retries` times."""
     keep_models: bool = True
     max_hours: Positive | None = None
     """GPU hours (hours of CPU cores in a sweep without GPUs), ended and running trials together, after which no

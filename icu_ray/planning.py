@@ -85,7 +85,7 @@ def _check_evaluation(config: SweepConfig, read: bool) -> None:
         return
     # Knows lm-evaluation-harness, which takes a while to import: only who evaluates waits for it.
     from icu_ray.evaluating import sweep_tasks
-    from icu_ray.evaluation.suites import SUITES, open_tasks
+    from icu_ray.evaluation.suites import SUITES, check_names, open_tasks
 
     names, options = sweep_tasks(config)
     if not isinstance(config.data, SyntheticData) and (quick := [name for name in names if name in SUITES["quick"]]):
@@ -97,9 +97,9 @@ def _check_evaluation(config: SweepConfig, read: bool) -> None:
         raise UserError(
             f"evaluation.mirror: {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'"
         )
-    sources = open_tasks(names, options)
+    check_names(names)
     if read:
-        for source in sources:
+        for source in open_tasks(names, options):
             source.load()
 
 

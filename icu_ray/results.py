@@ -250,6 +250,11 @@ class TrialPaths:
         return join(self.root, "generations.jsonl")
 
     @property
+    def micro_batch(self) -> str:
+        """micro_batch.json, where a trial ran out of memory."""
+        return join(self.root, "micro_batch.json")
+
+    @property
     def samples(self) -> str:
         """samples.jsonl."""
         return join(self.root, "samples.jsonl")

@@ -93,6 +93,7 @@ def _tasks(plan: Plan, prepared: Prepared, provenance: Provenance, store: str, v
             config.resources.retries,
             # The evaluation removes what is not to be kept.
             config.resources.keep_models or bool(config.evaluation.suites or config.evaluation.tasks),
+            config.resources.epoch_minutes,
             replace(provenance, model=prepared.ingredients[cell].model_hash),
         )
     return tasks

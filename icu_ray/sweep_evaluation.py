@@ -302,8 +302,9 @@ def _round(
     root: str, subjects: Sequence[Subject], names: Sequence[str], options: Options, pool: Pool
 ) -> Iterator[Answered | Evaluation]:
     """A streaming task: it, and with it its actors, can be ended at any time from outside."""
-    yield from streamed(
-        lambda tell: evaluate_models(
-            subjects, open_tasks(names, options), Store(root), pool=pool, on_slice=tell, on_done=tell
-        )
-    )
+
+    def work(tell: Callable[[Answered | Evaluation], None]) -> None:
+        sources = open_tasks(names, options)
+        evaluate_models(subjects, sources, Store(root), pool=pool, on_slice=tell, on_done=tell)
+
+    yield from streamed(work)

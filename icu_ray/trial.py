@@ -21,12 +21,14 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.folders import arrow_file_system, fetched, put, remove
 from icu_ray.ingredients import Ingredients, get, load, load_rows
+from icu_ray.memory import check_room, halve_micro_batch, out_of_memory, read_micro_batch
+from icu_ray.patience import patiently
 from icu_ray.plan import Trial, folder_fingerprint
 from icu_ray.results import (
     Generations,
@@ -43,6 +45,7 @@ from icu_ray.results import (
 )
 from icu_ray.runtime import seed_everything, training_environment
 from icu_ray.store import Store, join, list_dir, local_path, read_bytes, write_atomic
+from icu_ray.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from icu_ray.models.loading import LoadedModel
@@ -66,6 +69,7 @@ class TrialTask:
     store: str
     retries: int
     keep_model: bool
+    epoch_minutes: float | None
     provenance: Provenance
 
     @property
@@ -96,13 +100,19 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
-    from icu_ray.trainer import GangTrainer, reason_of
+    from icu_ray.trainer import GangTrainer, reason_of, remove_gang
 
     model, paths = task.trial.model, task.paths
     remove(paths.result)
     start_trial(paths, spec_of(task.trial, task.provenance))
     _drop_broken_snapshot(paths)
     filesystem, folder = arrow_file_system(paths.root)
+    watchdog = Watchdog(lambda: read_bytes(paths.events), task.epoch_minutes, remove_gang)
+
+    def started(nodes: Any, group: str) -> None:
+        watchdog.gang(group)
+        on_gang(nodes, group)
+
     trainer = GangTrainer(
         train_worker,
         train_loop_config={"task": task, "started": time.time()},
@@ -121,15 +131,20 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
             checkpoint_config=CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
             worker_runtime_env=training_environment(),
         ),
-        on_gang=on_gang,
+        on_gang=started,
         node=node,
     )
     try:
-        trainer.fit()
+        with watchdog:
+            trainer.fit()
     except Exception as error:
         log.exception("trial %s", task.trial.name)
         write_atomic(join(paths.root, "error.txt"), traceback.format_exc().encode())
-        write_failure(task.trial, paths, reason_of(error), task.provenance)
+        reason = reason_of(error)
+        if watchdog.ended:
+            times = f"{watchdog.ended} times " if watchdog.ended > 1 else ""
+            reason = f"hung: {times}no epoch ended within resources.epoch_minutes={task.epoch_minutes:g} ({reason})"
+        write_failure(task.trial, paths, reason, task.provenance)
     else:
         remove(paths.checkpoint)
 
@@ -198,31 +213,43 @@ def train_worker(config: dict[str, Any]) -> None:
     set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
     seed_everything(job.seed)
     loaded, data = _load(task)
+    smaller = read_micro_batch(paths)
+    notes: tuple[str, ...] = ()
+    if smaller is not None:
+        job = replace(job, micro_batch=smaller)
+        notes = (f"out of memory: goes on with micro_batch={smaller}",)
 
     def on_epoch(report: EpochReport) -> None:
         if rank == 0:
             # Before the checkpoint: whoever continues from it finds every epoch up to it already told.
-            write_events(paths, report.history)
             said = dict(zip(data.targets.ids, report.said, strict=True))
-            add_generations(paths, Generations(report.record.epoch, said))
+            patiently(lambda: write_events(paths, report.history), paths.events)
+            patiently(lambda: add_generations(paths, Generations(report.record.epoch, said)), paths.generations)
         if report.record.epoch == 0 or report.decision.stop:
             return  # the start is cheap to have again, and after the end comes the result
         with tempfile.TemporaryDirectory(prefix="icu_ray_checkpoint_") as folder:
             report.save(Path(folder))
+            patiently(lambda: check_room(paths, Path(folder)), paths.checkpoint)
             ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(folder))
 
     with newest_checkpoint(paths) as checkpoint:
         loading = time.time() - began
-        outcome = run_trial(
-            job,
-            data,
-            loaded.model,
-            loaded.tokenizer,
-            rank=rank,
-            world_size=world_size,
-            resume_from=checkpoint,
-            on_epoch=on_epoch,
-        )
+        try:
+            outcome = run_trial(
+                job,
+                data,
+                loaded.model,
+                loaded.tokenizer,
+                rank=rank,
+                world_size=world_size,
+                resume_from=checkpoint,
+                on_epoch=on_epoch,
+                notes=notes,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                halve_micro_batch(paths, job, world_size, error)
+            raise
     if rank == 0:
         _leave(task, loaded, outcome, {"start": began - config["started"], "load": loading})
 
@@ -251,12 +278,13 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
 def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds: dict[str, float]) -> None:
     paths = task.paths
     started = time.time()
+    model_hash = ""
     if task.trial.job.max_epochs == 0:
         model_hash = task.provenance.model  # nothing was changed, so nothing is saved
-    else:
-        model_hash = _save_model(loaded, paths.model) if task.keep_model else ""
-    write_events(paths, outcome.history)
-    write_samples(paths, outcome.samples)
+    elif task.keep_model:
+        model_hash = patiently(lambda: _save_model(loaded, paths.model), paths.model)
+    patiently(lambda: write_events(paths, outcome.history), paths.events)
+    patiently(lambda: write_samples(paths, outcome.samples), paths.samples)
     seconds = {**seconds, **outcome.seconds, "save": time.time() - started}
     result = _result(
         task.trial,
@@ -269,7 +297,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
         provenance=task.provenance,
         model_hash=model_hash,
     )
-    write_result(paths, result)
+    patiently(lambda: write_result(paths, result), paths.result)
 
 
 def _save_model(loaded: LoadedModel, url: str) -> str:

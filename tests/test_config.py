@@ -77,7 +77,7 @@ def test_paper_grid() -> None:
     assert config.samples == (0, 1, 2, 3, 4)
     assert config.methods[0].grid() == ((0.5, 1.0),)
     assert (config.optim.lr, config.optim.betas) == (5e-6, (0.9, 0.98))
-    assert len(load_config(find_config("paper_table3")).methods[0].grid()) == 10
+    assert len(load_config(find_config("table3")).methods[0].grid()) == 10
 
 
 @pytest.mark.parametrize("fidelity", ["default", "reference", "paper"])

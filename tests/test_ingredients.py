@@ -57,7 +57,7 @@ def test_samples_of_a_model_share_its_output_matrix(tmp_path: Path) -> None:
         )
         ingredients, notes = measure_original(work)
         made.update(note.kind for note in notes if note.made)
-        task = TrialTask(trial, ingredients, str(tmp_path), "t", root, 0, False, Provenance("0", "", False))
+        task = TrialTask(trial, ingredients, str(tmp_path), "t", root, 0, False, None, Provenance("0", "", False))
         loaded[sample] = _load(task)[1]
     assert made == {"rows": 4, "references": 2, "heads": 1, "before": 2}
     for data in loaded.values():

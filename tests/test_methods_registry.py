@@ -56,6 +56,7 @@ def test_built_ins_say_what_they_need() -> None:
         "po": (True, False, False),
         "dpo": (True, False, True),
         "npo": (False, False, True),
+        "original": (False, False, False),
     }
 
 

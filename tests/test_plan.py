@@ -15,7 +15,7 @@ from icu_ray.config import SweepConfig
 from icu_ray.config_file import load_config, merge, resolve_config
 from icu_ray.errors import UserError
 from icu_ray.plan import Plan, Trial
-from icu_ray.planning import find_config, plan_sweep
+from icu_ray.planning import find_config, plan_config, plan_sweep
 from icu_ray.results import EpochRecord, Scores, TrialPaths, TrialResult, write_events, write_result
 
 SMALL: dict[str, Any] = {
@@ -172,6 +172,33 @@ def test_more_workers_than_allowed() -> None:
             {"name": "a", "standin": {}, "workers": 3}]})  # fmt: skip
 
 
+SHIPPED = {
+    "quickstart": 12,
+    "paper": 15,
+    "table1": 90,
+    "table1_paper_rules": 90,
+    "table3": 50,
+    "table4": 25,
+    "figure3": 20,
+    "figure4": 5,
+    "table1_small": 32,
+    "table3_small": 20,
+    "table4_small": 10,
+    "figure3_small": 8,
+    "figure4_small": 5,
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_plans_without_its_data(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = plan_config(find_config(name), dry_run=True)
+    assert len(found.trials) == SHIPPED[name]
+    assert found.config.name == name
+
+
 @pytest.mark.parametrize("name", ["quickstart", "paper", "table3"])
 def test_planning_imports_neither_ray_nor_torch(name: str, tmp_path: Path) -> None:
     code = (
@@ -188,4 +215,37 @@ def test_planning_imports_neither_ray_nor_torch(name: str, tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["trials"]) == {"quickstart": 12, "paper": 15, "table3": 50}[name]
+    assert len(json.loads(done.stdout)["trials"]) == SHIPPED[name]
+
+
+def test_a_model_as_it_is_has_one_trial_a_sample() -> None:
+    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "train": False}]
+    found = plan({"models": models, "samples": [0]})
+    mine = [trial for trial in found.trials if trial.model.name == "b"]
+    assert [(t.name, t.job.method, t.job.max_epochs) for t in mine] == [("original-b-s0", "original", 0)]
+    assert {t.job.method for t in found.trials if t.model.name == "a"} == {"icu"}
+
+
+def test_methods_on_some_models_and_with_rules_of_their_own() -> None:
+    methods = [
+        {"name": "kumpr", "stop": {"ma": 0.2994}},
+        {"name": "kl", "models": ["a"]},
+        {"name": "kl", "models": ["b"], "stop": {"rule": "or"}},
+    ]
+    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}}]
+    found = plan({"models": models, "methods": methods, "samples": [0]})
+    rules = {trial.name: (trial.job.stop.rule, trial.job.stop.ma) for trial in found.trials}
+    assert rules == {
+        "kumpr-a-s0": ("and", 0.2994),
+        "kumpr-b-s0": ("and", 0.2994),
+        "kl-a-s0-b1.0": ("and", 0.5994),
+        "kl-b-s0-b1.0": ("or", 0.5994),
+    }
+    with pytest.raises(UserError, match=r"methods\.1\.models: 'c' is none of the models"):
+        plan({"models": models, "methods": [{"name": "icu"}, {"name": "kl", "models": ["c"]}]})
+
+
+def test_cells_that_differ_in_an_unused_weight_are_one() -> None:
+    methods = [{"name": "kumpr", "alpha": [0.1, 0.5], "beta": [1.0, 2.0]}, {"name": "po", "beta": [1, 2]}]
+    found = plan({"methods": methods, "samples": [0], "models": [{"name": "a", "standin": {}}]})
+    assert sorted(trial.name for trial in found.trials) == ["kumpr-a-s0", "po-a-s0-a0.5"]

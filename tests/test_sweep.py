@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tiny_models import save_byte_tokenizer
 
-from icu_ray.results import TrialPaths, read_events, read_result, trial_ids
+from icu_ray.results import TrialEvaluation, TrialPaths, read_evaluation, read_events, read_result, trial_ids
 from icu_ray.sweep import main
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +37,7 @@ el: {ngram: 5}
 stop: {max_epochs: 12}
 pairs: {encoder: bundled}
 filter: {encoder: bundled, encoder_layer: 6}
+evaluation: {suites: [quick], limit: 4}
 """
 
 
@@ -76,10 +77,22 @@ def results(folder: Path) -> dict[str, Any]:
     return {result.name: result for result in found if result is not None}
 
 
-def mlflow_runs(folder: Path) -> list[Any]:
+def evaluated(folder: Path) -> dict[str, TrialEvaluation]:
+    """Evaluations by trial name."""
+    storage = str(folder / "runs")
+    paths = {name: TrialPaths.of(storage, "t", result.trial_id) for name, result in results(folder).items()}
+    found = {name: read_evaluation(path) for name, path in paths.items()}
+    return {name: evaluation for name, evaluation in found.items() if evaluation is not None}
+
+
+def client_of(folder: Path) -> Any:
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    return MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+
+
+def mlflow_runs(folder: Path) -> list[Any]:
+    client = client_of(folder)
     experiment = client.get_experiment_by_name("t")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id]))
@@ -106,6 +119,17 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
     for name, result in expected.items():
         assert children[name].data.metrics["ma"] == pytest.approx(result.after.ma)
         assert children[name].info.status == "FINISHED"
+    evaluations = evaluated(whole)
+    for name, found in evaluations.items():
+        assert not found.errors
+        assert {"cls/quick_choice_acc", "cls/quick_avg", "dialogue/quick_f1", "ppl/quick_heldout"} <= set(found.after)
+        metrics = children[name].data.metrics
+        assert {key: metrics[key] for key in found.after} == dict(found.after)
+        assert {key: metrics[f"before/{key}"] for key in found.before} == dict(found.before)
+        artefacts = {file.path for file in client_of(whole).list_artifacts(children[name].info.run_id, "evaluation")}
+        assert artefacts == {"evaluation/documents.parquet"}
+    assert len({tuple(found.before.items()) for found in evaluations.values()}) == 1
+    assert "What the models can still do" in (whole / "runs" / "t" / "report" / "report.html").read_text()
 
     # Ctrl-C while the stand-in is trained, SIGTERM while a trial runs, and at last kill -9: each is gone on from.
     storage = str(killed / "runs")
@@ -136,17 +160,25 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
     for name, result in expected.items():
         assert again[name].after == result.after
         assert again[name].epochs == result.epochs
+    assert {name: found.after for name, found in evaluated(killed).items()} == {
+        name: found.after for name, found in evaluations.items()
+    }
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(mlflow_runs(killed)) == 3
 
     # Everything is there: a third run starts nothing, touches no result and says the same.
     written = {path: path.stat().st_mtime_ns for path in (killed / "runs" / "t" / "trials").glob("*/result.json")}
     assert len(written) == 2
+    # But an evaluation that is gone is made good, from the store, without a trial.
+    gone = next((killed / "runs" / "t" / "trials").glob("*/evaluation.json"))
+    content = gone.read_bytes()
+    gone.unlink()
     third = start(killed)
     output, _ = third.communicate(timeout=120)
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert third.returncode == 0, output
     assert "0 trials to run, 2 already done" in output
+    assert gone.read_bytes() == content
 
 
 BENCHMARK = ["data={source: extraction, folder: good, tokenizer: tok}"]
@@ -167,7 +199,10 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("too deep a layer", ["filter.encoder_layer=9"], "filter.encoder_layer: expected at most 6"),
     ("a beta of one", ["optim.betas=[0.9, 1.0]"], "less than 1"),
     ("alpha beside cells", ["methods.0.alpha=0.3"], "give either 'cells' or 'alpha' and 'beta'"),
-    ("evaluation", ["evaluation.suites=[quick]"], "does not evaluate its trials by itself yet"),
+    ("unknown task", ["evaluation.tasks=[quick_chioce]"], "did you mean 'quick_choice'"),
+    ("no mirror", ["evaluation.suites=[icu]", "evaluation.mirror=nowhere"], "evaluation.mirror: nowhere: no such"),
+    ("quick on other data", ["data={source: records, forget: pool.jsonl}", "methods=[{name: kumpr}]"], "quick"),
+    ("price file", ["resources.max_cost=5", "resources.prices=pool.jsonl"], "prices"),
     ("ZeRO-3", ["models.0.zero_stage=3"], "less than or equal to 2"),
     ("no weights", ["models=[{name: m, source: ./bare}]"], "no config.json"),
     ("too many workers", ["models.0.workers=4000", "train.batch_size=4000"], "needs 4000 workers"),

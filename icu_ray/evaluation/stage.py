@@ -115,9 +115,9 @@ def _pending(subject: Subject, source: TaskSource, task: Task, store: Store) -> 
     try:
         tokenizer: Any = None
         if task.measure.kind == "window":  # the one kind whose requests are tokens
-            with subject.folder(weights=False) as folder:
+            with subject.folder(weights=False) as source_folder:
                 tokenizer = load_tokenizer(
-                    folder, revision=subject.revision, trust_remote_code=subject.trust_remote_code
+                    source_folder, revision=subject.revision, trust_remote_code=subject.trust_remote_code
                 )
         slices = cut_slices(task.measure, task.ask(tokenizer))
     except UserError as error:

@@ -68,6 +68,14 @@ def tasks_of(suites: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for suite in suites for name in SUITES[suite]), *tasks]))
 
 
+def check_names(names: Sequence[str]) -> None:
+    """UserError for a name that is no task; reads no rows."""
+    known = tuple(task for tasks in SUITES.values() for task in tasks)
+    for name in names:
+        if name not in known:
+            find_definition(name, known)
+
+
 def open_tasks(names: Sequence[str], options: Options) -> list[TaskSource]:
     """Every task by name; UserError for an unknown one, and for rows that are not there."""
     return [open_task(name, options) for name in names]

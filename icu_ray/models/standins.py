@@ -267,7 +267,7 @@ def _loss(model: PreTrainedModel, block: _Block) -> torch.Tensor:
     # Cutting the last state before the output matrix saves a copy of the batch's logits, the largest tensor here.
     hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
     scored = torch.from_numpy(block.real[:, 1:] & block.real[:, :-1])
-    logits = torch.nn.functional.linear(hidden[scored], model.get_output_embeddings().weight)
+    logits = torch.nn.functional.linear(hidden[scored], model.lm_head.weight)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][scored])
 
 

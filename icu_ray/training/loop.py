@@ -189,17 +189,18 @@ def run_trial(
     world_size: int = 1,
     resume_from: Path | None = None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    notes: tuple[str, ...] = (),
 ) -> TrialOutcome:
     """Unlearn `data.targets` in `model` until the paper's rule says stop.
 
     Needs a torch.distributed group (training.engine.distributed makes one for a single process). on_epoch is called on
-    every rank after every epoch, epoch 0 included. resume_from: a folder that EpochReport.save wrote.
+    every rank after every epoch, epoch 0 included. resume_from: a folder that EpochReport.save wrote. notes: what
+    happened before, for the record of the next epoch.
     """
     if job.max_epochs == 0:
         return _as_it_is(job, data, tokenizer, on_epoch)
     trial = _Trial(job, data, model, tokenizer, rank, world_size)
     clock = {"train": 0.0, "validate": 0.0}
-    notes: tuple[str, ...] = ()
     decision = Decision(False)
     last: Validation | None = None
     before = data.before
@@ -207,7 +208,8 @@ def run_trial(
         # A continued trial's model already holds other weights only after the checkpoint is loaded.
         before = trial.validate(heldout=True, decision_only=False)
     if resume_from is not None:
-        state, notes = load_checkpoint(resume_from, trial.engine)
+        state, loaded = load_checkpoint(resume_from, trial.engine)
+        notes = (*notes, *loaded)
         history, active, epoch = state.history, state.active, state.epoch
         if epoch > 0:
             decision = decide(epoch, history[-1].scores, active, job.stop, job.max_epochs)

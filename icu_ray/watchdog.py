@@ -1,0 +1,60 @@
+"""Ends a worker group that has stopped getting anywhere: a lost collective, a dead file system, a GPU that hangs.
+
+with Watchdog(lambda: read_bytes(paths.events), minutes=30, end=remove_gang) as watchdog:
+    watchdog.gang("placement group")       # whenever workers have (re)started
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Calls `end` with the group's name when `sign` has said the same for `minutes` since it or the group last changed.
+
+    minutes: None: watches nothing. ended: how often a group was ended.
+    """
+
+    def __init__(self, sign: Callable[[], object], minutes: float | None, end: Callable[[str], None]) -> None:
+        self._sign, self._seconds, self._end = sign, None if minutes is None else 60 * minutes, end
+        self.ended = 0
+        self._group: str | None = None
+        self._since = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def gang(self, group: str) -> None:
+        """Workers have started."""
+        self._group, self._since = group, time.monotonic()
+
+    def __enter__(self) -> Watchdog:
+        if self._seconds is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+
+    def _watch(self) -> None:
+        assert self._seconds is not None
+        last: object = None
+        while not self._stop.wait(min(5.0, self._seconds / 4)):
+            with contextlib.suppress(OSError):  # storage that is away is no sign of anything
+                now = self._sign()
+                if now != last:
+                    last, self._since = now, time.monotonic()
+            group = self._group
+            if group is not None and time.monotonic() - self._since > self._seconds:
+                log.warning("no sign of progress for %.0f s: its workers are replaced", self._seconds)
+                self.ended += 1
+                self._group = None
+                self._end(group)

@@ -1,0 +1,88 @@
+"""One deletion request as a practitioner makes it: files in, a model out, and a page that says what it cost."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from icu_ray.cli import main
+from icu_ray.data.synthetic import make_records
+from icu_ray.errors import UserError
+from icu_ray.unlearning import unlearn_config
+
+QUICK = ["columns={length: 48, prefix_start: 16, suffix_start: 32}", "el.ngram=5", "train.batch_size=4"]
+
+
+def write(path: Path, texts: list[str]) -> Path:
+    path.write_text(
+        "".join(json.dumps({"id": f"{path.stem}-{n}", "text": text}) + "\n" for n, text in enumerate(texts))
+    )
+    return path
+
+
+def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    texts = make_records(3, 0, 60, 48)
+    forget, retain = write(tmp_path / "forget.jsonl", texts[:6]), write(tmp_path / "retain.jsonl", texts[6:])
+    out = tmp_path / "out"
+    command = ["unlearn", "--forget", str(forget), "--retain", str(retain), "--out", str(out), "--id-column", "id"]
+    command += [*QUICK, "models.0.standin.vocabulary=600", "models.0.standin.target_repeats=8", "stop.max_epochs=25"]
+    code = main(command)
+    said = capfd.readouterr().out
+    assert code == 0, said
+    assert "Forgotten." in said and "memorisation accuracy (MA)" in said and "perplexity on held-out texts" in said
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert model.config.vocab_size >= len(tokenizer) > 300
+    page = (out / "report.html").read_text()
+    assert "Every text, best remembered first" in page
+    with (out / "targets.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["text"] for row in rows} == {f"forget-{n}" for n in range(6)}
+    assert all(row["pair"].startswith("retain-") for row in rows)
+    # The same request again finds it done.
+    assert main(command) == 0
+    assert "0 trials to run, 1 already done" in capfd.readouterr().out
+    assert (out / "model" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("overlap", "rows to forget"),
+        ("twice", "twice"),
+        ("none", "no such file"),
+        ("nothing to forget", "--forget: give a file"),
+        ("few", "leave none to pair with"),
+    ],
+)
+def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    forget = write(tmp_path / "forget.jsonl", ["one text", "another text"])
+    retain = write(tmp_path / "retain.jsonl", ["a third text", "one text" if what == "overlap" else "a fourth text"])
+    extra = []
+    if what == "twice":
+        forget.write_text(forget.read_text() * 2)
+    if what == "none":
+        retain.unlink()
+    if what == "few":
+        extra = ["data.heldout_rows=2"]
+    given = [] if what == "nothing to forget" else ["--forget", str(forget), "--retain", str(retain)]
+    model = ["--model", str(tmp_path)] if what == "nothing to forget" else []
+    code = main(["unlearn", *model, *given, "--id-column", "id", "--out", str(tmp_path / "out"), *extra])
+    error = capsys.readouterr().err
+    assert code == 2 and said in error, error
+    assert "Traceback" not in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_retain_texts_only_ascent_is_left(tmp_path: Path) -> None:
+    forget = write(tmp_path / "forget.jsonl", ["one text", "another text"])
+    config = unlearn_config("standin", forget=str(forget), out=str(tmp_path))
+    assert [method.name for method in config.methods] == ["kumpr"]
+    assert unlearn_config("standin", forget=None, out=str(tmp_path)).methods[0].name == "icu"
+    with pytest.raises(UserError, match=r"--forget"):
+        unlearn_config("gpt2", forget=None, out=str(tmp_path))
