@@ -457,8 +457,9 @@ class SweepConfig(Section):
         suffix_length = self.columns.length - self.columns.suffix_start
         if suffix_length < self.el.ngram:
             raise ValueError(f"el.ngram={self.el.ngram} does not fit a suffix of {suffix_length} tokens")
-        if "quick" in self.evaluation.suites and not isinstance(self.data, SyntheticData):
-            raise ValueError("evaluation.suites: quick asks about held-out records of data.source=synthetic")
+        quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
+        if quick and not isinstance(self.data, SyntheticData):
+            raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
         for model in self.models:
             batch = model.batch_size or self.train.batch_size
             if batch % model.workers:

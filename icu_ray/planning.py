@@ -11,7 +11,7 @@ from pathlib import Path
 
 import icu_ray
 from icu_ray.bundled import resolve_encoder
-from icu_ray.config import ExtractionData, FilterConfig, SweepConfig, SyntheticData
+from icu_ray.config import ExtractionData, FilterConfig, SweepConfig
 from icu_ray.config_file import load_config
 from icu_ray.data.sources import check_data
 from icu_ray.errors import UserError, did_you_mean
@@ -85,14 +85,9 @@ def _check_evaluation(config: SweepConfig, read: bool) -> None:
         return
     # Knows lm-evaluation-harness, which takes a while to import: only who evaluates waits for it.
     from icu_ray.evaluating import sweep_tasks
-    from icu_ray.evaluation.suites import SUITES, check_names, open_tasks
+    from icu_ray.evaluation.suites import check_names, open_tasks
 
     names, options = sweep_tasks(config)
-    if not isinstance(config.data, SyntheticData) and (quick := [name for name in names if name in SUITES["quick"]]):
-        raise UserError(
-            f"evaluation: {', '.join(quick)} ask about held-out records of synthetic data, and data.source is "
-            f"{config.data.source}; leave the suite 'quick' out"
-        )
     if options.mirror is not None and not options.mirror.is_dir():
         raise UserError(
             f"evaluation.mirror: {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'"

@@ -227,7 +227,8 @@ class SweepEvaluation:
             task = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0, scheduling_strategy=here)(_round)
             with self._changed:
                 self._round = task.remote(self.root, subjects, self.names, self.options, pool)
-            watch = threading.Thread(target=self._give_way, args=(self._round,), daemon=True)
+            over = threading.Event()
+            watch = threading.Thread(target=self._give_way, args=(over,), name="evaluation-watch", daemon=True)
             watch.start()
             try:
                 for reference in self._round:
@@ -241,18 +242,20 @@ class SweepEvaluation:
                     log.info("evaluation made room for a trial")
                 return
             finally:
+                over.set()
+                watch.join()
                 with self._changed:
+                    # No thread may hold it when Ray is shut down: letting go of it then ends the process.
                     self._round = None
         self._write(waiting)
 
-    def _give_way(self, current: Any) -> None:
-        while self._round is current:
+    def _give_way(self, over: threading.Event) -> None:
+        while not over.wait(_LOOK_SECONDS):
             with self._changed:
                 overdue = [s for s in self._waiting.values() if time.monotonic() - s > PATIENCE_SECONDS]
                 if overdue and not self._whole_cluster:
                     self._end_round()
                     return
-            time.sleep(_LOOK_SECONDS)
 
     def _end_round(self) -> None:
         import ray

@@ -232,7 +232,7 @@ def test_the_evaluation_section_of_a_config() -> None:
     asked = {"suites": ["quick"], "tasks": ["boolq"], "mirror": "mirror", "limit": 3}
     config = resolve_config({**tree, "evaluation": asked, "fidelity": "reference"}, "test")
     assert sweep_tasks(config) == ((*SUITES["quick"], "boolq"), Options(Path("mirror"), 3, "start", world))
-    with pytest.raises(UserError, match=r"quick asks about held-out records of data\.source=synthetic"):
+    with pytest.raises(UserError, match=r"evaluation: quick asks about held-out records of data\.source=synthetic"):
         resolve_config({**tree, "data": {"source": "extraction"}, "evaluation": asked}, "test")
     with pytest.raises(UserError, match=r"evaluation\.suites"):
         resolve_config({**tree, "evaluation": {"suites": ["lm_evl"]}}, "test")

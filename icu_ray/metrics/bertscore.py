@@ -99,8 +99,14 @@ def bertscore(
 
     bert = _encoder(encoder, layer, str(device))
     scores = np.zeros((3, len(candidates)))
-    pairs = zip(candidates, references, strict=True)
+    pairs = list(zip(candidates, references, strict=True))
     filled = [i for i, (c, r) in enumerate(pairs) if bert.has_tokens(c) and bert.has_tokens(r)]
+    # Every token of a text that was recited to the letter matches itself; memorised targets need no encoder.
+    recited = [i for i in filled if candidates[i] == references[i]]
+    scores[:, recited] = 1.0
+    filled = [i for i in filled if candidates[i] != references[i]]
+    if not filled:
+        return scores[0], scores[1], scores[2]
     with torch.inference_mode(), _quiet():
         meant = bert.of_references(references, batch_size)
         said = bert.embed([candidates[i] for i in filled], batch_size)
