@@ -306,6 +306,8 @@ class EvalConfig(Section):
     """Sequences whose key/value rows are held at one time."""
     el: Literal["always", "decision"] = "always"
     """'decision': EL is decoded only where it can change the stopping decision, and at the end."""
+    heldout: Literal["ends", "epochs"] = "ends"
+    """When perplexity on held-out rows is measured: before and after, or after every epoch."""
 
 
 class StopConfig(Section):
@@ -379,6 +381,39 @@ class EvaluationConfig(Section):
     """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
 
 
+class RangeConfig(Section):
+    """Values from low to high; log: drawn evenly by their logarithm."""
+
+    low: Weight
+    high: Weight
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RangeConfig:
+        if not self.low < self.high:
+            raise ValueError("must satisfy low < high")
+        if self.log and self.low <= 0:
+            raise ValueError("log needs low > 0")
+        return self
+
+
+class SearchConfig(Section):
+    """In place of a grid: one model, one sample, one method, whose values a Tune search chooses trial by trial."""
+
+    space: dict[Literal["alpha", "beta", "lr"], RangeConfig]
+    trials: Count = 20
+    """All together, with those of earlier runs of the same command."""
+    algorithm: str = "optuna"
+    """optuna, random, or another of Ray Tune's searchers by its name there (its package must be installed)."""
+    objective: Literal["forget_cheaply"] = "forget_cheaply"
+    """forget_cheaply, to be maximised: minus ten times what MA and EL10 are above their thresholds, minus the logarithm
+    of the ratio of held-out perplexity. No normalised score: those depend on the other trials."""
+    stop_early: bool = True
+    """End trials that fall behind at an epoch (ASHA)."""
+    grace_epochs: Count = 3
+    seed: int = 0
+
+
 class ResourcesConfig(Section):
     """What the sweep may use of the cluster; no part of any trial's identity."""
 
@@ -441,6 +476,7 @@ class SweepConfig(Section):
     eval: EvalConfig = EvalConfig()
     stop: StopConfig = StopConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    search: SearchConfig | None = None
     tracking: TrackingConfig = TrackingConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
@@ -457,6 +493,8 @@ class SweepConfig(Section):
         suffix_length = self.columns.length - self.columns.suffix_start
         if suffix_length < self.el.ngram:
             raise ValueError(f"el.ngram={self.el.ngram} does not fit a suffix of {suffix_length} tokens")
+        if self.search is not None:
+            self._check_search(self.search)
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
         if quick and not isinstance(self.data, SyntheticData):
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
@@ -473,3 +511,17 @@ class SweepConfig(Section):
                     "a worker"
                 )
         return self
+
+    def _check_search(self, search: SearchConfig) -> None:
+        counts = {"models": len(self.models), "samples": len(self.samples), "methods": len(self.methods)}
+        for key, count in counts.items():
+            if count != 1:
+                raise ValueError(
+                    f"search: needs exactly one of {key}, found {count}; search the others in their own sweeps"
+                )
+        if self.methods[0].cells is not None:
+            raise ValueError("search: methods.0.cells beside a search would count for nothing; leave it out")
+        if not search.space:
+            raise ValueError("search.space: give ranges of alpha, beta or lr")
+        if search.stop_early and self.eval.heldout != "epochs":
+            raise ValueError("search.stop_early compares trials at every epoch: set eval.heldout to 'epochs'")

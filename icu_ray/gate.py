@@ -54,10 +54,9 @@ class Gate(Searcher):
         if not self._waiting or self._stopped():
             finished: str = Searcher.FINISHED
             return finished
-        now = time.monotonic() / 60
-        if time.monotonic() - self._seen[0] > REFRESH_SECONDS:
-            self._seen = (time.monotonic(), self._nodes())
-        placed = next_start(self._waiting, list(self._running.values()), self._seen[1], now, self._limits)
+        self._refresh()
+        running = list(self._running.values())
+        placed = next_start(self._waiting, running, self._seen[1], self._minutes(), self._limits)
         if placed is None:
             return None
         self._waiting.remove(placed.gang)
@@ -65,6 +64,14 @@ class Gate(Searcher):
         self._running[trial_id] = placed
         self._on_start(placed.gang.trial)
         return {"trial_id": placed.gang.trial, "node": placed.node}
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._seen[0] > REFRESH_SECONDS:
+            self._seen = (time.monotonic(), self._nodes())
+
+    @staticmethod
+    def _minutes() -> float:
+        return time.monotonic() / 60
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """A gang has started: remember where."""

@@ -187,7 +187,7 @@ def measure_original(work: Work) -> tuple[Ingredients, list[Note]]:
         ),
         "generate": config.generate.model_dump(mode="json"),
         "el": config.el.model_dump(mode="json"),
-        "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el"}),
+        "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),
     }
     ledger.get_or_make("before", before_key, lambda folder: _make_before(folder, model(), rows, config))
     model_hash = _model_hash(work, ledger)

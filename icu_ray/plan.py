@@ -24,7 +24,7 @@ from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.estimates import TRIAL_OVERHEAD_MINUTES, corrected, error_said, estimate_minutes
 from icu_ray.job import TrialJob
-from icu_ray.results import TrialPaths, read_events, read_result, trial_ids
+from icu_ray.results import TrialPaths, read_events, read_result, read_sweep, trial_ids
 from icu_ray.schedule import Gang, by_work
 from icu_ray.store import content_hash
 
@@ -95,6 +95,8 @@ class Plan:
     trials: tuple[Trial, ...]
     data: DataCheck | None
     provisional: str = ""
+    open_trials: int = 0
+    """How many further trials a search will choose."""
 
     @property
     def waiting(self) -> tuple[Trial, ...]:
@@ -124,6 +126,8 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
         paired = [m.name for m in config.methods if any(_needs_pairs(m, a, b) for a, b in m.grid())]
         data.require_pool(paired)
     _refuse_unknown_models(config)
+    if config.search is not None:
+        return _search_plan(config, data, provisional)
     trials: dict[str, Trial] = {}
     fingerprints = {model.name: model_fingerprint(model) for model in config.models}
     for model in config.models:
@@ -141,6 +145,36 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
     with_status = corrected(_with_statuses(trials, config))
     ordered = sorted(with_status, key=lambda trial: by_work(gang_of(trial)))
     return Plan(config, tuple(ordered), data, provisional)
+
+
+def searched_trial(plan: Plan, values: Mapping[str, float]) -> Trial:
+    """The trial of a search at these values (alpha, beta, lr), to three digits; what is not given is the config's."""
+    config, (model,), (method,) = plan.config, plan.config.models, plan.config.methods
+    kept = {name: float(f"{value:.3g}") for name, value in values.items()}
+    alpha, beta = method.grid()[0]
+    lr = kept.get("lr", model.lr or config.optim.lr)
+    model = model.model_copy(update={"lr": lr})
+    identity, sample = model_fingerprint(model), config.samples[0]
+    cell = kept.get("alpha", alpha), kept.get("beta", beta)
+    trial = _trial(config, plan.data, model, identity, sample, method, *cell)
+    return replace(trial, name=f"{trial.name}-lr{lr:g}") if "lr" in kept else trial
+
+
+def _search_plan(config: SweepConfig, data: DataCheck | None, provisional: str) -> Plan:
+    """The trials that earlier runs of this search have begun, as long as they are still what this config asks for."""
+    assert config.search is not None
+    empty = Plan(config, (), data, provisional, config.search.trials)
+    earlier = read_sweep(config.storage, config.name)
+    trials = {}
+    for spec in () if earlier is None else earlier.trials:
+        values: dict[str, float] = {
+            name: float(spec.hyperparameters[name]) for name in config.search.space if name in spec.hyperparameters
+        }
+        trial = searched_trial(empty, values)
+        if trial.trial_id == spec.trial_id:
+            trials[trial.trial_id] = trial
+    known = corrected(_with_statuses(trials, config))
+    return Plan(config, tuple(known), data, provisional, max(0, config.search.trials - len(known)))
 
 
 _AS_IT_IS = MethodConfig(name="original")
@@ -224,7 +258,7 @@ def _trial(
         "filter": config.filter.model_dump(mode="json", exclude={"batch_size"}),
         "generate": config.generate.model_dump(mode="json"),
         "el": config.el.model_dump(mode="json"),
-        "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el"}),
+        "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),
         "stop": {**stop.model_dump(mode="json", exclude={"max_epochs"}), "max_epochs": job.max_epochs},
         "precision": job.precision,
         "seed": job.seed,

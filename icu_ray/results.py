@@ -178,6 +178,10 @@ class TrialResult:
     """SHA-256 of the unlearned model's files, '' where it was not kept."""
 
 
+NOT_TRAINED = "not trained"
+"""Reason of a trial without an epoch: the model as it is."""
+
+
 @dataclass(frozen=True)
 class TrialEvaluation:
     """evaluation.json. before, after: metrics by full name (cls/hellaswag_acc), fractions and perplexities.

@@ -11,22 +11,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from icu_ray.config import SweepConfig
 from icu_ray.estimates import Budget
-from icu_ray.plan import Plan, Trial, gang_of
+from icu_ray.objective import middle_of
+from icu_ray.plan import Plan, Trial, gang_of, searched_trial
 from icu_ray.prepare import Prepared, prepare
 from icu_ray.report.live import LiveView, outcome_of
-from icu_ray.results import Provenance, TrialPaths
+from icu_ray.results import Provenance, TrialPaths, open_sweep
 from icu_ray.runtime import CONTROL, Cluster, WarmProcesses, connected, refuse_impossible, worker_environment
 from icu_ray.schedule import Limits
 from icu_ray.store import join
-from icu_ray.trial import TrialTask, trainable, write_failure
+from icu_ray.trial import HandedTask, TrialTask, spec_of, trainable, write_failure
 
 if TYPE_CHECKING:
     from icu_ray.sweep_evaluation import SweepEvaluation
@@ -58,13 +60,18 @@ def run_trials(
             stack.enter_context(evaluation.running())
             for trial in unevaluated:
                 evaluation.add(trial)
-        prepared = prepare(plan, store, view.step)
+        # A search's trials are not known yet, but what they will need is.
+        coming = (searched_trial(plan, middle_of(config.search)),) if config.search and plan.open_trials else ()
+        prepared = prepare(replace(plan, trials=(*plan.trials, *coming)), store, view.step)
         log.info("prepared: %s", [(note.kind, note.name[:12], note.made) for note in prepared.notes])
-        tasks = _tasks(plan, prepared, provenance, store, view)
-        undone: list[str] = []
-        if tasks:
+        undone = [
+            prepared.failures[t.model.name, t.sample] for t in coming if (t.model.name, t.sample) in prepared.failures
+        ]
+        made_of = _Ingredients(config, prepared, provenance, store)
+        tasks = _tasks(plan, made_of, view)
+        if tasks or (coming and not undone):
             warm = WarmProcesses() if cluster.local else None
-            running = _Running(plan, tasks, view, evaluation, warm, interrupted)
+            running = _Running(plan, tasks, made_of, view, evaluation, warm, interrupted)
             _tune(running, cluster, limits, logs)
             undone += running.left()
         if evaluation is not None and not interrupted.is_set():
@@ -73,29 +80,43 @@ def run_trials(
         return undone
 
 
-def _tasks(plan: Plan, prepared: Prepared, provenance: Provenance, store: str, view: LiveView) -> dict[str, TrialTask]:
-    """What each waiting trial is told, in order; one that cannot be prepared has failed."""
-    config = plan.config
-    tasks: dict[str, TrialTask] = {}
-    for trial in plan.waiting:
-        cell = (trial.model.name, trial.sample)
-        if cell in prepared.failures:
-            paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
-            write_failure(trial, paths, prepared.failures[cell], provenance)
-            view.ended(trial.trial_id, "failed", prepared.failures[cell])
-            continue
-        tasks[trial.trial_id] = TrialTask(
+@dataclass(frozen=True)
+class _Ingredients:
+    """What a trial's task is made of beside the trial."""
+
+    config: SweepConfig
+    prepared: Prepared
+    provenance: Provenance
+    store: str
+
+    def task(self, trial: Trial) -> TrialTask:
+        config, ingredients = self.config, self.prepared.ingredients[trial.model.name, trial.sample]
+        return TrialTask(
             trial,
-            prepared.ingredients[cell],
+            ingredients,
             config.storage,
             config.name,
-            store,
+            self.store,
             config.resources.retries,
             # The evaluation removes what is not to be kept.
             config.resources.keep_models or bool(config.evaluation.suites or config.evaluation.tasks),
             config.resources.epoch_minutes,
-            replace(provenance, model=prepared.ingredients[cell].model_hash),
+            replace(self.provenance, model=ingredients.model_hash),
+            tell_epochs=config.search is not None,
         )
+
+
+def _tasks(plan: Plan, made_of: _Ingredients, view: LiveView) -> dict[str, TrialTask]:
+    """What each waiting trial is told, in order; one that cannot be prepared has failed."""
+    tasks: dict[str, TrialTask] = {}
+    for trial in plan.waiting:
+        reason = made_of.prepared.failures.get((trial.model.name, trial.sample))
+        if reason is None:
+            tasks[trial.trial_id] = made_of.task(trial)
+            continue
+        paths = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
+        write_failure(trial, paths, reason, made_of.provenance)
+        view.ended(trial.trial_id, "failed", reason)
     return tasks
 
 
@@ -104,7 +125,8 @@ class _Running:
     """Who is to hear what happens to the trials."""
 
     plan: Plan
-    tasks: Mapping[str, TrialTask]
+    tasks: dict[str, TrialTask]
+    made_of: _Ingredients
     view: LiveView
     evaluation: SweepEvaluation | None
     warm: WarmProcesses | None
@@ -130,6 +152,16 @@ class _Running:
             return []
         return [f"{self.budget.used_up()}: {len(names)} trials were not started: {', '.join(names)}"]
 
+    def new(self, trial: Trial) -> HandedTask:
+        """A search has chosen one more."""
+        task = self.tasks[trial.trial_id] = self.made_of.task(trial)
+        self.trials.append(trial)
+        self.view.add(trial)
+        config, provenance = self.plan.config, self.made_of.provenance
+        everything = [*self.plan.trials, *(t for t in self.trials if t not in self.plan.trials)]
+        open_sweep(config.storage, config.name, provenance.config, [spec_of(t) for t in everything], provenance)
+        return HandedTask(task)
+
     def start(self, trial_id: str) -> None:
         self._started.add(trial_id)
         self.budget.started(self.tasks[trial_id].trial)
@@ -145,17 +177,18 @@ class _Running:
             self.warm.keep(next_workers)
 
     def end(self, trial_id: str, broke: bool, group: str | None) -> None:
-        if broke and group is not None:
-            from icu_ray.trainer import remove_gang
-
-            remove_gang(group)
         task = self.tasks[trial_id]
         self.budget.ended(task.trial)
         outcome = outcome_of(self.plan, trial_id)
+        if group is not None and (broke or outcome is None):
+            from icu_ray.trainer import remove_gang
+
+            remove_gang(group)
         if outcome is None and not self.interrupted.is_set():
-            reason = "its driver process on the cluster died"
-            write_failure(task.trial, task.paths, reason, task.provenance)
-            outcome = ("failed", reason)
+            outcome = ("failed", "its driver process on the cluster died")
+            if self.plan.config.search is not None and not broke:
+                outcome = ("not_forgotten", "ended early by the search: it fell behind the other trials")
+            write_failure(task.trial, task.paths, outcome[1], task.provenance, outcome[0])
         if outcome is not None:
             self.view.ended(trial_id, *outcome)
         if self.evaluation is not None:
@@ -169,11 +202,24 @@ def _tune(running: _Running, cluster: Cluster, limits: Limits, logs: Path) -> No
     # Imports Ray, which must not be before `connected` has said how processes know each other.
     from icu_ray.gate import Gate, StopWhenAsked
 
-    gate = Gate(running.trials, cluster.nodes, limits, running.start, running.gang, running.end, running.over)
+    plan = running.plan
+    told = (cluster.nodes, limits, running.start, running.gang, running.end, running.over)
+    gate, scheduler = Gate(running.trials, *told), None
+    if plan.config.search is not None:
+        from icu_ray import search
+
+        gate = search.SearchGate(plan, search.make_searcher(plan.config.search), running.new, *told)
+        scheduler = search.scheduler(plan.config)
     function: Any = trainable(running.tasks, worker_environment(cluster.local))
     tuner = tune.Tuner(
         tune.with_resources(function, CONTROL),
-        tune_config=tune.TuneConfig(search_alg=gate, num_samples=len(running.tasks), reuse_actors=True),
+        tune_config=tune.TuneConfig(
+            search_alg=gate,
+            scheduler=scheduler,
+            num_samples=len(running.tasks) + plan.open_trials,
+            # A trial that is ended from outside ends with its process; others hand theirs on.
+            reuse_actors=scheduler is None,
+        ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(logs.resolve()),

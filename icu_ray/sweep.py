@@ -27,7 +27,7 @@ from rich.console import Console
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError
-from icu_ray.plan import Plan, Trial, gang_of, plan_json
+from icu_ray.plan import Plan, Trial, gang_of, make_plan, plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
 from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, open_sweep, write_beat
@@ -139,13 +139,14 @@ def _run(plan: Plan, limits: Limits) -> int:
         console = _console(terminal)
         waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
         already = f", {done} already done" if done else ""
-        console.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{already}; log in {_shown(logs)}")
+        chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
+        console.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {_shown(logs)}")
         try:
             with _signals(interrupted), _beating(config):
                 if tracker is not None:
                     tracker.start()
                 unevaluated = _unevaluated(plan)
-                if plan.waiting or unevaluated:
+                if plan.waiting or plan.open_trials or unevaluated:
                     from icu_ray.running import run_trials
 
                     undone = run_trials(plan, unevaluated, provenance, limits, console, logs, interrupted)
@@ -153,7 +154,8 @@ def _run(plan: Plan, limits: Limits) -> int:
         except KeyboardInterrupt:
             state = "interrupted"
         finally:
-            summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in plan.trials])
+            trials = make_plan(config, plan.data).trials if config.search is not None else plan.trials
+            summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in trials])
             failed = undone or summary.missing or any(r.status == "failed" for r in summary.results)
             if state == "finished" and failed:
                 state = "failed"

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -28,16 +29,20 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.folders import arrow_file_system, fetched, put, remove
 from icu_ray.ingredients import Ingredients, get, load, load_rows
 from icu_ray.memory import check_room, halve_micro_batch, out_of_memory, read_micro_batch
+from icu_ray.objective import OBJECTIVE, objective_of
 from icu_ray.patience import patiently
 from icu_ray.plan import Trial, folder_fingerprint
 from icu_ray.results import (
+    EpochRecord,
     Generations,
     Provenance,
+    Scores,
     TrialPaths,
     TrialResult,
     TrialSpec,
     add_generations,
     read_events,
+    read_result,
     start_trial,
     write_events,
     write_result,
@@ -54,6 +59,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
+_LOOK_SECONDS = 0.5
 _CHECKPOINTS_KEPT = 2
 """One to continue from, and the one before it should that be damaged."""
 
@@ -71,6 +77,8 @@ class TrialTask:
     keep_model: bool
     epoch_minutes: float | None
     provenance: Provenance
+    tell_epochs: bool = False
+    """Whether Tune is told of every epoch, for schedulers that compare trials."""
 
     @property
     def paths(self) -> TrialPaths:
@@ -78,19 +86,41 @@ class TrialTask:
         return TrialPaths.of(self.storage, self.sweep, self.trial.trial_id)
 
 
+class HandedTask:
+    """A task in a trial's config, whose values Tune writes into names: short to read."""
+
+    def __init__(self, task: TrialTask) -> None:
+        self.task = task
+
+    def __repr__(self) -> str:
+        return self.task.trial.name
+
+
 def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune runs for each trial; it reports where its workers stand whenever they (re)start."""
+    """The function that Tune runs for each trial; it reports where its workers stand whenever they (re)start.
+
+    A trial that was not known when the function was made brings its task along (HandedTask).
+    """
 
     def trial(config: dict[str, Any]) -> None:
         from ray import tune
 
         # Ray Train takes its settings from the process that runs its controller, which is this one.
         os.environ.update(environment)
-        run(
-            tasks[config["trial_id"]],
-            lambda nodes, group: tune.report({"nodes": list(nodes), "group": group}),
-            config["node"],
-        )
+        task = config["task"].task if "task" in config else tasks[config["trial_id"]]
+        gang: dict[str, Any] = {}
+
+        def on_gang(nodes: Any, group: str) -> None:
+            gang.update(nodes=list(nodes), group=group)
+            tune.report(dict(gang))
+
+        def on_epoch(record: EpochRecord, before: Scores) -> None:
+            value = objective_of(record.scores, before, task.trial.job.stop)
+            if value is not None:
+                tune.report({**gang, "epoch": record.epoch, OBJECTIVE: value})
+
+        with _telling(task.paths, on_epoch) if task.tell_epochs else contextlib.nullcontext():
+            run(task, on_gang, config["node"])
 
     return trial
 
@@ -144,9 +174,33 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
         if watchdog.ended:
             times = f"{watchdog.ended} times " if watchdog.ended > 1 else ""
             reason = f"hung: {times}no epoch ended within resources.epoch_minutes={task.epoch_minutes:g} ({reason})"
-        write_failure(task.trial, paths, reason, task.provenance)
+        if read_result(paths) is None:  # whoever ended it from outside has said why
+            write_failure(task.trial, paths, reason, task.provenance)
     else:
         remove(paths.checkpoint)
+
+
+@contextlib.contextmanager
+def _telling(paths: TrialPaths, tell: Callable[[EpochRecord, Scores], None]) -> Iterator[None]:
+    """Call `tell` with each epoch after the first as it is written, from a thread of its own."""
+    over = threading.Event()
+
+    def watch() -> None:
+        told = 0
+        while not over.wait(_LOOK_SECONDS):
+            history = read_events(paths)
+            for record in history[1:]:
+                if record.epoch > told:
+                    told = record.epoch
+                    tell(record, history[0].scores)
+
+    thread = threading.Thread(target=watch, name="epochs", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=5)
 
 
 def spec_of(trial: Trial, provenance: Provenance | None = None) -> TrialSpec:
@@ -164,14 +218,14 @@ def spec_of(trial: Trial, provenance: Provenance | None = None) -> TrialSpec:
     )
 
 
-def write_failure(trial: Trial, paths: TrialPaths, reason: str, provenance: Provenance) -> None:
-    """result.json of a trial that could not be brought to its end, with whatever it had measured."""
+def write_failure(trial: Trial, paths: TrialPaths, reason: str, provenance: Provenance, status: str = "failed") -> None:
+    """result.json of a trial that was not brought to its end, with whatever it had measured."""
     history = read_events(paths)
     seconds = sum(sum(record.seconds.values()) for record in history)
     last = history[-1] if history else None
     result = _result(
         trial,
-        status="failed",
+        status=status,
         reason=reason,
         epochs=0 if last is None else last.epoch,
         before=history[0].scores if history else None,

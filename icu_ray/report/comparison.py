@@ -60,7 +60,9 @@ def block_scores(block: Block) -> BlockScores:
     complete = keys == set(COLUMNS)
     population = tuple(row.name for row in whole)
     if len(whole) < 2 or not columns:
-        reason = "a score compares methods, and fewer than two have all columns" if columns else "nothing was measured"
+        reason = "a score compares methods, and fewer than two have all columns"
+        if not columns:
+            reason = "nothing was measured" if rows else "no method was run on this model"
         return BlockScores(block.model, complete, tuple(columns), population, left_out, {}, {}, reason)
     table = [MethodRow(row.name, tuple(_scored(row, column) for column in columns)) for row in whole]
     scores = normalised_scores(table, [column.key for column in columns])

@@ -21,7 +21,7 @@ from rich.text import Text
 from icu_ray.errors import UserError
 from icu_ray.plan import DONE, Plan, Trial
 from icu_ray.prepare import Step
-from icu_ray.results import EpochRecord, TrialPaths, read_events, read_result
+from icu_ray.results import NOT_TRAINED, EpochRecord, TrialPaths, read_events, read_result
 
 REFRESH_SECONDS = 0.5
 WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
@@ -83,6 +83,11 @@ class LiveView:
                 word = "prepare " if self._trials_began is None else "beside  "
                 self.console.print(f"{word} {step.name}: {step.text}", markup=False, highlight=False)
 
+    def add(self, trial: Trial) -> None:
+        """A trial that the plan did not have."""
+        with self._lock:
+            self._trials[trial.trial_id] = trial
+
     def started(self, trial_id: str) -> None:
         """A trial was handed to the cluster."""
         with self._lock:
@@ -101,10 +106,15 @@ class LiveView:
             self._running.pop(trial_id, None)
             self._done[trial_id] = status
             name = self._trials[trial_id].name
-            count = f"{len(self._done)}/{len(self._trials)}"
-            line = f"{WORD.get(status, status):<13} {name}: {reason} [{count}]"
+            count = f"{len(self._done)}/{self._total()}"
+            word = "measured" if reason == NOT_TRAINED else WORD.get(status, status)
+            line = f"{word:<13} {name}: {reason} [{count}]"
             style = {"finished": "green", "failed": "red"}.get(status, "yellow")
             self.console.print(Text(line, style=style) if self._live is not None else Text(line))
+
+    def _total(self) -> int:
+        asked = self.plan.config.search
+        return len(self._trials) if asked is None else max(asked.trials, len(self._trials))
 
     def _paths(self, trial: Trial) -> TrialPaths:
         return TrialPaths.of(self.plan.config.storage, self.plan.config.name, trial.trial_id)
@@ -162,7 +172,7 @@ class LiveView:
                 else:
                     table.add_row(trial.name, "starting", "", "", "", age)
             parts.append(table)
-        done, total = len(self._done), len(self._trials)
+        done, total = len(self._done), self._total()
         line = f"{done}/{total} trials done, {duration(time.monotonic() - self._began)} so far"
         left = self._time_left()
         parts.append(Text(line + (f", about {duration(left)} left" if left is not None else ""), style="dim"))
@@ -174,7 +184,7 @@ class LiveView:
         if self._trials_began is None or ended < 1:
             return None
         pace = (time.monotonic() - self._trials_began) / ended
-        return pace * (len(self._trials) - len(self._done))
+        return pace * (self._total() - len(self._done))
 
 
 def outcome_of(plan: Plan, trial_id: str) -> tuple[str, str] | None:

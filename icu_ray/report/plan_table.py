@@ -47,8 +47,12 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(table)
     counts = Counter(trial.status for trial in plan.trials)
     said = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
-    widest = max(trial.workers for trial in plan.trials)
-    console.print(f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.")
+    widest = max(model.workers for model in config.models)
+    if plan.trials:
+        console.print(f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.")
+    if config.search is not None:
+        ranges = ", ".join(f"{name} {r.low:g} to {r.high:g}" for name, r in config.search.space.items())
+        console.print(f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.")
     waiting = [trial for trial in plan.trials if trial.status not in DONE]
     if waiting:
         gpus = any(trial.model.gpus for trial in waiting)

@@ -117,6 +117,8 @@ def _block(
     ordered = sorted(groups, key=lambda key: (*_place(groups[key][0]), key[0], key[1] or 0.0, key[2] or 0.0, key[3]))
     rows = [_before_row(trials, paper, evaluated)]
     rows += [_row(key, groups[key], paper, evaluated) for key in ordered]
+    if standin and paper is not None:
+        rows = _sole_icu_beside_the_papers(rows, paper[0])
     return Block(model, None if paper is None else paper[0], standin, _marked(rows), evaluated)
 
 
@@ -182,6 +184,14 @@ def _trains(trial: ReportedTrial) -> bool:
         return methods.method_class(trial.base_method).trains
     except UserError:  # a plug-in of the machine that ran the sweep
         return True
+
+
+def _sole_icu_beside_the_papers(rows: list[Row], size: str) -> list[Row]:
+    """Stand-ins need other weights than the paper's; their only cell of ICU still stands where its (0.5, 1.0) does."""
+    cells = [row for row in rows if row.method == "icu" and row.alpha and row.beta]
+    if len(cells) != 1 or cells[0].paper is not None:
+        return rows
+    return [replace(row, paper=paper_row(size, "icu", 0.5, 1.0)) if row is cells[0] else row for row in rows]
 
 
 def _weights(trial: ReportedTrial) -> tuple[float | None, float | None]:

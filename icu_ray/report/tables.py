@@ -20,6 +20,7 @@ from rich.table import Table
 
 from icu_ray.report.columns import PAPER_COLUMNS, Column, evaluated_metrics
 from icu_ray.results import (
+    NOT_TRAINED,
     Scores,
     TrialEvaluation,
     TrialPaths,
@@ -225,7 +226,7 @@ def print_tables(summary: Summary, console: Console) -> None:
         cells += [_evaluated_arrow(summary.evaluations.get(result.trial_id), *each) for each in evaluated]
         seconds = f"{result.seconds.get('total', 0.0):.0f} s"
         style = STATUS_STYLE[result.status]
-        status = f"[{style}]{STATUS_WORD[result.status]}[/{style}]"
+        status = NOT_TRAINED if result.reason == NOT_TRAINED else f"[{style}]{STATUS_WORD[result.status]}[/{style}]"
         trials.add_row(result.name, *cells, str(result.epochs), seconds, status)
     console.print(trials)
     by_cell = Table(
@@ -248,7 +249,7 @@ def print_tables(summary: Summary, console: Console) -> None:
     console.print()
     console.print(by_cell)
     for result in summary.results:
-        if result.status != "finished":
+        if result.status != "finished" and result.reason != NOT_TRAINED:
             console.print(f"{result.name}: {STATUS_WORD[result.status]}: {result.reason}", style="yellow")
     for name in summary.missing:
         console.print(f"{name}: no result yet", style="yellow")

@@ -8,7 +8,7 @@ from icu_ray.report.statistics import WILCOXON_PAIRS
 MAIN_NOTE = (
     "Mean over forget samples (and seeds) ± half of the 95 % confidence interval (Student's t). Best bold, second best "
     "underlined, among the methods of one model as printed. In brackets, or after 'paper': what the paper prints "
-    "for that row. "
+    "for that row (for a stand-in's only cell of ICU, whatever its weights, that of α = 0.5, β = 1). "
     "'Forgotten' counts trials that reached the thresholds; trials that failed are in no mean. '–': not measured, or "
     "no score because one of the paper's nine columns was not measured."
 )

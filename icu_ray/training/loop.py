@@ -24,7 +24,7 @@ from icu_ray.job import TrialJob
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
-from icu_ray.results import EpochRecord, SampleRecord, Scores, Status
+from icu_ray.results import NOT_TRAINED, EpochRecord, SampleRecord, Scores, Status
 from icu_ray.training.batches import Indices, epoch_batches, micro_batches
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.engine import Engine, EngineSettings
@@ -158,7 +158,7 @@ class _Trial:
         """The last epoch always gets all of its numbers: EL, and perplexity on held-out rows."""
         if validation.el is None:
             return self.validate(heldout=True, decision_only=False)
-        if self.data.heldout is None:
+        if self.data.heldout is None or self.job.eval.heldout == "epochs":
             return validation
         with self.engine.whole_model():
             return with_heldout(validation, self.model, self.data.heldout, self.rank, self.world_size)
@@ -224,7 +224,7 @@ def run_trial(
         started = time.perf_counter()
         loss, steps = trial.train(epoch, active)
         trained = time.perf_counter()
-        last = trial.validate(heldout=False, decision_only=job.eval.el == "decision")
+        last = trial.validate(heldout=job.eval.heldout == "epochs", decision_only=job.eval.el == "decision")
         active = refine(active, last.bertscore_f1, last.bleu, job.filter)
         decision = decide(epoch, last.scores, active, job.stop, job.max_epochs)
         if decision.stop:
@@ -262,7 +262,7 @@ def _as_it_is(
     on_epoch(EpochReport(history[0], history, Decision(True), lambda folder: None, before.candidates))
     status: Status = "finished" if below_thresholds(before.scores, job.stop) else "not_forgotten"
     samples = _samples(tokenizer, data, before, before, job)
-    return TrialOutcome(status, "not trained", 0, before.scores, before.scores, history, samples, {})
+    return TrialOutcome(status, NOT_TRAINED, 0, before.scores, before.scores, history, samples, {})
 
 
 def _report(
