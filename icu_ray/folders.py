@@ -16,6 +16,10 @@ from icu_ray.store import list_dir, local_path
 
 def remove(url: str) -> None:
     """Delete a file or folder, local or remote, if it is there."""
+    path = local_path(url)
+    if path is not None and path.is_symlink():
+        path.unlink()
+        return
     filesystem, inside = file_system(url)
     with contextlib.suppress(FileNotFoundError):
         filesystem.rm(inside, recursive=True)

@@ -130,9 +130,11 @@ def _collect(out: Path, trial_id: str) -> TrialResult | None:
         if (report / name).is_file():
             shutil.copyfile(report / name, out / name)
     made = Path(paths.model)
-    if result is not None and made.is_dir():
+    if result is not None and made.is_dir() and not made.is_symlink():
         shutil.rmtree(out / "model", ignore_errors=True)
         os.replace(made, out / "model")
+        # Where it was made it is still looked for, by a later evaluation.
+        made.symlink_to(os.path.relpath(out / "model", made.parent), target_is_directory=True)
     return result
 
 
