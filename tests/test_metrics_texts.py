@@ -127,7 +127,7 @@ def test_bertscore_is_the_package_s_and_embeds_references_once() -> None:
         lambda module, args, kwargs: read.append(len(args[0])), with_kwargs=True
     )
     try:
-        for candidates, new_texts in ((first, 8), (second, 4), (second, 4)):
+        for candidates, new_texts in ((first, 7), (second, 4), (second, 4)):  # one of the first is recited
             read.clear()
             found = bertscore(candidates, references, encoder="bundled", layer=5, batch_size=3)
             assert sum(read) == new_texts
