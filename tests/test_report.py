@@ -18,6 +18,7 @@ from icu_ray.report.case_study import marked_words, wrap
 from icu_ray.report.curves import mean_curve
 from icu_ray.report.page import png_size
 from icu_ray.report.write import Written, write_report
+from icu_ray.results import Generations, TrialEvaluation, TrialPaths, add_generations, write_evaluation
 from icu_ray.store import read_bytes
 from icu_ray.tracking import sync_sweep, tracking_uri
 
@@ -376,3 +377,79 @@ def test_lines_hold_no_more_than_their_width() -> None:
 
 def test_a_curve_that_has_ended_keeps_its_last_value() -> None:
     assert mean_curve([[(0, 10.0), (1, 4.0)], [(0, 10.0), (1, 8.0), (2, 6.0)]]) == [(0, 10.0), (1, 6.0), (2, 5.0)]
+
+
+def test_what_one_prompt_yields_epoch_by_epoch(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [Cell(), Cell("kl", "kl", 0.0, 1.0)])
+    trial = Cell().trial_id
+    paths = TrialPaths.of(str(tmp_path), "s", trial)
+    for epoch, said in enumerate([REFERENCE, REFERENCE, "Alice Smith lives at home", "nothing of it"]):
+        add_generations(paths, Generations(epoch, {f"r{i}": said for i in range(4)}))
+    report = write_report([(str(tmp_path), "s")])
+    assert "case-125m-epochs.png" in report.files
+    page = (tmp_path / "s" / "report" / "report.html").read_text()
+    # An epoch that changed nothing is not shown again.
+    assert "<b>epoch 2</b>" in page and "<b>epoch 3</b>" in page and "<b>epoch 1</b>" not in page
+    # Damaged, it costs its picture and nothing else.
+    (tmp_path / "s" / "trials" / trial / "generations.jsonl").write_text("no json\n")
+    assert "case-125m-epochs.png" not in write_report([(str(tmp_path), "s")]).files
+
+
+def test_evaluations_fill_the_columns_of_the_paper(tmp_path: Path) -> None:
+    cells = [Cell(sample=0), Cell(sample=1), Cell("kl", "kl", 0.0, 1.0, 0)]
+    write_sweep(tmp_path, "s", cells)
+    for cell, cls in zip(cells, (0.40, 0.44, 0.30), strict=True):
+        # Of two suites the authors' is shown, as the paper's numbers are theirs.
+        after = {"cls/icu_avg": cls, "cls/avg": 0.99, "ppl/pile_icu": 21.5, "dialogue/avg": 0.1}
+        before = {"cls/icu_avg": 0.5, "cls/avg": 0.98, "ppl/pile_icu": 20.1, "dialogue/avg": 0.12}
+        errors = {"piqa_icu": "no memory"} if cell.label == "kl" else {}
+        evaluation = TrialEvaluation({"piqa_icu": "0" * 64}, ("b", "a"), before, after, errors)
+        write_evaluation(TrialPaths.of(str(tmp_path), "s", cell.trial_id), evaluation)
+    report = write_report([(str(tmp_path), "s")]).report
+    block = report.blocks[0]
+    values = {row.label: row.values for row in block.rows}
+    assert values["icu"]["cls"].mean == pytest.approx(42.0) and values["icu"]["cls"].n == 2
+    assert values["before unlearning"]["cls"].mean == pytest.approx(50.0)
+    assert values["kl"]["ppl_pile"].mean == pytest.approx(21.5)
+    assert values["icu"]["ppl_wikitext"] is None
+    assert any("(cls/icu_avg)" in column.meaning for column in report.columns)
+    assert any("not evaluated on piqa_icu: no memory" in finding.text for finding in report.findings)
+    text = (tmp_path / "s" / "report" / "report.md").read_text()
+    assert "What the models can still do" in text and "| cls/avg |" in text
+    with (tmp_path / "s" / "report" / "tasks.csv").open() as file:
+        rows = {(row["row"], row["metric"]): row["mean"] for row in csv.DictReader(file)}
+    assert float(rows["icu (0.5, 1)", "cls/icu_avg"]) == pytest.approx(0.42)
+
+
+def test_a_model_as_it_is_is_one_row_beside_the_papers_opt(tmp_path: Path) -> None:
+    cells = [Cell(), Cell("original", "original", 0.0, 0.0, model="opt-125m", final=(0.52, 0.07, 20.0, 3.0))]
+    settings = config("s", ("125m", "opt-125m"), standin=True)
+    write_sweep(tmp_path, "s", cells, settings)
+    report = write_report([(str(tmp_path), "s")]).report
+    opt = next(block for block in report.blocks if block.model == "opt-125m")
+    assert [row.label for row in opt.rows] == ["before unlearning"]
+    assert opt.rows[0].paper is not None and opt.rows[0].paper.name == "OPT"
+    assert report.scores[report.blocks.index(opt)].refused == "no method was run on this model"
+
+
+def test_the_only_cell_of_icu_on_a_stand_in_stands_beside_the_papers(tmp_path: Path) -> None:
+    settings = config("s", standin=True)
+    write_sweep(tmp_path, "one", [Cell(beta=4.0), Cell("kl", "kl", 0.0, 4.0)], {**settings, "name": "one"})
+    write_sweep(tmp_path, "two", [Cell(beta=4.0), Cell(beta=8.0)], {**settings, "name": "two"})
+    rows = {
+        name: [r.paper for r in write_report([(str(tmp_path), name)]).report.blocks[0].methods if r.method == "icu"]
+        for name in ("one", "two")
+    }
+    assert [paper.name for paper in rows["one"] if paper] == ["NEO + ICU (ours)"]
+    assert rows["two"] == [None, None]
+
+
+def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "one", [Cell()])
+    write_report([(str(tmp_path), "one")])
+    with (tmp_path / "one" / "report" / "targets.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == ["r3", "r2", "r1", "r0"]  # best remembered first
+    assert {row["equation (5)"] for row in rows} == {"forgotten"}
+    write_sweep(tmp_path, "two", [Cell(), Cell(sample=1)])
+    assert "targets.csv" not in write_report([(str(tmp_path), "two")]).files

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -20,16 +21,21 @@ from icu_ray.results import (
     SILENT_SECONDS,
     Beat,
     EpochRecord,
+    Generations,
     Provenance,
     SampleRecord,
     Scores,
+    TrialEvaluation,
     TrialPaths,
     TrialResult,
     TrialSpec,
+    add_generations,
     finite,
     open_sweep,
     read_beat,
+    read_evaluation,
     read_events,
+    read_generations,
     read_result,
     read_samples,
     read_spec,
@@ -38,6 +44,7 @@ from icu_ray.results import (
     to_json,
     trial_ids,
     write_beat,
+    write_evaluation,
     write_events,
     write_result,
     write_samples,
@@ -280,3 +287,28 @@ def test_reading_results_loads_nothing_heavy() -> None:
     code = "import icu_ray.results, sys; print([m for m in ('torch', 'ray', 'mlflow', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@given(st.lists(st.integers(0, 6), max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_generations_of_an_epoch_replace_what_an_interrupted_run_left(epochs: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        where = paths(folder)
+        kept: dict[int, str] = {}
+        for number, epoch in enumerate(epochs):
+            add_generations(where, Generations(epoch, {"a": f"run {number}"}))
+            kept = {known: said for known, said in kept.items() if known < epoch} | {epoch: f"run {number}"}
+        assert {each.epoch: each.said["a"] for each in read_generations(where)} == kept
+
+
+def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:
+    evaluation = TrialEvaluation(
+        {"piqa": "h"}, ("b", "a"), {"cls/piqa_acc": 0.5}, {"cls/piqa_acc": math.inf}, {"x": "y"}
+    )
+    write_evaluation(paths(tmp_path), evaluation)
+    found = read_evaluation(paths(tmp_path))
+    assert found is not None and found.before == {"cls/piqa_acc": 0.5} and found.errors == {"x": "y"}
+    assert found.after == {"cls/piqa_acc": None}  # JSON has no infinity
+    Path(paths(tmp_path).evaluation).write_text("{}")
+    with pytest.raises(UserError, match=r"evaluation\.json: is no TrialEvaluation"):
+        read_evaluation(paths(tmp_path))
