@@ -51,7 +51,9 @@ def run_trials(
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(connected(keep_logs=logs / "ray"))
         refuse_impossible({t.model.name: gang_of(t) for t in plan.waiting}, cluster.nodes(), limits)
-        view = stack.enter_context(LiveView(plan, console))
+        from icu_ray.operator_metrics import OperatorMetrics  # imports Ray
+
+        view = stack.enter_context(LiveView(plan, console, OperatorMetrics(plan).observe))
         evaluation = None
         if config.evaluation.suites or config.evaluation.tasks:
             from icu_ray.sweep_evaluation import SweepEvaluation

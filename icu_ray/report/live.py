@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import TypeAlias
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -41,11 +44,17 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-class LiveView:
-    """Told by the driver what starts and ends; looks up the rest."""
+OnLook: TypeAlias = Callable[[Mapping[str, int], Mapping[str, tuple[EpochRecord, ...]]], None]
 
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self.plan, self.console = plan, console
+
+class LiveView:
+    """Told by the driver what starts and ends; looks up the rest.
+
+    on_look: told at every look how many trials are in each state, and the history of those that run, by name.
+    """
+
+    def __init__(self, plan: Plan, console: Console, on_look: OnLook = lambda states, histories: None) -> None:
+        self.plan, self.console, self._on_look = plan, console, on_look
         self._trials = {trial.trial_id: trial for trial in plan.trials}
         self._done = {trial.trial_id: str(trial.status) for trial in plan.trials if trial.status in DONE}
         self._already = len(self._done)
@@ -129,9 +138,14 @@ class LiveView:
                 if self._live is None:
                     with self._lock:
                         self._tell_epochs(trial_id)
-            if self._live is not None:
-                with self._lock:
+            with self._lock:
+                if self._live is not None:
                     self._live.update(self._render(), refresh=True)
+                states = Counter(self._done.values()) + Counter(
+                    running=len(self._running), waiting=self._total() - len(self._done) - len(self._running)
+                )
+                histories = {self._trials[trial_id].name: self._history.get(trial_id, ()) for trial_id in self._running}
+            self._on_look(states, histories)
 
     def _tell_epochs(self, trial_id: str) -> None:
         for record in self._history.get(trial_id, ()):
