@@ -519,8 +519,11 @@ class SweepConfig(Section):
                 raise ValueError(
                     f"search: needs exactly one of {key}, found {count}; search the others in their own sweeps"
                 )
-        if self.methods[0].cells is not None:
-            raise ValueError("search: methods.0.cells beside a search would count for nothing; leave it out")
+        method = self.methods[0]
+        if method.cells is not None or isinstance(method.alpha, tuple) or isinstance(method.beta, tuple):
+            raise ValueError(
+                "search: several cells of methods.0 beside a search would count for nothing; give one, or none"
+            )
         if not search.space:
             raise ValueError("search.space: give ranges of alpha, beta or lr")
         if search.stop_early and self.eval.heldout != "epochs":

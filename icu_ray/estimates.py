@@ -106,8 +106,17 @@ class Budget:
         self.kind = "spot" if resources.spot else "on demand"
         if self.prices is not None and self.kind not in cost_of(0, 0, self.prices).by_kind:
             raise UserError(f"resources.spot: {resources.prices} has no spot_gpu_hour")
-        self._ended = [(trial, trial.took or 0.0) for trial in ended]
+        unpriced = [model.name for model in config.models if not model.gpus]
+        if self.max_cost is not None and unpriced and self._cpu_price() is None:
+            raise UserError(
+                f"resources.max_cost: {resources.prices} has no price of a CPU hour, which {', '.join(unpriced)} takes"
+            )
+        self._ended = [(trial, trial.spent) for trial in ended]
         self._running: dict[str, tuple[Trial, float]] = {}
+
+    def _cpu_price(self) -> float | None:
+        assert self.prices is not None
+        return self.prices.spot_cpu_hour if self.kind == "spot" else self.prices.cpu_hour
 
     def started(self, trial: Trial) -> None:
         """A trial takes its workers from now on."""

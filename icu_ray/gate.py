@@ -78,7 +78,9 @@ class Gate(Searcher):
         placed = self._running.get(trial_id)
         if placed is not None and "nodes" in result:
             self._running[trial_id] = Placed(placed.gang, tuple(result["nodes"]), placed.since)
-            self._groups[trial_id] = str(result["group"])
+            known, self._groups[trial_id] = self._groups.get(trial_id), str(result["group"])
+            if known == self._groups[trial_id]:
+                return  # a report of an epoch, not of a start
             gang = placed.gang
             self._on_gang(gang.trial, gang.workers, self._waiting[0].workers if self._waiting else 0)
 

@@ -24,6 +24,7 @@ from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.estimates import TRIAL_OVERHEAD_MINUTES, corrected, error_said, estimate_minutes
 from icu_ray.job import TrialJob
+from icu_ray.objective import middle_of
 from icu_ray.results import TrialPaths, read_events, read_result, read_sweep, trial_ids
 from icu_ray.schedule import Gang, by_work
 from icu_ray.store import content_hash
@@ -56,7 +57,9 @@ class Trial:
     status: PlannedStatus = "new"
     epochs_done: int = 0
     took: float | None = None
-    """Minutes that it took, once it has ended."""
+    """Minutes that it took, once it has ended well."""
+    spent: float = 0.0
+    """Minutes spent on it so far, however it ended."""
 
     @property
     def workers(self) -> int:
@@ -160,9 +163,22 @@ def searched_trial(plan: Plan, values: Mapping[str, float]) -> Trial:
     return replace(trial, name=f"{trial.name}-lr{lr:g}") if "lr" in kept else trial
 
 
+def claims_of(plan: Plan, trials: Iterable[Trial]) -> dict[str, Gang]:
+    """The gang of each model among these trials, and of those that a search will choose."""
+    coming = () if plan.config.search is None or not plan.open_trials else (coming_trial(plan),)
+    return {trial.model.name: gang_of(trial) for trial in (*trials, *coming)}
+
+
+def coming_trial(plan: Plan) -> Trial:
+    """A trial from the midst of a search's space: it stands for what the others will need."""
+    assert plan.config.search is not None
+    return searched_trial(plan, middle_of(plan.config.search))
+
+
 def _search_plan(config: SweepConfig, data: DataCheck | None, provisional: str) -> Plan:
     """The trials that earlier runs of this search have begun, as long as they are still what this config asks for."""
     assert config.search is not None
+    _refuse_impossible_search(config, data)
     empty = Plan(config, (), data, provisional, config.search.trials)
     earlier = read_sweep(config.storage, config.name)
     trials = {}
@@ -175,6 +191,25 @@ def _search_plan(config: SweepConfig, data: DataCheck | None, provisional: str) 
             trials[trial.trial_id] = trial
     known = corrected(_with_statuses(trials, config))
     return Plan(config, tuple(known), data, provisional, max(0, config.search.trials - len(known)))
+
+
+def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> None:
+    search, method, model = config.search, config.methods[0], config.models[0]
+    assert search is not None
+    known = methods.method_class(method.name)
+    unused = [name for name, used in (("alpha", known.uses_alpha), ("beta", known.uses_beta)) if not used]
+    for name in search.space:
+        if name in unused:
+            raise UserError(f"search.space: {method.name} does not use {name}; leave it out")
+    if not (known.trains and model.train):
+        raise UserError("search: there is nothing to search for a model that is not trained")
+    if data is not None and data.heldout == 0:
+        raise UserError(
+            "search: its objective needs held-out rows, and data has none; set data.heldout (or heldout_rows)"
+        )
+    epochs = model.max_epochs or config.stop.max_epochs
+    if search.stop_early and search.grace_epochs > epochs:
+        raise UserError(f"search.grace_epochs: {search.grace_epochs} are more than the {epochs} epochs of a trial")
 
 
 _AS_IT_IS = MethodConfig(name="original")
@@ -363,11 +398,13 @@ def _with_status(trial: Trial, config: SweepConfig) -> Trial:
     paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
     result = read_result(paths)
     if result is not None:
-        took = result.seconds.get("total", 0.0) / 60 if result.status in DONE else None
-        return replace(trial, status=result.status, epochs_done=result.epochs, took=took)
+        spent = result.seconds.get("total", 0.0) / 60
+        took = spent if result.status in DONE else None
+        return replace(trial, status=result.status, epochs_done=result.epochs, took=took, spent=spent)
     history = read_events(paths)
     if history:
-        return replace(trial, status="resumable", epochs_done=history[-1].epoch)
+        spent = sum(sum(record.seconds.values()) for record in history) / 60
+        return replace(trial, status="resumable", epochs_done=history[-1].epoch, spent=spent)
     return trial
 
 

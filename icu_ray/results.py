@@ -178,6 +178,8 @@ class TrialResult:
     """SHA-256 of the unlearned model's files, '' where it was not kept."""
 
 
+ENDED_EARLY = "ended early by the search: it fell behind the other trials"
+"""Reason of a trial that a search's scheduler ended; it leaves no model."""
 NOT_TRAINED = "not trained"
 """Reason of a trial without an epoch: the model as it is."""
 

@@ -20,20 +20,23 @@ from rich.console import Console
 
 from icu_ray.config import SweepConfig
 from icu_ray.estimates import Budget
-from icu_ray.objective import middle_of
-from icu_ray.plan import Plan, Trial, gang_of, searched_trial
+from icu_ray.folders import remove
+from icu_ray.plan import Plan, Trial, claims_of, coming_trial, gang_of
 from icu_ray.prepare import Prepared, prepare
 from icu_ray.report.live import LiveView, outcome_of
-from icu_ray.results import Provenance, TrialPaths, open_sweep
+from icu_ray.results import ENDED_EARLY, Provenance, TrialPaths, open_sweep
 from icu_ray.runtime import CONTROL, Cluster, WarmProcesses, connected, refuse_impossible, worker_environment
 from icu_ray.schedule import Limits
 from icu_ray.store import join
 from icu_ray.trial import HandedTask, TrialTask, spec_of, trainable, write_failure
 
 if TYPE_CHECKING:
+    from ray.tune.search import Searcher
+
     from icu_ray.sweep_evaluation import SweepEvaluation
 
 log = logging.getLogger(__name__)
+_PREPARATION = "preparation"
 
 
 def run_trials(
@@ -50,7 +53,8 @@ def run_trials(
     store = join(config.storage, "store")
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(connected(keep_logs=logs / "ray"))
-        refuse_impossible({t.model.name: gang_of(t) for t in plan.waiting}, cluster.nodes(), limits)
+        refuse_impossible(claims_of(plan, plan.waiting), cluster.nodes(), limits)
+        searcher = _searcher(plan)
         from icu_ray.operator_metrics import OperatorMetrics  # imports Ray
 
         view = stack.enter_context(LiveView(plan, console, OperatorMetrics(plan).observe))
@@ -60,11 +64,15 @@ def run_trials(
 
             evaluation = SweepEvaluation(plan, store, view.step)
             stack.enter_context(evaluation.running())
+            # The preparation comes first: nothing is evaluated before it is done.
+            evaluation.waits(_PREPARATION, 0, 0)
             for trial in unevaluated:
                 evaluation.add(trial)
         # A search's trials are not known yet, but what they will need is.
-        coming = (searched_trial(plan, middle_of(config.search)),) if config.search and plan.open_trials else ()
+        coming = (coming_trial(plan),) if plan.open_trials else ()
         prepared = prepare(replace(plan, trials=(*plan.trials, *coming)), store, view.step)
+        if evaluation is not None:
+            evaluation.ended(_PREPARATION)
         log.info("prepared: %s", [(note.kind, note.name[:12], note.made) for note in prepared.notes])
         undone = [
             prepared.failures[t.model.name, t.sample] for t in coming if (t.model.name, t.sample) in prepared.failures
@@ -74,7 +82,7 @@ def run_trials(
         if tasks or (coming and not undone):
             warm = WarmProcesses() if cluster.local else None
             running = _Running(plan, tasks, made_of, view, evaluation, warm, interrupted)
-            _tune(running, cluster, limits, logs)
+            _tune(running, searcher, cluster, limits, logs)
             undone += running.left()
         if evaluation is not None and not interrupted.is_set():
             evaluation.finish()
@@ -137,7 +145,7 @@ class _Running:
     budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
-        self.budget = Budget(self.plan.config, [trial for trial in self.plan.trials if trial.took is not None])
+        self.budget = Budget(self.plan.config, self.plan.trials)
         self._started: set[str] = set()
         self.trials = [task.trial for task in self.tasks.values()]
         if self.warm is not None:
@@ -150,9 +158,12 @@ class _Running:
     def left(self) -> list[str]:
         """Trials that the budget did not allow."""
         names = [trial.name for trial in self.trials if trial.trial_id not in self._started]
-        if not names or self.interrupted.is_set():
+        unborn = self.plan.open_trials - sum(trial not in self.plan.trials for trial in self.trials)
+        names += [f"{unborn} that the search had not chosen yet"] if unborn > 0 else []
+        reason = self.budget.used_up()
+        if not names or not reason or self.interrupted.is_set():
             return []
-        return [f"{self.budget.used_up()}: {len(names)} trials were not started: {', '.join(names)}"]
+        return [f"{reason}; not started: {', '.join(names)}"]
 
     def new(self, trial: Trial) -> HandedTask:
         """A search has chosen one more."""
@@ -169,7 +180,8 @@ class _Running:
         self.budget.started(self.tasks[trial_id].trial)
         self.view.started(trial_id)
         if self.evaluation is not None:
-            self.evaluation.waits(trial_id)
+            gang = gang_of(self.tasks[trial_id].trial)
+            self.evaluation.waits(trial_id, gang.workers * gang.cpus, gang.workers * gang.gpus)
 
     def gang(self, trial_id: str, workers: int, next_workers: int) -> None:
         if self.evaluation is not None:
@@ -189,16 +201,26 @@ class _Running:
         if outcome is None and not self.interrupted.is_set():
             outcome = ("failed", "its driver process on the cluster died")
             if self.plan.config.search is not None and not broke:
-                outcome = ("not_forgotten", "ended early by the search: it fell behind the other trials")
+                outcome = ("not_forgotten", ENDED_EARLY)
+                remove(task.paths.checkpoint)
             write_failure(task.trial, task.paths, outcome[1], task.provenance, outcome[0])
         if outcome is not None:
             self.view.ended(trial_id, *outcome)
         if self.evaluation is not None:
-            self.evaluation.placed(trial_id)
+            self.evaluation.ended(trial_id)
             self.evaluation.add(task.trial)
 
 
-def _tune(running: _Running, cluster: Cluster, limits: Limits, logs: Path) -> None:
+def _searcher(plan: Plan) -> Searcher | None:
+    """The searcher of a search, before anything is prepared for it."""
+    if plan.config.search is None or not plan.open_trials:
+        return None
+    from icu_ray.search import make_searcher
+
+    return make_searcher(plan.config.search, len(plan.trials))
+
+
+def _tune(running: _Running, searcher: Searcher | None, cluster: Cluster, limits: Limits, logs: Path) -> None:
     from ray import tune
 
     # Imports Ray, which must not be before `connected` has said how processes know each other.
@@ -210,8 +232,9 @@ def _tune(running: _Running, cluster: Cluster, limits: Limits, logs: Path) -> No
     if plan.config.search is not None:
         from icu_ray import search
 
-        gate = search.SearchGate(plan, search.make_searcher(plan.config.search), running.new, *told)
         scheduler = search.scheduler(plan.config)
+        if searcher is not None:
+            gate = search.SearchGate(plan, searcher, running.new, *told)
     function: Any = trainable(running.tasks, worker_environment(cluster.local))
     tuner = tune.Tuner(
         tune.with_resources(function, CONTROL),

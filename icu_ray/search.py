@@ -20,8 +20,8 @@ from ray.tune.search import Searcher
 from icu_ray.config import SearchConfig, SweepConfig
 from icu_ray.errors import UserError
 from icu_ray.gate import Gate
-from icu_ray.objective import OBJECTIVE, middle_of, objective_of
-from icu_ray.plan import Plan, Trial, gang_of, searched_trial
+from icu_ray.objective import OBJECTIVE, objective_of
+from icu_ray.plan import Plan, Trial, coming_trial, gang_of, searched_trial
 from icu_ray.results import TrialPaths, read_result
 from icu_ray.schedule import next_start
 
@@ -37,8 +37,11 @@ def space_of(search: SearchConfig) -> dict[str, Any]:
     }
 
 
-def make_searcher(search: SearchConfig) -> Searcher:
-    """The searcher by name; UserError for one that there is not, or whose package is missing."""
+def make_searcher(search: SearchConfig, known: int = 0) -> Searcher:
+    """The searcher by name; UserError for one that there is not, or whose package is missing.
+
+    known: trials that earlier runs chose, so that this one's draws are others.
+    """
     space = space_of(search)
     try:
         if search.algorithm == "optuna":
@@ -51,10 +54,10 @@ def make_searcher(search: SearchConfig) -> Searcher:
                 OptunaSearch.convert_search_space(space),
                 metric=OBJECTIVE,
                 mode="max",
-                sampler=TPESampler(seed=search.seed),
+                sampler=TPESampler(seed=search.seed + known),
             )
         if search.algorithm == "random":
-            return _Random(space, search.seed)
+            return _Random(space, search.seed + known)
         found = tune.create_searcher(search.algorithm, space=space, metric=OBJECTIVE, mode="max")
     except (ImportError, AssertionError, ValueError, TypeError) as error:
         raise UserError(f"search.algorithm: '{search.algorithm}': {error}") from error
@@ -93,6 +96,8 @@ def scheduler(config: SweepConfig) -> TrialScheduler | None:
         max_t=config.models[0].max_epochs or config.stop.max_epochs,
         grace_period=config.search.grace_epochs,
         reduction_factor=2,
+        # A trial at its last epoch is about to leave its model and result.
+        stop_last_trials=False,
     )
 
 
@@ -108,7 +113,7 @@ class SearchGate(Gate):
         self._search = plan.config.search
         self.plan, self._chooser, self._on_new = plan, searcher, on_new  # `searcher` is a name that Tune looks into
         self._left = plan.open_trials
-        self._known = {trial.trial_id for trial in plan.trials}
+        self._known = {trial.trial_id: trial for trial in plan.trials}
         self._keys: dict[str, str] = {}
         self._handed: dict[str, Any] = {}
         self._asked = 0
@@ -116,24 +121,24 @@ class SearchGate(Gate):
             self._tell_earlier(trial)
 
     def _tell_earlier(self, trial: Trial) -> None:
-        value = self._value(trial.trial_id)
+        value = self._value(trial)
         if value is None:
             return
         try:
             self._chooser.add_evaluated_point(self._point(trial), value)
-        except NotImplementedError:
-            log.info("searcher %s cannot be told of earlier trials", type(self._chooser).__name__)
+        except Exception as error:  # it knows no earlier points, or this one lies outside a space that was narrowed
+            log.info("searcher %s was not told of %s: %r", type(self._chooser).__name__, trial.name, error)
 
     def _point(self, trial: Trial) -> dict[str, float]:
         values = {"alpha": trial.job.alpha, "beta": trial.job.beta, "lr": trial.job.lr}
         return {name: values[name] for name in self._search.space}
 
-    def _value(self, trial_id: str) -> float | None:
-        paths = TrialPaths.of(self.plan.config.storage, self.plan.config.name, trial_id)
+    def _value(self, trial: Trial) -> float | None:
+        paths = TrialPaths.of(self.plan.config.storage, self.plan.config.name, trial.trial_id)
         result = read_result(paths)
-        if result is None or result.after is None:
+        if result is None or result.after is None or result.status == "failed":
             return None
-        return objective_of(result.after, result.before, self.plan.config.stop)
+        return objective_of(result.after, result.before, trial.job.stop)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """As Gate's; makes the next trial when one would fit."""
@@ -148,7 +153,7 @@ class SearchGate(Gate):
 
     def _fits(self) -> bool:
         self._refresh()
-        gang = gang_of(searched_trial(self.plan, middle_of(self._search)))
+        gang = gang_of(coming_trial(self.plan))
         return (
             next_start([gang], list(self._running.values()), self._seen[1], self._minutes(), self._limits) is not None
         )
@@ -166,12 +171,12 @@ class SearchGate(Gate):
             trial = searched_trial(self.plan, values)
             if trial.trial_id not in self._known:
                 self._left -= 1
-                self._known.add(trial.trial_id)
+                self._known[trial.trial_id] = trial
                 self._keys[trial.trial_id] = key
                 self._handed[trial.trial_id] = self._on_new(trial)
                 self._waiting.append(gang_of(trial))
                 return
-            known = self._value(trial.trial_id)
+            known = self._value(trial)
             self._chooser.on_trial_complete(key, None if known is None else {OBJECTIVE: known}, error=known is None)
         log.info("the searcher has nothing new to try")
         self._left = 0
@@ -188,7 +193,12 @@ class SearchGate(Gate):
         """Tell the searcher what became of it, once its result lies in storage."""
         placed = self._running.get(trial_id)
         super().on_trial_complete(trial_id, result, error)
-        key = None if placed is None else self._keys.get(placed.gang.trial)
-        if placed is not None and key is not None:
-            value = self._value(placed.gang.trial)
-            self._chooser.on_trial_complete(key, None if value is None else {OBJECTIVE: value}, error=value is None)
+        if placed is None:
+            return
+        ended = self._known[placed.gang.trial]
+        key = self._keys.get(ended.trial_id)
+        if key is None:  # chosen by an earlier run
+            self._tell_earlier(ended)
+            return
+        value = self._value(ended)
+        self._chooser.on_trial_complete(key, None if value is None else {OBJECTIVE: value}, error=value is None)

@@ -27,7 +27,7 @@ from rich.console import Console
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError
-from icu_ray.plan import Plan, Trial, gang_of, make_plan, plan_json
+from icu_ray.plan import Plan, Trial, claims_of, make_plan, plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
 from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, open_sweep, write_beat
@@ -79,7 +79,7 @@ def run_sweep(plan: Plan) -> int:
     limits = Limits(config.resources.max_workers, config.resources.max_concurrent)
     if will_start_locally():
         # What can be known without Ray is said before it starts.
-        refuse_impossible({t.model.name: gang_of(t) for t in plan.trials}, [machine()], limits)
+        refuse_impossible(claims_of(plan, plan.trials), [machine()], limits)
     storage = _absolute(config.storage)
     plan = replace(plan, config=config.model_copy(update={"storage": storage}))
     with _only_driver(storage, config.name):

@@ -19,11 +19,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from icu_ray.config import SweepConfig
+from icu_ray.errors import UserError
 from icu_ray.evaluating import sweep_tasks
 from icu_ray.evaluation.actors import Answered, Pool, Subject, default_pool
 from icu_ray.evaluation.evaluations import Evaluation, write_documents
@@ -33,7 +34,15 @@ from icu_ray.folders import remove
 from icu_ray.ingredients import model_key
 from icu_ray.plan import DONE, Plan, Trial
 from icu_ray.prepare import Step
-from icu_ray.results import TrialEvaluation, TrialPaths, TrialResult, read_evaluation, read_result, write_evaluation
+from icu_ray.results import (
+    ENDED_EARLY,
+    TrialEvaluation,
+    TrialPaths,
+    TrialResult,
+    read_evaluation,
+    read_result,
+    write_evaluation,
+)
 from icu_ray.store import Store, content_hash, write_atomic
 from icu_ray.streaming import streamed
 
@@ -41,6 +50,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 5.0
 """A started trial that has no place after this long takes that of the evaluation."""
+CRASHES = 3
+"""A round that died by itself is begun again so often."""
 _LOOK_SECONDS = 0.5
 STEP = "evaluation"
 
@@ -71,7 +82,14 @@ def outstanding(plan: Plan) -> tuple[Trial, ...]:
 
 def _is_evaluated(config: SweepConfig, trial: Trial, tasks: Mapping[str, str]) -> bool:
     paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
-    found, result = read_evaluation(paths), read_result(paths)
+    result = read_result(paths)
+    if result is not None and result.reason == ENDED_EARLY:
+        return True  # there is no model
+    try:
+        found = read_evaluation(paths)
+    except UserError as error:
+        log.warning("made again: %s", error)
+        return False
     return (
         found is not None
         and result is not None
@@ -101,6 +119,9 @@ class SweepEvaluation:
         self.tasks = _task_hashes(self.config)
         self._added: list[_Evaluated] = []
         self._waiting: dict[str, float] = {}
+        self._claims: dict[str, dict[str, float]] = {}
+        self._asked_to_end = False
+        self._crashes = 0
         self._found: dict[tuple[str, str], Evaluation] = {}
         self._written: set[str] = set()
         self._whole_cluster = False
@@ -130,7 +151,7 @@ class SweepEvaluation:
         """Evaluate a trial's model and the one it was made from."""
         paths = TrialPaths.of(self.config.storage, self.config.name, trial.trial_id)
         result = read_result(paths)
-        if not self.names or result is None or result.status == "failed":
+        if not self.names or result is None or result.status == "failed" or result.reason == ENDED_EARLY:
             return
         if not result.model_hash:
             self.failures.append(f"{trial.name}: its model was not kept (resources.keep_models) and is not evaluated")
@@ -138,7 +159,7 @@ class SweepEvaluation:
         before = self._original(trial, result)
         after = before
         if result.epochs > 0:
-            after = Subject(trial.name, paths.model, result.model_hash, before.dtype)
+            after = replace(before, name=trial.name, source=paths.model, hash=result.model_hash, revision=None)
         with self._changed:
             self._added.append(_Evaluated(trial, paths, before, after))
             self._changed.notify_all()
@@ -159,14 +180,22 @@ class SweepEvaluation:
             trust_remote_code=model.trust_remote_code,
         )
 
-    def waits(self, trial_id: str) -> None:
-        """A trial was started and has no place yet."""
+    def waits(self, trial_id: str, cpus: float, gpus: float) -> None:
+        """A trial was started that is to have so much, and has no place yet."""
         with self._changed:
+            self._claims[trial_id] = {"CPU": cpus, "GPU": gpus}
             self._waiting[trial_id] = time.monotonic()
 
     def placed(self, trial_id: str) -> None:
-        """It has one, or needs none any more."""
+        """It has a place."""
         with self._changed:
+            self._waiting.pop(trial_id, None)
+            self._changed.notify_all()
+
+    def ended(self, trial_id: str) -> None:
+        """It needs none any more."""
+        with self._changed:
+            self._claims.pop(trial_id, None)
             self._waiting.pop(trial_id, None)
             self._changed.notify_all()
 
@@ -175,6 +204,7 @@ class SweepEvaluation:
         with self._changed:
             self._whole_cluster = True
             self._waiting.clear()
+            self._claims.clear()
             self._changed.notify_all()
             while self.names and self._open() and self._failed is None:
                 self._changed.wait(_LOOK_SECONDS)  # a time, so that an interruption is heard
@@ -211,8 +241,12 @@ class SweepEvaluation:
             return default_pool(subjects)
         if self._waiting:
             return None
-        free = ray.available_resources()
-        kind = "GPU" if "GPU" in ray.cluster_resources() else "CPU"
+        free, whole = ray.available_resources(), ray.cluster_resources()
+        # A trial whose workers are being started anew holds nothing for a moment, and is to find its place free.
+        for kind in ("CPU", "GPU"):
+            claimed = sum(claim[kind] for claim in self._claims.values())
+            free[kind] = min(free.get(kind, 0.0), whole.get(kind, 0.0) - claimed)
+        kind = "GPU" if "GPU" in whole else "CPU"
         return default_pool(subjects, free) if free.get(kind, 0) >= 1 and free.get("CPU", 0) >= 1 else None
 
     def _evaluate(self, pool: Pool) -> None:
@@ -226,6 +260,7 @@ class SweepEvaluation:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             task = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0, scheduling_strategy=here)(_round)
             with self._changed:
+                self._asked_to_end = False
                 self._round = task.remote(self.root, subjects, self.names, self.options, pool)
             over = threading.Event()
             watch = threading.Thread(target=self._give_way, args=(over,), name="evaluation-watch", daemon=True)
@@ -238,8 +273,13 @@ class SweepEvaluation:
                         self._write(waiting)
                     self._tell(told)
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.TaskCancelledError):
-                if not self._closed:
-                    log.info("evaluation made room for a trial")
+                if self._asked_to_end:
+                    log.info("evaluation made room")
+                    return
+                self._crashes += 1
+                if self._crashes > CRASHES:
+                    raise
+                log.warning("the evaluation's process died; it goes on from what the store has")
                 return
             finally:
                 over.set()
@@ -261,6 +301,7 @@ class SweepEvaluation:
         import ray
 
         if self._round is not None:
+            self._asked_to_end = True
             ray.cancel(self._round, force=True)
 
     def _known(self, subject: Subject) -> bool:
@@ -277,7 +318,8 @@ class SweepEvaluation:
         for each in waiting:
             if each.trial.trial_id in self._written or not all(map(self._known, each.subjects)):
                 continue
-            evaluations = [self._found[s.name, name] for s in each.subjects for name in self.names]
+            distinct = dict.fromkeys(s.name for s in each.subjects)
+            evaluations = [self._found[subject, name] for subject in distinct for name in self.names]
             with tempfile.TemporaryDirectory(prefix="icu_ray_documents_") as folder:
                 path = Path(folder) / "documents.parquet"
                 if any(found.table is not None for found in evaluations):

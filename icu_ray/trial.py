@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icu_ray.errors import UserError
 from icu_ray.folders import arrow_file_system, fetched, put, remove
 from icu_ray.ingredients import Ingredients, get, load, load_rows
 from icu_ray.memory import check_room, halve_micro_batch, out_of_memory, read_micro_batch
@@ -50,6 +51,7 @@ from icu_ray.results import (
 )
 from icu_ray.runtime import seed_everything, training_environment
 from icu_ray.store import Store, join, list_dir, local_path, read_bytes, write_atomic
+from icu_ray.training.refinement import below_thresholds
 from icu_ray.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -119,7 +121,11 @@ def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) ->
             if value is not None:
                 tune.report({**gang, "epoch": record.epoch, OBJECTIVE: value})
 
-        with _telling(task.paths, on_epoch) if task.tell_epochs else contextlib.nullcontext():
+        def ends(record: EpochRecord) -> bool:
+            job = task.trial.job
+            return record.epoch >= job.max_epochs or below_thresholds(record.scores, job.stop)
+
+        with _telling(task.paths, on_epoch, ends) if task.tell_epochs else contextlib.nullcontext():
             run(task, on_gang, config["node"])
 
     return trial
@@ -133,7 +139,8 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
     from icu_ray.trainer import GangTrainer, reason_of, remove_gang
 
     model, paths = task.trial.model, task.paths
-    remove(paths.result)
+    for stale in (paths.result, paths.evaluation, paths.documents):
+        remove(stale)
     start_trial(paths, spec_of(task.trial, task.provenance))
     _drop_broken_snapshot(paths)
     filesystem, folder = arrow_file_system(paths.root)
@@ -181,16 +188,24 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
 
 
 @contextlib.contextmanager
-def _telling(paths: TrialPaths, tell: Callable[[EpochRecord, Scores], None]) -> Iterator[None]:
-    """Call `tell` with each epoch after the first as it is written, from a thread of its own."""
+def _telling(
+    paths: TrialPaths, tell: Callable[[EpochRecord, Scores], None], ends: Callable[[EpochRecord], bool]
+) -> Iterator[None]:
+    """Call `tell` with each epoch after the first as it is written, from a thread of its own.
+
+    ends: whether the trial ends with an epoch. That one is not told: nobody is to stop what is leaving its result.
+    """
     over = threading.Event()
 
     def watch() -> None:
         told = 0
         while not over.wait(_LOOK_SECONDS):
-            history = read_events(paths)
+            try:
+                history = read_events(paths)
+            except (UserError, OSError):
+                continue  # storage is away for a moment
             for record in history[1:]:
-                if record.epoch > told:
+                if record.epoch > told and not ends(record):
                     told = record.epoch
                     tell(record, history[0].scores)
 

@@ -25,6 +25,8 @@ from icu_ray.sweep import run_sweep
 
 RUN = "run"
 STANDIN = "standin"
+_STANDIN_BETA = 4.0
+_ON_TOP = ("model", "report.html", "targets.csv")
 HELDOUT_SHARE, HELDOUT_MOST = 10, 64
 """Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
 
@@ -54,7 +56,7 @@ def unlearn_config(
     id_column: str | None = None,
     method: str | None = None,
     alpha: float = 0.5,
-    beta: float = 1.0,
+    beta: float | None = None,
     length: int | None = None,
     workers: int = 1,
     gpus: int | None = None,
@@ -66,13 +68,15 @@ def unlearn_config(
     """The config of a request; UserError for what cannot be.
 
     model: hub id, folder, or 'standin' ('standin:medium'): one that is trained here until it knows the texts.
-    forget: None, with a stand-in: the embedded synthetic records. retain: None: there are no texts to pair with, and
-    gradient ascent is all that can be done.
+    beta: default 1.0, as in the paper; of a stand-in 4.0. forget: None, with a stand-in: the embedded synthetic
+    records. retain: None: there are no texts to pair with, and gradient ascent is all that can be done.
     """
     standin, _, size = model.partition(":")
     is_standin = standin == STANDIN
     if forget is None and not is_standin:
         raise UserError("--forget: give a file of the texts to forget (only --model standin brings its own)")
+    if beta is None:
+        beta = _STANDIN_BETA if is_standin else 1.0
     name = method or ("icu" if retain is not None or forget is None else "kumpr")
     tree: dict[str, Any] = {
         "name": RUN,
@@ -84,9 +88,8 @@ def unlearn_config(
     described: dict[str, Any] = {"name": Path(model).name or "model", "source": model, "precision": precision}
     if is_standin:
         described = {"name": STANDIN, "standin": {"size": size or "small", "target_repeats": 6}}
-        # As in the quickstart: a stand-in needs larger steps and a stronger tie than a real model.
+        # As in the quickstart: a stand-in needs larger steps than a real model.
         tree["optim"] = {"lr": 5e-4}
-        tree["methods"][0]["beta"] = max(beta, 4.0)
         tree["filter"] = {"encoder": "bundled", "encoder_layer": 6}
         tree["pairs"] = {"encoder": "bundled"}
     tree["models"] = [described | {"workers": workers} | ({} if gpus is None else {"gpus_per_worker": gpus})]
@@ -115,6 +118,11 @@ def _records(
 
 def unlearn(model: str, *, forget: str | None, out: str | Path, **options: Any) -> Unlearned:
     """Carry a request out (see `unlearn_config`), and leave model, report and targets.csv in `out`."""
+    if "://" in str(out):
+        raise UserError(f"--out {out}: expected a folder of this machine; a sweep's storage may be a URL")
+    model_there = Path(out) / "model"
+    if model_there.exists() and not model_there.is_symlink():
+        raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
     config = unlearn_config(model, forget=forget, out=str(out), **options)
     plan = plan_sweep(config)
     code = run_sweep(plan)
@@ -122,19 +130,21 @@ def unlearn(model: str, *, forget: str | None, out: str | Path, **options: Any) 
 
 
 def _collect(out: Path, trial_id: str) -> TrialResult | None:
-    """Put what a practitioner wants on top."""
+    """Put what a practitioner wants on top: of this request, and nothing of an earlier one."""
     paths = TrialPaths.of(str(out), RUN, trial_id)
     result = read_result(paths)
+    for name in _ON_TOP:
+        (out / name).unlink(missing_ok=True)
+    if result is None or result.status == "failed":
+        return result
     report = out / RUN / "report"
     for name in ("report.html", "targets.csv"):
         if (report / name).is_file():
             shutil.copyfile(report / name, out / name)
     made = Path(paths.model)
-    if result is not None and made.is_dir() and not made.is_symlink():
-        shutil.rmtree(out / "model", ignore_errors=True)
-        os.replace(made, out / "model")
-        # Where it was made it is still looked for, by a later evaluation.
-        made.symlink_to(os.path.relpath(out / "model", made.parent), target_is_directory=True)
+    if made.is_dir():
+        # A link: each request's model stays with its trial, where a later evaluation looks for it.
+        (out / "model").symlink_to(os.path.relpath(made, out), target_is_directory=True)
     return result
 
 

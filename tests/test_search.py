@@ -72,7 +72,8 @@ def test_what_cannot_be_told() -> None:
     [
         ({"samples": [0, 1]}, "exactly one of samples, found 2"),
         ({"methods": [{"name": "icu"}, {"name": "kl"}]}, "exactly one of methods"),
-        ({"methods": [{"name": "icu", "cells": [[1, 1]]}]}, "leave it out"),
+        ({"methods": [{"name": "icu", "cells": [[1, 1]]}]}, "give one, or none"),
+        ({"methods": [{"name": "icu", "alpha": [1, 2]}]}, "give one, or none"),
         ({"eval": {}}, "set eval.heldout to 'epochs'"),
         ({"search": {"space": {}}}, "give ranges"),
         ({"search": {"space": {"beta": {"low": 2, "high": 1}}}}, "low < high"),

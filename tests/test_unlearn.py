@@ -48,6 +48,13 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
     assert main(command) == 0
     assert "0 trials to run, 1 already done" in capfd.readouterr().out
     assert (out / "model" / "config.json").is_file()
+    # Another request into the same folder takes the top, and going back finds the first one's model again.
+    first = (out / "model").resolve()
+    other = [*command, "--alpha", "0.25"]
+    assert main(other) == 0
+    assert (out / "model").resolve() != first and (first / "model.safetensors").is_file()
+    assert main(command) == 0
+    assert (out / "model").resolve() == first
 
 
 @pytest.mark.parametrize(
@@ -55,6 +62,9 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
     [
         ("overlap", "rows to forget"),
         ("twice", "twice"),
+        ("same text", "the same text stands twice: 'forget-0' (line 1) and 'other' (line 3)"),
+        ("url", "expected a folder of this machine"),
+        ("foreign model", "holds a 'model' that is not of an earlier request"),
         ("none", "no such file"),
         ("nothing to forget", "--forget: give a file"),
         ("few", "leave none to pair with"),
@@ -66,13 +76,19 @@ def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: 
     extra = []
     if what == "twice":
         forget.write_text(forget.read_text() * 2)
+    if what == "same text":
+        forget.write_text(forget.read_text() + json.dumps({"id": "other", "text": "one text"}) + "\n")
+    out = "s3://bucket/out" if what == "url" else str(tmp_path / "out")
+    if what == "foreign model":
+        out = str(tmp_path / "taken")
+        (tmp_path / "taken" / "model").mkdir(parents=True)
     if what == "none":
         retain.unlink()
     if what == "few":
         extra = ["data.heldout_rows=2"]
     given = [] if what == "nothing to forget" else ["--forget", str(forget), "--retain", str(retain)]
     model = ["--model", str(tmp_path)] if what == "nothing to forget" else []
-    code = main(["unlearn", *model, *given, "--id-column", "id", "--out", str(tmp_path / "out"), *extra])
+    code = main(["unlearn", *model, *given, "--id-column", "id", "--out", out, *extra])
     error = capsys.readouterr().err
     assert code == 2 and said in error, error
     assert "Traceback" not in error and len(error.strip().splitlines()) == 1

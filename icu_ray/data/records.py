@@ -170,9 +170,13 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
                 f"data.heldout_rows: {data.heldout_rows} of the {len(pool)} rows of {data.pool or 'no pool'} leave "
                 "none to pair with"
             )
-        pool, heldout = pool[: -data.heldout_rows], pool[-data.heldout_rows :]
+        heldout = pool[-data.heldout_rows :]
+        kept_out = {record.text for record in heldout}
+        # A text that stands in the pool once more would be learnt, and then asked for as one that was not.
+        pool = [record for record in pool[: -data.heldout_rows] if record.text not in kept_out]
     for sample, records in forget.items():
         name = data.forget.replace("{sample}", str(sample))
+        _refuse_twice(records, name)
         for key, others, other_name in (("pool", pool, data.pool), ("heldout", heldout, data.heldout)):
             _refuse_overlap(records, name, others, f"data.{key}", str(other_name))
     rows: dict[str, Record] = {}
@@ -199,6 +203,17 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
 
 def _examples(records: Sequence[Record]) -> Examples:
     return Examples(tuple(record.id for record in records), tuple(record.text for record in records))
+
+
+def _refuse_twice(forget: Sequence[Record], name: str) -> None:
+    first: dict[str, Record] = {}
+    for record in forget:
+        known = first.setdefault(record.text, record)
+        if known is not record:
+            raise UserError(
+                f"data.forget: {name}: the same text stands twice: '{known.id}' ({known.where}) and '{record.id}' "
+                f"({record.where}); remove one of them"
+            )
 
 
 def _refuse_overlap(forget: Sequence[Record], name: str, others: Sequence[Record], key: str, other_name: str) -> None:

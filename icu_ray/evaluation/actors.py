@@ -11,13 +11,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import UserError
 from icu_ray.evaluation.requests import dump_answers
-from icu_ray.folders import fetched
-from icu_ray.models.loading import Dtype, LoadedModel, load_model
+from icu_ray.folders import fetched, file_system
+from icu_ray.models.loading import Dtype, LoadedModel, load_model, local_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,6 +172,13 @@ def _gpu_bytes() -> int:
 
 
 def _weight_bytes(subject: Subject) -> int:
-    """Size of a local model's weight files; 0 for one that is still on the hub."""
-    folder = Path(subject.source).expanduser()
+    """Size of a model's weight files, in a folder, behind a URL or in the hub's cache; 0 where it is not there yet."""
+    if "://" in subject.source:
+        filesystem, inside = file_system(subject.source)
+        found = filesystem.ls(inside, detail=True)
+        return sum(int(each["size"]) for each in found if str(each["name"]).endswith((".safetensors", ".bin")))
+    try:
+        folder = local_folder(subject.source, subject.revision)
+    except UserError:
+        return 0
     return sum(p.stat().st_size for kind in ("*.safetensors", "*.bin") for p in folder.glob(kind))

@@ -227,7 +227,10 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
     limits = thresholds(config)
     if limits is not None:
         rule = config["stop"].get("rule", "and")
-        facts.append(("forgotten when", f"MA < {limits['ma']:.2f} % {rule} EL₁₀ < {limits['el10']:.2f} %"))
+        entries = [m for m in config.get("methods", ()) if any((m.get("stop") or {}).values())]
+        names = dict.fromkeys(str(m.get("label") or m["name"]) for m in entries)
+        others = f"; by rules of their own: {', '.join(names)}" if names else ""
+        facts.append(("forgotten when", f"MA < {limits['ma']:.2f} % {rule} EL₁₀ < {limits['el10']:.2f} %{others}"))
     return facts
 
 

@@ -64,7 +64,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     asked = config.evaluation
     if asked.suites or asked.tasks:
         names = ", ".join([*(f"suite {name}" for name in asked.suites), *asked.tasks])
-        models = len(plan.trials) + len({trial.model.name for trial in plan.trials})
+        trained = sum(trial.job.max_epochs > 0 for trial in plan.trials)
+        models = trained + len({trial.model.name for trial in plan.trials})
         console.print(f"Evaluated beside the trials: {names}, on {models} models.")
     console.print(f"Fidelity '{config.fidelity}'; results go to {config.storage.rstrip('/')}/{config.name}.")
     if plan.provisional:

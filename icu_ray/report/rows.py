@@ -73,7 +73,7 @@ class Row:
 class Block:
     """One model's rows. size: the paper's name of it, None where the paper has no such model.
 
-    evaluated: by column key, the evaluation's metric that it shows.
+    evaluated: by column key, the evaluation's metric that it shows. before: all metrics of the original model.
     """
 
     model: str
@@ -81,6 +81,7 @@ class Block:
     standin: bool
     rows: tuple[Row, ...]
     evaluated: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def methods(self) -> tuple[Row, ...]:
@@ -115,11 +116,12 @@ def _block(
             continue  # it is the row before unlearning
         groups.setdefault((trial.method, *_weights(trial), variants[trial.trial_id]), []).append(trial)
     ordered = sorted(groups, key=lambda key: (*_place(groups[key][0]), key[0], key[1] or 0.0, key[2] or 0.0, key[3]))
-    rows = [_before_row(trials, paper, evaluated)]
+    before = _before_metrics(trials)
+    rows = [_before_row(trials, paper, before, evaluated)]
     rows += [_row(key, groups[key], paper, evaluated) for key in ordered]
     if standin and paper is not None:
         rows = _sole_icu_beside_the_papers(rows, paper[0])
-    return Block(model, None if paper is None else paper[0], standin, _marked(rows), evaluated)
+    return Block(model, None if paper is None else paper[0], standin, _marked(rows), evaluated, before)
 
 
 def _place(trial: ReportedTrial) -> tuple[int, int]:
@@ -131,17 +133,32 @@ def _place(trial: ReportedTrial) -> tuple[int, int]:
     return (_ORDER.index(method) if method in _ORDER else len(_ORDER), 0)
 
 
-def _before_row(trials: Sequence[ReportedTrial], paper: tuple[str, str] | None, evaluated: Mapping[str, str]) -> Row:
-    before = next((trial.evaluation.before for trial in trials if trial.evaluation is not None), {})
+def _before_row(
+    trials: Sequence[ReportedTrial],
+    paper: tuple[str, str] | None,
+    before: Mapping[str, float | None],
+    evaluated: Mapping[str, str],
+) -> Row:
     cells: dict[tuple[int, int | None], dict[str, float | None]] = {}
     for trial in trials:
         # The original model depends on the forget sample alone: whichever trial measured it first has said it all.
         scores = (trial.result.before if trial.result else None) or (trial.history[0].scores if trial.history else None)
         if scores is not None:
-            cells.setdefault((trial.sample, None), _cell(scores, None, before, evaluated))
+            # What it can do was measured once and does not depend on the sample: one cell has it.
+            cells.setdefault((trial.sample, None), _cell(scores, None, {} if cells else before, evaluated))
     family = "" if paper is None else paper[1]
     printed = paper_row(paper[0], "opt" if family == "opt" else BEFORE, None, None) if paper else None
     return Row("before unlearning", BEFORE, None, None, "", (), cells, _estimates(cells), printed)
+
+
+def _before_metrics(trials: Sequence[ReportedTrial]) -> dict[str, float | None]:
+    """What the original model can do, from whichever trials say it."""
+    found: dict[str, float | None] = {}
+    for trial in trials:
+        for name, value in (trial.evaluation.before if trial.evaluation is not None else {}).items():
+            if found.get(name) is None:
+                found[name] = value
+    return found
 
 
 def _row(

@@ -41,10 +41,9 @@ def task_tables(blocks: Sequence[Block]) -> tuple[TaskTable, ...]:
 
 
 def _metrics(block: Block, row: Row) -> list[dict[str, float | None]]:
-    """What every trial of the row measured; of the original model what any trial has of it, for it is one."""
+    """What every trial of the row measured; the original model is one for all of them."""
     if row.before:
-        found = [t.evaluation for other in block.methods for t in other.trials if t.evaluation is not None]
-        return [dict(evaluation.before) for evaluation in found[:1]]
+        return [dict(block.before)]
     return [dict(trial.evaluation.after) for trial in row.trials if trial.evaluation is not None]
 
 
