@@ -57,6 +57,8 @@ class Trial:
     epochs_done: int = 0
     took: float | None = None
     """Minutes that it took, once it has ended."""
+    spent: float = 0.0
+    """Minutes that it has had so far, however it stands."""
 
     @property
     def workers(self) -> int:
@@ -329,11 +331,13 @@ def _with_status(trial: Trial, config: SweepConfig) -> Trial:
     paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
     result = read_result(paths)
     if result is not None:
-        took = result.seconds.get("total", 0.0) / 60 if result.status in DONE else None
-        return replace(trial, status=result.status, epochs_done=result.epochs, took=took)
+        spent = result.seconds.get("total", 0.0) / 60
+        took = spent if result.status in DONE else None
+        return replace(trial, status=result.status, epochs_done=result.epochs, took=took, spent=spent)
     history = read_events(paths)
     if history:
-        return replace(trial, status="resumable", epochs_done=history[-1].epoch)
+        spent = sum(sum(record.seconds.values()) for record in history) / 60
+        return replace(trial, status="resumable", epochs_done=history[-1].epoch, spent=spent)
     return trial
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,8 +114,9 @@ class _Running:
     budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
-        self.budget = Budget(self.plan.config, [trial for trial in self.plan.trials if trial.took is not None])
+        self.budget = Budget(self.plan.config, self.plan.trials)
         self._started: set[str] = set()
+        self._died: Counter[str] = Counter()
         self.trials = [task.trial for task in self.tasks.values()]
         if self.warm is not None:
             self.warm.keep(sum(trial.workers for trial in self.trials[:2]))
@@ -144,7 +146,8 @@ class _Running:
             self.warm.taken(workers)
             self.warm.keep(next_workers)
 
-    def end(self, trial_id: str, broke: bool, group: str | None) -> None:
+    def end(self, trial_id: str, broke: bool, group: str | None) -> bool:
+        """Whether the trial is to go on from its checkpoint, because its process on the cluster died."""
         if broke and group is not None:
             from icu_ray.trainer import remove_gang
 
@@ -153,6 +156,13 @@ class _Running:
         self.budget.ended(task.trial)
         outcome = outcome_of(self.plan, trial_id)
         if outcome is None and not self.interrupted.is_set():
+            self._died[trial_id] += 1
+            if self._died[trial_id] <= task.retries:
+                log.warning("the process of trial %s died; it goes on from its checkpoint", task.trial.name)
+                self._started.discard(trial_id)
+                if self.evaluation is not None:
+                    self.evaluation.placed(trial_id)
+                return True
             reason = "its driver process on the cluster died"
             write_failure(task.trial, task.paths, reason, task.provenance)
             outcome = ("failed", reason)
@@ -161,6 +171,7 @@ class _Running:
         if self.evaluation is not None:
             self.evaluation.placed(trial_id)
             self.evaluation.add(task.trial)
+        return False
 
 
 def _tune(running: _Running, cluster: Cluster, limits: Limits, logs: Path) -> None:
@@ -173,7 +184,7 @@ def _tune(running: _Running, cluster: Cluster, limits: Limits, logs: Path) -> No
     function: Any = trainable(running.tasks, worker_environment(cluster.local))
     tuner = tune.Tuner(
         tune.with_resources(function, CONTROL),
-        tune_config=tune.TuneConfig(search_alg=gate, num_samples=len(running.tasks), reuse_actors=True),
+        tune_config=tune.TuneConfig(search_alg=gate, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(logs.resolve()),

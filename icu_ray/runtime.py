@@ -247,14 +247,22 @@ def cluster_nodes() -> tuple[Node, ...]:
     import ray
     from ray._private.state import state
 
+    draining = draining_nodes()
     alive = [
         Node(node["NodeID"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in draining
     ]
     config = state.get_cluster_config()
     groups = list(config.node_group_configs) if config is not None else []
     return (*alive, *possible_nodes(alive, [(g.name, dict(g.resources), g.max_count) for g in groups]))
+
+
+def draining_nodes() -> set[str]:
+    """Ids of nodes that are about to be taken away: Ray places nothing on them any more."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes() or {})
 
 
 def possible_nodes(

@@ -103,7 +103,9 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
     from icu_ray.trainer import GangTrainer, reason_of, remove_gang
 
     model, paths = task.trial.model, task.paths
-    remove(paths.result)
+    if read_bytes(paths.result) is not None:  # it has failed before: whatever it ran short of may be there now
+        remove(paths.result)
+        remove(paths.micro_batch)
     start_trial(paths, spec_of(task.trial, task.provenance))
     _drop_broken_snapshot(paths)
     filesystem, folder = arrow_file_system(paths.root)
@@ -141,7 +143,7 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
         log.exception("trial %s", task.trial.name)
         write_atomic(join(paths.root, "error.txt"), traceback.format_exc().encode())
         reason = reason_of(error)
-        if watchdog.ended:
+        if watchdog.hung:
             times = f"{watchdog.ended} times " if watchdog.ended > 1 else ""
             reason = f"hung: {times}no epoch ended within resources.epoch_minutes={task.epoch_minutes:g} ({reason})"
         write_failure(task.trial, paths, reason, task.provenance)
@@ -201,6 +203,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import torch
     from ray.train import Checkpoint
 
+    from icu_ray.trainer import StartAnew
     from icu_ray.training.engine import set_device_environment
     from icu_ray.training.loop import run_trial
 
@@ -231,6 +234,8 @@ def train_worker(config: dict[str, Any]) -> None:
             report.save(Path(folder))
             patiently(lambda: check_room(paths, Path(folder)), paths.checkpoint)
             ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(folder))
+        if ray.train.get_preemption_info() is not None:  # a barrier, so that all ranks leave together
+            raise StartAnew(f"a node is about to be taken away; epoch {report.record.epoch} is saved")
 
     with newest_checkpoint(paths) as checkpoint:
         loading = time.time() - began
@@ -249,6 +254,7 @@ def train_worker(config: dict[str, Any]) -> None:
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
                 halve_micro_batch(paths, job, world_size, error)
+                raise StartAnew(f"out of memory: {error}") from error
             raise
     if rank == 0:
         _leave(task, loaded, outcome, {"start": began - config["started"], "load": loading})

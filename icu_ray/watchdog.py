@@ -20,6 +20,8 @@ class Watchdog:
     """Calls `end` with the group's name when `sign` has said the same for `minutes` since it or the group last changed.
 
     minutes: None: watches nothing. ended: how often a group was ended.
+
+    The sign is read from storage, which may be away: what cannot be read is no sign of anything.
     """
 
     def __init__(self, sign: Callable[[], object], minutes: float | None, end: Callable[[str], None]) -> None:
@@ -29,6 +31,11 @@ class Watchdog:
         self._since = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    @property
+    def hung(self) -> bool:
+        """Whether the last group of workers was ended here."""
+        return self.ended > 0 and self._group is None
 
     def gang(self, group: str) -> None:
         """Workers have started."""
@@ -48,7 +55,7 @@ class Watchdog:
         assert self._seconds is not None
         last: object = None
         while not self._stop.wait(min(5.0, self._seconds / 4)):
-            with contextlib.suppress(OSError):  # storage that is away is no sign of anything
+            with contextlib.suppress(OSError):
                 now = self._sign()
                 if now != last:
                     last, self._since = now, time.monotonic()
