@@ -44,6 +44,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     # Where nodes must first be started, a gang waits for them in Ray's queue rather than failing after a minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
+    # A cloud's notice may come thirty seconds ahead; Ray's default is to look every five.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

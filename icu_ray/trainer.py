@@ -21,7 +21,11 @@ from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import AcceleratorSetupCallback, BackendSetupCallback
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.exceptions import (
+    RayTrainError,
+    UserExceptionWithTraceback,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
@@ -31,8 +35,8 @@ from icu_ray.errors import UserError
 from icu_ray.runtime import draining_nodes
 
 OnGang = Callable[[Sequence[str], str], None]
-_TRANSIENT = (RuntimeError, OSError, EOFError, RayError)
-"""What may go well another time: lost peers, sockets, disks. A TypeError will not."""
+_TRANSIENT = (RuntimeError, OSError, EOFError, RayError, RayTrainError)
+"""What may go well another time: lost workers, peers, sockets, disks. A TypeError will not."""
 
 
 class StartAnew(Exception):
@@ -122,7 +126,9 @@ class _NoSecondTryForBugs(FailurePolicy):
 
 
 def _original(error: BaseException) -> BaseException:
-    """The exception that the training function raised."""
+    """The exception that the training function raised, or what became of a worker that died."""
+    if isinstance(error, WorkerHealthCheckFailedError):
+        return error.health_check_failure
     if isinstance(error, UserExceptionWithTraceback):
         cause: BaseException = error._base_exc
         return cause
