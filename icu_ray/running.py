@@ -117,6 +117,7 @@ class _Running:
         self.budget = Budget(self.plan.config, self.plan.trials)
         self._started: set[str] = set()
         self._died: Counter[str] = Counter()
+        self._gangs: Counter[str] = Counter()
         self.trials = [task.trial for task in self.tasks.values()]
         if self.warm is not None:
             self.warm.keep(sum(trial.workers for trial in self.trials[:2]))
@@ -140,6 +141,9 @@ class _Running:
             self.evaluation.waits(trial_id)
 
     def gang(self, trial_id: str, workers: int, next_workers: int) -> None:
+        self._gangs[trial_id] += 1
+        if self._gangs[trial_id] > 1:
+            self.view.restarted(trial_id)
         if self.evaluation is not None:
             self.evaluation.placed(trial_id)
         if self.warm is not None:

@@ -127,12 +127,12 @@ class _NoSecondTryForBugs(FailurePolicy):
 
 def _original(error: BaseException) -> BaseException:
     """The exception that the training function raised, or what became of a worker that died."""
+    cause = error
     if isinstance(error, WorkerHealthCheckFailedError):
-        return error.health_check_failure
-    if isinstance(error, UserExceptionWithTraceback):
-        cause: BaseException = error._base_exc
-        return cause
-    return error
+        cause = error.health_check_failure
+    elif isinstance(error, UserExceptionWithTraceback):
+        cause = error._base_exc
+    return cause
 
 
 def reason_of(error: BaseException) -> str:
