@@ -85,11 +85,11 @@ def _paces(trials: Sequence[Trial]) -> dict[str, list[float]]:
 def error_said(trials: Sequence[Trial]) -> str:
     """How far the estimate of what waits may be off, and why."""
     paces = _paces(trials)
-    enough = {name: known for name, known in paces.items() if len(known) >= ENOUGH}
     waiting = {trial.model.name for trial in trials if trial.took is None}
-    if waiting and waiting <= set(enough):
-        spread = max(statistics.stdev(known) / statistics.fmean(known) for known in enough.values())
-        count = sum(map(len, enough.values()))
+    enough = [known for name, known in paces.items() if name in waiting and len(known) >= ENOUGH]
+    if waiting and len(enough) == len(waiting):
+        spread = max(statistics.stdev(known) / statistics.fmean(known) for known in enough)
+        count = sum(map(len, enough))
         return f"± {100 * spread:.0f} % a trial, by the {count} that have ended"
     if paces:
         return "corrected by the few trials that have ended; a model of which none has may be off by a factor of 3"
@@ -97,26 +97,28 @@ def error_said(trials: Sequence[Trial]) -> str:
 
 
 class Budget:
-    """What a sweep may still spend: hours and money of trials that ended and that run, against the config's limits."""
+    """What a sweep may still spend: hours and money of trials that ran and that run, against the config's limits.
 
-    def __init__(self, config: SweepConfig, ended: Sequence[Trial]) -> None:
+    trials: the sweep's, with what they have `spent` in earlier runs, whether they ended, failed or were interrupted.
+    """
+
+    def __init__(self, config: SweepConfig, trials: Sequence[Trial]) -> None:
         resources = config.resources
         self.max_hours, self.max_cost = resources.max_hours, resources.max_cost
         self.prices = None if resources.prices is None else load_prices(Path(resources.prices))
         self.kind = "spot" if resources.spot else "on demand"
-        if self.prices is not None and self.kind not in cost_of(0, 0, self.prices).by_kind:
-            raise UserError(f"resources.spot: {resources.prices} has no spot_gpu_hour")
-        unpriced = [model.name for model in config.models if not model.gpus]
-        if self.max_cost is not None and unpriced and self._cpu_price() is None:
-            raise UserError(
-                f"resources.max_cost: {resources.prices} has no price of a CPU hour, which {', '.join(unpriced)} takes"
-            )
-        self._ended = [(trial, trial.spent) for trial in ended]
+        self._gpus = any(model.gpus for model in config.models)
+        if self.prices is not None:
+            if self.kind not in cost_of(0, 0, self.prices).by_kind:
+                raise UserError(f"resources.spot: {resources.prices} has no spot_gpu_hour")
+            without = [model.name for model in config.models if not model.gpus]
+            key = "spot_cpu_hour" if resources.spot else "cpu_hour"
+            if self.max_cost is not None and without and getattr(self.prices, key) is None:
+                raise UserError(
+                    f"resources.max_cost: {resources.prices} has no {key}, but {without[0]} trains without GPUs"
+                )
+        self._ended = [(trial, trial.spent) for trial in trials]
         self._running: dict[str, tuple[Trial, float]] = {}
-
-    def _cpu_price(self) -> float | None:
-        assert self.prices is not None
-        return self.prices.spot_cpu_hour if self.kind == "spot" else self.prices.cpu_hour
 
     def started(self, trial: Trial) -> None:
         """A trial takes its workers from now on."""
@@ -138,8 +140,9 @@ class Budget:
     def used_up(self) -> str:
         """Which limit is reached, '' while none is."""
         gpu, cpu = self.spent()
-        if self.max_hours is not None and (gpu or cpu) >= self.max_hours:
-            return f"resources.max_hours={self.max_hours:g} is reached ({gpu or cpu:.2f} h)"
+        hours = gpu if self._gpus else cpu
+        if self.max_hours is not None and hours >= self.max_hours:
+            return f"resources.max_hours={self.max_hours:g} is reached ({hours:.2f} h)"
         if self.max_cost is not None and self.prices is not None:
             cost = cost_of(gpu, cpu, self.prices)
             if cost.by_kind[self.kind] >= self.max_cost:
@@ -166,7 +169,8 @@ def load_prices(path: Path) -> PricesConfig:
 
 
 def cost_of(gpu_hours: float, cpu_hours: float, prices: PricesConfig) -> Cost:
-    """What so many hours cost."""
-    kinds = {"on demand": (prices.gpu_hour, prices.cpu_hour), "spot": (prices.spot_gpu_hour, prices.spot_cpu_hour)}
+    """What so many hours cost; where cores without a GPU have no spot price, they are had on demand."""
+    spot_cpu = prices.cpu_hour if prices.spot_cpu_hour is None else prices.spot_cpu_hour
+    kinds = {"on demand": (prices.gpu_hour, prices.cpu_hour), "spot": (prices.spot_gpu_hour, spot_cpu)}
     costs = {kind: gpu_hours * gpu + cpu_hours * (cpu or 0.0) for kind, (gpu, cpu) in kinds.items() if gpu is not None}
     return Cost(prices.currency, costs)

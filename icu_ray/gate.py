@@ -27,7 +27,8 @@ class Gate(Searcher):
     other's room. The node is None for a gang that no node can hold; it may also be one that is still to be started.
 
     on_start, on_end: told the trial id when a trial is handed to Tune and when Tune is done with it; on_end also gets
-    whether it broke and the placement group it left behind, if it had one. on_gang: told the trial id when its workers
+    whether it broke and the placement group it left behind, if it had one, and says whether the trial is to be offered
+    again, before all others. on_gang: told the trial id when its workers
     have started, with their number and that of the trial which is first in line now (0: none waits).
     """
 
@@ -38,7 +39,7 @@ class Gate(Searcher):
         limits: Limits,
         on_start: Callable[[str], None],
         on_gang: Callable[[str, int, int], None],
-        on_end: Callable[[str, bool, str | None], None],
+        on_end: Callable[[str, bool, str | None], bool],
         stopped: Callable[[], bool],
     ) -> None:
         super().__init__(metric=None, mode=None)
@@ -51,7 +52,7 @@ class Gate(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Tune's question; None: ask again later."""
-        if not self._waiting or self._stopped():
+        if self._stopped() or not (self._waiting or self._running):
             finished: str = Searcher.FINISHED
             return finished
         self._refresh()
@@ -87,8 +88,8 @@ class Gate(Searcher):
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over, one way or another."""
         placed = self._running.pop(trial_id, None)
-        if placed is not None:
-            self._on_end(placed.gang.trial, error, self._groups.pop(trial_id, None))
+        if placed is not None and self._on_end(placed.gang.trial, error, self._groups.pop(trial_id, None)):
+            self._waiting.insert(0, placed.gang)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for a restore that we never ask for; ours is tied to this process."""

@@ -5,16 +5,21 @@ halve_micro_batch(paths, job, world_size, error)        # on the worker that ran
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from icu_ray.job import TrialJob
 from icu_ray.results import TrialPaths, to_json
 from icu_ray.store import local_path, read_bytes, write_atomic
 
+_SCRATCH = f"icu_ray_checkpoint_{socket.gethostname()}_"
 _SAID_BY_TORCH = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -47,12 +52,34 @@ def halve_micro_batch(paths: TrialPaths, job: TrialJob, world_size: int, error: 
 
 
 def check_room(paths: TrialPaths, folder: Path) -> None:
-    """OSError (ENOSPC) when a local storage has no room for a copy of `folder`, or is read-only."""
+    """OSError (ENOSPC, EROFS) when a local storage has no room for a copy of `folder`, or is read-only."""
     root = local_path(paths.root)
     if root is None:
         return
     needed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    if shutil.disk_usage(root).free < needed:
+    if shutil.disk_usage(root).free < max(needed, 1):
         raise OSError(errno.ENOSPC, f"no room for {needed} bytes", str(root))
     if os.statvfs(root).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, "mounted read-only", str(root))
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder of this machine for a checkpoint on its way to storage; those that killed workers left are removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        try:
+            os.kill(int(left.name.removeprefix(_SCRATCH).split("_")[0]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            continue  # another user's
+    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}_") as folder:
+        yield Path(folder)
+
+
+def sign_of_progress(paths: TrialPaths) -> bytes | None:
+    """What a trial has told of its epochs; OSError while storage has no room for another checkpoint like the last."""
+    folder = local_path(paths.checkpoint)
+    known = sorted(folder.glob("checkpoint_2*")) if folder is not None else []
+    check_room(paths, known[-1] if known else Path(os.devnull))
+    return read_bytes(paths.events)

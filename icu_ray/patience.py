@@ -43,8 +43,10 @@ def patiently(write: Callable[[], _T], what: str) -> _T:
         try:
             return write()
         except OSError as error:
-            if error.errno not in _MAY_PASS or time.monotonic() + wait > until:
+            left = until - time.monotonic()
+            if error.errno not in _MAY_PASS or left <= 0:
                 raise
+            wait = min(wait, left)
             log.warning("%s cannot be written (%s); trying again in %.0f s", what, error, wait)
         time.sleep(wait)
         wait = min(2 * wait, _LONGEST_WAIT)

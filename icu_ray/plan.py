@@ -57,9 +57,9 @@ class Trial:
     status: PlannedStatus = "new"
     epochs_done: int = 0
     took: float | None = None
-    """Minutes that it took, once it has ended well."""
+    """Minutes that it took, once it has ended."""
     spent: float = 0.0
-    """Minutes spent on it so far, however it ended."""
+    """Minutes that it has had so far, however it stands."""
 
     @property
     def workers(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,6 +148,8 @@ class _Running:
     def __post_init__(self) -> None:
         self.budget = Budget(self.plan.config, self.plan.trials)
         self._started: set[str] = set()
+        self._died: Counter[str] = Counter()
+        self._gangs: Counter[str] = Counter()
         self.trials = [task.trial for task in self.tasks.values()]
         if self.warm is not None:
             self.warm.keep(sum(trial.workers for trial in self.trials[:2]))
@@ -184,13 +187,17 @@ class _Running:
             self.evaluation.waits(trial_id, gang.workers * gang.cpus, gang.workers * gang.gpus)
 
     def gang(self, trial_id: str, workers: int, next_workers: int) -> None:
+        self._gangs[trial_id] += 1
+        if self._gangs[trial_id] > 1:
+            self.view.restarted(trial_id)
         if self.evaluation is not None:
             self.evaluation.placed(trial_id)
         if self.warm is not None:
             self.warm.taken(workers)
             self.warm.keep(next_workers)
 
-    def end(self, trial_id: str, broke: bool, group: str | None) -> None:
+    def end(self, trial_id: str, broke: bool, group: str | None) -> bool:
+        """Whether the trial is to go on from its checkpoint, because its process on the cluster died."""
         task = self.tasks[trial_id]
         self.budget.ended(task.trial)
         outcome = outcome_of(self.plan, trial_id)
@@ -199,8 +206,16 @@ class _Running:
 
             remove_gang(group)
         if outcome is None and not self.interrupted.is_set():
+            searching = self.plan.config.search is not None
+            self._died[trial_id] += broke or not searching
+            if (broke or not searching) and self._died[trial_id] <= task.retries:
+                log.warning("the process of trial %s died; it goes on from its checkpoint", task.trial.name)
+                self._started.discard(trial_id)
+                if self.evaluation is not None:
+                    self.evaluation.ended(trial_id)
+                return True
             outcome = ("failed", "its driver process on the cluster died")
-            if self.plan.config.search is not None and not broke:
+            if searching and not broke:
                 outcome = ("not_forgotten", ENDED_EARLY)
                 remove(task.paths.checkpoint)
             write_failure(task.trial, task.paths, outcome[1], task.provenance, outcome[0])
@@ -209,6 +224,7 @@ class _Running:
         if self.evaluation is not None:
             self.evaluation.ended(trial_id)
             self.evaluation.add(task.trial)
+        return False
 
 
 def _searcher(plan: Plan) -> Searcher | None:
@@ -241,7 +257,7 @@ def _tune(running: _Running, searcher: Searcher | None, cluster: Cluster, limits
         tune_config=tune.TuneConfig(
             search_alg=gate,
             scheduler=scheduler,
-            num_samples=len(running.tasks) + plan.open_trials,
+            num_samples=-1,
             # A trial that is ended from outside ends with its process; others hand theirs on.
             reuse_actors=scheduler is None,
         ),

@@ -44,6 +44,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     # Where nodes must first be started, a gang waits for them in Ray's queue rather than failing after a minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
+    # A cloud's notice may come thirty seconds ahead; Ray's default is to look every five.
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -249,14 +251,22 @@ def cluster_nodes() -> tuple[Node, ...]:
     import ray
     from ray._private.state import state
 
+    draining = draining_nodes()
     alive = [
         Node(node["NodeID"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in draining
     ]
     config = state.get_cluster_config()
     groups = list(config.node_group_configs) if config is not None else []
     return (*alive, *possible_nodes(alive, [(g.name, dict(g.resources), g.max_count) for g in groups]))
+
+
+def draining_nodes() -> set[str]:
+    """Ids of nodes that are about to be taken away: Ray places nothing on them any more."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes() or {})
 
 
 def possible_nodes(

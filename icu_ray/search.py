@@ -193,7 +193,7 @@ class SearchGate(Gate):
         """Tell the searcher what became of it, once its result lies in storage."""
         placed = self._running.get(trial_id)
         super().on_trial_complete(trial_id, result, error)
-        if placed is None:
+        if placed is None or placed.gang in self._waiting:  # it goes on
             return
         ended = self._known[placed.gang.trial]
         key = self._keys.get(ended.trial_id)

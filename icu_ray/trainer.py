@@ -3,9 +3,9 @@
 A plain `TorchTrainer.fit()` inside a Tune trial starts six processes beside the workers (controller, placement group
 cleaner, dataset manager, queue for Tune, preemption watcher, barrier), each with seconds of imports. Here the Tune
 trainable, which Tune reuses from trial to trial, is the controller itself; of the others only those that do something
-remain: the barrier, and on clusters the preemption watcher. Worker groups, placement, reports, checkpoints, restarts
-after failures and preemption are Ray Train's own and unchanged. Two protected methods of ray 2.60 are overridden; the
-pinned version and the tests of sweeps watch over them.
+remain: the barrier, and on clusters the preemption watcher, which the controller starts with every worker group.
+Worker groups, placement, reports, checkpoints, restarts after failures and preemption are Ray Train's own and
+unchanged. Two protected methods of ray 2.60 are overridden; the pinned version and the tests of sweeps watch over them.
 
     result = GangTrainer(train_worker, ..., on_gang=report_nodes).fit()
 """
@@ -21,17 +21,27 @@ from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import AcceleratorSetupCallback, BackendSetupCallback
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.exceptions import (
+    RayTrainError,
+    UserExceptionWithTraceback,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from icu_ray.errors import UserError
+from icu_ray.runtime import draining_nodes
 
 OnGang = Callable[[Sequence[str], str], None]
-_TRANSIENT = (RuntimeError, OSError, EOFError, RayError)
-"""What may go well another time: lost peers, sockets, disks. A TypeError will not."""
+_TRANSIENT = (RuntimeError, OSError, EOFError, RayError, RayTrainError)
+"""What may go well another time: lost workers, peers, sockets, disks. A TypeError will not."""
+
+
+class StartAnew(Exception):
+    """Raised by training code that is to be started anew from its checkpoint, by no fault of its own: its node is about
+    to be taken away, or it goes on with a smaller micro batch. Uses up none of the retries."""
 
 
 class GangTrainer(TorchTrainer):
@@ -75,7 +85,7 @@ class _FirstNode(ControllerCallback):
 
     def on_controller_start_worker_group(self, *, scaling_config: Any, num_workers: int) -> dict[str, str] | None:
         node, self._node = self._node, None
-        alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}
+        alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]} - draining_nodes()
         return {"ray.io/node-id": node} if node is not None and node in alive else None
 
 
@@ -97,7 +107,8 @@ def remove_gang(group: str) -> None:
 
 
 class _NoSecondTryForBugs(FailurePolicy):
-    """Ray's policy, but an error in the training code that will come again fails the trial at once."""
+    """Ray's policy, but an error in the training code that will come again fails the trial at once, and `StartAnew` is
+    none."""
 
     def __init__(self, inner: FailurePolicy) -> None:
         super().__init__(inner.failure_config)
@@ -107,17 +118,21 @@ class _NoSecondTryForBugs(FailurePolicy):
         if isinstance(training_failed_error, WorkerGroupError):
             causes = [_original(error) for error in training_failed_error.worker_failures.values()]
             # One rank's bug makes its peers fail with lost connections: the bug is what counts.
-            if any(isinstance(cause, UserError) or not isinstance(cause, _TRANSIENT) for cause in causes):
+            if any(isinstance(cause, UserError) or not isinstance(cause, (*_TRANSIENT, StartAnew)) for cause in causes):
                 return FailureDecision.RAISE
+            if any(isinstance(cause, StartAnew) for cause in causes):
+                return FailureDecision.RETRY
         return self._inner.make_decision(training_failed_error)
 
 
 def _original(error: BaseException) -> BaseException:
-    """The exception that the training function raised."""
-    if isinstance(error, UserExceptionWithTraceback):
-        cause: BaseException = error._base_exc
-        return cause
-    return error
+    """The exception that the training function raised, or what became of a worker that died."""
+    cause = error
+    if isinstance(error, WorkerHealthCheckFailedError):
+        cause = error.health_check_failure
+    elif isinstance(error, UserExceptionWithTraceback):
+        cause = error._base_exc
+    return cause
 
 
 def reason_of(error: BaseException) -> str:

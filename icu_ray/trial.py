@@ -29,7 +29,14 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.errors import UserError
 from icu_ray.folders import arrow_file_system, fetched, put, remove
 from icu_ray.ingredients import Ingredients, get, load, load_rows
-from icu_ray.memory import check_room, halve_micro_batch, out_of_memory, read_micro_batch
+from icu_ray.memory import (
+    check_room,
+    halve_micro_batch,
+    out_of_memory,
+    read_micro_batch,
+    scratch_folder,
+    sign_of_progress,
+)
 from icu_ray.objective import OBJECTIVE, objective_of
 from icu_ray.patience import patiently
 from icu_ray.plan import Trial, folder_fingerprint
@@ -139,12 +146,14 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
     from icu_ray.trainer import GangTrainer, reason_of, remove_gang
 
     model, paths = task.trial.model, task.paths
+    if read_bytes(paths.result) is not None:  # it has failed before: whatever it ran short of may be there now
+        remove(paths.micro_batch)
     for stale in (paths.result, paths.evaluation, paths.documents):
         remove(stale)
     start_trial(paths, spec_of(task.trial, task.provenance))
     _drop_broken_snapshot(paths)
     filesystem, folder = arrow_file_system(paths.root)
-    watchdog = Watchdog(lambda: read_bytes(paths.events), task.epoch_minutes, remove_gang)
+    watchdog = Watchdog(lambda: sign_of_progress(paths), task.epoch_minutes, remove_gang)
 
     def started(nodes: Any, group: str) -> None:
         watchdog.gang(group)
@@ -178,7 +187,7 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
         log.exception("trial %s", task.trial.name)
         write_atomic(join(paths.root, "error.txt"), traceback.format_exc().encode())
         reason = reason_of(error)
-        if watchdog.ended:
+        if watchdog.hung:
             times = f"{watchdog.ended} times " if watchdog.ended > 1 else ""
             reason = f"hung: {times}no epoch ended within resources.epoch_minutes={task.epoch_minutes:g} ({reason})"
         if read_result(paths) is None:  # whoever ended it from outside has said why
@@ -270,6 +279,7 @@ def train_worker(config: dict[str, Any]) -> None:
     import torch
     from ray.train import Checkpoint
 
+    from icu_ray.trainer import StartAnew
     from icu_ray.training.engine import set_device_environment
     from icu_ray.training.loop import run_trial
 
@@ -294,12 +304,18 @@ def train_worker(config: dict[str, Any]) -> None:
             said = dict(zip(data.targets.ids, report.said, strict=True))
             patiently(lambda: write_events(paths, report.history), paths.events)
             patiently(lambda: add_generations(paths, Generations(report.record.epoch, said)), paths.generations)
-        if report.record.epoch == 0 or report.decision.stop:
-            return  # the start is cheap to have again, and after the end comes the result
-        with tempfile.TemporaryDirectory(prefix="icu_ray_checkpoint_") as folder:
-            report.save(Path(folder))
-            patiently(lambda: check_room(paths, Path(folder)), paths.checkpoint)
-            ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(folder))
+        if report.record.epoch == 0:
+            return  # the start is cheap to have again
+        if not report.decision.stop:  # after the end comes the result
+            with scratch_folder() as folder:
+                report.save(folder)
+                patiently(lambda: check_room(paths, folder), paths.checkpoint)
+                ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
+        # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for
+        # lost and is not, on a node without its raylet, say, fails here, and leaves the result to its successor.
+        leave = ray.train.get_preemption_info() is not None
+        if leave and not report.decision.stop:
+            raise StartAnew(f"a node is about to be taken away; epoch {report.record.epoch} is saved")
 
     with newest_checkpoint(paths) as checkpoint:
         loading = time.time() - began
@@ -318,6 +334,7 @@ def train_worker(config: dict[str, Any]) -> None:
         except (RuntimeError, MemoryError) as error:
             if out_of_memory(error):
                 halve_micro_batch(paths, job, world_size, error)
+                raise StartAnew(f"out of memory: {error}") from error
             raise
     if rank == 0:
         _leave(task, loaded, outcome, {"start": began - config["started"], "load": loading})

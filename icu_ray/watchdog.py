@@ -1,12 +1,11 @@
 """Ends a worker group that has stopped getting anywhere: a lost collective, a dead file system, a GPU that hangs.
 
-with Watchdog(lambda: read_bytes(paths.events), minutes=30, end=remove_gang) as watchdog:
+with Watchdog(lambda: sign_of_progress(paths), minutes=30, end=remove_gang) as watchdog:
     watchdog.gang("placement group")       # whenever workers have (re)started
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -20,6 +19,8 @@ class Watchdog:
     """Calls `end` with the group's name when `sign` has said the same for `minutes` since it or the group last changed.
 
     minutes: None: watches nothing. ended: how often a group was ended.
+
+    While `sign` raises OSError storage is away: nobody could tell of progress then, so that time does not count.
     """
 
     def __init__(self, sign: Callable[[], object], minutes: float | None, end: Callable[[str], None]) -> None:
@@ -29,6 +30,11 @@ class Watchdog:
         self._since = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    @property
+    def hung(self) -> bool:
+        """Whether the last group of workers was ended here."""
+        return self.ended > 0 and self._group is None
 
     def gang(self, group: str) -> None:
         """Workers have started."""
@@ -48,10 +54,13 @@ class Watchdog:
         assert self._seconds is not None
         last: object = None
         while not self._stop.wait(min(5.0, self._seconds / 4)):
-            with contextlib.suppress(OSError):  # storage that is away is no sign of anything
+            try:
                 now = self._sign()
-                if now != last:
-                    last, self._since = now, time.monotonic()
+            except OSError:
+                self._since = time.monotonic()
+                continue
+            if now != last:
+                last, self._since = now, time.monotonic()
             group = self._group
             if group is not None and time.monotonic() - self._since > self._seconds:
                 log.warning("no sign of progress for %.0f s: its workers are replaced", self._seconds)

@@ -92,7 +92,7 @@ def run(trials: tuple[Trial, ...], folder: str) -> tuple[list[tuple[str, str]], 
         NO_LIMITS,
         on_start=lambda trial: seen.append(("start", trial)),
         on_gang=lambda trial, workers, next_workers: None,
-        on_end=lambda trial, broke, group: seen.append(("broke" if broke else "end", trial)),
+        on_end=lambda trial, broke, group: bool(seen.append(("broke" if broke else "end", trial))),
         stopped=lambda: False,
     )
     results = tune.Tuner(

@@ -107,6 +107,12 @@ class LiveView:
                 goes_on = f" from epoch {trial.epochs_done}" if trial.status == "resumable" else ""
                 self.console.print(f"start    {trial.name}{goes_on}", markup=False, highlight=False)
 
+    def restarted(self, trial_id: str) -> None:
+        """A trial's workers were replaced."""
+        with self._lock:
+            name = self._trials[trial_id].name
+            self.console.print(f"again    {name}: its workers were started anew", markup=False, highlight=False)
+
     def ended(self, trial_id: str, status: str, reason: str) -> None:
         """A trial is over."""
         with self._lock:

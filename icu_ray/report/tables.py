@@ -250,7 +250,7 @@ def print_tables(summary: Summary, console: Console) -> None:
     console.print(by_cell)
     for result in summary.results:
         if result.status != "finished" and result.reason != NOT_TRAINED:
-            console.print(f"{result.name}: {STATUS_WORD[result.status]}: {result.reason}", style="yellow")
+            console.print(f"{result.name}: {STATUS_WORD[result.status]}: {result.reason}", style="yellow", markup=False)
     for name in summary.missing:
         console.print(f"{name}: no result yet", style="yellow")
 

@@ -1,0 +1,303 @@
+"""Faults injected for real into small sweeps: each trial ends with the numbers of the one that nothing happened to.
+
+docs/faults.md is the table of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from faults_case import ROOT, STANDIN, Sweep, alive, method, processes_of, same
+
+from icu_ray.memory import check_room, scratch_folder, sign_of_progress
+from icu_ray.patience import PATIENCE_VARIABLE, patiently
+from icu_ray.results import EpochRecord, Scores, TrialPaths, TrialResult, read_events, write_events
+from icu_ray.watchdog import Watchdog
+
+QUIET = "tracking.enabled=false"
+FAULTS = ("hang", "worker", "memory", "hopeless", "none")
+
+
+@pytest.fixture(scope="module")
+def storm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, int, str]:
+    """A sweep with a fault in every trial but one: it, its exit code and what it said."""
+    sweep = Sweep(
+        tmp_path_factory.mktemp("storm"),
+        (*(method(fault) for fault in FAULTS), "{name: icu, label: wild, cells: [[0.5, 1.0]], models: [wild]}"),
+        (f"{{name: small, {STANDIN}}}", f"{{name: wild, {STANDIN}, lr: 1.0e+30}}"),
+    )
+    driver = sweep.start(QUIET, "resources.epoch_minutes=0.75")
+    worker = sweep.reached("worker", driver)
+    os.kill(worker, signal.SIGKILL)
+    sweep.go("worker")
+    return sweep, driver.end(), driver.output
+
+
+@pytest.fixture(scope="module")
+def calm(storm: tuple[Sweep, int, str]) -> TrialResult:
+    """The trial that nothing happened to."""
+    result = storm[0].results()["none"]
+    assert result.status in ("finished", "not_forgotten"), result.reason
+    assert result.epochs >= 4  # or the faults came too late
+    return result
+
+
+def redone(sweep: Sweep, fault: str) -> int:
+    """Losses of a trial that were computed more than once, or in vain."""
+    return len(sweep.calls(fault)) - sum(sweep.steps(fault))
+
+
+def test_every_trial_of_the_storm_is_told(storm: tuple[Sweep, int, str], calm: TrialResult) -> None:
+    sweep, code, output = storm
+    results = sweep.results()
+    assert set(results) == {*FAULTS, "wild"}, output
+    assert {fault for fault, result in results.items() if result.status == "failed"} == {"hopeless", "wild"}
+    assert code == 1
+    assert redone(sweep, "none") == 0 and len(set(sweep.calls("none"))) == 1
+    again = {line.split()[1] for line in output.splitlines() if line.startswith("again")}
+    assert again == {f"{fault}-small-s0-a0.5-b1.0" for fault in ("hang", "worker", "memory", "hopeless")}
+
+
+def test_a_killed_worker_is_replaced(storm: tuple[Sweep, int, str], calm: TrialResult) -> None:
+    sweep = storm[0]
+    assert same(sweep.results()["worker"], calm)
+    # The first step of the epoch in which it died was computed twice, and all later ones by another process.
+    assert redone(sweep, "worker") == 1 and len(set(sweep.calls("worker"))) == 2
+
+
+def test_workers_that_hang_are_replaced(storm: tuple[Sweep, int, str], calm: TrialResult) -> None:
+    sweep = storm[0]
+    hung = int((sweep.faults / "hang.reached").read_text())
+    assert not alive(hung)
+    assert same(sweep.results()["hang"], calm)
+    assert redone(sweep, "hang") == 1 and len(set(sweep.calls("hang"))) == 2
+
+
+def test_out_of_memory_halves_the_micro_batch(storm: tuple[Sweep, int, str], calm: TrialResult) -> None:
+    sweep = storm[0]
+    result, history = sweep.results()["memory"], read_events(sweep.paths()["memory"])
+    notes = {record.epoch: record.notes for record in history if record.notes}
+    assert notes == {3: ("out of memory: goes on with micro_batch=2",)}
+    assert (result.status, result.epochs) == (calm.status, calm.epochs)
+    assert result.after is not None and calm.after is not None
+    # Half the rows at a time: the same sums, rounded in another order.
+    for name in ("ma", "el10", "forget_loss", "bertscore_f1", "ppl_heldout"):
+        assert getattr(result.after, name) == pytest.approx(getattr(calm.after, name), rel=1e-3), name
+    assert len(set(sweep.calls("memory"))) == 2
+
+
+def test_out_of_memory_for_good_is_said(storm: tuple[Sweep, int, str]) -> None:
+    sweep, _, output = storm
+    result = sweep.results()["hopeless"]
+    assert result.status == "failed"
+    assert "out of memory with micro_batch=2: " in result.reason and "allocate" in result.reason
+    assert result.reason in " ".join(output.split())  # as the table's lines say it, brackets and all
+    assert result.epochs == 3 and result.after is not None  # what it had reached is kept
+    assert len(set(sweep.calls("hopeless"))) == 2  # and it was not tried a third time
+
+
+def test_a_trial_that_diverges_ends_with_its_reason(storm: tuple[Sweep, int, str]) -> None:
+    sweep, _, output = storm
+    result = sweep.results()["wild"]
+    assert (result.status, result.epochs) == ("failed", 1)
+    assert result.reason == "diverged: the forget loss is not finite after epoch 1"
+    assert f"{result.name}: {result.reason}" in output
+
+
+def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
+    storm: tuple[Sweep, int, str], calm: TrialResult, tmp_path: Path
+) -> None:
+    sweep = Sweep(tmp_path, (method("first"), method("second")), store_of=storm[0])
+    sweep.go("first", "second")
+    driver = sweep.start(QUIET, "resources.max_concurrent=1", "resources.max_hours=0.0001")
+    assert driver.end() == 1, driver.output
+    ((done, result),) = sweep.results().items()
+    left = "second" if done == "first" else "first"
+    assert same(result, calm)
+    assert "resources.max_hours=0.0001 is reached" in driver.output
+    assert f"1 trials were not started: {left}-small-s0-a0.5-b1.0" in " ".join(driver.output.split())
+    assert sweep.calls(left) == []
+
+    # With a larger budget the other one runs. A second driver is told so; the first one is killed.
+    (sweep.faults / f"{left}.go").unlink()
+    driver = sweep.start(QUIET, "resources.max_concurrent=1", "resources.max_hours=1")
+    sweep.reached(left, driver)
+    second = sweep.start(QUIET)
+    assert second.end() == 2
+    assert f"another driver (process {driver.process.pid}) is running this sweep" in second.output
+    driver.kill()
+    (sweep.faults / f"{left}.reached").unlink()
+    checkpoints = sorted((Path(sweep.paths()[left].checkpoint)).glob("checkpoint_2*"))
+    assert len(checkpoints) == 2
+    largest = max((file for file in checkpoints[-1].rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+
+    # The next driver goes on from the checkpoint before; there its trial's process on the cluster is killed.
+    before = len(sweep.calls(left))
+    driver = sweep.start(QUIET, "resources.max_concurrent=1")
+    worker = sweep.reached(left, driver)
+    trials = processes_of(sweep.faults, "ray::ImplicitFunc")
+    assert trials
+    for process in trials:
+        os.kill(process, signal.SIGKILL)
+    driver.wait_for(lambda: not alive(worker))
+    sweep.go(left)
+    assert driver.end() == 0, driver.output
+    assert same(sweep.results()[left], calm)
+    assert same(sweep.results()[done], calm)
+    steps = sweep.steps(left)
+    assert before == steps[1] + steps[2] + 1
+    # The second epoch was computed again, for its checkpoint was cut, and the first step of the fourth.
+    assert len(sweep.calls(left)) - before == steps[2] + steps[3] + 1 + sum(steps[4:])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, small enough to be filled."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the right to mount a file system (root with CAP_SYS_ADMIN): {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that leaves no byte free."""
+    file = folder / "filler"
+    with file.open("wb", buffering=0) as sink:
+        try:
+            while True:
+                sink.write(bytes(2**20))
+        except OSError:
+            pass
+        try:
+            while True:
+                sink.write(b"\0")
+        except OSError:
+            pass
+    return file
+
+
+def test_storage_that_is_full_for_a_while(
+    storm: tuple[Sweep, int, str], calm: TrialResult, small_disk: Path, tmp_path: Path
+) -> None:
+    sweep = Sweep(tmp_path, (method("disk"),), store_of=storm[0], storage=small_disk / "runs")
+    driver = sweep.start()
+    sweep.reached("disk", driver)
+    told = sweep.steps("disk")
+    assert len(told) == 3
+    filler = fill(small_disk)
+    sweep.go("disk")
+    driver.wait_for(lambda: len(sweep.calls("disk")) == sum(told) + storm[0].steps("none")[3])
+    time.sleep(6)  # the third epoch cannot be told
+    assert driver.process.poll() is None and sweep.steps("disk") == told
+    filler.unlink()
+    assert driver.end() == 0, driver.output
+    assert same(sweep.results()["disk"], calm)
+    assert redone(sweep, "disk") == 0 and len(set(sweep.calls("disk"))) == 1
+    assert "MLflow did not answer" not in driver.output
+
+
+def test_storage_that_is_read_only_for_a_while_and_for_good(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = TrialPaths(str(small_disk / "trial"))
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "state").write_bytes(bytes(2**20))
+    history = (EpochRecord(0, 6, Scores(0.9, 0.5, 1.0, 0.9, 0.9, 3.0)),)
+
+    def write() -> None:
+        write_events(paths, history)
+        check_room(paths, checkpoint)
+
+    write()
+    (small_disk / "trial" / "events.jsonl").unlink()
+    remount = ["mount", "-o", "remount,{}", str(small_disk)]
+    subprocess.run([part.format("ro") for part in remount], check=True)
+    for look in (lambda: check_room(paths, checkpoint), lambda: sign_of_progress(paths)):
+        with pytest.raises(OSError, match="read-only"):
+            look()
+    again = threading.Timer(1.5, lambda: subprocess.run([part.format("rw") for part in remount], check=True))
+    again.start()
+    patiently(write, "events.jsonl")
+    again.join()
+    assert read_events(paths) == history
+
+    fill(small_disk)
+    with pytest.raises(OSError, match="no room for 1048576 bytes"):
+        check_room(paths, checkpoint)
+    with pytest.raises(OSError, match="no room"):
+        sign_of_progress(paths)
+    monkeypatch.setenv(PATIENCE_VARIABLE, "1.5")
+    tries: list[float] = []
+    with pytest.raises(OSError, match="No space left"):
+        patiently(lambda: (tries.append(time.monotonic()), write_events(paths, history * 10_000)), "events.jsonl")
+    assert len(tries) >= 2 and tries[-1] - tries[0] >= 1
+    # What no waiting mends is raised at once, and what was there is still whole.
+    tries.clear()
+    with pytest.raises(NotADirectoryError):
+        patiently(lambda: (tries.append(0.0), os.mkdir(f"{paths.events}/x")), "x")
+    assert len(tries) == 1
+    assert read_events(paths) == history
+
+
+def test_what_a_killed_worker_left_on_its_machine_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import os, signal; from icu_ray.memory import scratch_folder\n"
+        "with scratch_folder() as folder:\n"
+        "    (folder / 'weights').write_text('many')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob("*/weights")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_folder() as mine, scratch_folder() as other:  # of one that lives it is not
+        assert not left.exists() and mine.is_dir() and other.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_is_ended_when_nothing_is_told_while_it_could_be() -> None:
+    told: list[object] = []
+    ended: list[str] = []
+
+    def sign() -> object:
+        if told and isinstance(told[-1], OSError):
+            raise told[-1]
+        return tuple(told)
+
+    def lasts(seconds: float, tell: Callable[[], object]) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            told.append(tell())
+            time.sleep(0.1)
+
+    with Watchdog(sign, 2 / 60, ended.append) as watchdog:
+        lasts(3, time.monotonic)  # no group yet
+        watchdog.gang("first")
+        lasts(3, time.monotonic)  # it tells of epoch after epoch
+        lasts(3, lambda: OSError("storage is away"))
+        assert ended == [] and not watchdog.hung
+        told.append("storage is back, and nothing is told")
+        time.sleep(4)
+        assert ended == ["first"] and watchdog.hung
+        watchdog.gang("second")
+        assert not watchdog.hung and watchdog.ended == 1
+    with Watchdog(sign, None, ended.append) as watchdog:
+        watchdog.gang("third")
+        time.sleep(0.1)
+    assert ended == ["first"]

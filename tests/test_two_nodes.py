@@ -1,0 +1,102 @@
+"""A cluster of several nodes on this machine: workers that span two of them, and trials whose nodes are taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults_case import STANDIN, Sweep, alive, method, same
+
+from icu_ray.spot_notice import Notice, drain
+
+MODELS = (f"{{name: one, {STANDIN}}}", f"{{name: two, {STANDIN}, workers: 2, zero_stage: 2}}")
+COMMON = ("tracking.enabled=false", "resources.max_concurrent=1")
+DEADLINE_SECONDS = 90
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """A sweep of a trial on one worker and one on two."""
+    return Sweep(
+        tmp_path_factory.mktemp("calm"), (method("none", "one", "one"), method("none", "two", "two", 0.25)), MODELS
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster(calm: Sweep) -> Iterator[Any]:
+    """A head without CPUs, and nothing else yet."""
+    from ray.cluster_utils import Cluster
+
+    temp = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in calm.environment.items():
+            patch.setenv(name, value)
+        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": temp}
+        nodes = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield nodes
+        finally:
+            nodes.shutdown()
+            shutil.rmtree(temp, ignore_errors=True)
+
+
+def kill_machine(raylet: int) -> None:
+    """kill -9 of everything that runs on a node, its raylet first."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    for process in (raylet, *(process for process, parent in parents.items() if parent == raylet)):
+        os.kill(process, signal.SIGKILL)
+
+
+def test_workers_on_two_nodes_a_notice_of_preemption_and_a_node_that_is_lost(
+    cluster: Any, calm: Sweep, tmp_path: Path
+) -> None:
+    whole = cluster.add_node(**{**NODE, "num_cpus": 2})
+    driver = calm.start(*COMMON, RAY_ADDRESS=cluster.address)
+    assert driver.end() == 0, driver.output
+    expected = calm.results()
+    assert len(set(calm.calls("none"))) == 3 and len(set(calm.nodes("none"))) == 1
+    (calm.faults / "none.calls").unlink()
+    methods = (method("moves", "one", "one"), method("none", "two", "two", 0.25))
+    moved = Sweep(tmp_path, methods, MODELS, store_of=calm)
+    moved.faults = calm.faults  # the cluster's processes know this one
+
+    cluster.remove_node(whole)
+    nodes = {node.node_id: node for node in (cluster.add_node(**NODE), cluster.add_node(**NODE))}
+    driver = moved.start(*COMMON, "resources.retries=1", RAY_ADDRESS=cluster.address)
+
+    # The wider trial comes first: its two workers stand on the two nodes.
+    moved.reached("drain", driver)
+    assert set(moved.nodes("none")) == set(nodes) and len(set(moved.calls("none"))) == 2
+    assert same(moved.results()["two"], expected["two"])
+
+    # A notice of preemption: the trial leaves after the epoch that it is in.
+    first = moved.nodes("moves")[-1]
+    drain(cluster.address, first, Notice("test", DEADLINE_SECONDS))
+    moved.go("drain")
+    worker = moved.reached("node", driver)
+    second = moved.nodes("moves")[-1]
+    assert {first, second} == set(nodes)
+
+    # The node that it moved to is lost without notice, and another one comes.
+    third = cluster.add_node(**NODE).node_id
+    kill_machine(nodes[second].all_processes["raylet"][0].process.pid)
+    driver.wait_for(lambda: not alive(worker))
+    moved.go("node")
+    assert driver.end() == 0, driver.output
+    assert same(moved.results()["one"], expected["one"])
+    steps, calls = moved.steps("one"), moved.nodes("moves")
+    # Nothing was done twice for the notice, and for the loss the epoch that was lost, though one retry was allowed.
+    assert calls[: steps[1] + steps[2]] == [first] * (steps[1] + steps[2])
+    assert len(calls) == sum(steps) + 2
+    assert set(calls[-steps[-1] :]) == {third} and len(set(moved.calls("moves"))) == 3
