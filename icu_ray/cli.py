@@ -26,6 +26,7 @@ from icu_ray.commands import (
     sync,
     unlearn,
 )
+from icu_ray.commands.command import Help
 from icu_ray.errors import UserError
 from icu_ray.version import __version__
 
@@ -55,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="icu-ray", description="Iterative contrastive unlearning of language models on Ray."
+        prog="icu-ray",
+        description="Iterative contrastive unlearning of language models on Ray.",
+        epilog="example:\n  icu-ray sweep quickstart",
+        formatter_class=Help,
     )
     parser.add_argument("--version", action="version", version=f"icu-ray {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

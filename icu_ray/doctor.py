@@ -5,11 +5,18 @@ for finding in examine(storage="./runs"): print(finding.state, finding.what, fin
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
 import importlib.metadata
+import json
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from icu_ray.errors import UserError
+from icu_ray.runtime import machine
 from icu_ray.store import check_writable, local_path
 from icu_ray.tracking import tracking_uri, without_secrets
 
@@ -25,6 +33,8 @@ GIGABYTE = 1024**3
 NEEDED_DISK, NEEDED_MEMORY = 5 * GIGABYTE, 6 * GIGABYTE
 """Of the quickstart; a sweep of real models wants what its models weigh, for every trial."""
 _TIMEOUT = 10.0
+_RAY_TIMEOUT = 90.0
+"""Ray itself gives up a cluster that does not let it in after about half a minute."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +49,33 @@ class Finding:
 
 def examine(storage: str = "./runs", tracking: str | None = None) -> Iterator[Finding]:
     """Every check in turn; none of them raises."""
-    checks: tuple[Callable[[], Finding], ...] = (
-        _python,
-        _packages,
-        _memory,
-        lambda: _storage(storage),
-        _shared_memory,
-        _gpus,
-        _deepspeed,
-        _hub,
-        lambda: _mlflow(storage, tracking),
-        _ray,
+    checks: tuple[tuple[str, Callable[[], Finding]], ...] = (
+        ("Python", _python),
+        ("packages", _packages),
+        ("machine", _machine),
+        ("storage", lambda: _storage(storage)),
+        ("shared memory", _shared_memory),
+        ("GPU", _gpus),
+        ("DeepSpeed", _deepspeed),
+        ("model hub", _hub),
+        ("MLflow", lambda: _mlflow(storage, tracking)),
+        ("Ray", _ray),
     )
-    for check in checks:
+    for what, check in checks:
         try:
             yield check()
         except Exception as error:  # a check that breaks is a finding about the machine as well
-            yield Finding("bad", check.__name__.strip("_<>"), f"{type(error).__name__}: {error}", "see the message")
+            yield Finding("bad", what, _said(error), "pip install -r requirements.lock, then look again")
+
+
+def _said(error: BaseException) -> str:
+    """An exception in one line, without secrets."""
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
+        error = error.reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return without_secrets(f"{type(error).__name__}: {line}" if line else type(error).__name__)
 
 
 def _python() -> Finding:
@@ -85,14 +105,16 @@ def _packages() -> Finding:
     return Finding("ok", "packages", shown)
 
 
-def _memory() -> Finding:
+def _machine() -> Finding:
     import psutil  # type: ignore[import-untyped]
 
     free = psutil.virtual_memory().available
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = f"{cores} CPU cores, {free / GIGABYTE:.1f} GiB of memory free"
+    with contextlib.suppress(OSError, ValueError):  # a container's share, where it has one
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    found = f"{machine().cpus:g} CPU cores, {free / GIGABYTE:.1f} GiB of memory free"
     if free < NEEDED_MEMORY:
-        return Finding("note", "machine", found, f"the quickstart wants {NEEDED_MEMORY // GIGABYTE} GiB")
+        return Finding("note", "machine", found, f"the quickstart wants {NEEDED_MEMORY // GIGABYTE} GiB of memory")
     return Finding("ok", "machine", found)
 
 
@@ -100,7 +122,8 @@ def _storage(storage: str) -> Finding:
     try:
         check_writable(storage)
     except UserError as error:
-        return Finding("bad", "storage", str(error), "give --storage a place that can be written")
+        said = without_secrets(str(error)).removeprefix("storage ").partition("; ")[0]
+        return Finding("bad", "storage", said, "set storage to a folder or URL that can be written")
     folder = local_path(storage)
     if folder is None:
         return Finding("ok", "storage", f"{without_secrets(storage)} can be written")
@@ -108,14 +131,15 @@ def _storage(storage: str) -> Finding:
     free = shutil.disk_usage(there).free
     found = f"{storage} can be written, {free / GIGABYTE:.0f} GiB free"
     if free < NEEDED_DISK:
-        return Finding("note", "storage", found, f"make room: {NEEDED_DISK // GIGABYTE} GiB are little enough")
+        remedy = f"make room: the quickstart wants {NEEDED_DISK // GIGABYTE} GiB, real models what they weigh a trial"
+        return Finding("note", "storage", found, remedy)
     return Finding("ok", "storage", found)
 
 
 def _shared_memory() -> Finding:
     folder = Path("/dev/shm")
     if not folder.is_dir():
-        return Finding("note", "shared memory", "no /dev/shm", "Ray falls back to the disk, which is slow")
+        return Finding("note", "shared memory", "no /dev/shm", "mount one; without it Ray uses the disk, which is slow")
     free = shutil.disk_usage(folder).free
     found = f"{free / GIGABYTE:.1f} GiB free in /dev/shm"
     if free < GIGABYTE:
@@ -147,7 +171,7 @@ def _deepspeed() -> Finding:
     set_device_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     import deepspeed
 
-    found = f"DeepSpeed {deepspeed.__version__}"
+    found = f"version {deepspeed.__version__}"
     if not torch.cuda.is_available():
         return Finding("ok", "DeepSpeed", f"{found}, on CPU")
     compiler = shutil.which("nvcc") or shutil.which("g++")
@@ -158,44 +182,84 @@ def _deepspeed() -> Finding:
 
 def _hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        return Finding(
-            "note", "model hub", "HF_HUB_OFFLINE is set", "models and tasks must lie in the cache or folders"
-        )
+        remedy = "models must lie in the cache or in folders, tasks in a mirror ('icu-ray data mirror')"
+        return Finding("note", "model hub", "HF_HUB_OFFLINE is set", remedy)
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         with urllib.request.urlopen(endpoint, timeout=_TIMEOUT):
             return Finding("ok", "model hub", f"{endpoint} answers")
-    except (OSError, ValueError) as error:
-        remedy = "without it: local folders as models, 'icu-ray data mirror' for tasks; behind a proxy set HTTPS_PROXY"
-        return Finding("note", "model hub", f"{endpoint} does not answer ({error})", remedy)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        remedy = "without it: folders as models, 'icu-ray data mirror' for tasks; behind a proxy set HTTPS_PROXY"
+        return Finding("note", "model hub", f"{without_secrets(endpoint)} does not answer ({_said(error)})", remedy)
 
 
 def _mlflow(storage: str, tracking: str | None) -> Finding:
     uri = tracking_uri(storage, tracking)
     shown = without_secrets(uri)
-    if not uri.startswith(("http://", "https://")):
+    scheme = uri.partition("://")[0] if "://" in uri else "file"
+    if scheme == "file" and uri != "databricks":
+        return Finding(
+            "note", "MLflow", f"{shown} is a folder, which MLflow no longer writes to", "use sqlite:///FILE or a server"
+        )
+    if scheme not in ("http", "https"):
         return Finding("ok", "MLflow", f"runs go to {shown}")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_TIMEOUT):
+        with urllib.request.urlopen(_health(uri), timeout=_TIMEOUT):
             return Finding("ok", "MLflow", f"{shown} answers")
     except urllib.error.HTTPError as error:
-        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or _TOKEN) as the server asks"
-        return Finding("note", "MLflow", f"{shown} answers {error.code}", remedy)
-    except (OSError, ValueError) as error:
+        remedy = "give the server --allowed-hosts with this host and port, or look at what stands before it"
+        if error.code in (401, 403):
+            remedy = "set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN; " + remedy
+        return Finding("note", "MLflow", f"{shown} answers {error.code} {error.reason}", remedy)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         remedy = "start it, or unset MLFLOW_TRACKING_URI; runs are kept and sent later by 'icu-ray sync'"
-        return Finding("note", "MLflow", f"{shown} does not answer ({error})", remedy)
+        return Finding("note", "MLflow", f"{shown} does not answer ({_said(error)})", remedy)
+
+
+def _health(uri: str) -> urllib.request.Request:
+    """MLflow's own question whether it is well, with the credentials that a sweep would use."""
+    parts = urllib.parse.urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    url = urllib.parse.urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/health", "", ""))
+    request = urllib.request.Request(url)
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME") or urllib.parse.unquote(parts.username or "")
+    password = os.environ.get("MLFLOW_TRACKING_PASSWORD") or urllib.parse.unquote(parts.password or "")
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        request.add_header("Authorization", f"Bearer {token}")
+    elif user:
+        request.add_header("Authorization", f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}")
+    return request
 
 
 def _ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return Finding("ok", "Ray", "RAY_ADDRESS is not set: a sweep starts a Ray of its own on this machine")
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        try:
+            socket.create_connection((host, int(port)), timeout=_TIMEOUT).close()
+        except OSError as error:
+            remedy = "start the cluster, mend RAY_ADDRESS (HOST:PORT of the head, as 'ray start' says), or unset it"
+            return Finding("bad", "Ray", f"{address} does not answer ({_said(error)})", remedy)
+    # Ray asks for long, loudly, and may take its process with it.
+    code = "from icu_ray.doctor import count_nodes; count_nodes()"
+    try:
+        asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_RAY_TIMEOUT)
+        lines = asked.stdout.splitlines()
+        count, cpus, gpus = json.loads(lines[-1] if lines and not asked.returncode else "")
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        said = asked.stderr.strip() if isinstance(error, ValueError) else str(error)
+        remedy = "set RAY_AUTH_TOKEN to the cluster's token; use the cluster's versions of Python and Ray"
+        return Finding("bad", "Ray", f"{address}: {without_secrets(said.splitlines()[-1] if said else '')}", remedy)
+    found = f"{address}: up to {count} node{'s' * (count != 1)} with {cpus:g} CPUs and {gpus:g} GPUs together"
+    return Finding("ok", "Ray", found)
+
+
+def count_nodes() -> None:
+    """Print [nodes, CPUs, GPUs] of the cluster at RAY_ADDRESS as JSON, nodes that its autoscaler may add among them."""
     from icu_ray.runtime import connected
 
     with connected() as cluster:
         nodes = cluster.nodes()
-    gpus = sum(node.gpus for node in nodes)
-    cpus = sum(node.cpus for node in nodes)
-    return Finding(
-        "ok", "Ray", f"{address}: {len(nodes)} nodes, or that many possible ones, {cpus:g} CPUs, {gpus:g} GPUs"
-    )
+    sys.stdout.write(f"\n{json.dumps([len(nodes), sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)])}\n")

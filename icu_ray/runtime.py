@@ -13,6 +13,7 @@ Importing this module imports neither Ray nor torch.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import secrets
@@ -36,6 +37,8 @@ ROLE = "ICU_RAY_ROLE"
 """Set to 'worker' in processes that will train, so that `warm_up` imports ahead what training needs."""
 CONTROL: Mapping[str, float] = {"node:__internal_head__": 0.001}
 """What a trial's controller asks of Ray: a place on the head node, which no spot market takes away, and no CPU."""
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in a submitted job's driver."""
 _PREFIX = "icu-ray-"
 _OWNER = "driver.pid"
 
@@ -113,11 +116,12 @@ def _gpus() -> int:
 
 def will_start_locally() -> bool:
     """Whether `connected` would start a Ray of its own."""
-    return not os.environ.get("RAY_ADDRESS") and not _inside_job()
+    return not os.environ.get("RAY_ADDRESS") and not inside_job()
 
 
-def _inside_job() -> bool:
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+def inside_job() -> bool:
+    """Whether this process is the driver of a job that was submitted to a cluster."""
+    return _JOB_CONFIG in os.environ
 
 
 @contextlib.contextmanager
@@ -158,8 +162,11 @@ def _init(temp: Path | None, cpus: int | None, gpus: int | None) -> None:
             _system_config=_LOCAL_SETTINGS,
             **common,
         )
-    elif _inside_job():
-        ray.init(**common)  # a runtime_env given here and in the job raises
+    elif inside_job():
+        # Ray joins this with the job's own, and raises where both set one variable.
+        taken = json.loads(os.environ[_JOB_CONFIG]).get("runtime_env", {}).get("env_vars", {})
+        own = {name: value for name, value in worker_environment(local=False).items() if name not in taken}
+        ray.init(runtime_env={"env_vars": own}, **common)
     else:
         ray.init(
             address=os.environ["RAY_ADDRESS"],
@@ -196,6 +203,11 @@ def _authentication(local: bool) -> dict[str, str]:
         return {}
     given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     return {"RAY_AUTH_MODE": "token" if given or Path("~/.ray/auth_token").expanduser().is_file() else "disabled"}
+
+
+def authenticate() -> None:
+    """Let this process show the cluster the token that its environment holds. Before Ray is imported, or too late."""
+    os.environ.update(_authentication(local=False))
 
 
 @contextlib.contextmanager

@@ -4,15 +4,16 @@
 
 AWS says so two minutes ahead (instance metadata, IMDSv2), GCP thirty seconds. A drained node gets no new work, and Ray
 Train moves a worker group off it without spending its retries. Open-source Ray has no such watcher for virtual
-machines; KubeRay drains by itself.
+machines; KubeRay drains by itself. What is done is what `ray drain-node` does, without the seconds that a command
+takes to start. Importing this module does not import Ray.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import logging
-import subprocess
 import sys
 import time
 import urllib.error
@@ -21,7 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-AWS, GCP = "http://169.254.169.254", "http://metadata.google.internal"
+from icu_ray.runtime import authenticate
+
+METADATA = "http://169.254.169.254"
+"""AWS and GCP both answer here; by GCP's name (metadata.google.internal) every look on AWS would wait for DNS."""
 AWS_SECONDS, GCP_SECONDS = 120, 30
 _TIMEOUT = 2.0
 log = logging.getLogger("icu_ray.spot_notice")
@@ -71,6 +75,8 @@ def _ask(url: str, headers: Mapping[str, str], method: str = "GET") -> str | Non
         if error.code == 404:
             return None
         raise
+    except (http.client.HTTPException, ValueError) as error:  # no HTTP, or a token that is none
+        raise OSError(f"{url}: {error}") from error
 
 
 def wait_for_notice(sources: Sequence[Callable[[], Notice | None]], every: float) -> Notice:
@@ -81,9 +87,9 @@ def wait_for_notice(sources: Sequence[Callable[[], Notice | None]], every: float
         for source in sources:
             try:
                 notice = source()
-                answered = True
-            except (OSError, ValueError):
+            except OSError:
                 continue
+            answered = True
             if notice is not None:
                 return notice
         silent = 0 if answered else silent + 1
@@ -92,25 +98,34 @@ def wait_for_notice(sources: Sequence[Callable[[], Notice | None]], every: float
         time.sleep(every)
 
 
-def this_node(address: str) -> str:
-    """Hex id of the Ray node that runs on this machine."""
+def this_node(address: str) -> tuple[str, str]:
+    """Address of the cluster's GCS, and the hex id of the Ray node that runs on this machine."""
+    authenticate()
     import ray
 
     ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="icu_ray_spot")
     try:
-        return str(ray.get_runtime_context().get_node_id())
+        context = ray.get_runtime_context()
+        return str(context.gcs_address), str(context.get_node_id())
     finally:
         ray.shutdown()
 
 
 def drain(address: str, node: str, notice: Notice) -> None:
-    """Tell Ray that the node goes; RuntimeError when it refuses."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", address, "--node-id", node]
-    command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", f"{notice.cloud} spot notice"]
-    command += ["--deadline-remaining-seconds", str(notice.seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"ray drain-node failed: {done.stderr.strip() or done.stdout.strip()}")
+    """Tell Ray, at the address of its GCS, that the node goes; RuntimeError when it refuses or does not answer."""
+    authenticate()
+    import ray
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    deadline = time.time_ns() // 10**6 + 1000 * notice.seconds
+    preemption = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    try:
+        client = ray._raylet.GcsClient(address=address)
+        accepted, why = client.drain_node(node, preemption, f"{notice.cloud} spot notice", deadline)
+    except ray.exceptions.RpcError as error:
+        raise RuntimeError(f"Ray at {address} does not answer: {error}") from error
+    if not accepted:
+        raise RuntimeError(f"Ray does not drain node {node}: {why}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,19 +137,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--address", default="auto", help="of the Ray cluster (default: the one of this machine)")
-    parser.add_argument("--node-id", help="hex id of the node to drain (default: this machine's)")
+    parser.add_argument("--node-id", metavar="HEX", help="the node to drain (default: this machine's)")
     parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="between two looks (default 5)")
-    parser.add_argument("--aws-url", default=AWS, help="metadata server (for tests)")
-    parser.add_argument("--gcp-url", default=GCP, help="metadata server (for tests)")
+    parser.add_argument("--metadata", default=METADATA, metavar="URL", help=f"the cloud's server (default {METADATA})")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     # Asked now, while there is time: connecting takes seconds, of which GCP leaves few.
-    node = arguments.node_id or this_node(arguments.address)
-    notice = wait_for_notice(
-        [lambda: aws_notice(arguments.aws_url), lambda: gcp_notice(arguments.gcp_url)], arguments.every
-    )
+    address, here = this_node(arguments.address)
+    node = arguments.node_id or here
+    log.info("watching for a spot notice to node %s", node)
+    base = arguments.metadata.rstrip("/")
+    notice = wait_for_notice([lambda: aws_notice(base), lambda: gcp_notice(base)], arguments.every)
     log.info("%s takes this machine in %d s: draining node %s", notice.cloud, notice.seconds, node)
-    drain(arguments.address, node, notice)
+    try:
+        drain(address, node, notice)
+    except RuntimeError as error:
+        log.error("%s", error)
+        return 1
+    log.info("drained")
     return 0
 
 

@@ -138,7 +138,7 @@ def read_bytes(url: str) -> bytes | None:
             return path.read_bytes()
         filesystem, inside = _filesystem(url)
         return bytes(filesystem.cat_file(inside))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -31,7 +31,7 @@ from icu_ray.plan import Plan, Trial, claims_of, make_plan, plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
 from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, open_sweep, write_beat
-from icu_ray.runtime import machine, quiet, refuse_impossible, will_start_locally
+from icu_ray.runtime import inside_job, machine, quiet, refuse_impossible, will_start_locally
 from icu_ray.schedule import Limits
 from icu_ray.store import join, local_path
 from icu_ray.version import code_version
@@ -81,6 +81,12 @@ def run_sweep(plan: Plan) -> int:
         # What can be known without Ray is said before it starts.
         refuse_impossible(claims_of(plan, plan.trials), [machine()], limits)
     storage = _absolute(config.storage)
+    if inside_job() and storage != config.storage:
+        print(
+            f"storage {config.storage} lies in the job's own copy of the working folder, which the cluster throws "
+            "away; give storage=URL, or the absolute path of a folder that all nodes share, to keep it",
+            file=sys.stderr,
+        )
     plan = replace(plan, config=config.model_copy(update={"storage": storage}))
     with _only_driver(storage, config.name):
         return _run(plan, limits)
@@ -175,7 +181,8 @@ def _run(plan: Plan, limits: Limits) -> int:
         console.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
             if not synced:
-                console.print(f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}")
+                said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}"
+                console.print(said, markup=False, soft_wrap=True)
             console.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
     return 0 if state == "finished" else 1
 

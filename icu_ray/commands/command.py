@@ -7,17 +7,29 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
+class Help(argparse.HelpFormatter):
+    """Wraps descriptions, and leaves the example below as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example:") else super()._fill_text(text, width, indent)
+
+
 def add_command(commands: Any, name: str, summary: str, example: str, run: Callable[[argparse.Namespace], int]) -> Any:
     """A parser whose --help shows an example; `run` returns the exit code."""
-    parser = commands.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = _parser(commands, name, summary, example)
     parser.set_defaults(run=run)
     return parser
+
+
+def add_group(commands: Any, name: str, summary: str, example: str) -> Any:
+    """A command of several commands, which are added to what is returned."""
+    return _parser(commands, name, summary, example).add_subparsers(required=True, metavar="COMMAND")
+
+
+def _parser(commands: Any, name: str, summary: str, example: str) -> Any:
+    return commands.add_parser(
+        name, help=summary, description=summary, epilog=f"example:\n  {example}", formatter_class=Help
+    )
 
 
 def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

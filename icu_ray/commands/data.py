@@ -6,13 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from icu_ray.commands.command import add_command, split_config
+from icu_ray.commands.command import add_command, add_group, split_config
 
 
 def add(commands: Any) -> None:
     """Register the sub-command."""
-    data = commands.add_parser("data", help="Get and check the data of experiments.")
-    parts = data.add_subparsers(required=True, metavar="COMMAND")
+    parts = add_group(
+        commands,
+        "data",
+        "Get and check the data of experiments.",
+        "icu-ray data check tune_configs/extraction_small.yaml",
+    )
     fetch = add_command(
         parts,
         "fetch",

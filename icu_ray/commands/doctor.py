@@ -9,6 +9,8 @@ from typing import Any
 
 from icu_ray.commands.command import add_command
 
+_STYLE = {"ok": "green", "note": "yellow", "bad": "red"}
+
 
 def add(commands: Any) -> None:
     """Register the sub-command."""
@@ -30,18 +32,17 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     from icu_ray.doctor import examine
 
-    findings = []
     console = Console(highlight=False)
-    style = {"ok": "green", "note": "yellow", "bad": "red"}
+    findings = []
     for finding in examine(arguments.storage, arguments.tracking):
         findings.append(finding)
         if not arguments.json:
-            line = Text(f"{finding.state:<5}", style=style[finding.state])
+            line = Text(f"{finding.state:<5}", style=_STYLE[finding.state])
             line.append(f"{finding.what:<14} ", style="bold")
             line.append(finding.found, style="")
             console.print(line, soft_wrap=True)
             if finding.remedy:
-                console.print(f"{'':<20}{finding.remedy}", style="dim", soft_wrap=True)
+                console.print(Text(f"{'':<20}{finding.remedy}", style="dim"), soft_wrap=True)
     if arguments.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     return 1 if any(finding.state == "bad" for finding in findings) else 0

@@ -8,14 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from icu_ray.commands.command import add_command
+from icu_ray.commands.command import add_command, add_group
 from icu_ray.commands.judge import add_sources
 
 
 def add(commands: Any) -> None:
     """Register the sub-command."""
-    human = commands.add_parser("human", help="Let people rate what models wrote, and compare with the judge.")
-    parts = human.add_subparsers(required=True, metavar="COMMAND")
+    parts = add_group(
+        commands,
+        "human",
+        "Let people rate what models wrote, and compare with the judge.",
+        "icu-ray human export runs/quickstart --out human --raters 2",
+    )
     export = add_command(
         parts,
         "export",

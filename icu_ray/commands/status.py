@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 import time
-from typing import Any
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.commands.command import add_command, split_sweep
+from icu_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from icu_ray.report.collect import Collected
 
 REFRESH_SECONDS = 2.0
 
@@ -23,7 +31,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("sweep", metavar="SWEEP_DIR", help="the sweep's folder, <storage>/<name>")
     parser.add_argument("--follow", action="store_true", help="renew until the driver has ended")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON, with --follow a line for each change")
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -34,22 +42,42 @@ def _status(arguments: argparse.Namespace) -> int:
     from icu_ray.report.status import status_json, status_table
 
     folder = split_sweep(arguments.sweep)
-    found = collect([folder])
+    try:
+        found = collect([folder], unstarted=True)
+    except OSError as error:
+        raise UserError(f"{arguments.sweep}: cannot be read: {error}") from error
+    states = _until_the_end(folder, found) if arguments.follow else iter((found,))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if arguments.json:
-        print(json.dumps(status_json(found)))
-        return 0
-    console = Console(highlight=False)
-    if not arguments.follow or not console.is_terminal:
-        console.print(status_table(found))
-    while arguments.follow and not console.is_terminal and found.sweeps[0].state == "running":
-        time.sleep(REFRESH_SECONDS)
-        found = collect([folder])
-        if found.sweeps[0].state != "running":
-            console.print(status_table(found))
-    if arguments.follow and console.is_terminal:
-        with Live(status_table(found), console=console, auto_refresh=False) as live:
-            while found.sweeps[0].state == "running":
-                time.sleep(REFRESH_SECONDS)
-                found = collect([folder])
+        told = ""
+        for found in states:
+            line = json.dumps(status_json(found))
+            if line != told:
+                print(line, flush=True)
+            told = line
+    elif arguments.follow and console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            for found in states:
                 live.update(status_table(found), refresh=True)
+    else:
+        console.print(status_table(found))
+        last = deque(states, maxlen=1)[0]
+        if last is not found:
+            console.print(status_table(last))
     return 0
+
+
+def _until_the_end(folder: tuple[str, str], found: Collected) -> Iterator[Collected]:
+    """The sweep as it is now, and again and again until its driver has ended."""
+    from icu_ray.report.collect import collect
+
+    yield found
+    seconds = 0.0
+    while found.sweeps[0].state == "running":
+        # A storage that answers slowly is not kept busy by being looked at.
+        time.sleep(max(REFRESH_SECONDS, 5 * seconds))
+        began = time.monotonic()
+        with contextlib.suppress(OSError):  # away for a moment
+            found = collect([folder], unstarted=True)
+            yield found
+        seconds = time.monotonic() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("config", nargs="*", metavar="CONFIG key=value", help="as for 'icu-ray sweep'")
     parser.add_argument(
-        "--address", help="of the job server (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)"
+        "--address",
+        metavar="URL",
+        help="of the job server (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
     parser.add_argument("--working-dir", type=Path, default=Path(), metavar="DIR", help="what travels (default: here)")
-    parser.add_argument("--id", dest="submission_id", help="name of the job (default: the sweep's, with the time)")
+    parser.add_argument(
+        "--id", dest="submission_id", metavar="ID", help="name of the job (default: the sweep's, with the time)"
+    )
     parser.add_argument(
         "--env",
         nargs="+",
@@ -32,9 +37,9 @@ def add(commands: Any) -> None:
         help="variables of this shell that the job gets too; no secrets: whoever may see the cluster's jobs sees them",
     )
     parser.add_argument("--no-follow", action="store_true", help="return when the job is submitted")
-    parser.add_argument("--attach", metavar="ID", help="follow a job that runs")
+    parser.add_argument("--attach", metavar="ID", help="follow a job that was submitted before")
     parser.add_argument("--stop", metavar="ID", help="stop a job; what it finished is kept")
-    parser.add_argument("--list", action="store_true", help="the cluster's sweeps")
+    parser.add_argument("--list", action="store_true", help="the cluster's sweeps, the newest last")
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -46,9 +51,9 @@ def _submit(arguments: argparse.Namespace) -> int:
             print(f"{status:<10} {name}")
         return 0
     if arguments.stop:
-        job = Job(address, arguments.stop)
-        stop(job)
-        print(f"{job.submission_id}: asked to stop; submit its config again to go on")
+        running = stop(Job(address, arguments.stop))
+        said = "asked to stop; submit its config again to go on" if running else "was not running"
+        print(f"{arguments.stop}: {said}")
         return 0
     if arguments.attach:
         job = Job(address, arguments.attach)
@@ -59,6 +64,7 @@ def _submit(arguments: argparse.Namespace) -> int:
             address,
             config,
             overrides,
+            say=lambda line: print(line, file=sys.stderr),
             working_dir=arguments.working_dir,
             submission_id=arguments.submission_id,
             pass_on=arguments.env,
@@ -69,5 +75,6 @@ def _submit(arguments: argparse.Namespace) -> int:
     try:
         return follow(job, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
-        print(f"\n{job.submission_id} goes on; --attach {job.submission_id} follows it, --stop ends it")
+        name = job.submission_id
+        print(f"\n{name} goes on; --attach {name} follows it, --stop {name} ends it", file=sys.stderr)
         return 130

@@ -123,13 +123,16 @@ class Collected:
         return tuple(sweep.record.config for sweep in self.sweeps if sweep.record is not None)
 
 
-def collect(folders: Sequence[tuple[str, str]]) -> Collected:
-    """Read (storage, sweep name) folders; UserError for one that is no sweep or in which nothing was started."""
+def collect(folders: Sequence[tuple[str, str]], *, unstarted: bool = False) -> Collected:
+    """Read (storage, sweep name) folders; UserError for one that is no sweep.
+
+    unstarted: whether a sweep whose trials were all only planned is one as well.
+    """
     broken: list[str] = []
     sweeps: list[SweepFolder] = []
     trials: dict[str, ReportedTrial] = {}
     for storage, name in folders:
-        sweep, found = _collect_one(storage, name, broken)
+        sweep, found = _collect_one(storage, name, broken, unstarted)
         sweeps.append(sweep)
         for trial in found:
             known = trials.get(trial.trial_id)
@@ -138,11 +141,13 @@ def collect(folders: Sequence[tuple[str, str]]) -> Collected:
     return Collected(tuple(sweeps), tuple(trials.values()), tuple(broken))
 
 
-def _collect_one(storage: str, name: str, broken: list[str]) -> tuple[SweepFolder, list[ReportedTrial]]:
+def _collect_one(
+    storage: str, name: str, broken: list[str], unstarted: bool
+) -> tuple[SweepFolder, list[ReportedTrial]]:
     where = f"{storage}/{name}"
     ids = trial_ids(storage, name)
     record = _try(lambda: read_sweep(storage, name), broken)
-    if not ids:
+    if not ids and not (unstarted and record is not None):
         if record is not None:
             raise UserError(
                 f"{where}: none of its {len(record.trials)} planned trials was started; run the sweep first"

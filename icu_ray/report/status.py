@@ -1,6 +1,6 @@
 """Where a sweep stands, for `icu-ray status`: read from storage alone, so that any terminal can ask.
 
-console.print(status_table(collect([("runs", "quickstart")])))
+console.print(status_table(collect([("runs", "quickstart")], unstarted=True)))
 """
 
 from __future__ import annotations
@@ -23,36 +23,39 @@ _DRIVER = {
     "running": "running",
     "finished": "finished",
     "failed": "ended, with trials that failed or are missing",
-    "interrupted": "not running: interrupted, or killed; run the same command again to go on",
-    "": "never heard of",
+    "interrupted": "interrupted or killed; run the same command again to go on",
+    "": "no driver has said that it runs",
 }
+_WORD = {**STATE_WORD, "running": "running"}
 
 
 def status_table(found: Collected) -> RenderableType:
-    """The driver's state, one row a trial, and counts."""
+    """The driver's state, one row a trial, counts, and why trials failed."""
     sweep = found.sweeps[0]
+    most = {} if sweep.record is None else {spec.trial_id: spec.max_epochs for spec in sweep.record.trials}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading, right in (("trial", 0), ("state", 0), ("epoch", 1), ("MA %", 1), ("EL10 %", 1), ("active", 1)):
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
     for trial in found.trials:
         last = trial.history[-1] if trial.history else None
         scores = _scores(trial)
-        style = STATUS_STYLE.get(trial.state, "")
         table.add_row(
             trial.name,
-            Text(STATE_WORD.get(trial.state, trial.state), style=style),
-            "" if last is None else str(last.epoch),
+            Text(_WORD.get(trial.state, trial.state), style=STATUS_STYLE.get(trial.state, "")),
+            "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
             _percent(None if scores is None else scores.ma),
             _percent(None if scores is None else scores.el10),
             "" if last is None else str(last.active),
         )
-    counts = Counter(STATE_WORD.get(trial.state, trial.state) for trial in found.trials)
-    lines: list[RenderableType] = [
+    counts = Counter(_WORD.get(trial.state, trial.state) for trial in found.trials)
+    failed = [(trial.name, trial.result.reason) for trial in found.trials if trial.result and trial.state == "failed"]
+    return Group(
         Text(f"{sweep.name}: {_DRIVER.get(sweep.state, sweep.state)}", style="bold"),
         table,
         Text(", ".join(f"{count} {word}" for word, count in counts.items()) + _since(found), style="dim"),
-    ]
-    return Group(*lines, *(Text(line, style="red") for line in found.broken))
+        *(Text(f"{name}: failed: {reason}", style="red") for name, reason in failed),
+        *(Text(line, style="red") for line in found.broken),
+    )
 
 
 def status_json(found: Collected) -> dict[str, Any]:
@@ -65,6 +68,7 @@ def status_json(found: Collected) -> dict[str, Any]:
                 "trial_id": trial.trial_id,
                 "name": trial.name,
                 "state": trial.state,
+                "reason": "" if trial.result is None else trial.result.reason,
                 "epoch": trial.epochs,
                 "ma": None if scores is None else scores.ma,
                 "el10": None if scores is None else scores.el10,
@@ -72,7 +76,8 @@ def status_json(found: Collected) -> dict[str, Any]:
                 "evaluated": trial.evaluation is not None,
             }
         )
-    return {"sweep": found.sweeps[0].name, "driver": found.sweeps[0].state, "trials": trials}
+    sweep = found.sweeps[0]
+    return {"sweep": sweep.name, "driver": sweep.state, "trials": trials, "unreadable": list(found.broken)}
 
 
 def _scores(trial: ReportedTrial) -> Scores | None:

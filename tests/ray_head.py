@@ -1,0 +1,95 @@
+"""A real Ray head with job server and token authentication, on ports and in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Head:
+    """gcs: address for RAY_ADDRESS; jobs: of the job server; token: the one it wants; folder: Ray's own files."""
+
+    gcs: str
+    jobs: str
+    token: str
+    folder: Path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextlib.contextmanager
+def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
+    """Start it, wait for its job server, and end its processes, by id, afterwards.
+
+    environment: variables of the head and of all that runs there, above this process's own.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="icu", dir="/tmp"))  # a long path does not fit Ray's sockets
+    token = secrets.token_hex(32)
+    gcs, jobs, agent, grpc = free_ports(4)
+    mine = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # jobs call 'python'
+    ports = {
+        "port": gcs,
+        "dashboard-port": jobs,
+        "dashboard-agent-listen-port": agent,
+        "dashboard-agent-grpc-port": grpc,
+        "ray-client-server-port": 0,
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+    }
+    with (folder / "head.txt").open("wb") as output:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--num-gpus=0"),
+                *(f"--temp-dir={folder}", f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"),
+                *(f"--{name}={port}" for name, port in ports.items() if port or "worker" in name),
+            ],
+            env={**mine, **environment, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_for(f"http://127.0.0.1:{jobs}/api/version", token, process, folder / "head.txt")
+        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{jobs}", token, folder)
+    finally:
+        # With --block all of them descend from it; ended gently they wait for one another, up to half a minute.
+        ours = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for each in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait(timeout=30)
+        psutil.wait_procs(ours, timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(url: str, token: str, process: subprocess.Popen[bytes], output: Path) -> None:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5):
+            return
+        assert process.poll() is None and time.monotonic() < deadline, output.read_text()
+        time.sleep(0.5)
