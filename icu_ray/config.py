@@ -414,12 +414,24 @@ class SearchConfig(Section):
     seed: int = 0
 
 
+class NodeTypeConfig(Section):
+    """A kind of node that the cluster's autoscaler may add: what one holds, and how many there may be."""
+
+    name: Name
+    cpus: Annotated[float, Field(ge=0)]
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    most: Count
+
+
 class ResourcesConfig(Section):
     """What the sweep may use of the cluster; no part of any trial's identity."""
 
     max_workers: Count | None = None
     """Training workers of all running trials together; default: what the cluster has."""
     max_concurrent: Count | None = None
+    node_types: tuple[NodeTypeConfig, ...] = ()
+    """What an autoscaler may add, where Ray itself does not tell (Ray 2.60 never does): without it a trial that does
+    not fit the nodes which are up is refused."""
     retries: Annotated[int, Field(ge=0)] = 2
     """Times a trial is continued from its checkpoint after a failure of a worker or node."""
     epoch_minutes: Positive | None = None

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.runtime import machine
 from icu_ray.store import check_writable, local_path
-from icu_ray.tracking import tracking_uri, without_secrets
+from icu_ray.tracking import tracking_uri
 
 State = Literal["ok", "note", "bad"]
 GIGABYTE = 1024**3

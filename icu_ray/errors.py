@@ -7,6 +7,7 @@ traceback and leaves with exit code 2. Any other exception is a defect and keeps
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -18,3 +19,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """' (did you mean 'x'?)' for the known word nearest to `word`, or '' when none is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{nearest[0]}'?)" if nearest else ""
+
+
+def without_secrets(text: str) -> str:
+    """An address, or a text that holds some, as it may be shown: without user, password and secret query values."""
+    shown = re.sub(r"://[^\s'\"]*@", "://", text)  # up to the last @: a password may hold / and @ itself
+    return re.sub(r"(?i)([?&][^=&\s]*(?:token|key|password|secret|sig)[^=&\s]*=)[^&\s'\"]+", r"\1...", shown)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from icu_ray.errors import without_secrets
+
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -47,6 +49,8 @@ def patiently(write: Callable[[], _T], what: str) -> _T:
             if error.errno not in _MAY_PASS or left <= 0:
                 raise
             wait = min(wait, left)
-            log.warning("%s cannot be written (%s); trying again in %.0f s", what, error, wait)
+            log.warning(
+                "%s cannot be written (%s); trying again in %.0f s", *map(without_secrets, (what, str(error))), wait
+            )
         time.sleep(wait)
         wait = min(2 * wait, _LONGEST_WAIT)

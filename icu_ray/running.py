@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def run_trials(
     store = join(config.storage, "store")
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(connected(keep_logs=logs / "ray"))
-        refuse_impossible(claims_of(plan, plan.waiting), cluster.nodes(), limits)
+        refuse_impossible(claims_of(plan, plan.waiting), cluster.nodes(config.resources.node_types), limits)
         searcher = _searcher(plan)
         from icu_ray.operator_metrics import OperatorMetrics  # imports Ray
 
@@ -243,7 +244,8 @@ def _tune(running: _Running, searcher: Searcher | None, cluster: Cluster, limits
     from icu_ray.gate import Gate, StopWhenAsked
 
     plan = running.plan
-    told = (cluster.nodes, limits, running.start, running.gang, running.end, running.over)
+    nodes = partial(cluster.nodes, plan.config.resources.node_types)
+    told = (nodes, limits, running.start, running.gang, running.end, running.over)
     gate, scheduler = Gate(running.trials, *told), None
     if plan.config.search is not None:
         from icu_ray import search

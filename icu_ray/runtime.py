@@ -22,6 +22,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from icu_ray.schedule import NO_LIMITS, Gang, Limits, Node, most_workers
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+
+    from icu_ray.config import NodeTypeConfig
 
 ROLE = "ICU_RAY_ROLE"
 """Set to 'worker' in processes that will train, so that `warm_up` imports ahead what training needs."""
@@ -87,9 +90,9 @@ class Cluster:
     local: bool
     temp: Path | None = None
 
-    def nodes(self) -> tuple[Node, ...]:
-        """Every node there is, and every one that an autoscaler could add."""
-        return cluster_nodes()
+    def nodes(self, types: Sequence[NodeTypeConfig] = ()) -> tuple[Node, ...]:
+        """Every node there is, and every one that an autoscaler could add, which only the config may know (`types`)."""
+        return cluster_nodes(types)
 
 
 def machine() -> Node:
@@ -258,8 +261,8 @@ def _remove_orphans(base: Path) -> None:
             continue
 
 
-def cluster_nodes() -> tuple[Node, ...]:
-    """Nodes of the connected cluster, and those that its autoscaler may add, as far as it says."""
+def cluster_nodes(types: Sequence[NodeTypeConfig] = ()) -> tuple[Node, ...]:
+    """Nodes of the connected cluster, and those that its autoscaler may add: as it says, else as `types` do."""
     import ray
     from ray._private.state import state
 
@@ -270,8 +273,10 @@ def cluster_nodes() -> tuple[Node, ...]:
         if node["Alive"] and node["NodeID"] not in draining
     ]
     config = state.get_cluster_config()
-    groups = list(config.node_group_configs) if config is not None else []
-    return (*alive, *possible_nodes(alive, [(g.name, dict(g.resources), g.max_count) for g in groups]))
+    told = list(config.node_group_configs) if config is not None else []
+    groups = [(group.name, dict(group.resources), group.max_count) for group in told]
+    groups = groups or [(each.name, {"CPU": each.cpus, "GPU": each.gpus}, each.most) for each in types]
+    return (*alive, *possible_nodes(alive, groups))
 
 
 def draining_nodes() -> set[str]:
@@ -286,11 +291,13 @@ def possible_nodes(
 ) -> list[Node]:
     """Nodes that an autoscaler could still add: for each group (name, resources, most nodes; -1: no bound)."""
     found = []
+    there = Counter((node.cpus, node.gpus) for node in alive)
     for name, resources, most in groups:
-        cpus, gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
-        there = sum((node.cpus, node.gpus) == (cpus, gpus) for node in alive)
-        count = unbounded if most < 0 else most - there
-        found += [Node(f"{name} #{number}", cpus, gpus) for number in range(count)]
+        shape = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
+        # Groups of one shape (spot and on demand) share the nodes that are up: each of those counts once.
+        taken = min(there[shape], most) if most >= 0 else 0
+        there[shape] -= taken
+        found += [Node(f"{name} #{number}", *shape) for number in range(unbounded if most < 0 else most - taken)]
     return found
 
 
@@ -304,7 +311,7 @@ def refuse_impossible(gangs: Mapping[str, Gang], nodes: Sequence[Node], limits: 
             raise UserError(
                 f"models: {name}: needs {gang.workers} workers of {size} each at one time, but the cluster can never "
                 f"give more than {most} ({_described(nodes)}{bound}); lower workers or gpus_per_worker of the model, "
-                "or use a larger cluster (RAY_ADDRESS)"
+                "or use a larger cluster (RAY_ADDRESS); what an autoscaler may add is told under resources.node_types"
             )
 
 

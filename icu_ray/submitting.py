@@ -26,11 +26,10 @@ from typing import Any
 import icu_ray
 from icu_ray.config import SweepConfig
 from icu_ray.config_file import load_config
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.planning import find_config, plan_sweep
 from icu_ray.runtime import authenticate
 from icu_ray.store import local_path
-from icu_ray.tracking import without_secrets
 from icu_ray.version import COMMIT_VARIABLE, code_version
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"

@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from icu_ray.config import SweepConfig
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.plan import Plan, Trial, claims_of, make_plan, plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
@@ -116,8 +116,6 @@ def provenance_of(config: SweepConfig, data: str) -> Provenance:
 
 def _without_secrets(tree: Any) -> Any:
     """The same plain tree, its addresses (storage, tracking, ...) as they may be shown."""
-    from icu_ray.tracking import without_secrets
-
     if isinstance(tree, dict):
         return {key: _without_secrets(value) for key, value in tree.items()}
     if isinstance(tree, list):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icu_ray.errors import without_secrets
 from icu_ray.results import (
     EpochRecord,
     Provenance,
@@ -63,12 +63,6 @@ def tracking_uri(storage: str, configured: str | None = None) -> str:
         return given
     folder = local_path(storage)
     return f"sqlite:///{(folder if folder is not None else Path()).resolve() / 'mlflow.db'}"
-
-
-def without_secrets(text: str) -> str:
-    """An address, or a text that holds some, as it may be shown: without user, password and secret query values."""
-    shown = re.sub(r"://[^\s'\"]*@", "://", text)  # up to the last @: a password may hold / and @ itself
-    return re.sub(r"(?i)([?&][^=&\s]*(?:token|key|password|secret|sig)[^=&\s]*=)[^&\s'\"]+", r"\1...", shown)
 
 
 def ui_command(uri: str) -> str:

@@ -35,7 +35,7 @@ from icu_ray.errors import UserError
 from icu_ray.runtime import draining_nodes
 
 OnGang = Callable[[Sequence[str], str], None]
-_TRANSIENT = (RuntimeError, OSError, EOFError, RayError, RayTrainError)
+_TRANSIENT = (RuntimeError, OSError, EOFError, MemoryError, RayError, RayTrainError)
 """What may go well another time: lost workers, peers, sockets, disks. A TypeError will not."""
 
 

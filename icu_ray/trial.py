@@ -295,6 +295,7 @@ def train_worker(config: dict[str, Any]) -> None:
     smaller = read_micro_batch(paths)
     notes: tuple[str, ...] = ()
     if smaller is not None:
+        smaller = min(smaller, job.micro_batch or smaller)  # the user may have set it lower since
         job = replace(job, micro_batch=smaller)
         notes = (f"out of memory: goes on with micro_batch={smaller}",)
 

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from icu_ray.cli import main as cli
+from icu_ray.errors import without_secrets
 from icu_ray.results import (
     EpochRecord,
     Provenance,
@@ -33,7 +34,7 @@ from icu_ray.results import (
     write_result,
     write_samples,
 )
-from icu_ray.tracking import SyncState, Tracker, sync_sweep, tracking_uri, ui_command, without_secrets
+from icu_ray.tracking import SyncState, Tracker, sync_sweep, tracking_uri, ui_command
 
 WEIGHTS = {"alpha": 0.5, "beta": 1.0, "lr": 5e-6, "seed": 42}
 MADE_BY = Provenance("0.1.0", "c0ffee" * 7, False, data="d" * 64, model="m" * 64, config={"fidelity": "default"})

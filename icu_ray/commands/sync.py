@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from icu_ray.commands.command import add_command, split_sweep
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 
 
 def add(commands: Any) -> None:
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 def _sync(arguments: argparse.Namespace) -> int:
     from icu_ray.results import read_beat, read_sweep, trial_ids
-    from icu_ray.tracking import sync_sweep, tracking_uri, without_secrets
+    from icu_ray.tracking import sync_sweep, tracking_uri
 
     storage, sweep = split_sweep(arguments.sweep)
     if not trial_ids(storage, sweep):
