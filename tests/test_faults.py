@@ -5,6 +5,7 @@ docs/faults.md is the table of them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -177,17 +178,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(folder: Path) -> Path:
     """A file that leaves no byte free."""
     file = folder / "filler"
-    with file.open("wb", buffering=0) as sink:
-        try:
+    for size in (2**20, 1):
+        with contextlib.suppress(OSError), file.open("ab", buffering=0) as sink:
             while True:
-                sink.write(bytes(2**20))
-        except OSError:
-            pass
-        try:
-            while True:
-                sink.write(b"\0")
-        except OSError:
-            pass
+                sink.write(bytes(size))
     return file
 
 
