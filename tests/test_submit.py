@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -251,6 +252,8 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     output = ""
     for text in following.stdout:
         output += text
+        if "1 trials to run" in text:
+            looked_at_and_left(case)
         if text.startswith("start "):
             assert line.cut()
     assert following.wait(timeout=60) == 0, output
@@ -306,6 +309,19 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     assert "http://127.0.0.1:9 does not answer (Connection refused)" in doctor.stdout
 
     _no_secret(case, [stopped, output, log, plain.stdout, plain.stderr, doctor.stdout, doctor.stderr])
+
+
+def looked_at_and_left(case: Case) -> None:
+    """Ctrl-C ends the following, not the job."""
+    attached = case.start("--attach", "second")
+    assert attached.stdout is not None
+    while "1 trials to run" not in attached.stdout.readline():
+        assert attached.poll() is None
+    attached.send_signal(signal.SIGINT)
+    said, _ = attached.communicate(timeout=60)
+    assert attached.returncode == 130
+    assert said.splitlines()[-1] == "second goes on; --attach second follows it, --stop second ends it"
+    assert case.job("second")["status"] == "RUNNING"
 
 
 def files_hash(package: Path) -> str:
