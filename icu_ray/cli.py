@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Progress bars and advice of libraries are not part of what this command says.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     try:
         run: Callable[[argparse.Namespace], int] = arguments.run
         return run(arguments)
@@ -52,6 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has left.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; key=value may also stand behind an option, where argparse no longer expects it."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(arguments, "overrides") and all(text[0] != "-" and "=" in text for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ import http.client
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -33,7 +34,7 @@ GIGABYTE = 1024**3
 NEEDED_DISK, NEEDED_MEMORY = 5 * GIGABYTE, 6 * GIGABYTE
 """Of the quickstart; a sweep of real models wants what its models weigh, for every trial."""
 _TIMEOUT = 10.0
-_RAY_TIMEOUT = 90.0
+_RAY_TIMEOUT = 60.0
 """Ray itself gives up a cluster that does not let it in after about half a minute."""
 
 
@@ -235,23 +236,27 @@ def _ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         return Finding("ok", "Ray", "RAY_ADDRESS is not set: a sweep starts a Ray of its own on this machine")
+    remedy = "start the cluster, set RAY_ADDRESS to HOST:PORT of its head as 'ray start' says it, or unset it"
     host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "://" not in address:
+    if "://" in address:
+        return Finding("bad", "Ray", f"{address} is no HOST:PORT; job servers are for 'icu-ray submit'", remedy)
+    if host and port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=_TIMEOUT).close()
         except OSError as error:
-            remedy = "start the cluster, mend RAY_ADDRESS (HOST:PORT of the head, as 'ray start' says), or unset it"
             return Finding("bad", "Ray", f"{address} does not answer ({_said(error)})", remedy)
     # Ray asks for long, loudly, and may take its process with it.
     code = "from icu_ray.doctor import count_nodes; count_nodes()"
     try:
         asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=_RAY_TIMEOUT)
-        lines = asked.stdout.splitlines()
-        count, cpus, gpus = json.loads(lines[-1] if lines and not asked.returncode else "")
-    except (subprocess.TimeoutExpired, ValueError) as error:
-        said = asked.stderr.strip() if isinstance(error, ValueError) else str(error)
+    except subprocess.TimeoutExpired:
+        return Finding("bad", "Ray", f"{address}: no Ray answers there", remedy)
+    if asked.returncode:
+        errors = [line for line in asked.stderr.splitlines() if re.match(r"[\w.]+(Error|Exception): ", line)]
+        said = without_secrets(errors[-1]) if errors else f"connecting ended with code {asked.returncode}"
         remedy = "set RAY_AUTH_TOKEN to the cluster's token; use the cluster's versions of Python and Ray"
-        return Finding("bad", "Ray", f"{address}: {without_secrets(said.splitlines()[-1] if said else '')}", remedy)
+        return Finding("bad", "Ray", f"{address}: {said}", remedy)
+    count, cpus, gpus = json.loads(asked.stdout.splitlines()[-1])
     found = f"{address}: up to {count} node{'s' * (count != 1)} with {cpus:g} CPUs and {gpus:g} GPUs together"
     return Finding("ok", "Ray", found)
 

@@ -41,6 +41,11 @@ RECONNECT_SECONDS, RECONNECTIONS = 5.0, 60
 _TRACKING = "MLFLOW_TRACKING_URI"
 _SECRET = re.compile(r"(?i)token|secret|passw|credential|key(_id)?$")
 _STOPPED = 130
+_TALKATIVE = (
+    *("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"),
+    *("ray._private.runtime_env.packaging", "ray._private.runtime_env.working_dir"),
+)
+"""Loggers of Ray that tell of every step; what goes wrong is raised besides."""
 
 Say = Callable[[str], None]
 
@@ -243,8 +248,8 @@ def _client(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     before = os.environ.get(ADDRESS_VARIABLE)
     os.environ[ADDRESS_VARIABLE] = address  # Ray lets this, and even RAY_ADDRESS, win over what it is given
     try:

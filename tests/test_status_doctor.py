@@ -286,3 +286,18 @@ def test_every_command_shows_an_example() -> None:
         _, found, examples = parser.format_help().partition("\nexample:\n")
         # They are of this command, or for a group of commands of those below it.
         assert found and f" {parser.prog} " in examples.splitlines()[0], parser.prog
+
+
+def test_overrides_may_stand_behind_options(capsys: pytest.CaptureFixture[str]) -> None:
+    def planned(*arguments: str) -> Any:
+        assert cli(["plan", *arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    first = planned("quickstart", "samples=[0]", "name=one")
+    assert planned("quickstart", "--json", "samples=[0]", "name=one") == first
+    assert len(planned("quickstart", "samples=[0, 1]")["trials"]) == 2 * len(first["trials"])
+    for wrong in (["plan", "quickstart", "--jsn", "a=1"], ["plan", "a=1", "--json", "more"], ["status", "x", "y=1"]):
+        with pytest.raises(SystemExit) as left:
+            cli(wrong)
+        assert left.value.code == 2
+        assert "unrecognized arguments" in capsys.readouterr().err

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from icu_ray.cli import main as cli
 from icu_ray.results import TrialPaths, read_events, read_result, read_sweep, trial_ids
 
 ROOT = Path(__file__).parents[1]
-PASSWORD = "canary-password-of-mlflow"
+PASSWORD = f"canary-{secrets.token_hex(8)}"
 CONFIG = """\
 name: t
 data: {source: synthetic, records: 48, sample_size: 6, heldout: 6}
@@ -149,6 +151,20 @@ def test_what_is_refused_before_anything_is_sent(
     assert case.ask("/api/jobs/") == []
 
 
+def test_what_lies_on_the_cluster_is_left_to_it(
+    case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(case.checkout)
+    models = ("models=[{name: big, source: /cluster/models/big}]", "--address", "http://127.0.0.1:9")
+    assert cli(["submit", "c.yaml", f"storage={case.storage}", *models]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "/cluster/models/big: not on this machine, so models and data are checked on the cluster"
+    assert "no Ray job server answers at http://127.0.0.1:9" in second
+    # The keys themselves are checked here all the same.
+    assert cli(["submit", "c.yaml", f"storage={case.storage}", *models, "models.0.wokers=2"]) == 2
+    assert "models.0.wokers: unknown key (did you mean 'workers'?)" in one_line(capsys.readouterr().err)
+
+
 def test_a_job_that_is_none(case: Case) -> None:
     asked = [case.start(option, "nosuch") for option in ("--attach", "--stop")]
     for process in asked:
@@ -236,6 +252,8 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     output = ""
     for text in following.stdout:
         output += text
+        if "1 trials to run" in text:
+            looked_at_and_left(case)
         if text.startswith("start "):
             assert line.cut()
     assert following.wait(timeout=60) == 0, output
@@ -244,13 +262,24 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     assert result is not None and result.epochs == 20 and result.status == "not_forgotten"
     assert result.provenance is not None and result.provenance.commit == case.commit and not result.provenance.dirty
     log = case.ask("/api/jobs/second/logs")["logs"]
-    assert output.partition("submitted second\n")[2] == log
+    told = [f"sending {case.checkout}", "MLFLOW_TRACKING_URI is not sent, as it holds a password; set it in the"]
+    before, _, after = output.partition("submitted second\n")
+    assert [line[: len(said)] for line, said in zip(before.splitlines(), told, strict=True)] == told
+    assert after == log
 
     # Once more: there is nothing left to do.
     code, output = case.submit(*case.config, "--id", "third")
     assert code == 0 and "0 trials to run, 1 already done" in output
     code, output = case.submit("--list")
+    assert code == 0
     assert output.splitlines() == [f"{'STOPPED':<10} first", f"{'SUCCEEDED':<10} second", f"{'SUCCEEDED':<10} third"]
+
+    # What only the cluster can know is refused there, and the exit code says so here.
+    nowhere = "data={source: extraction, folder: nowhere}"
+    code, output = case.submit(*case.config, nowhere, "--id", "refused")
+    assert code == 2, output
+    assert case.job("refused")["status"] == "FAILED"
+    assert output.splitlines()[-1].startswith("icu_ray.sweep: data.tokens: nowhere/") and "Traceback" not in output
 
     # Ray's own command does it too; nobody told that job the commit, so its files speak for themselves.
     plain = subprocess.run(
@@ -268,7 +297,31 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     assert "0 trials to run, 1 already done" in plain.stdout
     assert read_sweep(storage, "t").provenance.commit == files_hash(case.checkout / "icu_ray")  # type: ignore[union-attr]
 
-    _no_secret(case, [stopped, output, log, plain.stdout, plain.stderr])
+    # The doctor sees that cluster.
+    address = {"RAY_ADDRESS": case.head.gcs, "HF_HUB_OFFLINE": "1"}
+    doctor = subprocess.run(
+        [sys.executable, "-m", "icu_ray.cli", "doctor", "--storage", storage],
+        env={**case.environment(case.head.token), **address},
+        capture_output=True,
+        text=True,
+    )
+    assert f"{case.head.gcs}: up to 1 node with 2 CPUs and 0 GPUs together" in doctor.stdout
+    assert "http://127.0.0.1:9 does not answer (Connection refused)" in doctor.stdout
+
+    _no_secret(case, [stopped, output, log, plain.stdout, plain.stderr, doctor.stdout, doctor.stderr])
+
+
+def looked_at_and_left(case: Case) -> None:
+    """Ctrl-C ends the following, not the job."""
+    attached = case.start("--attach", "second")
+    assert attached.stdout is not None
+    while "1 trials to run" not in attached.stdout.readline():
+        assert attached.poll() is None
+    attached.send_signal(signal.SIGINT)
+    said, _ = attached.communicate(timeout=60)
+    assert attached.returncode == 130
+    assert said.splitlines()[-1] == "second goes on; --attach second follows it, --stop second ends it"
+    assert case.job("second")["status"] == "RUNNING"
 
 
 def files_hash(package: Path) -> str:
@@ -283,11 +336,11 @@ def files_hash(package: Path) -> str:
 
 def _no_secret(case: Case, outputs: Sequence[str]) -> None:
     """Neither the token nor MLflow's password stands anywhere a job can be looked at."""
-    secrets = [case.head.token, PASSWORD]
+    canaries = [case.head.token, PASSWORD]
     told = [*outputs, json.dumps(case.ask("/api/jobs/"))]
-    assert not [text for text in told for secret in secrets if secret in text]
+    assert not [text for text in told for canary in canaries if canary in text]
     files = [path for folder in (case.storage, case.head.folder) for path in folder.rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"sweep.json", "spec.json", "job-driver-second.log"} <= names
-    found = [path for path in files for secret in secrets if secret.encode() in path.read_bytes()]
+    found = [path for path in files for canary in canaries if canary.encode() in path.read_bytes()]
     assert not found

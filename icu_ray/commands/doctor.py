@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
-from typing import Any
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.commands.command import add_command
 
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from icu_ray.doctor import Finding
+
 _STYLE = {"ok": "green", "note": "yellow", "bad": "red"}
+_MARGIN = 20
+_UNBOUNDED = 10**6
+"""Width of a file or pipe: one line stays one line."""
 
 
 def add(commands: Any) -> None:
@@ -28,21 +38,38 @@ def add(commands: Any) -> None:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from rich.console import Console
-    from rich.text import Text
 
     from icu_ray.doctor import examine
 
     console = Console(highlight=False)
+    width = console.width if console.is_terminal else _UNBOUNDED
     findings = []
-    for finding in examine(arguments.storage, arguments.tracking):
-        findings.append(finding)
-        if not arguments.json:
-            line = Text(f"{finding.state:<5}", style=_STYLE[finding.state])
-            line.append(f"{finding.what:<14} ", style="bold")
-            line.append(finding.found, style="")
-            console.print(line, soft_wrap=True)
-            if finding.remedy:
-                console.print(Text(f"{'':<20}{finding.remedy}", style="dim"), soft_wrap=True)
+    with contextlib.nullcontext() if arguments.json else console.status("looking ..."):
+        for finding in examine(arguments.storage, arguments.tracking):
+            findings.append(finding)
+            if not arguments.json:
+                console.print(_lines(finding, width), soft_wrap=True)
     if arguments.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     return 1 if any(finding.state == "bad" for finding in findings) else 0
+
+
+def _lines(finding: Finding, width: int) -> Text:
+    """State, what it is about, what was found; below it what to do."""
+    from rich.text import Text
+
+    def wrapped(text: str) -> str:
+        return textwrap.fill(
+            text,
+            max(_MARGIN, width - _MARGIN),
+            subsequent_indent=" " * _MARGIN,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    line = Text(f"{finding.state:<5}", style=_STYLE[finding.state])
+    line.append(f"{finding.what:<{_MARGIN - 6}} ", style="bold")
+    line.append(wrapped(finding.found), style="")
+    if finding.remedy:
+        line.append(f"\n{'':<{_MARGIN}}{wrapped(finding.remedy)}", style="dim")
+    return line

@@ -19,7 +19,8 @@ def add(commands: Any) -> None:
         "icu-ray submit --address http://127.0.0.1:8265 tune_configs/table1.yaml storage=s3://bucket/runs",
         _submit,
     )
-    parser.add_argument("config", nargs="*", metavar="CONFIG key=value", help="as for 'icu-ray sweep'")
+    parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
     parser.add_argument(
         "--address",
         metavar="URL",
@@ -31,10 +32,10 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--env",
-        nargs="+",
+        action="append",
         default=[],
         metavar="NAME",
-        help="variables of this shell that the job gets too; no secrets: whoever may see the cluster's jobs sees them",
+        help="a variable of this shell that the job gets too (may be repeated); no secrets: all of the cluster sees it",
     )
     parser.add_argument("--no-follow", action="store_true", help="return when the job is submitted")
     parser.add_argument("--attach", metavar="ID", help="follow a job that was submitted before")
@@ -59,7 +60,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         job = Job(address, arguments.attach)
         state(job)
     else:
-        config, overrides = split_config(arguments.config)
+        config, overrides = split_config([arguments.config or "", *arguments.overrides])
         job = submit(
             address,
             config,
