@@ -163,11 +163,12 @@ class _Running:
         """Trials that the budget did not allow."""
         names = [trial.name for trial in self.trials if trial.trial_id not in self._started]
         unborn = self.plan.open_trials - sum(trial not in self.plan.trials for trial in self.trials)
+        count = len(names) + max(0, unborn)
         names += [f"{unborn} that the search had not chosen yet"] if unborn > 0 else []
         reason = self.budget.used_up()
         if not names or not reason or self.interrupted.is_set():
             return []
-        return [f"{reason}; not started: {', '.join(names)}"]
+        return [f"{reason}: {count} trials were not started: {', '.join(names)}"]
 
     def new(self, trial: Trial) -> HandedTask:
         """A search has chosen one more."""
