@@ -100,10 +100,10 @@ class Case:
 def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     """One head for all tests; the checkout is a commit of this tree's files with a config beside them."""
     checkout, storage = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("storage")
-    for name in _git(ROOT, "ls-files", "-z").split("\0"):
-        if (ROOT / name).is_file():
-            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, checkout / name)
+    for name in ("icu_ray", "tune_configs"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", ".rayignore", ".gitignore"):
+        shutil.copy2(ROOT / name, checkout / name)
     (checkout / "c.yaml").write_text(CONFIG)
     _git(checkout, "init", "--quiet")
     _git(checkout, "add", ".")
