@@ -380,6 +380,11 @@ class EvaluationConfig(Section):
     dialogue_context: Literal["end", "start"] = "end"
     """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
 
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return bool(self.suites or self.tasks)
+
 
 class RangeConfig(Section):
     """Values from low to high; log: drawn evenly by their logarithm."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from icu_ray.store import list_dir, local_path
+from icu_ray.store import file_system, list_dir, local_path
 
 
 def remove(url: str) -> None:
@@ -47,14 +47,6 @@ def put(folder: str, url: str) -> None:
     """Copy what lies in a local folder to a remote one."""
     filesystem, inside = file_system(url)
     filesystem.put(folder + "/", inside, recursive=True)
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a path or URL, and the path inside it."""
-    import fsspec
-
-    filesystem, inside = fsspec.core.url_to_fs(url)
-    return filesystem, str(inside)
 
 
 def arrow_file_system(url: str) -> tuple[Any, str]:

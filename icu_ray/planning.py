@@ -80,8 +80,7 @@ def _refuse_impossible_scale(config: SweepConfig) -> None:
 
 def _check_evaluation(config: SweepConfig, read: bool) -> None:
     """UserError for a task that is none, a mirror that is not there, and rows that are not as they should be."""
-    asked = config.evaluation
-    if not (asked.suites or asked.tasks):
+    if not config.evaluation.asked:
         return
     # Knows lm-evaluation-harness, which takes a while to import: only who evaluates waits for it.
     from icu_ray.evaluating import sweep_tasks

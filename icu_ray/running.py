@@ -61,7 +61,7 @@ def run_trials(
 
         view = stack.enter_context(LiveView(plan, console, OperatorMetrics(plan).observe))
         evaluation = None
-        if config.evaluation.suites or config.evaluation.tasks:
+        if config.evaluation.asked:
             from icu_ray.sweep_evaluation import SweepEvaluation
 
             evaluation = SweepEvaluation(plan, store, view.step)
@@ -111,7 +111,7 @@ class _Ingredients:
             self.store,
             config.resources.retries,
             # The evaluation removes what is not to be kept.
-            config.resources.keep_models or bool(config.evaluation.suites or config.evaluation.tasks),
+            config.resources.keep_models or config.evaluation.asked,
             config.resources.epoch_minutes,
             replace(self.provenance, model=ingredients.model_hash),
             tell_epochs=config.search is not None,

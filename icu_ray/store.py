@@ -83,7 +83,7 @@ def join(root: str, *parts: str) -> str:
     return "/".join((root.rstrip("/") or "/", *parts))
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of a remote URL, and the path inside it."""
     import fsspec
 
@@ -101,7 +101,7 @@ def write_atomic(url: str, data: bytes) -> None:
     """
     path = local_path(url)
     if path is None:
-        filesystem, inside = _filesystem(url)
+        filesystem, inside = file_system(url)
         filesystem.makedirs(os.path.dirname(inside), exist_ok=True)
         filesystem.pipe_file(inside, data)
         return
@@ -136,7 +136,7 @@ def read_bytes(url: str) -> bytes | None:
     try:
         if path is not None:
             return path.read_bytes()
-        filesystem, inside = _filesystem(url)
+        filesystem, inside = file_system(url)
         return bytes(filesystem.cat_file(inside))
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -148,7 +148,7 @@ def list_dir(url: str) -> list[str]:
     if path is not None:
         names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     else:
-        filesystem, inside = _filesystem(url)
+        filesystem, inside = file_system(url)
         filesystem.invalidate_cache()
         try:
             names = [os.path.basename(str(entry).rstrip("/")) for entry in filesystem.ls(inside, detail=False)]
@@ -163,7 +163,7 @@ def check_writable(root: str) -> None:
     try:
         if path is None:
             probe = join(root, f".writable-{uuid.uuid4().hex}")
-            filesystem, inside = _filesystem(probe)
+            filesystem, inside = file_system(probe)
             write_atomic(probe, b"")
             filesystem.rm_file(inside)
             return
@@ -273,7 +273,7 @@ class Store:
         assert self.remote is not None
         names = [*_files(final), MANIFEST]
         for file in names:
-            filesystem, inside = _filesystem(join(self.remote, kind, name, file))
+            filesystem, inside = file_system(join(self.remote, kind, name, file))
             filesystem.makedirs(os.path.dirname(inside), exist_ok=True)
             filesystem.put_file(str(final / file), inside)
 
@@ -286,7 +286,7 @@ class Store:
             try:
                 (staging / MANIFEST).write_bytes(manifest)
                 for file in _manifest_files(staging):
-                    filesystem, inside = _filesystem(join(self.remote, kind, name, file))
+                    filesystem, inside = file_system(join(self.remote, kind, name, file))
                     (staging / file).parent.mkdir(parents=True, exist_ok=True)
                     filesystem.get_file(inside, str(staging / file))
                 trouble = verify(staging)

@@ -187,7 +187,7 @@ def _run(plan: Plan, limits: Limits) -> int:
 
 def _unevaluated(plan: Plan) -> tuple[Trial, ...]:
     """Trials of earlier runs that still lack an evaluation."""
-    if not (plan.config.evaluation.suites or plan.config.evaluation.tasks):
+    if not plan.config.evaluation.asked:
         return ()
     from icu_ray.sweep_evaluation import outstanding
 

@@ -1,9 +1,9 @@
 """The evaluation of a sweep's models beside its trials: one stage, fed as they finish, on the resources they leave.
 
-    stage = SweepEvaluation(config, store_root, on_step)
+    stage = SweepEvaluation(plan, store_root, on_step)      # where config.evaluation.asked
     with stage.running():
+        stage.waits(trial_id, cpus, gpus); stage.placed(trial_id); stage.ended(trial_id)
         stage.add(trial)              # a trial that has a model
-        stage.waits(trial_id); stage.placed(trial_id)
         stage.finish()                # no more will come: take the whole cluster, return when all is evaluated
 
 While trials run or wait, a round of evaluation takes only what is free, and none begins while a started trial has no
@@ -73,8 +73,6 @@ class _Evaluated:
 def outstanding(plan: Plan) -> tuple[Trial, ...]:
     """Trials that ended before this run and lack an evaluation that the config asks for."""
     tasks = _task_hashes(plan.config)
-    if not tasks:
-        return ()
     return tuple(
         trial for trial in plan.trials if trial.status in DONE and not _is_evaluated(plan.config, trial, tasks)
     )
@@ -133,9 +131,6 @@ class SweepEvaluation:
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Evaluate in a thread; needs a running Ray. Leaving before `finish` returned ends what is under way."""
-        if not self.names:
-            yield
-            return
         thread = threading.Thread(target=self._work, name="evaluation", daemon=True)
         thread.start()
         try:
@@ -151,7 +146,7 @@ class SweepEvaluation:
         """Evaluate a trial's model and the one it was made from."""
         paths = TrialPaths.of(self.config.storage, self.config.name, trial.trial_id)
         result = read_result(paths)
-        if not self.names or result is None or result.status == "failed" or result.reason == ENDED_EARLY:
+        if result is None or result.status == "failed" or result.reason == ENDED_EARLY:
             return
         if not result.model_hash:
             self.failures.append(f"{trial.name}: its model was not kept (resources.keep_models) and is not evaluated")
@@ -206,7 +201,7 @@ class SweepEvaluation:
             self._waiting.clear()
             self._claims.clear()
             self._changed.notify_all()
-            while self.names and self._open() and self._failed is None:
+            while self._open() and self._failed is None:
                 self._changed.wait(_LOOK_SECONDS)  # a time, so that an interruption is heard
         if self._failed is not None:
             self.failures.append(f"evaluation stopped: {type(self._failed).__name__}: {self._failed}")

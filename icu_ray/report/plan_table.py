@@ -61,9 +61,9 @@ def print_plan(plan: Plan, console: Console) -> None:
         if config.resources.prices is not None:
             cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)
             console.print(f"It costs {cost_of(plan.gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))}.")
-    asked = config.evaluation
-    if asked.suites or asked.tasks:
-        names = ", ".join([*(f"suite {name}" for name in asked.suites), *asked.tasks])
+    evaluation = config.evaluation
+    if evaluation.asked:
+        names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
         trained = sum(trial.job.max_epochs > 0 for trial in plan.trials)
         models = trained + len({trial.model.name for trial in plan.trials})
         console.print(f"Evaluated beside the trials: {names}, on {models} models.")

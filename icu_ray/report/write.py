@@ -6,11 +6,10 @@ print(written.folder)                   # runs/quickstart/report
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from icu_ray.folders import remove
 from icu_ray.report.collect import collect
 from icu_ray.report.contents import Report, make_report
 from icu_ray.report.csv_tables import csv_tables
@@ -19,7 +18,7 @@ from icu_ray.report.latex import to_latex
 from icu_ray.report.markdown import to_markdown
 from icu_ray.report.page import to_html
 from icu_ray.report.theme import DARK, LIGHT, render
-from icu_ray.store import join, list_dir, local_path, write_atomic
+from icu_ray.store import join, list_dir, write_atomic
 
 FOLDER = "report"
 
@@ -57,17 +56,5 @@ def write_report(sweeps: Sequence[tuple[str, str]]) -> Written:
         write_atomic(join(folder, name), data)
     for name in set(list_dir(folder)) - set(files):
         if name.endswith(".png"):
-            _remove(join(folder, name))
+            remove(join(folder, name))
     return Written(folder, report, tuple(files))
-
-
-def _remove(url: str) -> None:
-    path = local_path(url)
-    if path is not None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        return
-    import fsspec
-
-    filesystem, inside = fsspec.core.url_to_fs(url)
-    filesystem.rm_file(inside)
