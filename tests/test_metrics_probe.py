@@ -143,7 +143,8 @@ def test_end_of_text_everywhere(
     model, ids = repetitive(family)
     length, pad = COLUMNS.length, 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("icu_ray.metrics.probe.TOKENS_AT_ONCE_ON_CPU", at_once)
+        for place in ("probe", "columns"):
+            patch.setattr(f"icu_ray.metrics.{place}.TOKENS_AT_ONCE_ON_CPU", at_once)
         result = probe(model, rows_of(ids, COLUMNS, eos, pad), ngram=n, el_start=start, batch_cut=batch, chunk=chunk)
 
     def grams(tokens: list[int]) -> list[tuple[int, ...]]:
@@ -169,7 +170,7 @@ def test_small_cache_budget_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     rows = rows_of(ids, COLUMNS, eos=4, pad=1)
     whole = probe(model, rows, ngram=2, el_start=3)
     monkeypatch.setattr("icu_ray.metrics.probe.CACHE_BYTES", 1)
-    monkeypatch.setattr("icu_ray.metrics.probe.LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr("icu_ray.metrics.columns.LOGITS_AT_ONCE", 1)
     parts = probe(model, rows, ngram=2, el_start=3, chunk=2)
     np.testing.assert_array_equal(whole.el, parts.el)
     np.testing.assert_array_equal(whole.ma, parts.ma)

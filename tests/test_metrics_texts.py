@@ -49,11 +49,12 @@ def test_one_beam_is_greedy_and_pads_are_unseen(family: str) -> None:
     pads=st.lists(st.integers(0, 4), min_size=1, max_size=5),
     sharpness=st.sampled_from([0.2, 1.0, 4.0]),
     eos=st.sampled_from([None, "rare", "likely"]),
+    guess=st.sampled_from([None, "answers", "greedy", "some"]),
 )
 def test_beam_search_is_that_of_transformers(
-    family: str, seed: int, beams: int, new: int, pads: list[int], sharpness: float, eos: str | None
+    family: str, seed: int, beams: int, new: int, pads: list[int], sharpness: float, eos: str | None, guess: str | None
 ) -> None:
-    """Flat and peaked distributions, with an end-of-text that is often among the best tokens, prompts with pads."""
+    """Flat and peaked, an end-of-text often among the best tokens, prompts with pads, good and bad guesses."""
     model = tiny_model(family, seed)
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(sharpness)
@@ -71,8 +72,35 @@ def test_beam_search_is_that_of_transformers(
         model.generation_config = settings
         wanted = model.generate(input_ids=ids, attention_mask=attention, generation_config=settings)[:, 5:].numpy()
     wanted = np.pad(wanted, ((0, 0), (0, new - wanted.shape[1])), constant_values=PAD)
-    said = generate_candidates(model, prompts, mask, max_new_tokens=new, pad_id=PAD, eos_id=eos_id, beams=beams)
-    assert said.tolist() == wanted.tolist()
+
+    def said(beams: int, guesses: np.ndarray | None = None) -> np.ndarray:
+        return generate_candidates(
+            model, prompts, mask, max_new_tokens=new, pad_id=PAD, eos_id=eos_id, beams=beams, guesses=guesses
+        )
+
+    guesses = wanted.copy() if guess in ("answers", "some") else None if guess is None else said(1)
+    if guess == "some":
+        guesses[::2, -1] = 2
+    assert said(beams, guesses).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_certain_is_not_searched(family: str) -> None:
+    """A guess is taken where it is more probable than anything else, and only there; then nothing is decoded."""
+    model = tiny_model(family, seed=1)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(400)
+    prompts = np.random.default_rng(0).integers(2, 60, size=(6, 5))
+    ask = {"max_new_tokens": 6, "pad_id": PAD, "eos_id": None}
+    answers = generate_candidates(model, prompts, prompts > 0, **ask)
+    other = answers.copy()
+    other[2:, 3] = 3 + (other[2:, 3] == 3)
+    forwards: list[int] = []
+    model.register_forward_pre_hook(lambda *_: forwards.append(1))
+    for guesses, most in ((answers, 2), (other, 7), (None, 7)):
+        forwards.clear()
+        assert generate_candidates(model, prompts, prompts > 0, guesses=guesses, **ask).tolist() == answers.tolist()
+        assert len(forwards) == most  # one asks whether the model is finite
 
 
 def test_a_folder_s_generation_settings_do_not_matter() -> None:

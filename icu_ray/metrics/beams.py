@@ -4,6 +4,9 @@ All beams of a prompt read its keys and values where they are (metrics/prefixed.
 that were generated; prompts whose beams cannot improve leave the batch. Fixed to what the refinement filter asks for:
 no sampling, early_stopping off, length penalty 1.
 
+A memorised target needs no search: given a guess of what will be said, one forward gives its probability, and where
+every other continuation is provably less probable the guess is the answer (`_certain`).
+
     tokens = beam_search(model, prompt_ids, prompt_mask, beams=2, max_new_tokens=50, pad_id=0, eos_id=0)
 """
 
@@ -15,36 +18,49 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from icu_ray.metrics.columns import ColumnCache, TailCache
+from icu_ray.metrics.columns import ColumnCache, TailCache, sequences_at_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+MARGIN = 1e-3
+"""Nats by which a guess must be more probable than all else: far above what rounding moves in fp32."""
 
 
 class _Prompts:
     """The model's next-token logits after the prompts and after what was said since, for the beams that go on."""
 
-    def __init__(
-        self, model: PreTrainedModel, ids: Tensor, mask: Tensor | None, beams: int, max_new_tokens: int
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, ids: Tensor, mask: Tensor | None) -> None:
         self.model, self.ids, self.mask = model, ids, mask
-        self.counts_positions = "position_ids" in inspect.signature(model.forward).parameters
+        asked = inspect.signature(model.forward).parameters
+        self.counts_positions, self.chooses_logits = "position_ids" in asked, "logits_to_keep" in asked
         self.width = ids.shape[1]
-        self.prompts = ColumnCache(model.config, len(ids), self.width)
-        self.size = (len(ids) * beams, self.width + max_new_tokens)
         self.tails: TailCache | None = None
 
-    def first(self) -> Tensor:
-        """(N, V) logits of the first new token."""
-        self.prompts.open(slice(0, len(self.ids)), 0)
-        return self._logits(self.ids, self.mask, self.prompts)
+    def read(self, guesses: Tensor | None, eos_id: int | None) -> tuple[Tensor, Tensor]:
+        """(N, V) logits of the first new token; (N,) True where the guess (N, T) is what will be said."""
+        ids, mask = self.ids, self.mask
+        if guesses is not None:
+            ids = torch.cat([ids, guesses[:, :-1]], dim=1)
+            mask = None if mask is None else torch.nn.functional.pad(mask, (0, guesses.shape[1] - 1), value=True)
+        self.prompts = ColumnCache(self.model.config, len(ids), ids.shape[1])
+        first, certain = [], []
+        for begin in range(0, len(ids), at_once := sequences_at_once(self.model, ids.shape[1])):
+            block = slice(begin, min(begin + at_once, len(ids)))
+            self.prompts.open(block, 0)
+            new = ids.shape[1] - self.width + 1
+            logits = self._logits(ids[block], None if mask is None else mask[block], self.prompts, new)
+            first.append(logits[:, 0])
+            known = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+            certain.append(known if guesses is None else _certain(logits, guesses[block], eos_id))
+        return torch.cat(first), torch.cat(certain)
 
-    def open(self, rows: Tensor) -> None:
-        """One open row for each entry of `rows`, prompt numbers."""
-        rows_at_most, length = self.size
-        numbers = torch.arange(len(self.ids), device=rows.device)
-        self.tails = TailCache(self.prompts, numbers, rows_at_most, self.width, length)
+    def open(self, members: Tensor, rows: Tensor, beams: int, max_new_tokens: int) -> None:
+        """One open row for each entry of `rows`, places in `members`, the prompts that are searched (M,)."""
+        length = self.width + max_new_tokens
+        self.tails = TailCache(self.prompts, members, len(members) * beams, self.width, length)
         self.tails.join(rows, self.width)
+        self.mask = None if self.mask is None else self.mask[members]
 
     def keep(self, rows: Tensor, said: int) -> None:
         """Of the open rows these go on, in this order (a row may go on twice); each has said `said` tokens."""
@@ -59,17 +75,32 @@ class _Prompts:
         mask = None
         if self.mask is not None:
             mask = torch.nn.functional.pad(self.mask[self.tails.sources], (0, said), value=True)
-        return self._logits(tokens[:, None], mask, self.tails)
+        return self._logits(tokens[:, None], mask, self.tails, 1)[:, 0]
 
-    def _logits(self, ids: Tensor, mask: Tensor | None, cache: ColumnCache) -> Tensor:
-        options = {}
+    def _logits(self, ids: Tensor, mask: Tensor | None, cache: ColumnCache, count: int) -> Tensor:
+        """(n, count, V) of the last `count` places."""
+        options: dict[str, Tensor | int] = {"logits_to_keep": count} if self.chooses_logits else {}
         if mask is not None:
-            options["attention_mask"] = mask.long()
+            options["attention_mask"] = seen = mask.long()
             if self.counts_positions:
-                positions = (options["attention_mask"].cumsum(1) - 1).clamp(min=0)
-                options["position_ids"] = positions[:, -ids.shape[1] :]
+                options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options).logits
-        return logits[:, -1].float()
+        return logits[:, -count:].float()
+
+
+def _certain(logits: Tensor, guesses: Tensor, eos_id: int | None) -> Tensor:
+    """(n,) True where beam search, however wide, must answer with the guess (n, T), whose tokens the logits predict.
+
+    A continuation that leaves the guess at token d has at most the log-probability S(d-1) + log(1 - p(d)), S being the
+    guess's own up to there, and can only lose from then on. If the whole guess has more than every such bound, it is
+    the best running beam at each step; and none that ended earlier has a better mean, since the same or a smaller sum
+    of negative numbers is divided by fewer tokens.
+    """
+    said = logits.log_softmax(-1).gather(2, guesses[..., None])[..., 0].double()
+    total = said.cumsum(1)
+    others = total - said + torch.log1p(-said.exp().clamp(max=1))
+    certain = total[:, -1] > others.max(1).values + MARGIN
+    return certain if eos_id is None else certain & (guesses != eos_id).all(1)
 
 
 def beam_search(
@@ -81,20 +112,26 @@ def beam_search(
     max_new_tokens: int,
     pad_id: int,
     eos_id: int | None,
+    guesses: Tensor | None = None,
 ) -> Tensor:
     """(N, max_new_tokens) int64: each prompt's best continuation, padded with pad_id after its end-of-text.
 
     ids: (N, P) int64 left-padded prompts. mask: (N, P) bool, True where a real token stands; None: no pads. One beam
-    is greedy search. Needs inference mode and a model in eval mode.
+    is greedy search. guesses: (N, max_new_tokens) int64, what may well be said; only makes the answer faster. Needs
+    inference mode and a model in eval mode.
     """
-    prompts = _Prompts(model, ids, mask, beams, max_new_tokens)
-    count = len(ids)
-    alive = torch.arange(count, device=ids.device)
-    running = ids.new_zeros((count, 1, 0))
-    scores = torch.zeros((count, 1), device=ids.device)
-    ended = ids.new_full((count, beams, max_new_tokens), pad_id)
-    ended_scores = scores.new_full((count, beams), -torch.inf)
-    logits = prompts.first()
+    prompts = _Prompts(model, ids, mask)
+    logits, certain = prompts.read(guesses, eos_id)
+    ended = ids.new_full((len(ids), beams, max_new_tokens), pad_id)
+    ended_scores = logits.new_full((len(ids), beams), -torch.inf)
+    if guesses is not None:
+        ended[certain, 0] = guesses[certain]
+    searched = alive = (~certain).nonzero().squeeze(1)
+    if len(alive) == 0:
+        return ended[:, 0]
+    logits = logits[alive]
+    running = ids.new_zeros((len(alive), 1, 0))
+    scores = logits.new_zeros((len(alive), 1))
     for said in range(1, max_new_tokens + 1):
         totals = logits.log_softmax(-1).view(len(alive), running.shape[1], -1) + scores[..., None]
         # Twice as many as beams: half of them may end here, and all beams must be able to go on.
@@ -126,7 +163,7 @@ def beam_search(
         width = 1 if said == 1 else beams
         rows = (kept[:, None] * width + parents[kept]).flatten()
         if said == 1:
-            prompts.open(rows)
+            prompts.open(searched, rows, beams, max_new_tokens)
         elif not torch.equal(rows, torch.arange(len(alive) * width, device=rows.device)):
             prompts.keep(rows, said)
         alive, running, scores, tokens = alive[kept], running[kept], scores[kept], tokens[kept]

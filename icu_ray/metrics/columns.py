@@ -8,7 +8,7 @@ on. Buffers are allocated once; a step writes one column in place, nothing is co
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,22 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from icu_ray.metrics.prefixed import Grouping, PrefixedStates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LOGITS_AT_ONCE = 64 * 1024 * 1024
+"""Numbers (tokens x vocabulary) that may exist at one time: 256 MB in fp32."""
+TOKENS_AT_ONCE_ON_CPU = 1024
+"""Tokens of a forward on a CPU: what lies between layers stays in its caches (1.6 times faster than 12,800)."""
+
+
+def sequences_at_once(model: PreTrainedModel, length: int) -> int:
+    """How many sequences of `length` tokens one forward should take."""
+    tokens = LOGITS_AT_ONCE // int(model.config.get_text_config().vocab_size)
+    if model.device.type == "cpu":
+        tokens = min(tokens, TOKENS_AT_ONCE_ON_CPU)
+    return max(1, tokens // length)
 
 
 class _ColumnLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]

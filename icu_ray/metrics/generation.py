@@ -30,12 +30,14 @@ def generate_candidates(
     beams: int = 2,
     use_mask: bool = True,
     batch_size: int = 128,
+    guesses: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """(N, max_new_tokens) int64 new tokens, padded with pad_id after an end-of-text.
 
     prompt_ids, prompt_mask: (N, P) left padded. Beam search as the authors run it: no sampling, early_stopping off,
     length penalty 1; a model folder's generation settings do not matter. use_mask=False attends to pads (the authors).
-    A model whose scores are NaN says pads only.
+    A model whose scores are NaN says pads only. guesses: (N, max_new_tokens) int64, what the model may well say, such
+    as a memorised suffix: where one forward makes that certain, nothing is searched. The answer is the same.
     """
     result = np.full((len(prompt_ids), max_new_tokens), pad_id, dtype=np.int64)
     seen = prompt_mask if use_mask else np.ones_like(prompt_mask)
@@ -53,7 +55,14 @@ def generate_candidates(
                     if not bool(torch.isfinite(model(input_ids=ids[:1, -1:], use_cache=False).logits).all()):
                         continue
                     said = beam_search(
-                        model, ids, mask, beams=beams, max_new_tokens=max_new_tokens, pad_id=pad_id, eos_id=eos_id
+                        model,
+                        ids,
+                        mask,
+                        beams=beams,
+                        max_new_tokens=max_new_tokens,
+                        pad_id=pad_id,
+                        eos_id=eos_id,
+                        guesses=None if guesses is None else torch.from_numpy(guesses[block]).to(model.device),
                     )
                     result[block] = said.cpu().numpy()
     finally:

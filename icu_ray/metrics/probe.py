@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
-from icu_ray.metrics.columns import ColumnCache, TailCache
+from icu_ray.metrics.columns import TOKENS_AT_ONCE_ON_CPU, ColumnCache, TailCache, sequences_at_once
 from icu_ray.metrics.ngrams import (
     Continuations,
     Denominator,
@@ -35,12 +35,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Floats = NDArray[np.float64]
-LOGITS_AT_ONCE = 64 * 1024 * 1024
-"""Numbers (tokens x vocabulary) that may exist at one time: 256 MB in fp32."""
 CACHE_BYTES = 2 * 1024**3
 """Key/value bytes of open continuations that may exist at one time."""
-TOKENS_AT_ONCE_ON_CPU = 1024
-"""Tokens of a forward on a CPU: what lies between layers stays in its caches (1.6 times faster than 12,800)."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +147,7 @@ def _teacher_forced(
     labels = rows.labels[part.members, part.offset :]
     n, length = ids.shape
     predicted = np.zeros((n, length - 1), dtype=np.int64)
-    at_once = _sequences_at_once(model, length)
+    at_once = sequences_at_once(model, length)
     for begin in range(0, n, at_once):
         block = slice(begin, min(begin + at_once, n))
         tokens = torch.from_numpy(ids[block]).to(model.device)
@@ -163,13 +159,6 @@ def _teacher_forced(
     if length > 1:
         ma[part.members] = (predicted == ids[:, 1:]).mean(axis=1)
     return predicted
-
-
-def _sequences_at_once(model: PreTrainedModel, length: int) -> int:
-    tokens = LOGITS_AT_ONCE // int(model.config.get_text_config().vocab_size)
-    if model.device.type == "cpu":
-        tokens = min(tokens, TOKENS_AT_ONCE_ON_CPU)
-    return max(1, tokens // length)
 
 
 def _row_losses(logits: torch.Tensor, labels: NDArray[np.int64]) -> Floats:
@@ -187,7 +176,7 @@ def _row_losses(logits: torch.Tensor, labels: NDArray[np.int64]) -> Floats:
 def _loss_of_padded_rows(model: PreTrainedModel, rows: TokenRows, first: int, loss: Floats) -> None:
     """The training loss of rows with pads: masked, and positions counted from the first pad (no position ids)."""
     members = np.flatnonzero(~rows.mask[:, first:].all(axis=1))
-    at_once = _sequences_at_once(model, rows.columns.length - first)
+    at_once = sequences_at_once(model, rows.columns.length - first)
     for begin in range(0, len(members), at_once):
         block = members[begin : begin + at_once]
         ids = torch.from_numpy(rows.input_ids[block, first:]).to(model.device)

@@ -171,6 +171,7 @@ def _measure_share(
         beams=filter_settings.beams,
         use_mask=measure.generate.mask,
         batch_size=filter_settings.batch_size,
+        guesses=rows.input_ids[:, rows.columns.suffix_start :],
     )
     texts = decode_candidates(tokenizer, said, filter_settings.strip_special)
     _, _, f1 = bertscore(
