@@ -245,7 +245,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    rows, parts = compare(8 if arguments.quick else 64, lr=1e-4)
+    rows, parts = compare(8 if arguments.quick else 64, lr=2e-5)
     if arguments.json:
         print(json.dumps({"rows": rows, "parts": parts, "machine": machine()}))
         return
