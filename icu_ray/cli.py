@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from icu_ray.commands import (
+    completion,
     data,
     doctor,
     evaluate,
@@ -77,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    completion.add(commands, parser)
     return parser
 
 
