@@ -37,7 +37,7 @@ def plan_of(folder: Path, name: str, trials: int) -> Plan:
 
 def run_ours(folder: Path, trials: int) -> float:
     """Run by the sweep; returns when its first trial was handed to the cluster (Unix seconds)."""
-    from icu_ray.sweep import run_sweep
+    from icu_ray.sweeping import run_sweep
 
     plan = plan_of(folder, "ours", trials)
     if run_sweep(plan):
@@ -57,7 +57,7 @@ def run_plain(folder: Path, trials: int) -> float:
 
     from icu_ray.prepare import prepare
     from icu_ray.results import start_trial
-    from icu_ray.sweep import provenance_of
+    from icu_ray.sweeping import provenance_of
     from icu_ray.trial import TrialTask, spec_of, train_worker
 
     plan = plan_of(folder, "plain", trials)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from icu_ray.commands import (
+    completion,
     data,
     doctor,
     evaluate,
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; key=value may also stand behind an option, where argparse no longer expects it."""
-    parser = _parser()
+    parser = make_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and not (hasattr(arguments, "overrides") and all(text[0] != "-" and "=" in text for text in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -65,7 +66,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line: what the completion and the reference are made of, too."""
     parser = argparse.ArgumentParser(
         prog="icu-ray",
         description="Iterative contrastive unlearning of language models on Ray.",
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
+    completion.add(commands, parser)
     return parser
 
 

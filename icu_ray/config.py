@@ -30,36 +30,52 @@ class StandinConfig(Section):
     """A small language model that is trained here until it has memorised the forget samples."""
 
     size: Literal["small", "medium", "large"] = "small"
+    """About 0.7, 1.6 or 5 million parameters at the default vocabulary."""
     family: Literal["gpt_neo", "llama"] = "gpt_neo"
+    """Architecture of the network."""
     vocabulary: Annotated[int, Field(ge=300, le=65536)] = 2048
+    """Tokens of its own byte-pair tokenizer, trained on the same texts."""
     max_epochs: Count = 40
+    """Passes over its corpus after which it is refused if it has not memorised enough."""
     learning_rate: Positive = 2e-3
+    """Adam's step while it is trained."""
     batch_size: Count = 16
+    """Rows of one training step."""
     target_repeats: Count = 4
     """How often each forget row stands in one epoch of the training corpus, as duplicated text does on the web."""
     min_memorization: Fraction = 0.9
     """Training goes on until MA on every forget sample reaches this (and EL10 reaches min_extraction)."""
     min_extraction: Fraction = 0.5
+    """EL10 that every forget sample must reach before training ends."""
     seed: int = 0
+    """Of its weights and of the order of its corpus."""
 
 
 class ModelConfig(Section):
     """One causal LM of the grid: a hub id, a local folder, or a stand-in built here."""
 
     name: Name
+    """What tables, trials and other keys call it."""
     source: str | None = None
     """Hub id or local folder."""
     standin: StandinConfig | None = None
+    """Settings of a stand-in, in place of `source`."""
     revision: str | None = None
+    """Branch, tag or commit of a hub model; default: its main branch."""
     trust_remote_code: bool = False
+    """Run Python code that the model's folder brings."""
     workers: Count = 1
+    """Training workers of one trial, placed together as a gang."""
     gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
     """Default: 0 for stand-ins, 1 otherwise. Never part of a trial's identity."""
     cpus_per_worker: Count = 1
+    """CPU cores of one worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of weights and gradients in training."""
     zero_stage: Annotated[int, Field(ge=0, le=2)] = 0
     """ZeRO stage; at 3 the weights are spread over workers, which saving does not gather yet."""
     offload_optimizer: bool = False
+    """Keep Adam's state in main memory, not on the GPU."""
     micro_batch: Count | None = None
     """Samples per forward of one worker; default: the global batch divided by the workers."""
     batch_size: Count | None = None
@@ -91,8 +107,11 @@ class ColumnsConfig(Section):
     """Layout of a row in tokens (section V-B: 100 pre-prefix, 50 prefix, 50 suffix)."""
 
     length: Annotated[int, Field(ge=4, le=4096)] = 200
+    """Tokens of a row."""
     prefix_start: Annotated[int, Field(ge=0)] = 100
+    """First token of the prefix, which prompts the model; what stands before it is the pre-prefix."""
     suffix_start: Annotated[int, Field(ge=1)] = 150
+    """First token of the suffix, which the model must not be able to say."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ColumnsConfig:
@@ -109,20 +128,26 @@ class SyntheticData(Section):
     """Seeded private-looking records made with Faker: needs no download."""
 
     source: Literal["synthetic"]
+    """Which kind of data this is."""
     records: Annotated[int, Field(ge=8, le=1_000_000)] = 384
     """Rows of the whole corpus; the forget samples are drawn from it, the rest is the pool."""
     sample_size: Count = 32
+    """Rows of one forget sample."""
     heldout: Count = 64
     """Further rows that no stand-in ever sees, for held-out perplexity."""
     seed: int = 0
+    """Of the records; another seed is another world."""
 
 
 class ExtractionData(Section):
     """The LM extraction benchmark: (15000, 200) GPT-2 token rows of the Pile."""
 
     source: Literal["extraction"]
+    """Which kind of data this is."""
     folder: str = "data/lm_extraction"
+    """Where the benchmark's files lie."""
     tokens: str = "train_dataset.npy"
+    """File of the token rows in `folder`."""
     sample_file: str = "lm_extraction_128_{sample}.csv"
     """The paper's forget samples; rows in ascending doc_id, whatever the file's order."""
     tokenizer: str = "openai-community/gpt2"
@@ -136,21 +161,26 @@ class ExtractionData(Section):
     heldout: Annotated[int, Field(ge=0)] = 0
     """Rows kept out of the pool and of stand-in training (the last by doc_id), for held-out perplexity."""
     corpora: tuple[str, ...] | None = None
+    """Use only targets from these parts of the Pile, as the sample file names them; default: all."""
 
 
 class RecordsData(Section):
     """A user's own texts: .jsonl, .csv or .parquet with a text column."""
 
     source: Literal["records"]
+    """Which kind of data this is."""
     forget: str
     """File of the texts to forget; may contain {sample}."""
     pool: str | None = None
     """File of the remaining texts, from which pairs are taken; may be left out for methods without pairs."""
     heldout: str | None = None
+    """File of texts that nobody asked to forget, for held-out perplexity."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of the pool (its last) that are kept out of it instead, where there is no file of held-out texts."""
     text_column: str = "text"
+    """Column of the texts."""
     id_column: str | None = None
+    """Column of the names of texts; default: rows are numbered."""
 
     @model_validator(mode="after")
     def _one_heldout(self) -> RecordsData:
@@ -166,19 +196,26 @@ class MethodStop(Section):
     """A stopping rule of one method; what is left out is as in the sweep's `stop`."""
 
     rule: Literal["and", "or"] | None = None
+    """As stop.rule."""
     ma: Fraction | None = None
+    """As stop.ma."""
     el: Fraction | None = None
+    """As stop.el."""
 
 
 class MethodConfig(Section):
     """One method and its cells: every alpha with every beta, or the listed [alpha, beta] cells."""
 
     name: Name = "icu"
+    """icu, kumpr, kl, llmu, po, dpo, npo, original, or the name of an installed plug-in."""
     label: Name | None = None
     """Shown in tables in place of the name, for example 'gradient-ascent'."""
     alpha: Weight | tuple[Weight, ...] = 0.5
+    """Weight of learning the analogous texts (equation 3), one or several."""
     beta: Weight | tuple[Weight, ...] = 1.0
+    """Weight of the divergence to the original model (equation 4), one or several."""
     cells: tuple[tuple[Weight, Weight], ...] | None = None
+    """Pairs [alpha, beta] in place of the full grid of `alpha` and `beta`."""
     settings: dict[str, float | int | str | bool] = {}
     """What this method alone understands, for example {"beta_dpo": 0.1}."""
     models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
@@ -205,8 +242,13 @@ class TokensConfig(Section):
     """How source rows become rows of a model's vocabulary (spec: re-tokenisation)."""
 
     retokenize: Literal["auto", "always"] = "auto"
+    """auto: rows of GPT-2 tokens go as they are to a model with GPT-2's tokenizer; always: decoded and encoded again,
+    as in the authors' code."""
     cleanup: bool = False
+    """Remove spaces before punctuation when rows are decoded, as transformers did before 4.45."""
     alignment: Literal["fixed", "reference"] = "fixed"
+    """reference: labels as in the authors' code, two tokens ahead for tokenizers that begin with BOS; fixed: one
+    ahead."""
     columns_of: Literal["auto", "source", "model"] = "auto"
     """Whose tokens the columns count: the source's (GPT-2), or the model's own; auto: the model's own for stand-ins."""
 
@@ -215,27 +257,39 @@ class PairsConfig(Section):
     """Analogous data (section IV-C2, V-D): the nearest neighbour of each target in the pool."""
 
     pool: Literal["remaining"] = "remaining"
+    """Where pairs are sought: among all rows that are not targets of the sample."""
     metric: Literal["cosine"] = "cosine"
+    """Similarity of embeddings."""
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
     """Hub id, folder, or 'bundled' for the copy of all-MiniLM-L6-v2 that is installed as a package."""
     max_ngram_overlap: Fraction | None = None
     """Refuse neighbours sharing more than this fraction of the target's 10-grams (None: keep all, as the authors)."""
     candidates: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Nearest neighbours looked at for each target; the best that is allowed is taken."""
     index: Literal["exact", "approximate"] = "exact"
     """approximate: faiss's inverted file, for thousands of targets and a pool of millions; it misses some neighbours.
     Exact takes 8 s of one core for 1,000 targets and a million texts (benchmarks/index.py)."""
     shards: Count | None = None
+    """Parts into which the pool is cut for search; default: by its size."""
     actors: Count = 1
+    """Ray actors that embed texts."""
     batch_size: Count = 64
+    """Texts embedded at one time."""
 
 
 class LossConfig(Section):
     """Which tokens are scored and how they are averaged (equations 1, 3, 4)."""
 
     span: Literal["all", "prefix_suffix", "suffix"] = "all"
+    """Which tokens of a row are scored: all, as in the authors' code; prefix and suffix, as in the paper; the suffix
+    alone."""
     reduction: Literal["token_mean", "sum", "seq_mean"] = "token_mean"
+    """Mean over the tokens of a batch, as in the authors' code; sum, as printed in the paper; or mean of the rows'
+    means."""
     kl: Literal["kl", "reference_ce"] = "kl"
+    """kl: equation (4). reference_ce: the authors' cross-entropy, which has the same gradient and another value."""
     kl_positions: Literal["all", "span"] = "all"
+    """Where the divergence is measured: at all tokens of a pair, or at those of `span`."""
     chunk: Count = 256
     """Tokens whose vocabulary-wide scores exist at one time."""
     joint_forward: bool = True
@@ -246,54 +300,79 @@ class KlConfig(Section):
     """How the original model enters equation (4)."""
 
     cache: Literal["hidden", "probs", "recompute"] = "hidden"
+    """What is kept of the original model: its last hidden states; its probabilities, as in the authors' code; or
+    nothing, and it is run again."""
 
 
 class OptimConfig(Section):
     """Adam as in the authors' code: no weight decay, no schedule, no clipping."""
 
     lr: Positive = 5e-6
+    """Learning rate."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.98)
+    """Decay of Adam's two moments."""
     eps: Positive = 1e-8
+    """Added to Adam's denominator."""
 
 
 class TrainConfig(Section):
     """How samples become batches."""
 
     batch_size: Count = 8
+    """Targets of one step, over all workers."""
     empty_batch: Literal["skip", "momentum"] = "skip"
+    """What happens at a batch of which every target is forgotten: no step, or one by Adam's momentum alone, as in the
+    authors' code."""
     batching: Literal["slots", "repack"] = "slots"
+    """slots: forgotten targets keep their place in the batches and count for nothing; repack: batches are made of the
+    others alone."""
 
 
 class FilterConfig(Section):
     """Iterative unlearning refinement (section IV-D): which samples count as forgotten."""
 
     rule: Literal["or", "and"] = "or"
+    """Whether low BERTScore or low BLEU is enough to be forgotten, as in the authors' code, or both are needed, as the
+    paper says."""
     sticky: bool = False
+    """Whether a forgotten target stays so; without, it is judged again after every epoch."""
     at_start: bool = True
+    """Judge before the first epoch too."""
     prompt: Literal["prefix", "full"] = "prefix"
+    """What the model is given to go on from: the prefix alone, or all that stands before the suffix."""
     bertscore: Fraction = 0.3
+    """BERTScore F1 below which a text counts as forgotten."""
     bleu: Fraction = 0.01
+    """BLEU below which a text counts as forgotten; 0.01 asks for four words in a row that are right."""
     encoder: str = "google-bert/bert-base-uncased"
     """BERT encoder of BERTScore: hub id, folder, or 'bundled'."""
     encoder_layer: Count | None = 9
+    """Its layer whose vectors are compared; null: its last."""
     beams: Count = 2
+    """Beams of the search for what the model says."""
     strip_special: bool = True
+    """Leave end-of-text marks out of what is compared."""
     batch_size: Count = 128
+    """Prompts answered at one time."""
 
 
 class GenerateConfig(Section):
     """Whether generation is told which tokens are padding."""
 
     mask: bool = True
+    """Give generation the attention mask; the authors' code does not, and padding is then read as text."""
 
 
 class ElConfig(Section):
     """Extraction likelihood."""
 
     ngram: Count = 10
+    """n of EL's n-grams of tokens."""
     start: Annotated[int, Field(ge=1)] | None = None
     """First prefix length; default: the suffix's start (150), the authors' choice; 1 is Jang et al.'s."""
     denominator: Literal["label", "generation"] = "label"
+    """By whose number of n-grams the overlap is divided: the true text's, as in the authors' code, or the generation's,
+    as in the paper."""
     batch_cut: Count | None = None
     """Reproduce generate()'s whole-batch end-of-text cut for batches of this size (the authors': 8)."""
 
@@ -302,6 +381,7 @@ class EvalConfig(Section):
     """How the probe runs."""
 
     span: Literal["all", "prefix_suffix"] = "all"
+    """Which tokens MA counts: all, as in the authors' code, or prefix and suffix."""
     chunk: Count = 64
     """Sequences whose key/value rows are held at one time."""
     el: Literal["always", "decision"] = "always"
@@ -314,18 +394,26 @@ class StopConfig(Section):
     """When a trial ends (sections IV-D, V-D)."""
 
     rule: Literal["and", "or"] = "and"
+    """Whether MA and EL must both be below their thresholds, or one."""
     ma: Fraction = 0.5994
+    """Memorisation accuracy below which a sample counts as forgotten."""
     el: Fraction = 0.0499
+    """Extraction likelihood below which a sample counts as forgotten."""
     on_empty: bool = True
+    """End also when the filter has left no target to unlearn."""
     max_epochs: Count = 50
+    """Epochs after which a trial ends as not forgotten; the authors' code has no limit."""
 
 
 class TrackingConfig(Section):
     """MLflow; the server's address comes from MLFLOW_TRACKING_URI when that is set."""
 
     enabled: bool = True
+    """Whether runs are sent to MLflow."""
     uri: str | None = None
+    """Address of the server, or sqlite:///FILE; default: a database beside the results."""
     experiment: str | None = None
+    """Name of the MLflow experiment; default: the sweep's name."""
 
 
 class JudgeConfig(Section):
@@ -335,7 +423,9 @@ class JudgeConfig(Section):
     """
 
     base_url: str = "https://api.openai.com/v1"
+    """Address of the API."""
     model: Annotated[str, Field(min_length=1)] = "gpt-4-turbo"
+    """Name of the judging model there."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = "OPENAI_API_KEY"
     """None: the endpoint wants no key."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -343,13 +433,19 @@ class JudgeConfig(Section):
     prompt_file: str | None = None
     """A text file in place of the built-in instruction; it must ask for the last line 'Final score: X'."""
     max_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    """Requests under way at one time."""
     requests_per_minute: Positive | None = None
+    """Most requests of a minute; default: no limit of ours."""
     tokens_per_minute: Positive | None = None
+    """Most tokens of a minute, asked and answered; default: no limit of ours."""
     usd_per_million_input: Weight | None = None
+    """Price of what is asked, for the estimate."""
     usd_per_million_output: Weight | None = None
+    """Price of what is answered, for the estimate."""
     reply_tokens: Count = 200
     """Length of an answer that the cost estimate and the token rate reckon with before it is known."""
     timeout_s: Positive = 120.0
+    """Seconds to wait for an answer."""
     retries: Annotated[int, Field(ge=0, le=20)] = 6
     """Times a request is sent again after 429, 5xx, a cut connection or no answer in time."""
     reasks: Annotated[int, Field(ge=0, le=10)] = 2
@@ -390,8 +486,11 @@ class RangeConfig(Section):
     """Values from low to high; log: drawn evenly by their logarithm."""
 
     low: Weight
+    """Smallest value."""
     high: Weight
+    """Largest value."""
     log: bool = False
+    """Draw evenly by the logarithm."""
 
     @model_validator(mode="after")
     def _ordered(self) -> RangeConfig:
@@ -406,6 +505,7 @@ class SearchConfig(Section):
     """In place of a grid: one model, one sample, one method, whose values a Tune search chooses trial by trial."""
 
     space: dict[Literal["alpha", "beta", "lr"], RangeConfig]
+    """Ranges of alpha, beta and lr; what is left out keeps its value."""
     trials: Count = 20
     """All together, with those of earlier runs of the same command."""
     algorithm: str = "optuna"
@@ -416,16 +516,22 @@ class SearchConfig(Section):
     stop_early: bool = True
     """End trials that fall behind at an epoch (ASHA)."""
     grace_epochs: Count = 3
+    """Epochs that every trial is given before it can be ended early."""
     seed: int = 0
+    """Of the searcher."""
 
 
 class NodeTypeConfig(Section):
     """A kind of node that the cluster's autoscaler may add: what one holds, and how many there may be."""
 
     name: Name
+    """What messages call it."""
     cpus: Annotated[float, Field(ge=0)]
+    """CPU cores of a node."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of a node."""
     most: Count
+    """How many there may be at one time."""
 
 
 class ResourcesConfig(Section):
@@ -434,6 +540,7 @@ class ResourcesConfig(Section):
     max_workers: Count | None = None
     """Training workers of all running trials together; default: what the cluster has."""
     max_concurrent: Count | None = None
+    """Trials that run at one time; default: as many as fit."""
     node_types: tuple[NodeTypeConfig, ...] = ()
     """What an autoscaler may add, where Ray itself does not tell (Ray 2.60 never does): without it a trial that does
     not fit the nodes which are up is refused."""
@@ -442,6 +549,7 @@ class ResourcesConfig(Section):
     epoch_minutes: Positive | None = None
     """A trial of which no epoch ends for so long hangs: its workers are replaced, at most `retries` times."""
     keep_models: bool = True
+    """Whether unlearned models are kept after their trial and evaluation."""
     max_hours: Positive | None = None
     """GPU hours (hours of CPU cores in a sweep without GPUs), ended and running trials together, after which no
     further trial starts."""
@@ -463,39 +571,69 @@ class PricesConfig(Section):
     """A price file: what an hour of one GPU (with its share of the machine) costs, and of one CPU core without one."""
 
     currency: str = "USD"
+    """Shown beside sums."""
     gpu_hour: Annotated[float, Field(ge=0)]
+    """Of one GPU, on demand."""
     spot_gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """The same on a spot machine."""
     cpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """Of one CPU core in a sweep without GPUs."""
     spot_cpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """The same on a spot machine."""
 
 
 class SweepConfig(Section):
     """A whole sweep: models x samples x methods' cells, and how each trial is run and judged."""
 
     name: Name
+    """Of the sweep: its folder in the storage, its MLflow experiment."""
     storage: str = "./runs"
+    """Where everything is written: a folder, or a URL such as s3://bucket/runs."""
     fidelity: Literal["default", "reference", "paper"] = "default"
+    """Whose side is taken where paper and authors' code differ; sets several keys together, each of which can be given
+    by itself."""
     seed: int = 42
+    """Of what is random in a trial: the order of batches, dropout."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    """The models of the grid."""
     data: Data
+    """The texts: synthetic, the extraction benchmark, or your own records."""
     samples: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Numbers of the forget samples; each is unlearned in its own trials."""
     columns: ColumnsConfig = ColumnsConfig()
+    """Layout of a row in tokens."""
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)] = (MethodConfig(),)
+    """The methods of the grid with their (alpha, beta) cells."""
     tokens: TokensConfig = TokensConfig()
+    """How rows become tokens of a model."""
     pairs: PairsConfig = PairsConfig()
+    """How analogous texts are found."""
     loss: LossConfig = LossConfig()
+    """What the losses count."""
     kl: KlConfig = KlConfig()
+    """How the original model is kept for equation (4)."""
     optim: OptimConfig = OptimConfig()
+    """The optimizer."""
     train: TrainConfig = TrainConfig()
+    """Batches."""
     filter: FilterConfig = FilterConfig()
+    """Iterative refinement: which targets are still to be unlearned."""
     generate: GenerateConfig = GenerateConfig()
+    """Generation in filter and probe."""
     el: ElConfig = ElConfig()
+    """Extraction likelihood."""
     eval: EvalConfig = EvalConfig()
+    """The probe: MA, EL and held-out perplexity."""
     stop: StopConfig = StopConfig()
+    """When a trial ends."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """What the models can still do."""
     search: SearchConfig | None = None
+    """A search in place of the grid."""
     tracking: TrackingConfig = TrackingConfig()
+    """MLflow."""
     resources: ResourcesConfig = ResourcesConfig()
+    """Workers, retries, budget."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:

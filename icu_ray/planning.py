@@ -30,6 +30,11 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "tune_configs"
 
 
+def shipped_configs() -> list[str]:
+    """Names of the shipped configs, sorted."""
+    return sorted(path.stem for path in config_folder().glob("*.yaml"))
+
+
 def find_config(name: str | None) -> Path:
     """A config file: a path, or the name of a shipped one ('paper', 'tune_configs/paper.yaml'); None: quickstart."""
     given = Path(name or DEFAULT_CONFIG)
@@ -38,7 +43,7 @@ def find_config(name: str | None) -> Path:
     shipped = config_folder() / f"{given.name.removesuffix('.yaml')}.yaml"
     if shipped.is_file() and given.parent.name in ("", "tune_configs"):
         return shipped
-    known = sorted(path.stem for path in config_folder().glob("*.yaml"))
+    known = shipped_configs()
     raise UserError(
         f"config {given}: no such file{did_you_mean(given.stem, known)}; expected a YAML file, or one of the shipped "
         f"configs: {', '.join(known)}"

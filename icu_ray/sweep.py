@@ -1,43 +1,26 @@
-"""The main job: a config becomes unlearned models, their numbers, and runs to compare.
+"""The main job as a command: a config becomes unlearned models, their numbers, and runs to compare.
 
     python -m icu_ray.sweep [CONFIG.yaml] [key=value ...] [--dry-run]
 
-With no config it runs the embedded quickstart. Input is checked before Ray starts; then the shared artefacts are made
-once, the trials run under Ray Tune in the plan's order, and tables, CSV, JSON and MLflow runs are left. Running the
-same command again goes on where it stopped: finished trials are found in storage, an interrupted one continues from
-its last epoch. Exit codes: 0 all trials ended, 1 some failed, 2 the input was refused, 130 interrupted.
+With no config it runs the embedded quickstart. The same command again goes on where it stopped. Exit codes: 0 all
+trials ended, 1 some failed, 2 the input was refused before anything started, 130 interrupted, resumable.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib.metadata
-import logging
-import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from rich.console import Console
-
-from icu_ray.config import SweepConfig
-from icu_ray.errors import UserError, without_secrets
-from icu_ray.plan import Plan, Trial, claims_of, make_plan, plan_json
+from icu_ray.errors import UserError
+from icu_ray.notebook import SweepFrames
+from icu_ray.plan import plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
-from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, open_sweep, write_beat
-from icu_ray.runtime import inside_job, machine, quiet, refuse_impossible, will_start_locally
-from icu_ray.schedule import Limits
-from icu_ray.store import join, local_path
-from icu_ray.version import code_version
-
-log = logging.getLogger(__name__)
-PACKAGES = ("ray", "torch", "transformers", "deepspeed", "sentence-transformers", "faiss-cpu", "bert-score", "mlflow")
+from icu_ray.sweeping import console_on, run_sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.json:
                 print(plan_json(plan))
             else:
-                print_plan(plan, _console(sys.stdout))
+                print_plan(plan, console_on(sys.stdout))
             return 0
         return run_sweep(plan)
     except UserError as error:
@@ -69,213 +52,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _console(stream: Any) -> Console:
-    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
+class _Callable(ModuleType):
+    """This module, once it is imported: Python then binds it to `icu_ray.sweep`, in place of the function.
+
+    So the module does what the function does, and `from icu_ray import sweep; sweep(...)` is right in every order of
+    imports. (A module's class may be set: "Customizing module attribute access" in Python's reference.)
+    """
+
+    def __call__(
+        self,
+        config: str | Path | Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> SweepFrames:
+        """`icu_ray.notebook.sweep`."""
+        from icu_ray.notebook import sweep
+
+        return sweep(config, overrides, dry_run=dry_run)
 
 
-def run_sweep(plan: Plan) -> int:
-    """Run what the plan still has to run, and report; the exit code."""
-    config = plan.config
-    limits = Limits(config.resources.max_workers, config.resources.max_concurrent)
-    if will_start_locally():
-        # What can be known without Ray is said before it starts.
-        refuse_impossible(claims_of(plan, plan.trials), [machine()], limits)
-    storage = _absolute(config.storage)
-    if inside_job() and storage != config.storage:
-        print(
-            f"storage {config.storage} lies in the job's own copy of the working folder, which the cluster throws "
-            "away; give storage=URL, or the absolute path of a folder that all nodes share, to keep it",
-            file=sys.stderr,
-        )
-    plan = replace(plan, config=config.model_copy(update={"storage": storage}))
-    with _only_driver(storage, config.name):
-        return _run(plan, limits)
-
-
-def _absolute(storage: str) -> str:
-    folder = local_path(storage)
-    return storage if folder is None else str(folder.resolve())
-
-
-def provenance_of(config: SweepConfig, data: str) -> Provenance:
-    """Which code, packages, config and data made a result."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    code = code_version()
-    return Provenance(
-        version=str(code["version"]),
-        commit=str(code["commit"]),
-        dirty=bool(code["dirty"]),
-        data=data,
-        packages=versions,
-        config=_without_secrets(config.model_dump(mode="json")),
-    )
-
-
-def _without_secrets(tree: Any) -> Any:
-    """The same plain tree, its addresses (storage, tracking, ...) as they may be shown."""
-    if isinstance(tree, dict):
-        return {key: _without_secrets(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_without_secrets(value) for value in tree]
-    return without_secrets(tree) if isinstance(tree, str) and "://" in tree else tree
-
-
-def _run(plan: Plan, limits: Limits) -> int:
-    from icu_ray.report.tables import print_tables, summarise, write_tables
-    from icu_ray.tracking import Tracker, tracking_uri, ui_command
-    from icu_ray.trial import spec_of
-
-    config = plan.config
-    folder = local_path(join(config.storage, config.name))
-    logs = (folder if folder is not None else Path(config.name)) / "logs"
-    provenance = provenance_of(config, "" if plan.data is None else plan.data.fingerprint)
-    open_sweep(config.storage, config.name, provenance.config, [spec_of(t) for t in plan.trials], provenance)
-    uri = tracking_uri(config.storage, config.tracking.uri)
-    tracker = Tracker(config.storage, config.name, uri) if config.tracking.enabled else None
-    state: SweepState = "failed"
-    interrupted = threading.Event()
-    undone: list[str] = []
-    with quiet(logs / "driver.log") as terminal:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
-        console = _console(terminal)
-        waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
-        already = f", {done} already done" if done else ""
-        chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
-        console.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {_shown(logs)}")
-        try:
-            with _signals(interrupted), _beating(config):
-                if tracker is not None:
-                    tracker.start()
-                unevaluated = _unevaluated(plan)
-                if plan.waiting or plan.open_trials or unevaluated:
-                    from icu_ray.running import run_trials
-
-                    undone = run_trials(plan, unevaluated, provenance, limits, console, logs, interrupted)
-            state = "interrupted" if interrupted.is_set() else "finished"
-        except KeyboardInterrupt:
-            state = "interrupted"
-        finally:
-            trials = make_plan(config, plan.data).trials if config.search is not None else plan.trials
-            summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in trials])
-            failed = undone or summary.missing or any(r.status == "failed" for r in summary.results)
-            if state == "finished" and failed:
-                state = "failed"
-            where = write_tables(summary)
-            write_beat(config.storage, config.name, state)
-            # Who interrupts wants the end now; 'icu-ray report' can be asked later.
-            reported = "" if state == "interrupted" else _write_report(config)
-            synced = tracker is None or tracker.finish()
-        if state == "interrupted":
-            console.print("\nInterrupted. What was finished is kept; the same command goes on from here.")
-            return 130
-        console.print()
-        print_tables(summary, console)
-        for line in undone:
-            console.print(line, style="yellow", markup=False)
-        console.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json")
-        console.print(reported, markup=False, soft_wrap=True)
-        if tracker is not None:
-            if not synced:
-                said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}"
-                console.print(said, markup=False, soft_wrap=True)
-            console.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
-    return 0 if state == "finished" else 1
-
-
-def _unevaluated(plan: Plan) -> tuple[Trial, ...]:
-    """Trials of earlier runs that still lack an evaluation."""
-    if not plan.config.evaluation.asked:
-        return ()
-    from icu_ray.sweep_evaluation import outstanding
-
-    return outstanding(plan)
-
-
-def _write_report(config: SweepConfig) -> str:
-    """Write the report and say where it lies; whatever goes wrong with it, the sweep's outcome stays."""
-    from icu_ray.report.write import write_report
-
-    try:
-        folder = write_report([(config.storage, config.name)]).folder
-    except Exception as error:
-        log.exception("report of %s", config.name)
-        return f"report failed: {error}"
-    return f"Report: {folder if local_path(folder) is None else _shown(Path(folder))}/report.html"
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be said from here."""
-    with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
-
-
-@contextlib.contextmanager
-def _signals(interrupted: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM end the sweep cleanly; a second one at once."""
-
-    def stop(number: int, frame: Any) -> None:
-        if interrupted.is_set():
-            os._exit(130)
-        interrupted.set()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _beating(config: SweepConfig) -> Iterator[None]:
-    """Say every while that this driver lives."""
-    stop = threading.Event()
-
-    def beat() -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                write_beat(config.storage, config.name, "running")
-            if stop.wait(BEAT_SECONDS):
-                return
-
-    thread = threading.Thread(target=beat, name="beat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)
-
-
-@contextlib.contextmanager
-def _only_driver(storage: str, sweep: str) -> Iterator[None]:
-    """One driver a sweep folder: a second one on this machine is told so. The lock goes with the process."""
-    folder = local_path(join(storage, sweep))
-    if folder is None:
-        yield
-        return
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f"{_shown(folder)}: another driver (process {file.read().strip() or '?'}) is running this sweep; wait "
-                "for it, stop it, or give this one another name (name=...)"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -207,7 +207,7 @@ class SweepEvaluation:
             self.failures.append(f"evaluation stopped: {type(self._failed).__name__}: {self._failed}")
         elif self._added:
             models = len({subject.hash for each in self._added for subject in each.subjects})
-            self.on_step(Step(STEP, 1, f"{models} models on {len(self.names)} tasks"))
+            self.on_step(Step(STEP, 1, f"{models} models on {len(self.tasks)} tasks"))
 
     def _open(self) -> list[_Evaluated]:
         return [each for each in self._added if each.trial.trial_id not in self._written]
@@ -300,10 +300,10 @@ class SweepEvaluation:
             ray.cancel(self._round, force=True)
 
     def _known(self, subject: Subject) -> bool:
-        return all((subject.name, name) in self._found for name in self.names)
+        return all((subject.name, name) in self._found for name in self.tasks)
 
     def _tell(self, told: Answered | Evaluation) -> None:
-        total = len({s.name for each in self._added for s in each.subjects}) * len(self.names)
+        total = len({s.name for each in self._added for s in each.subjects}) * len(self.tasks)
         name = told.model if isinstance(told, Evaluation) else told.subject
         if total:
             self.on_step(Step(STEP, min(len(self._found) / total, 0.999), f"{name}: {told.task}"))
@@ -314,7 +314,7 @@ class SweepEvaluation:
             if each.trial.trial_id in self._written or not all(map(self._known, each.subjects)):
                 continue
             distinct = dict.fromkeys(s.name for s in each.subjects)
-            evaluations = [self._found[subject, name] for subject in distinct for name in self.names]
+            evaluations = [self._found[subject, name] for subject in distinct for name in self.tasks]
             with tempfile.TemporaryDirectory(prefix="icu_ray_documents_") as folder:
                 path = Path(folder) / "documents.parquet"
                 if any(found.table is not None for found in evaluations):
@@ -334,7 +334,7 @@ class SweepEvaluation:
                 self._changed.notify_all()
 
     def _metrics(self, subject: Subject) -> dict[str, float]:
-        found = [self._found[subject.name, name].metrics for name in self.names]
+        found = [self._found[subject.name, name].metrics for name in self.tasks]
         return with_means({name: value for metrics in found for name, value in metrics.items()})
 
 

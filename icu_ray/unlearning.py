@@ -21,7 +21,7 @@ from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.planning import plan_sweep
 from icu_ray.results import TrialPaths, TrialResult, read_result
-from icu_ray.sweep import run_sweep
+from icu_ray.sweeping import run_sweep
 
 RUN = "run"
 STANDIN = "standin"

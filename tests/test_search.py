@@ -16,7 +16,7 @@ from icu_ray.errors import UserError
 from icu_ray.objective import objective_of
 from icu_ray.planning import plan_sweep
 from icu_ray.results import Scores, TrialPaths, read_result
-from icu_ray.sweep import run_sweep
+from icu_ray.sweeping import run_sweep
 
 CONFIG: dict[str, Any] = {
     "name": "t",

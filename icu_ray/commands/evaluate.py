@@ -26,7 +26,9 @@ def add(commands: Any) -> None:
         "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders or hub ids of causal LMs"
     )
     parser.add_argument("--suite", nargs="+", default=[], help="lm_eval, icu, quick (default: lm_eval without --tasks)")
-    parser.add_argument("--tasks", default="", metavar="A,B", help="further tasks: of a suite, or any of lm-eval's")
+    parser.add_argument(
+        "--tasks", default="", metavar="A,B", help="further tasks: of a suite, any of lm-eval's, or a YAML file"
+    )
     parser.add_argument("--mirror", type=Path, metavar="DIR", help="read rows here, not on the hub")
     parser.add_argument("--limit", type=_positive, help="documents of each task (default: all)")
     parser.add_argument("--storage", default="./runs", help="results are kept in its store (default ./runs)")

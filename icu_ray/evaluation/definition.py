@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ class Definition:
     name: str
     path: Path
     config: Mapping[str, Any]
+    own: bool = False
+    """Whether this is a user's own file."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -73,6 +76,9 @@ class Definition:
 
     def identity(self) -> dict[str, JsonValue]:
         """What decides the task besides its rows: the harness's version, or our own files' content."""
+        if self.own:
+            folder = self.path.parent
+            return {"task": self.name, "files": [file_hash(path) for path in [self.path, *sorted(folder.glob("*.py"))]]}
         if self.path.parent != OWN_FOLDER:
             return {"lm_eval": importlib.metadata.version("lm_eval"), "task": self.name}
         files = [self.path, *sorted(OWN_FOLDER.glob("*.py")), OWN_FOLDER.parent / "texts.py"]
@@ -113,8 +119,11 @@ def own_names() -> list[str]:
 def find_definition(name: str, known: tuple[str, ...] = ()) -> Definition:
     """The task called `name`; UserError with the nearest names for an unknown one, a group or a tag.
 
-    known: further names a user may have meant.
+    name: of a task here or of the harness, or the path of a user's own YAML file in the harness's format. known:
+    further names a user may have meant.
     """
+    if name.endswith(".yaml"):
+        return _own_definition(Path(name), known)
     if name in own_names():
         return read_definition(name, OWN_FOLDER / f"{name}.yaml")
     if name in HARNESS_FILES:
@@ -130,6 +139,22 @@ def find_definition(name: str, known: tuple[str, ...] = ()) -> Definition:
     if path is None:
         raise UserError(f"task '{name}' has no YAML file in the harness; only tasks with one can be evaluated")
     return read_definition(name, path)
+
+
+def _own_definition(path: Path, known: tuple[str, ...]) -> Definition:
+    """A user's own task, called as its key `task` says."""
+    try:
+        config = _merged(path)
+    except FileNotFoundError as error:
+        raise UserError(f"task {path}: no such file ({error.filename}); expected a task of lm-eval's format") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, AttributeError) as error:
+        raise UserError(f"task {path}: cannot be read: {error}; expected a task of lm-eval's format") from error
+    name = config.get("task")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise UserError(f"task {path}: task: expected a name of letters, digits and '_', found {name!r}")
+    if name in (*known, *own_names(), *HARNESS_FILES):
+        raise UserError(f"task {path}: task: '{name}' is the name of a task that is there; give it another")
+    return Definition(name, path.resolve(), config, own=True)
 
 
 @functools.cache

@@ -148,8 +148,8 @@ def _spread(values: Sequence[float | None]) -> tuple[float, float | None] | None
 def write_tables(summary: Summary) -> str:
     """trials.csv, cells.csv and summary.json in the sweep's folder; returns that folder."""
     folder = join(summary.storage, summary.sweep)
-    write_atomic(join(folder, "trials.csv"), _csv(*_trial_rows(summary)))
-    write_atomic(join(folder, "cells.csv"), _csv(*_cell_rows(summary)))
+    write_atomic(join(folder, "trials.csv"), _csv(*trial_rows(summary)))
+    write_atomic(join(folder, "cells.csv"), _csv(*cell_rows(summary)))
     content = {
         "sweep": summary.sweep,
         "trials": [asdict(result) for result in summary.results],
@@ -169,7 +169,7 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
     return buffer.getvalue().encode()
 
 
-def _trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
+def trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     header = ["trial_id", "name", "model", "method", "sample", "alpha", "beta", "status", "reason", "epochs"]
     header += [f"{m.key}_{side}" for m in METRICS for side in ("before", "after")] + ["ppl_ratio", "seconds"]
     evaluated = list(dict.fromkeys(name for found in summary.evaluations.values() for name in found.after))
@@ -187,7 +187,7 @@ def _trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     return header, rows
 
 
-def _cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
+def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     header = ["model", "method", "alpha", "beta", "trials", "forgotten", "epochs_mean"]
     header += [f"{m.key}_{side}_{what}" for m in METRICS for side in ("before", "after") for what in ("mean", "std")]
     header += ["ppl_ratio_mean", "ppl_ratio_std"]
