@@ -29,6 +29,7 @@ from icu_ray.commands import (
 )
 from icu_ray.commands.command import Help
 from icu_ray.errors import UserError
+from icu_ray.verbosity import chosen
 from icu_ray.version import __version__
 
 COMMANDS = (sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, sync, data, doctor)
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parse(argv)
     try:
         run: Callable[[argparse.Namespace], int] = arguments.run
-        return run(arguments)
+        with chosen(getattr(arguments, "verbosity", None)):
+            return run(arguments)
     except UserError as error:
         print(f"icu-ray: {error}", file=sys.stderr)
         return 2

@@ -21,6 +21,7 @@ from icu_ray.plan import plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
 from icu_ray.sweeping import console_on, run_sweep
+from icu_ray.verbosity import add_options, chosen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
+    add_options(parser)
     arguments = parser.parse_intermixed_args(argv)
     given = [text for text in (arguments.config, *arguments.overrides) if text]
     name = given.pop(0) if given and "=" not in given[0] else None
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 print_plan(plan, console_on(sys.stdout))
             return 0
-        return run_sweep(plan)
+        with chosen(arguments.verbosity):
+            return run_sweep(plan)
     except UserError as error:
         print(f"icu_ray.sweep: {error}", file=sys.stderr)
         return 2

@@ -31,6 +31,7 @@ from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, open_sweep, wr
 from icu_ray.runtime import inside_job, machine, quiet, refuse_impossible, will_start_locally
 from icu_ray.schedule import Limits
 from icu_ray.store import join, local_path
+from icu_ray.verbosity import verbosity
 from icu_ray.version import code_version
 
 log = logging.getLogger(__name__)
@@ -109,12 +110,13 @@ def _run(plan: Plan, limits: Limits) -> int:
     interrupted = threading.Event()
     undone: list[str] = []
     with quiet(logs / "driver.log") as terminal:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
         console = console_on(terminal)
+        telling = Console(quiet=True) if verbosity() == "quiet" else console
+        _log_to_file(console if verbosity() == "verbose" else None)
         waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
         already = f", {done} already done" if done else ""
         chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
-        console.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {_shown(logs)}")
+        telling.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {_shown(logs)}")
         try:
             with _signals(interrupted), _beating(config):
                 if tracker is not None:
@@ -123,7 +125,7 @@ def _run(plan: Plan, limits: Limits) -> int:
                 if plan.waiting or plan.open_trials or unevaluated:
                     from icu_ray.running import run_trials
 
-                    undone = run_trials(plan, unevaluated, provenance, limits, console, logs, interrupted)
+                    undone = run_trials(plan, unevaluated, provenance, limits, telling, logs, interrupted)
             state = "interrupted" if interrupted.is_set() else "finished"
         except KeyboardInterrupt:
             state = "interrupted"
@@ -145,14 +147,25 @@ def _run(plan: Plan, limits: Limits) -> int:
         print_tables(summary, console)
         for line in undone:
             console.print(line, style="yellow", markup=False)
-        console.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json")
-        console.print(reported, markup=False, soft_wrap=True)
+        telling.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json")
+        telling.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
             if not synced:
                 said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}"
                 console.print(said, markup=False, soft_wrap=True)
-            console.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
+            telling.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
     return 0 if state == "finished" else 1
+
+
+def _log_to_file(console: Console | None) -> None:
+    """Logs go where this process's standard error goes, the driver's log; and to a console, when asked for."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
+    if console is not None:
+        from rich.logging import RichHandler
+
+        handler = RichHandler(console=console, show_path=False, markup=False)
+        handler.setFormatter(logging.Formatter("%(name)s %(message)s"))
+        logging.getLogger().addHandler(handler)
 
 
 def _unevaluated(plan: Plan) -> tuple[Trial, ...]:

@@ -103,7 +103,7 @@ def test_names_are_those_of_the_command_line() -> None:
         action for action in command_line.make_parser()._actions if hasattr(action, "choices") and action.choices
     ).choices
     assert isinstance(commands, dict)
-    left_out = {"help", "json", "dry_run", "run"}
+    left_out = {"help", "json", "dry_run", "run", "verbosity"}
     for name, function in (("probe", probe), ("unlearn", unlearn)):
         options = {action.dest: action.default for action in commands[name]._actions if action.dest not in left_out}
         parameters = inspect.signature(function).parameters

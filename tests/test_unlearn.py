@@ -44,14 +44,19 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
         rows = list(csv.DictReader(file))
     assert {row["text"] for row in rows} == {f"forget-{n}" for n in range(6)}
     assert all(row["pair"].startswith("retain-") for row in rows)
-    # The same request again finds it done.
+    # The same request again finds it done; asked to be quiet it says the outcome alone.
     assert main(command) == 0
     assert "0 trials to run, 1 already done" in capfd.readouterr().out
+    assert main([*command, "--quiet"]) == 0
+    quietly = capfd.readouterr().out
+    assert "to run" not in quietly and "Tables:" not in quietly and "Forgotten." in quietly
     assert (out / "model" / "config.json").is_file()
     # Another request into the same folder takes the top, and going back finds the first one's model again.
     first = (out / "model").resolve()
     other = [*command, "--alpha", "0.25"]
-    assert main(other) == 0
+    capfd.readouterr()
+    assert main([*other, "--verbose"]) == 0
+    assert "icu_ray.running prepared:" in " ".join(capfd.readouterr().out.split())
     assert (out / "model").resolve() != first and (first / "model.safetensors").is_file()
     assert main(command) == 0
     assert (out / "model").resolve() == first

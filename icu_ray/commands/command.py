@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from icu_ray.verbosity import add_options
+
 
 class Help(argparse.HelpFormatter):
     """Wraps descriptions, and leaves the example below as it is."""
@@ -14,9 +16,19 @@ class Help(argparse.HelpFormatter):
         return text if text.startswith("example:") else super()._fill_text(text, width, indent)
 
 
-def add_command(commands: Any, name: str, summary: str, example: str, run: Callable[[argparse.Namespace], int]) -> Any:
-    """A parser whose --help shows an example; `run` returns the exit code."""
+def add_command(
+    commands: Any,
+    name: str,
+    summary: str,
+    example: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    progress: bool = False,
+) -> Any:
+    """A parser whose --help shows an example; `run` returns the exit code. progress: it says how far it is."""
     parser = _parser(commands, name, summary, example)
+    if progress:
+        add_options(parser)
     parser.set_defaults(run=run)
     return parser
 

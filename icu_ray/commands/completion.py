@@ -46,7 +46,7 @@ def _completion(whole: argparse.ArgumentParser, arguments: argparse.Namespace) -
             action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.metavar in _FILES or action.type is Path:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(whole, arguments.shell, preamble=preamble))
+    print(shtab.complete(whole, arguments.shell, preamble=preamble.get(arguments.shell, "")))
     return 0
 
 

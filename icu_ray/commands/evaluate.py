@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.commands.command import add_command
+from icu_ray.verbosity import verbosity
 
 
 def add(commands: Any) -> None:
@@ -21,6 +22,7 @@ def add(commands: Any) -> None:
         "Classification, dialogue and perplexity of any causal LM; what was evaluated before is not evaluated again.",
         "icu-ray evaluate --model EleutherAI/gpt-neo-125m --suite lm_eval icu --mirror mirror --limit 100",
         _evaluate,
+        progress=True,
     )
     parser.add_argument(
         "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders or hub ids of causal LMs"
@@ -73,7 +75,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         revision=arguments.revision,
         trust_remote_code=arguments.trust_remote_code,
-        say=_progress() if sys.stderr.isatty() else lambda line: None,
+        say=_progress(),
     )
     found = evaluations_json(evaluations)
     if arguments.documents is not None:
@@ -86,9 +88,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _progress() -> Callable[[str], None]:
-    """One line that is written over, on the terminal as it is now: Ray's own words go elsewhere meanwhile."""
-    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w")
-    return lambda line: print(f"\r{line:<78}\r", end="", file=terminal, flush=True)
+    """To standard error as it is now: Ray's own words go elsewhere meanwhile. A terminal's line is written over."""
+    level, is_terminal = verbosity(), sys.stderr.isatty()
+    if level == "quiet" or (level == "normal" and not is_terminal):
+        return lambda line: None
+    stream = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+    if level == "normal":
+        return lambda line: print(f"\r{line:<78}\r", end="", file=stream, flush=True)
+    return lambda line: print(line, file=stream, flush=True)
 
 
 def _print(found: list[dict[str, Any]]) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.commands.command import add_command
 from icu_ray.errors import UserError
+from icu_ray.verbosity import teller, verbosity
 
 if TYPE_CHECKING:
     from icu_ray.evaluation.judge import Cost
 
+_say = teller()
 _OVERRIDE = re.compile(r"[a-z_]+=.*", re.DOTALL)
 
 
@@ -28,6 +29,7 @@ def add(commands: Any) -> None:
         "icu-ray judge runs/quickstart usd_per_million_input=10 usd_per_million_output=30 --dry-run\n"
         "  icu-ray judge runs/quickstart base_url=http://localhost:8000/v1 model=my-model api_key_env=null",
         _judge,
+        progress=True,
     )
     add_sources(parser, "; key=value sets a config key, e.g. model=gpt-4o")
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings of the judge (default: built in)")
@@ -113,10 +115,6 @@ def _places(sources: list[str], out: Path | None, answers: Path | None) -> tuple
     return out, answers
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def _tokens(cost: Cost) -> str:
     money = "no price given" if cost.usd is None else f"{cost.usd:.4f} USD"
     return f"{cost.input_tokens} + {cost.output_tokens} tokens ({money})"
@@ -151,7 +149,7 @@ class _Progress:
             TextColumn("{task.fields[paid]}"),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or verbosity() == "quiet",
         )
         self._task = self._bar.add_task("judging", total=total, paid="")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ def add(commands: Any) -> None:
         "Forget loss, memorisation accuracy and extraction likelihood of any causal LM on any forget file.",
         "icu-ray probe --model EleutherAI/gpt-neo-125m --forget records.jsonl --json",
         _probe,
+        progress=True,
     )
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder or hub id of a causal LM")
     parser.add_argument(
@@ -45,9 +45,7 @@ def _positive(text: str) -> int:
 def _probe(arguments: argparse.Namespace) -> int:
     from icu_ray.probing import probe_files, probe_json
     from icu_ray.results import finite
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
+    from icu_ray.verbosity import teller
 
     result = probe_files(
         arguments.model,
@@ -60,7 +58,7 @@ def _probe(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         trust_remote_code=arguments.trust_remote_code,
         revision=arguments.revision,
-        say=say if sys.stderr.isatty() else lambda line: None,
+        say=teller(terminal_only=True),
     )
     if arguments.json:
         print(json.dumps(finite(probe_json(result, arguments.ngram))))

@@ -16,6 +16,7 @@ def add(commands: Any) -> None:
         "Run a grid of trials, or go on with it where it stopped.",
         "icu-ray sweep tune_configs/extraction_small.yaml optim.lr=1e-4",
         _sweep,
+        progress=True,
     )
     parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")

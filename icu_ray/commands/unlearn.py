@@ -16,6 +16,7 @@ def add(commands: Any) -> None:
         "Make one model forget the texts of a file: model, report page and a line for every text are left in --out.",
         "icu-ray unlearn --model EleutherAI/gpt-neo-125m --forget my.jsonl --retain others.jsonl --out unlearned",
         _unlearn,
+        progress=True,
     )
     parser.add_argument(
         "--model",
