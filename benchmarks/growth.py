@@ -34,7 +34,8 @@ from icu_ray.config_file import resolve_config
 from icu_ray.data.neighbours import Find, Neighbour, Search, candidates, exact_shard, merge, search
 from icu_ray.data.pairing import SHARD_ROWS
 from icu_ray.data.sources import check_data
-from icu_ray.plan import Plan, gang_of, make_plan
+from icu_ray.plan import Plan, make_plan
+from icu_ray.planned_trial import gang_of
 from icu_ray.results import Provenance, Scores, TrialPaths, TrialResult, write_result
 from icu_ray.schedule import Gang, Node, Placed, next_start
 

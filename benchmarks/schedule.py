@@ -37,7 +37,8 @@ from table import machine
 
 from icu_ray.config_file import load_config
 from icu_ray.estimates import EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES
-from icu_ray.plan import gang_of, make_plan
+from icu_ray.plan import make_plan
+from icu_ray.planned_trial import gang_of
 from icu_ray.planning import find_config
 from icu_ray.schedule import Gang, Node, Placed, by_work, next_start, place
 

@@ -58,7 +58,8 @@ def run_plain(folder: Path, trials: int) -> float:
     from icu_ray.prepare import prepare
     from icu_ray.results import start_trial
     from icu_ray.sweeping import provenance_of
-    from icu_ray.trial import TrialTask, spec_of, train_worker
+    from icu_ray.trial_task import TrialTask, spec_of
+    from icu_ray.trial_worker import train_worker
 
     plan = plan_of(folder, "plain", trials)
     store = str(folder / "store")

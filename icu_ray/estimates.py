@@ -20,7 +20,7 @@ from icu_ray.config_file import load_section
 from icu_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from icu_ray.plan import Trial
+    from icu_ray.planned_trial import Trial
 
 EXPECTED_EPOCHS = 12
 TRIAL_OVERHEAD_MINUTES = 0.5

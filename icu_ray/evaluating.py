@@ -44,8 +44,8 @@ def evaluate(
 
     from icu_ray.evaluation.actors import Answered, Subject
     from icu_ray.evaluation.stage import evaluate_models
+    from icu_ray.fingerprints import folder_fingerprint
     from icu_ray.models.loading import local_folder, looks_local
-    from icu_ray.plan import folder_fingerprint
 
     subjects = []
     for model in models:

@@ -13,7 +13,7 @@ from typing import Any
 from ray.tune import Stopper
 from ray.tune.search import Searcher
 
-from icu_ray.plan import Trial, gang_of
+from icu_ray.planned_trial import Trial, gang_of
 from icu_ray.schedule import Limits, Node, Placed, next_start
 
 REFRESH_SECONDS = 5.0

@@ -24,7 +24,8 @@ from icu_ray import methods
 from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.examples import Columns, Examples, TokenRows
 from icu_ray.data.sources import counts_own_tokens
-from icu_ray.plan import Trial, folder_fingerprint, model_fingerprint
+from icu_ray.fingerprints import folder_fingerprint, model_fingerprint
+from icu_ray.planned_trial import Trial
 from icu_ray.store import JsonValue, Store, content_hash
 
 if TYPE_CHECKING:

@@ -211,7 +211,8 @@ def _written(overrides: Mapping[str, Any] | None) -> list[str]:
 def _sweep_frames(plan: Plan, exit_code: int | None) -> SweepFrames:
     import pandas as pd
 
-    from icu_ray.plan import make_plan, plan_json
+    from icu_ray.plan import make_plan
+    from icu_ray.report.plan_table import plan_json
     from icu_ray.report.tables import cell_rows, summarise, trial_rows
     from icu_ray.results import TrialPaths
     from icu_ray.store import join

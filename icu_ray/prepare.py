@@ -29,7 +29,8 @@ from icu_ray.data.corpus import Corpus
 from icu_ray.data.examples import Columns
 from icu_ray.data.sources import counts_own_tokens, load_corpus
 from icu_ray.ingredients import Ingredients, Key, Ledger, Needs, Note, Work, measure_original, model_key
-from icu_ray.plan import Plan, Trial
+from icu_ray.plan import Plan
+from icu_ray.planned_trial import Trial
 from icu_ray.streaming import streamed
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from icu_ray.config import SearchConfig, SweepConfig
 from icu_ray.errors import UserError
 from icu_ray.gate import Gate
 from icu_ray.objective import OBJECTIVE, objective_of
-from icu_ray.plan import Plan, Trial, coming_trial, gang_of, searched_trial
+from icu_ray.plan import Plan, coming_trial, searched_trial
+from icu_ray.planned_trial import Trial, gang_of
 from icu_ray.results import TrialPaths, read_result
 from icu_ray.schedule import next_start
 

@@ -17,9 +17,8 @@ from typing import Any
 
 from icu_ray.errors import UserError
 from icu_ray.notebook import SweepFrames
-from icu_ray.plan import plan_json
 from icu_ray.planning import find_config, plan_config
-from icu_ray.report.plan_table import print_plan
+from icu_ray.report.plan_table import plan_json, print_plan
 from icu_ray.sweeping import console_on, run_sweep
 from icu_ray.verbosity import add_options, chosen
 

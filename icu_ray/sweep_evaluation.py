@@ -32,7 +32,8 @@ from icu_ray.evaluation.stage import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks, with_means
 from icu_ray.folders import remove
 from icu_ray.ingredients import model_key
-from icu_ray.plan import DONE, Plan, Trial
+from icu_ray.plan import Plan
+from icu_ray.planned_trial import DONE, Trial
 from icu_ray.prepare import Step
 from icu_ray.results import (
     ENDED_EARLY,

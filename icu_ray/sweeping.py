@@ -26,7 +26,8 @@ from rich.console import Console
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError, without_secrets
-from icu_ray.plan import Plan, Trial, claims_of, make_plan
+from icu_ray.plan import Plan, claims_of, make_plan
+from icu_ray.planned_trial import Trial
 from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, open_sweep, write_beat
 from icu_ray.runtime import inside_job, machine, quiet, refuse_impossible, will_start_locally
 from icu_ray.schedule import Limits
@@ -97,7 +98,7 @@ def _without_secrets(tree: Any) -> Any:
 def _run(plan: Plan, limits: Limits) -> int:
     from icu_ray.report.tables import print_tables, summarise, write_tables
     from icu_ray.tracking import Tracker, tracking_uri, ui_command
-    from icu_ray.trial import spec_of
+    from icu_ray.trial_task import spec_of
 
     config = plan.config
     folder = local_path(join(config.storage, config.name))

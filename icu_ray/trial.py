@@ -14,85 +14,31 @@ cluster, continues there.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
-import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icu_ray.errors import UserError
-from icu_ray.folders import arrow_file_system, fetched, put, remove
-from icu_ray.ingredients import Ingredients, get, load, load_rows
-from icu_ray.memory import (
-    check_room,
-    halve_micro_batch,
-    out_of_memory,
-    read_micro_batch,
-    scratch_folder,
-    sign_of_progress,
-)
+from icu_ray.folders import arrow_file_system, remove
+from icu_ray.memory import sign_of_progress
 from icu_ray.objective import OBJECTIVE, objective_of
-from icu_ray.patience import patiently
-from icu_ray.plan import Trial, folder_fingerprint
-from icu_ray.results import (
-    EpochRecord,
-    Generations,
-    Provenance,
-    Scores,
-    TrialPaths,
-    TrialResult,
-    TrialSpec,
-    add_generations,
-    read_events,
-    read_result,
-    start_trial,
-    write_events,
-    write_result,
-    write_samples,
-)
-from icu_ray.runtime import seed_everything, training_environment
-from icu_ray.store import Store, join, list_dir, local_path, read_bytes, write_atomic
+from icu_ray.results import EpochRecord, Scores, TrialPaths, read_events, read_result, start_trial
+from icu_ray.runtime import training_environment
+from icu_ray.store import join, read_bytes, write_atomic
 from icu_ray.training.refinement import below_thresholds
+from icu_ray.trial_checkpoints import drop_broken_snapshot
+from icu_ray.trial_task import TrialTask, spec_of, write_failure
+from icu_ray.trial_worker import train_worker
 from icu_ray.watchdog import Watchdog
 
-if TYPE_CHECKING:
-    from icu_ray.models.loading import LoadedModel
-    from icu_ray.training.loop import EpochReport, TrialData, TrialOutcome
-
 log = logging.getLogger(__name__)
-
-_SNAPSHOT = "checkpoint_manager_snapshot.json"
 _LOOK_SECONDS = 0.5
 _CHECKPOINTS_KEPT = 2
 """One to continue from, and the one before it should that be damaged."""
-
-
-@dataclass(frozen=True)
-class TrialTask:
-    """All that a trial is told. storage and store are absolute: workers have another working directory."""
-
-    trial: Trial
-    ingredients: Ingredients
-    storage: str
-    sweep: str
-    store: str
-    retries: int
-    keep_model: bool
-    epoch_minutes: float | None
-    provenance: Provenance
-    tell_epochs: bool = False
-    """Whether Tune is told of every epoch, for schedulers that compare trials."""
-
-    @property
-    def paths(self) -> TrialPaths:
-        """Where the trial's files lie."""
-        return TrialPaths.of(self.storage, self.sweep, self.trial.trial_id)
 
 
 class HandedTask:
@@ -151,7 +97,7 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
     for stale in (paths.result, paths.evaluation, paths.documents):
         remove(stale)
     start_trial(paths, spec_of(task.trial, task.provenance))
-    _drop_broken_snapshot(paths)
+    drop_broken_snapshot(paths)
     filesystem, folder = arrow_file_system(paths.root)
     watchdog = Watchdog(lambda: sign_of_progress(paths), task.epoch_minutes, remove_gang)
 
@@ -225,218 +171,3 @@ def _telling(
     finally:
         over.set()
         thread.join(timeout=5)
-
-
-def spec_of(trial: Trial, provenance: Provenance | None = None) -> TrialSpec:
-    """The trial's own description in storage."""
-    return TrialSpec(
-        trial_id=trial.trial_id,
-        name=trial.name,
-        model=trial.model.name,
-        method=trial.label,
-        sample=trial.sample,
-        hyperparameters=trial.hyperparameters,
-        max_epochs=trial.job.max_epochs,
-        settings=trial.identity,
-        provenance=provenance,
-    )
-
-
-def write_failure(trial: Trial, paths: TrialPaths, reason: str, provenance: Provenance, status: str = "failed") -> None:
-    """result.json of a trial that was not brought to its end, with whatever it had measured."""
-    history = read_events(paths)
-    seconds = sum(sum(record.seconds.values()) for record in history)
-    last = history[-1] if history else None
-    result = _result(
-        trial,
-        status=status,
-        reason=reason,
-        epochs=0 if last is None else last.epoch,
-        before=history[0].scores if history else None,
-        after=None if last is None or last.epoch == 0 else last.scores,
-        seconds={"total": seconds},
-        provenance=provenance,
-    )
-    write_result(paths, result)
-
-
-def _result(trial: Trial, **values: Any) -> TrialResult:
-    return TrialResult(
-        trial_id=trial.trial_id,
-        name=trial.name,
-        model=trial.model.name,
-        method=trial.label,
-        sample=trial.sample,
-        hyperparameters=trial.hyperparameters,
-        ended=time.time(),
-        **values,
-    )
-
-
-def train_worker(config: dict[str, Any]) -> None:
-    """What Ray Train runs on every worker of the gang."""
-    import ray.train
-    import torch
-    from ray.train import Checkpoint
-
-    from icu_ray.trainer import StartAnew
-    from icu_ray.training.engine import set_device_environment
-    from icu_ray.training.loop import run_trial
-
-    task: TrialTask = config["task"]
-    began = time.time()
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    model, job, paths = task.trial.model, task.trial.job, task.paths
-    torch.set_num_threads(model.cpus_per_worker)
-    set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
-    seed_everything(job.seed)
-    loaded, data = _load(task)
-    smaller = read_micro_batch(paths)
-    notes: tuple[str, ...] = ()
-    if smaller is not None:
-        smaller = min(smaller, job.micro_batch or smaller)  # the user may have set it lower since
-        job = replace(job, micro_batch=smaller)
-        notes = (f"out of memory: goes on with micro_batch={smaller}",)
-
-    def on_epoch(report: EpochReport) -> None:
-        if rank == 0:
-            # Before the checkpoint: whoever continues from it finds every epoch up to it already told.
-            said = dict(zip(data.targets.ids, report.said, strict=True))
-            patiently(lambda: write_events(paths, report.history), paths.events)
-            patiently(lambda: add_generations(paths, Generations(report.record.epoch, said)), paths.generations)
-        if report.record.epoch == 0:
-            return  # the start is cheap to have again
-        if not report.decision.stop:  # after the end comes the result
-            with scratch_folder() as folder:
-                report.save(folder)
-                patiently(lambda: check_room(paths, folder), paths.checkpoint)
-                ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
-        # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for
-        # lost and is not, on a node without its raylet, say, fails here, and leaves the result to its successor.
-        leave = ray.train.get_preemption_info() is not None
-        if leave and not report.decision.stop:
-            raise StartAnew(f"a node is about to be taken away; epoch {report.record.epoch} is saved")
-
-    with newest_checkpoint(paths) as checkpoint:
-        loading = time.time() - began
-        try:
-            outcome = run_trial(
-                job,
-                data,
-                loaded.model,
-                loaded.tokenizer,
-                rank=rank,
-                world_size=world_size,
-                resume_from=checkpoint,
-                on_epoch=on_epoch,
-                notes=notes,
-            )
-        except (RuntimeError, MemoryError) as error:
-            if out_of_memory(error):
-                halve_micro_batch(paths, job, world_size, error)
-                raise StartAnew(f"out of memory: {error}") from error
-            raise
-    if rank == 0:
-        _leave(task, loaded, outcome, {"start": began - config["started"], "load": loading})
-
-
-def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
-    from icu_ray.models.reference import Reference
-    from icu_ray.training.loop import TrialData
-    from icu_ray.training.validation import Validation
-
-    store, ingredients = Store(task.store), task.ingredients
-    loaded = load(task.trial.model, ingredients.model, store)
-    rows = {part: load_rows(get(store, "rows", key)) for part, key in ingredients.rows.items()}
-    parts = {"references": ingredients.reference, "heads": ingredients.head}
-    folders = {kind: None if key is None else get(store, kind, key) for kind, key in parts.items()}
-    reference = folders["references"]
-    return loaded, TrialData(
-        targets=rows["targets"],
-        pairs=rows.get("pairs"),
-        heldout=rows.get("heldout"),
-        reference=None if reference is None else Reference.load(reference, folders["heads"], loaded.model),
-        pair_overlap=ingredients.pair_overlap,
-        before=Validation.load(get(store, "before", ingredients.before)),
-    )
-
-
-def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds: dict[str, float]) -> None:
-    paths = task.paths
-    started = time.time()
-    model_hash = ""
-    if task.trial.job.max_epochs == 0:
-        model_hash = task.provenance.model  # nothing was changed, so nothing is saved
-    elif task.keep_model:
-        model_hash = patiently(lambda: _save_model(loaded, paths.model), paths.model)
-    patiently(lambda: write_events(paths, outcome.history), paths.events)
-    patiently(lambda: write_samples(paths, outcome.samples), paths.samples)
-    seconds = {**seconds, **outcome.seconds, "save": time.time() - started}
-    result = _result(
-        task.trial,
-        status=outcome.status,
-        reason=outcome.reason,
-        epochs=outcome.epochs,
-        before=outcome.before,
-        after=outcome.after,
-        seconds={**seconds, "total": sum(seconds.values())},
-        provenance=task.provenance,
-        model_hash=model_hash,
-    )
-    patiently(lambda: write_result(paths, result), paths.result)
-
-
-def _save_model(loaded: LoadedModel, url: str) -> str:
-    """The unlearned model and its tokenizer, whole or not at all; the hash of their files."""
-    target = local_path(url)
-    with tempfile.TemporaryDirectory(prefix=".model-", dir=None if target is None else target.parent) as folder:
-        loaded.model.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
-        model_hash = folder_fingerprint(Path(folder))
-        remove(url)
-        if target is not None:
-            os.chmod(folder, 0o755)  # mkdtemp's folders are for their owner alone; results are for whoever may read
-            os.rename(folder, target)
-            os.mkdir(folder)  # for the context manager to remove
-        else:
-            put(folder, url)
-    return model_hash
-
-
-@contextlib.contextmanager
-def newest_checkpoint(paths: TrialPaths) -> Iterator[Path | None]:
-    """A local folder with the newest checkpoint that is whole, None where there is none.
-
-    Looked for among the folders themselves: a driver killed between upload and bookkeeping leaves a good one that Ray
-    does not know, and a machine that lost power may leave a bad one that it does.
-    """
-    from icu_ray.training.checkpoints import DamagedCheckpoint, read_state
-
-    with contextlib.ExitStack() as stack:
-        for name in sorted((n for n in list_dir(paths.checkpoint) if n.startswith("checkpoint_2")), reverse=True):
-            folder = stack.enter_context(fetched(join(paths.checkpoint, name)))
-            try:
-                read_state(folder)
-            except DamagedCheckpoint as error:
-                log.warning("not continued from a damaged checkpoint: %s", error)
-                continue
-            yield folder
-            return
-        yield None
-
-
-def _drop_broken_snapshot(paths: TrialPaths) -> None:
-    """Ray's list of checkpoints is not written atomically; a torn one would keep the trial from ever starting again."""
-    url = join(paths.checkpoint, _SNAPSHOT)
-    content = read_bytes(url)
-    if content is None:
-        return
-    try:
-        known = {entry["checkpoint_dir_name"] for entry in json.loads(content)["checkpoint_results"]}
-        broken = not known <= set(list_dir(paths.checkpoint))
-    except (ValueError, KeyError, TypeError):
-        broken = True
-    if broken:
-        log.warning("%s is damaged; the trial's checkpoints are looked for without it", url)
-        remove(url)

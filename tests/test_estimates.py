@@ -15,7 +15,7 @@ from icu_ray.config import PricesConfig, SweepConfig
 from icu_ray.config_file import resolve_config
 from icu_ray.errors import UserError
 from icu_ray.estimates import Budget, corrected, cost_of, error_said, estimate_minutes, load_prices
-from icu_ray.plan import Trial
+from icu_ray.planned_trial import Trial
 from icu_ray.planning import plan_sweep
 from icu_ray.results import (
     EpochRecord,

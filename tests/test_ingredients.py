@@ -13,10 +13,11 @@ from training_case import tokenizer
 from icu_ray.config_file import resolve_config
 from icu_ray.data.examples import Examples
 from icu_ray.ingredients import Needs, Work, measure_original, model_key
-from icu_ray.plan import Trial
+from icu_ray.planned_trial import Trial
 from icu_ray.planning import plan_sweep
 from icu_ray.results import Provenance
-from icu_ray.trial import TrialTask, _load
+from icu_ray.trial_task import TrialTask
+from icu_ray.trial_worker import _load
 
 
 def texts(count: int, seed: int) -> Examples:

@@ -14,7 +14,8 @@ import pytest
 from icu_ray.config import SweepConfig
 from icu_ray.config_file import load_config, merge, resolve_config
 from icu_ray.errors import UserError
-from icu_ray.plan import Plan, Trial
+from icu_ray.plan import Plan
+from icu_ray.planned_trial import Trial
 from icu_ray.planning import find_config, plan_config, plan_sweep
 from icu_ray.results import EpochRecord, Scores, TrialPaths, TrialResult, write_events, write_result
 

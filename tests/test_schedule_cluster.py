@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from icu_ray.config_file import resolve_config
-from icu_ray.plan import Trial
+from icu_ray.planned_trial import Trial
 from icu_ray.planning import plan_sweep
 from icu_ray.schedule import NO_LIMITS
 

@@ -14,7 +14,8 @@ from icu_ray import sweep_evaluation
 from icu_ray.config_file import resolve_config
 from icu_ray.evaluating import evaluate
 from icu_ray.evaluation.suites import Options
-from icu_ray.plan import Plan, folder_fingerprint
+from icu_ray.fingerprints import folder_fingerprint
+from icu_ray.plan import Plan
 from icu_ray.planning import plan_sweep
 from icu_ray.prepare import Step
 from icu_ray.results import Provenance, Scores, TrialPaths, TrialResult, read_evaluation, write_result

@@ -26,9 +26,8 @@ def add(commands: Any) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from icu_ray.plan import plan_json
     from icu_ray.planning import find_config, plan_config
-    from icu_ray.report.plan_table import print_plan
+    from icu_ray.report.plan_table import plan_json, print_plan
 
     name, overrides = split_config([arguments.config or "", *arguments.overrides])
     plan = plan_config(find_config(name), overrides, dry_run=True)

@@ -22,7 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 from icu_ray.errors import UserError
-from icu_ray.plan import DONE, Plan, Trial
+from icu_ray.plan import Plan
+from icu_ray.planned_trial import DONE, Trial
 from icu_ray.prepare import Step
 from icu_ray.results import NOT_TRAINED, EpochRecord, TrialPaths, read_events, read_result
 

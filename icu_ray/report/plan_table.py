@@ -1,7 +1,8 @@
-"""The plan as a table for people: what would run, in which order, with what, and for how long."""
+"""The plan as a table for people and as JSON for scripts: what would run, in which order, with what, for how long."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from icu_ray.estimates import cost_of, error_said, load_prices
-from icu_ray.plan import DONE, Plan
+from icu_ray.plan import Plan
+from icu_ray.planned_trial import DONE
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -70,3 +72,35 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(f"Fidelity '{config.fidelity}'; results go to {config.storage.rstrip('/')}/{config.name}.")
     if plan.provisional:
         console.print(f"Ids are provisional: {plan.provisional}", style="yellow", markup=False)
+
+
+def plan_json(plan: Plan) -> str:
+    """The plan as JSON, for scripts."""
+    return json.dumps(
+        {
+            "name": plan.config.name,
+            "storage": plan.config.storage,
+            "fidelity": plan.config.fidelity,
+            "gpu_hours": round(plan.gpu_hours, 3),
+            "error": error_said(plan.trials),
+            "provisional": plan.provisional,
+            "trials": [
+                {
+                    "trial_id": trial.trial_id,
+                    "name": trial.name,
+                    "model": trial.model.name,
+                    "sample": trial.sample,
+                    "method": trial.label,
+                    "hyperparameters": trial.hyperparameters,
+                    "workers": trial.workers,
+                    "gpus_per_worker": trial.model.gpus,
+                    "status": trial.status,
+                    "epochs_done": trial.epochs_done,
+                    "minutes": round(trial.minutes, 2),
+                    "gpu_hours": round(trial.gpu_hours, 3),
+                }
+                for trial in plan.trials
+            ],
+        },
+        indent=2,
+    )
