@@ -3,7 +3,8 @@
     plan = make_plan(config, check_data(config))
     for trial in plan.trials: print(trial.name, trial.trial_id, trial.status)
 
-Trials that are done are found in storage by their ids (planned_trial.py); that is how a sweep resumes. Nothing here imports Ray or torch.
+Trials that are done are found in storage by their ids (planned_trial.py); that is how a sweep resumes.
+Nothing here imports Ray or torch.
 """
 
 from __future__ import annotations

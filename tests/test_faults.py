@@ -24,6 +24,8 @@ from icu_ray.patience import PATIENCE_VARIABLE, patiently
 from icu_ray.results import EpochRecord, Scores, TrialPaths, TrialResult, read_events, write_events
 from icu_ray.watchdog import Watchdog
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 QUIET = "tracking.enabled=false"
 FAULTS = ("hang", "worker", "memory", "hopeless", "none")
 

@@ -18,6 +18,8 @@ from icu_ray.planning import plan_sweep
 from icu_ray.results import Scores, TrialPaths, read_result
 from icu_ray.sweeping import run_sweep
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 CONFIG: dict[str, Any] = {
     "name": "t",
     "data": {"source": "synthetic", "records": 48, "sample_size": 6, "heldout": 6},

@@ -28,6 +28,8 @@ from icu_ray.cli import main as cli
 from icu_ray.doctor import Finding, examine
 from icu_ray.results import Beat, EpochRecord, TrialPaths, to_json, write_beat, write_events
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 ROOT = Path(__file__).parents[1]
 CHECKS = (
     *("Python", "packages", "machine", "storage", "shared memory"),

@@ -26,6 +26,8 @@ from ray_head import Head, ray_head
 from icu_ray.cli import main as cli
 from icu_ray.results import TrialPaths, read_events, read_result, read_sweep, trial_ids
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 ROOT = Path(__file__).parents[1]
 PASSWORD = f"canary-{secrets.token_hex(8)}"
 CONFIG = """\

@@ -20,6 +20,8 @@ from tiny_models import save_byte_tokenizer
 from icu_ray.results import TrialEvaluation, TrialPaths, read_evaluation, read_events, read_result, trial_ids
 from icu_ray.sweep import main
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 ROOT = Path(__file__).parents[1]
 CONFIG = """\
 name: t

@@ -21,6 +21,8 @@ from icu_ray.prepare import Step
 from icu_ray.results import Provenance, Scores, TrialPaths, TrialResult, read_evaluation, write_result
 from icu_ray.sweep_evaluation import SweepEvaluation, outstanding
 
+pytestmark = pytest.mark.xdist_group("cluster")
+
 TASKS = ["hellaswag", "wow", "pile_icu"]
 
 
