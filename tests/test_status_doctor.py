@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from report_case import BEFORE, Cell, scores, write_sweep
 
-from icu_ray.cli import _parser
+from icu_ray.cli import make_parser
 from icu_ray.cli import main as cli
 from icu_ray.doctor import Finding, examine
 from icu_ray.results import Beat, EpochRecord, TrialPaths, to_json, write_beat, write_events
@@ -282,7 +282,7 @@ def test_every_command_shows_an_example() -> None:
                 for below in action.choices.values():
                     yield from walk(below)
 
-    parsers = list(walk(_parser()))
+    parsers = list(walk(make_parser()))
     assert len(parsers) > 18
     for parser in parsers:
         _, found, examples = parser.format_help().partition("\nexample:\n")
