@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 from report_case import BEFORE, Cell, scores, write_sweep
 
-from icu_ray.cli import make_parser
 from icu_ray.cli import main as cli
+from icu_ray.cli import make_parser
 from icu_ray.doctor import Finding, examine
 from icu_ray.results import Beat, EpochRecord, TrialPaths, to_json, write_beat, write_events
 
