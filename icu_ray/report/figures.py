@@ -42,7 +42,7 @@ def pictures(report: Report) -> tuple[Picture, ...]:
                 "forgetting",
                 "Forgetting curves",
                 "Thick: mean of a row, in which a trial that has stopped keeps its last value; thin: its trials, where "
-                "there is room. Dotted: thresholds.",
+                "there is room. Dotted: the thresholds of the sweep (methods with rules of their own are named below).",
                 "Line charts of memorisation accuracy and extraction likelihood by epoch. " + _numbers(report, "ma"),
                 lambda theme: forgetting(report, theme),
             ),
