@@ -32,6 +32,7 @@ from icu_ray.results import (
     TrialPaths,
     TrialResult,
     TrialSpec,
+    read_beat,
     read_evaluation,
     read_events,
     read_result,
@@ -42,16 +43,17 @@ from icu_ray.results import (
     trial_ids,
 )
 from icu_ray.store import join, list_dir, local_path, read_bytes
+from icu_ray.tracking_views import NOTE_TAG, SIGNATURE, TRIAL_TAG, experiment_tags, sweep_note, trial_note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 _log = logging.getLogger(__name__)
-SWEEP_TAG, SWEEP_ID_TAG, TRIAL_TAG = "icu_ray.sweep", "icu_ray.sweep_id", "icu_ray.trial_id"
+SWEEP_TAG, SWEEP_ID_TAG = "icu_ray.sweep", "icu_ray.sweep_id"
 COMPLETE_TAG = "icu_ray.complete"
 """Which result (`_mark`) is wholly on the server."""
-PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
+PARENT_TAG = "mlflow.parentRunId"
 STATUS = {"finished": "FINISHED", "not_forgotten": "FINISHED", "failed": "FAILED"}
 RETRY_SECONDS = 30.0
 
@@ -110,7 +112,7 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
                 results.append(result)
             if result is None or state.complete.get(trial_id) != _mark(result, evaluation):
                 sent += _sync_trial(client, parent, paths, trial_id, result, evaluation, state, over)
-        _finish_parent(client, parent, storage, sweep, results, over)
+        _finish_parent(client, parent, storage, sweep, known, results, over)
     return sent
 
 
@@ -123,6 +125,8 @@ def _mark(result: TrialResult, evaluation: TrialEvaluation | None) -> str:
 def _client(uri: str) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # Else every run that ends prints two lines into the sweep's terminal where the address is a server's.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
@@ -139,6 +143,34 @@ def _experiment(client: MlflowClient, name: str, storage: str, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=location))
 
 
+def _describe_experiment(client: MlflowClient, experiment: str) -> None:
+    """Its description and saved views, where it lacks them: what someone has written there stays."""
+    there = client.get_experiment(experiment)
+    for key, value in experiment_tags(experiment, there.creation_time or 0).items():
+        if key not in there.tags:
+            client.set_experiment_tag(experiment, key, value)
+
+
+def _note(client: MlflowClient, run: Run, text: str) -> None:
+    """The description of a run, unless someone has taken it over."""
+    there = run.data.tags.get(NOTE_TAG)
+    if there != text and (there is None or SIGNATURE in there):
+        client.set_tag(run.info.run_id, NOTE_TAG, text)
+
+
+def _folder(storage: str, sweep: str) -> str:
+    return without_secrets(join(storage, sweep))
+
+
+def _artifacts(run: Run) -> str:
+    """Address of a run's artefacts, within the server's page."""
+    return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts"
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(1000 * seconds)
+
+
 def _parent(client: MlflowClient, storage: str, sweep: str, spec: Sweep | None, uri: str, state: SyncState) -> Run:
     """The sweep's run, found by the id of its folder: another storage may hold a sweep of the same name."""
     if state.parent is not None:
@@ -146,6 +178,7 @@ def _parent(client: MlflowClient, storage: str, sweep: str, spec: Sweep | None, 
     config: Mapping[str, Any] = {} if spec is None else spec.config
     name = (config.get("tracking") or {}).get("experiment") or sweep
     experiment = _experiment(client, name, storage, uri)
+    _describe_experiment(client, experiment)
     tag, value = (SWEEP_TAG, sweep) if spec is None else (SWEEP_ID_TAG, spec.id)
     found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
     if found:
@@ -156,13 +189,10 @@ def _parent(client: MlflowClient, storage: str, sweep: str, spec: Sweep | None, 
             **({} if spec is None else {SWEEP_ID_TAG: spec.id}),
             "fidelity": str(config.get("fidelity", "")),
             **_code_tags(None if spec is None else spec.provenance),
-            NOTE_TAG: (
-                f"**Sweep {sweep}**: every trial is a child run. MA and EL10 are fractions of the forget sample "
-                "(forgotten when MA < 0.5994 and EL10 < 0.0499 unless the config says otherwise); `ppl_heldout` is "
-                "perplexity on texts the model was not asked to forget; steps are epochs, 0 is before unlearning."
-            ),
         }
-        run = client.create_run(experiment, run_name=sweep, tags=tags)
+        began = None if spec is None else _milliseconds(spec.started)
+        run = client.create_run(experiment, start_time=began, run_name=sweep, tags=tags)
+        _note(client, run, sweep_note(_folder(storage, sweep), _artifacts(run), spec, None))
     if config:
         client.log_dict(run.info.run_id, dict(config), "config.yaml")
     state.parent = run.info.run_id
@@ -196,6 +226,7 @@ def _sync_trial(
     state.epochs[trial_id] = len(history)
     if result is not None:
         sent += _send_result(client, run, paths, result, evaluation)
+        _note(client, run, trial_note(spec, result))
         state.complete[trial_id] = _mark(result, evaluation)
     elif over and run.info.status == "RUNNING":
         client.set_terminated(run_id, "KILLED")
@@ -208,6 +239,9 @@ def _code_tags(provenance: Provenance | None) -> dict[str, str]:
     if provenance is None:
         return {}
     tags = {
+        "mlflow.source.name": f"icu_ray {provenance.version}",
+        "mlflow.source.type": "JOB",
+        "mlflow.source.git.commit": provenance.commit,
         "code_version": f"{provenance.version} {provenance.commit[:12]}",
         "code_dirty": str(provenance.dirty),
         "dataset_hash": provenance.data[:16],
@@ -235,12 +269,9 @@ def _child(client: MlflowClient, parent: Run, trial_id: str, spec: TrialSpec) ->
         "alpha": str(weights.get("alpha", "")),
         "beta": str(weights.get("beta", "")),
         **_code_tags(spec.provenance),
-        NOTE_TAG: (
-            f"{spec.method} on {spec.model}, forget sample {spec.sample}, α = {weights.get('alpha')}, "
-            f"β = {weights.get('beta')}. Steps are epochs; 0 is before unlearning."
-        ),
+        NOTE_TAG: trial_note(spec, None),
     }
-    run = client.create_run(experiment, run_name=spec.name, tags=tags)
+    run = client.create_run(experiment, start_time=_milliseconds(spec.started), run_name=spec.name, tags=tags)
     params = {"model": spec.model, "method": spec.method, "sample": spec.sample, **weights}
     client.log_batch(run.info.run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()][:100])
     client.log_dict(run.info.run_id, dict(spec.settings), "settings.yaml")
@@ -273,16 +304,19 @@ def _send_result(
 ) -> int:
     run_id = run.info.run_id
     values: dict[str, float] = {"epochs": float(result.epochs)}
-    for side, scores in (("before", result.before), ("after", result.after)):
+    original: dict[str, float] = {}
+    for side, scores, sink in (("before", result.before, original), ("after", result.after, values)):
         if scores is not None:
-            values |= {f"{side}/{name}": float(v) for name, v in asdict(scores).items() if v is not None}
+            sink |= {f"{side}/{name}": float(v) for name, v in asdict(scores).items() if v is not None}
     if result.before and result.after and result.before.ppl_heldout and result.after.ppl_heldout is not None:
         values["ppl_heldout_ratio"] = result.after.ppl_heldout / result.before.ppl_heldout
     if evaluation is not None:
-        values |= {f"before/{name}": value for name, value in evaluation.before.items() if value is not None}
+        original |= {f"before/{name}": value for name, value in evaluation.before.items() if value is not None}
         values |= {name: value for name, value in evaluation.after.items() if value is not None}
     there = run.data.metrics
-    sent = _send(client, run_id, {k: v for k, v in values.items() if there.get(k) != v}, result.epochs)
+    sent = 0
+    for step, wanted in ((0, original), (result.epochs, values)):
+        sent += _send(client, run_id, {k: v for k, v in wanted.items() if there.get(k) != v}, step)
     samples = read_samples(paths)
     if samples:
         rows = [asdict(sample) for sample in samples]
@@ -296,7 +330,7 @@ def _send_result(
     client.set_tag(run_id, "reason", result.reason[:5000])
     if list_dir(paths.model):
         client.set_tag(run_id, "model_path", without_secrets(paths.model))
-    client.set_terminated(run_id, STATUS[result.status])
+    client.set_terminated(run_id, STATUS[result.status], end_time=_milliseconds(result.ended))
     client.set_tag(run_id, COMPLETE_TAG, _mark(result, evaluation))
     return sent
 
@@ -323,7 +357,13 @@ def _send(client: MlflowClient, run_id: str, values: Mapping[str, float], step: 
 
 
 def _finish_parent(
-    client: MlflowClient, parent: Run, storage: str, sweep: str, results: list[TrialResult | None], over: bool
+    client: MlflowClient,
+    parent: Run,
+    storage: str,
+    sweep: str,
+    spec: Sweep | None,
+    results: list[TrialResult | None],
+    over: bool,
 ) -> None:
     run_id = parent.info.run_id
     known = [result for result in results if result is not None]
@@ -340,9 +380,13 @@ def _finish_parent(
             content = read_bytes(join(storage, sweep, name))
             if content is not None:
                 client.log_text(run_id, content.decode(), name)
+        cells = read_bytes(join(storage, sweep, "cells.csv"))
+        _note(client, parent, sweep_note(_folder(storage, sweep), _artifacts(parent), spec, cells))
         _send_report(client, run_id, join(storage, sweep, "report"))
         failed = counts["trials_failed"] > 0 or len(known) < len(results)
-        client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+        beat = read_beat(storage, sweep)  # sent later, the run still ends when its driver did
+        ended = None if beat is None or beat.state == "running" else _milliseconds(beat.time)
+        client.set_terminated(run_id, "FAILED" if failed else "FINISHED", end_time=ended)
     elif parent.info.status != "RUNNING":
         client.update_run(run_id, status="RUNNING")
 

@@ -9,9 +9,13 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Whatever a test starts must not wait for a hub that cannot be reached, nor use more cores than it was given.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,6 +36,20 @@ def shared() -> Path:
     if not (folder / "oracles" / "A" / "expected.json").is_file():
         pytest.skip("needs ../shared (real texts and oracle numbers), which is not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium for the tests of one file; Playwright drives the system's, and downloads none."""
+    driver = pytest.importorskip("playwright.sync_api", reason="needs Playwright (pip install 'icu-ray[dev]')")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    if binary is None:
+        pytest.skip("needs a Chromium (apt-get install chromium), which is not installed")
+    with driver.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from mlflow_server import Server
 
 from icu_ray.cli import main as cli
 from icu_ray.errors import without_secrets
@@ -40,46 +35,9 @@ WEIGHTS = {"alpha": 0.5, "beta": 1.0, "lr": 5e-6, "seed": 42}
 MADE_BY = Provenance("0.1.0", "c0ffee" * 7, False, data="d" * 64, model="m" * 64, config={"fidelity": "default"})
 
 
-@dataclass
-class Server:
-    """A real MLflow server on a port and database of its own."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except OSError:
-                assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
-                time.sleep(0.3)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)  # its own session: the server and its worker, nobody else
-            self.process.wait()
-            self.process = None
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    found = Server(tmp_path_factory.mktemp("server"), port)
+    found = Server(tmp_path_factory.mktemp("server"))
     found.start()
     yield found
     found.kill()
@@ -147,7 +105,7 @@ def curve(uri: str, run: Any, metric: str) -> list[tuple[int, float]]:
     return [(m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
 
 
-def test_a_sweep_on_a_server(server: Server, tmp_path: Path) -> None:
+def test_a_sweep_on_a_server(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from mlflow import MlflowClient
 
     paths = make_sweep(tmp_path, "whole")
@@ -160,6 +118,7 @@ def test_a_sweep_on_a_server(server: Server, tmp_path: Path) -> None:
     end_trial(paths[1], 1, "failed")
     sync_sweep(str(tmp_path), "whole", server.uri, over=True)
     assert sync_sweep(str(tmp_path), "whole", server.uri, over=True) == 0
+    assert capfd.readouterr().out == ""
     parent, children = runs(server.uri, "whole")
     assert parent.info.status == "FAILED"
     assert (children["icu-m-s0"].info.status, children["icu-m-s1"].info.status) == ("FINISHED", "FAILED")
