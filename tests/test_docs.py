@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -199,36 +200,62 @@ def test_no_page_is_left_out() -> None:
 def test_every_block_runs(page: str, place: Place) -> None:
     for block in blocks(page):
         run_block(block, place)
-    if page == "docs/tutorial.md":
-        check_the_tutorial(place)
-    if page == "docs/how-to/add-a-seed.md":
-        statuses = [json.loads(path.read_text())["sample"] for path in results(place)]
-        assert sorted(statuses) == [0, 0, 1, 1]
-        assert all(path.stat().st_mtime_ns == when for path, when in place.python["finished"].items())  # type: ignore[attr-defined]
+    if page in CHECKS:
+        CHECKS[page](place)
 
 
-def results(place: Place) -> list[Path]:
-    return sorted((place.folder / "runs" / "letters" / "trials").glob("*/result.json"))
+def results(folder: Path) -> dict[Path, dict[str, Any]]:
+    """result.json of every trial of a sweep."""
+    return {path: json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*/result.json"))}
 
 
-def check_the_tutorial(place: Place) -> None:
+def check_tutorial(place: Place) -> None:
     """Two trials by two methods, the plug-in among them, evaluated on the page's task; the frames hold the same."""
-    run = place.python["run"]
-    trials = run.trials.set_index("name")  # type: ignore[attr-defined]
+    run: Any = place.python["run"]
+    trials = run.trials.set_index("name")
     assert list(trials.index) == ["gentle-letters-s0-a0.5", "icu-letters-s0-a0.5-b1.0"]
-    assert run.exit_code == 0  # type: ignore[attr-defined]
-    for path in results(place):
-        result = json.loads(path.read_text())
+    assert run.exit_code == 0
+    found = results(place.folder / "runs" / "letters")
+    for path, result in found.items():
         row = trials.loc[result["name"]]
         assert row["trial_id"] == result["trial_id"] and row["epochs"] == result["epochs"]
         assert row["ma_after"] == pytest.approx(100 * result["after"]["ma"])
-        found = json.loads((path.parent / "evaluation.json").read_text())
-        assert not found["errors"]
-        assert row["cls/next_sentence_acc_after"] == found["after"]["cls/next_sentence_acc"]
-        epochs = run.epochs[run.epochs["trial"] == result["name"]]  # type: ignore[attr-defined]
+        evaluation = json.loads((path.parent / "evaluation.json").read_text())
+        assert not evaluation["errors"]
+        assert row["cls/next_sentence_acc_after"] == evaluation["after"]["cls/next_sentence_acc"]
+        epochs = run.epochs[run.epochs["trial"] == result["name"]]
         assert list(epochs["epoch"]) == list(range(result["epochs"] + 1))
         assert epochs["ma"].iloc[-1] == result["after"]["ma"]
-    place.python["finished"] = {path: path.stat().st_mtime_ns for path in results(place)}
+    place.python["finished"] = {path: path.stat().st_mtime_ns for path in found}
+
+
+def check_added_seed(place: Place) -> None:
+    """Two trials more; those of before were not touched."""
+    samples = [result["sample"] for result in results(place.folder / "runs" / "letters").values()]
+    assert sorted(samples) == [0, 0, 1, 1]
+    before: Any = place.python["finished"]
+    assert len(before) == 2 and all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def check_request(place: Place) -> None:
+    """The command's request, which Python then found done: one trial, whose numbers the frames hold."""
+    done: Any = place.python["done"]
+    (result,) = results(place.folder / "unlearned" / "run").values()
+    assert done.forgotten and done.exit_code == 0 and done.reason == result["reason"]
+    for side in ("before", "after"):
+        assert {key: done.scores.loc[side, key] for key in ("ma", "el10", "ppl_heldout")} == {
+            key: result[side][key] for key in ("ma", "el10", "ppl_heldout")
+        }
+    assert set(done.texts["id"]) == {f"forget-1-{number}" for number in range(6)}
+    assert list(done.epochs["epoch"]) == list(range(result["epochs"] + 1))
+    assert (place.folder / "unlearned" / "model" / "config.json").is_file()
+
+
+CHECKS = {
+    "docs/tutorial.md": check_tutorial,
+    "docs/how-to/add-a-seed.md": check_added_seed,
+    "docs/how-to/deletion-request.md": check_request,
+}
 
 
 def test_links_lead_somewhere() -> None:
