@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import secrets
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from payload import Payload
 
 # Whatever a test starts must not wait for a hub that cannot be reached, nor use more cores than it was given.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,6 +30,17 @@ def shared() -> Path:
     if not (folder / "oracles" / "A" / "expected.json").is_file():
         pytest.skip("needs ../shared (real texts and oracle numbers), which is not here")
     return folder
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[Path]:
+    """The file that only code out of a refused file would make; a test that asks for it fails when it was made."""
+    path = tmp_path / "ran"
+    pickle.loads(pickle.dumps(Payload(path)))
+    assert path.exists()  # the payload works, so that its absence says something
+    path.unlink()
+    yield path
+    assert not path.exists(), "code from a file was run"
 
 
 @pytest.fixture(scope="module")

@@ -264,6 +264,11 @@ def _explained(source: str, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{what} {source}: brings code of its own, which was not run; read its .py files, and if you trust "
+                "them set trust_remote_code (of a sweep's model) or --trust-remote-code"
+            ) from error
         first = str(error).strip().splitlines()
         raise UserError(f"{what} {source}: cannot be loaded: {first[0] if first else error!r}") from error
 
