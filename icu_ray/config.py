@@ -16,7 +16,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes."""
+Setting = Annotated[float, Field(allow_inf_nan=False)] | Annotated[int, Field(gt=-(2**63), lt=2**63)] | str | bool
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -24,6 +27,22 @@ class Section(BaseModel):
     """Frozen, and refuses keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="after")
+    def _nameable(self) -> Section:
+        for key, value in self:
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and not _nameable(text):
+                    raise ValueError(
+                        f"{key}: holds a zero byte, or is longer than a path (4095 bytes) or a name in it (255) can be"
+                    )
+        return self
+
+
+def _nameable(text: str) -> bool:
+    """Whether a system can look for a file of this name; most texts of a config name files or may do so."""
+    data = text.encode("utf-8", "surrogatepass")
+    return b"\0" not in data and len(data) <= 4095 and all(len(part) <= 255 for part in data.split(b"/"))
 
 
 class StandinConfig(Section):
@@ -40,7 +59,7 @@ class StandinConfig(Section):
     min_memorization: Fraction = 0.9
     """Training goes on until MA on every forget sample reaches this (and EL10 reaches min_extraction)."""
     min_extraction: Fraction = 0.5
-    seed: int = 0
+    seed: Seed = 0
 
 
 class ModelConfig(Section):
@@ -53,7 +72,7 @@ class ModelConfig(Section):
     revision: str | None = None
     trust_remote_code: bool = False
     workers: Count = 1
-    gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Default: 0 for stand-ins, 1 otherwise. Never part of a trial's identity."""
     cpus_per_worker: Count = 1
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -114,7 +133,7 @@ class SyntheticData(Section):
     sample_size: Count = 32
     heldout: Count = 64
     """Further rows that no stand-in ever sees, for held-out perplexity."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 class ExtractionData(Section):
@@ -179,7 +198,7 @@ class MethodConfig(Section):
     alpha: Weight | tuple[Weight, ...] = 0.5
     beta: Weight | tuple[Weight, ...] = 1.0
     cells: tuple[tuple[Weight, Weight], ...] | None = None
-    settings: dict[str, float | int | str | bool] = {}
+    settings: dict[str, Setting] = {}
     """What this method alone understands, for example {"beta_dpo": 0.1}."""
     models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Names of the models to run it on; default: all that are trained."""
@@ -416,7 +435,7 @@ class SearchConfig(Section):
     stop_early: bool = True
     """End trials that fall behind at an epoch (ASHA)."""
     grace_epochs: Count = 3
-    seed: int = 0
+    seed: Seed = 0
 
 
 class NodeTypeConfig(Section):
@@ -475,10 +494,10 @@ class SweepConfig(Section):
     name: Name
     storage: str = "./runs"
     fidelity: Literal["default", "reference", "paper"] = "default"
-    seed: int = 42
+    seed: Seed = 42
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     data: Data
-    samples: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    samples: Annotated[tuple[Annotated[int, Field(ge=0, le=10**9)], ...], Field(min_length=1)] = (0,)
     columns: ColumnsConfig = ColumnsConfig()
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)] = (MethodConfig(),)
     tokens: TokensConfig = TokensConfig()

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from icu_ray.config import SweepConfig
-from icu_ray.errors import UserError, without_secrets
+from icu_ray.errors import UserError, refusal, without_secrets
 from icu_ray.plan import Plan, Trial, claims_of, make_plan, plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
@@ -66,6 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_sweep(plan)
     except UserError as error:
         print(f"icu_ray.sweep: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        print(f"icu_ray.sweep: {said}", file=sys.stderr)
         return 2
 
 
@@ -144,7 +151,8 @@ def _run(plan: Plan, limits: Limits) -> int:
         waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
         already = f", {done} already done" if done else ""
         chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
-        console.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {_shown(logs)}")
+        log_said = escape(_shown(logs))
+        console.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {log_said}")
         try:
             with _signals(interrupted), _beating(config):
                 if tracker is not None:
@@ -175,13 +183,13 @@ def _run(plan: Plan, limits: Limits) -> int:
         print_tables(summary, console)
         for line in undone:
             console.print(line, style="yellow", markup=False)
-        console.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json")
+        console.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json", markup=False)
         console.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
             if not synced:
                 said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}"
                 console.print(said, markup=False, soft_wrap=True)
-            console.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
+            console.print(f"Compare the runs: {ui_command(uri)}", markup=False, soft_wrap=True)
     return 0 if state == "finished" else 1
 
 
