@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from icu_ray.cli import main as cli
 from icu_ray.errors import UserError
-from icu_ray.folders import fetched
+from icu_ray.folders import fetched, remove
 from icu_ray.ingredients import load_rows
 from icu_ray.models.loading import load_model, load_tokenizer
 from icu_ray.store import MANIFEST, Store, verify
@@ -186,3 +186,44 @@ def test_folder_of_a_bucket_that_leads_out_of_its_copy(name: str, tmp_path: Path
     files.store[f"{root}/{name}"] = files.store[f"{root}/config.json"]
     with pytest.raises(UserError, match="leads out of the folder"), fetched(f"memory:/{root}"):
         pass
+
+
+def test_names_of_a_config_stay_in_the_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sweep, models, methods and samples become names of folders and files: none leads out."""
+    storage = tmp_path / "runs"
+    tried = ["../out", "/out", "..", "a/b", ".hidden", "a\\b", "nul\\0byte", "a" * 65, "~", "a b", "x\\n"]
+    for key in ("name", "models.0.name", "methods.0.label", "methods.0.name"):
+        for name in tried:
+            assert cli(["plan", "quickstart", f"storage={storage}", f'{key}="{name}"']) == 2, (key, name)
+            assert f"{key}: " in capsys.readouterr().err
+    for key, value in (("samples", "['../out']"), ("samples", "[-1]"), ("samples", "[1.5]")):
+        assert cli(["plan", "quickstart", f"storage={storage}", f"{key}={value}"]) == 2
+    for value in (f"{'a' * 300}", "a/" * 3000, '"nul\\0byte"'):
+        assert cli(["plan", "quickstart", f"storage={value}"]) == 2
+        assert "storage: holds a zero byte, or is longer" in capsys.readouterr().err
+    assert not storage.exists() and list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_folder_that_is_a_link_is_unlinked_and_not_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("kept")
+    (tmp_path / "model").symlink_to(outside, target_is_directory=True)
+    remove(str(tmp_path / "model"))
+    assert not (tmp_path / "model").is_symlink() and (outside / "kept").read_text() == "kept"
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "inner").symlink_to(outside, target_is_directory=True)
+    remove(str(folder))
+    assert not folder.exists() and (outside / "kept").read_text() == "kept"
+
+
+def test_yaml_alias_bomb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    (tmp_path / "c.yaml").write_text("\n".join(lines))
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 2000)
+    (tmp_path / "itself.yaml").write_text("a: &a [*a]")
+    for name, said in (("c", "aliases make"), ("deep", "more than 64 levels"), ("itself", "recursive node")):
+        assert cli(["plan", str(tmp_path / f"{name}.yaml")]) == 2
+        assert said in capsys.readouterr().err
