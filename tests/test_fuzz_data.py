@@ -231,7 +231,7 @@ def test_authors_files_of_a_mirror(mirror: Path, data: st.DataObject, task: str)
         path.write_bytes(before)
 
 
-@fuzz(60)
+@fuzz(20)
 @given(names=st.lists(TEXTS, min_size=1, max_size=3))
 def test_names_of_files(folder: Path, names: list[str]) -> None:
     """Whatever a user calls a file: never a traceback, and nothing is written for it."""
