@@ -16,7 +16,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes."""
+Setting = Annotated[float, Field(allow_inf_nan=False)] | Annotated[int, Field(gt=-(2**63), lt=2**63)] | str | bool
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -24,6 +27,22 @@ class Section(BaseModel):
     """Frozen, and refuses keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="after")
+    def _nameable(self) -> Section:
+        for key, value in self:
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and not _nameable(text):
+                    raise ValueError(
+                        f"{key}: holds a zero byte, or is longer than a path (4095 bytes) or a name in it (255) can be"
+                    )
+        return self
+
+
+def _nameable(text: str) -> bool:
+    """Whether a system can look for a file of this name; most texts of a config name files or may do so."""
+    data = text.encode("utf-8", "surrogatepass")
+    return b"\0" not in data and len(data) <= 4095 and all(len(part) <= 255 for part in data.split(b"/"))
 
 
 class StandinConfig(Section):
@@ -47,7 +66,7 @@ class StandinConfig(Section):
     """Training goes on until MA on every forget sample reaches this (and EL10 reaches min_extraction)."""
     min_extraction: Fraction = 0.5
     """EL10 that every forget sample must reach before training ends."""
-    seed: int = 0
+    seed: Seed = 0
     """Of its weights and of the order of its corpus."""
 
 
@@ -66,7 +85,7 @@ class ModelConfig(Section):
     """Run Python code that the model's folder brings."""
     workers: Count = 1
     """Training workers of one trial, placed together as a gang."""
-    gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Default: 0 for stand-ins, 1 otherwise. Never part of a trial's identity."""
     cpus_per_worker: Count = 1
     """CPU cores of one worker."""
@@ -135,7 +154,7 @@ class SyntheticData(Section):
     """Rows of one forget sample."""
     heldout: Count = 64
     """Further rows that no stand-in ever sees, for held-out perplexity."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the records; another seed is another world."""
 
 
@@ -216,7 +235,7 @@ class MethodConfig(Section):
     """Weight of the divergence to the original model (equation 4), one or several."""
     cells: tuple[tuple[Weight, Weight], ...] | None = None
     """Pairs [alpha, beta] in place of the full grid of `alpha` and `beta`."""
-    settings: dict[str, float | int | str | bool] = {}
+    settings: dict[str, Setting] = {}
     """What this method alone understands, for example {"beta_dpo": 0.1}."""
     models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Names of the models to run it on; default: all that are trained."""
@@ -517,7 +536,7 @@ class SearchConfig(Section):
     """End trials that fall behind at an epoch (ASHA)."""
     grace_epochs: Count = 3
     """Epochs that every trial is given before it can be ended early."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the searcher."""
 
 
@@ -592,13 +611,13 @@ class SweepConfig(Section):
     fidelity: Literal["default", "reference", "paper"] = "default"
     """Whose side is taken where paper and authors' code differ; sets several keys together, each of which can be given
     by itself."""
-    seed: int = 42
+    seed: Seed = 42
     """Of what is random in a trial: the order of batches, dropout."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     """The models of the grid."""
     data: Data
     """The texts: synthetic, the extraction benchmark, or your own records."""
-    samples: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    samples: Annotated[tuple[Annotated[int, Field(ge=0, le=10**9)], ...], Field(min_length=1)] = (0,)
     """Numbers of the forget samples; each is unlearned in its own trials."""
     columns: ColumnsConfig = ColumnsConfig()
     """Layout of a row in tokens."""

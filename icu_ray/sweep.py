@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, refusal
 from icu_ray.notebook import SweepFrames
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import plan_json, print_plan
@@ -51,6 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_sweep(plan)
     except UserError as error:
         print(f"icu_ray.sweep: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        print(f"icu_ray.sweep: {said}", file=sys.stderr)
         return 2
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError, without_secrets
@@ -117,7 +118,8 @@ def _run(plan: Plan, limits: Limits) -> int:
         waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
         already = f", {done} already done" if done else ""
         chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
-        telling.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {_shown(logs)}")
+        log_said = escape(_shown(logs))
+        telling.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {log_said}")
         try:
             with _signals(interrupted), _beating(config):
                 if tracker is not None:
@@ -148,13 +150,13 @@ def _run(plan: Plan, limits: Limits) -> int:
         print_tables(summary, console)
         for line in undone:
             console.print(line, style="yellow", markup=False)
-        telling.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json")
+        telling.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json", markup=False)
         telling.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
             if not synced:
                 said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}"
                 console.print(said, markup=False, soft_wrap=True)
-            telling.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
+            telling.print(f"Compare the runs: {ui_command(uri)}", markup=False, soft_wrap=True)
     return 0 if state == "finished" else 1
 
 

@@ -176,7 +176,7 @@ def _parent(client: MlflowClient, storage: str, sweep: str, spec: Sweep | None, 
     if state.parent is not None:
         return client.get_run(state.parent)
     config: Mapping[str, Any] = {} if spec is None else spec.config
-    name = (config.get("tracking") or {}).get("experiment") or sweep
+    name = (None if spec is None else spec.tracking("experiment")) or sweep
     experiment = _experiment(client, name, storage, uri)
     _describe_experiment(client, experiment)
     tag, value = (SWEEP_TAG, sweep) if spec is None else (SWEEP_ID_TAG, spec.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import secrets
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from payload import Payload
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -36,6 +38,17 @@ def shared() -> Path:
     if not (folder / "oracles" / "A" / "expected.json").is_file():
         pytest.skip("needs ../shared (real texts and oracle numbers), which is not here")
     return folder
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[Path]:
+    """The file that only code out of a refused file would make; a test that asks for it fails when it was made."""
+    path = tmp_path / "ran"
+    pickle.loads(pickle.dumps(Payload(path)))
+    assert path.exists()  # the payload works, so that its absence says something
+    path.unlink()
+    yield path
+    assert not path.exists(), "code from a file was run"
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +125,7 @@ def check_model_source(source: str) -> None:
     if not looks_local(source):
         _check_hub_id(source)
         return
-    check_folder(Path(source).expanduser(), source)
+    check_folder(Path(os.path.expanduser(source)), source)
 
 
 def looks_local(source: str) -> bool:
@@ -155,7 +156,7 @@ def check_folder(folder: Path, source: str, weights: bool = True) -> None:
 def local_folder(source: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder of a source, checked; what a hub id lacks in the local cache is downloaded."""
     if looks_local(source):
-        folder = Path(source).expanduser()
+        folder = Path(os.path.expanduser(source))
         check_folder(folder, source, weights)
         return folder
     _check_hub_id(source)
@@ -264,6 +265,11 @@ def _explained(source: str, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{what} {source}: brings code of its own, which was not run; read its .py files, and if you trust "
+                "them set trust_remote_code (of a sweep's model) or --trust-remote-code"
+            ) from error
         first = str(error).strip().splitlines()
         raise UserError(f"{what} {source}: cannot be loaded: {first[0] if first else error!r}") from error
 
