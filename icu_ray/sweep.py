@@ -1,6 +1,6 @@
 """The main job: a config becomes unlearned models, their numbers, and runs to compare.
 
-    python -m icu_ray.sweep [CONFIG.yaml] [key=value ...] [--dry-run]
+    python -m icu_ray.sweep [CONFIG.yaml] [key=value ...] [--dry-run] [--wait]
 
 With no config it runs the embedded quickstart. Input is checked before Ray starts; then the shared artefacts are made
 once, the trials run under Ray Tune in the plan's order, and tables, CSV, JSON and MLflow runs are left. Running the
@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +28,11 @@ from rich.console import Console
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.lease import Held, Lease, take
 from icu_ray.plan import Plan, Trial, claims_of, make_plan, plan_json
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import print_plan
-from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, open_sweep, write_beat
+from icu_ray.results import BEAT_SECONDS, SILENT_SECONDS, Provenance, SweepState, open_sweep, write_beat
 from icu_ray.runtime import inside_job, machine, quiet, refuse_impossible, will_start_locally
 from icu_ray.schedule import Limits
 from icu_ray.store import join, local_path
@@ -38,6 +40,8 @@ from icu_ray.version import code_version
 
 log = logging.getLogger(__name__)
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "sentence-transformers", "faiss-cpu", "bert-score", "mlflow")
+
+WAIT_SECONDS = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
+    parser.add_argument("--wait", action="store_true", help="where another driver runs this sweep: wait for its end")
     arguments = parser.parse_intermixed_args(argv)
     given = [text for text in (arguments.config, *arguments.overrides) if text]
     name = given.pop(0) if given and "=" not in given[0] else None
@@ -63,18 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             else:
                 print_plan(plan, _console(sys.stdout))
             return 0
-        return run_sweep(plan)
+        return run_sweep(plan, wait=arguments.wait)
     except UserError as error:
         print(f"icu_ray.sweep: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("icu_ray.sweep: interrupted", file=sys.stderr)
+        return 130
 
 
 def _console(stream: Any) -> Console:
     return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
 
 
-def run_sweep(plan: Plan) -> int:
-    """Run what the plan still has to run, and report; the exit code."""
+def run_sweep(plan: Plan, *, wait: bool = False) -> int:
+    """Run what the plan still has to run, and report; the exit code. wait: for another driver of the sweep to end."""
     config = plan.config
     limits = Limits(config.resources.max_workers, config.resources.max_concurrent)
     if will_start_locally():
@@ -88,8 +96,34 @@ def run_sweep(plan: Plan) -> int:
             file=sys.stderr,
         )
     plan = replace(plan, config=config.model_copy(update={"storage": storage}))
-    with _only_driver(storage, config.name):
-        return _run(plan, limits)
+    lease, waited = _taken(storage, config.name, wait)
+    try:
+        if waited:
+            plan = make_plan(plan.config, plan.data)  # from what the other driver has left
+        return _run(plan, limits, lease)
+    finally:
+        lease.release()
+
+
+def _taken(storage: str, sweep: str, wait: bool) -> tuple[Lease, bool]:
+    """The sweep, and whether it had to be waited for; UserError where it is another driver's."""
+    waited = False
+    while True:
+        try:
+            return take(storage, sweep), waited
+        except Held as held:
+            folder = join(storage, sweep)
+            where = without_secrets(folder) if local_path(folder) is None else _shown(Path(folder))
+            if not wait:
+                raise UserError(
+                    f"{where}: another driver ({held}) is running this sweep; watch it: icu-ray status {where} "
+                    "--follow; go on when it has ended: --wait; or give this one another name (name=...). A driver on "
+                    f"another machine that has not been heard of for {SILENT_SECONDS:.0f} s is taken for dead"
+                ) from None
+            if not waited:
+                print(f"waiting for another driver ({held}) of this sweep to end", flush=True)
+        waited = True
+        time.sleep(WAIT_SECONDS)
 
 
 def _absolute(storage: str) -> str:
@@ -123,7 +157,7 @@ def _without_secrets(tree: Any) -> Any:
     return without_secrets(tree) if isinstance(tree, str) and "://" in tree else tree
 
 
-def _run(plan: Plan, limits: Limits) -> int:
+def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     from icu_ray.report.tables import print_tables, summarise, write_tables
     from icu_ray.tracking import Tracker, tracking_uri, ui_command
     from icu_ray.trial import spec_of
@@ -146,7 +180,7 @@ def _run(plan: Plan, limits: Limits) -> int:
         chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
         console.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {_shown(logs)}")
         try:
-            with _signals(interrupted), _beating(config):
+            with _signals(interrupted), _beating(config, lease, console):
                 if tracker is not None:
                     tracker.start()
                 unevaluated = _unevaluated(plan)
@@ -232,14 +266,21 @@ def _signals(interrupted: threading.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _beating(config: SweepConfig) -> Iterator[None]:
-    """Say every while that this driver lives."""
+def _beating(config: SweepConfig, lease: Lease, console: Console) -> Iterator[None]:
+    """Say every while that this driver lives; one that has lost its sweep to another stops."""
     stop = threading.Event()
 
     def beat() -> None:
         while True:
-            with contextlib.suppress(OSError):
-                write_beat(config.storage, config.name, "running")
+            try:
+                with contextlib.suppress(OSError):
+                    lease.renew()
+                    write_beat(config.storage, config.name, "running")
+            except Held as held:
+                said = f"another driver ({held}) has taken this sweep over, for this one was not heard of; it stops"
+                console.print(said, markup=False, soft_wrap=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             if stop.wait(BEAT_SECONDS):
                 return
 
@@ -250,31 +291,6 @@ def _beating(config: SweepConfig) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=5)
-
-
-@contextlib.contextmanager
-def _only_driver(storage: str, sweep: str) -> Iterator[None]:
-    """One driver a sweep folder: a second one on this machine is told so. The lock goes with the process."""
-    folder = local_path(join(storage, sweep))
-    if folder is None:
-        yield
-        return
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f"{_shown(folder)}: another driver (process {file.read().strip() or '?'}) is running this sweep; wait "
-                "for it, stop it, or give this one another name (name=...)"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 if __name__ == "__main__":

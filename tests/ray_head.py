@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 
-@dataclass(frozen=True)
+@dataclass
 class Head:
     """gcs: address for RAY_ADDRESS; jobs: of the job server; token: the one it wants; folder: Ray's own files."""
 
@@ -27,6 +27,30 @@ class Head:
     jobs: str
     token: str
     folder: Path
+    command: list[str]
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, the first time or once more at the same addresses, and wait for its job server."""
+        with (self.folder / "head.txt").open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT
+            )
+        _wait_for(f"{self.jobs}/api/version", self.token, self.process, self.folder / "head.txt")
+
+    def kill(self) -> None:
+        """kill -9 of everything that it has started, its own processes first, and of itself."""
+        if self.process is None:
+            return
+        # With --block all of them descend from it; ended gently they wait for one another, up to half a minute.
+        ours = [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]
+        for each in ours:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        self.process.wait(timeout=30)
+        psutil.wait_procs(ours, timeout=30)
+        self.process = None
 
 
 def free_ports(count: int) -> list[int]:
@@ -58,30 +82,26 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
         "min-worker-port": 0,
         "max-worker-port": 0,
     }
-    with (folder / "head.txt").open("wb") as output:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-                *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--num-gpus=0"),
-                *(f"--temp-dir={folder}", f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"),
-                *(f"--{name}={port}" for name, port in ports.items() if port or "worker" in name),
-            ],
-            env={**mine, **environment, "PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
-            cwd=folder,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    command = [
+        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+        *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--num-gpus=0"),
+        *(f"--temp-dir={folder}", f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"),
+        *(f"--{name}={port}" for name, port in ports.items() if port or "worker" in name),
+    ]
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    head = Head(
+        f"127.0.0.1:{gcs}",
+        f"http://127.0.0.1:{jobs}",
+        token,
+        folder,
+        command,
+        {**mine, **environment, "PATH": path, **secret},
+    )
     try:
-        _wait_for(f"http://127.0.0.1:{jobs}/api/version", token, process, folder / "head.txt")
-        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{jobs}", token, folder)
+        head.start()
+        yield head
     finally:
-        # With --block all of them descend from it; ended gently they wait for one another, up to half a minute.
-        ours = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for each in ours:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-        process.wait(timeout=30)
-        psutil.wait_procs(ours, timeout=30)
+        head.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -117,7 +118,8 @@ def test_a_trial_that_diverges_ends_with_its_reason(storm: tuple[Sweep, int, str
 def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     storm: tuple[Sweep, int, str], calm: TrialResult, tmp_path: Path
 ) -> None:
-    sweep = Sweep(tmp_path, (method("first"), method("second")), store_of=storm[0])
+    # Its storage has a URL, as a bucket has: nothing but what lies there tells one driver of another.
+    sweep = Sweep(tmp_path, (method("first"), method("second")), store_of=storm[0], storage=f"local://{tmp_path}/runs")
     sweep.go("first", "second")
     driver = sweep.start(QUIET, "resources.max_concurrent=1", "resources.max_hours=0.0001")
     assert driver.end() == 1, driver.output
@@ -134,10 +136,11 @@ def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     sweep.reached(left, driver)
     second = sweep.start(QUIET)
     assert second.end() == 2
-    assert f"another driver (process {driver.process.pid}) is running this sweep" in second.output
+    holder = f"another driver (process {driver.process.pid} on {socket.gethostname()}, since 20"
+    assert f"local://{tmp_path}/runs/t: {holder}" in second.output and "--wait" in second.output
     driver.kill()
     (sweep.faults / f"{left}.reached").unlink()
-    checkpoints = sorted((Path(sweep.paths()[left].checkpoint)).glob("checkpoint_2*"))
+    checkpoints = sorted((sweep.disk / "t" / "trials").glob("*/checkpoint/checkpoint_2*"))
     assert len(checkpoints) == 2
     largest = max((file for file in checkpoints[-1].rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
@@ -146,6 +149,7 @@ def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     before = len(sweep.calls(left))
     driver = sweep.start(QUIET, "resources.max_concurrent=1")
     worker = sweep.reached(left, driver)
+    patient = sweep.start(QUIET, "--wait")
     trials = processes_of(sweep.faults, "ray::ImplicitFunc")
     assert trials
     for process in trials:
@@ -157,6 +161,10 @@ def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     assert same(sweep.results()[done], calm)
     steps = sweep.steps(left)
     assert before == steps[1] + steps[2] + 1
+    # Who waited goes on from what is there: nothing is left to do.
+    assert patient.end() == 0, patient.output
+    assert f"waiting for another driver (process {driver.process.pid} on" in patient.output
+    assert "0 trials to run, 2 already done" in patient.output
     # The second epoch was computed again, for its checkpoint was cut, and the first step of the fourth.
     assert len(sweep.calls(left)) - before == steps[2] + steps[3] + 1 + sum(steps[4:])
 
