@@ -15,6 +15,10 @@ class UserError(Exception):
     """Bad input: the message names the file or key, what was found and what was expected."""
 
 
+class ClusterError(UserError):
+    """Ray does not start or answer, or is gone: nothing is wrong with the input, and another try may go well."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """' (did you mean 'x'?)' for the known word nearest to `word`, or '' when none is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -5,7 +5,7 @@
 With no config it runs the embedded quickstart. Input is checked before Ray starts; then the shared artefacts are made
 once, the trials run under Ray Tune in the plan's order, and tables, CSV, JSON and MLflow runs are left. Running the
 same command again goes on where it stopped: finished trials are found in storage, an interrupted one continues from
-its last epoch. Exit codes: 0 all trials ended, 1 some failed, 2 the input was refused, 130 interrupted.
+its last epoch. Exit codes: 0 all trials ended, 1 some failed or Ray is gone, 2 the input was refused, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 from rich.console import Console
 
 from icu_ray.config import SweepConfig
-from icu_ray.errors import UserError, without_secrets
+from icu_ray.errors import ClusterError, UserError, without_secrets
 from icu_ray.lease import Held, Lease, take
 from icu_ray.plan import Plan, Trial, claims_of, make_plan, plan_json
 from icu_ray.planning import find_config, plan_config
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "sentence-transformers", "faiss-cpu", "bert-score", "mlflow")
 
 WAIT_SECONDS = 2.0
+_KEPT = "What was finished is kept; the same command goes on from here."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,7 +160,7 @@ def _without_secrets(tree: Any) -> Any:
 
 def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     from icu_ray.report.tables import print_tables, summarise, write_tables
-    from icu_ray.tracking import Tracker, tracking_uri, ui_command
+    from icu_ray.tracking import FINISH_SECONDS, INTERRUPTED_SECONDS, Tracker, tracking_uri, ui_command
     from icu_ray.trial import spec_of
 
     config = plan.config
@@ -179,6 +180,19 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         already = f", {done} already done" if done else ""
         chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
         console.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {_shown(logs)}")
+
+        def lost(why: str) -> None:
+            # Nothing is asked of Ray any more, not even to end: such calls may never return.
+            with contextlib.suppress(OSError):
+                write_beat(config.storage, config.name, "interrupted")
+            if tracker is not None:
+                tracker.finish(INTERRUPTED_SECONDS)
+            lease.release()
+            console.show_cursor()
+            console.print(f"\nRay is gone: {why}. {_KEPT}", markup=False, soft_wrap=True)
+            os._exit(1)
+
+        trouble = ""
         try:
             with _signals(interrupted), _beating(config, lease, console):
                 if tracker is not None:
@@ -187,10 +201,12 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
                 if plan.waiting or plan.open_trials or unevaluated:
                     from icu_ray.running import run_trials
 
-                    undone = run_trials(plan, unevaluated, provenance, limits, console, logs, interrupted)
+                    undone = run_trials(plan, unevaluated, provenance, limits, console, logs, interrupted, lost)
             state = "interrupted" if interrupted.is_set() else "finished"
         except KeyboardInterrupt:
             state = "interrupted"
+        except ClusterError as error:
+            state, trouble = "interrupted", str(error)
         finally:
             trials = make_plan(config, plan.data).trials if config.search is not None else plan.trials
             summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in trials])
@@ -201,9 +217,13 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
             write_beat(config.storage, config.name, state)
             # Who interrupts wants the end now; 'icu-ray report' can be asked later.
             reported = "" if state == "interrupted" else _write_report(config)
-            synced = tracker is None or tracker.finish()
+            patience = INTERRUPTED_SECONDS if state == "interrupted" else FINISH_SECONDS
+            synced = tracker is None or tracker.finish(patience)
+        if trouble:
+            console.print(f"\n{trouble}. {_KEPT}", markup=False, soft_wrap=True)
+            return 1
         if state == "interrupted":
-            console.print("\nInterrupted. What was finished is kept; the same command goes on from here.")
+            console.print(f"\nInterrupted. {_KEPT}")
             return 130
         console.print()
         print_tables(summary, console)
