@@ -30,6 +30,10 @@ def refusal(error: OSError) -> str | None:
     return f"{name if len(name) < 200 else name[:200] + '...'}: {error.strerror}"
 
 
+class ClusterError(UserError):
+    """Ray does not start or answer, or is gone: nothing is wrong with the input, and another try may go well."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """' (did you mean 'x'?)' for the known word nearest to `word`, or '' when none is near."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -56,6 +56,10 @@ COMPLETE_TAG = "icu_ray.complete"
 PARENT_TAG = "mlflow.parentRunId"
 STATUS = {"finished": "FINISHED", "not_forgotten": "FINISHED", "failed": "FAILED"}
 RETRY_SECONDS = 30.0
+FINISH_SECONDS = 60.0
+"""What is not sent so long after the last trial is left to `icu-ray sync`."""
+INTERRUPTED_SECONDS = 10.0
+"""The same, where the user has interrupted and waits."""
 
 
 def tracking_uri(storage: str, configured: str | None = None) -> str:
@@ -123,8 +127,10 @@ def _mark(result: TrialResult, evaluation: TrialEvaluation | None) -> str:
 
 
 def _client(uri: str) -> MlflowClient:
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # A request that was not answered may have been carried out all the same. MLflow would send it again as it is, and
+    # make a second run; the next sync looks first.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     # Else every run that ends prints two lines into the sweep's terminal where the address is a server's.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
@@ -222,7 +228,7 @@ def _sync_trial(
     if result is not None and run.data.tags.get(COMPLETE_TAG) == _mark(result, evaluation):
         state.complete[trial_id] = _mark(result, evaluation)
         return 0
-    sent = _send_epochs(client, run_id, history)
+    sent = _send_epochs(client, run_id, history, spec.started or 0.0)
     state.epochs[trial_id] = len(history)
     if result is not None:
         sent += _send_result(client, run, paths, result, evaluation)
@@ -282,12 +288,15 @@ EPOCH_MARK = "active_samples"
 """Sent with every epoch in one atomic batch: where it has a step, that whole epoch is on the server."""
 
 
-def _send_epochs(client: MlflowClient, run_id: str, history: tuple[EpochRecord, ...]) -> int:
+def _send_epochs(client: MlflowClient, run_id: str, history: tuple[EpochRecord, ...], started: float) -> int:
+    """Those that are not there. Their time is made of what storage says, so that a batch which a slow server takes
+    twice is one to it: MLflow keeps one point for a step, time and value."""
     there = {metric.step for metric in client.get_metric_history(run_id, EPOCH_MARK)} if history else set()
-    sent = 0
+    sent, ended = 0, started
     for record in history:
+        ended += sum(record.seconds.values())
         if record.epoch not in there:
-            sent += _send(client, run_id, epoch_metrics(record), record.epoch)
+            sent += _send(client, run_id, epoch_metrics(record), record.epoch, ended)
     return sent
 
 
@@ -316,7 +325,7 @@ def _send_result(
     there = run.data.metrics
     sent = 0
     for step, wanted in ((0, original), (result.epochs, values)):
-        sent += _send(client, run_id, {k: v for k, v in wanted.items() if there.get(k) != v}, step)
+        sent += _send(client, run_id, {k: v for k, v in wanted.items() if there.get(k) != v}, step, result.ended)
     samples = read_samples(paths)
     if samples:
         rows = [asdict(sample) for sample in samples]
@@ -347,12 +356,15 @@ def _send_documents(client: MlflowClient, run_id: str, paths: TrialPaths, evalua
         client.log_dict(run_id, dict(evaluation.errors), "evaluation/errors.json")
 
 
-def _send(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> int:
+def _send(
+    client: MlflowClient, run_id: str, values: Mapping[str, float], step: int, seconds: float | None = None
+) -> int:
+    """seconds: the time of the points (Unix); None: now."""
     from mlflow.entities import Metric
 
     if values:
-        now = int(time.time() * 1000)
-        client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        at = int((time.time() if seconds is None else seconds) * 1000)
+        client.log_batch(run_id, metrics=[Metric(name, value, at, step) for name, value in values.items()])
     return len(values)
 
 
@@ -408,7 +420,7 @@ class Tracker:
         self.every_seconds = every_seconds
         self.trouble: str | None = None
         self._state = SyncState()
-        self._stop = threading.Event()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-sync", daemon=True)
 
     def start(self) -> None:
@@ -416,8 +428,9 @@ class Tracker:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            self._stop.wait(self.every_seconds if self._try(over=False) else RETRY_SECONDS)
+        while not self._over.is_set():
+            self._over.wait(self.every_seconds if self._try(over=False) else RETRY_SECONDS)
+        self._try(over=True)
 
     def _try(self, over: bool) -> bool:
         try:
@@ -436,11 +449,16 @@ class Tracker:
         """The server's address without user and password."""
         return without_secrets(self.uri)
 
-    def finish(self) -> bool:
-        """Stop the thread and send the rest; False when the server could not be reached."""
-        self._stop.set()
-        self._thread.join(timeout=60)
-        return self._try(over=True)
+    def finish(self, seconds: float = FINISH_SECONDS) -> bool:
+        """Have the rest sent; False where that was not done within `seconds`, or the server could not be reached."""
+        self._over.set()
+        if self._thread.ident is None:
+            self._thread.start()
+        self._thread.join(timeout=seconds)
+        if self._thread.is_alive():  # it ends with this process, wherever it stands
+            self.trouble = self.trouble or f"it had not taken everything within {seconds:.0f} s"
+            return False
+        return self.trouble is None
 
 
 @contextmanager

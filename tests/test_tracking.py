@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from mlflow_server import Server
+from slow_proxy import SlowProxy
+from sqlite_lock import locked
 
 from icu_ray.cli import main as cli
 from icu_ray.errors import without_secrets
@@ -197,6 +199,72 @@ def test_a_server_that_is_away_and_one_that_dies(
     for child in children.values():
         assert [step for step, _ in curve(server.uri, child, "ma")] == [0, 1, 2, 3]
         assert child.info.status == "FINISHED"
+
+
+def test_a_server_that_is_slow_and_one_that_answers_too_late(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver waits for neither; what was not answered is not sent twice, though the server had carried it out."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    with SlowProxy(server.port, delay=1.0) as proxy:
+        slow = make_sweep(tmp_path, "slow")
+        tracker = Tracker(str(tmp_path), "slow", proxy.uri, every_seconds=0.2)
+        tracker.start()
+        for number, path in enumerate(slow):
+            end_trial(path, number)
+        write_beat(str(tmp_path), "slow", "finished")
+        began = time.monotonic()
+        assert tracker.finish(2.0) is False
+        assert time.monotonic() - began < 20 and "within 2 s" in str(tracker.trouble)
+        proxy.delay = 0.0
+        tracker._thread.join()  # a process that ends would not wait for it
+        proxy.delay = 3.0  # each answer comes after its request was given up
+        late = make_sweep(tmp_path, "late")
+        for _ in range(2):
+            monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+            with pytest.raises(Exception, match="timed out"):
+                sync_sweep(str(tmp_path), "late", proxy.uri)
+            monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+            proxy.delay = 0.0
+            sync_sweep(str(tmp_path), "late", proxy.uri)
+            proxy.delay = 3.0
+            for path in late:
+                write_events(path, history(3))
+        proxy.delay = 0.0
+        for number, path in enumerate(late):
+            end_trial(path, number)
+        for name in ("slow", "late"):
+            write_beat(str(tmp_path), name, "finished")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+            assert cli(["sync", str(tmp_path / name)]) == 0
+            parent, children = runs(server.uri, name)
+            assert parent.info.status == "FINISHED" and len(children) == 2
+            for child in children.values():
+                assert child.info.status == "FINISHED" and child.data.metrics["after/ma"] == pytest.approx(0.65)
+                assert curve(server.uri, child, "ma") == [(e, pytest.approx(0.95 - e / 10)) for e in range(4)]
+
+
+def test_a_database_that_another_process_has_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = tracking_uri(str(tmp_path))
+    paths = make_sweep(tmp_path, "locked")
+    tracker = Tracker(str(tmp_path), "locked", uri, every_seconds=0.2)
+    tracker.start()
+    deadline = time.monotonic() + 120
+    while len(tracker._state.epochs) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with locked(tmp_path / "mlflow.db"):
+        for number, path in enumerate(paths):
+            end_trial(path, number)
+        write_beat(str(tmp_path), "locked", "finished")
+        assert tracker.finish(1.0) is False
+    tracker._thread.join()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert cli(["sync", str(tmp_path / "locked")]) == 0
+    parent, children = runs(uri, "locked")
+    assert parent.info.status == "FINISHED" and len(children) == 2
+    for child in children.values():
+        assert curve(uri, child, "ma") == [(e, pytest.approx(0.95 - e / 10)) for e in range(4)]
 
 
 def test_a_trial_that_goes_on_keeps_its_run(tmp_path: Path) -> None:
