@@ -43,7 +43,16 @@ from icu_ray.results import (
     trial_ids,
 )
 from icu_ray.store import join, list_dir, local_path, read_bytes
-from icu_ray.tracking_views import NOTE_TAG, SIGNATURE, TRIAL_TAG, experiment_tags, sweep_note, trial_note
+from icu_ray.tracking_views import (
+    COLOR_TAG,
+    NOTE_TAG,
+    SIGNATURE,
+    TRIAL_TAG,
+    experiment_tags,
+    sweep_note,
+    trial_colors,
+    trial_note,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,6 +103,7 @@ class SyncState:
     runs: dict[str, str] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     complete: dict[str, str] = field(default_factory=dict)
+    colors: dict[str, str] = field(default_factory=dict)
 
 
 def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = None, over: bool = False) -> int:
@@ -108,6 +118,7 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
         parent = _parent(client, storage, sweep, known, uri, state)
         sent = 0
         results = []
+        state.colors = {} if known is None else trial_colors(known)
         planned = None if known is None else {spec.trial_id for spec in known.trials}
         for trial_id in trial_ids(storage, sweep):
             paths = TrialPaths.of(storage, sweep, trial_id)
@@ -222,7 +233,7 @@ def _sync_trial(
     known = state.epochs.get(trial_id)
     if result is None and known is not None and known == len(history) and not over:
         return 0
-    run_id = state.runs.get(trial_id) or _child(client, parent, trial_id, spec)
+    run_id = state.runs.get(trial_id) or _child(client, parent, spec, state.colors.get(trial_id))
     state.runs[trial_id] = run_id
     run = client.get_run(run_id)
     if result is not None and run.data.tags.get(COMPLETE_TAG) == _mark(result, evaluation):
@@ -255,18 +266,18 @@ def _code_tags(provenance: Provenance | None) -> dict[str, str]:
     return tags | ({"model_hash": provenance.model[:16]} if provenance.model else {})
 
 
-def _child(client: MlflowClient, parent: Run, trial_id: str, spec: TrialSpec) -> str:
+def _child(client: MlflowClient, parent: Run, spec: TrialSpec, color: str | None) -> str:
     from mlflow.entities import Param
 
     experiment, parent_id = parent.info.experiment_id, parent.info.run_id
     found = client.search_runs(
-        [experiment], f"tags.`{TRIAL_TAG}` = '{trial_id}' and tags.`{PARENT_TAG}` = '{parent_id}'", max_results=1
+        [experiment], f"tags.`{TRIAL_TAG}` = '{spec.trial_id}' and tags.`{PARENT_TAG}` = '{parent_id}'", max_results=1
     )
     if found:
         return str(found[0].info.run_id)
     weights = spec.hyperparameters
     tags = {
-        TRIAL_TAG: trial_id,
+        TRIAL_TAG: spec.trial_id,
         PARENT_TAG: parent_id,
         "model": spec.model,
         "method": spec.method,
@@ -276,6 +287,7 @@ def _child(client: MlflowClient, parent: Run, trial_id: str, spec: TrialSpec) ->
         "beta": str(weights.get("beta", "")),
         **_code_tags(spec.provenance),
         NOTE_TAG: trial_note(spec, None),
+        **({} if color is None else {COLOR_TAG: color}),
     }
     run = client.create_run(experiment, start_time=_milliseconds(spec.started), run_name=spec.name, tags=tags)
     params = {"model": spec.model, "method": spec.method, "sample": spec.sample, **weights}

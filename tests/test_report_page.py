@@ -133,10 +133,10 @@ def test_paper_is_light_and_holds_everything(opened: Opened) -> None:
 
 def test_a_reader_who_does_not_see_it(opened: Opened) -> None:
     page = opened.page
-    levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(e => Number(e.tagName[1]))")
+    levels = page.locator("h1, h2, h3, h4, h5, h6").evaluate_all("all => all.map(e => Number(e.tagName[1]))")
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(below <= above + 1 for above, below in pairwise(levels))
-    figures = page.get_by_role("img").evaluate_all("all => all.map(e => [e.alt.length, e.naturalWidth])")
+    figures = page.locator("img").evaluate_all("all => all.map(e => [e.alt.length, e.naturalWidth])")
     assert len(figures) >= 4 and all(alt > 20 and width > 100 for alt, width in figures)
     for link in page.get_by_role("navigation").get_by_role("link").all():
         target = link.get_attribute("href") or ""

@@ -161,14 +161,19 @@ def test_curves_have_the_points_of_the_trials(shown: Shown) -> None:
     # What the page draws.
     lines = page.evaluate(
         """() => [...document.querySelectorAll('.js-plotly-plot')].flatMap(p => p.data).filter(line => line.metricKey)
-             .map(line => [line.metricKey, line.name, Array.from(line.x, (x, i) => [x, line.y[i]])])"""
+             .map(l => [l.metricKey, l.name, l.marker.color, Array.from(l.x, (x, i) => [x, l.y[i]])])"""
     )
     drawn: dict[str, dict[str, list[Any]]] = {}
-    for metric, name, points in lines:
+    colours: dict[str, set[str]] = {}
+    for metric, name, colour, points in lines:
+        colours.setdefault(name, set()).add(colour[: len("#rrggbb")])  # a transparent twin lies under each line
         drawn.setdefault(metric, {})[name] = [(int(x), y) for x, y in points]
     for metric in ("ma", "el10"):
         assert set(drawn[metric]) == NAMES
         assert drawn[metric] == shown.histories(metric)
+    # A colour for each trial: the same in all charts, no other's.
+    assert all(len(own) == 1 for own in colours.values()), colours
+    assert len(set().union(*colours.values())) == len(NAMES), colours
     # And what it asked the server for.
     by_metric = {parse_qs(urlsplit(url).query)["metric_key"][0]: answer for url, answer in asked}
     points = sorted((m["step"], m["value"]) for m in by_metric["ma"]["metrics"])
