@@ -492,7 +492,7 @@ def _read_lines(kind: type[_T], url: str) -> tuple[_T, ...]:
     if rest.strip():
         try:
             json.loads(rest)
-        except ValueError:
+        except (ValueError, RecursionError):
             return tuple(records)
         records.append(_parse(kind, rest, f"{url}, line {len(lines) + 1}", remedy))
     return tuple(records)

@@ -113,7 +113,7 @@ def damaged_bytes(draw: Callable[..., Any], content: bytes) -> bytes:
         end = min(len(content), at + draw(st.integers(0, 40)))
         more = draw(
             st.binary(max_size=6)
-            | st.sampled_from([b"\n", b'"', b",", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"9" * 5000])
+            | st.sampled_from([b"\n", b'"', b",", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"9" * 5000, b"[" * 3000])
         )
         content = draw(
             st.sampled_from(

@@ -56,7 +56,7 @@ def read_jsonl(path: Path) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: row {number}: no JSON ({error}); expected one object a line") from error
         if not isinstance(row, dict) or not row:
             raise UserError(f"{path}: row {number}: expected a JSON object with columns, found {line[:60]}")
@@ -112,7 +112,7 @@ def read_dialogues(path: Path) -> list[list[str]]:
     try:
         table = json.loads(_text(path))["text"]
         items = list(table.items())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path}: expected {{"text": {{"0": [turn, ...], ...}}}}: {error!r}') from error
     for number, turns in items:
         if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, str) for turn in turns):

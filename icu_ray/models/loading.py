@@ -243,7 +243,7 @@ def _check_safetensors(path: Path, source: str) -> None:
         entries = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         values = sum(math.prod(entry["shape"]) for entry in entries.values())
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise UserError(f"model {source}: {path.name} is no safetensors file, or only its beginning") from error
     if size != end or not values:
         raise UserError(f"model {source}: {path.name} has {size} bytes, but its header says {end}: copy it again")
@@ -252,7 +252,7 @@ def _check_safetensors(path: Path, source: str) -> None:
 def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"model {source}: {path.name} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"model {source}: {path.name} holds a {type(value).__name__}, expected an object")
