@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -66,6 +67,7 @@ def config_page() -> str:
     return "\n".join(lines)
 
 
+@functools.cache
 def _models() -> dict[str, type[BaseModel]]:
     """Every section by its class's name, in the order of the keys that lead to it."""
     found: dict[str, type[BaseModel]] = {"SweepConfig": schema.SweepConfig}
@@ -87,6 +89,7 @@ def _add_sections(found: dict[str, type[BaseModel]], model: type[BaseModel], sec
                 _add_sections(found, other, sections)
 
 
+@functools.cache
 def _sentences() -> dict[tuple[str, str], str]:
     """The text under each field, by (class, field): Python itself throws it away."""
     found = {}
@@ -101,6 +104,7 @@ def _sentences() -> dict[tuple[str, str], str]:
     return found
 
 
+@functools.cache
 def _places() -> dict[str, list[str]]:
     """Where in a config each class stands."""
     places: dict[str, list[str]] = {}

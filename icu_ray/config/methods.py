@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from icu_ray.config.section import Count, Fraction, Name, Section, Seed, Setting, Weight
 
@@ -45,6 +45,13 @@ class MethodConfig(Section):
         if self.cells is not None and self.model_fields_set & {"alpha", "beta"}:
             raise ValueError("give either 'cells' or 'alpha' and 'beta': beside cells they would count for nothing")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_it_may_be_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if self.cells is not None:
+            del written["alpha"], written["beta"]
+        return written
 
     def grid(self) -> tuple[tuple[float, float], ...]:
         """The (alpha, beta) cells in their written order."""
