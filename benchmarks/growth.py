@@ -36,8 +36,9 @@ from icu_ray.data.pairing import SHARD_ROWS
 from icu_ray.data.sources import check_data
 from icu_ray.plan import Plan, make_plan
 from icu_ray.planned_trial import gang_of
-from icu_ray.results import Provenance, Scores, TrialPaths, TrialResult, write_result
+from icu_ray.results import Provenance, Scores, TrialResult
 from icu_ray.schedule import Gang, Node, Placed, next_start
+from icu_ray.trial_files import TrialPaths, write_result
 
 WIDTH, QUERIES = 384, 128
 POOLS = (15_000, 150_000, 1_500_000)

@@ -22,7 +22,7 @@ from tiny_sweep import TINY, python
 
 from icu_ray.plan import Plan
 from icu_ray.planning import plan_sweep
-from icu_ray.results import TrialPaths, read_result
+from icu_ray.trial_files import TrialPaths, read_result
 
 WORK = ("train", "validate", "save")
 
@@ -56,8 +56,8 @@ def run_plain(folder: Path, trials: int) -> float:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from icu_ray.prepare import prepare
-    from icu_ray.results import start_trial
     from icu_ray.sweeping import provenance_of
+    from icu_ray.trial_files import start_trial
     from icu_ray.trial_task import TrialTask, spec_of
     from icu_ray.trial_worker import train_worker
 

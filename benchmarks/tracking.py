@@ -21,19 +21,9 @@ from typing import Any
 
 from table import machine, print_table
 
-from icu_ray.results import (
-    EpochRecord,
-    Provenance,
-    Scores,
-    TrialPaths,
-    TrialResult,
-    TrialSpec,
-    open_sweep,
-    start_trial,
-    write_events,
-    write_result,
-)
+from icu_ray.results import EpochRecord, Provenance, Scores, TrialResult, TrialSpec
 from icu_ray.tracking import Tracker
+from icu_ray.trial_files import TrialPaths, open_sweep, start_trial, write_events, write_result
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 MADE_BY = Provenance("0", "benchmark", False)

@@ -19,7 +19,8 @@ from icu_ray.evaluation.evaluations import Evaluation
 from icu_ray.evaluation.quick import QuickWorld
 from icu_ray.evaluation.suites import Options, open_tasks, tasks_of, with_means
 from icu_ray.runtime import connected, quiet
-from icu_ray.store import Store, check_writable, join, local_path
+from icu_ray.storage import check_writable, join, local_path
+from icu_ray.store import Store
 
 
 def evaluate(

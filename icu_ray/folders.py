@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.errors import UserError, without_secrets
-from icu_ray.store import file_system, local_path, stays_inside
+from icu_ray.storage import file_system, local_path
+from icu_ray.store import stays_inside
 
 
 def remove(url: str) -> None:

@@ -33,7 +33,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from icu_ray.folders import remove
 from icu_ray.results import SILENT_SECONDS, to_json
-from icu_ray.store import file_system, join, list_dir, local_path, read_bytes, write_atomic
+from icu_ray.storage import file_system, join, list_dir, local_path, read_bytes, write_atomic
 
 PAUSE_SECONDS = 2.0
 _NAME = re.compile(r"driver-(\d+)\.json")

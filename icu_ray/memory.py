@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from icu_ray.job import TrialJob
-from icu_ray.results import TrialPaths, to_json
-from icu_ray.store import local_path, read_bytes, write_atomic
+from icu_ray.results import to_json
+from icu_ray.storage import local_path, read_bytes, write_atomic
+from icu_ray.trial_files import TrialPaths
 
 _SCRATCH = f"icu_ray_checkpoint_{socket.gethostname()}_"
 _SAID_BY_TORCH = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")

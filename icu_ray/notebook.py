@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from icu_ray.plan import Plan
-    from icu_ray.results import TrialPaths
+    from icu_ray.trial_files import TrialPaths
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def unlearn(
     """
     import pandas as pd
 
-    from icu_ray.results import TrialPaths, read_evaluation
+    from icu_ray.trial_files import TrialPaths, read_evaluation
     from icu_ray.unlearning import RUN
     from icu_ray.unlearning import unlearn as carry_out
 
@@ -214,8 +214,8 @@ def _sweep_frames(plan: Plan, exit_code: int | None) -> SweepFrames:
     from icu_ray.plan import make_plan
     from icu_ray.report.plan_table import plan_json
     from icu_ray.report.tables import cell_rows, summarise, trial_rows
-    from icu_ray.results import TrialPaths
-    from icu_ray.store import join
+    from icu_ray.storage import join
+    from icu_ray.trial_files import TrialPaths
 
     storage, name = plan.config.storage, plan.config.name
     rows = [{**row, **row.pop("hyperparameters")} for row in json.loads(plan_json(plan))["trials"]]
@@ -238,7 +238,7 @@ def _epochs_frame(trials: Mapping[str, TrialPaths]) -> pd.DataFrame:
     """events.jsonl of trials by name: trial, epoch, active, scores, loss_<term>, seconds_<part>."""
     import pandas as pd
 
-    from icu_ray.results import read_events
+    from icu_ray.trial_files import read_events
 
     rows = []
     for name, paths in trials.items():
@@ -252,6 +252,6 @@ def _epochs_frame(trials: Mapping[str, TrialPaths]) -> pd.DataFrame:
 def _texts_frame(paths: TrialPaths | None) -> pd.DataFrame:
     import pandas as pd
 
-    from icu_ray.results import read_samples
+    from icu_ray.trial_files import read_samples
 
     return pd.DataFrame([asdict(sample) for sample in (() if paths is None else read_samples(paths))])

@@ -21,8 +21,8 @@ from icu_ray.estimates import corrected
 from icu_ray.fingerprints import model_fingerprint
 from icu_ray.objective import middle_of
 from icu_ray.planned_trial import DONE, Trial, gang_of, trial_of
-from icu_ray.results import TrialPaths, read_events, read_result, read_sweep, trial_ids
 from icu_ray.schedule import Gang, by_work
+from icu_ray.trial_files import TrialPaths, read_events, read_result, read_sweep, trial_ids
 
 _READERS = 16
 

@@ -19,7 +19,7 @@ from icu_ray.errors import UserError, did_you_mean
 from icu_ray.estimates import Budget
 from icu_ray.models.loading import check_model_source
 from icu_ray.plan import Plan, make_plan
-from icu_ray.store import check_writable
+from icu_ray.storage import check_writable
 
 DEFAULT_CONFIG = "quickstart"
 

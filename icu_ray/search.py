@@ -23,8 +23,8 @@ from icu_ray.gate import Gate
 from icu_ray.objective import OBJECTIVE, objective_of
 from icu_ray.plan import Plan, coming_trial, searched_trial
 from icu_ray.planned_trial import Trial, gang_of
-from icu_ray.results import TrialPaths, read_result
 from icu_ray.schedule import next_start
+from icu_ray.trial_files import TrialPaths, read_result
 
 log = logging.getLogger(__name__)
 _DRAWS = 100

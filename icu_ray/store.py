@@ -7,8 +7,6 @@ other; two on different machines may both work, and the later one takes the earl
 mirrored to a local cache, so `get_or_make` always answers with a local folder.
 
     folder = Store("runs/store").get_or_make("pairs", {"sample": 0, "texts": fingerprint}, make)
-
-`write_atomic`, `read_bytes` and `list_dir` are the few file operations that results need, local or remote.
 """
 
 from __future__ import annotations
@@ -21,21 +19,20 @@ import math
 import os
 import shutil
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from filelock import FileLock
 
-from icu_ray.errors import UserError
+from icu_ray.storage import file_system, join, local_path, read_bytes, sync_folder, write_atomic
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 _HASHABLE = "null, bool, int, finite float, str, and lists and string-keyed mappings of these"
-
 MANIFEST = "manifest.json"
 CACHE_VARIABLE = "ICU_RAY_CACHE"
+
 log = logging.getLogger(__name__)
 
 
@@ -71,118 +68,10 @@ def _refuse_unhashable(value: JsonValue, where: str) -> None:
         raise TypeError(f"{where}: {type(value).__name__} has no honest hash; allowed are {_HASHABLE}")
 
 
-def local_path(url: str) -> Path | None:
-    """The path of a plain path or file:// URL, None for a remote URL."""
-    if url.startswith("file://"):
-        return Path(url.removeprefix("file://"))
-    return None if "://" in url else Path(url)
-
-
-def join(root: str, *parts: str) -> str:
-    """Path or URL of something below `root`."""
-    return "/".join((root.rstrip("/") or "/", *parts))
-
-
 def stays_inside(name: str) -> bool:
     """Whether a relative name from a manifest or listing, which whoever may write there has chosen, stays below its
     folder: neither absolute nor by way of '..'."""
     return bool(name) and "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a remote URL, and the path inside it."""
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:  # unknown protocol, or its package is missing
-        raise UserError(f"storage {url}: {error}") from error
-    return filesystem, str(path)
-
-
-def write_atomic(url: str, data: bytes) -> None:
-    """Write a whole file so that a reader sees the old bytes or the new ones, never a part.
-
-    Local: a temporary file, fsync, rename. Remote: one put, which object stores make visible at its end.
-    """
-    path = local_path(url)
-    if path is None:
-        filesystem, inside = file_system(url)
-        filesystem.makedirs(os.path.dirname(inside), exist_ok=True)
-        filesystem.pipe_file(inside, data)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files, results are for their whole group
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_bytes(url: str) -> bytes | None:
-    """The content of a file, None where there is none."""
-    path = local_path(url)
-    try:
-        if path is not None:
-            return path.read_bytes()
-        filesystem, inside = file_system(url)
-        return bytes(filesystem.cat_file(inside))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def list_dir(url: str) -> list[str]:
-    """Sorted names directly below `url`, [] where there is no such folder; unfinished writes are left out."""
-    path = local_path(url)
-    if path is not None:
-        names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
-    else:
-        filesystem, inside = file_system(url)
-        filesystem.invalidate_cache()
-        try:
-            names = [os.path.basename(str(entry).rstrip("/")) for entry in filesystem.ls(inside, detail=False)]
-        except FileNotFoundError:
-            names = []
-    return sorted(name for name in names if not name.endswith(".tmp"))
-
-
-def check_writable(root: str) -> None:
-    """UserError unless files can be written below `root`; creates nothing that stays."""
-    path = local_path(root)
-    try:
-        if path is None:
-            probe = join(root, f".writable-{uuid.uuid4().hex}")
-            filesystem, inside = file_system(probe)
-            write_atomic(probe, b"")
-            filesystem.rm_file(inside)
-            return
-        existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
-        if not existing.is_dir():
-            raise UserError(f"storage {root}: {existing} is a file, expected a folder; set storage to another place")
-        with tempfile.TemporaryDirectory(dir=existing, prefix=".icu-ray-writable-"):
-            pass
-    except UserError:
-        raise
-    except Exception as error:  # a remote file system raises what its vendor likes; here all of it means 'no'
-        what = f"{type(error).__name__}: {error}"
-        raise UserError(f"storage {root}: cannot be written ({what}); set storage to a writable place") from error
 
 
 class Store:
@@ -268,7 +157,7 @@ class Store:
             # Another machine on a shared folder was faster; its artefact has the same key, hence the same meaning.
             if verify(final) is not None:
                 raise
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
 
     def _uploaded(self, kind: str, name: str) -> bool:
         assert self.remote is not None

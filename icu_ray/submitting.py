@@ -29,7 +29,7 @@ from icu_ray.config_file import load_config
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.planning import find_config, plan_sweep
 from icu_ray.runtime import authenticate
-from icu_ray.store import local_path
+from icu_ray.storage import local_path
 from icu_ray.version import COMMIT_VARIABLE, code_version
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"

@@ -35,17 +35,11 @@ from icu_ray.ingredients import model_key
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import DONE, Trial
 from icu_ray.prepare import Step
-from icu_ray.results import (
-    ENDED_EARLY,
-    TrialEvaluation,
-    TrialPaths,
-    TrialResult,
-    read_evaluation,
-    read_result,
-    write_evaluation,
-)
-from icu_ray.store import Store, content_hash, write_atomic
+from icu_ray.results import ENDED_EARLY, TrialEvaluation, TrialResult
+from icu_ray.storage import write_atomic
+from icu_ray.store import Store, content_hash
 from icu_ray.streaming import streamed
+from icu_ray.trial_files import TrialPaths, read_evaluation, read_result, write_evaluation
 
 log = logging.getLogger(__name__)
 

@@ -24,25 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import without_secrets
-from icu_ray.results import (
-    EpochRecord,
-    Provenance,
-    Sweep,
-    TrialEvaluation,
-    TrialPaths,
-    TrialResult,
-    TrialSpec,
-    read_beat,
-    read_evaluation,
-    read_events,
-    read_result,
-    read_samples,
-    read_spec,
-    read_sweep,
-    to_json,
-    trial_ids,
-)
-from icu_ray.store import join, list_dir, local_path, read_bytes
+from icu_ray.results import EpochRecord, Provenance, Sweep, TrialEvaluation, TrialResult, TrialSpec, to_json
+from icu_ray.storage import join, list_dir, local_path, read_bytes
 from icu_ray.tracking_views import (
     COLOR_TAG,
     NOTE_TAG,
@@ -52,6 +35,17 @@ from icu_ray.tracking_views import (
     sweep_note,
     trial_colors,
     trial_note,
+)
+from icu_ray.trial_files import (
+    TrialPaths,
+    read_beat,
+    read_evaluation,
+    read_events,
+    read_result,
+    read_samples,
+    read_spec,
+    read_sweep,
+    trial_ids,
 )
 
 if TYPE_CHECKING:

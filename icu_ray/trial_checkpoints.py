@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from icu_ray.folders import fetched, remove
-from icu_ray.results import TrialPaths
-from icu_ray.store import join, list_dir, read_bytes
+from icu_ray.storage import join, list_dir, read_bytes
+from icu_ray.trial_files import TrialPaths
 
 log = logging.getLogger(__name__)
 _SNAPSHOT = "checkpoint_manager_snapshot.json"

@@ -11,7 +11,8 @@ from typing import Any
 
 from icu_ray.ingredients import Ingredients
 from icu_ray.planned_trial import Trial
-from icu_ray.results import Provenance, TrialPaths, TrialResult, TrialSpec, read_events, write_result
+from icu_ray.results import Provenance, TrialResult, TrialSpec
+from icu_ray.trial_files import TrialPaths, read_events, write_result
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from icu_ray.folders import put, remove
 from icu_ray.ingredients import get, load, load_rows
 from icu_ray.memory import check_room, halve_micro_batch, out_of_memory, read_micro_batch, scratch_folder
 from icu_ray.patience import patiently
-from icu_ray.results import Generations, add_generations, write_events, write_result, write_samples
+from icu_ray.results import Generations
 from icu_ray.runtime import seed_everything
-from icu_ray.store import Store, local_path
+from icu_ray.storage import local_path
+from icu_ray.store import Store
 from icu_ray.trial_checkpoints import newest_checkpoint
+from icu_ray.trial_files import add_generations, write_events, write_result, write_samples
 from icu_ray.trial_task import TrialTask, result_of
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from icu_ray.config_file import apply_override, resolve_config
 from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.planning import plan_sweep
-from icu_ray.results import TrialPaths, TrialResult, read_result
+from icu_ray.results import TrialResult
 from icu_ray.sweeping import run_sweep
+from icu_ray.trial_files import TrialPaths, read_result
 
 RUN = "run"
 STANDIN = "standin"

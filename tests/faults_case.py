@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from icu_ray.results import TrialPaths, TrialResult, read_events, read_result, read_spec, trial_ids
+from icu_ray.results import TrialResult
 from icu_ray.store import CACHE_VARIABLE
+from icu_ray.trial_files import TrialPaths, read_events, read_result, read_spec, trial_ids
 
 ROOT = Path(__file__).parents[1]
 FOLDER_VARIABLE = "ICU_RAY_TEST_FAULTS"

@@ -7,20 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icu_ray.results import (
-    EpochRecord,
-    Provenance,
-    SampleRecord,
-    Scores,
-    TrialPaths,
-    TrialResult,
-    TrialSpec,
-    open_sweep,
-    start_trial,
-    write_events,
-    write_result,
-    write_samples,
-)
+from icu_ray.results import EpochRecord, Provenance, SampleRecord, Scores, TrialResult, TrialSpec
+from icu_ray.trial_files import TrialPaths, open_sweep, start_trial, write_events, write_result, write_samples
 
 TARGETS = 4
 REFERENCE = "Alice Smith lives at 12 Elm Street and was born in 1971"

@@ -17,16 +17,8 @@ from icu_ray.errors import UserError
 from icu_ray.estimates import Budget, corrected, cost_of, error_said, estimate_minutes, load_prices
 from icu_ray.planned_trial import Trial
 from icu_ray.planning import plan_sweep
-from icu_ray.results import (
-    EpochRecord,
-    Scores,
-    TrialPaths,
-    TrialResult,
-    TrialSpec,
-    start_trial,
-    write_events,
-    write_result,
-)
+from icu_ray.results import EpochRecord, Scores, TrialResult, TrialSpec
+from icu_ray.trial_files import TrialPaths, start_trial, write_events, write_result
 
 PRICES = "currency: EUR\ngpu_hour: 2.5\nspot_gpu_hour: 0.75\ncpu_hour: 0.05\n"
 GPU_MODELS = [

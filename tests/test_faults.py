@@ -24,8 +24,9 @@ from sqlite_lock import locked
 
 from icu_ray.memory import check_room, scratch_folder, sign_of_progress
 from icu_ray.patience import PATIENCE_VARIABLE, patiently
-from icu_ray.results import EpochRecord, Scores, TrialPaths, TrialResult, read_events, write_events
+from icu_ray.results import EpochRecord, Scores, TrialResult
 from icu_ray.tracking import tracking_uri
+from icu_ray.trial_files import TrialPaths, read_events, write_events
 from icu_ray.watchdog import Watchdog
 
 pytestmark = pytest.mark.xdist_group("cluster")

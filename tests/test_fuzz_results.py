@@ -18,7 +18,8 @@ from icu_ray.report.contents import make_report
 from icu_ray.report.csv_tables import csv_tables
 from icu_ray.report.latex import to_latex
 from icu_ray.report.markdown import to_markdown
-from icu_ray.results import TrialEvaluation, TrialPaths, trial_ids, write_beat, write_evaluation
+from icu_ray.results import TrialEvaluation
+from icu_ray.trial_files import TrialPaths, trial_ids, write_beat, write_evaluation
 
 CELLS = [
     Cell(),

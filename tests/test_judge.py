@@ -30,7 +30,8 @@ from icu_ray.evaluation.judge import Judgement, judge_candidates
 from icu_ray.evaluation.judge_client import JudgeClient, read_key
 from icu_ray.evaluation.judge_prompt import NoScore, conversation, parse_score
 from icu_ray.evaluation.judge_store import AnswerStore, read_answers
-from icu_ray.results import SampleRecord, TrialPaths, TrialSpec, start_trial, write_samples
+from icu_ray.results import SampleRecord, TrialSpec
+from icu_ray.trial_files import TrialPaths, start_trial, write_samples
 
 KEY = "sk-canary-5f1e9d2c7b"
 

@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from icu_ray import lease
 from icu_ray.lease import Held, Holder, take
 from icu_ray.results import SILENT_SECONDS, to_json
-from icu_ray.store import list_dir, write_atomic
+from icu_ray.storage import list_dir, write_atomic
 
 pytestmark = pytest.mark.xdist_group("cluster")
 

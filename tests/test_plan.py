@@ -17,7 +17,8 @@ from icu_ray.errors import UserError
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import Trial
 from icu_ray.planning import find_config, plan_config, plan_sweep
-from icu_ray.results import EpochRecord, Scores, TrialPaths, TrialResult, write_events, write_result
+from icu_ray.results import EpochRecord, Scores, TrialResult
+from icu_ray.trial_files import TrialPaths, write_events, write_result
 
 SMALL: dict[str, Any] = {
     "name": "t",

@@ -18,9 +18,10 @@ from icu_ray.report.case_study import marked_words, wrap
 from icu_ray.report.curves import mean_curve
 from icu_ray.report.page import png_size
 from icu_ray.report.write import Written, write_report
-from icu_ray.results import Generations, TrialEvaluation, TrialPaths, add_generations, write_evaluation
-from icu_ray.store import read_bytes
+from icu_ray.results import Generations, TrialEvaluation
+from icu_ray.storage import read_bytes
 from icu_ray.tracking import sync_sweep, tracking_uri
+from icu_ray.trial_files import TrialPaths, add_generations, write_evaluation
 
 GRID = [
     Cell(alpha=a, beta=b, sample=s, final=(0.5 + a / 50 + s / 100, 0.04, 24.0 - b + s, 3.8))
@@ -198,7 +199,7 @@ def test_a_sweep_without_any_result_yet(tmp_path: Path) -> None:
 
 
 def test_measures_that_are_missing_leave_no_hole_in_the_figures(tmp_path: Path) -> None:
-    from icu_ray.results import TrialPaths, read_result, write_result
+    from icu_ray.trial_files import TrialPaths, read_result, write_result
 
     write_sweep(tmp_path, "holes", WHOLE)
     for cell in WHOLE:
@@ -323,7 +324,7 @@ def test_the_report_is_an_artefact_of_the_parent_run(tmp_path: Path) -> None:
 
 
 def test_a_report_that_fails_does_not_lose_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from icu_ray import sweep
+    from icu_ray import sweeping
     from icu_ray.config import SweepConfig
 
     write_sweep(tmp_path, "ended", [Cell()])
@@ -331,10 +332,10 @@ def test_a_report_that_fails_does_not_lose_the_sweep(tmp_path: Path, monkeypatch
     known = SweepConfig.model_validate(
         {"name": "ended", "storage": str(tmp_path), "models": (model,), "data": {"source": "synthetic"}}
     )
-    assert sweep._write_report(known).endswith("ended/report/report.html")
+    assert sweeping._write_report(known).endswith("ended/report/report.html")
     (tmp_path / "ended" / "report" / "report.html").unlink()
     (tmp_path / "ended" / "report" / "report.html").mkdir()  # cannot be replaced by a file
-    assert sweep._write_report(known).startswith("report failed: ")
+    assert sweeping._write_report(known).startswith("report failed: ")
 
 
 @pytest.mark.parametrize(

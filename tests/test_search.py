@@ -15,8 +15,9 @@ from icu_ray.config_file import resolve_config
 from icu_ray.errors import UserError
 from icu_ray.objective import objective_of
 from icu_ray.planning import plan_sweep
-from icu_ray.results import Scores, TrialPaths, read_result
+from icu_ray.results import Scores
 from icu_ray.sweeping import run_sweep
+from icu_ray.trial_files import TrialPaths, read_result
 
 pytestmark = pytest.mark.xdist_group("cluster")
 

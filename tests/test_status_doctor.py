@@ -26,7 +26,8 @@ from report_case import BEFORE, Cell, scores, write_sweep
 from icu_ray.cli import main as cli
 from icu_ray.cli import make_parser
 from icu_ray.doctor import Finding, examine
-from icu_ray.results import Beat, EpochRecord, TrialPaths, to_json, write_beat, write_events
+from icu_ray.results import Beat, EpochRecord, to_json
+from icu_ray.trial_files import TrialPaths, write_beat, write_events
 
 pytestmark = pytest.mark.xdist_group("cluster")
 

@@ -18,17 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icu_ray.errors import UserError
-from icu_ray.store import (
-    JsonValue,
-    Store,
-    check_writable,
-    content_hash,
-    join,
-    list_dir,
-    read_bytes,
-    verify,
-    write_atomic,
-)
+from icu_ray.storage import check_writable, join, list_dir, read_bytes, write_atomic
+from icu_ray.store import JsonValue, Store, content_hash, verify
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -24,7 +24,7 @@ import pytest
 from ray_head import Head, ray_head
 
 from icu_ray.cli import main as cli
-from icu_ray.results import TrialPaths, read_events, read_result, read_sweep, trial_ids
+from icu_ray.trial_files import TrialPaths, read_events, read_result, read_sweep, trial_ids
 
 pytestmark = pytest.mark.xdist_group("cluster")
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from tiny_models import save_byte_tokenizer
 
-from icu_ray.results import TrialEvaluation, TrialPaths, read_evaluation, read_events, read_result, trial_ids
+from icu_ray.results import TrialEvaluation
 from icu_ray.sweep import main
+from icu_ray.trial_files import TrialPaths, read_evaluation, read_events, read_result, trial_ids
 
 pytestmark = pytest.mark.xdist_group("cluster")
 

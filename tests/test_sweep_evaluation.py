@@ -18,8 +18,9 @@ from icu_ray.fingerprints import folder_fingerprint
 from icu_ray.plan import Plan
 from icu_ray.planning import plan_sweep
 from icu_ray.prepare import Step
-from icu_ray.results import Provenance, Scores, TrialPaths, TrialResult, read_evaluation, write_result
+from icu_ray.results import Provenance, Scores, TrialResult
 from icu_ray.sweep_evaluation import SweepEvaluation, outstanding
+from icu_ray.trial_files import TrialPaths, read_evaluation, write_result
 
 pytestmark = pytest.mark.xdist_group("cluster")
 

@@ -16,14 +16,10 @@ from sqlite_lock import locked
 
 from icu_ray.cli import main as cli
 from icu_ray.errors import without_secrets
-from icu_ray.results import (
-    EpochRecord,
-    Provenance,
-    SampleRecord,
-    Scores,
+from icu_ray.results import EpochRecord, Provenance, SampleRecord, Scores, TrialResult, TrialSpec
+from icu_ray.tracking import SyncState, Tracker, sync_sweep, tracking_uri, ui_command
+from icu_ray.trial_files import (
     TrialPaths,
-    TrialResult,
-    TrialSpec,
     open_sweep,
     start_trial,
     write_beat,
@@ -31,7 +27,6 @@ from icu_ray.results import (
     write_result,
     write_samples,
 )
-from icu_ray.tracking import SyncState, Tracker, sync_sweep, tracking_uri, ui_command
 
 WEIGHTS = {"alpha": 0.5, "beta": 1.0, "lr": 5e-6, "seed": 42}
 MADE_BY = Provenance("0.1.0", "c0ffee" * 7, False, data="d" * 64, model="m" * 64, config={"fidelity": "default"})

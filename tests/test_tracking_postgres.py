@@ -12,19 +12,9 @@ import pytest
 from mlflow import MlflowClient
 from postgres_server import missing, mlflow_server, postgres
 
-from icu_ray.results import (
-    EpochRecord,
-    Provenance,
-    Scores,
-    TrialPaths,
-    TrialResult,
-    TrialSpec,
-    open_sweep,
-    start_trial,
-    write_events,
-    write_result,
-)
+from icu_ray.results import EpochRecord, Provenance, Scores, TrialResult, TrialSpec
 from icu_ray.tracking import Tracker, epoch_metrics
+from icu_ray.trial_files import TrialPaths, open_sweep, start_trial, write_events, write_result
 
 TRIALS, EPOCHS, SECONDS = 32, 6, 0.5
 MADE_BY = Provenance("0", "c", False)

@@ -14,9 +14,9 @@ from report_case import Cell, write_sweep
 
 from icu_ray.report.tables import summarise, write_tables
 from icu_ray.report.write import write_report
-from icu_ray.results import TrialPaths, read_events, trial_ids
 from icu_ray.tracking import sync_sweep
 from icu_ray.tracking_views import NOTE_TAG
+from icu_ray.trial_files import TrialPaths, read_events, trial_ids
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -59,7 +59,7 @@ def _say(line: str) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     from icu_ray.evaluation.candidates import read_candidates
     from icu_ray.evaluation.rating_sheets import KEY_FILE, export_sheets
-    from icu_ray.store import check_writable
+    from icu_ray.storage import check_writable
 
     candidates = read_candidates(arguments.sources, arguments.which, arguments.references, _say)
     check_writable(str(arguments.out))

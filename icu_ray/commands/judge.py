@@ -62,7 +62,7 @@ def _judge(arguments: argparse.Namespace) -> int:
     from icu_ray.evaluation.judge import estimate_cost, judge_candidates, write_judgement
     from icu_ray.evaluation.judge_client import read_key
     from icu_ray.evaluation.judge_store import AnswerStore, read_answers
-    from icu_ray.store import check_writable
+    from icu_ray.storage import check_writable
 
     overrides = [text for text in arguments.sources if _OVERRIDE.fullmatch(text)]
     sources = [text for text in arguments.sources if text not in overrides]
@@ -99,7 +99,7 @@ def _judge(arguments: argparse.Namespace) -> int:
 def _places(sources: list[str], out: Path | None, answers: Path | None) -> tuple[Path, Path]:
     """Folder of the results, file of the paid answers; the sweeps of one storage share theirs."""
     from icu_ray.data.records import READERS
-    from icu_ray.store import local_path
+    from icu_ray.storage import local_path
 
     first = local_path(sources[0])
     if out is None:

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icu_ray.errors import UserError
-from icu_ray.store import file_hash, write_atomic
+from icu_ray.storage import write_atomic
+from icu_ray.store import file_hash
 
 SERVER = "https://raw.githubusercontent.com"
 ATTEMPTS = 5

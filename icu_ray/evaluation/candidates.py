@@ -18,8 +18,10 @@ from typing import Any, Literal
 
 from icu_ray.data.records import READERS, read_columns
 from icu_ray.errors import UserError
-from icu_ray.results import TrialPaths, TrialSpec, read_samples, read_spec, trial_ids
-from icu_ray.store import content_hash, list_dir
+from icu_ray.results import TrialSpec
+from icu_ray.storage import list_dir
+from icu_ray.store import content_hash
+from icu_ray.trial_files import TrialPaths, read_samples, read_spec, trial_ids
 
 Which = Literal["before", "after", "both"]
 

@@ -25,7 +25,7 @@ from icu_ray.evaluation.judge import Verdict
 from icu_ray.evaluation.rating_sheets import COLUMNS, SheetRow, read_key_file
 from icu_ray.metrics.agreement import krippendorff_alpha, pearson, spearman
 from icu_ray.results import to_json
-from icu_ray.store import read_bytes, write_atomic
+from icu_ray.storage import read_bytes, write_atomic
 
 RATINGS_FILE = "ratings.jsonl"
 _SHOWN = 20

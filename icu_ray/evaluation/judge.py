@@ -25,7 +25,8 @@ from icu_ray.evaluation.judge_client import JudgeClient, NoAnswer, Refused, esti
 from icu_ray.evaluation.judge_prompt import NoScore, conversation, parse_score, prompt_version, read_prompt
 from icu_ray.evaluation.judge_store import Answer, AnswerStore
 from icu_ray.results import to_json
-from icu_ray.store import content_hash, join, read_bytes, write_atomic
+from icu_ray.storage import join, read_bytes, write_atomic
+from icu_ray.store import content_hash
 
 GIVE_UP_AFTER = 5
 """Rows in a row that get no answer at all: then the trouble is the endpoint's, and the run ends."""

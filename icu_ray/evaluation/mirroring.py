@@ -19,7 +19,8 @@ from icu_ray.data.fetch import PublicFile, fetch_data
 from icu_ray.errors import UserError
 from icu_ray.evaluation.definition import Definition
 from icu_ray.evaluation.mirror import AUTHORS_FOLDER, ROWS_FOLDER
-from icu_ray.store import CACHE_VARIABLE, write_atomic
+from icu_ray.storage import write_atomic
+from icu_ray.store import CACHE_VARIABLE
 
 _COMMIT = "bb776e39de81ebcb53d1e7e51031960ec4f6842c"
 

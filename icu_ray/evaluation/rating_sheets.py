@@ -26,7 +26,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from icu_ray.errors import UserError
 from icu_ray.evaluation.candidates import Candidate
 from icu_ray.results import to_json
-from icu_ray.store import content_hash, read_bytes, write_atomic
+from icu_ray.storage import read_bytes, write_atomic
+from icu_ray.store import content_hash
 
 KEY_FILE = "key.jsonl"
 COLUMNS = ("row_id", "prefix", "reference", "output", "rating")

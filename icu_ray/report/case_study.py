@@ -19,7 +19,8 @@ from icu_ray.errors import UserError
 from icu_ray.report.comparison import reference_row
 from icu_ray.report.rows import Block, Row
 from icu_ray.report.theme import Theme
-from icu_ray.results import SampleRecord, read_generations
+from icu_ray.results import SampleRecord
+from icu_ray.trial_files import read_generations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

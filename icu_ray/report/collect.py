@@ -14,15 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from icu_ray.errors import UserError
-from icu_ray.results import (
-    EpochRecord,
-    Provenance,
-    SampleRecord,
-    Sweep,
-    TrialEvaluation,
+from icu_ray.results import EpochRecord, Provenance, SampleRecord, Sweep, TrialEvaluation, TrialResult, TrialSpec
+from icu_ray.trial_files import (
     TrialPaths,
-    TrialResult,
-    TrialSpec,
     read_beat,
     read_evaluation,
     read_events,

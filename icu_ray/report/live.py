@@ -25,7 +25,8 @@ from icu_ray.errors import UserError
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import DONE, Trial
 from icu_ray.prepare import Step
-from icu_ray.results import NOT_TRAINED, EpochRecord, TrialPaths, read_events, read_result
+from icu_ray.results import NOT_TRAINED, EpochRecord
+from icu_ray.trial_files import TrialPaths, read_events, read_result
 
 REFRESH_SECONDS = 0.5
 WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}

@@ -19,18 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from icu_ray.report.columns import PAPER_COLUMNS, Column, evaluated_metrics
-from icu_ray.results import (
-    NOT_TRAINED,
-    Scores,
-    TrialEvaluation,
-    TrialPaths,
-    TrialResult,
-    read_evaluation,
-    read_result,
-    to_json,
-    trial_ids,
-)
-from icu_ray.store import join, write_atomic
+from icu_ray.results import NOT_TRAINED, Scores, TrialEvaluation, TrialResult, to_json
+from icu_ray.storage import join, write_atomic
+from icu_ray.trial_files import TrialPaths, read_evaluation, read_result, trial_ids
 
 
 @dataclass(frozen=True)

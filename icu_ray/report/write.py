@@ -18,7 +18,7 @@ from icu_ray.report.latex import to_latex
 from icu_ray.report.markdown import to_markdown
 from icu_ray.report.page import to_html
 from icu_ray.report.theme import DARK, LIGHT, render
-from icu_ray.store import join, list_dir, write_atomic
+from icu_ray.storage import join, list_dir, write_atomic
 
 FOLDER = "report"
 
