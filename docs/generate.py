@@ -1,13 +1,15 @@
 """docs/reference/: made of the config's schema and the command line's parser, so that it says what they say.
 
-python docs/generate.py          # after a change of icu_ray/config.py or icu_ray/commands/; a test compares
+python docs/generate.py          # after a change of icu_ray/config/ or icu_ray/commands/; a test compares
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,18 +67,34 @@ def config_page() -> str:
     return "\n".join(lines)
 
 
+@functools.cache
 def _models() -> dict[str, type[BaseModel]]:
-    return {
-        name: found
-        for name, found in vars(schema).items()
-        if inspect.isclass(found) and issubclass(found, schema.Section) and found is not schema.Section
-    }
+    """Every section by its class's name, in the order of the keys that lead to it."""
+    found: dict[str, type[BaseModel]] = {"SweepConfig": schema.SweepConfig}
+    sections = {name: each for name in schema.__all__ if _is_section(each := getattr(schema, name))}
+    for name in found.copy():
+        _add_sections(found, found[name], sections)
+    return found | sections
 
 
+def _is_section(each: Any) -> bool:
+    return inspect.isclass(each) and issubclass(each, schema.Section) and each is not schema.Section
+
+
+def _add_sections(found: dict[str, type[BaseModel]], model: type[BaseModel], sections: Mapping[str, Any]) -> None:
+    for field in model.model_fields.values():
+        for name, other in sections.items():
+            if re.search(rf"\b{name}\b", str(field.annotation)) and name not in found:
+                found[name] = other
+                _add_sections(found, other, sections)
+
+
+@functools.cache
 def _sentences() -> dict[tuple[str, str], str]:
     """The text under each field, by (class, field): Python itself throws it away."""
     found = {}
-    for node in ast.parse(inspect.getsource(schema)).body:
+    for model in _models().values():
+        node = ast.parse(inspect.getsource(model)).body[0]
         if isinstance(node, ast.ClassDef):
             for field, after in zip(node.body, node.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
@@ -86,6 +104,7 @@ def _sentences() -> dict[tuple[str, str], str]:
     return found
 
 
+@functools.cache
 def _places() -> dict[str, list[str]]:
     """Where in a config each class stands."""
     places: dict[str, list[str]] = {}

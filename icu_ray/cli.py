@@ -28,7 +28,7 @@ from icu_ray.commands import (
     unlearn,
 )
 from icu_ray.commands.command import Help
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, refusal
 from icu_ray.verbosity import chosen
 from icu_ray.version import __version__
 
@@ -55,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has left.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        print(f"icu-ray: {said}", file=sys.stderr)
+        return 2
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

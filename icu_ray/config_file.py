@@ -21,6 +21,10 @@ from icu_ray.config import Section, SweepConfig
 from icu_ray.errors import UserError, did_you_mean
 
 _S = TypeVar("_S", bound=Section)
+DEEPEST = 64
+"""Levels of lists and mappings in one another."""
+MOST_VALUES = 1_000_000
+"""Of a file with its aliases written out; the largest config that is shipped has some hundred."""
 
 FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "default": {},
@@ -46,7 +50,18 @@ FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads 5e-6 as a number and refuses a key given twice."""
+    """SafeLoader that also reads 5e-6 as a number, and refuses a key given twice and nesting without end."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # PyYAML takes 10 s for 3,000 opened brackets, and four times that for twice as many.
+        if self._depth > DEEPEST:
+            raise yaml.composer.ComposerError(None, None, f"more than {DEEPEST} levels of lists and mappings")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -72,9 +87,25 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a YAML text; UserError with line and column when it is not YAML."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+        values = _count(value, {})
+    except RecursionError as error:
+        raise UserError(f"{where}: not valid YAML: a list or mapping that holds itself") from error
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {error}") from error
+    except Exception as error:  # what int(), datetime() and look-ups in PyYAML raise for 08, 2020-99-99 or !!bool x
+        raise UserError(f"{where}: not valid YAML: a value cannot be read: {type(error).__name__}: {error}") from error
+    if values > MOST_VALUES:
+        raise UserError(f"{where}: aliases make {values:,} values of it; expected at most {MOST_VALUES:,}")
+    return value
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """How many values a tree would hold were its aliases written out: a few lines of them can make billions."""
+    if id(value) not in known:
+        items = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+        known[id(value)] = 1 + sum(_count(item, known) for item in items)
+    return known[id(value)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -83,14 +114,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise UserError(f"{path}: 'base' leads back to a file already read: {' -> '.join(map(str, seen))}")
     try:
+        if path.resolve() in seen:
+            raise UserError(f"{path}: 'base' leads back to a file already read: {' -> '.join(map(str, seen))}")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         known = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UserError(f"config {path}: no such file{did_you_mean(str(path), known)}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8 inside, or a name that no file can have
         raise UserError(f"config {path}: cannot be read: {error}") from error
     parsed = parse_yaml(text, f"config {path}")
     if not isinstance(parsed, dict):
@@ -169,7 +200,7 @@ def _validate(kind: type[_S], tree: Mapping[str, Any], where: str) -> _S:
     try:
         # JSON mode keeps strictness (no "3" for 3) and still turns lists into tuples.
         text = json.dumps(tree, allow_nan=True)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: holds a value that is no number, text, list or mapping: {error}") from error
     try:
         return kind.model_validate_json(text)

@@ -7,12 +7,31 @@ traceback and leaves with exit code 2. Any other exception is a defect and keeps
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
 
 class UserError(Exception):
     """Bad input: the message names the file or key, what was found and what was expected."""
+
+
+_MENDABLE = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR),
+}
+
+
+def refusal(error: OSError) -> str | None:
+    """What to tell a user whose system refuses a file (forbidden, full, a folder, too long a name); None: a defect."""
+    if error.errno not in _MENDABLE or error.filename is None:
+        return None
+    name = str(error.filename)
+    return f"{name if len(name) < 200 else name[:200] + '...'}: {error.strerror}"
+
+
+class ClusterError(UserError):
+    """Ray does not start or answer, or is gone: nothing is wrong with the input, and another try may go well."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

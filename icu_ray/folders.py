@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from icu_ray.store import file_system, list_dir, local_path
+from icu_ray.errors import UserError, without_secrets
+from icu_ray.store import file_system, local_path, stays_inside
 
 
 def remove(url: str) -> None:
@@ -34,12 +35,15 @@ def fetched(url: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
         return
     filesystem, inside = file_system(url)
     with tempfile.TemporaryDirectory(prefix="icu_ray_fetched_") as copy:
-        if without:
-            for name in list_dir(url):
-                if not name.endswith(without):
-                    filesystem.get_file(f"{inside.rstrip('/')}/{name}", str(Path(copy) / name))
-        else:
-            filesystem.get(inside.rstrip("/") + "/", copy + "/", recursive=True)
+        root = inside.rstrip("/") + "/"
+        names = [str(path).removeprefix(root) for path in filesystem.find(inside)]
+        names = [name for name in names if not name.endswith(without)]
+        for name in names:
+            if not stays_inside(name):  # a bucket takes '..' for a name like any other
+                shown = without_secrets(url)
+                raise UserError(f"{shown}: holds a file named {name!r}, which leads out of the folder; remove it")
+            (Path(copy) / name).parent.mkdir(parents=True, exist_ok=True)
+        filesystem.get([root + name for name in names], [str(Path(copy) / name) for name in names])
         yield Path(copy)
 
 

@@ -6,6 +6,7 @@ plan = plan_config(find_config("paper"), ["samples=[0]"])
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def _check_evaluation(config: SweepConfig, read: bool) -> None:
 
 def _check_filter_encoder(settings: FilterConfig) -> None:
     """UserError when BERTScore's encoder is a folder that is none, or has fewer layers than the config asks for."""
-    folder = Path(resolve_encoder(settings.encoder)).expanduser()
+    folder = Path(os.path.expanduser(resolve_encoder(settings.encoder)))
     if not folder.is_dir():
         if settings.encoder.startswith((".", "/", "~")):
             raise UserError(f"filter.encoder: {settings.encoder}: no such folder; give a hub id, a folder or 'bundled'")

@@ -32,10 +32,11 @@ def read_token_file(path: Path) -> NDArray[np.int64]:
         found = np.load(path, allow_pickle=False, mmap_mode="r")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a .npy file of token ids") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(
-            f"{path}: expected a .npy array of integer token ids without pickled objects: {error}"
-        ) from error
+    except Exception as error:  # numpy has Python's own tokenizer read the header, which raises many kinds
+        # numpy's own words for a pickle are an advice to load it.
+        pickled = "pickle" in str(error) or "Python objects" in str(error)
+        what = "is a pickle, which is never loaded" if pickled else f"cannot be read: {error}"
+        raise UserError(f"{path}: {what}; expected a .npy array of integer token ids") from error
     if not isinstance(found, np.ndarray) or found.ndim != 2 or 0 in found.shape:
         shape = getattr(found, "shape", "an archive")
         raise UserError(f"{path}: expected token ids of shape (rows, tokens), found {shape}")

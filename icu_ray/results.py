@@ -28,9 +28,9 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from icu_ray.errors import UserError
 from icu_ray.store import join, list_dir, read_bytes, write_atomic
@@ -38,6 +38,7 @@ from icu_ray.store import join, list_dir, read_bytes, write_atomic
 Status = Literal["finished", "failed", "not_forgotten"]
 SweepState = Literal["running", "finished", "failed", "interrupted"]
 Setting: TypeAlias = "float | int | str | bool"
+UnixSeconds = Annotated[float, Field(ge=0, lt=1e11)]
 
 BEAT_SECONDS = 30.0
 SILENT_SECONDS = 150.0
@@ -150,7 +151,7 @@ class TrialSpec:
     hyperparameters: Mapping[str, Setting]
     max_epochs: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
-    started: float | None = None
+    started: UnixSeconds | None = None
     provenance: Provenance | None = None
 
 
@@ -173,7 +174,7 @@ class TrialResult:
     after: Scores | None
     seconds: Mapping[str, float]
     provenance: Provenance | None = None
-    ended: float | None = None
+    ended: UnixSeconds | None = None
     model_hash: str = ""
     """SHA-256 of the unlearned model's files, '' where it was not kept."""
 
@@ -208,10 +209,16 @@ class Sweep:
 
     id: str
     name: str
-    started: float
+    started: UnixSeconds
     config: Mapping[str, Any]
     trials: tuple[TrialSpec, ...]
     provenance: Provenance
+
+    def tracking(self, key: str) -> str | None:
+        """A text of the config's section 'tracking', None where it has none."""
+        section = self.config.get("tracking")
+        value = section.get(key) if isinstance(section, Mapping) else None
+        return value if isinstance(value, str) and value else None
 
 
 @dataclass(frozen=True)
@@ -220,7 +227,7 @@ class Beat:
 
     __pydantic_config__ = _STRICT
 
-    time: float
+    time: UnixSeconds
     state: SweepState
 
     def state_at(self, now: float) -> SweepState:
@@ -425,6 +432,28 @@ _ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {
 }
 
 
+def _misshapen(config: Mapping[str, Any]) -> str | None:
+    """The first section of a resolved config that is none; what other versions of this package added to one may be."""
+    for key in ("models", "methods"):
+        entries = config.get(key, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+            return key
+        if not all(isinstance(entry.get("name"), str) for entry in entries):
+            return key
+        if not all(isinstance(entry.get(part), Mapping | None) for entry in entries for part in ("standin", "stop")):
+            return key
+    for key in ("stop", "optim", "tracking", "search", "evaluation", "resources"):
+        if not isinstance(config.get(key), Mapping | None):
+            return key
+    stop: Mapping[str, Any] = config.get("stop") or {}
+    limits = [stop[key] for key in ("ma", "el") if key in stop]
+    return None if all(isinstance(limit, float | int) and abs(limit) < _LARGEST for limit in limits) else "stop"
+
+
+_NUMBERS = ("alpha", "beta", "lr", "seed")
+_LARGEST = 1e300
+
+
 def _parse(kind: type[_T], data: bytes, where: str, remedy: str) -> _T:
     try:
         value: _T = _ADAPTERS[kind].validate_json(data)
@@ -434,6 +463,15 @@ def _parse(kind: type[_T], data: bytes, where: str, remedy: str) -> _T:
         what = f"{key}: {first['msg']}" if key else first["msg"]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise UserError(f"{where}: is no {kind.__name__}: {what}{more}; {remedy}") from error
+    configs = [getattr(each, "config", None) for each in (value, getattr(value, "provenance", None))]
+    for config in configs:
+        if config is not None and (section := _misshapen(config)):
+            raise UserError(f"{where}: is no {kind.__name__}: config.{section}: is not as a config has it; {remedy}")
+    for each in value.trials if isinstance(value, Sweep) else (value,):
+        for key, found in getattr(each, "hyperparameters", {}).items():
+            if key in _NUMBERS and (isinstance(found, str | bool) or abs(found) > _LARGEST):
+                said = f"hyperparameters.{key}: expected a number, found {str(found)[:40]!r}"
+                raise UserError(f"{where}: is no {kind.__name__}: {said}; {remedy}")
     return value
 
 
@@ -454,7 +492,7 @@ def _read_lines(kind: type[_T], url: str) -> tuple[_T, ...]:
     if rest.strip():
         try:
             json.loads(rest)
-        except ValueError:
+        except (ValueError, RecursionError):
             return tuple(records)
         records.append(_parse(kind, rest, f"{url}, line {len(lines) + 1}", remedy))
     return tuple(records)

@@ -1,6 +1,6 @@
 """The waiting trials of a plan on a cluster: preparation, then Tune behind the gate, with the evaluation beside them.
 
-undone = run_trials(plan, unevaluated, provenance, limits, console, logs, interrupted)
+undone = run_trials(plan, unevaluated, provenance, limits, console, logs, interrupted, on_loss)
 
 Every trial that ends, well or not, leaves its result in storage; what is returned says what was left undone: trials
 that the budget did not allow, and evaluations that could not be made.
@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from rich.console import Console
 from icu_ray.config import SweepConfig
 from icu_ray.estimates import Budget
 from icu_ray.folders import remove
+from icu_ray.lifeline import lifeline
 from icu_ray.plan import Plan, claims_of, coming_trial
 from icu_ray.planned_trial import Trial, gang_of
 from icu_ray.prepare import Prepared, prepare
@@ -51,12 +52,17 @@ def run_trials(
     console: Console,
     logs: Path,
     interrupted: threading.Event,
+    on_loss: Callable[[str], None],
 ) -> list[str]:
-    """Run what waits and evaluate what asks for it, `unevaluated` trials of earlier runs too."""
+    """Run what waits and evaluate what asks for it, `unevaluated` trials of earlier runs too.
+
+    on_loss: told, in a thread of its own, why Ray is gone, when it is; must end the process.
+    """
     config = plan.config
     store = join(config.storage, "store")
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(connected(keep_logs=logs / "ray"))
+        stack.enter_context(lifeline(on_loss))
         refuse_impossible(claims_of(plan, plan.waiting), cluster.nodes(config.resources.node_types), limits)
         searcher = _searcher(plan)
         from icu_ray.operator_metrics import OperatorMetrics  # imports Ray

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import random
 import secrets
@@ -28,13 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from icu_ray.errors import UserError
+from icu_ray.errors import ClusterError, UserError, without_secrets
 from icu_ray.schedule import NO_LIMITS, Gang, Limits, Node, most_workers
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
     from icu_ray.config import NodeTypeConfig
+
+log = logging.getLogger(__name__)
 
 ROLE = "ICU_RAY_ROLE"
 """Set to 'worker' in processes that will train, so that `warm_up` imports ahead what training needs."""
@@ -73,6 +76,11 @@ ENVIRONMENT: Mapping[str, str] = {
 _LOCAL_ENVIRONMENT: Mapping[str, str] = {
     # Nobody preempts this machine, and the watcher is a process for each trial.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+_START_ENVIRONMENT: Mapping[str, str] = {
+    # On a loaded machine Ray's processes take longer to come up than the 30 s that it gives each of them.
+    "RAY_gcs_server_port_wait_time_s": "180",
+    "RAY_raylet_start_wait_time_s": "180",
 }
 _LOCAL_SETTINGS = {
     # Warm processes wait as long as it takes until a trial comes for them.
@@ -132,16 +140,17 @@ def connected(cpus: int | None = None, gpus: int | None = None, keep_logs: Path 
     """A Ray for the time of the block.
 
     cpus, gpus: logical ones of a Ray started here; default: the machine's. keep_logs: a folder that gets Ray's own
-    logs when the block is left by an exception.
+    logs when the block is left by an exception. ClusterError where it does not start or answer.
     """
     local = will_start_locally()
-    environment = {**ENVIRONMENT, **(_LOCAL_ENVIRONMENT if local else {}), **_authentication(local)}
+    own = {**_LOCAL_ENVIRONMENT, **_START_ENVIRONMENT} if local else {}
+    environment = {**ENVIRONMENT, **own, **_authentication(local)}
     with _environment(environment), contextlib.ExitStack() as stack:
         temp = stack.enter_context(_temp_folder(keep_logs)) if local else None
         import ray
 
         stack.callback(ray.shutdown)
-        with _own_sigterm():
+        with _own_sigterm(), _said_plainly(keep_logs if local else None):
             _init(temp, cpus, gpus)
         yield Cluster(local, temp)
 
@@ -176,6 +185,24 @@ def _init(temp: Path | None, cpus: int | None, gpus: int | None) -> None:
             runtime_env={"env_vars": worker_environment(local=False)},
             **common,
         )
+
+
+@contextlib.contextmanager
+def _said_plainly(logs: Path | None) -> Iterator[None]:
+    """Ray has many exceptions for not coming up; logs: where those of a Ray of our own will be."""
+    try:
+        yield
+    except Exception as error:
+        log.exception("Ray")
+        what = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        address = os.environ.get("RAY_ADDRESS")
+        if address is None:
+            remedy = "; on a busy machine try again when it is quieter" + (f", its logs are in {logs}" if logs else "")
+            raise ClusterError(f"Ray did not start on this machine ({what}){remedy}") from error
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: no Ray answers there ({without_secrets(what)}); start the cluster, set "
+            "RAY_AUTH_TOKEN to its token and use its versions of Python and Ray ('icu-ray doctor' looks at them)"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -83,6 +83,12 @@ def join(root: str, *parts: str) -> str:
     return "/".join((root.rstrip("/") or "/", *parts))
 
 
+def stays_inside(name: str) -> bool:
+    """Whether a relative name from a manifest or listing, which whoever may write there has chosen, stays below its
+    folder: neither absolute nor by way of '..'."""
+    return bool(name) and "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
+
+
 def file_system(url: str) -> tuple[Any, str]:
     """The fsspec file system of a remote URL, and the path inside it."""
     import fsspec
@@ -335,9 +341,13 @@ def _manifest_files(folder: Path) -> dict[str, tuple[int, str]]:
     """Size and SHA-256 by file name; ValueError when the manifest is no manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        return {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+        files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"unexpected content: {error!r}") from error
+    for name in files:
+        if not stays_inside(name):
+            raise ValueError(f"names {name!r}, outside the artefact")
+    return files
 
 
 def _write_manifest(folder: Path, kind: str, key: Mapping[str, JsonValue]) -> None:

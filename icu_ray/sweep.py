@@ -1,9 +1,9 @@
 """The main job as a command: a config becomes unlearned models, their numbers, and runs to compare.
 
-    python -m icu_ray.sweep [CONFIG.yaml] [key=value ...] [--dry-run]
+    python -m icu_ray.sweep [CONFIG.yaml] [key=value ...] [--dry-run] [--wait]
 
 With no config it runs the embedded quickstart. The same command again goes on where it stopped. Exit codes: 0 all
-trials ended, 1 some failed, 2 the input was refused before anything started, 130 interrupted, resumable.
+trials ended, 1 some failed or Ray is gone, 2 the input was refused before anything started, 130 interrupted, resumable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, refusal
 from icu_ray.notebook import SweepFrames
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import plan_json, print_plan
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
+    parser.add_argument("--wait", action="store_true", help="where another driver runs this sweep: wait for its end")
     add_options(parser)
     arguments = parser.parse_intermixed_args(argv)
     given = [text for text in (arguments.config, *arguments.overrides) if text]
@@ -48,9 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print_plan(plan, console_on(sys.stdout))
             return 0
         with chosen(arguments.verbosity):
-            return run_sweep(plan)
+            return run_sweep(plan, wait=arguments.wait)
     except UserError as error:
         print(f"icu_ray.sweep: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("icu_ray.sweep: interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        said = refusal(error)
+        if said is None:
+            raise
+        print(f"icu_ray.sweep: {said}", file=sys.stderr)
         return 2
 
 

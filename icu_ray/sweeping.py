@@ -5,7 +5,7 @@
 Input has been checked by the plan, before Ray starts; then the shared artefacts are made once, the trials run under Ray
 Tune in the plan's order, and tables, CSV, JSON and MLflow runs are left. Running the same plan again goes on where it
 stopped: finished trials are found in storage, an interrupted one continues from its last epoch. Exit codes: 0 all
-trials ended, 1 some failed, 130 interrupted.
+trials ended, 1 some failed or Ray is gone, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from icu_ray.config import SweepConfig
-from icu_ray.errors import UserError, without_secrets
+from icu_ray.errors import ClusterError, UserError, without_secrets
+from icu_ray.lease import Held, Lease, take
 from icu_ray.plan import Plan, claims_of, make_plan
 from icu_ray.planned_trial import Trial
-from icu_ray.results import BEAT_SECONDS, Provenance, SweepState, open_sweep, write_beat
+from icu_ray.results import BEAT_SECONDS, SILENT_SECONDS, Provenance, SweepState, open_sweep, write_beat
 from icu_ray.runtime import inside_job, machine, quiet, refuse_impossible, will_start_locally
 from icu_ray.schedule import Limits
 from icu_ray.store import join, local_path
@@ -37,6 +40,8 @@ from icu_ray.version import code_version
 
 log = logging.getLogger(__name__)
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "sentence-transformers", "faiss-cpu", "bert-score", "mlflow")
+WAIT_SECONDS = 2.0
+_KEPT = "What was finished is kept; the same command goes on from here."
 
 
 def console_on(stream: Any) -> Console:
@@ -44,8 +49,8 @@ def console_on(stream: Any) -> Console:
     return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
 
 
-def run_sweep(plan: Plan) -> int:
-    """Run what the plan still has to run, and report; the exit code."""
+def run_sweep(plan: Plan, *, wait: bool = False) -> int:
+    """Run what the plan still has to run, and report; the exit code. wait: for another driver of the sweep to end."""
     config = plan.config
     limits = Limits(config.resources.max_workers, config.resources.max_concurrent)
     if will_start_locally():
@@ -60,8 +65,36 @@ def run_sweep(plan: Plan) -> int:
             soft_wrap=True,
         )
     plan = replace(plan, config=config.model_copy(update={"storage": storage}))
-    with _only_driver(storage, config.name):
-        return _run(plan, limits)
+    lease, waited = _taken(storage, config.name, wait)
+    try:
+        if waited:
+            plan = make_plan(plan.config, plan.data)  # from what the other driver has left
+        return _run(plan, limits, lease)
+    finally:
+        lease.release()
+
+
+def _taken(storage: str, sweep: str, wait: bool) -> tuple[Lease, bool]:
+    """The sweep, and whether it had to be waited for; UserError where it is another driver's."""
+    waited = False
+    while True:
+        try:
+            return take(storage, sweep), waited
+        except Held as held:
+            folder = join(storage, sweep)
+            where = without_secrets(folder) if local_path(folder) is None else _shown(Path(folder))
+            if not wait:
+                raise UserError(
+                    f"{where}: another driver ({held}) is running this sweep; watch it: icu-ray status {where} "
+                    "--follow; go on when it has ended: --wait; or give this one another name (name=...). A driver on "
+                    f"another machine that has not been heard of for {SILENT_SECONDS:.0f} s is taken for dead"
+                ) from None
+            if not waited:
+                console_on(sys.stdout).print(
+                    f"waiting for another driver ({held}) of this sweep to end", markup=False, soft_wrap=True
+                )
+        waited = True
+        time.sleep(WAIT_SECONDS)
 
 
 def _absolute(storage: str) -> str:
@@ -95,9 +128,9 @@ def _without_secrets(tree: Any) -> Any:
     return without_secrets(tree) if isinstance(tree, str) and "://" in tree else tree
 
 
-def _run(plan: Plan, limits: Limits) -> int:
+def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     from icu_ray.report.tables import print_tables, summarise, write_tables
-    from icu_ray.tracking import Tracker, tracking_uri, ui_command
+    from icu_ray.tracking import FINISH_SECONDS, INTERRUPTED_SECONDS, Tracker, tracking_uri, ui_command
     from icu_ray.trial_task import spec_of
 
     config = plan.config
@@ -117,19 +150,35 @@ def _run(plan: Plan, limits: Limits) -> int:
         waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
         already = f", {done} already done" if done else ""
         chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
-        telling.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {_shown(logs)}")
+        log_said = escape(_shown(logs))
+        telling.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {log_said}")
+
+        def lost(why: str) -> None:
+            # Nothing is asked of Ray any more, not even to end: such calls may never return.
+            with contextlib.suppress(OSError):
+                write_beat(config.storage, config.name, "interrupted")
+            if tracker is not None:
+                tracker.finish(INTERRUPTED_SECONDS)
+            lease.release()
+            console.show_cursor()
+            console.print(f"\nRay is gone: {why}. {_KEPT}", markup=False, soft_wrap=True)
+            os._exit(1)
+
+        trouble = ""
         try:
-            with _signals(interrupted), _beating(config):
+            with _signals(interrupted), _beating(config, lease, console):
                 if tracker is not None:
                     tracker.start()
                 unevaluated = _unevaluated(plan)
                 if plan.waiting or plan.open_trials or unevaluated:
                     from icu_ray.running import run_trials
 
-                    undone = run_trials(plan, unevaluated, provenance, limits, telling, logs, interrupted)
+                    undone = run_trials(plan, unevaluated, provenance, limits, telling, logs, interrupted, lost)
             state = "interrupted" if interrupted.is_set() else "finished"
         except KeyboardInterrupt:
             state = "interrupted"
+        except ClusterError as error:
+            state, trouble = "interrupted", str(error)
         finally:
             trials = make_plan(config, plan.data).trials if config.search is not None else plan.trials
             summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in trials])
@@ -140,21 +189,25 @@ def _run(plan: Plan, limits: Limits) -> int:
             write_beat(config.storage, config.name, state)
             # Who interrupts wants the end now; 'icu-ray report' can be asked later.
             reported = "" if state == "interrupted" else _write_report(config)
-            synced = tracker is None or tracker.finish()
+            patience = INTERRUPTED_SECONDS if state == "interrupted" else FINISH_SECONDS
+            synced = tracker is None or tracker.finish(patience)
+        if trouble:
+            console.print(f"\n{trouble}. {_KEPT}", markup=False, soft_wrap=True)
+            return 1
         if state == "interrupted":
-            console.print("\nInterrupted. What was finished is kept; the same command goes on from here.")
+            console.print(f"\nInterrupted. {_KEPT}")
             return 130
         console.print()
         print_tables(summary, console)
         for line in undone:
             console.print(line, style="yellow", markup=False)
-        telling.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json")
+        telling.print(f"\nTables: {_shown(Path(where))}/trials.csv, cells.csv, summary.json", markup=False)
         telling.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
             if not synced:
                 said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}"
                 console.print(said, markup=False, soft_wrap=True)
-            telling.print(f"Compare the runs: {ui_command(uri)}", soft_wrap=True)
+            telling.print(f"Compare the runs: {ui_command(uri)}", markup=False, soft_wrap=True)
     return 0 if state == "finished" else 1
 
 
@@ -216,14 +269,21 @@ def _signals(interrupted: threading.Event) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _beating(config: SweepConfig) -> Iterator[None]:
-    """Say every while that this driver lives."""
+def _beating(config: SweepConfig, lease: Lease, console: Console) -> Iterator[None]:
+    """Say every while that this driver lives; one that has lost its sweep to another stops."""
     stop = threading.Event()
 
     def beat() -> None:
         while True:
-            with contextlib.suppress(OSError):
-                write_beat(config.storage, config.name, "running")
+            try:
+                with contextlib.suppress(OSError):
+                    lease.renew()
+                    write_beat(config.storage, config.name, "running")
+            except Held as held:
+                said = f"another driver ({held}) has taken this sweep over, for this one was not heard of; it stops"
+                console.print(said, markup=False, soft_wrap=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             if stop.wait(BEAT_SECONDS):
                 return
 
@@ -234,28 +294,3 @@ def _beating(config: SweepConfig) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=5)
-
-
-@contextlib.contextmanager
-def _only_driver(storage: str, sweep: str) -> Iterator[None]:
-    """One driver a sweep folder: a second one on this machine is told so. The lock goes with the process."""
-    folder = local_path(join(storage, sweep))
-    if folder is None:
-        yield
-        return
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f"{_shown(folder)}: another driver (process {file.read().strip() or '?'}) is running this sweep; wait "
-                "for it, stop it, or give this one another name (name=...)"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

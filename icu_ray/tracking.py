@@ -32,6 +32,7 @@ from icu_ray.results import (
     TrialPaths,
     TrialResult,
     TrialSpec,
+    read_beat,
     read_evaluation,
     read_events,
     read_result,
@@ -42,18 +43,32 @@ from icu_ray.results import (
     trial_ids,
 )
 from icu_ray.store import join, list_dir, local_path, read_bytes
+from icu_ray.tracking_views import (
+    COLOR_TAG,
+    NOTE_TAG,
+    SIGNATURE,
+    TRIAL_TAG,
+    experiment_tags,
+    sweep_note,
+    trial_colors,
+    trial_note,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 _log = logging.getLogger(__name__)
-SWEEP_TAG, SWEEP_ID_TAG, TRIAL_TAG = "icu_ray.sweep", "icu_ray.sweep_id", "icu_ray.trial_id"
+SWEEP_TAG, SWEEP_ID_TAG = "icu_ray.sweep", "icu_ray.sweep_id"
 COMPLETE_TAG = "icu_ray.complete"
 """Which result (`_mark`) is wholly on the server."""
-PARENT_TAG, NOTE_TAG = "mlflow.parentRunId", "mlflow.note.content"
+PARENT_TAG = "mlflow.parentRunId"
 STATUS = {"finished": "FINISHED", "not_forgotten": "FINISHED", "failed": "FAILED"}
 RETRY_SECONDS = 30.0
+FINISH_SECONDS = 60.0
+"""What is not sent so long after the last trial is left to `icu-ray sync`."""
+INTERRUPTED_SECONDS = 10.0
+"""The same, where the user has interrupted and waits."""
 
 
 def tracking_uri(storage: str, configured: str | None = None) -> str:
@@ -88,6 +103,7 @@ class SyncState:
     runs: dict[str, str] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     complete: dict[str, str] = field(default_factory=dict)
+    colors: dict[str, str] = field(default_factory=dict)
 
 
 def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = None, over: bool = False) -> int:
@@ -102,6 +118,7 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
         parent = _parent(client, storage, sweep, known, uri, state)
         sent = 0
         results = []
+        state.colors = {} if known is None else trial_colors(known)
         planned = None if known is None else {spec.trial_id for spec in known.trials}
         for trial_id in trial_ids(storage, sweep):
             paths = TrialPaths.of(storage, sweep, trial_id)
@@ -110,7 +127,7 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
                 results.append(result)
             if result is None or state.complete.get(trial_id) != _mark(result, evaluation):
                 sent += _sync_trial(client, parent, paths, trial_id, result, evaluation, state, over)
-        _finish_parent(client, parent, storage, sweep, results, over)
+        _finish_parent(client, parent, storage, sweep, known, results, over)
     return sent
 
 
@@ -121,8 +138,12 @@ def _mark(result: TrialResult, evaluation: TrialEvaluation | None) -> str:
 
 
 def _client(uri: str) -> MlflowClient:
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # A request that was not answered may have been carried out all the same. MLflow would send it again as it is, and
+    # make a second run; the next sync looks first.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    # Else every run that ends prints two lines into the sweep's terminal where the address is a server's.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
@@ -139,13 +160,42 @@ def _experiment(client: MlflowClient, name: str, storage: str, uri: str) -> str:
     return str(client.create_experiment(name, artifact_location=location))
 
 
+def _describe_experiment(client: MlflowClient, experiment: str) -> None:
+    """Its description and saved views, where it lacks them: what someone has written there stays."""
+    there = client.get_experiment(experiment)
+    for key, value in experiment_tags(experiment, there.creation_time or 0).items():
+        if key not in there.tags:
+            client.set_experiment_tag(experiment, key, value)
+
+
+def _note(client: MlflowClient, run: Run, text: str) -> None:
+    """The description of a run, unless someone has taken it over."""
+    there = run.data.tags.get(NOTE_TAG)
+    if there != text and (there is None or SIGNATURE in there):
+        client.set_tag(run.info.run_id, NOTE_TAG, text)
+
+
+def _folder(storage: str, sweep: str) -> str:
+    return without_secrets(join(storage, sweep))
+
+
+def _artifacts(run: Run) -> str:
+    """Address of a run's artefacts, within the server's page."""
+    return f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts"
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else int(1000 * seconds)
+
+
 def _parent(client: MlflowClient, storage: str, sweep: str, spec: Sweep | None, uri: str, state: SyncState) -> Run:
     """The sweep's run, found by the id of its folder: another storage may hold a sweep of the same name."""
     if state.parent is not None:
         return client.get_run(state.parent)
     config: Mapping[str, Any] = {} if spec is None else spec.config
-    name = (config.get("tracking") or {}).get("experiment") or sweep
+    name = (None if spec is None else spec.tracking("experiment")) or sweep
     experiment = _experiment(client, name, storage, uri)
+    _describe_experiment(client, experiment)
     tag, value = (SWEEP_TAG, sweep) if spec is None else (SWEEP_ID_TAG, spec.id)
     found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)
     if found:
@@ -156,13 +206,10 @@ def _parent(client: MlflowClient, storage: str, sweep: str, spec: Sweep | None, 
             **({} if spec is None else {SWEEP_ID_TAG: spec.id}),
             "fidelity": str(config.get("fidelity", "")),
             **_code_tags(None if spec is None else spec.provenance),
-            NOTE_TAG: (
-                f"**Sweep {sweep}**: every trial is a child run. MA and EL10 are fractions of the forget sample "
-                "(forgotten when MA < 0.5994 and EL10 < 0.0499 unless the config says otherwise); `ppl_heldout` is "
-                "perplexity on texts the model was not asked to forget; steps are epochs, 0 is before unlearning."
-            ),
         }
-        run = client.create_run(experiment, run_name=sweep, tags=tags)
+        began = None if spec is None else _milliseconds(spec.started)
+        run = client.create_run(experiment, start_time=began, run_name=sweep, tags=tags)
+        _note(client, run, sweep_note(_folder(storage, sweep), _artifacts(run), spec, None))
     if config:
         client.log_dict(run.info.run_id, dict(config), "config.yaml")
     state.parent = run.info.run_id
@@ -186,16 +233,17 @@ def _sync_trial(
     known = state.epochs.get(trial_id)
     if result is None and known is not None and known == len(history) and not over:
         return 0
-    run_id = state.runs.get(trial_id) or _child(client, parent, trial_id, spec)
+    run_id = state.runs.get(trial_id) or _child(client, parent, spec, state.colors.get(trial_id))
     state.runs[trial_id] = run_id
     run = client.get_run(run_id)
     if result is not None and run.data.tags.get(COMPLETE_TAG) == _mark(result, evaluation):
         state.complete[trial_id] = _mark(result, evaluation)
         return 0
-    sent = _send_epochs(client, run_id, history)
+    sent = _send_epochs(client, run_id, history, spec.started or 0.0)
     state.epochs[trial_id] = len(history)
     if result is not None:
         sent += _send_result(client, run, paths, result, evaluation)
+        _note(client, run, trial_note(spec, result))
         state.complete[trial_id] = _mark(result, evaluation)
     elif over and run.info.status == "RUNNING":
         client.set_terminated(run_id, "KILLED")
@@ -208,6 +256,9 @@ def _code_tags(provenance: Provenance | None) -> dict[str, str]:
     if provenance is None:
         return {}
     tags = {
+        "mlflow.source.name": f"icu_ray {provenance.version}",
+        "mlflow.source.type": "JOB",
+        "mlflow.source.git.commit": provenance.commit,
         "code_version": f"{provenance.version} {provenance.commit[:12]}",
         "code_dirty": str(provenance.dirty),
         "dataset_hash": provenance.data[:16],
@@ -215,18 +266,18 @@ def _code_tags(provenance: Provenance | None) -> dict[str, str]:
     return tags | ({"model_hash": provenance.model[:16]} if provenance.model else {})
 
 
-def _child(client: MlflowClient, parent: Run, trial_id: str, spec: TrialSpec) -> str:
+def _child(client: MlflowClient, parent: Run, spec: TrialSpec, color: str | None) -> str:
     from mlflow.entities import Param
 
     experiment, parent_id = parent.info.experiment_id, parent.info.run_id
     found = client.search_runs(
-        [experiment], f"tags.`{TRIAL_TAG}` = '{trial_id}' and tags.`{PARENT_TAG}` = '{parent_id}'", max_results=1
+        [experiment], f"tags.`{TRIAL_TAG}` = '{spec.trial_id}' and tags.`{PARENT_TAG}` = '{parent_id}'", max_results=1
     )
     if found:
         return str(found[0].info.run_id)
     weights = spec.hyperparameters
     tags = {
-        TRIAL_TAG: trial_id,
+        TRIAL_TAG: spec.trial_id,
         PARENT_TAG: parent_id,
         "model": spec.model,
         "method": spec.method,
@@ -235,12 +286,10 @@ def _child(client: MlflowClient, parent: Run, trial_id: str, spec: TrialSpec) ->
         "alpha": str(weights.get("alpha", "")),
         "beta": str(weights.get("beta", "")),
         **_code_tags(spec.provenance),
-        NOTE_TAG: (
-            f"{spec.method} on {spec.model}, forget sample {spec.sample}, α = {weights.get('alpha')}, "
-            f"β = {weights.get('beta')}. Steps are epochs; 0 is before unlearning."
-        ),
+        NOTE_TAG: trial_note(spec, None),
+        **({} if color is None else {COLOR_TAG: color}),
     }
-    run = client.create_run(experiment, run_name=spec.name, tags=tags)
+    run = client.create_run(experiment, start_time=_milliseconds(spec.started), run_name=spec.name, tags=tags)
     params = {"model": spec.model, "method": spec.method, "sample": spec.sample, **weights}
     client.log_batch(run.info.run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()][:100])
     client.log_dict(run.info.run_id, dict(spec.settings), "settings.yaml")
@@ -251,12 +300,15 @@ EPOCH_MARK = "active_samples"
 """Sent with every epoch in one atomic batch: where it has a step, that whole epoch is on the server."""
 
 
-def _send_epochs(client: MlflowClient, run_id: str, history: tuple[EpochRecord, ...]) -> int:
+def _send_epochs(client: MlflowClient, run_id: str, history: tuple[EpochRecord, ...], started: float) -> int:
+    """Those that are not there. Their time is made of what storage says, so that a batch which a slow server takes
+    twice is one to it: MLflow keeps one point for a step, time and value."""
     there = {metric.step for metric in client.get_metric_history(run_id, EPOCH_MARK)} if history else set()
-    sent = 0
+    sent, ended = 0, started
     for record in history:
+        ended += sum(record.seconds.values())
         if record.epoch not in there:
-            sent += _send(client, run_id, epoch_metrics(record), record.epoch)
+            sent += _send(client, run_id, epoch_metrics(record), record.epoch, ended)
     return sent
 
 
@@ -273,16 +325,19 @@ def _send_result(
 ) -> int:
     run_id = run.info.run_id
     values: dict[str, float] = {"epochs": float(result.epochs)}
-    for side, scores in (("before", result.before), ("after", result.after)):
+    original: dict[str, float] = {}
+    for side, scores, sink in (("before", result.before, original), ("after", result.after, values)):
         if scores is not None:
-            values |= {f"{side}/{name}": float(v) for name, v in asdict(scores).items() if v is not None}
+            sink |= {f"{side}/{name}": float(v) for name, v in asdict(scores).items() if v is not None}
     if result.before and result.after and result.before.ppl_heldout and result.after.ppl_heldout is not None:
         values["ppl_heldout_ratio"] = result.after.ppl_heldout / result.before.ppl_heldout
     if evaluation is not None:
-        values |= {f"before/{name}": value for name, value in evaluation.before.items() if value is not None}
+        original |= {f"before/{name}": value for name, value in evaluation.before.items() if value is not None}
         values |= {name: value for name, value in evaluation.after.items() if value is not None}
     there = run.data.metrics
-    sent = _send(client, run_id, {k: v for k, v in values.items() if there.get(k) != v}, result.epochs)
+    sent = 0
+    for step, wanted in ((0, original), (result.epochs, values)):
+        sent += _send(client, run_id, {k: v for k, v in wanted.items() if there.get(k) != v}, step, result.ended)
     samples = read_samples(paths)
     if samples:
         rows = [asdict(sample) for sample in samples]
@@ -296,7 +351,7 @@ def _send_result(
     client.set_tag(run_id, "reason", result.reason[:5000])
     if list_dir(paths.model):
         client.set_tag(run_id, "model_path", without_secrets(paths.model))
-    client.set_terminated(run_id, STATUS[result.status])
+    client.set_terminated(run_id, STATUS[result.status], end_time=_milliseconds(result.ended))
     client.set_tag(run_id, COMPLETE_TAG, _mark(result, evaluation))
     return sent
 
@@ -313,17 +368,26 @@ def _send_documents(client: MlflowClient, run_id: str, paths: TrialPaths, evalua
         client.log_dict(run_id, dict(evaluation.errors), "evaluation/errors.json")
 
 
-def _send(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> int:
+def _send(
+    client: MlflowClient, run_id: str, values: Mapping[str, float], step: int, seconds: float | None = None
+) -> int:
+    """seconds: the time of the points (Unix); None: now."""
     from mlflow.entities import Metric
 
     if values:
-        now = int(time.time() * 1000)
-        client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        at = int((time.time() if seconds is None else seconds) * 1000)
+        client.log_batch(run_id, metrics=[Metric(name, value, at, step) for name, value in values.items()])
     return len(values)
 
 
 def _finish_parent(
-    client: MlflowClient, parent: Run, storage: str, sweep: str, results: list[TrialResult | None], over: bool
+    client: MlflowClient,
+    parent: Run,
+    storage: str,
+    sweep: str,
+    spec: Sweep | None,
+    results: list[TrialResult | None],
+    over: bool,
 ) -> None:
     run_id = parent.info.run_id
     known = [result for result in results if result is not None]
@@ -340,9 +404,13 @@ def _finish_parent(
             content = read_bytes(join(storage, sweep, name))
             if content is not None:
                 client.log_text(run_id, content.decode(), name)
+        cells = read_bytes(join(storage, sweep, "cells.csv"))
+        _note(client, parent, sweep_note(_folder(storage, sweep), _artifacts(parent), spec, cells))
         _send_report(client, run_id, join(storage, sweep, "report"))
         failed = counts["trials_failed"] > 0 or len(known) < len(results)
-        client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+        beat = read_beat(storage, sweep)  # sent later, the run still ends when its driver did
+        ended = None if beat is None or beat.state == "running" else _milliseconds(beat.time)
+        client.set_terminated(run_id, "FAILED" if failed else "FINISHED", end_time=ended)
     elif parent.info.status != "RUNNING":
         client.update_run(run_id, status="RUNNING")
 
@@ -364,7 +432,7 @@ class Tracker:
         self.every_seconds = every_seconds
         self.trouble: str | None = None
         self._state = SyncState()
-        self._stop = threading.Event()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-sync", daemon=True)
 
     def start(self) -> None:
@@ -372,8 +440,9 @@ class Tracker:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            self._stop.wait(self.every_seconds if self._try(over=False) else RETRY_SECONDS)
+        while not self._over.is_set():
+            self._over.wait(self.every_seconds if self._try(over=False) else RETRY_SECONDS)
+        self._try(over=True)
 
     def _try(self, over: bool) -> bool:
         try:
@@ -392,11 +461,16 @@ class Tracker:
         """The server's address without user and password."""
         return without_secrets(self.uri)
 
-    def finish(self) -> bool:
-        """Stop the thread and send the rest; False when the server could not be reached."""
-        self._stop.set()
-        self._thread.join(timeout=60)
-        return self._try(over=True)
+    def finish(self, seconds: float = FINISH_SECONDS) -> bool:
+        """Have the rest sent; False where that was not done within `seconds`, or the server could not be reached."""
+        self._over.set()
+        if self._thread.ident is None:
+            self._thread.start()
+        self._thread.join(timeout=seconds)
+        if self._thread.is_alive():  # it ends with this process, wherever it stands
+            self.trouble = self.trouble or f"it had not taken everything within {seconds:.0f} s"
+            return False
+        return self.trouble is None
 
 
 @contextmanager

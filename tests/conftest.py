@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
+import pickle
 import secrets
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from payload import Payload
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Whatever a test starts must not wait for a hub that cannot be reached, nor use more cores than it was given.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# On a busy machine Ray takes longer to come up than the 30 s it gives itself.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
 # Ray reads these once in a process: every Ray that a test starts, ours or a plain one, has the same.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -32,6 +40,31 @@ def shared() -> Path:
     if not (folder / "oracles" / "A" / "expected.json").is_file():
         pytest.skip("needs ../shared (real texts and oracle numbers), which is not here")
     return folder
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[Path]:
+    """The file that only code out of a refused file would make; a test that asks for it fails when it was made."""
+    path = tmp_path / "ran"
+    pickle.loads(pickle.dumps(Payload(path)))
+    assert path.exists()  # the payload works, so that its absence says something
+    path.unlink()
+    yield path
+    assert not path.exists(), "code from a file was run"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium for the tests of one file; Playwright drives the system's, and downloads none."""
+    driver = pytest.importorskip("playwright.sync_api", reason="needs Playwright (pip install 'icu-ray[dev]')")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    if binary is None:
+        pytest.skip("needs a Chromium (apt-get install chromium), which is not installed")
+    with driver.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="module")

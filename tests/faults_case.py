@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.results import TrialPaths, TrialResult, read_events, read_result, read_spec, trial_ids
+from icu_ray.store import CACHE_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 FOLDER_VARIABLE = "ICU_RAY_TEST_FAULTS"
@@ -97,11 +98,12 @@ class Sweep:
         methods: tuple[str, ...],
         models: tuple[str, ...] = SMALL,
         store_of: Sweep | None = None,
-        storage: Path | None = None,
+        storage: Path | str | None = None,
     ) -> None:
+        """storage: a folder, or its URL for fsspec (local://...)."""
         self.folder, self.storage = folder, str(storage or folder / "runs")
         if store_of is not None:  # what that one has prepared is not paid for again
-            shutil.copytree(Path(store_of.storage) / "store", Path(self.storage) / "store")
+            shutil.copytree(store_of.disk / "store", self.disk / "store")
         self.faults = folder / "faults"
         self.faults.mkdir(parents=True)
         lines = ["\n".join(f"  - {line}" for line in part) for part in (models, methods)]
@@ -114,10 +116,16 @@ class Sweep:
         (info / "entry_points.txt").write_text("[icu_ray.methods]\nfaulty = faulty_unlearning:Faulty\n")
 
     @property
+    def disk(self) -> Path:
+        """The folder of its storage on this machine."""
+        return Path(self.storage.removeprefix("local://"))
+
+    @property
     def environment(self) -> dict[str, str]:
         """What every process of the sweep has to have."""
         path = os.pathsep.join([str(ROOT), str(self.folder / "package")])
-        return {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", FOLDER_VARIABLE: str(self.faults)}
+        cache = str(self.folder / "cache")
+        return {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", FOLDER_VARIABLE: str(self.faults), CACHE_VARIABLE: cache}
 
     def start(self, *arguments: str, **environment: str) -> Driver:
         """Run the sweep in a process of its own."""

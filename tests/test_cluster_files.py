@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cluster_case import LAUNCHERS, documents, kuberay_config, load, prepared
 
+ROOT = Path(__file__).parents[1]
 # What Ray finds out by itself about an AWS machine and adds to the resources that the file leaves out.
 DETECTED = {"memory": 22 * 2**30, "accelerator_type:A10G": 1}
 
@@ -169,3 +172,39 @@ def test_never_more_nodes_than_the_file_allows(name: str) -> None:
     assert 0 < sum(started.values()) <= config["max_workers"]
     for node_type, count in started.items():
         assert count <= config["available_node_types"][node_type]["max_workers"]
+
+
+def test_mlflow_and_prometheus_listen_on_loopback_or_ask_for_a_password() -> None:
+    """The one server that other machines reach is MLflow's in Kubernetes: a Service of the cluster, with passwords."""
+    (server,) = (d for d in documents("mlflow.yaml") if d["kind"] == "Deployment" and d["metadata"]["name"] == "mlflow")
+    (container,) = server["spec"]["template"]["spec"]["containers"]
+    assert "--host=0.0.0.0" in container["command"] and "--app-name=basic-auth" in container["command"]
+    assert any(part.startswith("--allowed-hosts=") and "*" not in part for part in container["command"])
+    (settings,) = (d["data"]["auth.ini"] for d in documents("mlflow.yaml") if d["metadata"]["name"] == "mlflow-auth")
+    assert "default_permission = NO_PERMISSIONS" in settings and "password" not in settings
+    found = {each["name"]: each for each in container["env"]}
+    assert "secretKeyRef" in found["MLFLOW_AUTH_ADMIN_PASSWORD"]["valueFrom"]
+    for path in sorted((ROOT / "cluster").rglob("*")):
+        if path.suffix not in (".md", ".yaml", ".yml") or path.name == "mlflow.yaml":
+            continue
+        text = path.read_text()
+        assert "0.0.0.0:" not in text and "--host 0.0.0.0" not in text and "--host=0.0.0.0" not in text, path
+        for start in re.finditer(r"mlflow server(?:\s|\\)+([^`]*?)(?:\n```|$)", text):
+            assert "--host 127.0.0.1" in start[1], path
+        if "prom/prometheus" in text:
+            assert "--web.listen-address=127.0.0.1:9090" in text
+
+
+def test_dependencies_are_audited_by_pinned_tools() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"]) for step in steps if "uses" in step)
+    commands = [step["run"] for step in workflow["jobs"]["audit"]["steps"] if "run" in step]
+    (audit,) = (command for command in commands if command.startswith("pip-audit"))
+    # Without --strict a package that could not be looked up counts as sound.
+    assert {"--strict", "requirements.lock", "cluster/requirements.lock"} <= set(audit.split())
+    assert re.search(r"pip-audit==[\d.]+$", commands[0])
+    for name in ("requirements.lock", "cluster/requirements.lock"):
+        lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)

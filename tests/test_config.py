@@ -69,6 +69,8 @@ def test_several_problems_are_said_together() -> None:
 def test_shipped_configs_are_valid(name: str) -> None:
     config = load_config(find_config(name))
     assert config.name == name.removesuffix(".yaml")
+    # What MLflow and sweep.json keep of it can be run again.
+    assert resolve_config(config.model_dump(mode="json"), "sweep.json") == config
 
 
 def test_paper_grid() -> None:

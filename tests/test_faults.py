@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,13 @@ from pathlib import Path
 
 import pytest
 from faults_case import ROOT, STANDIN, Sweep, alive, method, processes_of, same
+from ray_head import ray_head
+from sqlite_lock import locked
 
 from icu_ray.memory import check_room, scratch_folder, sign_of_progress
 from icu_ray.patience import PATIENCE_VARIABLE, patiently
 from icu_ray.results import EpochRecord, Scores, TrialPaths, TrialResult, read_events, write_events
+from icu_ray.tracking import tracking_uri
 from icu_ray.watchdog import Watchdog
 
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -38,9 +42,12 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, int, str]:
         (*(method(fault) for fault in FAULTS), "{name: icu, label: wild, cells: [[0.5, 1.0]], models: [wild]}"),
         (f"{{name: small, {STANDIN}}}", f"{{name: wild, {STANDIN}, lr: 1.0e+30}}"),
     )
-    driver = sweep.start(QUIET, "resources.epoch_minutes=0.75")
+    driver = sweep.start("resources.epoch_minutes=0.75")
     worker = sweep.reached("worker", driver)
-    os.kill(worker, signal.SIGKILL)
+    with locked(Path(sweep.storage) / "mlflow.db"):  # training goes on, and what MLflow lacks is sent afterwards
+        before = sum(len(sweep.calls(fault)) for fault in FAULTS)
+        os.kill(worker, signal.SIGKILL)
+        driver.wait_for(lambda: sum(len(sweep.calls(fault)) for fault in FAULTS) > before + 2)
     sweep.go("worker")
     return sweep, driver.end(), driver.output
 
@@ -68,6 +75,23 @@ def test_every_trial_of_the_storm_is_told(storm: tuple[Sweep, int, str], calm: T
     assert redone(sweep, "none") == 0 and len(set(sweep.calls("none"))) == 1
     again = {line.split()[1].rstrip(":") for line in output.splitlines() if line.startswith("again")}
     assert again == {f"{fault}-small-s0-a0.5-b1.0" for fault in ("hang", "worker", "memory", "hopeless")}
+
+
+def test_mlflow_has_every_epoch_once_though_its_database_was_locked(storm: tuple[Sweep, int, str]) -> None:
+    from mlflow import MlflowClient
+
+    sweep, _, output = storm
+    client = MlflowClient(tracking_uri(sweep.storage))
+    experiment = client.get_experiment_by_name("t")
+    assert experiment is not None and "MLflow did not answer" not in output
+    found = {run.data.tags.get("icu_ray.trial_id"): run for run in client.search_runs([experiment.experiment_id])}
+    assert len(found) == len(FAULTS) + 2  # the sweep's own
+    for fault, result in sweep.results().items():
+        run = found[result.trial_id]
+        points = client.get_metric_history(run.info.run_id, "active_samples")
+        told = [(record.epoch, float(record.active)) for record in read_events(sweep.paths()[fault])]
+        assert [(point.step, point.value) for point in points] == told
+        assert run.data.tags["status"] == result.status
 
 
 def test_a_killed_worker_is_replaced(storm: tuple[Sweep, int, str], calm: TrialResult) -> None:
@@ -119,7 +143,8 @@ def test_a_trial_that_diverges_ends_with_its_reason(storm: tuple[Sweep, int, str
 def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     storm: tuple[Sweep, int, str], calm: TrialResult, tmp_path: Path
 ) -> None:
-    sweep = Sweep(tmp_path, (method("first"), method("second")), store_of=storm[0])
+    # Its storage has a URL, as a bucket has: nothing but what lies there tells one driver of another.
+    sweep = Sweep(tmp_path, (method("first"), method("second")), store_of=storm[0], storage=f"local://{tmp_path}/runs")
     sweep.go("first", "second")
     driver = sweep.start(QUIET, "resources.max_concurrent=1", "resources.max_hours=0.0001")
     assert driver.end() == 1, driver.output
@@ -136,10 +161,11 @@ def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     sweep.reached(left, driver)
     second = sweep.start(QUIET)
     assert second.end() == 2
-    assert f"another driver (process {driver.process.pid}) is running this sweep" in second.output
+    holder = f"another driver (process {driver.process.pid} on {socket.gethostname()}, since 20"
+    assert f"local://{tmp_path}/runs/t: {holder}" in second.output and "--wait" in second.output
     driver.kill()
     (sweep.faults / f"{left}.reached").unlink()
-    checkpoints = sorted((Path(sweep.paths()[left].checkpoint)).glob("checkpoint_2*"))
+    checkpoints = sorted((sweep.disk / "t" / "trials").glob("*/checkpoint/checkpoint_2*"))
     assert len(checkpoints) == 2
     largest = max((file for file in checkpoints[-1].rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
@@ -148,6 +174,7 @@ def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     before = len(sweep.calls(left))
     driver = sweep.start(QUIET, "resources.max_concurrent=1")
     worker = sweep.reached(left, driver)
+    patient = sweep.start(QUIET, "--wait")
     trials = processes_of(sweep.faults, "ray::ImplicitFunc")
     assert trials
     for process in trials:
@@ -159,8 +186,36 @@ def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     assert same(sweep.results()[done], calm)
     steps = sweep.steps(left)
     assert before == steps[1] + steps[2] + 1
+    # Who waited goes on from what is there: nothing is left to do.
+    assert patient.end() == 0, patient.output
+    assert f"waiting for another driver (process {driver.process.pid} on" in patient.output
+    assert "0 trials to run, 2 already done" in patient.output
     # The second epoch was computed again, for its checkpoint was cut, and the first step of the fourth.
     assert len(sweep.calls(left)) - before == steps[2] + steps[3] + 1 + sum(steps[4:])
+
+
+def test_a_head_that_dies_and_is_started_anew(storm: tuple[Sweep, int, str], calm: TrialResult, tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, (method("head"),), store_of=storm[0])
+    with ray_head(sweep.environment, jobs=False) as head:
+        access = {"RAY_ADDRESS": head.gcs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": head.token}
+        driver = sweep.start(QUIET, **access)
+        worker = sweep.reached("head", driver)
+        head.crash()
+        head.start()
+        assert driver.end(180) == 1
+        assert "Ray is gone: " in driver.output and "the same command goes on" in driver.output
+        assert "Traceback" not in driver.output
+        # What worked for it has left by itself.
+        until = time.monotonic() + 120
+        while alive(worker) or processes_of(sweep.faults, "ray::ImplicitFunc"):
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        sweep.go("head")
+        driver = sweep.start(QUIET, **access)
+        assert driver.end() == 0, driver.output
+    assert "start    head-small-s0-a0.5-b1.0 from epoch 2" in driver.output
+    assert same(sweep.results()["head"], calm)
+    assert redone(sweep, "head") == 1 and len(set(sweep.calls("head"))) == 2
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import itertools
 import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import chromium
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,6 +23,9 @@ from icu_ray.evaluation.judge import Verdict
 from icu_ray.evaluation.rating_sheets import RUBRIC, SheetRow, export_sheets, read_key_file
 from icu_ray.metrics.agreement import krippendorff_alpha, mean_ranks, pearson, spearman
 from icu_ray.results import to_json
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Table II of the paper: cell means of humans (1..8) and of the judge (0..10); columns NEO, OPT, KUMPR, ICU.
 HUMAN = (3.1, 3.7, 1.1, 5.7, 1.8, 3.1, 1.4, 4.8, 1.5, 3.2, 1.1, 4.7)
@@ -441,54 +442,60 @@ def test_intervals_hold_what_they_promise() -> None:
 # ---- the page, in a real browser
 
 
-@pytest.mark.skipif(chromium.BINARY is None, reason="needs a Chromium, which is not installed")
-def test_a_rater_works_through_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rater_works_through_the_page(browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [*candidates(1, 3), Candidate("c0/h", "cell-0", "h", HOSTILE, "  two\n\n  lines", HOSTILE)]
     folder = tmp_path / "human"
     export_sheets(rows, folder, raters=1, seed=0, per_cell=None)
-    page = folder / "sheets" / "rater-1.html"
+    sheet = (folder / "sheets" / "rater-1.html").as_uri()
     shown = {row.row_id: next(c for c in rows if c.id == row.id) for row in rows_of(folder, 1)}
     order = list(shown)
+    page = browser.new_page()
+    requests: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
 
-    async def work() -> None:
-        async with chromium.Browser(tmp_path) as browser:
-            await browser.open(page)
-            for number, row_id in enumerate(order):
-                row = shown[row_id]
-                for element, text in (("prefix", row.prompt), ("reference", row.reference), ("output", row.text)):
-                    assert await browser.text(element) == text
-                assert await browser.text("place") == f"Row {number + 1} of 4"
-                assert await browser.text("count") == f"{number} of 4 rated"
-                if number == 2:
-                    # Closed and opened again: it goes on where it stopped.
-                    await browser.open(page)
-                    assert await browser.text("place") == "Row 3 of 4"
-                    assert await browser.text("count") == "2 of 4 rated"
-                await browser.key("90x-"[number])
-                await browser.key(str(number + 2))
-            assert "save the CSV" in await browser.text("said")
-            await browser.key("ArrowLeft")
-            await browser.key("ArrowLeft")
-            assert await browser.text("place") == "Row 2 of 4"
-            await browser.value("document.querySelectorAll('#scale button')[7].click()")
-            await browser.key("s")
-            for _ in range(200):
-                if list(tmp_path.glob("ratings-*.csv")):
-                    break
-                await asyncio.sleep(0.05)
-            assert "saved" in await browser.text("said")
-            for width, scheme, ground in ((1280, "light", "rgb(244, 245, 247)"), (390, "dark", "rgb(20, 23, 29)")):
-                await browser.look(width, 800, scheme)
-                assert await browser.value("getComputedStyle(document.body).backgroundColor") == ground
-                # Nothing sticks out sideways.
-                assert await browser.value("document.documentElement.scrollWidth <= innerWidth")
-            assert await browser.value("document.title") == "Rating sheet"
-            # Loaded twice from its file, and its own CSV saved: nothing else was asked for.
-            assert [url for url in browser.requests if not url.startswith("blob:")] == [page.as_uri()] * 2
-            assert browser.errors == []
+    def text(element: str) -> str:
+        return page.locator(f"#{element}").text_content() or ""
 
-    asyncio.run(work())
-    [saved] = tmp_path.glob("ratings-*.csv")
+    page.goto(sheet)
+    for number, row_id in enumerate(order):
+        row = shown[row_id]
+        for element, wanted in (("prefix", row.prompt), ("reference", row.reference), ("output", row.text)):
+            assert text(element) == wanted
+        assert text("place") == f"Row {number + 1} of 4"
+        assert text("count") == f"{number} of 4 rated"
+        if number == 2:
+            page.goto(sheet)  # closed and opened again: it goes on where it stopped
+            assert text("place") == "Row 3 of 4"
+            assert text("count") == "2 of 4 rated"
+        page.keyboard.press("90x-"[number])
+        page.keyboard.press(str(number + 2))
+    assert "save the CSV" in text("said")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert text("place") == "Row 2 of 4"
+    page.locator("#scale button").nth(7).click()
+    with page.expect_download() as download:
+        page.keyboard.press("s")
+    saved = tmp_path / download.value.suggested_filename
+    download.value.save_as(saved)
+    assert saved.match("ratings-*.csv")
+    assert "saved" in text("said")
+    looks: tuple[tuple[int, Literal["light", "dark"], str], ...] = (
+        (1280, "light", "rgb(244, 245, 247)"),
+        (390, "dark", "rgb(20, 23, 29)"),
+    )
+    for width, scheme, ground in looks:
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out sideways
+    assert page.title() == "Rating sheet"
+    # Loaded twice from its file, and its own CSV saved: nothing else was asked for.
+    assert [url for url in requests if not url.startswith("blob:")] == [sheet] * 2
+    assert errors == []
+    page.close()
     assert main(["human", "import", str(folder), str(saved), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ratings"] == 4
     kept = [json.loads(line) for line in (folder / "ratings.jsonl").read_text().splitlines()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -43,8 +44,22 @@ evaluation: {suites: [quick], limit: 4}
 """
 
 
+CANARY = f"canary-{secrets.token_hex(8)}"
+SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""What a user's shell may hold and no file may."""
+
+
+def no_secret(folder: Path, *outputs: str) -> None:
+    """Nothing below a folder (config aside) nor in what was printed holds the canary."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "c.yaml"]
+    names = {path.name for path in files}
+    assert {"sweep.json", "spec.json", "result.json", "driver.log", "report.html", "mlflow.db"} <= names
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
+    assert not [output for output in outputs if CANARY in output]
+
+
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **dict.fromkeys(SECRETS, CANARY)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
         [sys.executable, "-m", "icu_ray.sweep", "c.yaml", *arguments],
@@ -132,6 +147,7 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
         assert artefacts == {"evaluation/documents.parquet"}
     assert len({tuple(found.before.items()) for found in evaluations.values()}) == 1
     assert "What the models can still do" in (whole / "runs" / "t" / "report" / "report.html").read_text()
+    no_secret(whole, output)
 
     # Ctrl-C while the stand-in is trained, SIGTERM while a trial runs, and at last kill -9: each is gone on from.
     storage = str(killed / "runs")
@@ -181,6 +197,22 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
     assert third.returncode == 0, output
     assert "0 trials to run, 2 already done" in output
     assert gone.read_bytes() == content
+
+    # A tracking server's password in the config: it is away, and neither it nor who asks later is told.
+    with_password = f"tracking.uri=http://user:{CANARY}@127.0.0.1:9"
+    output, _ = start(whole, with_password).communicate(timeout=120)
+    assert "MLflow did not answer" in output and "http://127.0.0.1:9" in output
+    asked = [
+        subprocess.run(
+            [sys.executable, "-m", "icu_ray.cli", *command, str(whole / "runs" / "t")],
+            env={**os.environ, "MLFLOW_TRACKING_URI": with_password.removeprefix("tracking.uri=")},
+            capture_output=True,
+            text=True,
+        )
+        for command in (["sync"], ["status", "--json"])
+    ]
+    assert [done.returncode for done in asked] == [2, 0]
+    no_secret(whole, output, *(done.stdout + done.stderr for done in asked))
 
 
 BENCHMARK = ["data={source: extraction, folder: good, tokenizer: tok}"]

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from mlflow_server import Server
+from slow_proxy import SlowProxy
+from sqlite_lock import locked
 
 from icu_ray.cli import main as cli
 from icu_ray.errors import without_secrets
@@ -40,46 +37,9 @@ WEIGHTS = {"alpha": 0.5, "beta": 1.0, "lr": 5e-6, "seed": 42}
 MADE_BY = Provenance("0.1.0", "c0ffee" * 7, False, data="d" * 64, model="m" * 64, config={"fidelity": "default"})
 
 
-@dataclass
-class Server:
-    """A real MLflow server on a port and database of its own."""
-
-    folder: Path
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except OSError:
-                assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
-                time.sleep(0.3)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)  # its own session: the server and its worker, nobody else
-            self.process.wait()
-            self.process = None
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    found = Server(tmp_path_factory.mktemp("server"), port)
+    found = Server(tmp_path_factory.mktemp("server"))
     found.start()
     yield found
     found.kill()
@@ -147,7 +107,7 @@ def curve(uri: str, run: Any, metric: str) -> list[tuple[int, float]]:
     return [(m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
 
 
-def test_a_sweep_on_a_server(server: Server, tmp_path: Path) -> None:
+def test_a_sweep_on_a_server(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from mlflow import MlflowClient
 
     paths = make_sweep(tmp_path, "whole")
@@ -160,6 +120,7 @@ def test_a_sweep_on_a_server(server: Server, tmp_path: Path) -> None:
     end_trial(paths[1], 1, "failed")
     sync_sweep(str(tmp_path), "whole", server.uri, over=True)
     assert sync_sweep(str(tmp_path), "whole", server.uri, over=True) == 0
+    assert capfd.readouterr().out == ""
     parent, children = runs(server.uri, "whole")
     assert parent.info.status == "FAILED"
     assert (children["icu-m-s0"].info.status, children["icu-m-s1"].info.status) == ("FINISHED", "FAILED")
@@ -238,6 +199,72 @@ def test_a_server_that_is_away_and_one_that_dies(
     for child in children.values():
         assert [step for step, _ in curve(server.uri, child, "ma")] == [0, 1, 2, 3]
         assert child.info.status == "FINISHED"
+
+
+def test_a_server_that_is_slow_and_one_that_answers_too_late(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver waits for neither; what was not answered is not sent twice, though the server had carried it out."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    with SlowProxy(server.port, delay=1.0) as proxy:
+        slow = make_sweep(tmp_path, "slow")
+        tracker = Tracker(str(tmp_path), "slow", proxy.uri, every_seconds=0.2)
+        tracker.start()
+        for number, path in enumerate(slow):
+            end_trial(path, number)
+        write_beat(str(tmp_path), "slow", "finished")
+        began = time.monotonic()
+        assert tracker.finish(2.0) is False
+        assert time.monotonic() - began < 20 and "within 2 s" in str(tracker.trouble)
+        proxy.delay = 0.0
+        tracker._thread.join()  # a process that ends would not wait for it
+        proxy.delay = 3.0  # each answer comes after its request was given up
+        late = make_sweep(tmp_path, "late")
+        for _ in range(2):
+            monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+            with pytest.raises(Exception, match="timed out"):
+                sync_sweep(str(tmp_path), "late", proxy.uri)
+            monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+            proxy.delay = 0.0
+            sync_sweep(str(tmp_path), "late", proxy.uri)
+            proxy.delay = 3.0
+            for path in late:
+                write_events(path, history(3))
+        proxy.delay = 0.0
+        for number, path in enumerate(late):
+            end_trial(path, number)
+        for name in ("slow", "late"):
+            write_beat(str(tmp_path), name, "finished")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+            assert cli(["sync", str(tmp_path / name)]) == 0
+            parent, children = runs(server.uri, name)
+            assert parent.info.status == "FINISHED" and len(children) == 2
+            for child in children.values():
+                assert child.info.status == "FINISHED" and child.data.metrics["after/ma"] == pytest.approx(0.65)
+                assert curve(server.uri, child, "ma") == [(e, pytest.approx(0.95 - e / 10)) for e in range(4)]
+
+
+def test_a_database_that_another_process_has_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = tracking_uri(str(tmp_path))
+    paths = make_sweep(tmp_path, "locked")
+    tracker = Tracker(str(tmp_path), "locked", uri, every_seconds=0.2)
+    tracker.start()
+    deadline = time.monotonic() + 120
+    while len(tracker._state.epochs) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with locked(tmp_path / "mlflow.db"):
+        for number, path in enumerate(paths):
+            end_trial(path, number)
+        write_beat(str(tmp_path), "locked", "finished")
+        assert tracker.finish(1.0) is False
+    tracker._thread.join()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert cli(["sync", str(tmp_path / "locked")]) == 0
+    parent, children = runs(uri, "locked")
+    assert parent.info.status == "FINISHED" and len(children) == 2
+    for child in children.values():
+        assert curve(uri, child, "ma") == [(e, pytest.approx(0.95 - e / 10)) for e in range(4)]
 
 
 def test_a_trial_that_goes_on_keeps_its_run(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from payload import Payload
 from training_case import case, job, tokenizer
 
 from icu_ray.config import FilterConfig, StopConfig, TrainConfig
+from icu_ray.errors import UserError
 from icu_ray.results import Scores
 from icu_ray.training.batches import epoch_batches, micro_batches
 from icu_ray.training.checkpoints import DamagedCheckpoint, read_state
@@ -195,6 +200,33 @@ class TestTrial:
         (tmp_path / "c" / "manifest.json").unlink()
         with pytest.raises(DamagedCheckpoint, match="manifest"):
             read_state(tmp_path / "c")
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    def test_a_checkpoint_that_would_run_code_is_not_loaded(self, mark: Path, tmp_path: Path) -> None:
+        """Each file that DeepSpeed would unpickle, replaced by a pickle and by one of torch's archives with code."""
+        whole = tmp_path / "whole"
+        run(save_at={1: whole}, max_epochs=2, zero_stage=2)
+        resumed, _ = run(resume=whole, max_epochs=2, zero_stage=2)
+        assert resumed.epochs == 2
+        files = sorted(path.relative_to(whole) for path in whole.rglob("*.pt"))
+        assert len(files) == 2  # model and optimizer
+        for number, file in enumerate(files * 2):
+            folder = Path(shutil.copytree(whole, tmp_path / f"bad-{number}"))
+            if number < len(files):
+                (folder / file).write_bytes(pickle.dumps(Payload(mark)))
+            else:
+                content = torch.load(whole / file, weights_only=False)
+                torch.save({**content, "extra": Payload(mark)}, folder / file)
+            with pytest.raises(DamagedCheckpoint, match="changed since it was written"):
+                run(resume=folder, max_epochs=2, zero_stage=2)
+            # Whoever can write the one file can write the manifest too.
+            names = json.loads((folder / "manifest.json").read_text())
+            contents = {name: (folder / name).read_bytes() for name in names}
+            sums = {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in contents.items()}
+            (folder / "manifest.json").write_text(json.dumps(sums))
+            read_state(folder)
+            with pytest.raises(UserError, match="holds more than tensors"):
+                run(resume=folder, max_epochs=2, zero_stage=2)
 
     def test_validation_round_trip(self, tmp_path: Path) -> None:
         value = Validation(

@@ -117,12 +117,16 @@ def test_forgotten_rows_are_left_out_and_nothing_else_changes(workers: int, tmp_
 
 
 def test_two_workers_with_zero_2_equal_one(tmp_path: Path) -> None:
-    one, two = group(1, 0, tmp_path), group(2, 2, tmp_path)
-    for mine, theirs in zip(one["losses"], two["losses"], strict=True):
-        assert mine.keys() == theirs.keys()
-        for name, value in mine.items():
-            assert theirs[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
-    assert two["ma"] == pytest.approx(one["ma"], abs=1e-9)
-    assert two["perplexity"] == pytest.approx(one["perplexity"], rel=1e-4)
-    for name, parameter in one["parameters"].items():
-        torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-4, atol=1e-5)
+    """Also with a single target: the worker without one must be asked all that the other is, or that one waits."""
+    ones, twos = group(1, 0, tmp_path)["trials"], group(2, 2, tmp_path)["trials"]
+    for one, two in zip(ones, twos, strict=True):
+        for mine, theirs in zip(one["losses"], two["losses"], strict=True):
+            assert mine.keys() == theirs.keys()
+            for name, value in mine.items():
+                assert theirs[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+        assert two["ma"] == pytest.approx(one["ma"], abs=1e-9)
+        assert two["el"] == pytest.approx(one["el"], abs=1e-9)
+        assert two["perplexity"] == pytest.approx(one["perplexity"], rel=1e-4)
+        for name, parameter in one["parameters"].items():
+            torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-4, atol=1e-5)
+    assert ones[1]["el"][1] is None and ones[1]["el"][2] is not None  # left out while it decided nothing

@@ -7,13 +7,17 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from faults_case import STANDIN, Sweep, alive, method, same
 
+from icu_ray.data.embedding import Embedder, _embed, matrix_of
 from icu_ray.spot_notice import Notice, drain
 
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -21,6 +25,7 @@ pytestmark = pytest.mark.xdist_group("cluster")
 MODELS = (f"{{name: one, {STANDIN}}}", f"{{name: two, {STANDIN}, workers: 2, zero_stage: 2}}")
 COMMON = ("tracking.enabled=false", "resources.max_concurrent=1")
 DEADLINE_SECONDS = 90
+BATCHES = 12
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 
@@ -41,7 +46,13 @@ def cluster(calm: Sweep) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in calm.environment.items():
             patch.setenv(name, value)
-        head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": temp}
+        # A node that is lost is known to be after five seconds, not fifteen.
+        head = {
+            "num_cpus": 0,
+            "include_dashboard": False,
+            "temp_dir": temp,
+            "_system_config": {"health_check_period_ms": 1000},
+        }
         nodes = Cluster(initialize_head=True, head_node_args=head)
         try:
             yield nodes
@@ -103,3 +114,43 @@ def test_workers_on_two_nodes_a_notice_of_preemption_and_a_node_that_is_lost(
     assert calls[: steps[1] + steps[2]] == [first] * (steps[1] + steps[2])
     assert len(calls) == sum(steps) + 2
     assert set(calls[-steps[-1] :]) == {third} and len(set(moved.calls("moves"))) == 3
+
+
+def test_a_node_with_the_only_copy_of_an_object_is_lost_while_texts_are_embedded(cluster: Any) -> None:
+    """What an actor has made lies in its node's object store until it is read: it is made again, and is the same."""
+    import ray
+    from ray._private.internal_api import node_stats
+
+    texts = [f"number {row} of many" for row in range(BATCHES * 128)]
+    order = sorted(range(len(texts)), key=lambda row: (len(texts[row]), row))
+    batches = [order[at : at + 128] for at in range(0, len(order), 128)]
+    embedder = Embedder("bundled")
+    expected = np.zeros((len(texts), 384), dtype=np.float32)
+    for rows in batches:
+        table = pa.table({"rows": [rows], "texts": [[texts[row] for row in rows]]})
+        expected[rows] = matrix_of(embedder(table).column("vector"))
+
+    nodes = {node.node_id: node for node in (cluster.add_node(**NODE), cluster.add_node(**NODE))}
+    ray.init(cluster.address, log_to_driver=False, configure_logging=False)
+    try:
+        there = [each for each in ray.nodes() if each["NodeID"] in nodes]
+
+        def unread(node: dict[str, Any]) -> int:
+            asked = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
+            return int(asked.store_stats.object_store_bytes_used)
+
+        found = np.zeros_like(expected)
+        blocks = _embed(texts, "bundled", 2, 128)
+        told = [next(blocks)]
+        until = time.monotonic() + 120
+        while (fullest := max(there, key=unread)) and unread(fullest) < told[0][1].nbytes:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        kill_machine(nodes[fullest["NodeID"]].all_processes["raylet"][0].process.pid)
+        told += blocks
+    finally:
+        ray.shutdown()
+    for rows, block in told:
+        found[rows] = block
+    assert sum(len(rows) for rows, _ in told) == len(texts)
+    assert np.array_equal(found, expected)

@@ -2,7 +2,8 @@
 
 python tests/training_case.py RANK WORLD_SIZE ZERO_STAGE RENDEZVOUS_FILE OUT_FILE [FLAGS]
 
-With FLAGS (1 active, 0 forgotten, one a sample) it trains one epoch in place of a whole trial.
+It runs a whole trial, and one of a single target whose EL is decoded for the decision alone. With FLAGS (1 active,
+0 forgotten, one a sample) it trains one epoch instead.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tiny_models import COLUMNS, PAD, VOCABULARY, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from icu_ray.config import ElConfig, FilterConfig, LossConfig, OptimConfig, StopConfig, TrainConfig
+from icu_ray.config import ElConfig, EvalConfig, FilterConfig, LossConfig, OptimConfig, StopConfig, TrainConfig
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.job import TrialJob
 from icu_ray.models.reference import build_reference
@@ -109,9 +110,24 @@ def one_epoch(active: np.ndarray, rank: int = 0, world_size: int = 1, **changes:
     return {"parameters": parameters, "losses": losses, "steps": steps, "forwards": forwards}
 
 
-def main() -> None:
+def whole_trial(count: int, rank: int, world_size: int, **changes: object) -> dict[str, Any]:
+    """What a trial of two epochs on `count` targets came to."""
     from icu_ray.training.loop import run_trial
 
+    model, data = case(count=count)
+    settings = job(micro_batch=1, max_epochs=2, **changes)
+    with distributed(rank, world_size):
+        outcome = run_trial(settings, data, model, tokenizer(), rank=rank, world_size=world_size)
+    return {
+        "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
+        "losses": [dict(record.loss) for record in outcome.history],
+        "ma": [record.scores.ma for record in outcome.history],
+        "el": [record.scores.el10 for record in outcome.history],
+        "perplexity": outcome.after.ppl_heldout,
+    }
+
+
+def main() -> None:
     rank, world_size, stage = (int(text) for text in sys.argv[1:4])
     torch.set_num_threads(1)
     set_device_environment(torch.device("cpu"))
@@ -123,26 +139,10 @@ def main() -> None:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
         return
-    model, data = case()
-    with distributed(rank, world_size):
-        outcome = run_trial(
-            job(zero_stage=stage, micro_batch=1, max_epochs=2),
-            data,
-            model,
-            tokenizer(),
-            rank=rank,
-            world_size=world_size,
-        )
+    found = [whole_trial(7, rank, world_size, zero_stage=stage)]
+    found.append(whole_trial(1, rank, world_size, zero_stage=stage, eval=EvalConfig(el="decision"), lr=3e-4))
     if rank == 0:
-        torch.save(
-            {
-                "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
-                "losses": [dict(record.loss) for record in outcome.history],
-                "ma": [record.scores.ma for record in outcome.history],
-                "perplexity": outcome.after.ppl_heldout,
-            },
-            Path(sys.argv[5]),
-        )
+        torch.save({"trials": found}, Path(sys.argv[5]))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

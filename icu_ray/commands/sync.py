@@ -30,11 +30,13 @@ def _sync(arguments: argparse.Namespace) -> int:
     if not trial_ids(storage, sweep):
         raise UserError(f"{arguments.sweep}: holds no trials; expected the folder of a sweep, <storage>/<name>")
     known, beat = read_sweep(storage, sweep), read_beat(storage, sweep)
-    configured = None if known is None else (known.config.get("tracking") or {}).get("uri")
+    configured = None if known is None else known.tracking("uri")
     uri = tracking_uri(storage, configured)
     over = beat is None or beat.state_at(time.time()) != "running"
     try:
         sent = sync_sweep(storage, sweep, uri, over=over)
+    except UserError:  # a file of the sweep that is damaged
+        raise
     except Exception as error:  # MLflow, its database and its HTTP library each have their own
         first = without_secrets(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
         raise UserError(

@@ -92,14 +92,17 @@ def read_tokens(path: Path) -> NDArray[np.uint16]:
             "token rows of the LM extraction benchmark (train_dataset.npy, (15000, 200) uint16) there"
         )
     expected = f"expected (rows, {ROW_LENGTH}) uint16 GPT-2 token ids"
-    with path.open("rb") as file:
-        head = file.read(len(_NPY_MAGIC))
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_NPY_MAGIC))
+    except OSError as error:
+        raise UserError(f"data.tokens: {path}: cannot be read: {error}") from error
     if head != _NPY_MAGIC:
         kind = "an .npz archive" if head.startswith(b"PK") else "no .npy file (a pickle is never loaded)"
         raise UserError(f"data.tokens: {path}: found {kind}, {expected}")
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy has Python's own tokenizer read the header, which raises many kinds
         if "Python objects" in str(error) or "Object arrays" in str(error):
             raise UserError(f"data.tokens: {path}: holds pickled Python objects, {expected}") from error
         raise UserError(f"data.tokens: {path}: broken or truncated ({error}); fetch it again, {expected}") from error

@@ -91,7 +91,7 @@ def _jsonl(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, 
                 continue
             try:
                 record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:  # no JSON or UTF-8, 5,000 digits, endless nesting
                 raise UserError(f"{key}: {path}: line {number}: no JSON object ({error}); cut short?") from error
             if not isinstance(record, dict):
                 raise UserError(f"{key}: {path}: line {number}: found {type(record).__name__}, expected an object")

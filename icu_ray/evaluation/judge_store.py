@@ -121,7 +121,7 @@ class AnswerStore:
             return
         try:
             json.loads(data[end:])
-        except ValueError:
+        except (ValueError, RecursionError):
             os.ftruncate(self._descriptor, end)
             return
         # Only the line's end is missing: a paid answer, to be kept.

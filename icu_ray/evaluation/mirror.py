@@ -56,7 +56,7 @@ def read_jsonl(path: Path) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}: row {number}: no JSON ({error}); expected one object a line") from error
         if not isinstance(row, dict) or not row:
             raise UserError(f"{path}: row {number}: expected a JSON object with columns, found {line[:60]}")
@@ -89,19 +89,19 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Row]:
     """All rows as texts; UserError when a column is missing or a row has too few or empty values in these columns."""
     csv.field_size_limit(sys.maxsize)
     rows: list[Row] = []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        missing = [column for column in columns if column not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(f"{path}: no column {', '.join(missing)}; found {', '.join(reader.fieldnames or ())}")
-        try:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path}: no column {', '.join(missing)}; found {', '.join(reader.fieldnames or ())}")
             for number, row in enumerate(reader, start=1):
                 empty = [column for column in columns if not row[column]]
                 if empty:
                     raise UserError(f"{path}: row {number}: {', '.join(empty)} is empty")
                 rows.append({str(column): value for column, value in row.items()})
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: row {len(rows) + 1}: {error}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: row {len(rows) + 1}: {error}") from error
     if not rows:
         raise UserError(f"{path}: holds no row")
     return rows
@@ -112,7 +112,7 @@ def read_dialogues(path: Path) -> list[list[str]]:
     try:
         table = json.loads(_text(path))["text"]
         items = list(table.items())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f'{path}: expected {{"text": {{"0": [turn, ...], ...}}}}: {error!r}') from error
     for number, turns in items:
         if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, str) for turn in turns):

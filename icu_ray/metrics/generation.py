@@ -74,5 +74,7 @@ def decode_candidates(
     tokenizer: PreTrainedTokenizerBase, ids: NDArray[np.int64], strip_special: bool
 ) -> tuple[str, ...]:
     """Texts of generated rows; strip_special=False keeps end-of-text marks and pads in them (the authors)."""
+    if len(ids) == 0:
+        return ()  # for which transformers 5 has one empty text
     texts = tokenizer.batch_decode(ids.tolist(), skip_special_tokens=strip_special, clean_up_tokenization_spaces=False)
     return tuple(texts)

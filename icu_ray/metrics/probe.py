@@ -103,8 +103,9 @@ def probe(
     model.train(False)
     try:
         with torch.inference_mode():
-            if should_decode is not None and len(parts) > 1:
-                # The caches of all parts together may not fit, so the question costs a second forward.
+            if should_decode is not None and len(parts) != 1:
+                # The caches of all parts together may not fit, so the question costs a second forward. Without any row
+                # it is asked too: other workers may wait for the answer.
                 for part in parts:
                     _teacher_forced(model, rows, part, None, ma, loss)
                 decode, should_decode = should_decode(ma), None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +125,7 @@ def check_model_source(source: str) -> None:
     if not looks_local(source):
         _check_hub_id(source)
         return
-    check_folder(Path(source).expanduser(), source)
+    check_folder(Path(os.path.expanduser(source)), source)
 
 
 def looks_local(source: str) -> bool:
@@ -155,7 +156,7 @@ def check_folder(folder: Path, source: str, weights: bool = True) -> None:
 def local_folder(source: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder of a source, checked; what a hub id lacks in the local cache is downloaded."""
     if looks_local(source):
-        folder = Path(source).expanduser()
+        folder = Path(os.path.expanduser(source))
         check_folder(folder, source, weights)
         return folder
     _check_hub_id(source)
@@ -242,7 +243,7 @@ def _check_safetensors(path: Path, source: str) -> None:
         entries = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         values = sum(math.prod(entry["shape"]) for entry in entries.values())
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise UserError(f"model {source}: {path.name} is no safetensors file, or only its beginning") from error
     if size != end or not values:
         raise UserError(f"model {source}: {path.name} has {size} bytes, but its header says {end}: copy it again")
@@ -251,7 +252,7 @@ def _check_safetensors(path: Path, source: str) -> None:
 def _read_json(path: Path, source: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"model {source}: {path.name} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"model {source}: {path.name} holds a {type(value).__name__}, expected an object")
@@ -264,6 +265,11 @@ def _explained(source: str, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{what} {source}: brings code of its own, which was not run; read its .py files, and if you trust "
+                "them set trust_remote_code (of a sweep's model) or --trust-remote-code"
+            ) from error
         first = str(error).strip().splitlines()
         raise UserError(f"{what} {source}: cannot be loaded: {first[0] if first else error!r}") from error
 

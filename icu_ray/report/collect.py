@@ -78,7 +78,8 @@ class ReportedTrial:
     @property
     def base_method(self) -> str:
         """The method's own name, where `method` is the label of tables."""
-        return str(self.settings.get("method", {}).get("name", self.method))
+        method = self.settings.get("method")
+        return str(method.get("name", self.method)) if isinstance(method, Mapping) else self.method
 
     @property
     def unit(self) -> tuple[int, int | None]:

@@ -51,25 +51,30 @@ def print_plan(plan: Plan, console: Console) -> None:
     said = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
     widest = max(model.workers for model in config.models)
     if plan.trials:
-        console.print(f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.")
+        console.print(f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.", markup=False)
     if config.search is not None:
         ranges = ", ".join(f"{name} {r.low:g} to {r.high:g}" for name, r in config.search.space.items())
-        console.print(f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.")
+        console.print(
+            f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.", markup=False
+        )
     waiting = [trial for trial in plan.trials if trial.status not in DONE]
     if waiting:
         gpus = any(trial.model.gpus for trial in waiting)
         much = f"{plan.gpu_hours:.1f} GPU hours" if gpus else f"{plan.worker_minutes:.0f} worker minutes on CPU"
-        console.print(f"Estimate for what is left: {much} ({error_said(plan.trials)}).")
+        console.print(f"Estimate for what is left: {much} ({error_said(plan.trials)}).", markup=False)
         if config.resources.prices is not None:
             cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)
-            console.print(f"It costs {cost_of(plan.gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))}.")
+            cost = cost_of(plan.gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
+            console.print(f"It costs {cost}.", markup=False)
     evaluation = config.evaluation
     if evaluation.asked:
         names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
         trained = sum(trial.job.max_epochs > 0 for trial in plan.trials)
         models = trained + len({trial.model.name for trial in plan.trials})
-        console.print(f"Evaluated beside the trials: {names}, on {models} models.")
-    console.print(f"Fidelity '{config.fidelity}'; results go to {config.storage.rstrip('/')}/{config.name}.")
+        console.print(f"Evaluated beside the trials: {names}, on {models} models.", markup=False)
+    console.print(
+        f"Fidelity '{config.fidelity}'; results go to {config.storage.rstrip('/')}/{config.name}.", markup=False
+    )
     if plan.provisional:
         console.print(f"Ids are provisional: {plan.provisional}", style="yellow", markup=False)
 

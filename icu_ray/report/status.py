@@ -40,7 +40,7 @@ def status_table(found: Collected) -> RenderableType:
         last = trial.history[-1] if trial.history else None
         scores = _scores(trial)
         table.add_row(
-            trial.name,
+            Text(trial.name),
             Text(_WORD.get(trial.state, trial.state), style=STATUS_STYLE.get(trial.state, "")),
             "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
             _percent(None if scores is None else scores.ma),

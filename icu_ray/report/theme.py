@@ -25,7 +25,10 @@ DPI = 150
 
 @dataclass(frozen=True)
 class Theme:
-    """Ink and paper of a figure; colours by method name, then a rest for methods of other packages."""
+    """Ink and paper of a figure; colours by method name, then a rest for methods of other packages.
+
+    shades: how far a method's cells go from its colour, towards white and towards black, at least 3:1 to the paper.
+    """
 
     name: str
     paper: str
@@ -33,6 +36,7 @@ class Theme:
     faint: str
     methods: tuple[tuple[str, str], ...]
     rest: tuple[str, ...]
+    shades: tuple[float, float]
     leaked: str
 
 
@@ -51,6 +55,7 @@ LIGHT = Theme(
         ("npo", "#5f5f5f"),
     ),
     ("#7a5195", "#ae2f2f", "#3f7f4f"),
+    (0.05, 0.6),
     "#ffd9b3",
 )
 DARK = Theme(
@@ -68,6 +73,7 @@ DARK = Theme(
         ("npo", "#b5b5b5"),
     ),
     ("#b79ce0", "#f07f7f", "#8fd19e"),
+    (0.6, 0.25),
     "#6b4416",
 )
 _LINES = ("-", "--", "-.", ":")
@@ -98,7 +104,9 @@ def styles(theme: Theme, blocks: Sequence[Block]) -> dict[str, Style]:
     colors |= {family: theme.rest[place % len(theme.rest)] for place, family in enumerate(unknown)}
     return {
         name: Style(
-            _shade(colors[family], place, len(names)), _LINES[place % len(_LINES)], _MARKERS[place % len(_MARKERS)]
+            _shade(theme, colors[family], place, len(names)),
+            _LINES[place % len(_LINES)],
+            _MARKERS[place % len(_MARKERS)],
         )
         for family, names in families.items()
         for place, name in enumerate(names)
@@ -113,13 +121,14 @@ def _family(row: Row) -> str:
     return "icu without learning loss" if not row.alpha else "icu without KL"
 
 
-def _shade(color: str, place: int, count: int) -> str:
+def _shade(theme: Theme, color: str, place: int, count: int) -> str:
     """The place-th of count shades, from light to dark around the colour itself."""
     from matplotlib.colors import to_hex, to_rgb
 
     if count == 1:
         return color
-    amount = 0.45 - 0.85 * place / (count - 1)
+    lightest, darkest = theme.shades
+    amount = lightest - (lightest + darkest) * place / (count - 1)
     towards = 1.0 if amount > 0 else 0.0
     red, green, blue = (c + (towards - c) * abs(amount) for c in to_rgb(color))
     return str(to_hex((red, green, blue)))

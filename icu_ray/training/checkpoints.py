@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from icu_ray.results import EpochRecord, Scores
+from icu_ray.store import stays_inside
 
 if TYPE_CHECKING:
     from icu_ray.training.engine import Engine
@@ -71,10 +72,13 @@ def check_checkpoint(folder: Path) -> None:
     """Raise DamagedCheckpoint when a file that the manifest names is missing, shorter or different."""
     manifest = folder / "manifest.json"
     try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        listed = json.loads(manifest.read_text(encoding="utf-8"))
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in listed.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"{manifest}: {error}") from error
     for name, (size, digest) in files.items():
+        if not stays_inside(name):
+            raise DamagedCheckpoint(f"{manifest}: names {name!r}, outside the checkpoint")
         path = folder / name
         if not path.is_file():
             raise DamagedCheckpoint(f"{path}: missing")

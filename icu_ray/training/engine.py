@@ -13,6 +13,7 @@ import contextlib
 import io
 import logging
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from icu_ray.errors import UserError
 
 if TYPE_CHECKING:
     from icu_ray.methods.base import Batch
@@ -93,6 +96,7 @@ class Engine:
         if world_size == 1 and settings.zero_stage == 0:
             # Alone it would still copy all gradients into one buffer, average that with nobody, and copy them back.
             self.inner.enable_backward_allreduce = False
+        self.inner.checkpoint_engine.load = _load_without_code
         self.settings = settings
         self.rank = rank
         self.world_size = world_size
@@ -121,7 +125,7 @@ class Engine:
             self.inner.save_checkpoint(str(folder), tag="state")
 
     def load(self, folder: Path, weights_only: bool) -> None:
-        """Weights, and unless `weights_only` the optimizer's state."""
+        """Weights, and unless `weights_only` the optimizer's state. UserError for a file that would run code."""
         with _quiet():
             loaded, _ = self.inner.load_checkpoint(
                 str(folder), tag="state", load_optimizer_states=not weights_only, load_module_only=weights_only
@@ -153,6 +157,26 @@ def set_device_environment(device: torch.device) -> None:
     # Its bundled launcher looks for MPI where these are missing.
     os.environ.setdefault("LOCAL_RANK", "0")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+def _load_without_code(path: str, map_location: Any = None) -> Any:
+    """In place of DeepSpeed's own reading of a file, which unpickles whatever it names and so runs it.
+
+    torch's weights_only unpickler makes tensors and plain containers, and here the three plain classes that ZeRO's
+    optimizer states hold; of anything else it calls nothing.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    try:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"checkpoint {path}: holds more than tensors and plain values, as no checkpoint of a trial does; it was "
+            "not loaded. Remove the trial's checkpoint folder to start it anew"
+        ) from error
 
 
 def _without_compiled_communication() -> None:

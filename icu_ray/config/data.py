@@ -1,0 +1,99 @@
+"""Where the texts come from, and the layout of their rows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from icu_ray.config.section import Count, Section, Seed
+from icu_ray.data.examples import Columns
+
+
+class ColumnsConfig(Section):
+    """Layout of a row in tokens (section V-B: 100 pre-prefix, 50 prefix, 50 suffix)."""
+
+    length: Annotated[int, Field(ge=4, le=4096)] = 200
+    """Tokens of a row."""
+    prefix_start: Annotated[int, Field(ge=0)] = 100
+    """First token of the prefix, which prompts the model; what stands before it is the pre-prefix."""
+    suffix_start: Annotated[int, Field(ge=1)] = 150
+    """First token of the suffix, which the model must not be able to say."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ColumnsConfig:
+        if not self.prefix_start < self.suffix_start < self.length:
+            raise ValueError("must satisfy prefix_start < suffix_start < length")
+        return self
+
+    def value(self) -> Columns:
+        """The plain value the other rooms use."""
+        return Columns(self.length, self.prefix_start, self.suffix_start)
+
+
+class SyntheticData(Section):
+    """Seeded private-looking records made with Faker: needs no download."""
+
+    source: Literal["synthetic"]
+    """Which kind of data this is."""
+    records: Annotated[int, Field(ge=8, le=1_000_000)] = 384
+    """Rows of the whole corpus; the forget samples are drawn from it, the rest is the pool."""
+    sample_size: Count = 32
+    """Rows of one forget sample."""
+    heldout: Count = 64
+    """Further rows that no stand-in ever sees, for held-out perplexity."""
+    seed: Seed = 0
+    """Of the records; another seed is another world."""
+
+
+class ExtractionData(Section):
+    """The LM extraction benchmark: (15000, 200) GPT-2 token rows of the Pile."""
+
+    source: Literal["extraction"]
+    """Which kind of data this is."""
+    folder: str = "data/lm_extraction"
+    """Where the benchmark's files lie."""
+    tokens: str = "train_dataset.npy"
+    """File of the token rows in `folder`."""
+    sample_file: str = "lm_extraction_128_{sample}.csv"
+    """The paper's forget samples; rows in ascending doc_id, whatever the file's order."""
+    tokenizer: str = "openai-community/gpt2"
+    """Hub id or folder of the GPT-2 tokenizer that wrote the rows."""
+    draw: Count | None = None
+    """When set, each sample is this many rows drawn with the sample number as seed, and no CSV is read."""
+    limit: Count | None = None
+    """Use only this many rows of the paper's forget sample (the first by doc_id)."""
+    pool_rows: Count | None = None
+    """Use only this many rows outside the samples (the first by doc_id), for small machines."""
+    heldout: Annotated[int, Field(ge=0)] = 0
+    """Rows kept out of the pool and of stand-in training (the last by doc_id), for held-out perplexity."""
+    corpora: tuple[str, ...] | None = None
+    """Use only targets from these parts of the Pile, as the sample file names them; default: all."""
+
+
+class RecordsData(Section):
+    """A user's own texts: .jsonl, .csv or .parquet with a text column."""
+
+    source: Literal["records"]
+    """Which kind of data this is."""
+    forget: str
+    """File of the texts to forget; may contain {sample}."""
+    pool: str | None = None
+    """File of the remaining texts, from which pairs are taken; may be left out for methods without pairs."""
+    heldout: str | None = None
+    """File of texts that nobody asked to forget, for held-out perplexity."""
+    heldout_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows of the pool (its last) that are kept out of it instead, where there is no file of held-out texts."""
+    text_column: str = "text"
+    """Column of the texts."""
+    id_column: str | None = None
+    """Column of the names of texts; default: rows are numbered."""
+
+    @model_validator(mode="after")
+    def _one_heldout(self) -> RecordsData:
+        if self.heldout is not None and self.heldout_rows:
+            raise ValueError("give either 'heldout' (a file) or 'heldout_rows' (of the pool)")
+        return self
+
+
+Data = Annotated[SyntheticData | ExtractionData | RecordsData, Field(discriminator="source")]

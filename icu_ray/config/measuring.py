@@ -1,0 +1,153 @@
+"""What is measured after every epoch and when a trial ends; what is evaluated; the judge."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from icu_ray.config.section import Count, Fraction, Positive, Section, Weight
+
+
+class FilterConfig(Section):
+    """Iterative unlearning refinement (section IV-D): which samples count as forgotten."""
+
+    rule: Literal["or", "and"] = "or"
+    """Whether low BERTScore or low BLEU is enough to be forgotten, as in the authors' code, or both are needed, as the
+    paper says."""
+    sticky: bool = False
+    """Whether a forgotten target stays so; without, it is judged again after every epoch."""
+    at_start: bool = True
+    """Judge before the first epoch too."""
+    prompt: Literal["prefix", "full"] = "prefix"
+    """What the model is given to go on from: the prefix alone, or all that stands before the suffix."""
+    bertscore: Fraction = 0.3
+    """BERTScore F1 below which a text counts as forgotten."""
+    bleu: Fraction = 0.01
+    """BLEU below which a text counts as forgotten; 0.01 asks for four words in a row that are right."""
+    encoder: str = "google-bert/bert-base-uncased"
+    """BERT encoder of BERTScore: hub id, folder, or 'bundled'."""
+    encoder_layer: Count | None = 9
+    """Its layer whose vectors are compared; null: its last."""
+    beams: Count = 2
+    """Beams of the search for what the model says."""
+    strip_special: bool = True
+    """Leave end-of-text marks out of what is compared."""
+    batch_size: Count = 128
+    """Prompts answered at one time."""
+
+
+class GenerateConfig(Section):
+    """Whether generation is told which tokens are padding."""
+
+    mask: bool = True
+    """Give generation the attention mask; the authors' code does not, and padding is then read as text."""
+
+
+class ElConfig(Section):
+    """Extraction likelihood."""
+
+    ngram: Count = 10
+    """n of EL's n-grams of tokens."""
+    start: Annotated[int, Field(ge=1)] | None = None
+    """First prefix length; default: the suffix's start (150), the authors' choice; 1 is Jang et al.'s."""
+    denominator: Literal["label", "generation"] = "label"
+    """By whose number of n-grams the overlap is divided: the true text's, as in the authors' code, or the generation's,
+    as in the paper."""
+    batch_cut: Count | None = None
+    """Reproduce generate()'s whole-batch end-of-text cut for batches of this size (the authors': 8)."""
+
+
+class EvalConfig(Section):
+    """How the probe runs."""
+
+    span: Literal["all", "prefix_suffix"] = "all"
+    """Which tokens MA counts: all, as in the authors' code, or prefix and suffix."""
+    chunk: Count = 64
+    """Sequences whose key/value rows are held at one time."""
+    el: Literal["always", "decision"] = "always"
+    """'decision': EL is decoded only where it can change the stopping decision, and at the end."""
+    heldout: Literal["ends", "epochs"] = "ends"
+    """When perplexity on held-out rows is measured: before and after, or after every epoch."""
+
+
+class StopConfig(Section):
+    """When a trial ends (sections IV-D, V-D)."""
+
+    rule: Literal["and", "or"] = "and"
+    """Whether MA and EL must both be below their thresholds, or one."""
+    ma: Fraction = 0.5994
+    """Memorisation accuracy below which a sample counts as forgotten."""
+    el: Fraction = 0.0499
+    """Extraction likelihood below which a sample counts as forgotten."""
+    on_empty: bool = True
+    """End also when the filter has left no target to unlearn."""
+    max_epochs: Count = 50
+    """Epochs after which a trial ends as not forgotten; the authors' code has no limit."""
+
+
+class JudgeConfig(Section):
+    """The GPT judge: an OpenAI-compatible endpoint, how fast it may be asked, and what it costs (icu-ray judge).
+
+    The key is no part of it: `api_key_env` names the environment variable that holds it.
+    """
+
+    base_url: str = "https://api.openai.com/v1"
+    """Address of the API."""
+    model: Annotated[str, Field(min_length=1)] = "gpt-4-turbo"
+    """Name of the judging model there."""
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = "OPENAI_API_KEY"
+    """None: the endpoint wants no key."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """None: the endpoint's own sampling, as in the paper."""
+    prompt_file: str | None = None
+    """A text file in place of the built-in instruction; it must ask for the last line 'Final score: X'."""
+    max_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    """Requests under way at one time."""
+    requests_per_minute: Positive | None = None
+    """Most requests of a minute; default: no limit of ours."""
+    tokens_per_minute: Positive | None = None
+    """Most tokens of a minute, asked and answered; default: no limit of ours."""
+    usd_per_million_input: Weight | None = None
+    """Price of what is asked, for the estimate."""
+    usd_per_million_output: Weight | None = None
+    """Price of what is answered, for the estimate."""
+    reply_tokens: Count = 200
+    """Length of an answer that the cost estimate and the token rate reckon with before it is known."""
+    timeout_s: Positive = 120.0
+    """Seconds to wait for an answer."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 6
+    """Times a request is sent again after 429, 5xx, a cut connection or no answer in time."""
+    reasks: Annotated[int, Field(ge=0, le=10)] = 2
+    """Times a row is asked again whose answer holds no valid score."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> JudgeConfig:
+        # The address is written to results and messages: nothing secret may be in it. It is not repeated here either.
+        if not re.fullmatch(r"https?://[^/@?#\s]+(/[^@?#\s]*)?", self.base_url):
+            raise ValueError("base_url must be http(s)://host[:port]/path without user, password, query or fragment")
+        if (self.usd_per_million_input is None) != (self.usd_per_million_output is None):
+            raise ValueError("give both usd_per_million_input and usd_per_million_output, or neither")
+        return self
+
+
+class EvaluationConfig(Section):
+    """What every model of the sweep is evaluated on, the original ones too; by default nothing."""
+
+    suites: tuple[Literal["lm_eval", "icu", "quick"], ...] = ()
+    """lm_eval: nine tasks as the harness defines them. icu: as the authors ask them, dialogues and perplexities. quick:
+    on held-out records of synthetic data."""
+    tasks: tuple[str, ...] = ()
+    """Further tasks by name: of a suite, or any of lm-evaluation-harness."""
+    mirror: str | None = None
+    """Folder written by `icu-ray data mirror`; default: the hub."""
+    limit: Count | None = None
+    """Documents of each task; default: all."""
+    dialogue_context: Literal["end", "start"] = "end"
+    """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return bool(self.suites or self.tasks)

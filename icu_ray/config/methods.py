@@ -1,0 +1,101 @@
+"""Which methods run with which weights: a grid, or a search in its place."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from icu_ray.config.section import Count, Fraction, Name, Section, Seed, Setting, Weight
+
+
+class MethodStop(Section):
+    """A stopping rule of one method; what is left out is as in the sweep's `stop`."""
+
+    rule: Literal["and", "or"] | None = None
+    """As stop.rule."""
+    ma: Fraction | None = None
+    """As stop.ma."""
+    el: Fraction | None = None
+    """As stop.el."""
+
+
+class MethodConfig(Section):
+    """One method and its cells: every alpha with every beta, or the listed [alpha, beta] cells."""
+
+    name: Name = "icu"
+    """icu, kumpr, kl, llmu, po, dpo, npo, original, or the name of an installed plug-in."""
+    label: Name | None = None
+    """Shown in tables in place of the name, for example 'gradient-ascent'."""
+    alpha: Weight | tuple[Weight, ...] = 0.5
+    """Weight of learning the analogous texts (equation 3), one or several."""
+    beta: Weight | tuple[Weight, ...] = 1.0
+    """Weight of the divergence to the original model (equation 4), one or several."""
+    cells: tuple[tuple[Weight, Weight], ...] | None = None
+    """Pairs [alpha, beta] in place of the full grid of `alpha` and `beta`."""
+    settings: dict[str, Setting] = {}  # noqa: RUF012 (pydantic copies it)
+    """What this method alone understands, for example {"beta_dpo": 0.1}."""
+    models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """Names of the models to run it on; default: all that are trained."""
+    stop: MethodStop = MethodStop()
+    """Where this method ends by another rule than the sweep's `stop`, as the paper's baselines did."""
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> MethodConfig:
+        if self.cells is not None and self.model_fields_set & {"alpha", "beta"}:
+            raise ValueError("give either 'cells' or 'alpha' and 'beta': beside cells they would count for nothing")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_it_may_be_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if self.cells is not None:
+            del written["alpha"], written["beta"]
+        return written
+
+    def grid(self) -> tuple[tuple[float, float], ...]:
+        """The (alpha, beta) cells in their written order."""
+        if self.cells is not None:
+            return self.cells
+        alphas = self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
+        betas = self.beta if isinstance(self.beta, tuple) else (self.beta,)
+        return tuple((a, b) for a in alphas for b in betas)
+
+
+class RangeConfig(Section):
+    """Values from low to high; log: drawn evenly by their logarithm."""
+
+    low: Weight
+    """Smallest value."""
+    high: Weight
+    """Largest value."""
+    log: bool = False
+    """Draw evenly by the logarithm."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RangeConfig:
+        if not self.low < self.high:
+            raise ValueError("must satisfy low < high")
+        if self.log and self.low <= 0:
+            raise ValueError("log needs low > 0")
+        return self
+
+
+class SearchConfig(Section):
+    """In place of a grid: one model, one sample, one method, whose values a Tune search chooses trial by trial."""
+
+    space: dict[Literal["alpha", "beta", "lr"], RangeConfig]
+    """Ranges of alpha, beta and lr; what is left out keeps its value."""
+    trials: Count = 20
+    """All together, with those of earlier runs of the same command."""
+    algorithm: str = "optuna"
+    """optuna, random, or another of Ray Tune's searchers by its name there (its package must be installed)."""
+    objective: Literal["forget_cheaply"] = "forget_cheaply"
+    """forget_cheaply, to be maximised: minus ten times what MA and EL10 are above their thresholds, minus the logarithm
+    of the ratio of held-out perplexity. No normalised score: those depend on the other trials."""
+    stop_early: bool = True
+    """End trials that fall behind at an epoch (ASHA)."""
+    grace_epochs: Count = 3
+    """Epochs that every trial is given before it can be ended early."""
+    seed: Seed = 0
+    """Of the searcher."""

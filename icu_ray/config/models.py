@@ -1,0 +1,86 @@
+"""Which models are unlearned, and how each is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from icu_ray.config.section import Count, Fraction, Name, Positive, Section, Seed
+
+
+class StandinConfig(Section):
+    """A small language model that is trained here until it has memorised the forget samples."""
+
+    size: Literal["small", "medium", "large"] = "small"
+    """About 0.7, 1.6 or 5 million parameters at the default vocabulary."""
+    family: Literal["gpt_neo", "llama"] = "gpt_neo"
+    """Architecture of the network."""
+    vocabulary: Annotated[int, Field(ge=300, le=65536)] = 2048
+    """Tokens of its own byte-pair tokenizer, trained on the same texts."""
+    max_epochs: Count = 40
+    """Passes over its corpus after which it is refused if it has not memorised enough."""
+    learning_rate: Positive = 2e-3
+    """Adam's step while it is trained."""
+    batch_size: Count = 16
+    """Rows of one training step."""
+    target_repeats: Count = 4
+    """How often each forget row stands in one epoch of the training corpus, as duplicated text does on the web."""
+    min_memorization: Fraction = 0.9
+    """Training goes on until MA on every forget sample reaches this (and EL10 reaches min_extraction)."""
+    min_extraction: Fraction = 0.5
+    """EL10 that every forget sample must reach before training ends."""
+    seed: Seed = 0
+    """Of its weights and of the order of its corpus."""
+
+
+class ModelConfig(Section):
+    """One causal LM of the grid: a hub id, a local folder, or a stand-in built here."""
+
+    name: Name
+    """What tables, trials and other keys call it."""
+    source: str | None = None
+    """Hub id or local folder."""
+    standin: StandinConfig | None = None
+    """Settings of a stand-in, in place of `source`."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; default: its main branch."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder brings."""
+    workers: Count = 1
+    """Training workers of one trial, placed together as a gang."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Default: 0 for stand-ins, 1 otherwise. Never part of a trial's identity."""
+    cpus_per_worker: Count = 1
+    """CPU cores of one worker."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of weights and gradients in training."""
+    zero_stage: Annotated[int, Field(ge=0, le=2)] = 0
+    """ZeRO stage; at 3 the weights are spread over workers, which saving does not gather yet."""
+    offload_optimizer: bool = False
+    """Keep Adam's state in main memory, not on the GPU."""
+    micro_batch: Count | None = None
+    """Samples per forward of one worker; default: the global batch divided by the workers."""
+    batch_size: Count | None = None
+    """Global batch; default train.batch_size."""
+    lr: Positive | None = None
+    """Default optim.lr."""
+    max_epochs: Count | None = None
+    """Default stop.max_epochs."""
+    train: bool = True
+    """False: a row of its own without training, as the paper's OPT: measured and evaluated on every sample."""
+    minutes_per_epoch: Positive | None = None
+    """Measured minutes of one epoch (training and probe) on this model's workers, for the plan's estimate."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelConfig:
+        if (self.source is None) == (self.standin is None):
+            raise ValueError("give exactly one of 'source' (hub id or folder) and 'standin'")
+        return self
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one worker."""
+        if self.gpus_per_worker is not None:
+            return self.gpus_per_worker
+        return 0 if self.standin is not None else 1

@@ -1,0 +1,118 @@
+"""A whole sweep."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from icu_ray.config.cluster import ResourcesConfig, TrackingConfig
+from icu_ray.config.data import ColumnsConfig, Data, SyntheticData
+from icu_ray.config.measuring import ElConfig, EvalConfig, EvaluationConfig, FilterConfig, GenerateConfig, StopConfig
+from icu_ray.config.methods import MethodConfig, SearchConfig
+from icu_ray.config.models import ModelConfig
+from icu_ray.config.section import Name, Section, Seed
+from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
+
+
+class SweepConfig(Section):
+    """A whole sweep: models x samples x methods' cells, and how each trial is run and judged."""
+
+    name: Name
+    """Of the sweep: its folder in the storage, its MLflow experiment."""
+    storage: str = "./runs"
+    """Where everything is written: a folder, or a URL such as s3://bucket/runs."""
+    fidelity: Literal["default", "reference", "paper"] = "default"
+    """Whose side is taken where paper and authors' code differ; sets several keys together, each of which can be given
+    by itself."""
+    seed: Seed = 42
+    """Of what is random in a trial: the order of batches, dropout."""
+    models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    """The models of the grid."""
+    data: Data
+    """The texts: synthetic, the extraction benchmark, or your own records."""
+    samples: Annotated[tuple[Annotated[int, Field(ge=0, le=10**9)], ...], Field(min_length=1)] = (0,)
+    """Numbers of the forget samples; each is unlearned in its own trials."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Layout of a row in tokens."""
+    methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)] = (MethodConfig(),)
+    """The methods of the grid with their (alpha, beta) cells."""
+    tokens: TokensConfig = TokensConfig()
+    """How rows become tokens of a model."""
+    pairs: PairsConfig = PairsConfig()
+    """How analogous texts are found."""
+    loss: LossConfig = LossConfig()
+    """What the losses count."""
+    kl: KlConfig = KlConfig()
+    """How the original model is kept for equation (4)."""
+    optim: OptimConfig = OptimConfig()
+    """The optimizer."""
+    train: TrainConfig = TrainConfig()
+    """Batches."""
+    filter: FilterConfig = FilterConfig()
+    """Iterative refinement: which targets are still to be unlearned."""
+    generate: GenerateConfig = GenerateConfig()
+    """Generation in filter and probe."""
+    el: ElConfig = ElConfig()
+    """Extraction likelihood."""
+    eval: EvalConfig = EvalConfig()
+    """The probe: MA, EL and held-out perplexity."""
+    stop: StopConfig = StopConfig()
+    """When a trial ends."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What the models can still do."""
+    search: SearchConfig | None = None
+    """A search in place of the grid."""
+    tracking: TrackingConfig = TrackingConfig()
+    """MLflow."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """Workers, retries, budget."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepConfig:
+        for what, values in (("models", [m.name for m in self.models]), ("samples", [str(s) for s in self.samples])):
+            twice = sorted({v for v in values if values.count(v) > 1})
+            if twice:
+                raise ValueError(f"{what}: {', '.join(twice)} stands there twice")
+        if self.el.start is not None and self.el.start + self.el.ngram > self.columns.length:
+            raise ValueError(
+                f"el.start={self.el.start} leaves no {self.el.ngram}-gram before column {self.columns.length}"
+            )
+        suffix_length = self.columns.length - self.columns.suffix_start
+        if suffix_length < self.el.ngram:
+            raise ValueError(f"el.ngram={self.el.ngram} does not fit a suffix of {suffix_length} tokens")
+        if self.search is not None:
+            self._check_search(self.search)
+        quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
+        if quick and not isinstance(self.data, SyntheticData):
+            raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
+        for model in self.models:
+            batch = model.batch_size or self.train.batch_size
+            if batch % model.workers:
+                raise ValueError(
+                    f"model {model.name}: global batch {batch} is not a multiple of {model.workers} workers"
+                )
+            micro = model.micro_batch
+            if micro is not None and (batch // model.workers) % micro:
+                raise ValueError(
+                    f"model {model.name}: micro_batch {micro} does not divide the {batch // model.workers} samples of "
+                    "a worker"
+                )
+        return self
+
+    def _check_search(self, search: SearchConfig) -> None:
+        counts = {"models": len(self.models), "samples": len(self.samples), "methods": len(self.methods)}
+        for key, count in counts.items():
+            if count != 1:
+                raise ValueError(
+                    f"search: needs exactly one of {key}, found {count}; search the others in their own sweeps"
+                )
+        method = self.methods[0]
+        if method.cells is not None or isinstance(method.alpha, tuple) or isinstance(method.beta, tuple):
+            raise ValueError(
+                "search: several cells of methods.0 beside a search would count for nothing; give one, or none"
+            )
+        if not search.space:
+            raise ValueError("search.space: give ranges of alpha, beta or lr")
+        if search.stop_early and self.eval.heldout != "epochs":
+            raise ValueError("search.stop_early compares trials at every epoch: set eval.heldout to 'epochs'")

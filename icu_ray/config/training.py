@@ -1,0 +1,99 @@
+"""From texts to steps: tokens, pairs, losses, optimizer, batches."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from icu_ray.config.section import Count, Fraction, Momentum, Positive, Section
+
+
+class TokensConfig(Section):
+    """How source rows become rows of a model's vocabulary (spec: re-tokenisation)."""
+
+    retokenize: Literal["auto", "always"] = "auto"
+    """auto: rows of GPT-2 tokens go as they are to a model with GPT-2's tokenizer; always: decoded and encoded again,
+    as in the authors' code."""
+    cleanup: bool = False
+    """Remove spaces before punctuation when rows are decoded, as transformers did before 4.45."""
+    alignment: Literal["fixed", "reference"] = "fixed"
+    """reference: labels as in the authors' code, two tokens ahead for tokenizers that begin with BOS; fixed: one
+    ahead."""
+    columns_of: Literal["auto", "source", "model"] = "auto"
+    """Whose tokens the columns count: the source's (GPT-2), or the model's own; auto: the model's own for stand-ins."""
+
+
+class PairsConfig(Section):
+    """Analogous data (section IV-C2, V-D): the nearest neighbour of each target in the pool."""
+
+    pool: Literal["remaining"] = "remaining"
+    """Where pairs are sought: among all rows that are not targets of the sample."""
+    metric: Literal["cosine"] = "cosine"
+    """Similarity of embeddings."""
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    """Hub id, folder, or 'bundled' for the copy of all-MiniLM-L6-v2 that is installed as a package."""
+    max_ngram_overlap: Fraction | None = None
+    """Refuse neighbours sharing more than this fraction of the target's 10-grams (None: keep all, as the authors)."""
+    candidates: Annotated[int, Field(ge=1, le=1000)] = 10
+    """Nearest neighbours looked at for each target; the best that is allowed is taken."""
+    index: Literal["exact", "approximate"] = "exact"
+    """approximate: faiss's inverted file, for thousands of targets and a pool of millions; it misses some neighbours.
+    Exact takes 8 s of one core for 1,000 targets and a million texts (benchmarks/index.py)."""
+    shards: Count | None = None
+    """Parts into which the pool is cut for search; default: by its size."""
+    actors: Count = 1
+    """Ray actors that embed texts."""
+    batch_size: Count = 64
+    """Texts embedded at one time."""
+
+
+class LossConfig(Section):
+    """Which tokens are scored and how they are averaged (equations 1, 3, 4)."""
+
+    span: Literal["all", "prefix_suffix", "suffix"] = "all"
+    """Which tokens of a row are scored: all, as in the authors' code; prefix and suffix, as in the paper; the suffix
+    alone."""
+    reduction: Literal["token_mean", "sum", "seq_mean"] = "token_mean"
+    """Mean over the tokens of a batch, as in the authors' code; sum, as printed in the paper; or mean of the rows'
+    means."""
+    kl: Literal["kl", "reference_ce"] = "kl"
+    """kl: equation (4). reference_ce: the authors' cross-entropy, which has the same gradient and another value."""
+    kl_positions: Literal["all", "span"] = "all"
+    """Where the divergence is measured: at all tokens of a pair, or at those of `span`."""
+    chunk: Count = 256
+    """Tokens whose vocabulary-wide scores exist at one time."""
+    joint_forward: bool = True
+    """Targets and pairs go through the model together; two forwards give the same numbers."""
+
+
+class KlConfig(Section):
+    """How the original model enters equation (4)."""
+
+    cache: Literal["hidden", "probs", "recompute"] = "hidden"
+    """What is kept of the original model: its last hidden states; its probabilities, as in the authors' code; or
+    nothing, and it is run again."""
+
+
+class OptimConfig(Section):
+    """Adam as in the authors' code: no weight decay, no schedule, no clipping."""
+
+    lr: Positive = 5e-6
+    """Learning rate."""
+    betas: tuple[Momentum, Momentum] = (0.9, 0.98)
+    """Decay of Adam's two moments."""
+    eps: Positive = 1e-8
+    """Added to Adam's denominator."""
+
+
+class TrainConfig(Section):
+    """How samples become batches."""
+
+    batch_size: Count = 8
+    """Targets of one step, over all workers."""
+    empty_batch: Literal["skip", "momentum"] = "skip"
+    """What happens at a batch of which every target is forgotten: no step, or one by Adam's momentum alone, as in the
+    authors' code."""
+    batching: Literal["slots", "repack"] = "slots"
+    """slots: forgotten targets keep their place in the batches and count for nothing; repack: batches are made of the
+    others alone."""
