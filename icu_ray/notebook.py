@@ -175,12 +175,13 @@ def sweep(
     overrides: Mapping[str, Any] | None = None,
     *,
     dry_run: bool = False,
+    wait: bool = False,
 ) -> SweepFrames:
     """Run a grid of trials, or go on with it where it stopped; a sweep that is done is only read.
 
     config: a YAML file, the name of a shipped config (None: quickstart), or the keys themselves as a mapping.
     overrides: dotted keys, such as {"optim.lr": 1e-5, "models.0.workers": 2}. dry_run: plan and start nothing; the
-    frames then hold what earlier runs left.
+    frames then hold what earlier runs left. wait: where another driver runs this sweep, wait for its end.
     """
     from icu_ray.config_file import apply_override, load_config, resolve_config
     from icu_ray.planning import find_config, plan_sweep
@@ -196,7 +197,7 @@ def sweep(
         return _sweep_frames(plan, None)
     from icu_ray.sweeping import run_sweep
 
-    return _sweep_frames(plan, run_sweep(plan))
+    return _sweep_frames(plan, run_sweep(plan, wait=wait))
 
 
 def _text(path: str | Path | None) -> str | None:

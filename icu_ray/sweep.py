@@ -77,11 +77,12 @@ class _Callable(ModuleType):
         overrides: Mapping[str, Any] | None = None,
         *,
         dry_run: bool = False,
+        wait: bool = False,
     ) -> SweepFrames:
         """`icu_ray.notebook.sweep`."""
         from icu_ray.notebook import sweep
 
-        return sweep(config, overrides, dry_run=dry_run)
+        return sweep(config, overrides, dry_run=dry_run, wait=wait)
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -71,7 +71,7 @@ for steps in itertools.permutations(STEPS, 2):
         assert type(error).__name__ == "UserError" and "sweep(config): optim.lr" in str(error), (steps, error)
     else:
         raise AssertionError(steps)
-    assert list(inspect.signature(sweep).parameters) == ["config", "overrides", "dry_run"], steps
+    assert list(inspect.signature(sweep).parameters) == ["config", "overrides", "dry_run", "wait"], steps
     from icu_ray.sweep import main
     assert main.__module__ == "icu_ray.sweep", steps
     tried += 1
@@ -97,13 +97,15 @@ def test_the_door_of_the_main_job_is_the_same_command() -> None:
 
 def test_names_are_those_of_the_command_line() -> None:
     from icu_ray import cli as command_line
-    from icu_ray import probe, unlearn
+    from icu_ray import probe, sweep, unlearn
 
     commands = next(
         action for action in command_line.make_parser()._actions if hasattr(action, "choices") and action.choices
     ).choices
     assert isinstance(commands, dict)
     left_out = {"help", "json", "dry_run", "run", "verbosity"}
+    switches = {action.dest for action in commands["sweep"]._actions} - {"help", "verbosity"}
+    assert set(inspect.signature(sweep).parameters) == switches
     for name, function in (("probe", probe), ("unlearn", unlearn)):
         options = {action.dest: action.default for action in commands[name]._actions if action.dest not in left_out}
         parameters = inspect.signature(function).parameters
