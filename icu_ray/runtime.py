@@ -20,6 +20,7 @@ import random
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -88,6 +89,7 @@ _LOCAL_SETTINGS = {
     "num_workers_soft_limit": 64,
     "prestart_worker_first_driver": False,
 }
+_LISTEN_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 512 * 2**20
 
 
@@ -180,11 +182,19 @@ def _init(temp: Path | None, cpus: int | None, gpus: int | None) -> None:
         own = {name: value for name, value in worker_environment(local=False).items() if name not in taken}
         ray.init(runtime_env={"env_vars": own}, **common)
     else:
+        _listens(os.environ["RAY_ADDRESS"])
         ray.init(
             address=os.environ["RAY_ADDRESS"],
             runtime_env={"env_vars": worker_environment(local=False)},
             **common,
         )
+
+
+def _listens(address: str) -> None:
+    """OSError where nobody listens at HOST:PORT: Ray would ask for minutes. Other ways to say an address are Ray's."""
+    host, _, port = address.rpartition(":")
+    if host and "://" not in address and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTEN_SECONDS).close()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,63 @@
+"""A Ray that does not come up, and one that does not answer, are said in a line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from faults_case import ROOT, alive
+
+pytestmark = pytest.mark.xdist_group("cluster")
+
+CODE = """
+from icu_ray.errors import ClusterError
+from icu_ray.runtime import connected
+try:
+    with connected(cpus=1):
+        print("connected", flush=True)
+except ClusterError as error:
+    print(error, flush=True)
+"""
+
+
+def child_of(process: int, name: bytes) -> int:
+    """The process that another one has started, once there is one of this name."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == process and name in (folder / "cmdline").read_bytes():
+                    return int(folder.name)
+        time.sleep(0.005)
+    raise AssertionError(f"no {name!r}")
+
+
+def test_a_ray_that_does_not_come_up() -> None:
+    """Its first process is stopped, as on a machine that has no time for it, and the patience is short."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_gcs_server_port_wait_time_s": "2"}
+    environment.pop("RAY_ADDRESS", None)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", CODE], env=environment, text=True, **pipes) as process:
+        server = child_of(process.pid, b"gcs/gcs_server")
+        os.kill(server, signal.SIGSTOP)
+        output, _ = process.communicate(timeout=300)
+    assert output.startswith("Ray did not start on this machine (") and len(output.splitlines()) == 1
+    until = time.monotonic() + 60
+    while alive(server):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_an_address_where_no_ray_is(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "127.0.0.1:1"}
+    command = [sys.executable, "-m", "icu_ray.sweep", "quickstart", "tracking.enabled=false"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert "RAY_ADDRESS=127.0.0.1:1: no Ray answers there (ConnectionRefusedError: " in ended.stdout
+    assert "Traceback" not in ended.stdout + ended.stderr
