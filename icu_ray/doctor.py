@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from icu_ray.errors import UserError, without_secrets
-from icu_ray.runtime import machine
+from icu_ray.nodes import machine
 from icu_ray.storage import check_writable, local_path
 from icu_ray.tracking import tracking_uri
 

@@ -24,17 +24,19 @@ from icu_ray.config import SweepConfig
 from icu_ray.estimates import Budget
 from icu_ray.folders import remove
 from icu_ray.lifeline import lifeline
+from icu_ray.nodes import refuse_impossible
 from icu_ray.plan import Plan, claims_of, coming_trial
 from icu_ray.planned_trial import Trial, gang_of
 from icu_ray.prepare import Prepared, prepare
 from icu_ray.report.live import LiveView, outcome_of
 from icu_ray.results import ENDED_EARLY, Provenance
-from icu_ray.runtime import CONTROL, Cluster, WarmProcesses, connected, refuse_impossible, worker_environment
+from icu_ray.runtime import CONTROL, Cluster, connected, worker_environment
 from icu_ray.schedule import Limits
 from icu_ray.storage import join
 from icu_ray.trial import HandedTask, trainable
 from icu_ray.trial_files import TrialPaths, open_sweep
 from icu_ray.trial_task import TrialTask, spec_of, write_failure
+from icu_ray.warm import WarmProcesses
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher

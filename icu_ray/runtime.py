@@ -1,11 +1,11 @@
-"""Ray: connecting to a cluster or starting one here, what it could ever hold, and what is kept out of the terminal.
+"""Ray: connecting to a cluster or starting one here, and what is kept out of the terminal.
 
 With RAY_ADDRESS set (or inside a submitted Ray job) that cluster is used; otherwise a Ray of our own is started on
 this machine, in a folder of its own, reachable only with its own token, and gone with this process even when that is
 killed. Everything Ray prints goes to a log file.
 
     with quiet(log_file) as terminal, connected() as cluster:
-        refuse_impossible(gangs, cluster.nodes())
+        refuse_impossible(gangs, cluster.nodes())        # icu_ray/nodes.py
 
 Importing this module imports neither Ray nor torch.
 """
@@ -24,31 +24,28 @@ import socket
 import sys
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from icu_ray.errors import ClusterError, UserError, without_secrets
-from icu_ray.schedule import NO_LIMITS, Gang, Limits, Node, most_workers
+from icu_ray.errors import ClusterError, without_secrets
+from icu_ray.nodes import cluster_nodes, usable_cpus
+from icu_ray.schedule import Node
 
 if TYPE_CHECKING:
-    from ray.actor import ActorHandle
-
     from icu_ray.config import NodeTypeConfig
 
-log = logging.getLogger(__name__)
 
-ROLE = "ICU_RAY_ROLE"
-"""Set to 'worker' in processes that will train, so that `warm_up` imports ahead what training needs."""
+log = logging.getLogger(__name__)
 CONTROL: Mapping[str, float] = {"node:__internal_head__": 0.001}
 """What a trial's controller asks of Ray: a place on the head node, which no spot market takes away, and no CPU."""
+
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in a submitted job's driver."""
+
 _PREFIX = "icu-ray-"
 _OWNER = "driver.pid"
-
 ENVIRONMENT: Mapping[str, str] = {
     # The controller looks after its workers this often; a report waits for its look (1.7 s at Ray's default of 2).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
@@ -74,21 +71,25 @@ ENVIRONMENT: Mapping[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
 _LOCAL_ENVIRONMENT: Mapping[str, str] = {
     # Nobody preempts this machine, and the watcher is a process for each trial.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+
 _START_ENVIRONMENT: Mapping[str, str] = {
     # On a loaded machine Ray's processes take longer to come up than the 30 s that it gives each of them.
     "RAY_gcs_server_port_wait_time_s": "180",
     "RAY_raylet_start_wait_time_s": "180",
 }
+
 _LOCAL_SETTINGS = {
     # Warm processes wait as long as it takes until a trial comes for them.
     "idle_worker_killing_time_threshold_ms": 10**8,
     "num_workers_soft_limit": 64,
     "prestart_worker_first_driver": False,
 }
+
 _LISTEN_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 512 * 2**20
 
@@ -103,28 +104,6 @@ class Cluster:
     def nodes(self, types: Sequence[NodeTypeConfig] = ()) -> tuple[Node, ...]:
         """Every node there is, and every one that an autoscaler could add, which only the config may know (`types`)."""
         return cluster_nodes(types)
-
-
-def machine() -> Node:
-    """What a Ray started on this machine would have, found without Ray."""
-    return Node("this machine", _cpus(), _gpus())
-
-
-def _cpus() -> int:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    with contextlib.suppress(OSError, ValueError):  # a container's share of the machine
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            cpus = min(cpus, max(1, int(quota) // int(period)))
-    return cpus
-
-
-def _gpus() -> int:
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return len([item for item in listed.split(",") if item.strip() not in ("", "-1")])
-    folder = Path("/proc/driver/nvidia/gpus")
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
 def will_start_locally() -> bool:
@@ -164,14 +143,14 @@ def _init(temp: Path | None, cpus: int | None, gpus: int | None) -> None:
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if temp is not None:
         ray.init(
-            num_cpus=_cpus() if cpus is None else cpus,
+            num_cpus=usable_cpus() if cpus is None else cpus,
             num_gpus=gpus,
             _temp_dir=str(temp),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             runtime_env={
                 "env_vars": worker_environment(local=True),
-                "worker_process_setup_hook": "icu_ray.runtime.warm_up",
+                "worker_process_setup_hook": "icu_ray.warm.warm_up",
             },
             _system_config=_LOCAL_SETTINGS,
             **common,
@@ -296,120 +275,6 @@ def _remove_orphans(base: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         except (OSError, ValueError):
             continue
-
-
-def cluster_nodes(types: Sequence[NodeTypeConfig] = ()) -> tuple[Node, ...]:
-    """Nodes of the connected cluster, and those that its autoscaler may add: as it says, else as `types` do."""
-    import ray
-    from ray._private.state import state
-
-    draining = draining_nodes()
-    alive = [
-        Node(node["NodeID"], node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in draining
-    ]
-    config = state.get_cluster_config()
-    told = list(config.node_group_configs) if config is not None else []
-    groups = [(group.name, dict(group.resources), group.max_count) for group in told]
-    groups = groups or [(each.name, {"CPU": each.cpus, "GPU": each.gpus}, each.most) for each in types]
-    return (*alive, *possible_nodes(alive, groups))
-
-
-def draining_nodes() -> set[str]:
-    """Ids of nodes that are about to be taken away: Ray places nothing on them any more."""
-    from ray._private.state import state
-
-    return set(state.get_draining_nodes() or {})
-
-
-def possible_nodes(
-    alive: Sequence[Node], groups: Iterable[tuple[str, Mapping[str, float], int]], unbounded: int = 64
-) -> list[Node]:
-    """Nodes that an autoscaler could still add: for each group (name, resources, most nodes; -1: no bound)."""
-    found = []
-    there = Counter((node.cpus, node.gpus) for node in alive)
-    for name, resources, most in groups:
-        shape = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
-        # Groups of one shape (spot and on demand) share the nodes that are up: each of those counts once.
-        taken = min(there[shape], most) if most >= 0 else 0
-        there[shape] -= taken
-        found += [Node(f"{name} #{number}", *shape) for number in range(unbounded if most < 0 else most - taken)]
-    return found
-
-
-def refuse_impossible(gangs: Mapping[str, Gang], nodes: Sequence[Node], limits: Limits = NO_LIMITS) -> None:
-    """UserError when the cluster can never hold the gang of a model, by name."""
-    for name, gang in gangs.items():
-        most = most_workers(gang, nodes, limits)
-        if most < gang.workers:
-            size = f"{gang.cpus:g} CPU" + (f" and {gang.gpus:g} GPU" if gang.gpus else "")
-            bound = "" if limits.workers is None else f", and resources.max_workers is {limits.workers}"
-            raise UserError(
-                f"models: {name}: needs {gang.workers} workers of {size} each at one time, but the cluster can never "
-                f"give more than {most} ({_described(nodes)}{bound}); lower workers or gpus_per_worker of the model, "
-                "or use a larger cluster (RAY_ADDRESS); what an autoscaler may add is told under resources.node_types"
-            )
-
-
-def _described(nodes: Sequence[Node]) -> str:
-    kinds: dict[tuple[float, float], int] = {}
-    for node in nodes:
-        kinds[(node.cpus, node.gpus)] = kinds.get((node.cpus, node.gpus), 0) + 1
-    return ", ".join(
-        f"{count} node{'s' * (count > 1)} of {cpus:g} CPU and {gpus:g} GPU" for (cpus, gpus), count in kinds.items()
-    )
-
-
-def warm_up() -> None:
-    """Run by Ray in every new process of a local sweep: those that will train import what training needs.
-
-    That is seconds of imports which a trial then does not wait for. A warm process serves one trial and ends with it.
-    """
-    if os.environ.get(ROLE) != "worker":
-        return
-    with contextlib.suppress(ImportError):  # a real want is told by the trial that meets it
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        import ray.train.torch  # noqa: F401
-        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
-        from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoForCausalLM  # noqa: F401
-
-        from icu_ray.training import loop  # noqa: F401
-
-
-def training_environment() -> dict[str, Any]:
-    """runtime_env of processes that train."""
-    return {"env_vars": {ROLE: "worker"}}
-
-
-class WarmProcesses:
-    """Processes that have imported ahead what training needs and wait for a trial.
-
-    Ray reuses an idle process for an actor only if nothing has run in it yet. An actor that is killed before its
-    process is up leaves just that: a fresh process, which the next actor of the same environment takes over. So a
-    trial's workers start at once, and still each in a process that no other trial has used.
-    """
-
-    def __init__(self) -> None:
-        self._waiting = 0
-
-    def keep(self, count: int) -> None:
-        """Have at least `count` of them."""
-        import ray
-
-        seat = ray.remote(num_cpus=0, runtime_env=training_environment())(_Seat)
-        while self._waiting < count:
-            actor: ActorHandle[_Seat] = seat.remote()
-            ray.kill(actor)
-            self._waiting += 1
-
-    def taken(self, count: int) -> None:
-        """A gang has started in so many of them."""
-        self._waiting = max(0, self._waiting - count)
-
-
-class _Seat:
-    """An actor that is never born."""
 
 
 @contextlib.contextmanager

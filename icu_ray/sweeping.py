@@ -29,10 +29,11 @@ from rich.markup import escape
 from icu_ray.config import SweepConfig
 from icu_ray.errors import ClusterError, UserError, without_secrets
 from icu_ray.lease import Held, Lease, take
+from icu_ray.nodes import machine, refuse_impossible
 from icu_ray.plan import Plan, claims_of, make_plan
 from icu_ray.planned_trial import Trial
 from icu_ray.results import BEAT_SECONDS, SILENT_SECONDS, Provenance, SweepState
-from icu_ray.runtime import inside_job, machine, quiet, refuse_impossible, will_start_locally
+from icu_ray.runtime import inside_job, quiet, will_start_locally
 from icu_ray.schedule import Limits
 from icu_ray.storage import join, local_path
 from icu_ray.trial_files import open_sweep, write_beat

@@ -32,7 +32,7 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision, F
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from icu_ray.errors import UserError
-from icu_ray.runtime import draining_nodes
+from icu_ray.nodes import draining_nodes
 
 OnGang = Callable[[Sequence[str], str], None]
 _TRANSIENT = (RuntimeError, OSError, EOFError, MemoryError, RayError, RayTrainError)

@@ -27,13 +27,13 @@ from icu_ray.folders import arrow_file_system, remove
 from icu_ray.memory import sign_of_progress
 from icu_ray.objective import OBJECTIVE, objective_of
 from icu_ray.results import EpochRecord, Scores
-from icu_ray.runtime import training_environment
 from icu_ray.storage import join, read_bytes, write_atomic
 from icu_ray.training.refinement import below_thresholds
 from icu_ray.trial_checkpoints import drop_broken_snapshot
 from icu_ray.trial_files import TrialPaths, read_events, read_result, start_trial
 from icu_ray.trial_task import TrialTask, spec_of, write_failure
 from icu_ray.trial_worker import train_worker
+from icu_ray.warm import training_environment
 from icu_ray.watchdog import Watchdog
 
 log = logging.getLogger(__name__)

@@ -85,7 +85,8 @@ def run(trials: tuple[Trial, ...], folder: str) -> tuple[list[tuple[str, str]], 
     from ray import tune
 
     from icu_ray.gate import Gate
-    from icu_ray.runtime import CONTROL, cluster_nodes
+    from icu_ray.nodes import cluster_nodes
+    from icu_ray.runtime import CONTROL
 
     seen: list[tuple[str, str]] = []
     gate = Gate(
