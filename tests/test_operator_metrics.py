@@ -13,7 +13,7 @@ from icu_ray.config_file import resolve_config
 from icu_ray.planning import plan_sweep
 from icu_ray.results import EpochRecord, Scores
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = pytest.mark.xdist_group("ray")
 
 SCORES = Scores(0.7, 0.1, 1.0, 0.5, 0.2, 3.0)
 

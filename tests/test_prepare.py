@@ -12,7 +12,7 @@ from icu_ray.data.sources import check_data
 from icu_ray.plan import Plan, make_plan
 from icu_ray.prepare import Step, prepare
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = pytest.mark.xdist_group("ray")
 
 SAMPLES, CELLS = 2, 4
 

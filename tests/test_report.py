@@ -20,7 +20,8 @@ from icu_ray.report.page import png_size
 from icu_ray.report.write import Written, write_report
 from icu_ray.results import Generations, TrialEvaluation
 from icu_ray.storage import read_bytes
-from icu_ray.tracking import sync_sweep, tracking_uri
+from icu_ray.tracking import tracking_uri
+from icu_ray.tracking_sync import sync_sweep
 from icu_ray.trial_files import TrialPaths, add_generations, write_evaluation
 
 GRID = [

@@ -17,7 +17,8 @@ from sqlite_lock import locked
 from icu_ray.cli import main as cli
 from icu_ray.errors import without_secrets
 from icu_ray.results import EpochRecord, Provenance, SampleRecord, Scores, TrialResult, TrialSpec
-from icu_ray.tracking import SyncState, Tracker, sync_sweep, tracking_uri, ui_command
+from icu_ray.tracking import Tracker, tracking_uri, ui_command
+from icu_ray.tracking_sync import SyncState, sync_sweep
 from icu_ray.trial_files import (
     TrialPaths,
     open_sweep,

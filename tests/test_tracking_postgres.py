@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from postgres_server import missing, mlflow_server, postgres
 
 from icu_ray.results import EpochRecord, Provenance, Scores, TrialResult, TrialSpec
-from icu_ray.tracking import Tracker, epoch_metrics
+from icu_ray.tracking import Tracker
+from icu_ray.tracking_sync import epoch_metrics
 from icu_ray.trial_files import TrialPaths, open_sweep, start_trial, write_events, write_result
 
 TRIALS, EPOCHS, SECONDS = 32, 6, 0.5

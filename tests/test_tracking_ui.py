@@ -14,7 +14,7 @@ from report_case import Cell, write_sweep
 
 from icu_ray.report.tables import summarise, write_tables
 from icu_ray.report.write import write_report
-from icu_ray.tracking import sync_sweep
+from icu_ray.tracking_sync import sync_sweep
 from icu_ray.tracking_views import NOTE_TAG
 from icu_ray.trial_files import TrialPaths, read_events, trial_ids
 

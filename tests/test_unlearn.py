@@ -13,7 +13,7 @@ from icu_ray.data.synthetic import make_records
 from icu_ray.errors import UserError
 from icu_ray.unlearning import unlearn_config
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = pytest.mark.xdist_group("ray")
 
 QUICK = ["columns={length: 48, prefix_start: 16, suffix_start: 32}", "el.ngram=5", "train.batch_size=4"]
 

@@ -23,7 +23,8 @@ def add(commands: Any) -> None:
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from icu_ray.tracking import sync_sweep, tracking_uri
+    from icu_ray.tracking import tracking_uri
+    from icu_ray.tracking_sync import sync_sweep
     from icu_ray.trial_files import read_beat, read_sweep, trial_ids
 
     storage, sweep = split_sweep(arguments.sweep)
