@@ -9,10 +9,12 @@ import time
 
 
 class SlowProxy:
-    """delay: seconds for which what the server says is kept back; may be changed at any time. A context manager."""
+    """delay: seconds for which what the server says is kept back. only: the requests whose answers are (a part of their
+    first line); both may be changed at any time. A context manager."""
 
     def __init__(self, port: int, delay: float = 0.0) -> None:
-        self.port, self.delay = port, delay
+        self.port, self.delay, self.only = port, delay, b""
+        self._asked: dict[socket.socket, bytes] = {}
         self._listener = socket.create_server(("127.0.0.1", 0))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -37,7 +39,9 @@ class SlowProxy:
     def _pump(self, source: socket.socket, sink: socket.socket, slow: bool) -> None:
         with contextlib.suppress(OSError):  # one side has gone
             while data := source.recv(2**16):
-                if slow:
+                if not slow and b" HTTP/1.1\r\n" in data:
+                    self._asked[sink] = data.split(b"\r\n")[0]
+                elif slow and self.only in self._asked.get(source, b""):
                     time.sleep(self.delay)
                 sink.sendall(data)
         with contextlib.suppress(OSError):

@@ -216,7 +216,8 @@ def test_a_server_that_is_slow_and_one_that_answers_too_late(
         tracker._thread.join()  # a process that ends would not wait for it
         proxy.delay = 3.0  # each answer comes after its request was given up
         late = make_sweep(tmp_path, "late")
-        for _ in range(2):
+        for request in (b"POST /api/2.0/mlflow/runs/create", b"POST /api/2.0/mlflow/runs/log-batch"):
+            proxy.only = request
             monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
             with pytest.raises(Exception, match="timed out"):
                 sync_sweep(str(tmp_path), "late", proxy.uri)
