@@ -132,7 +132,7 @@ def _without_secrets(tree: Any) -> Any:
 
 def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     from icu_ray.report.tables import print_tables, summarise, write_tables
-    from icu_ray.tracking import FINISH_SECONDS, INTERRUPTED_SECONDS, Tracker, tracking_uri, ui_command
+    from icu_ray.tracking import FINISH_SECONDS, INTERRUPTED_SECONDS, Tracker, tracking_uri
     from icu_ray.trial_task import spec_of
 
     config = plan.config
@@ -209,7 +209,7 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
             if not synced:
                 said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {_shown(Path(where))}"
                 console.print(said, markup=False, soft_wrap=True)
-            telling.print(f"Compare the runs: {ui_command(uri)}", markup=False, soft_wrap=True)
+            telling.print(f"Compare the runs: {tracker.ui_command}", markup=False, soft_wrap=True)
     return 0 if state == "finished" else 1
 
 

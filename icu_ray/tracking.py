@@ -19,6 +19,7 @@ from pathlib import Path
 from icu_ray.errors import without_secrets
 from icu_ray.storage import local_path
 from icu_ray.tracking_sync import SyncState, sync_sweep
+from icu_ray.tracking_views import trials_page
 
 _log = logging.getLogger(__name__)
 RETRY_SECONDS = 30.0
@@ -38,11 +39,13 @@ def tracking_uri(storage: str, configured: str | None = None) -> str:
     return f"sqlite:///{(folder if folder is not None else Path()).resolve() / 'mlflow.db'}"
 
 
-def ui_command(uri: str) -> str:
-    """What a user types, or opens, to see the runs."""
+def ui_command(uri: str, experiment: str | None = None) -> str:
+    """What a user types and opens to see the runs, those of an experiment (its id) once it is known."""
+    page = "" if experiment is None else trials_page(experiment)
     if uri.startswith("sqlite:"):
-        return f"{_mlflow()} ui --backend-store-uri {uri} --port 5000"
-    return f"open {without_secrets(uri)}"
+        then = f"\n  then open http://127.0.0.1:5000/{page}" if page else ""
+        return f"{_mlflow()} ui --backend-store-uri {uri} --port 5000{then}"
+    return f"open {without_secrets(uri).rstrip('/')}/{page}"
 
 
 def _mlflow() -> str:
@@ -84,6 +87,11 @@ class Tracker:
             return False
         self.trouble = None
         return True
+
+    @property
+    def ui_command(self) -> str:
+        """What a user types and opens to see the runs."""
+        return ui_command(self.uri, self._state.experiment)
 
     @property
     def uri_shown(self) -> str:

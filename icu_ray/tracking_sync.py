@@ -61,6 +61,7 @@ class SyncState:
     """What is known to be on the server, so that a running sweep does not ask again."""
 
     parent: str | None = None
+    experiment: str | None = None
     runs: dict[str, str] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     complete: dict[str, str] = field(default_factory=dict)
@@ -156,6 +157,7 @@ def _parent(client: MlflowClient, storage: str, sweep: str, spec: Sweep | None, 
     config: Mapping[str, Any] = {} if spec is None else spec.config
     name = (None if spec is None else spec.tracking("experiment")) or sweep
     experiment = _experiment(client, name, storage, uri)
+    state.experiment = experiment
     _describe_experiment(client, experiment)
     tag, value = (SWEEP_TAG, sweep) if spec is None else (SWEEP_ID_TAG, spec.id)
     found = client.search_runs([experiment], f"tags.`{tag}` = '{value}'", max_results=1)

@@ -45,8 +45,13 @@ def experiment_tags(experiment: str, created: int) -> dict[str, str]:
     }
 
 
+def trials_page(experiment: str) -> str:
+    """Where, behind a server's address, the trials are listed; without it MLflow opens its page of traces."""
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={_TRIALS}"
+
+
 def _experiment_note(experiment: str) -> str:
-    runs = f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey="
+    runs = trials_page(experiment).removesuffix(_TRIALS)
     return f"""Machine unlearning of language models with icu_ray. Each sweep is a run, each of its trials (a model, a \
 forget sample, a method and its α, β) a child run of it.
 

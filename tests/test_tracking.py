@@ -288,7 +288,9 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert tracking_uri(str(tmp_path), "http://a") == "http://a"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@b")
     assert tracking_uri(str(tmp_path), "http://a") == "http://me:secret@b"
-    assert "secret" not in ui_command(tracking_uri(str(tmp_path)))
+    shown = ui_command(tracking_uri(str(tmp_path)), "7")
+    assert shown.startswith("open http://b/#/experiments/7/runs?") and "secret" not in shown
+    assert "open http://127.0.0.1:5000/#/experiments/7/runs?" in ui_command(f"sqlite:///{tmp_path}/mlflow.db", "7")
     assert without_secrets("http://me:secret@b/x") == "http://b/x"
     assert without_secrets("postgresql://u:p/w@h/db and u") == "postgresql://h/db and u"
     assert without_secrets("http://u:p@ss@h/x") == "http://h/x"
