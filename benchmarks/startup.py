@@ -56,7 +56,7 @@ def run_plain(folder: Path, trials: int) -> float:
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from icu_ray.prepare import prepare
-    from icu_ray.sweeping import provenance_of
+    from icu_ray.provenance import provenance_of
     from icu_ray.trial_files import start_trial
     from icu_ray.trial_task import TrialTask, spec_of
     from icu_ray.trial_worker import train_worker

@@ -13,17 +13,20 @@ that wrote the same number, who finds his own word has the sweep.
 What this cannot exclude: on a file system without exclusive creation, two drivers of which one needs longer than
 PAUSE_SECONDS to write; and a driver that stood still for SILENT_SECONDS (a machine that slept, clocks that far apart)
 and wakes beside its successor. Both are ended by the next renewal of the one with the lower number, or whose word was
-overwritten; until then two run, which costs work and no result, for results are written whole.
+overwritten; until then two run and do the same work twice. Results are written whole; of a trial that both have under
+way the one that ends first may take the other's checkpoints away, and that one begins its trial anew.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from dataclasses import asdict, dataclass, replace
@@ -31,10 +34,12 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from icu_ray.errors import without_secrets
 from icu_ray.folders import remove
 from icu_ray.results import SILENT_SECONDS, to_json
 from icu_ray.storage import file_system, join, list_dir, local_path, read_bytes, write_atomic
 
+log = logging.getLogger(__name__)
 PAUSE_SECONDS = 2.0
 _NAME = re.compile(r"driver-(\d+)\.json")
 
@@ -65,12 +70,18 @@ class Holder:
         if self.released:
             return False
         if self.machine and self.machine == _machine():
+            if self.process == os.getpid():  # an earlier lease of this process, which could not be released
+                return self.id in _HELD_HERE
             return _began(self.process) == self.began
         return time.time() - self.renewed < SILENT_SECONDS
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
         return f"process {self.process} on {self.host}, since {since}"
+
+
+_HELD_HERE: set[str] = set()
+"""Ids of the leases that this process holds."""
 
 
 class Held(Exception):
@@ -81,13 +92,12 @@ class Held(Exception):
         self.holder = holder
 
 
-@dataclass
 class Lease:
     """A sweep that is this driver's own. number: of its object."""
 
-    folder: str
-    number: int
-    holder: Holder
+    def __init__(self, folder: str, number: int, holder: Holder) -> None:
+        self.folder, self.number, self.holder = folder, number, holder
+        self._lock = threading.Lock()  # a beat may be late, and must not come after the release
 
     @property
     def url(self) -> str:
@@ -95,18 +105,28 @@ class Lease:
         return _url(self.folder, self.number)
 
     def renew(self) -> None:
-        """Say that this driver lives; Held: another one has taken the sweep over. OSError: storage is away."""
-        _, newest = _newest(self.folder)
-        if newest is not None and newest.id != self.holder.id:
-            raise Held(newest)
-        self.holder = replace(self.holder, renewed=time.time())
-        write_atomic(self.url, to_json(asdict(self.holder)))
+        """Say that this driver lives; Held: another one has taken the sweep over. Other errors: storage is away."""
+        with self._lock:
+            self._write(released=False)
 
     def release(self) -> None:
         """The next driver need not wait. A lease that another one has taken over is left to it."""
-        with contextlib.suppress(Held, OSError):
-            self.renew()
-            write_atomic(self.url, to_json(asdict(replace(self.holder, released=True))))
+        _HELD_HERE.discard(self.holder.id)
+        with self._lock:
+            try:
+                self._write(released=True)
+            except Exception as error:  # storage is away: who comes next sees that this process is gone, or silent
+                log.warning("the lease of %s was not released: %s", without_secrets(self.folder), type(error).__name__)
+
+    def _write(self, released: bool) -> None:
+        if self.holder.released:
+            return
+        _, newest = _newest(self.folder)
+        if newest is not None and newest.id != self.holder.id:
+            raise Held(newest)
+        # Released is remembered even where it cannot be written: this driver has ended either way.
+        self.holder = replace(self.holder, renewed=time.time(), released=released)
+        write_atomic(self.url, to_json(asdict(self.holder)))
 
 
 def take(storage: str, sweep: str) -> Lease:
@@ -117,11 +137,13 @@ def take(storage: str, sweep: str) -> Lease:
         if newest is not None and newest.lives():
             raise Held(newest)
         lease = Lease(folder, number + 1, Holder.me())
+        _HELD_HERE.add(lease.holder.id)  # before anybody can read it
         if _create(lease.url, to_json(asdict(lease.holder))):
             for name in list_dir(folder):  # the numbers go on, the objects need not stay
                 if (match := _NAME.fullmatch(name)) and int(match[1]) <= number:
                     remove(join(folder, name))
             return lease
+        _HELD_HERE.discard(lease.holder.id)
 
 
 def _url(folder: str, number: int) -> str:
@@ -153,7 +175,8 @@ def _create(url: str, data: bytes) -> bool:
                 os.link(whole, path)
                 return True
             except FileExistsError:
-                return False
+                # Over a network the answer to a link that was made may be lost, and the second try finds it there.
+                return bool(json.loads(path.read_bytes())["id"] == json.loads(data)["id"])
             except OSError:  # a file system without hard links
                 pass
     filesystem, inside = file_system(url)

@@ -11,15 +11,17 @@ A head that only answers slowly, and one that keeps its state outside (Redis) an
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 
+log = logging.getLogger(__name__)
 LOOK_SECONDS = 2.0
 _ANSWER_SECONDS = 5.0
-_RAY_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s"
+_PATIENCE_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """Ray's own, after which it ends the process (60 s); half of it is ours."""
 
 
@@ -34,7 +36,7 @@ class _Pulse:
         context = ray.get_runtime_context()
         self.address = str(context.gcs_address)
         self._gcs, self._node = global_worker.gcs_client, NodeID.from_hex(context.get_node_id())
-        self._patience = float(os.environ.get(_RAY_PATIENCE, "60")) / 2
+        self._patience = float(os.environ.get(_PATIENCE_VARIABLE, "60")) / 2
         self._answered = time.monotonic()
 
     def look(self) -> str | None:
@@ -65,12 +67,17 @@ class _Pulse:
 @contextlib.contextmanager
 def lifeline(on_loss: Callable[[str], None]) -> Iterator[None]:
     """Call `on_loss` with the reason once the connected Ray is gone; also when that shows as an error in the block."""
-    pulse, over, once = _Pulse(), threading.Event(), threading.Lock()
+    pulse, over, one_at_a_time = _Pulse(), threading.Event(), threading.Lock()
 
-    def look() -> str | None:
-        with once:
-            why = pulse.look()
-            if why:
+    def look(ending: bool = False) -> str | None:
+        with one_at_a_time:
+            try:
+                why = pulse.look()
+            except Exception:  # an answer that could not be read says nothing of the cluster
+                log.exception("looking after Ray")
+                return ""
+            # A block that has ended is about to take its node away itself.
+            if why and (ending or not over.is_set()):
                 on_loss(why)
             return why
 
@@ -83,7 +90,8 @@ def lifeline(on_loss: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except Exception:
-        while look() is None:
+        over.set()
+        while look(ending=True) is None:
             time.sleep(LOOK_SECONDS)
         raise
     finally:

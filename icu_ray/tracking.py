@@ -64,7 +64,7 @@ class Tracker:
         self.every_seconds = every_seconds
         self.trouble: str | None = None
         self._state = SyncState()
-        self._over = threading.Event()
+        self._over, self._abandoned = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-sync", daemon=True)
 
     def start(self) -> None:
@@ -74,7 +74,8 @@ class Tracker:
     def _run(self) -> None:
         while not self._over.is_set():
             self._over.wait(self.every_seconds if self._try(over=False) else RETRY_SECONDS)
-        self._try(over=True)
+        if not self._abandoned.is_set():
+            self._try(over=True)
 
     def _try(self, over: bool) -> bool:
         try:
@@ -97,6 +98,11 @@ class Tracker:
     def uri_shown(self) -> str:
         """The server's address without user and password."""
         return without_secrets(self.uri)
+
+    def abandon(self) -> None:
+        """Send nothing more: the sweep is another driver's."""
+        self._abandoned.set()
+        self._over.set()
 
     def finish(self, seconds: float = FINISH_SECONDS) -> bool:
         """Have the rest sent; False where that was not done within `seconds`, or the server could not be reached."""

@@ -37,8 +37,11 @@ def generate_candidates(
     prompt_ids, prompt_mask: (N, P) left padded. Beam search as the authors run it: no sampling, early_stopping off,
     length penalty 1; a model folder's generation settings do not matter. use_mask=False attends to pads (the authors).
     A model whose scores are NaN says pads only. guesses: (N, max_new_tokens) int64, what the model may well say, such
-    as a memorised suffix: where one forward makes that certain, nothing is searched. The answer is the same.
+    as a memorised suffix: where one forward makes that certain, nothing is searched. The answer is the same; with less
+    than single precision guesses are left alone, for there two forwards may differ by more than the margin.
     """
+    if model.dtype not in (torch.float32, torch.float64):
+        guesses = None
     result = np.full((len(prompt_ids), max_new_tokens), pad_id, dtype=np.int64)
     seen = prompt_mask if use_mask else np.ones_like(prompt_mask)
     padded = np.asarray(~seen.all(axis=1))

@@ -96,6 +96,8 @@ class Engine:
         if world_size == 1 and settings.zero_stage == 0:
             # Alone it would still copy all gradients into one buffer, average that with nobody, and copy them back.
             self.inner.enable_backward_allreduce = False
+        if not callable(getattr(self.inner.checkpoint_engine, "load", None)):
+            raise RuntimeError("this DeepSpeed reads its checkpoints elsewhere, where pickled code would be run")
         self.inner.checkpoint_engine.load = _load_without_code
         self.settings = settings
         self.rank = rank
@@ -174,8 +176,8 @@ def _load_without_code(path: str, map_location: Any = None) -> Any:
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"checkpoint {path}: holds more than tensors and plain values, as no checkpoint of a trial does; it was "
-            "not loaded. Remove the trial's checkpoint folder to start it anew"
+            f"checkpoint {path}: is damaged, or holds more than tensors and plain values, as no checkpoint of a trial "
+            "does; it was not loaded. Remove the trial's checkpoint folder to start it anew"
         ) from error
 
 
