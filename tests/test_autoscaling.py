@@ -88,7 +88,7 @@ def address() -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             # Everything that this Ray started is told by its folder or by its session.
-            os.killpg(head.pid, signal.SIGTERM)
+            os.killpg(head.pid, signal.SIGKILL)  # asked politely it takes half a minute
             head.wait(60)
             _end_what_runs_in(folder)
 

@@ -26,7 +26,7 @@ from ray_head import Head, ray_head
 from icu_ray.cli import main as cli
 from icu_ray.trial_files import TrialPaths, read_events, read_result, read_sweep, trial_ids
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = pytest.mark.xdist_group("ray")
 
 ROOT = Path(__file__).parents[1]
 PASSWORD = f"canary-{secrets.token_hex(8)}"
