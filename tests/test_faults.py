@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,11 @@ from faults_case import ROOT, STANDIN, Sweep, alive, method, processes_of, same
 from ray_head import ray_head
 from sqlite_lock import locked
 
+from icu_ray.lease import Holder, Lease
 from icu_ray.memory import check_room, scratch_folder, sign_of_progress
 from icu_ray.patience import PATIENCE_VARIABLE, patiently
-from icu_ray.results import EpochRecord, Scores, TrialResult
+from icu_ray.results import EpochRecord, Scores, TrialResult, to_json
+from icu_ray.storage import write_atomic
 from icu_ray.tracking import tracking_uri
 from icu_ray.trial_files import TrialPaths, read_events, write_events
 from icu_ray.watchdog import Watchdog
@@ -156,7 +159,8 @@ def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     assert f"1 trials were not started: {left}-small-s0-a0.5-b1.0" in " ".join(driver.output.split())
     assert sweep.calls(left) == []
 
-    # With a larger budget the other one runs. A second driver is told so; the first one is killed.
+    # With a larger budget the other one runs. A second driver is told so. Then one on another machine takes the sweep
+    # over, as if the first had stood still for long: the first leaves, and leaves what storage says to its successor.
     (sweep.faults / f"{left}.go").unlink()
     driver = sweep.start(QUIET, "resources.max_concurrent=1", "resources.max_hours=1")
     sweep.reached(left, driver)
@@ -164,7 +168,16 @@ def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     assert second.end() == 2
     holder = f"another driver (process {driver.process.pid} on {socket.gethostname()}, since 20"
     assert f"local://{tmp_path}/runs/t: {holder}" in second.output and "--wait" in second.output
-    driver.kill()
+    successor = Holder("other", "elsewhere", 1, time.time(), time.time())
+    lease = Lease(f"{sweep.disk}/t", 99, successor)
+    driver.wait_for(lambda: b'"running"' in (sweep.disk / "t" / "beat.json").read_bytes())
+    write_atomic(lease.url, to_json(asdict(successor)))
+    tables = (sweep.disk / "t" / "trials.csv").stat().st_mtime_ns
+    assert driver.end() == 1, driver.output
+    assert "Another driver has taken this sweep over" in " ".join(driver.output.split())
+    assert b'"running"' in (sweep.disk / "t" / "beat.json").read_bytes()
+    assert (sweep.disk / "t" / "trials.csv").stat().st_mtime_ns == tables
+    lease.release()
     (sweep.faults / f"{left}.reached").unlink()
     checkpoints = sorted((sweep.disk / "t" / "trials").glob("*/checkpoint/checkpoint_2*"))
     assert len(checkpoints) == 2

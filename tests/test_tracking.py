@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 from mlflow_server import Server
 from slow_proxy import SlowProxy
 from sqlite_lock import locked
@@ -280,6 +281,27 @@ def test_a_trial_that_goes_on_keeps_its_run(tmp_path: Path) -> None:
     parent, children = runs(uri, "resumed")
     assert (parent.info.status, children["icu-m-s0"].info.status) == ("FINISHED", "FINISHED")
     assert curve(uri, children["icu-m-s0"], "ma") == [(e, pytest.approx(0.95 - e / 10)) for e in range(4)]
+
+
+def test_a_sweep_that_is_anothers_is_left_as_it_is(tmp_path: Path) -> None:
+    storage, uri = str(tmp_path / "runs"), f"sqlite:///{tmp_path}/mlflow.db"
+    spec = TrialSpec("id1", "t1", "m", "icu", 0, WEIGHTS, 3, {}, None, MADE_BY)
+    open_sweep(storage, "s", {"name": "s"}, [spec], MADE_BY)
+    start_trial(TrialPaths.of(storage, "s", "id1"), spec)
+    tracker = Tracker(storage, "s", uri, every_seconds=0.1)
+    tracker.start()
+    statuses: list[str] = []
+    deadline = time.monotonic() + 60
+    while len(statuses) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("s")
+        statuses = [] if experiment is None else [r.info.status for r in client.search_runs([experiment.experiment_id])]
+    tracker.abandon()
+    tracker._thread.join(timeout=30)
+    assert not tracker._thread.is_alive()
+    assert experiment is not None
+    assert [r.info.status for r in client.search_runs([experiment.experiment_id])] == ["RUNNING", "RUNNING"]
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
