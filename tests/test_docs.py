@@ -2,6 +2,7 @@
 
 A block that needs a cluster, a hub or minutes is marked `<!-- not run: why -->`; its commands are still read by the
 real parser, and the configs they name by the real schema. `<!-- file: NAME -->` has a block written to that file.
+cluster/README.md is for clouds: none of its blocks runs, all of them are parsed.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ RUN = [
     "docs/how-to/resume.md",
     "docs/how-to/evaluation.md",
     "docs/how-to/deletion-request.md",
+    "docs/how-to/table-1.md",
     "docs/how-to/cluster.md",
     "docs/how-to/air-gapped.md",
     "docs/index.md",
@@ -79,7 +81,10 @@ def blocks(page: str) -> list[Block]:
 
 
 def commands(block: Block) -> Iterator[list[str]]:
-    """The words of every call of ours in a bash block, without variables before it and what it is piped into."""
+    """The words of every call of ours in a bash block, without variables before it and what it is piped into.
+
+    One that `ray job submit ... --` or `ray exec CLUSTER '...'` runs is found in there.
+    """
     for line in block.text.replace("\\\n", " ").splitlines():
         if not re.search(r"\bicu-ray |icu_ray\.sweep", line):
             continue
@@ -88,7 +93,11 @@ def commands(block: Block) -> Iterator[list[str]]:
         words: list[str] = []
         for word in [*lexer, ";"]:
             if word and word[0] in "|;&<>()":
-                while words and ("=" in words[0] or words[0] in ("if", "then")):
+                if words[:3] == ["ray", "job", "submit"]:
+                    words = words[words.index("--") + 1 :]
+                elif words[:2] == ["ray", "exec"]:
+                    words = shlex.split(words[-1])
+                while words and ("=" in words[0] or words[0] in ("if", "then", "exec")):
                     words.pop(0)
                 if words[:1] == ["icu-ray"]:
                     yield words[1:]
@@ -202,6 +211,18 @@ def test_every_block_runs(page: str, place: Place) -> None:
         run_block(block, place)
     if page in CHECKS:
         CHECKS[page](place)
+
+
+def test_commands_for_clusters_are_parsed(tmp_path: Path) -> None:
+    job = yaml.safe_load((ROOT / "cluster/kuberay/rayjob.yaml").read_text())
+    entrypoint = shlex.split(job["spec"]["entrypoint"])[-1]
+    found = [block for block in blocks("cluster/README.md") if block.language == "bash"]
+    found.append(Block("cluster/kuberay/rayjob.yaml", 1, "bash", entrypoint, None, None))
+    for block in found:
+        check_commands(block, tmp_path)
+    names = [[words[0] for words in commands(block)] for block in found]
+    assert names[-1] == ["data", "sweep"]
+    assert {"submit", "sweep", "data"} <= {name for page in names[:-1] for name in page}
 
 
 def results(folder: Path) -> dict[Path, dict[str, Any]]:
