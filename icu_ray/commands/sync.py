@@ -29,7 +29,8 @@ def _sync(arguments: argparse.Namespace) -> int:
 
     storage, sweep = split_sweep(arguments.sweep)
     if not trial_ids(storage, sweep):
-        raise UserError(f"{arguments.sweep}: holds no trials; expected the folder of a sweep, <storage>/<name>")
+        where = without_secrets(arguments.sweep)
+        raise UserError(f"{where}: holds no trials; expected the folder of a sweep, <storage>/<name>")
     known, beat = read_sweep(storage, sweep), read_beat(storage, sweep)
     configured = None if known is None else known.tracking("uri")
     uri = tracking_uri(storage, configured)
