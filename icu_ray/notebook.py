@@ -130,8 +130,6 @@ def unlearn(
     """
     import pandas as pd
 
-    from icu_ray.trial_files import TrialPaths, read_evaluation
-    from icu_ray.unlearning import RUN
     from icu_ray.unlearning import unlearn as carry_out
 
     done = carry_out(
@@ -153,18 +151,13 @@ def unlearn(
         mirror=_text(mirror),
         overrides=_written(overrides),
     )
-    result = done.result
-    paths = None if result is None else TrialPaths.of(str(out), RUN, result.trial_id)
-    evaluation = None if paths is None else read_evaluation(paths)
-    sides = {} if result is None else {"before": result.before, "after": result.after}
-    evaluated = {} if evaluation is None else {"before": evaluation.before, "after": evaluation.after}
-    scores = {name: {**asdict(side), **evaluated.get(name, {})} for name, side in sides.items() if side is not None}
+    result, paths = done.result, done.paths
     return UnlearnFrames(
         done.folder,
         done.forgotten,
         "" if result is None else result.reason,
         done.exit_code,
-        pd.DataFrame.from_dict(scores, orient="index"),
+        pd.DataFrame.from_dict(done.scores(), orient="index"),
         _texts_frame(paths),
         _epochs_frame({} if result is None or paths is None else {result.name: paths}),
     )
