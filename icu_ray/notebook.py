@@ -130,8 +130,6 @@ def unlearn(
     """
     import pandas as pd
 
-    from icu_ray.trial_files import TrialPaths, read_evaluation
-    from icu_ray.unlearning import RUN
     from icu_ray.unlearning import unlearn as carry_out
 
     done = carry_out(
@@ -153,18 +151,13 @@ def unlearn(
         mirror=_text(mirror),
         overrides=_written(overrides),
     )
-    result = done.result
-    paths = None if result is None else TrialPaths.of(str(out), RUN, result.trial_id)
-    evaluation = None if paths is None else read_evaluation(paths)
-    sides = {} if result is None else {"before": result.before, "after": result.after}
-    evaluated = {} if evaluation is None else {"before": evaluation.before, "after": evaluation.after}
-    scores = {name: {**asdict(side), **evaluated.get(name, {})} for name, side in sides.items() if side is not None}
+    result, paths = done.result, done.paths
     return UnlearnFrames(
         done.folder,
         done.forgotten,
         "" if result is None else result.reason,
         done.exit_code,
-        pd.DataFrame.from_dict(scores, orient="index"),
+        pd.DataFrame.from_dict(done.scores(), orient="index"),
         _texts_frame(paths),
         _epochs_frame({} if result is None or paths is None else {result.name: paths}),
     )
@@ -177,7 +170,11 @@ def sweep(
     dry_run: bool = False,
     wait: bool = False,
 ) -> SweepFrames:
-    """Run a grid of trials, or go on with it where it stopped; a sweep that is done is only read.
+    """Run a grid of trials, or go on with it where it stopped.
+
+    Of a sweep that is done nothing is trained again; its tables and report are written anew, and MLflow is told what
+    it lacks. Losing Ray while trials run, or a second interruption, ends this process at once (os._exit): a notebook's
+    kernel with all its variables. What was finished is in storage, and the same call goes on from there.
 
     config: a YAML file, the name of a shipped config (None: quickstart), or the keys themselves as a mapping.
     overrides: dotted keys, such as {"optim.lr": 1e-5, "models.0.workers": 2}. dry_run: plan and start nothing; the
@@ -219,7 +216,9 @@ def _sweep_frames(plan: Plan, exit_code: int | None) -> SweepFrames:
     from icu_ray.trial_files import TrialPaths
 
     storage, name = plan.config.storage, plan.config.name
-    rows = [{**row, **row.pop("hyperparameters")} for row in json.loads(plan_json(plan))["trials"]]
+    planned = json.loads(plan_json(plan))["trials"]
+    parameters = [row.pop("hyperparameters") for row in planned]
+    rows = [{**row, **each} for row, each in zip(planned, parameters, strict=True)]
     # A search's trials are known only once it has chosen them.
     trials = make_plan(plan.config, plan.data).trials if plan.config.search is not None else plan.trials
     summary = summarise(storage, name, [(trial.trial_id, trial.name) for trial in trials])

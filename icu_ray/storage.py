@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 
 
 def local_path(url: str) -> Path | None:
@@ -34,7 +34,7 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:  # unknown protocol, or its package is missing
-        raise UserError(f"storage {url}: {error}") from error
+        raise UserError(without_secrets(f"storage {url}: {error}")) from error
     return filesystem, str(path)
 
 
@@ -119,5 +119,5 @@ def check_writable(root: str) -> None:
     except UserError:
         raise
     except Exception as error:  # a remote file system raises what its vendor likes; here all of it means 'no'
-        what = f"{type(error).__name__}: {error}"
-        raise UserError(f"storage {root}: cannot be written ({what}); set storage to a writable place") from error
+        said = without_secrets(f"storage {root}: cannot be written ({type(error).__name__}: {error})")
+        raise UserError(f"{said}; set storage to a writable place") from error

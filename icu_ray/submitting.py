@@ -72,11 +72,13 @@ def submit(
     working_dir: Path = Path(),
     submission_id: str | None = None,
     pass_on: Sequence[str] = (),
+    wait: bool = False,
 ) -> Job:
     """Check the config and start the job; UserError for a bad config and a cluster that does not answer.
 
     pass_on: names of environment variables whose values the job gets. Whoever may see the cluster's jobs sees them, so
     names and arguments that look like secrets are refused. MLflow's address goes too, unless it holds a password.
+    wait: a job that finds another driver at this sweep waits for its end, as `icu-ray sweep --wait`.
     """
     root = working_dir.resolve()
     if not root.is_dir():
@@ -91,12 +93,17 @@ def submit(
     say(f"sending {root}")
     with _explained(f"job {chosen} at {address}"):
         made = client.submit_job(
-            entrypoint=shlex.join(["python", "-m", "icu_ray.sweep", *arguments]),
+            entrypoint=entrypoint(arguments, wait),
             submission_id=chosen,
             runtime_env={"working_dir": str(root), "env_vars": _variables(root, pass_on, say)},
             metadata={"sweep": settings.name},
         )
     return Job(address, str(made))
+
+
+def entrypoint(arguments: Sequence[str], wait: bool) -> str:
+    """The job's shell command. arguments: config and overrides."""
+    return shlex.join(["python", "-m", "icu_ray.sweep", *arguments, *(["--wait"] if wait else [])])
 
 
 def _inside(config: str, root: Path) -> str:

@@ -1,6 +1,6 @@
 """The main job as a command: a config becomes unlearned models, their numbers, and runs to compare.
 
-    python -m icu_ray.sweep [CONFIG.yaml] [key=value ...] [--dry-run] [--wait]
+    python -m icu_ray.sweep [CONFIG.yaml] [key=value ...] [--dry-run [--json]] [--wait]
 
 With no config it runs the embedded quickstart. The same command again goes on where it stopped. Exit codes: 0 all
 trials ended, 1 some failed or Ray is gone, 2 the input was refused before anything started, 130 interrupted, resumable.
@@ -23,8 +23,8 @@ from icu_ray.sweeping import console_on, run_sweep
 from icu_ray.verbosity import add_options, chosen
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; the process's exit code."""
+def main(argv: Sequence[str] | None = None, *, name: str = "icu_ray.sweep") -> int:
+    """Run the job; the process's exit code. name: of the command, before what it says of errors."""
     parser = argparse.ArgumentParser(
         prog="python -m icu_ray.sweep",
         description="Run a grid of unlearning trials, or go on with it where it stopped.",
@@ -39,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_options(parser)
     arguments = parser.parse_intermixed_args(argv)
     given = [text for text in (arguments.config, *arguments.overrides) if text]
-    name = given.pop(0) if given and "=" not in given[0] else None
+    config = given.pop(0) if given and "=" not in given[0] else None
     try:
-        plan = plan_config(find_config(name), given, dry_run=arguments.dry_run)
+        if arguments.json and not arguments.dry_run:
+            raise UserError("--json: goes with --dry-run; icu-ray status --json tells of a sweep that runs or has run")
+        plan = plan_config(find_config(config), given, dry_run=arguments.dry_run)
         if arguments.dry_run:
             if arguments.json:
                 print(plan_json(plan))
@@ -51,16 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         with chosen(arguments.verbosity):
             return run_sweep(plan, wait=arguments.wait)
     except UserError as error:
-        print(f"icu_ray.sweep: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("icu_ray.sweep: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
     except OSError as error:
         said = refusal(error)
         if said is None:
             raise
-        print(f"icu_ray.sweep: {said}", file=sys.stderr)
+        print(f"{name}: {said}", file=sys.stderr)
         return 2
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import sys
 import threading
@@ -44,7 +45,7 @@ def ui_command(uri: str, experiment: str | None = None) -> str:
     page = "" if experiment is None else trials_page(experiment)
     if uri.startswith("sqlite:"):
         then = f"\n  then open http://127.0.0.1:5000/{page}" if page else ""
-        return f"{_mlflow()} ui --backend-store-uri {uri} --port 5000{then}"
+        return f"{shlex.quote(_mlflow())} ui --backend-store-uri {shlex.quote(uri)} --port 5000{then}"
     return f"open {without_secrets(uri).rstrip('/')}/{page}"
 
 

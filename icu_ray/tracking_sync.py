@@ -58,7 +58,11 @@ STATUS = {"finished": "FINISHED", "not_forgotten": "FINISHED", "failed": "FAILED
 
 @dataclass
 class SyncState:
-    """What is known to be on the server, so that a running sweep does not ask again."""
+    """What a running sweep keeps from one sync to the next: what is known to be on the server, so as not to ask again.
+
+    runs, epochs, complete, colors: by trial id. colors is not of the server: it follows from the planned trials, and a
+    run is given its own when it is made.
+    """
 
     parent: str | None = None
     experiment: str | None = None
@@ -389,7 +393,11 @@ def _send_report(client: MlflowClient, run_id: str, folder: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow and its database migrations report on loggers of their own."""
+    """Inside, MLflow and its database migrations log errors only.
+
+    A first contact with an SQLite file logs dozens of migrations, which would hide in a terminal what the user asked
+    for. The levels are put back, as a user of the library may have set them.
+    """
     names = ("mlflow", "alembic", "mlflow.store.db.utils")
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:

@@ -1,9 +1,8 @@
-"""One trial on the cluster: Tune's trainable, the Ray Train worker group in it, and what both leave in storage.
+"""One trial on the cluster: Tune's trainable, and the Ray Train worker group in it.
 
 The trainable writes spec.json, runs a gang of workers and survives whatever happens to them: a lost worker or node is
 replaced and goes on from the last checkpoint (`resources.retries` times), everything else becomes result.json with
-status 'failed' and the reason. On the workers the epochs run; rank 0 writes events.jsonl whole at every epoch, and at
-the end the model, the generations and, last of all, result.json.
+status 'failed' and the reason. What runs on the workers, and what they write, is told in `trial_worker`.
 
 A run is found again by its folder, trials/<trial id>/checkpoint: the same trial started by another driver, on another
 cluster, continues there.

@@ -2,6 +2,7 @@
 
     <storage>/<sweep>/sweep.json                   Sweep: resolved config, planned trials, who made it
                      /beat.json                    when the driver was last alive, and how it ended
+                     /driver-N.json                whose the sweep is: the lease of its Nth driver (icu_ray.lease)
                      /trials/<trial id>/spec.json      TrialSpec, written when the trial first starts
                                        /events.jsonl   one EpochRecord a line; epoch 0 is before training
                                        /generations.jsonl  one Generations a line: what was said after each epoch
@@ -31,7 +32,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.results import (
     Beat,
     EpochRecord,
@@ -251,6 +252,7 @@ _LARGEST = 1e300
 
 
 def _parse(kind: type[_T], data: bytes, where: str, remedy: str) -> _T:
+    where = without_secrets(where)
     try:
         value: _T = _ADAPTERS[kind].validate_json(data)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from icu_ray.config_file import apply_override, resolve_config
 from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.planning import plan_sweep
-from icu_ray.results import TrialResult
+from icu_ray.results import TrialResult, finite
 from icu_ray.sweeping import run_sweep
-from icu_ray.trial_files import TrialPaths, read_result
+from icu_ray.trial_files import TrialPaths, read_evaluation, read_result
 
 RUN = "run"
 STANDIN = "standin"
@@ -44,6 +44,20 @@ class Unlearned:
     def forgotten(self) -> bool:
         """Whether MA and EL10 of the texts fell below the thresholds."""
         return self.result is not None and self.result.status == "finished"
+
+    @property
+    def paths(self) -> TrialPaths | None:
+        """The trial's files, None where it did not end."""
+        return None if self.result is None else TrialPaths.of(str(self.folder), RUN, self.result.trial_id)
+
+    def scores(self) -> dict[str, dict[str, float | None]]:
+        """What was measured `before` and `after`, a suite's metrics (cls/avg) among it; a side not measured lacks."""
+        if self.result is None or self.paths is None:
+            return {}
+        evaluation = read_evaluation(self.paths)
+        evaluated = {} if evaluation is None else {"before": evaluation.before, "after": evaluation.after}
+        sides = {"before": self.result.before, "after": self.result.after}
+        return {name: {**asdict(side), **evaluated.get(name, {})} for name, side in sides.items() if side is not None}
 
 
 def unlearn_config(
@@ -147,6 +161,25 @@ def _collect(out: Path, trial_id: str) -> TrialResult | None:
         # A link: each request's model stays with its trial, where a later evaluation looks for it.
         (out / "model").symlink_to(os.path.relpath(made, out), target_is_directory=True)
     return result
+
+
+def request_json(done: Unlearned) -> dict[str, Any]:
+    """A request's outcome for scripts. MA and EL are fractions; what was not measured or is not there is None.
+
+    status: finished, not_forgotten or failed, None where the trial did not end. before, after: `Unlearned.scores`.
+    """
+    result, scores = done.result, done.scores()
+    files = {"model": "model", "report": "report.html", "targets": "targets.csv"}
+    told = {
+        "forgotten": done.forgotten,
+        "status": None if result is None else result.status,
+        "reason": "" if result is None else result.reason,
+        "epochs": None if result is None else result.epochs,
+        "before": scores.get("before"),
+        "after": scores.get("after"),
+        **{key: str(done.folder / name) if (done.folder / name).exists() else None for key, name in files.items()},
+    }
+    return {key: finite(value) for key, value in told.items()}
 
 
 def settings_said(result: TrialResult) -> Mapping[str, str]:

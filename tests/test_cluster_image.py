@@ -6,9 +6,10 @@ import json
 import re
 from pathlib import Path
 
-import pytest
 import yaml
 from cluster_case import CLUSTER, load
+
+from icu_ray.config import PricesConfig
 
 OURS = {"ray_icu_trials", "ray_icu_epochs_total", "ray_icu_samples_left", "ray_icu_tokens_per_second"}
 
@@ -46,10 +47,7 @@ def test_build_context_is_closed() -> None:
 
 
 def test_example_prices_load() -> None:
-    config = pytest.importorskip("icu_ray.config")
-    if not hasattr(config, "PricesConfig"):
-        pytest.skip("icu_ray.config has no PricesConfig")
-    prices = config.PricesConfig.model_validate(load("prices.example.yaml"))
+    prices = PricesConfig.model_validate(load("prices.example.yaml"))
     assert prices.spot_gpu_hour < prices.gpu_hour and prices.spot_cpu_hour < prices.cpu_hour
 
 

@@ -179,6 +179,8 @@ def test_ratings_are_kept_and_may_come_in_parts(export: Path, capsys: pytest.Cap
         said = capsys.readouterr()
         assert f"{new} new ratings" in said.err
         assert json.loads(said.out)["raters"][0] == {"rater": "rater-1", "rated": rated, "of": 15}
+    assert main(["human", "import", str(export), str(second), "--json", "--quiet"]) == 0
+    assert capsys.readouterr() == (said.out, "")
     kept = [json.loads(line) for line in (export / "ratings.jsonl").read_text().splitlines()]
     assert {line["row_id"]: line["rating"] for line in kept} == given
 

@@ -92,7 +92,13 @@ def test_the_door_of_the_main_job_is_the_same_command() -> None:
     from icu_ray import sweep
 
     plan = sweep("quickstart", dry_run=True).plan
-    assert [trial["trial_id"] for trial in json.loads(told.stdout)["trials"]] == list(plan["trial_id"])
+    trials = json.loads(told.stdout)["trials"]
+    assert [trial["trial_id"] for trial in trials] == list(plan["trial_id"])
+    # Hyperparameters are columns of their own, in place of one of mappings.
+    assert "hyperparameters" not in plan
+    assert [[*row] for row in plan[["alpha", "beta", "lr"]].to_numpy()] == [
+        [trial["hyperparameters"][key] for key in ("alpha", "beta", "lr")] for trial in trials
+    ]
 
 
 def test_names_are_those_of_the_command_line() -> None:
@@ -104,7 +110,7 @@ def test_names_are_those_of_the_command_line() -> None:
     ).choices
     assert isinstance(commands, dict)
     left_out = {"help", "json", "dry_run", "run", "verbosity"}
-    switches = {action.dest for action in commands["sweep"]._actions} - {"help", "verbosity"}
+    switches = {action.dest for action in commands["sweep"]._actions} - {"help", "verbosity", "json"}
     assert set(inspect.signature(sweep).parameters) == switches
     for name, function in (("probe", probe), ("unlearn", unlearn)):
         options = {action.dest: action.default for action in commands[name]._actions if action.dest not in left_out}

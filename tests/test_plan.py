@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from icu_ray.cli import main as cli
 from icu_ray.config import SweepConfig
 from icu_ray.config_file import load_config, merge, resolve_config
 from icu_ray.errors import UserError
@@ -18,6 +19,7 @@ from icu_ray.plan import Plan
 from icu_ray.planned_trial import Trial
 from icu_ray.planning import find_config, plan_config, plan_sweep
 from icu_ray.results import EpochRecord, Scores, TrialResult
+from icu_ray.sweep import main as sweep_main
 from icu_ray.trial_files import TrialPaths, write_events, write_result
 
 SMALL: dict[str, Any] = {
@@ -166,6 +168,26 @@ def test_a_dry_run_of_the_paper_needs_no_data(tmp_path: Path, monkeypatch: pytes
     assert "data.folder" in made.provisional
     with pytest.raises(UserError, match="lm_extraction"):
         plan_sweep(paper())
+
+
+@pytest.mark.parametrize("command", [("icu-ray", cli, ["sweep"]), ("icu_ray.sweep", sweep_main, [])])
+def test_passwords_of_addresses_are_not_shown(
+    command: tuple[str, Callable[[list[str]], int], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, main, door = command
+
+    def said(code: int, *arguments: str) -> str:
+        assert main([*door, "quickstart", *arguments]) == code
+        out, err = capsys.readouterr()
+        assert "CANARY" not in out + err
+        return out + err
+
+    assert "results go to memory://b/runs/quickstart." in said(0, "storage=memory://user:CANARY@b/runs", "--dry-run")
+    told = json.loads(said(0, "storage=memory://user:CANARY@b/runs", "--dry-run", "--json"))
+    assert told["storage"] == "memory://b/runs" and len(told["trials"]) == 12
+    unknown = said(2, "storage=nosuch://user:CANARY@b/runs")
+    assert unknown.startswith(f"{name}: storage nosuch://b/runs")  # each command signs its own errors
+    assert said(2, "--json").startswith(f"{name}: --json: goes with --dry-run")
 
 
 def test_more_workers_than_allowed() -> None:

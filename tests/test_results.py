@@ -31,6 +31,7 @@ from icu_ray.results import (
     finite,
     to_json,
 )
+from icu_ray.storage import write_atomic
 from icu_ray.trial_files import (
     TrialPaths,
     add_generations,
@@ -230,6 +231,16 @@ def test_wrong_result_names_its_file(tmp_path: Path) -> None:
     Path(where.result).write_text(json.dumps(raw)[:40])
     with pytest.raises(UserError, match="remove the file to run the trial again"):
         read_result(where)
+
+
+def test_an_address_is_named_without_its_password() -> None:
+    where = TrialPaths.of("memory://user:CANARY@named/runs", "s", "t")
+    write_atomic(where.result, b"{}")
+    write_atomic(where.events, b"{}\n")
+    for read, name in ((read_result, "result.json"), (read_events, "events.jsonl, line 1")):
+        with pytest.raises(UserError, match=f"^memory://named/runs/s/trials/t/{name}: is no ") as refused:
+            read(where)
+        assert "CANARY" not in str(refused.value)
 
 
 def test_result_has_the_keys_of_the_contract(tmp_path: Path) -> None:

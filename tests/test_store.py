@@ -11,9 +11,12 @@ import signal
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -242,6 +245,20 @@ def test_writable_storage_is_left_untouched(tmp_path: Path) -> None:
     check_writable(str(tmp_path / "not" / "yet"))
     assert list(tmp_path.iterdir()) == []
     check_writable(f"memory://{uuid.uuid4().hex}/runs")
+
+
+def test_storage_that_takes_nothing_is_named_without_its_password() -> None:
+    class Full(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "full"
+
+        def pipe_file(self, path: str, *args: Any, **options: Any) -> None:
+            raise OSError(f"PUT full://user:CANARY@b/{path}: 507")
+
+    fsspec.register_implementation("full", Full, clobber=True)
+    with pytest.raises(UserError) as refused:
+        check_writable("full://user:CANARY@b/runs")
+    assert str(refused.value).startswith("storage full://b/runs: cannot be written (OSError: PUT full://")
+    assert "CANARY" not in str(refused.value)
 
 
 @pytest.mark.parametrize("root", ["{tmp}/file/runs", "{tmp}/file", "/proc/runs", "nosuchprotocol://bucket/runs"])

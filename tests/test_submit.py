@@ -24,6 +24,7 @@ import pytest
 from ray_head import Head, ray_head
 
 from icu_ray.cli import main as cli
+from icu_ray.submitting import entrypoint
 from icu_ray.trial_files import TrialPaths, read_events, read_result, read_sweep, trial_ids
 
 pytestmark = pytest.mark.xdist_group("ray")
@@ -167,6 +168,12 @@ def test_what_lies_on_the_cluster_is_left_to_it(
     assert "models.0.wokers: unknown key (did you mean 'workers'?)" in one_line(capsys.readouterr().err)
 
 
+def test_the_jobs_command() -> None:
+    config = ["c.yaml", "storage=/mnt/my runs"]
+    assert entrypoint(config, wait=False) == "python -m icu_ray.sweep c.yaml 'storage=/mnt/my runs'"
+    assert entrypoint(config, wait=True) == "python -m icu_ray.sweep c.yaml 'storage=/mnt/my runs' --wait"
+
+
 def test_a_job_that_is_none(case: Case) -> None:
     asked = [case.start(option, "nosuch") for option in ("--attach", "--stop")]
     for process in asked:
@@ -270,10 +277,14 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     assert after == log
 
     # Once more: there is nothing left to do.
-    code, output = case.submit(*case.config, "--id", "third")
+    code, output = case.submit(*case.config, "--id", "third", "--wait")
     assert code == 0 and "0 trials to run, 1 already done" in output
+    assert case.job("third")["entrypoint"] == f"python -m icu_ray.sweep {' '.join(case.config)} --wait"
+    for_scripts = case.start("--list", "--json")
     code, output = case.submit("--list")
     assert code == 0
+    listed = json.loads(for_scripts.communicate(timeout=120)[0])
+    assert [f"{job['status']:<10} {job['id']}" for job in listed] == output.splitlines()
     assert output.splitlines() == [f"{'STOPPED':<10} first", f"{'SUCCEEDED':<10} second", f"{'SUCCEEDED':<10} third"]
 
     # What only the cluster can know is refused there, and the exit code says so here.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -189,7 +191,11 @@ def test_a_server_that_is_away_and_one_that_dies(
     assert "nothing is lost" in said
 
     server.start()
-    assert cli(["sync", str(tmp_path / "outage")]) == 0
+    sent = []
+    for _ in range(2):
+        assert cli(["sync", str(tmp_path / "outage"), "--json"]) == 0
+        sent.append(json.loads(capsys.readouterr().out)["sent"])
+    assert sent[0] > 0 and sent[1] == 0
     parent, children = runs(server.uri, "outage")
     assert parent.info.status == "FINISHED"
     assert set(children) == {"icu-m-s0", "icu-m-s1"}
@@ -313,6 +319,8 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shown = ui_command(tracking_uri(str(tmp_path)), "7")
     assert shown.startswith("open http://b/#/experiments/7/runs?") and "secret" not in shown
     assert "open http://127.0.0.1:5000/#/experiments/7/runs?" in ui_command(f"sqlite:///{tmp_path}/mlflow.db", "7")
+    pasted = shlex.split(ui_command(f"sqlite:///{tmp_path}/my runs/mlflow.db"))
+    assert pasted[1:] == ["ui", "--backend-store-uri", f"sqlite:///{tmp_path}/my runs/mlflow.db", "--port", "5000"]
     assert without_secrets("http://me:secret@b/x") == "http://b/x"
     assert without_secrets("postgresql://u:p/w@h/db and u") == "postgresql://h/db and u"
     assert without_secrets("http://u:p@ss@h/x") == "http://h/x"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import pytest
 from icu_ray.cli import main
 from icu_ray.data.synthetic import make_records
 from icu_ray.errors import UserError
-from icu_ray.unlearning import unlearn_config
+from icu_ray.results import Scores, TrialEvaluation, TrialResult
+from icu_ray.trial_files import TrialPaths, write_evaluation
+from icu_ray.unlearning import RUN, Unlearned, request_json, unlearn_config
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -53,6 +57,16 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
     quietly = capfd.readouterr().out
     assert "to run" not in quietly and "Tables:" not in quietly and "Forgotten." in quietly
     assert (out / "model" / "config.json").is_file()
+    # For scripts it is one object on standard output, and what goes on stands beside it.
+    assert main([*command, "--json"]) == 0
+    asked = capfd.readouterr()
+    told = json.loads(asked.out)
+    assert "0 trials to run, 1 already done" in asked.err
+    assert {key: told[key] for key in ("forgotten", "status")} == {"forgotten": True, "status": "finished"}
+    assert told["epochs"] > 0 and told["reason"]
+    assert told["before"]["ma"] > told["after"]["ma"] and told["after"]["ppl_heldout"] > 1
+    places = [str(out / name) for name in ("model", "report.html", "targets.csv")]
+    assert [told[key] for key in ("model", "report", "targets")] == places
     # Another request into the same folder takes the top, and going back finds the first one's model again.
     first = (out / "model").resolve()
     other = [*command, "--alpha", "0.25"]
@@ -100,6 +114,23 @@ def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: 
     assert code == 2 and said in error, error
     assert "Traceback" not in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -> None:
+    ended = ("status", "epochs", "before", "after", "model", "report", "targets")
+    assert request_json(Unlearned(tmp_path, 130, None)) == {"forgotten": False, "reason": "", **dict.fromkeys(ended)}
+    scores = Scores(0.9, 0.5, 1.0, None, 0.2, 3.0)
+    result = TrialResult(
+        "i", "n", "m", "icu", 0, {}, "not_forgotten", "why", 2, scores, replace(scores, ppl_heldout=math.inf), {}
+    )
+    write_evaluation(
+        TrialPaths.of(str(tmp_path), RUN, "i"),
+        TrialEvaluation({}, ("a", "b"), {"cls/avg": 0.5}, {"cls/avg": 0.25}),
+    )
+    told = json.loads(json.dumps(request_json(Unlearned(tmp_path, 0, result)), allow_nan=False))
+    assert (told["forgotten"], told["reason"], told["epochs"]) == (False, "why", 2)
+    assert told["before"] == {**asdict(scores), "cls/avg": 0.5}
+    assert told["after"]["cls/avg"] == 0.25 and told["after"]["ppl_heldout"] is None
 
 
 def test_without_retain_texts_only_ascent_is_left(tmp_path: Path) -> None:

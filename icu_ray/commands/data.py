@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.commands.command import add_command, add_group, split_config
+from icu_ray.verbosity import teller
 
 
 def add(commands: Any) -> None:
@@ -23,6 +24,7 @@ def add(commands: Any) -> None:
         "Download the benchmark's public files, checked and continued; without a network: what to put where.",
         "icu-ray data fetch --folder data",
         _data_fetch,
+        progress=True,
     )
     fetch.add_argument("--folder", type=Path, default=Path("data"), help="where the files go (default: data)")
     mirror = add_command(
@@ -31,6 +33,7 @@ def add(commands: Any) -> None:
         "Write the evaluation data into a folder that machines without a network read with --mirror.",
         "icu-ray data mirror --out mirror --tasks hellaswag,piqa",
         _data_mirror,
+        progress=True,
     )
     mirror.add_argument("--out", required=True, type=Path, help="where the files go")
     mirror.add_argument("--tasks", default="", metavar="A,B", help="default: all of the suites lm_eval and icu")
@@ -48,7 +51,7 @@ def add(commands: Any) -> None:
 def _data_fetch(arguments: argparse.Namespace) -> int:
     from icu_ray.data.fetch import fetch_data
 
-    fetch_data(arguments.folder, print)
+    fetch_data(arguments.folder, teller())
     return 0
 
 
@@ -56,7 +59,7 @@ def _data_mirror(arguments: argparse.Namespace) -> int:
     from icu_ray.evaluation.suites import mirror_tasks
 
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
-    mirror_tasks(names, arguments.out, print)
+    mirror_tasks(names, arguments.out, teller())
     return 0
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from icu_ray.commands.command import add_command, add_group
 from icu_ray.commands.judge import add_sources
+from icu_ray.verbosity import teller
+
+_say = teller()
 
 
 def add(commands: Any) -> None:
@@ -26,6 +28,7 @@ def add(commands: Any) -> None:
         "Write blinded, shuffled rating sheets: for each rater a page that opens in a browser, and the same as CSV.",
         "icu-ray human export runs/quickstart --out human --raters 2 --per-cell 20",
         _export,
+        progress=True,
     )
     add_sources(export)
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the sheets and their key")
@@ -38,6 +41,7 @@ def add(commands: Any) -> None:
         "Check and keep ratings; agreement between raters, correlation with the judge.",
         "icu-ray human import human rater-1.csv rater-2.csv --judge runs/quickstart/judge/judge.jsonl",
         _import,
+        progress=True,
     )
     back.add_argument("folder", type=Path, metavar="DIR", help="the folder that export wrote")
     back.add_argument("files", nargs="*", type=Path, metavar="FILE", help="CSV files from raters (none: only compare)")
@@ -50,10 +54,6 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
     return value
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _export(arguments: argparse.Namespace) -> int:

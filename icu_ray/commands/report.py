@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from icu_ray.commands.command import add_command, split_sweep
+from icu_ray.errors import without_secrets
 
 
 def add(commands: Any) -> None:
@@ -43,5 +44,6 @@ def _report(arguments: argparse.Namespace) -> int:
         print_tables(summary, console)
     for text in found.broken:
         print(f"icu-ray report: {text}", file=sys.stderr)
-    print(f"\n{written.folder}/report.html, report.md, table.tex, table.csv and {len(written.files) - 4} more")
+    folder = without_secrets(written.folder)
+    print(f"\n{folder}/report.html, report.md, table.tex, table.csv and {len(written.files) - 4} more")
     return 1 if found.broken else 0

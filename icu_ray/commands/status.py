@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.commands.command import add_command, split_sweep
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 
 if TYPE_CHECKING:
     from icu_ray.report.collect import Collected
@@ -45,7 +45,7 @@ def _status(arguments: argparse.Namespace) -> int:
     try:
         found = collect([folder], unstarted=True)
     except OSError as error:
-        raise UserError(f"{arguments.sweep}: cannot be read: {error}") from error
+        raise UserError(without_secrets(f"{arguments.sweep}: cannot be read: {error}")) from error
     states = _until_the_end(folder, found) if arguments.follow else iter((found,))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     if arguments.json:

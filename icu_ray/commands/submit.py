@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,12 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="a variable of this shell that the job gets too (may be repeated); no secrets: all of the cluster sees it",
     )
+    parser.add_argument("--wait", action="store_true", help="where another driver runs this sweep: wait for its end")
     parser.add_argument("--no-follow", action="store_true", help="return when the job is submitted")
     parser.add_argument("--attach", metavar="ID", help="follow a job that was submitted before")
     parser.add_argument("--stop", metavar="ID", help="stop a job; what it finished is kept")
     parser.add_argument("--list", action="store_true", help="the cluster's sweeps, the newest last")
+    parser.add_argument("--json", action="store_true", help="with --list: print JSON")
 
 
 def _submit(arguments: argparse.Namespace) -> int:
@@ -48,8 +51,12 @@ def _submit(arguments: argparse.Namespace) -> int:
 
     address = job_address(arguments.address)
     if arguments.list:
-        for name, status in jobs(address).items():
-            print(f"{status:<10} {name}")
+        found = jobs(address)
+        if arguments.json:
+            print(json.dumps([{"id": name, "status": status} for name, status in found.items()]))
+        else:
+            for name, status in found.items():
+                print(f"{status:<10} {name}")
         return 0
     if arguments.stop:
         running = stop(Job(address, arguments.stop))
@@ -69,6 +76,7 @@ def _submit(arguments: argparse.Namespace) -> int:
             working_dir=arguments.working_dir,
             submission_id=arguments.submission_id,
             pass_on=arguments.env,
+            wait=arguments.wait,
         )
         print(f"submitted {job.submission_id}", flush=True)
         if arguments.no_follow:

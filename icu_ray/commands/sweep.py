@@ -21,12 +21,13 @@ def add(commands: Any) -> None:
     parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
     parser.add_argument("--wait", action="store_true", help="where another driver runs this sweep: wait for its end")
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from icu_ray.sweep import main as sweep
 
-    flags = {"--dry-run": arguments.dry_run, "--wait": arguments.wait}
+    flags = {"--dry-run": arguments.dry_run, "--json": arguments.json, "--wait": arguments.wait}
     given = [arguments.config] if arguments.config is not None else []
-    return sweep([*given, *arguments.overrides, *(flag for flag, on in flags.items() if on)])
+    return sweep([*given, *arguments.overrides, *(flag for flag, on in flags.items() if on)], name="icu-ray")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from typing import Any
 
@@ -20,6 +21,7 @@ def add(commands: Any) -> None:
         _sync,
     )
     parser.add_argument("sweep", metavar="SWEEP_DIR", help="the sweep's folder: <storage>/<name>")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _sync(arguments: argparse.Namespace) -> int:
@@ -29,7 +31,8 @@ def _sync(arguments: argparse.Namespace) -> int:
 
     storage, sweep = split_sweep(arguments.sweep)
     if not trial_ids(storage, sweep):
-        raise UserError(f"{arguments.sweep}: holds no trials; expected the folder of a sweep, <storage>/<name>")
+        where = without_secrets(arguments.sweep)
+        raise UserError(f"{where}: holds no trials; expected the folder of a sweep, <storage>/<name>")
     known, beat = read_sweep(storage, sweep), read_beat(storage, sweep)
     configured = None if known is None else known.tracking("uri")
     uri = tracking_uri(storage, configured)
@@ -44,5 +47,8 @@ def _sync(arguments: argparse.Namespace) -> int:
             f"MLflow at {without_secrets(uri)} did not take the runs: {first}; nothing is lost, the same command sends "
             "what is missing (MLFLOW_TRACKING_URI names the server)"
         ) from error
+    if arguments.json:
+        print(json.dumps({"sent": sent}))
+        return 0
     print(f"{without_secrets(uri)}: {sent} metric values of {sweep} sent; everything in storage is there now")
     return 0

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from icu_ray.commands.command import add_command
@@ -50,11 +55,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--mirror", metavar="DIR", help="read the suites' rows here, not on the hub")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and start nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
 
 
 def _unlearn(arguments: argparse.Namespace) -> int:
     from icu_ray.planning import plan_sweep
-    from icu_ray.unlearning import settings_said, unlearn, unlearn_config
+    from icu_ray.unlearning import request_json, settings_said, unlearn, unlearn_config
 
     options = {
         name: getattr(arguments, name)
@@ -65,12 +71,20 @@ def _unlearn(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         from rich.console import Console
 
-        from icu_ray.report.plan_table import print_plan
+        from icu_ray.report.plan_table import plan_json, print_plan
 
         config = unlearn_config(arguments.model, forget=arguments.forget, out=arguments.out, **options)
-        print_plan(plan_sweep(config, dry_run=True), Console(width=160, highlight=False))
+        plan = plan_sweep(config, dry_run=True)
+        if arguments.json:
+            print(plan_json(plan))
+        else:
+            print_plan(plan, Console(width=160, highlight=False))
         return 0
-    done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)
+    with _output_to_error() if arguments.json else contextlib.nullcontext():
+        done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)
+    if arguments.json:
+        print(json.dumps(request_json(done), ensure_ascii=False))
+        return done.exit_code if done.forgotten else done.exit_code or 1
     if done.result is None:
         return done.exit_code or 1
     print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
@@ -80,3 +94,17 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         if (done.folder / path).exists():
             print(f"  {what:<30} {done.folder / path}")
     return done.exit_code if done.forgotten else 1
+
+
+@contextlib.contextmanager
+def _output_to_error() -> Iterator[None]:
+    """Inside, standard output goes where standard error goes: a sweep writes to the descriptor, not to sys.stdout."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(before, 1)
+        os.close(before)

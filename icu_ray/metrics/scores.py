@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from icu_ray.errors import UserError, did_you_mean
 
-LOWER_IS_BETTER = ("el10", "ma", "bert", "ppl_pile", "ppl_wikitext")
 HIGHER_IS_BETTER = ("entropy", "cls", "dia", "gpt")
 COLUMNS = ("el10", "ma", "bert", "entropy", "cls", "dia", "ppl_pile", "ppl_wikitext", "gpt")
 PRINTED_CAP = 1000.0

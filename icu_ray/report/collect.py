@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.results import EpochRecord, Provenance, SampleRecord, Sweep, TrialEvaluation, TrialResult, TrialSpec
 from icu_ray.trial_files import (
     TrialPaths,
@@ -139,7 +139,7 @@ def collect(folders: Sequence[tuple[str, str]], *, unstarted: bool = False) -> C
 def _collect_one(
     storage: str, name: str, broken: list[str], unstarted: bool
 ) -> tuple[SweepFolder, list[ReportedTrial]]:
-    where = f"{storage}/{name}"
+    where = without_secrets(f"{storage}/{name}")
     ids = trial_ids(storage, name)
     record = _try(lambda: read_sweep(storage, name), broken)
     if not ids and not (unstarted and record is not None):

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from icu_ray.errors import without_secrets
 from icu_ray.estimates import cost_of, error_said, load_prices
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import DONE
@@ -72,9 +73,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         trained = sum(trial.job.max_epochs > 0 for trial in plan.trials)
         models = trained + len({trial.model.name for trial in plan.trials})
         console.print(f"Evaluated beside the trials: {names}, on {models} models.", markup=False)
-    console.print(
-        f"Fidelity '{config.fidelity}'; results go to {config.storage.rstrip('/')}/{config.name}.", markup=False
-    )
+    folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
+    console.print(f"Fidelity '{config.fidelity}'; results go to {folder}.", markup=False)
     if plan.provisional:
         console.print(f"Ids are provisional: {plan.provisional}", style="yellow", markup=False)
 
@@ -84,7 +84,7 @@ def plan_json(plan: Plan) -> str:
     return json.dumps(
         {
             "name": plan.config.name,
-            "storage": plan.config.storage,
+            "storage": without_secrets(plan.config.storage),
             "fidelity": plan.config.fidelity,
             "gpu_hours": round(plan.gpu_hours, 3),
             "error": error_said(plan.trials),
