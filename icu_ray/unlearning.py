@@ -3,7 +3,8 @@
     done = unlearn("my-model", forget="my.jsonl", retain="others.jsonl", out="unlearned")
     done.forgotten, done.folder / "model"          # AutoModelForCausalLM.from_pretrained takes that folder
 
-In `out` lie model/, report.html, targets.csv and, below run/ and store/, what a second call goes on from.
+In `out` lie model/, report.html, targets.csv and, below run-.../ (one for each request) and store/, what a second call
+goes on from.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from icu_ray.config import SweepConfig
 from icu_ray.config_file import apply_override, resolve_config
 from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
+from icu_ray.plan import Plan, make_plan
 from icu_ray.planning import plan_sweep
 from icu_ray.results import TrialResult, finite
 from icu_ray.sweeping import run_sweep
@@ -34,9 +36,10 @@ HELDOUT_SHARE, HELDOUT_MOST = 10, 64
 
 @dataclass(frozen=True)
 class Unlearned:
-    """folder: `out`. exit_code: of the run. result: None where the trial did not end."""
+    """folder: `out`. run: the request's own folder in it. exit_code: of the run. result: None where it did not end."""
 
     folder: Path
+    run: str
     exit_code: int
     result: TrialResult | None
 
@@ -48,7 +51,7 @@ class Unlearned:
     @property
     def paths(self) -> TrialPaths | None:
         """The trial's files, None where it did not end."""
-        return None if self.result is None else TrialPaths.of(str(self.folder), RUN, self.result.trial_id)
+        return None if self.result is None else TrialPaths.of(str(self.folder), self.run, self.result.trial_id)
 
     def scores(self) -> dict[str, dict[str, float | None]]:
         """What was measured `before` and `after`, a suite's metrics (cls/avg) among it; a side not measured lacks."""
@@ -138,21 +141,28 @@ def unlearn(model: str, *, forget: str | None, out: str | Path, **options: Any) 
     model_there = Path(out) / "model"
     if model_there.exists() and not model_there.is_symlink():
         raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
-    config = unlearn_config(model, forget=forget, out=str(out), **options)
-    plan = plan_sweep(config)
+    plan = plan_request(unlearn_config(model, forget=forget, out=str(out), **options))
     code = run_sweep(plan)
-    return Unlearned(Path(out), code, _collect(Path(out), plan.trials[0].trial_id))
+    run = plan.config.name
+    return Unlearned(Path(out), run, code, _collect(Path(out), run, plan.trials[0].trial_id))
 
 
-def _collect(out: Path, trial_id: str) -> TrialResult | None:
+def plan_request(config: SweepConfig, *, dry_run: bool = False) -> Plan:
+    """The plan of a request's one trial, in a folder of its own: no other request's trial is in its report."""
+    plan = plan_sweep(config, dry_run=dry_run)
+    named = config.model_copy(update={"name": f"{RUN}-{plan.trials[0].trial_id[:8]}"})
+    return make_plan(named, plan.data, provisional=plan.provisional)
+
+
+def _collect(out: Path, run: str, trial_id: str) -> TrialResult | None:
     """Put what a practitioner wants on top: of this request, and nothing of an earlier one."""
-    paths = TrialPaths.of(str(out), RUN, trial_id)
+    paths = TrialPaths.of(str(out), run, trial_id)
     result = read_result(paths)
     for name in _ON_TOP:
         (out / name).unlink(missing_ok=True)
     if result is None or result.status == "failed":
         return result
-    report = out / RUN / "report"
+    report = out / run / "report"
     for name in ("report.html", "targets.csv"):
         if (report / name).is_file():
             shutil.copyfile(report / name, out / name)

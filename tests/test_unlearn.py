@@ -68,14 +68,17 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
     places = [str(out / name) for name in ("model", "report.html", "targets.csv")]
     assert [told[key] for key in ("model", "report", "targets")] == places
     # Another request into the same folder takes the top, and going back finds the first one's model again.
-    first = (out / "model").resolve()
+    first, written = (out / "model").resolve(), (out / "targets.csv").read_bytes()
     other = [*command, "--alpha", "0.25"]
     capfd.readouterr()
     assert main([*other, "--verbose"]) == 0
     assert "icu_ray.running prepared:" in " ".join(capfd.readouterr().out.split())
     assert (out / "model").resolve() != first and (first / "model.safetensors").is_file()
+    assert (out / "targets.csv").read_bytes() != written and "1 of 1 planned trials" in (
+        out / "report.html"
+    ).read_text()
     assert main(command) == 0
-    assert (out / "model").resolve() == first
+    assert (out / "model").resolve() == first and (out / "targets.csv").read_bytes() == written
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,11 @@ def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: 
 
 def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -> None:
     ended = ("status", "epochs", "before", "after", "model", "report", "targets")
-    assert request_json(Unlearned(tmp_path, 130, None)) == {"forgotten": False, "reason": "", **dict.fromkeys(ended)}
+    assert request_json(Unlearned(tmp_path, RUN, 130, None)) == {
+        "forgotten": False,
+        "reason": "",
+        **dict.fromkeys(ended),
+    }
     scores = Scores(0.9, 0.5, 1.0, None, 0.2, 3.0)
     result = TrialResult(
         "i", "n", "m", "icu", 0, {}, "not_forgotten", "why", 2, scores, replace(scores, ppl_heldout=math.inf), {}
@@ -127,7 +134,7 @@ def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -
         TrialPaths.of(str(tmp_path), RUN, "i"),
         TrialEvaluation({}, ("a", "b"), {"cls/avg": 0.5}, {"cls/avg": 0.25}),
     )
-    told = json.loads(json.dumps(request_json(Unlearned(tmp_path, 0, result)), allow_nan=False))
+    told = json.loads(json.dumps(request_json(Unlearned(tmp_path, RUN, 0, result)), allow_nan=False))
     assert (told["forgotten"], told["reason"], told["epochs"]) == (False, "why", 2)
     assert told["before"] == {**asdict(scores), "cls/avg": 0.5}
     assert told["after"]["cls/avg"] == 0.25 and told["after"]["ppl_heldout"] is None

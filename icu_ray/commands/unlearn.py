@@ -59,8 +59,7 @@ def add(commands: Any) -> None:
 
 
 def _unlearn(arguments: argparse.Namespace) -> int:
-    from icu_ray.planning import plan_sweep
-    from icu_ray.unlearning import request_json, settings_said, unlearn, unlearn_config
+    from icu_ray.unlearning import plan_request, request_json, settings_said, unlearn, unlearn_config
 
     options = {
         name: getattr(arguments, name)
@@ -74,7 +73,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         from icu_ray.report.plan_table import plan_json, print_plan
 
         config = unlearn_config(arguments.model, forget=arguments.forget, out=arguments.out, **options)
-        plan = plan_sweep(config, dry_run=True)
+        plan = plan_request(config, dry_run=True)
         if arguments.json:
             print(plan_json(plan))
         else:
