@@ -37,10 +37,11 @@ COMMANDS = (sweep, submit, status, unlearn, plan, probe, evaluate, score, judge,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sub-command; the process's exit code."""
-    # Progress bars and advice of libraries are not part of what this command says.
+    # Advice of libraries is not part of what this command says; of their bars those of downloads are, on a terminal.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     arguments = _parse(argv)
+    if getattr(arguments, "verbosity", None) == "quiet" or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         run: Callable[[argparse.Namespace], int] = arguments.run
         with chosen(getattr(arguments, "verbosity", None)):

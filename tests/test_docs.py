@@ -261,7 +261,8 @@ def check_added_seed(place: Place) -> None:
 def check_request(place: Place) -> None:
     """The command's request, which Python then found done: one trial, whose numbers the frames hold."""
     done: Any = place.python["done"]
-    (result,) = results(place.folder / "unlearned" / "run").values()
+    (run,) = (place.folder / "unlearned").glob("run-*")
+    (result,) = results(run).values()
     assert done.forgotten and done.exit_code == 0 and done.reason == result["reason"]
     for side in ("before", "after"):
         assert {key: done.scores.loc[side, key] for key in ("ma", "el10", "ppl_heldout")} == {
