@@ -68,7 +68,12 @@ class LiveView:
         self._trials_began: float | None = None
         self._lock = threading.RLock()
         self._stop = threading.Event()
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        # What others print goes where the driver's output goes, a file: rich would show it on the terminal instead.
+        self._live = None
+        if console.is_terminal:
+            self._live = Live(
+                console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
         self._thread = threading.Thread(target=self._watch, name="live-view", daemon=True)
 
     def __enter__(self) -> LiveView:
