@@ -25,9 +25,9 @@ $(READY): requirements.lock pyproject.toml
 quickstart: $(READY)
 	@$(BIN)/python -m icu_ray.sweep
 
-# Two at a time: tests that start a Ray of their own one after the other, all others beside them.
+# Two files at a time, each from its first test to its last in one process.
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

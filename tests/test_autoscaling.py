@@ -16,8 +16,6 @@ import yaml
 from postgres_server import free_port
 from test_sweep import CONFIG
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 ROOT = Path(__file__).parents[1]
 HEAD = "f" * 51 + "00000"
 MOST = 2

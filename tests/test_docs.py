@@ -29,7 +29,6 @@ from icu_ray.config_file import load_config
 from icu_ray.evaluation.definition import find_definition
 from icu_ray.planning import config_folder, find_config
 
-pytestmark = pytest.mark.xdist_group("ray")
 ROOT = Path(__file__).parents[1]
 # In this order: later pages go on with the tutorial's files and sweep.
 RUN = [

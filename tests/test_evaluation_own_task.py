@@ -9,8 +9,6 @@ import pytest
 from icu_ray.errors import UserError
 from icu_ray.evaluation.definition import find_definition
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 TASK = """\
 task: codes
 dataset_path: json

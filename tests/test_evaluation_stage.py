@@ -24,8 +24,6 @@ from icu_ray.evaluation.stage import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks
 from icu_ray.store import Store
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 TASKS = ("hellaswag", "lambada_icu", "arc_easy_icu", "wow", "pile_icu", "pile_rolling")
 GIGABYTE = 2**30
 

@@ -32,8 +32,6 @@ from icu_ray.tracking import tracking_uri
 from icu_ray.trial_files import TrialPaths, read_events, write_events
 from icu_ray.watchdog import Watchdog
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 QUIET = "tracking.enabled=false"
 FAULTS = ("hang", "worker", "memory", "hopeless", "none")
 

@@ -21,8 +21,6 @@ from icu_ray.lease import Held, Holder, take
 from icu_ray.results import SILENT_SECONDS, to_json
 from icu_ray.storage import list_dir, write_atomic
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 ROOT = Path(__file__).parents[1]
 TAKER = """
 import sys, time

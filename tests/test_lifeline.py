@@ -10,10 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from faults_case import ROOT, alive
-
-pytestmark = pytest.mark.xdist_group("cluster")
 
 CODE = """
 from icu_ray.errors import ClusterError

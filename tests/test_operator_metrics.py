@@ -7,13 +7,9 @@ import time
 import urllib.request
 from collections import Counter
 
-import pytest
-
 from icu_ray.config_file import resolve_config
 from icu_ray.planning import plan_sweep
 from icu_ray.results import EpochRecord, Scores
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 SCORES = Scores(0.7, 0.1, 1.0, 0.5, 0.2, 3.0)
 

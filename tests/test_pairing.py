@@ -37,8 +37,6 @@ from icu_ray.data.synthetic import load_synthetic
 from icu_ray.errors import UserError
 from icu_ray.store import Store
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 COLUMNS = Columns(48, 24, 36)
 BUNDLED = PairsConfig(encoder="bundled", batch_size=16)
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from icu_ray.config_file import resolve_config
 from icu_ray.data.sources import check_data
 from icu_ray.plan import Plan, make_plan
 from icu_ray.prepare import Step, prepare
-
-pytestmark = pytest.mark.xdist_group("ray")
 
 SAMPLES, CELLS = 2, 4
 

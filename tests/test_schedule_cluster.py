@@ -19,8 +19,6 @@ from icu_ray.planned_trial import Trial
 from icu_ray.planning import plan_sweep
 from icu_ray.schedule import NO_LIMITS
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 GPUS = (8, 6)
 SECONDS = 3.0
 """A trial's real duration for one estimated minute."""

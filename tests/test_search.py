@@ -19,8 +19,6 @@ from icu_ray.results import Scores
 from icu_ray.sweeping import run_sweep
 from icu_ray.trial_files import TrialPaths, read_result
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 CONFIG: dict[str, Any] = {
     "name": "t",
     "data": {"source": "synthetic", "records": 48, "sample_size": 6, "heldout": 6},

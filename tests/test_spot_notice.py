@@ -22,8 +22,6 @@ import pytest
 
 from icu_ray.spot_notice import Notice, aws_notice, gcp_notice, wait_for_notice
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 ROOT = Path(__file__).parents[1]
 TOKEN = "imds-token"
 

@@ -29,8 +29,6 @@ from icu_ray.doctor import Finding, examine
 from icu_ray.results import Beat, EpochRecord, to_json
 from icu_ray.trial_files import TrialPaths, write_beat, write_events
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 ROOT = Path(__file__).parents[1]
 CHECKS = (
     *("Python", "packages", "machine", "storage", "shared memory"),

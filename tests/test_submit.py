@@ -27,8 +27,6 @@ from icu_ray.cli import main as cli
 from icu_ray.submitting import entrypoint
 from icu_ray.trial_files import TrialPaths, read_events, read_result, read_sweep, trial_ids
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 ROOT = Path(__file__).parents[1]
 PASSWORD = f"canary-{secrets.token_hex(8)}"
 CONFIG = """\

@@ -22,8 +22,6 @@ from icu_ray.results import TrialEvaluation
 from icu_ray.sweep import main
 from icu_ray.trial_files import TrialPaths, read_evaluation, read_events, read_result, trial_ids
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 ROOT = Path(__file__).parents[1]
 CONFIG = """\
 name: t

@@ -22,8 +22,6 @@ from icu_ray.results import Provenance, Scores, TrialResult
 from icu_ray.sweep_evaluation import SweepEvaluation, outstanding
 from icu_ray.trial_files import TrialPaths, read_evaluation, write_result
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 TASKS = ["hellaswag", "wow", "pile_icu"]
 
 

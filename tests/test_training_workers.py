@@ -17,8 +17,6 @@ from training_case import case, job
 
 from icu_ray.training.batches import epoch_batches
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 TESTS = Path(__file__).parent
 
 

@@ -20,8 +20,6 @@ from faults_case import STANDIN, Sweep, alive, method, same
 from icu_ray.data.embedding import Embedder, _embed, matrix_of
 from icu_ray.spot_notice import Notice, drain
 
-pytestmark = pytest.mark.xdist_group("cluster")
-
 MODELS = (f"{{name: one, {STANDIN}}}", f"{{name: two, {STANDIN}, workers: 2, zero_stage: 2}}")
 COMMON = ("tracking.enabled=false", "resources.max_concurrent=1")
 DEADLINE_SECONDS = 90

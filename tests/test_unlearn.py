@@ -17,8 +17,6 @@ from icu_ray.results import Scores, TrialEvaluation, TrialResult
 from icu_ray.trial_files import TrialPaths, write_evaluation
 from icu_ray.unlearning import RUN, Unlearned, request_json, unlearn_config
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 QUICK = ["columns={length: 48, prefix_start: 16, suffix_start: 32}", "el.ngram=5", "train.batch_size=4"]
 
 
