@@ -70,7 +70,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
-    from postgres_server import missing, mlflow_server, postgres
+    from mlflow_server import mlflow_server
+    from postgres_server import missing, postgres
 
     if missing():
         sys.exit(missing())

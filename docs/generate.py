@@ -72,8 +72,7 @@ def _models() -> dict[str, type[BaseModel]]:
     """Every section by its class's name, in the order of the keys that lead to it."""
     found: dict[str, type[BaseModel]] = {"SweepConfig": schema.SweepConfig}
     sections = {name: each for name in schema.__all__ if _is_section(each := getattr(schema, name))}
-    for name in found.copy():
-        _add_sections(found, found[name], sections)
+    _add_sections(found, schema.SweepConfig, sections)
     return found | sections
 
 

@@ -28,8 +28,8 @@ from icu_ray.commands import (
     unlearn,
 )
 from icu_ray.commands.command import Help
-from icu_ray.errors import UserError, refusal
-from icu_ray.verbosity import chosen
+from icu_ray.exit_codes import exit_code
+from icu_ray.verbosity import chosen, verbosity
 from icu_ray.version import __version__
 
 COMMANDS = (sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, sync, data, doctor)
@@ -40,28 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Advice of libraries is not part of what this command says; of their bars those of downloads are, on a terminal.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     arguments = _parse(argv)
-    if getattr(arguments, "verbosity", None) == "quiet" or not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        run: Callable[[argparse.Namespace], int] = arguments.run
-        with chosen(getattr(arguments, "verbosity", None)):
-            return run(arguments)
-    except UserError as error:
-        print(f"icu-ray: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("icu-ray: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output (head, less) has left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        said = refusal(error)
-        if said is None:
-            raise
-        print(f"icu-ray: {said}", file=sys.stderr)
-        return 2
+    return exit_code("icu-ray", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    with chosen(getattr(arguments, "verbosity", None)):
+        if verbosity() == "quiet" or not sys.stderr.isatty():
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        return run(arguments)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

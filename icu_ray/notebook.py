@@ -209,7 +209,7 @@ def _written(overrides: Mapping[str, Any] | None) -> list[str]:
 def _sweep_frames(plan: Plan, exit_code: int | None) -> SweepFrames:
     import pandas as pd
 
-    from icu_ray.plan import make_plan
+    from icu_ray.plan import trials_now
     from icu_ray.report.plan_table import plan_json
     from icu_ray.report.tables import cell_rows, summarise, trial_rows
     from icu_ray.storage import join
@@ -219,8 +219,7 @@ def _sweep_frames(plan: Plan, exit_code: int | None) -> SweepFrames:
     planned = json.loads(plan_json(plan))["trials"]
     parameters = [row.pop("hyperparameters") for row in planned]
     rows = [{**row, **each} for row, each in zip(planned, parameters, strict=True)]
-    # A search's trials are known only once it has chosen them.
-    trials = make_plan(plan.config, plan.data).trials if plan.config.search is not None else plan.trials
+    trials = trials_now(plan)
     summary = summarise(storage, name, [(trial.trial_id, trial.name) for trial in trials])
     header, found = trial_rows(summary)
     cells_header, cells = cell_rows(summary)

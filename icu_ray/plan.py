@@ -100,6 +100,11 @@ def searched_trial(plan: Plan, values: Mapping[str, float]) -> Trial:
     return replace(trial, name=f"{trial.name}-lr{lr:g}") if "lr" in kept else trial
 
 
+def trials_now(plan: Plan) -> tuple[Trial, ...]:
+    """The plan's trials, with those that a search has chosen since it was made."""
+    return plan.trials if plan.config.search is None else make_plan(plan.config, plan.data).trials
+
+
 def claims_of(plan: Plan, trials: Iterable[Trial]) -> dict[str, Gang]:
     """The gang of each model among these trials, and of those that a search will choose."""
     coming = () if plan.config.search is None or not plan.open_trials else (coming_trial(plan),)

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from icu_ray.errors import UserError, refusal
+from icu_ray.errors import UserError
+from icu_ray.exit_codes import exit_code
 from icu_ray.notebook import SweepFrames
 from icu_ray.planning import find_config, plan_config
 from icu_ray.report.plan_table import plan_json, print_plan
@@ -38,32 +39,23 @@ def main(argv: Sequence[str] | None = None, *, name: str = "icu_ray.sweep") -> i
     parser.add_argument("--wait", action="store_true", help="where another driver runs this sweep: wait for its end")
     add_options(parser)
     arguments = parser.parse_intermixed_args(argv)
+    return exit_code(name, lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
     given = [text for text in (arguments.config, *arguments.overrides) if text]
     config = given.pop(0) if given and "=" not in given[0] else None
-    try:
-        if arguments.json and not arguments.dry_run:
-            raise UserError("--json: goes with --dry-run; icu-ray status --json tells of a sweep that runs or has run")
-        plan = plan_config(find_config(config), given, dry_run=arguments.dry_run)
-        if arguments.dry_run:
-            if arguments.json:
-                print(plan_json(plan))
-            else:
-                print_plan(plan, console_on(sys.stdout))
-            return 0
-        with chosen(arguments.verbosity):
-            return run_sweep(plan, wait=arguments.wait)
-    except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
-    except OSError as error:
-        said = refusal(error)
-        if said is None:
-            raise
-        print(f"{name}: {said}", file=sys.stderr)
-        return 2
+    if arguments.json and not arguments.dry_run:
+        raise UserError("--json: goes with --dry-run; icu-ray status --json tells of a sweep that runs or has run")
+    plan = plan_config(find_config(config), given, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        if arguments.json:
+            print(plan_json(plan))
+        else:
+            print_plan(plan, console_on(sys.stdout))
+        return 0
+    with chosen(arguments.verbosity):
+        return run_sweep(plan, wait=arguments.wait)
 
 
 class _Callable(ModuleType):

@@ -29,7 +29,7 @@ from icu_ray.errors import ClusterError, refusal
 from icu_ray.lease import Lease
 from icu_ray.nodes import machine, refuse_impossible
 from icu_ray.patience import patiently
-from icu_ray.plan import Plan, claims_of, make_plan
+from icu_ray.plan import Plan, claims_of, make_plan, trials_now
 from icu_ray.planned_trial import Trial
 from icu_ray.provenance import provenance_of
 from icu_ray.results import SweepState
@@ -143,8 +143,7 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
                     tracker.abandon()
                 trouble = "Another driver has taken this sweep over, for this one was not heard of; it stops"
             else:
-                trials = make_plan(config, plan.data).trials if config.search is not None else plan.trials
-                summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in trials])
+                summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in trials_now(plan)])
                 failed = undone or summary.missing or any(r.status == "failed" for r in summary.results)
                 if state == "finished" and failed:
                     state = "failed"

@@ -71,6 +71,7 @@ def write_failure(trial: Trial, paths: TrialPaths, reason: str, provenance: Prov
 
 
 def result_of(trial: Trial, **values: Any) -> TrialResult:
+    """The result of a trial that ends now; values: what it came to."""
     return TrialResult(
         trial_id=trial.trial_id,
         name=trial.name,

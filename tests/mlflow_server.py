@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+from free_ports import free_port
 
 
 @dataclass
 class Server:
-    """A real MLflow server on a port and database of its own."""
+    """On a port of its own; backend: address of its database, default an SQLite of its own."""
 
     folder: Path
-    port: int = field(default_factory=_free_port)
+    backend: str = ""
+    port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -33,7 +31,7 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
+        command += ["--backend-store-uri", self.backend or f"sqlite:///{self.folder}/server.db", "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
         # Without its eight processes for jobs on traces, of which there are none here.
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -45,7 +43,9 @@ class Server:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
                     return
             except OSError:
-                assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
+                assert self.process.poll() is None and time.monotonic() < deadline, (
+                    self.folder / "server.log"
+                ).read_text()
                 time.sleep(0.3)
 
     def kill(self) -> None:
@@ -53,3 +53,14 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)  # its own session: the server and its worker, nobody else
             self.process.wait()
             self.process = None
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, backend: str) -> Iterator[str]:
+    """The address of a server on `backend`, for a while."""
+    server = Server(folder, backend)
+    server.start()
+    try:
+        yield server.uri
+    finally:
+        server.kill()

@@ -1,4 +1,4 @@
-"""A real PostgreSQL of Debian and an MLflow server on it, for tests and benchmarks; each of its own port and folder."""
+"""A real PostgreSQL of Debian, for tests and benchmarks, on a port and in a folder of its own."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ import importlib.util
 import os
 import pwd
 import shutil
-import signal
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from free_ports import free_port
 
 
 def missing() -> str:
@@ -27,12 +24,6 @@ def missing() -> str:
     if os.geteuid() == 0 and shutil.which("runuser") is None:
         return "needs runuser, for PostgreSQL refuses to run as root"
     return ""
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -61,26 +52,3 @@ def postgres(folder: Path) -> Iterator[str]:
         yield f"postgresql://postgres@127.0.0.1:{port}/mlflow"
     finally:
         run("pg_ctl", "-D", str(data), "-m", "fast", "-w", "stop")
-
-
-@contextlib.contextmanager
-def mlflow_server(folder: Path, backend: str) -> Iterator[str]:
-    """The address of an MLflow server on `backend`."""
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", backend, "--workers", "1"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "mlflow.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-    try:
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=2):
-                break
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "mlflow.log").read_text()
-            time.sleep(0.3)
-        yield uri
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)  # its own session: the server and its worker, nobody else
-        process.wait(30)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from postgres_server import free_port
+from free_ports import free_port
 from test_sweep import CONFIG
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,6 @@ import importlib.metadata
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 from report_case import BEFORE, Cell, scores, write_sweep
 
 from icu_ray.cli import main as cli
@@ -159,12 +159,6 @@ def doctor(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def test_doctor_on_this_machine(tmp_path: Path) -> None:
     done = doctor(tmp_path, "--json")
     findings = {found["what"]: Finding(**found) for found in json.loads(done.stdout)}
@@ -182,7 +176,7 @@ def test_doctor_on_this_machine(tmp_path: Path) -> None:
 
 def test_doctor_says_what_is_wrong_and_how_to_mend_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    port = closed_port()
+    port = free_port()
     wrong = {
         "RAY_ADDRESS": f"127.0.0.1:{port}",
         "MLFLOW_TRACKING_URI": f"http://user:canary@127.0.0.1:{port}",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from postgres_server import missing, mlflow_server, postgres
+from mlflow_server import mlflow_server
+from postgres_server import missing, postgres
 
 from icu_ray.results import EpochRecord, Provenance, Scores, TrialResult, TrialSpec
 from icu_ray.tracking import Tracker
