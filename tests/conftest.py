@@ -33,6 +33,16 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _environment_of_its_own() -> Iterator[None]:
+    """What a file's tests, or libraries in them, leave in the environment is taken away before the next file: which
+    file that is nobody knows where two run at a time."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real texts and oracle numbers beside the checkout; tests that need it skip without it."""
