@@ -1,7 +1,7 @@
 """What makes a process the driver of a sweep: it holds the sweep's lease, says that it lives, hears signals.
 
 lease = claim(storage, sweep, wait=False, say=print)
-with interruptions(interrupted), beating(storage, sweep, lease, ousted), logging_to(file):
+with last_words("...", terminal) as hush, interruptions(interrupted, hush), beating(storage, sweep, lease, ousted):
     ...
 """
 
@@ -11,11 +11,12 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -64,11 +65,48 @@ def require_main_thread() -> None:
 
 
 @contextlib.contextmanager
-def interruptions(interrupted: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set `interrupted` and raise KeyboardInterrupt; a second one ends the process at once."""
+def last_words(words: str, file: TextIO) -> Iterator[Callable[[], None]]:
+    """Have `words` written to `file` should this process end within the block at once; yields what calls that off.
+
+    kill -9 does that, and so does Ray, whose own code ends a driver on the spot and without a word where the object
+    store beside it has died, or where a new head answers at the old address. So another process says them, which waits
+    for this one's end of a pipe to close.
+    """
+    try:
+        waiting = subprocess.Popen(
+            ["/bin/sh", "-c", 'read -r _ || printf "\\n%s\\n" "$1"', "last-words", words],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the terminal is not for it
+        )
+    except OSError:  # no process to be had: nothing that a sweep should end for
+        log.warning("nothing will be said should this process be killed", exc_info=True)
+        yield lambda: None
+        return
+    pipe = waiting.stdin
+    assert pipe is not None
+
+    def hush() -> None:
+        with contextlib.suppress(OSError):
+            os.write(pipe.fileno(), b"\n")
+
+    try:
+        yield hush
+    finally:
+        hush()
+        with contextlib.suppress(OSError):
+            pipe.close()
+        waiting.wait()
+
+
+@contextlib.contextmanager
+def interruptions(interrupted: threading.Event, hush: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM set `interrupted` and raise KeyboardInterrupt; a second one calls `hush` and ends at once."""
 
     def stop(number: int, frame: Any) -> None:
         if interrupted.is_set():
+            hush()
             os._exit(130)
         interrupted.set()
         raise KeyboardInterrupt

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from icu_ray.config import SweepConfig
-from icu_ray.driver import beating, claim, interruptions, logging_to, require_main_thread, shown
+from icu_ray.driver import beating, claim, interruptions, last_words, logging_to, require_main_thread, shown
 from icu_ray.errors import ClusterError, refusal
 from icu_ray.lease import Lease
 from icu_ray.nodes import machine, refuse_impossible
@@ -42,6 +42,7 @@ from icu_ray.verbosity import teller, verbosity
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _KEPT = "What was finished is kept; the same command goes on from here."
+_KILLED = "The driver was ended at once: killed, or by Ray, which is gone; its last lines are in {log}. {kept}"
 
 
 def console_on(stream: Any) -> Console:
@@ -101,17 +102,20 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     interrupted, ousted = threading.Event(), threading.Event()
     undone: list[str] = []
     with contextlib.ExitStack() as stack:
-        console = console_on(stack.enter_context(quiet(logs / "driver.log")))
+        terminal = stack.enter_context(quiet(logs / "driver.log"))
+        console = console_on(terminal)
         stack.enter_context(logging_to(logs / "driver.log", console if verbosity() == "verbose" else None))
         telling = Console(quiet=True) if verbosity() == "quiet" else console
         waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
         already = f", {done} already done" if done else ""
         chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
         log_said = escape(shown(logs))
+        hush = stack.enter_context(last_words(_KILLED.format(log=shown(logs / "driver.log"), kept=_KEPT), terminal))
         telling.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {log_said}")
 
         def lost(why: str) -> None:
             # Nothing is asked of Ray any more, not even to end: such calls may never return.
+            hush()
             with contextlib.suppress(OSError):
                 write_beat(config.storage, config.name, "interrupted")
             if tracker is not None:
@@ -123,7 +127,7 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
 
         trouble = ""
         try:
-            with interruptions(interrupted), beating(config.storage, config.name, lease, ousted):
+            with interruptions(interrupted, hush), beating(config.storage, config.name, lease, ousted):
                 if tracker is not None:
                     tracker.start()
                 unevaluated = _unevaluated(plan)

@@ -1,4 +1,4 @@
-"""A Ray that does not come up, and one that does not answer, are said in a line."""
+"""A Ray that does not come up, one that does not answer, and one that takes its driver along, are said in a line."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from faults_case import ROOT, alive
 
 CODE = """
@@ -59,3 +60,47 @@ def test_an_address_where_no_ray_is(tmp_path: Path) -> None:
     assert ended.returncode == 1, ended.stderr
     assert "RAY_ADDRESS=127.0.0.1:1: no Ray answers there (ConnectionRefusedError: " in ended.stdout
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+ENDING = """
+import os, signal, sys
+import psutil
+from icu_ray.driver import last_words
+from icu_ray.runtime import connected
+
+with last_words("it ended at once", sys.stdout) as hush:
+    if sys.argv[1] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif sys.argv[1] == "hushed":
+        hush()
+        os._exit(5)
+    elif sys.argv[1] == "ray":
+        import ray
+        with connected(cpus=1):
+            (raylet,) = [each for each in psutil.Process().children(recursive=True) if each.name() == "raylet"]
+            raylet.kill()
+            raylet.wait()
+            ray.put(bytes(1_000_000))
+print("returned")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        ("killed", -signal.SIGKILL, "\nit ended at once\n"),
+        ("hushed", 5, ""),
+        ("ray", 1, "\nit ended at once\n"),
+        ("returns", 0, "returned\n"),
+    ],
+)
+def test_last_words(how: str, code: int, said: str) -> None:
+    """'ray': the object store dies under a driver, which Ray then ends on the spot, past all that Python would do."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ADDRESS", None)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", ENDING, how], env=environment, text=True, **pipes) as process:
+        assert process.stdout is not None
+        output = process.stdout.read()  # to the end: the words come after the process has gone
+        assert output.endswith(said) if how == "ray" else output == said  # Ray tells its raylet's last lines
+        assert process.wait(timeout=60) == code
