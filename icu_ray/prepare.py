@@ -18,11 +18,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import Corpus
@@ -31,23 +31,31 @@ from icu_ray.data.sources import counts_own_tokens, load_corpus
 from icu_ray.ingredients import Ingredients, Key, Ledger, Needs, Note, Work, measure_original, model_key
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import Trial
+from icu_ray.progress import listening
 from icu_ray.streaming import streamed
 
 if TYPE_CHECKING:
     from icu_ray.data.pairing import Pairs
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 COPY_OVERLAP = 0.9
 """Share of a target's 10-grams from which its analogous text counts as a copy: learnt and unlearned at once."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of one piece of the preparation; part: 0..1, None while not known; 1 when it is done."""
+    """Progress of one piece of the preparation.
+
+    part: 0..1 of its stage, None while not known; 1 when all of the piece is done. stage: which of several, each with
+    a pace of its own. early: it may end before all its parts are done.
+    """
 
     name: str
     part: float | None
     text: str
+    stage: str = ""
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,17 @@ class _Preparation:
             self._tasks.append(function.remote(*arguments))
             return self._tasks[-1]
 
+    def _followed(self, name: str, function: Any, *arguments: Any) -> Any:
+        """Run a streaming Ray task, telling the steps it yields as those of `name`; what it yields last."""
+        import ray
+
+        told: Any = None
+        for reference in self._submit(function, *arguments):
+            told = ray.get(reference)
+            if isinstance(told, Step):
+                self.on_step(replace(told, name=name))
+        return told
+
     def _own(self, model: ModelConfig) -> bool:
         return counts_own_tokens(self.config, model.standin is not None)
 
@@ -147,26 +166,20 @@ class _Preparation:
         self.on_step(Step(name, None, "waiting for a CPU"))
         forget = {sample: corpus.sample(sample)[0].texts for sample in sorted(corpus.targets)}
         task = ray.remote(num_cpus=1, num_returns="streaming")(_build_standin)
-        stream = self._submit(
-            task, self.root, key, model.standin, corpus.rows.texts, forget, self.config.columns.value()
-        )
-        for reference in stream:
-            told = ray.get(reference)
-            if isinstance(told, Step):
-                self.on_step(Step(name, told.part, told.text))
-            else:
-                self._done(name, told)
+        columns = self.config.columns.value()
+        notes = self._followed(name, task, self.root, key, model.standin, corpus.rows.texts, forget, columns)
+        self._done(name, notes)
         return key
 
     def _pairs(self, corpus: Corpus, own_columns: bool) -> dict[int, Pairs]:
         import ray
 
-        self.on_step(Step("pairs", None, "embedding and searching"))
+        self.on_step(Step("pairs", None, "waiting for a CPU"))
         samples = sorted({sample for (_, sample), needs in self.needs.items() if needs.pairs})
         # In a task, not here: Ray Data's own threads would outlive an interruption of this process.
-        task = ray.remote(num_cpus=0)(_find_pairs)
+        task = ray.remote(num_cpus=0, num_returns="streaming")(_find_pairs)
         found: dict[int, Pairs]
-        found, notes = ray.get(self._submit(task, self.root, self.config, corpus, samples, own_columns))
+        found, notes = self._followed("pairs", task, self.root, self.config, corpus, samples, own_columns)
         overlaps = [overlap for pairs in found.values() for overlap in pairs.ngram_overlap.tolist()]
         copies = sum(overlap >= COPY_OVERLAP for overlap in overlaps)
         self._done("pairs", notes, f"; {copies} of {len(overlaps)} pairs repeat their target")
@@ -199,9 +212,10 @@ class _Preparation:
             needs=needs,
         )
         step = f"{name}, sample {sample}"
-        self.on_step(Step(step, None, "measuring the original model"))
-        task = ray.remote(num_cpus=model.cpus_per_worker, num_gpus=min(1, model.gpus))(measure_original)
-        found, notes = ray.get(self._submit(task, work))
+        self.on_step(Step(step, None, "waiting for its resources"))
+        room = {"num_cpus": model.cpus_per_worker, "num_gpus": min(1, model.gpus)}
+        task = ray.remote(num_returns="streaming", **room)(_measure_original)
+        found, notes = self._followed(step, task, work)
         self._done(step, notes)
         ingredients: Ingredients = found
         return ingredients
@@ -223,13 +237,35 @@ def _reason(error: BaseException) -> str:
 
 def _find_pairs(
     root: str, config: SweepConfig, corpus: Corpus, samples: Sequence[int], own_columns: bool
-) -> tuple[dict[int, Pairs], list[Note]]:
-    """A task: the pairs of every sample by Ray Data, and the ledger's notes."""
+) -> Iterator[Step | tuple[dict[int, Pairs], list[Note]]]:
+    """A streaming task: its steps, and at last the pairs of every sample by Ray Data, with the ledger's notes."""
     from icu_ray.data.pairing import find_pairs
 
     ledger = Ledger(root)
-    columns = config.columns.value()
-    return find_pairs(corpus, samples, config.pairs, columns, own_columns=own_columns, store=ledger), ledger.notes
+
+    def work() -> dict[int, Pairs]:
+        columns = config.columns.value()
+        return find_pairs(corpus, samples, config.pairs, columns, own_columns=own_columns, store=ledger)
+
+    found = yield from _stages(work)
+    yield found, ledger.notes
+
+
+def _measure_original(work: Work) -> Iterator[Step | tuple[Ingredients, list[Note]]]:
+    """A streaming task: its steps, and at last what `measure_original` found."""
+    yield (yield from _stages(lambda: measure_original(work)))
+
+
+def _stages(work: Callable[[], _T]) -> Generator[Step, None, _T]:
+    """The stages of long work as steps; returns what it returns."""
+    found: list[_T] = []
+
+    def listened(tell: Callable[[Step], None]) -> None:
+        with listening(lambda stage, part: tell(Step("", part and min(part, 0.999), stage, stage))):
+            found.append(work())
+
+    yield from streamed(listened)
+    return found[0]
 
 
 def _build_standin(
@@ -249,7 +285,8 @@ def _build_standin(
 
             def progress(epoch: Any) -> None:
                 extraction = "" if epoch.el10 is None else f", EL {epoch.el10:.2f}"
-                tell(Step("", epoch.epoch / epoch.max_epochs, f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"))
+                text = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"
+                tell(Step("", min(epoch.epoch / epoch.max_epochs, 0.999), text, early=True))
 
             tell(Step("", 0.0, "training"))
             build_standin(settings, texts, forget, columns, folder, progress)

@@ -54,6 +54,27 @@ def teller(terminal_only: bool = False) -> Callable[[str], None]:
     return say
 
 
+@contextlib.contextmanager
+def bar() -> Iterator[Callable[[str, float | None], None]]:
+    """A bar on standard error with the time left, where that is a terminal and not quiet; yields what moves it."""
+    if verbosity() == "quiet" or not sys.stderr.isatty():
+        yield lambda stage, part: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def move(stage: str, part: float | None) -> None:
+            if progress.tasks[0].description != stage:
+                progress.reset(task, description=stage)
+            progress.update(task, completed=part or 0.0, total=None if part is None else 1.0)
+
+        yield move
+
+
 def add_options(parser: Any) -> None:
     """--quiet and --verbose, as `verbosity` in what is parsed."""
     options = parser.add_mutually_exclusive_group()

@@ -42,6 +42,10 @@ def test_a_grid_shares_what_it_can(ray_cluster: None, tmp_path: Path) -> None:
     assert made == {**expected, "rows": 2 * SAMPLES + 1}
     assert sorted(prepared.ingredients) == [("small", 0), ("small", 1)]
     assert any(step.name == "stand-in small" and step.part and 0 < step.part < 1 for step in steps)
+    stages = {name: {step.stage for step in steps if step.name == name} for name in ("pairs", "small, sample 1")}
+    assert stages["pairs"] >= {"embedding", "searching"}
+    assert stages["small, sample 1"] >= {"loading the model", "reference", "MA and EL", "candidates", "BERTScore"}
+    assert all(step.part is None or 0 <= step.part < 1 for step in steps if step.stage)
 
     again = prepare(plan, str(tmp_path / "store"))
     assert not any(note.made for note in again.notes)

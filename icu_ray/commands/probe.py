@@ -44,22 +44,24 @@ def _positive(text: str) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     from icu_ray.probing import probe_files, probe_json
+    from icu_ray.progress import listening
     from icu_ray.results import finite
-    from icu_ray.verbosity import teller
+    from icu_ray.verbosity import bar, teller
 
-    result = probe_files(
-        arguments.model,
-        arguments.forget,
-        tokenizer=arguments.tokenizer,
-        el_start=arguments.el_start,
-        ngram=arguments.ngram,
-        length=arguments.length,
-        text_column=arguments.text_column,
-        device=arguments.device,
-        trust_remote_code=arguments.trust_remote_code,
-        revision=arguments.revision,
-        say=teller(terminal_only=True),
-    )
+    with bar() as move, listening(move):
+        result = probe_files(
+            arguments.model,
+            arguments.forget,
+            tokenizer=arguments.tokenizer,
+            el_start=arguments.el_start,
+            ngram=arguments.ngram,
+            length=arguments.length,
+            text_column=arguments.text_column,
+            device=arguments.device,
+            trust_remote_code=arguments.trust_remote_code,
+            revision=arguments.revision,
+            say=teller(terminal_only=True),
+        )
     if arguments.json:
         print(json.dumps(finite(probe_json(result, arguments.ngram))))
         return 0

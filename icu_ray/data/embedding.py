@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from icu_ray.bundled import resolve_encoder
 from icu_ray.errors import UserError
+from icu_ray.progress import told
 from icu_ray.store import Store, file_hash
 
 if TYPE_CHECKING:
@@ -88,11 +89,15 @@ def embed_texts(
 
     def make(folder: Path) -> None:
         vectors: np.memmap[Any, np.dtype[np.float32]] | None = None
+        done = 0
+        told("embedding", 0.0)
         for rows, block in _embed(texts, encoder, actors, batch_size):
             if vectors is None:
                 shape = (len(texts), block.shape[1])
                 vectors = np.lib.format.open_memmap(folder / VECTORS, mode="w+", dtype=np.float32, shape=shape)
             vectors[rows] = block
+            done += len(rows)
+            told("embedding", done / len(texts))
         assert vectors is not None
         vectors.flush()
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.data.embedding import matrix_of, quiet_ray_data, vector_column
+from icu_ray.progress import told
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -151,7 +152,9 @@ def _search_shards(
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),
             num_cpus=1,
         )
-        for block in results.iter_batches(batch_size=None, batch_format="numpy"):
+        told("searching", 0.0)
+        for done, block in enumerate(results.iter_batches(batch_size=None, batch_format="numpy"), 1):
+            told("searching", min(1.0, done / len(tables)))
             for number, query, row in zip(block["search"], block["query"], block["row"], strict=True):
                 found[number][query].add(int(row))
     return found

@@ -13,6 +13,7 @@ every other continuation is provably less probable the guess is the answer (`_ce
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -113,12 +114,13 @@ def beam_search(
     pad_id: int,
     eos_id: int | None,
     guesses: Tensor | None = None,
+    on_token: Callable[[float], None] = lambda part: None,
 ) -> Tensor:
     """(N, max_new_tokens) int64: each prompt's best continuation, padded with pad_id after its end-of-text.
 
     ids: (N, P) int64 left-padded prompts. mask: (N, P) bool, True where a real token stands; None: no pads. One beam
-    is greedy search. guesses: (N, max_new_tokens) int64, what may well be said; only makes the answer faster. Needs
-    inference mode and a model in eval mode.
+    is greedy search. guesses: (N, max_new_tokens) int64, what may well be said; only makes the answer faster.
+    on_token: hears the part of all tokens that are said. Needs inference mode and a model in eval mode.
     """
     prompts = _Prompts(model, ids, mask)
     logits, certain = prompts.read(guesses, eos_id)
@@ -168,6 +170,7 @@ def beam_search(
             prompts.keep(rows, said)
         alive, running, scores, tokens = alive[kept], running[kept], scores[kept], tokens[kept]
         logits = prompts.next(tokens.flatten(), said)
+        on_token(said / max_new_tokens)
     return ended[:, 0]
 
 

@@ -7,6 +7,7 @@ texts = decode_candidates(tokenizer, ids, strip_special=True)
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from icu_ray.metrics.beams import beam_search
+from icu_ray.progress import told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,9 +52,12 @@ def generate_candidates(
     try:
         with torch.inference_mode():
             # Prompts without pads, almost all as a rule, need no mask.
+            done = 0
             for members in (np.flatnonzero(~padded), np.flatnonzero(padded)):
                 for begin in range(0, len(members), batch_size):
                     block = members[begin : begin + batch_size]
+                    told("candidates", done / len(prompt_ids))
+                    done += len(block)
                     ids = torch.from_numpy(prompt_ids[block]).to(model.device)
                     mask = torch.from_numpy(seen[block]).to(model.device) if padded[block[0]] else None
                     if not bool(torch.isfinite(model(input_ids=ids[:1, -1:], use_cache=False).logits).all()):
@@ -66,11 +71,16 @@ def generate_candidates(
                         pad_id=pad_id,
                         eos_id=eos_id,
                         guesses=None if guesses is None else torch.from_numpy(guesses[block]).to(model.device),
+                        on_token=functools.partial(_tell, done - len(block), len(block), len(prompt_ids)),
                     )
                     result[block] = said.cpu().numpy()
     finally:
         model.train(was_training)
     return result
+
+
+def _tell(done: int, members: int, total: int, part: float) -> None:
+    told("candidates", (done + members * part) / total)
 
 
 def decode_candidates(

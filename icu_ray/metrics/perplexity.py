@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
+from icu_ray.progress import told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,6 +23,7 @@ def total_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int = 16) -> 
     try:
         with torch.inference_mode():
             for begin in range(0, len(rows), batch_size):
+                told("perplexity", begin / len(rows))
                 block = slice(begin, begin + batch_size)
                 ids = torch.from_numpy(rows.input_ids[block]).to(model.device)
                 mask = torch.from_numpy(rows.mask[block].astype(np.int64)).to(model.device)

@@ -12,7 +12,8 @@ Definitions: MA and EL of section IV-D3 (after Jang et al.), with the options wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from icu_ray.metrics.ngrams import (
     extraction_likelihood_in_batches,
     needed_tails,
 )
+from icu_ray.progress import told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -110,19 +112,28 @@ def probe(
                     _teacher_forced(model, rows, part, None, ma, loss)
                 decode, should_decode = should_decode(ma), None
                 parts = parts if decode else []
+            done = 0
             for part in parts:
+                tell = functools.partial(_tell, done, len(part.members), len(rows))
+                tell(0.0)
+                done += len(part.members)
                 truth = ColumnCache(model.config, len(part.members), rows.columns.length - part.offset)
                 predicted = _teacher_forced(model, rows, part, truth, ma, loss)
                 decode = decode if should_decode is None else should_decode(ma)
                 if decode:
                     open_part = _Open(rows.input_ids[part.members, part.offset :], predicted, rows.eos_id)
                     begin = max(start - part.offset, 1)
-                    tails = _decode(model, open_part, truth, begin, ngram)
+                    tails = _decode(model, open_part, truth, begin, ngram, tell)
                     el[part.members] = _score(open_part, tails, begin, ngram, denominator, batch_cut, rows.pad_id)
             _loss_of_padded_rows(model, rows, first, loss)
     finally:
         model.train(was_training)
     return ProbeResult(rows.ids, ma, el if decode else None, loss)
+
+
+def _tell(done: int, members: int, total: int, part: float) -> None:
+    """Progress: `part` of `members` rows beside `done` ones, of all."""
+    told("MA and EL", (done + members * part) / total)
 
 
 def _parts(rows: TokenRows, first: int, use_mask: bool, chunk: int) -> list[_Part]:
@@ -204,8 +215,13 @@ class _Open:
 Tails = list[dict[int, NDArray[np.int64]]]
 
 
-def _decode(model: PreTrainedModel, part: _Open, truth: ColumnCache, start: int, ngram: int) -> Tails:
-    """For every sequence, what is said from each needed error on, up to the row's length or an end-of-text."""
+def _decode(
+    model: PreTrainedModel, part: _Open, truth: ColumnCache, start: int, ngram: int, tell: Callable[[float], None]
+) -> Tails:
+    """For every sequence, what is said from each needed error on, up to the row's length or an end-of-text.
+
+    tell: hears the part of all tokens that are said.
+    """
     tails: Tails = [{} for _ in part.ids]
     jobs: list[tuple[int, int]] = []
     for row, ends in enumerate(part.ends):
@@ -216,21 +232,27 @@ def _decode(model: PreTrainedModel, part: _Open, truth: ColumnCache, start: int,
                 jobs.append((position, row))
     # Neighbouring columns go together: rows then share the longest prefix, join and end within few steps.
     jobs.sort()
+    tokens = np.cumsum([0, *(part.ids.shape[1] - 1 - position for position, _ in jobs)])
     begin = 0
     while begin < len(jobs):
         own_columns = part.ids.shape[1] - jobs[begin][0]
         at_once = max(1, CACHE_BYTES // (truth.bytes_per_column() * own_columns))
         if model.device.type == "cpu":
             at_once = min(at_once, TOKENS_AT_ONCE_ON_CPU)
-        _decode_columns(model, part, truth, jobs[begin : begin + at_once], tails)
+        some, before = jobs[begin : begin + at_once], int(tokens[begin])
+        for said in _decode_columns(model, part, truth, some, tails):
+            tell((before + said) / int(tokens[-1]))
         begin += at_once
     return tails
 
 
 def _decode_columns(
     model: PreTrainedModel, part: _Open, truth: ColumnCache, jobs: list[tuple[int, int]], tails: Tails
-) -> None:
-    """Decode the jobs (position, row), sorted, one column a step; a row joins at its position with KV[:position]."""
+) -> Iterator[int]:
+    """Decode the jobs (position, row), sorted, one column a step; a row joins at its position with KV[:position].
+
+    Yields how many tokens are said, after each column; the tails are there when nothing more comes.
+    """
     length = part.ids.shape[1]
     device = model.device
     columns = np.asarray([position for position, _ in jobs], dtype=np.int64)
@@ -239,7 +261,7 @@ def _decode_columns(
     said = torch.tensor([part.said_at(row, position) for position, row in jobs], device=device)
     written = torch.zeros((len(jobs), length), dtype=torch.int64, device=device)
     cache = TailCache(truth, torch.from_numpy(continued).to(device), len(jobs), int(columns[0]), length)
-    joined = 0
+    joined = count = 0
     alive = torch.zeros(0, dtype=torch.int64, device=device)  # job of each open cache row
     tokens = torch.zeros(0, dtype=torch.int64, device=device)
     for column in range(int(columns[0]), length - 1):
@@ -255,6 +277,8 @@ def _decode_columns(
         logits = model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True).logits
         tokens = logits[:, -1].argmax(-1)
         written[alive, column + 1] = tokens
+        count += len(alive)
+        yield count
         if part.eos_id is not None:
             going = tokens != part.eos_id
             if not bool(going.all()):

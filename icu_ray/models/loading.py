@@ -16,13 +16,14 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icu_ray.errors import UserError
+from icu_ray.progress import listener, told
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -47,6 +48,7 @@ def load_model(
 ) -> LoadedModel:
     """The model with its weights in `dtype` on the CPU, dropout off, and its tokenizer."""
     folder = local_folder(source, revision)
+    told("loading the model")
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     with _explained(source, "model"):
         import torch
@@ -160,31 +162,73 @@ def local_folder(source: str, revision: str | None = None, *, weights: bool = Tr
         check_folder(folder, source, weights)
         return folder
     _check_hub_id(source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
         check_folder(folder, source, weights)
         return folder
+    except IncompleteSnapshotError as error:
+        # Something of the repository is missing as a rule: weights of other frameworks are not loaded.
+        folder = Path(error.snapshot_path)
+        tree = get_cached_repo_tree(source, revision=revision)
+        if all((folder / name).is_file() for name in _wanted([file.path for file in tree], weights)):
+            check_folder(folder, source, weights)
+            return folder
     except (LocalEntryNotFoundError, UserError):
-        return _download(source, revision, weights)
+        pass
+    return _download(source, revision, weights)
+
+
+def _wanted(names: Iterable[str], weights: bool) -> list[str]:
+    """Of a repository's files those to load: safetensors where there are any, else pickles; of no other framework."""
+    top = [name for name in names if "/" not in name]
+    wanted = [name for name in top if name.endswith((".json", ".txt", ".py")) or name in TOKENIZER_FILES]
+    if weights:
+        kind = ".safetensors" if any(name.endswith(".safetensors") for name in top) else ".bin"
+        wanted += [name for name in top if name.endswith(kind)]
+    return wanted
+
+
+def _telling_bar(stage: str, size: int) -> Any:
+    """The hub client's class of bars; where this thread has a listener, that is told of `size` bytes in their place."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    tell, most = listener(), 0
+
+    class TellingBar(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            # There is one of what the network brings and one of what is on disk, beside one that counts files.
+            self._of_bytes, self._bytes = options.get("unit") == "B", 0
+            if tell is not None:
+                options["disable"] = True
+            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            nonlocal most
+            if tell is not None and self._of_bytes:
+                self._bytes += int(n or 0)
+                most = max(most, self._bytes)
+                tell(stage, min(1.0, most / size) if size else None)
+            shown: bool | None = super().update(n)
+            return shown
+
+    return TellingBar
 
 
 def _download(source: str, revision: str | None, weights: bool) -> Path:
-    """Only what is needed: safetensors where there are any, else pickles; no weights of other frameworks."""
+    """Only what is needed, under the revision's own name, by which it is found again without a network."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     where = f"model {source}" + (f" at revision {revision}" if revision else "")
     try:
-        info = HfApi().model_info(source, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
-        names = [sibling.rfilename for sibling in info.siblings or () if "/" not in sibling.rfilename]
-        wanted = [name for name in names if name.endswith((".json", ".txt", ".py")) or name in TOKENIZER_FILES]
-        if weights:
-            kind = ".safetensors" if any(name.endswith(".safetensors") for name in names) else ".bin"
-            wanted += [name for name in names if name.endswith(kind)]
-        folder = Path(snapshot_download(source, revision=info.sha, allow_patterns=wanted))
+        info = HfApi().model_info(source, revision=revision, files_metadata=True, timeout=HUB_TIMEOUT_SECONDS)
+        wanted = _wanted([sibling.rfilename for sibling in info.siblings or ()], weights)
+        size = sum(sibling.size or 0 for sibling in info.siblings or () if sibling.rfilename in wanted)
+        bar = _telling_bar(f"downloading {source}", size)
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted, tqdm_class=bar))
     except GatedRepoError as error:
         raise UserError(f"{where}: the hub asks for consent and a login; run 'hf auth login' first") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:

@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from icu_ray.data.examples import TokenRows
 from icu_ray.models.hidden import check_seam, last_hidden, linear_into, output_head
+from icu_ray.progress import told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -231,6 +232,7 @@ def _hidden_batches(model: PreTrainedModel, rows: TokenRows, batch_size: int) ->
     ids, mask = _ids_and_mask(rows)
     device = output_head(model)[0].device
     for low in range(0, len(ids), batch_size):
+        told("reference", low / len(ids))
         part = slice(low, low + batch_size)
         yield last_hidden(model, ids[part].to(device), mask[part].to(device))
 

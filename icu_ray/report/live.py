@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeAlias
 
@@ -25,10 +26,13 @@ from icu_ray.errors import UserError
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import DONE, Trial
 from icu_ray.prepare import Step
+from icu_ray.progress import Clock
 from icu_ray.results import NOT_TRAINED, EpochRecord
 from icu_ray.trial_files import TrialPaths, read_events, read_result
 
 REFRESH_SECONDS = 0.5
+TELL_SECONDS = 30.0
+"""Without a terminal, a step that takes longer is told again after each of these."""
 WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
 
 
@@ -49,6 +53,31 @@ def duration(seconds: float) -> str:
 OnLook: TypeAlias = Callable[[Mapping[str, int], Mapping[str, tuple[EpochRecord, ...]]], None]
 
 
+@dataclass
+class _Progress:
+    """A step as it was told last, and what follows from its pace."""
+
+    step: Step
+    clock: Clock = field(default_factory=Clock)
+    printed: float = field(default_factory=time.monotonic)
+    _left: float | None = None
+    _since: float = 0.0
+
+    def tell(self, step: Step) -> None:
+        self.step, self._since = step, time.monotonic()
+        self._left = self.clock.left(step.stage, step.part)
+
+    def text(self, percent: bool) -> str:
+        """'embedding, 34 %, about 2 min 10 s left'."""
+        parts = [self.step.text]
+        if percent and self.step.part not in (None, 0, 1):
+            parts.append(f"{100 * self.step.part:.0f} %")
+        if self._left is not None and self.step.part != 1:
+            left = max(0.0, self._left - (time.monotonic() - self._since))
+            parts.append(f"{'at most' if self.step.early else 'about'} {duration(left)} left")
+        return ", ".join(parts)
+
+
 class LiveView:
     """Told by the driver what starts and ends; looks up the rest.
 
@@ -63,7 +92,7 @@ class LiveView:
         self._running: dict[str, float] = {}
         self._told: dict[str, int] = {}
         self._history: dict[str, tuple[EpochRecord, ...]] = {}
-        self._steps: dict[str, Step] = {}
+        self._steps: dict[str, _Progress] = {}
         self._began = time.monotonic()
         self._trials_began: float | None = None
         self._lock = threading.RLock()
@@ -93,11 +122,15 @@ class LiveView:
     def step(self, step: Step) -> None:
         """Progress of the preparation."""
         with self._lock:
-            before = self._steps.get(step.name)
-            self._steps[step.name] = step
-            if self._live is None and (before is None or step.part == 1):
+            new = step.name not in self._steps
+            progress = self._steps.setdefault(step.name, _Progress(step))
+            progress.tell(step)
+            now = time.monotonic()
+            if self._live is None and (new or step.part == 1 or now - progress.printed >= TELL_SECONDS):
+                progress.printed = now
                 word = "prepare " if self._trials_began is None else "beside  "
-                self.console.print(f"{word} {step.name}: {step.text}", markup=False, highlight=False)
+                text = progress.text(percent=True)
+                self.console.print(f"{word} {step.name}: {text}", markup=False, highlight=False)
 
     def add(self, trial: Trial) -> None:
         """A trial that the plan did not have."""
@@ -174,12 +207,13 @@ class LiveView:
 
     def _render(self) -> RenderableType:
         parts: list[RenderableType] = []
-        open_steps = [step for step in self._steps.values() if step.part != 1]
+        open_steps = [progress for progress in self._steps.values() if progress.step.part != 1]
         if open_steps:
             preparing = Table.grid(padding=(0, 2))
-            for step in open_steps:
+            for progress in open_steps:
+                step = progress.step
                 bar = ProgressBar(total=1.0, completed=step.part or 0.0, width=24, pulse=step.part is None)
-                preparing.add_row(step.name, bar, step.text)
+                preparing.add_row(step.name, bar, progress.text(percent=False))
             heading = "Preparing" if self._trials_began is None else "Beside the trials"
             parts += [Text(heading, style="bold"), preparing]
         if self._running:

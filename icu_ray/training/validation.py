@@ -26,6 +26,7 @@ from icu_ray.metrics.generation import decode_candidates, generate_candidates
 from icu_ray.metrics.overlap import bleu, distinct_share, token_entropy
 from icu_ray.metrics.perplexity import perplexity_of, total_nll
 from icu_ray.metrics.probe import probe
+from icu_ray.progress import told
 from icu_ray.results import Scores
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def _measure_share(
         guesses=rows.input_ids[:, rows.columns.suffix_start :],
     )
     texts = decode_candidates(tokenizer, said, filter_settings.strip_special)
+    told("BERTScore")
     _, _, f1 = bertscore(
         texts,
         rows.references,

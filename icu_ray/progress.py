@@ -1,0 +1,74 @@
+"""Long work says how far it is, whoever calls it may listen; where nobody does, saying costs nothing.
+
+    with listening(lambda stage, part: print(stage, part)):     # what this thread says inside
+        for number, batch in enumerate(batches):
+            told("embedding", number / len(batches))
+
+A stage whose part falls has begun anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import TypeAlias
+
+Listener: TypeAlias = Callable[[str, float | None], None]
+"""Told the stage, and the part of it that is done: 0..1, None where that cannot be known."""
+EVERY_SECONDS = 0.5
+_listener: ContextVar[Listener | None] = ContextVar("progress", default=None)
+
+
+def told(stage: str, part: float | None = None) -> None:
+    """Say it to who listens."""
+    hears = _listener.get()
+    if hears is not None:
+        hears(stage, part)
+
+
+def listener() -> Listener | None:
+    """Who listens in this thread: to be told of work that goes on in other threads, where nobody listens."""
+    return _listener.get()
+
+
+@contextlib.contextmanager
+def listening(hears: Listener) -> Iterator[None]:
+    """Have `hears` told of every new stage at once, and of a stage's progress now and then."""
+    last: tuple[str, float] = "", 0.0
+
+    def sometimes(stage: str, part: float | None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if stage != last[0] or now - last[1] >= EVERY_SECONDS:
+            last = stage, now
+            hears(stage, part)
+
+    token = _listener.set(sometimes)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+class Clock:
+    """How long something will still take, from its pace so far."""
+
+    SURE_SECONDS, SURE_PART = 2.0, 0.02
+    """Before that a pace says little."""
+
+    def __init__(self) -> None:
+        self._stage: str | None = None
+        self._part = self._since = self._from = 0.0
+
+    def left(self, stage: str, part: float | None) -> float | None:
+        """Seconds; None while nothing can be said. To be asked at every progress."""
+        now, done = time.monotonic(), part or 0.0
+        if stage != self._stage or done < self._part:
+            self._stage, self._since, self._from = stage, now, done
+        self._part = done
+        gone, advanced = now - self._since, done - self._from
+        if part is None or gone < self.SURE_SECONDS or advanced < self.SURE_PART:
+            return None
+        return gone / advanced * (1 - done)
