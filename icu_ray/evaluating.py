@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ def evaluate(
     precision: str = "fp32",
     revision: str | None = None,
     trust_remote_code: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> list[Evaluation]:
     """Every task of every model (hub id or folder), from <storage>/store where it is there."""
     if options.mirror is not None and not options.mirror.is_dir():
@@ -43,7 +42,7 @@ def evaluate(
     log = (Path(tempfile.gettempdir()) if folder is None else folder.resolve()) / "evaluate.log"
     sources = open_tasks(tasks, options)
 
-    from icu_ray.evaluation.actors import Answered, Subject
+    from icu_ray.evaluation.actors import Subject
     from icu_ray.evaluation.stage import evaluate_models
     from icu_ray.fingerprints import folder_fingerprint
     from icu_ray.models.loading import local_folder, looks_local
@@ -61,14 +60,7 @@ def evaluate(
                 trust_remote_code=trust_remote_code,
             )
         )
-    finished = 0
-
-    def on_slice(answered: Answered) -> None:
-        nonlocal finished
-        finished += 1
-        say(f"{finished} slices, {answered.subject}: {answered.task}")
-
-    return evaluate_models(subjects, sources, store, ray=lambda: _quietly_connected(log), on_slice=on_slice)
+    return evaluate_models(subjects, sources, store, ray=lambda: _quietly_connected(log))
 
 
 @contextlib.contextmanager

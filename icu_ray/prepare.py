@@ -48,14 +48,13 @@ class Step:
     """Progress of one piece of the preparation.
 
     part: 0..1 of its stage, None while not known; 1 when all of the piece is done. stage: which of several, each with
-    a pace of its own. early: it may end before all its parts are done.
+    a pace of its own.
     """
 
     name: str
     part: float | None
     text: str
     stage: str = ""
-    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -286,7 +285,9 @@ def _build_standin(
             def progress(epoch: Any) -> None:
                 extraction = "" if epoch.el10 is None else f", EL {epoch.el10:.2f}"
                 text = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"
-                tell(Step("", min(epoch.epoch / epoch.max_epochs, 0.999), text, early=True))
+                # MA rises evenly, nearly, up to where the training ends; the last part of it is slower.
+                part = max(0.95 * epoch.ma / settings.min_memorization, epoch.epoch / epoch.max_epochs)
+                tell(Step("", min(part, 0.95), text))
 
             tell(Step("", 0.0, "training"))
             build_standin(settings, texts, forget, columns, folder, progress)

@@ -64,11 +64,14 @@ class Clock:
 
     def left(self, stage: str, part: float | None) -> float | None:
         """Seconds; None while nothing can be said. To be asked at every progress."""
-        now, done = time.monotonic(), part or 0.0
+        if part is None:
+            self._stage = None
+            return None
+        now, done = time.monotonic(), part
         if stage != self._stage or done < self._part:
             self._stage, self._since, self._from = stage, now, done
         self._part = done
         gone, advanced = now - self._since, done - self._from
-        if part is None or gone < self.SURE_SECONDS or advanced < self.SURE_PART:
+        if gone < self.SURE_SECONDS or advanced < self.SURE_PART:
             return None
         return gone / advanced * (1 - done)

@@ -11,7 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TextIO, cast, get_args
 
 from icu_ray.errors import UserError
 
@@ -55,24 +55,49 @@ def teller(terminal_only: bool = False) -> Callable[[str], None]:
 
 
 @contextlib.contextmanager
-def bar() -> Iterator[Callable[[str, float | None], None]]:
-    """A bar on standard error with the time left, where that is a terminal and not quiet; yields what moves it."""
-    if verbosity() == "quiet" or not sys.stderr.isatty():
+def bar(above: bool = True) -> Iterator[Callable[[str, float | None], None]]:
+    """A bar with the time left on standard error, as it is now; yields what moves it. None where that is no terminal.
+
+    Into a file or pipe --verbose writes the stages' names; --quiet shows nothing. above: what is written to standard
+    output and error meanwhile stands above the bar; False where it goes elsewhere.
+    """
+    level, is_terminal = verbosity(), sys.stderr.isatty()
+    if level == "quiet" or (level == "normal" and not is_terminal):
         yield lambda stage, part: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    # Libraries' own words may be sent elsewhere meanwhile.
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1) as stream:
+        if not is_terminal:
+            yield _names_of_stages(stream)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        console = Console(file=stream)
+        with Progress(
+            *columns, console=console, transient=True, redirect_stdout=above, redirect_stderr=above
+        ) as progress:
+            task = progress.add_task("", total=None)
 
-        def move(stage: str, part: float | None) -> None:
-            if progress.tasks[0].description != stage:
-                progress.reset(task, description=stage)
-            progress.update(task, completed=part or 0.0, total=None if part is None else 1.0)
+            def move(stage: str, part: float | None) -> None:
+                if progress.tasks[0].description != stage:
+                    progress.reset(task, description=stage)
+                progress.update(task, completed=part or 0.0, total=None if part is None else 1.0)
 
-        yield move
+            yield move
+
+
+def _names_of_stages(stream: TextIO) -> Callable[[str, float | None], None]:
+    said = ""
+
+    def say(stage: str, part: float | None) -> None:
+        nonlocal said
+        if stage != said:
+            said = stage
+            stream.write(f"{stage}\n")
+
+    return say
 
 
 def add_options(parser: Any) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation_case import save_model
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -117,7 +125,7 @@ def test_a_file_is_told_again_what_takes_long(tmp_path: Path, now: list[float]) 
         view.step(Step("pairs", second / 200, "embedding", "embedding"))
     view.step(Step("stand-in", 0.0, "training"))
     now[0] += live.TELL_SECONDS
-    view.step(Step("stand-in", 0.25, "epoch 10", early=True))
+    view.step(Step("stand-in", 0.25, "epoch 10"))
     view.step(Step("pairs", 1, "made in 100 s"))
     assert written.getvalue().splitlines() == [
         "prepare  pairs: embedding",
@@ -125,7 +133,7 @@ def test_a_file_is_told_again_what_takes_long(tmp_path: Path, now: list[float]) 
         "prepare  pairs: embedding, 30 %, about 2 min 20 s left",
         "prepare  pairs: embedding, 45 %, about 1 min 50 s left",
         "prepare  stand-in: training",
-        "prepare  stand-in: epoch 10, 25 %, at most 1 min 30 s left",
+        "prepare  stand-in: epoch 10, 25 %, about 1 min 30 s left",
         "prepare  pairs: made in 100 s",
     ]
 
@@ -148,3 +156,29 @@ def test_a_terminal_shows_open_steps_with_their_time_left(tmp_path: Path, now: l
     # Of the next stage nothing is known yet.
     view.step(Step("pairs", 0.0, "searching", "searching"))
     assert lines()[1].rstrip().endswith("searching")
+
+
+def test_a_command_shows_a_bar_on_a_terminal_alone(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model")
+    lines = [json.dumps({"text": " ".join(f"w{(7 * row + k) % 40}" for k in range(60))}) for row in range(64)]
+    (tmp_path / "forget.jsonl").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "icu_ray.cli", "probe", "--model", str(model), "--json"]
+    command += ["--forget", str(tmp_path / "forget.jsonl"), "--length", "60", "--el-start", "20"]
+    ours, theirs = pty.openpty()
+    seen: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # how a terminal ends whose other side is closed
+            while piece := os.read(ours, 65536):
+                seen.append(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    shown = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=True)
+    os.close(theirs)
+    reader.join(timeout=60)
+    os.close(ours)
+    assert re.search(rb"MA and EL .* +\d+%", b"".join(seen))
+    plain = subprocess.run(command, capture_output=True, check=True)
+    assert plain.stderr == b""
+    assert json.loads(shown.stdout) == json.loads(plain.stdout)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.commands.command import add_command, add_group, split_config
-from icu_ray.verbosity import teller
+from icu_ray.progress import listening
+from icu_ray.verbosity import bar, teller
 
 
 def add(commands: Any) -> None:
@@ -51,7 +52,8 @@ def add(commands: Any) -> None:
 def _data_fetch(arguments: argparse.Namespace) -> int:
     from icu_ray.data.fetch import fetch_data
 
-    fetch_data(arguments.folder, teller())
+    with bar() as move, listening(move):
+        fetch_data(arguments.folder, teller())
     return 0
 
 
@@ -59,7 +61,8 @@ def _data_mirror(arguments: argparse.Namespace) -> int:
     from icu_ray.evaluation.suites import mirror_tasks
 
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
-    mirror_tasks(names, arguments.out, teller())
+    with bar() as move, listening(move):
+        mirror_tasks(names, arguments.out, teller())
     return 0
 
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from icu_ray.commands.command import add_command
-from icu_ray.verbosity import verbosity
 
 
 def add(commands: Any) -> None:
@@ -58,7 +54,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from icu_ray.evaluating import evaluate, evaluations_json
     from icu_ray.evaluation.evaluations import write_documents
     from icu_ray.evaluation.suites import Options, tasks_of
+    from icu_ray.progress import listening
     from icu_ray.results import finite
+    from icu_ray.verbosity import bar
 
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     suites = arguments.suite or ([] if tasks else ["lm_eval"])
@@ -67,16 +65,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         keep="start" if arguments.fidelity == "reference" else "end",
     )
-    evaluations = evaluate(
-        arguments.model,
-        tasks_of(suites, tasks),
-        options,
-        storage=arguments.storage,
-        precision=arguments.precision,
-        revision=arguments.revision,
-        trust_remote_code=arguments.trust_remote_code,
-        say=_progress(),
-    )
+    # Ray's own words go to a file meanwhile.
+    with bar(above=False) as move, listening(move):
+        evaluations = evaluate(
+            arguments.model,
+            tasks_of(suites, tasks),
+            options,
+            storage=arguments.storage,
+            precision=arguments.precision,
+            revision=arguments.revision,
+            trust_remote_code=arguments.trust_remote_code,
+        )
     found = evaluations_json(evaluations)
     if arguments.documents is not None:
         write_documents(evaluations, arguments.documents)
@@ -85,17 +84,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         _print(found)
     return 1 if any(model["errors"] for model in found) else 0
-
-
-def _progress() -> Callable[[str], None]:
-    """To standard error as it is now: Ray's own words go elsewhere meanwhile. A terminal's line is written over."""
-    level, is_terminal = verbosity(), sys.stderr.isatty()
-    if level == "quiet" or (level == "normal" and not is_terminal):
-        return lambda line: None
-    stream = os.fdopen(os.dup(sys.stderr.fileno()), "w")
-    if level == "normal":
-        return lambda line: print(f"\r{line:<78}\r", end="", file=stream, flush=True)
-    return lambda line: print(line, file=stream, flush=True)
 
 
 def _print(found: list[dict[str, Any]]) -> None:

@@ -90,7 +90,7 @@ def embed_texts(
     def make(folder: Path) -> None:
         vectors: np.memmap[Any, np.dtype[np.float32]] | None = None
         done = 0
-        told("embedding", 0.0)
+        told("embedding")
         for rows, block in _embed(texts, encoder, actors, batch_size):
             if vectors is None:
                 shape = (len(texts), block.shape[1])

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icu_ray.errors import UserError
+from icu_ray.progress import told
 from icu_ray.storage import write_atomic
 from icu_ray.store import file_hash
 
@@ -191,3 +192,4 @@ def _append(part: Path, url: str, have: int, size: int) -> None:
             while left >= 0 and (chunk := response.read(min(_CHUNK, left + 1))):
                 target.write(chunk)
                 left -= len(chunk)
+                told(f"downloading {part.stem}", min(1.0, 1 - left / size))

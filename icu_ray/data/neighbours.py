@@ -152,7 +152,7 @@ def _search_shards(
             compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),
             num_cpus=1,
         )
-        told("searching", 0.0)
+        told("searching")
         for done, block in enumerate(results.iter_batches(batch_size=None, batch_format="numpy"), 1):
             told("searching", min(1.0, done / len(tables)))
             for number, query, row in zip(block["search"], block["query"], block["row"], strict=True):

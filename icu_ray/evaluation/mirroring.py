@@ -19,6 +19,7 @@ from icu_ray.data.fetch import PublicFile, fetch_data
 from icu_ray.errors import UserError
 from icu_ray.evaluation.definition import Definition
 from icu_ray.evaluation.mirror import AUTHORS_FOLDER, ROWS_FOLDER
+from icu_ray.progress import told
 from icu_ray.storage import write_atomic
 from icu_ray.store import CACHE_VARIABLE
 
@@ -84,7 +85,8 @@ def write_mirror(out: Path, definitions: Sequence[Definition], say: Callable[[st
     say: gets one line a file. UserError with what to put where when something cannot be had.
     """
     failed: list[str] = []
-    for definition in definitions:
+    for number, definition in enumerate(definitions):
+        told(f"reading {definition.name}", number / len(definitions))
         for split in dict.fromkeys([definition.split, definition.fewshot_split or definition.split]):
             name = str(definition.metadata.get("mirror", definition.name))
             path = out / ROWS_FOLDER / f"{name}_{split}.jsonl"

@@ -27,6 +27,7 @@ from icu_ray.evaluation.evaluations import Evaluation, find_evaluation, store_ev
 from icu_ray.evaluation.requests import Answer, Slice, cut_slices, load_answers
 from icu_ray.evaluation.task import Task, TaskSource
 from icu_ray.models.loading import load_tokenizer
+from icu_ray.progress import told
 from icu_ray.store import Store
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def evaluate_models(
                 finish((s, t), found)
                 continue
             if t not in tasks:
+                told(f"reading {source.name}")
                 tasks[t] = source.load()
             pending = _pending(subject, source, tasks[t], store)
             if pending.missing and not pending.error:
@@ -90,9 +92,14 @@ def evaluate_models(
             else:
                 finish((s, t), _finish(pending, store))
     if waiting:
+        all_slices, answered_slices = sum(len(pending.missing) for pending in waiting.values()), 0
+        told("starting Ray")
         with ray():
+            told("loading the models")
             for place, number, answers, answered in _answered(waiting, pool, store):
                 pending = waiting[place]
+                answered_slices += 1
+                told("answering", answered_slices / all_slices)
                 if isinstance(answers, str):
                     pending.error = pending.error or answers
                 else:

@@ -74,7 +74,7 @@ class _Progress:
             parts.append(f"{100 * self.step.part:.0f} %")
         if self._left is not None and self.step.part != 1:
             left = max(0.0, self._left - (time.monotonic() - self._since))
-            parts.append(f"{'at most' if self.step.early else 'about'} {duration(left)} left")
+            parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
 
 
