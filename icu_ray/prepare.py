@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+RETRIES = 3
+"""Times a piece is started anew after the death of its worker or node."""
 COPY_OVERLAP = 0.9
 """Share of a target's 10-grams from which its analogous text counts as a copy: learnt and unlearned at once."""
 
@@ -141,44 +143,53 @@ class _Preparation:
             self._tasks.append(function.remote(*arguments))
             return self._tasks[-1]
 
-    def _followed(self, name: str, function: Any, *arguments: Any) -> Any:
+    def _followed(self, name: str, room: Mapping[str, Any], function: Any, *arguments: Any) -> Any:
         """Run a streaming Ray task, telling the steps it yields as those of `name`; what it yields last."""
         import ray
+        from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
-        told: Any = None
-        for reference in self._submit(function, *arguments):
-            told = ray.get(reference)
-            if isinstance(told, Step):
-                self.on_step(replace(told, name=name))
-        return told
+        # Not retried by Ray, which would go on at the item where the first run ended: a second one, which finds part
+        # of its work in the store, tells less.
+        task = ray.remote(num_returns="streaming", max_retries=0, **room)(function)
+        lost = 0
+        while True:
+            told: Any = None
+            try:
+                for reference in self._submit(task, *arguments):
+                    told = ray.get(reference)
+                    if isinstance(told, Step):
+                        self.on_step(replace(told, name=name))
+                return told
+            except (NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError):
+                lost += 1
+                if lost > RETRIES:
+                    raise
+                log.warning("%s: its worker died; it is started anew", name, exc_info=True)
+                self.on_step(Step(name, None, "again, for its worker died"))
 
     def _own(self, model: ModelConfig) -> bool:
         return counts_own_tokens(self.config, model.standin is not None)
 
     def _standin(self, model: ModelConfig, corpus: Corpus) -> Key:
         """Key of a trained stand-in."""
-        import ray
-
         assert model.standin is not None
         name = f"stand-in {model.name}"
         key = model_key(model, self.config.columns.value(), corpus.fingerprint())
         self.on_step(Step(name, None, "waiting for a CPU"))
         forget = {sample: corpus.sample(sample)[0].texts for sample in sorted(corpus.targets)}
-        task = ray.remote(num_cpus=1, num_returns="streaming")(_build_standin)
-        columns = self.config.columns.value()
-        notes = self._followed(name, task, self.root, key, model.standin, corpus.rows.texts, forget, columns)
+        columns, texts = self.config.columns.value(), corpus.rows.texts
+        room = {"num_cpus": 1}
+        notes = self._followed(name, room, _build_standin, self.root, key, model.standin, texts, forget, columns)
         self._done(name, notes)
         return key
 
     def _pairs(self, corpus: Corpus, own_columns: bool) -> dict[int, Pairs]:
-        import ray
-
         self.on_step(Step("pairs", None, "waiting for a CPU"))
         samples = sorted({sample for (_, sample), needs in self.needs.items() if needs.pairs})
         # In a task, not here: Ray Data's own threads would outlive an interruption of this process.
-        task = ray.remote(num_cpus=0, num_returns="streaming")(_find_pairs)
+        room, asked = {"num_cpus": 0}, (self.root, self.config, corpus, samples, own_columns)
         found: dict[int, Pairs]
-        found, notes = self._followed("pairs", task, self.root, self.config, corpus, samples, own_columns)
+        found, notes = self._followed("pairs", room, _find_pairs, *asked)
         overlaps = [overlap for pairs in found.values() for overlap in pairs.ngram_overlap.tolist()]
         copies = sum(overlap >= COPY_OVERLAP for overlap in overlaps)
         self._done("pairs", notes, f"; {copies} of {len(overlaps)} pairs repeat their target")
@@ -192,8 +203,6 @@ class _Preparation:
         pairs: Mapping[bool, Future[dict[int, Pairs]]],
     ) -> Ingredients:
         """Rows, reference and 'before' of one model and sample, as soon as what they rest on is there."""
-        import ray
-
         (name, sample), needs, model = cell, self.needs[cell], self.models[cell[0]]
         standin = None if built is None else built.result()
         targets, _ = corpus.sample(sample)
@@ -213,8 +222,7 @@ class _Preparation:
         step = f"{name}, sample {sample}"
         self.on_step(Step(step, None, "waiting for its resources"))
         room = {"num_cpus": model.cpus_per_worker, "num_gpus": min(1, model.gpus)}
-        task = ray.remote(num_returns="streaming", **room)(_measure_original)
-        found, notes = self._followed(step, task, work)
+        found, notes = self._followed(step, room, _measure_original, work)
         self._done(step, notes)
         ingredients: Ingredients = found
         return ingredients
