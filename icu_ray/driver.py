@@ -28,6 +28,12 @@ from icu_ray.trial_files import write_beat
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 2.0
+_LAST_WORDS = r"""
+read -r hush
+[ -t 1 ] && printf '\033[?25h'
+[ "$hush" ] || printf '\n%s\n' "$1"
+"""
+"""Waits for a line or the pipe's end; a terminal gets its cursor back, which the live view had hidden."""
 
 
 def claim(storage: str, sweep: str, wait: bool, say: Callable[[str], None]) -> Lease:
@@ -74,7 +80,7 @@ def last_words(words: str, file: TextIO) -> Iterator[Callable[[], None]]:
     """
     try:
         waiting = subprocess.Popen(
-            ["/bin/sh", "-c", 'read -r _ || printf "\\n%s\\n" "$1"', "last-words", words],
+            ["/bin/sh", "-c", _LAST_WORDS, "last-words", words],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.DEVNULL,
@@ -89,7 +95,7 @@ def last_words(words: str, file: TextIO) -> Iterator[Callable[[], None]]:
 
     def hush() -> None:
         with contextlib.suppress(OSError):
-            os.write(pipe.fileno(), b"\n")
+            os.write(pipe.fileno(), b"hush\n")
 
     try:
         yield hush

@@ -45,7 +45,8 @@ def evaluate(
     from icu_ray.evaluation.actors import Subject
     from icu_ray.evaluation.stage import evaluate_models
     from icu_ray.fingerprints import folder_fingerprint
-    from icu_ray.models.loading import local_folder, looks_local
+    from icu_ray.models.hub import looks_local
+    from icu_ray.models.loading import local_folder
 
     subjects = []
     for model in models:

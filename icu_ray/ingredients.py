@@ -112,6 +112,17 @@ class Needs:
         )
 
 
+def pinned(model: ModelConfig) -> ModelConfig:
+    """A hub's model by its commit, so that every node and every later step takes the same one."""
+    from icu_ray.models.hub import commit_of
+
+    return (
+        model
+        if model.source is None
+        else model.model_copy(update={"revision": commit_of(model.source, model.revision)})
+    )
+
+
 def model_key(model: ModelConfig, columns: Columns, corpus: str) -> dict[str, JsonValue]:
     """What decides a model's weights and vocabulary; a stand-in's are decided by all rows of the sweep too."""
     if model.standin is None:

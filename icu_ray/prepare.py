@@ -28,7 +28,7 @@ from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.examples import Columns
 from icu_ray.data.sources import counts_own_tokens, load_corpus
-from icu_ray.ingredients import Ingredients, Key, Ledger, Needs, Note, Work, measure_original, model_key
+from icu_ray.ingredients import Ingredients, Key, Ledger, Needs, Note, Work, measure_original, model_key, pinned
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import Trial
 from icu_ray.progress import listening
@@ -50,13 +50,14 @@ class Step:
     """Progress of one piece of the preparation.
 
     part: 0..1 of its stage, None while not known; 1 when all of the piece is done. stage: which of several, each with
-    a pace of its own.
+    a pace of its own. event: to be told in a log at once.
     """
 
     name: str
     part: float | None
     text: str
     stage: str = ""
+    event: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class _Preparation:
         for trial in self.plan.waiting:
             waiting.setdefault((trial.model.name, trial.sample), []).append(trial)
         self.needs = {cell: Needs.of(trials) for cell, trials in waiting.items()}
-        self.models = {trial.model.name: trial.model for trial in self.plan.waiting}
+        self.models = {trial.model.name: pinned(trial.model) for trial in self.plan.waiting}
 
     def run(self) -> Prepared:
         if not self.needs:
@@ -165,7 +166,7 @@ class _Preparation:
                 if lost > RETRIES:
                     raise
                 log.warning("%s: its worker died; it is started anew", name, exc_info=True)
-                self.on_step(Step(name, None, "again, for its worker died"))
+                self.on_step(Step(name, None, "again, for its worker died", event=True))
 
     def _own(self, model: ModelConfig) -> bool:
         return counts_own_tokens(self.config, model.standin is not None)
@@ -290,12 +291,15 @@ def _build_standin(
         def make(folder: Path) -> None:
             from icu_ray.models.standins import build_standin
 
+            parts = [0.0, 0.0]
+
             def progress(epoch: Any) -> None:
                 extraction = "" if epoch.el10 is None else f", EL {epoch.el10:.2f}"
                 text = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"
-                # MA rises evenly, nearly, up to where the training ends; the last part of it is slower.
-                part = max(0.95 * epoch.ma / settings.min_memorization, epoch.epoch / epoch.max_epochs)
-                tell(Step("", min(part, 0.95), text))
+                # MA rises nearly evenly up to where the training ends; its last part is slower.
+                known = epoch.ma / settings.min_memorization if settings.min_memorization else 0.0
+                parts.append(min(max(*parts, known, epoch.epoch / epoch.max_epochs), 0.95))
+                tell(Step("", parts[-1], text))
 
             tell(Step("", 0.0, "training"))
             build_standin(settings, texts, forget, columns, folder, progress)

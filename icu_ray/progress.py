@@ -18,6 +18,8 @@ from typing import TypeAlias
 Listener: TypeAlias = Callable[[str, float | None], None]
 """Told the stage, and the part of it that is done: 0..1, None where that cannot be known."""
 EVERY_SECONDS = 0.5
+TELL_SECONDS = 30.0
+"""What is told to a file or pipe is told again after each of these."""
 _listener: ContextVar[Listener | None] = ContextVar("progress", default=None)
 
 
@@ -60,18 +62,35 @@ class Clock:
 
     def __init__(self) -> None:
         self._stage: str | None = None
-        self._part = self._since = self._from = 0.0
+        self._part = self._since = self._from = self._asked = 0.0
+        self._left: float | None = None
 
     def left(self, stage: str, part: float | None) -> float | None:
         """Seconds; None while nothing can be said. To be asked at every progress."""
+        self._asked, self._left = time.monotonic(), None
         if part is None:
             self._stage = None
             return None
-        now, done = time.monotonic(), part
-        if stage != self._stage or done < self._part:
-            self._stage, self._since, self._from = stage, now, done
-        self._part = done
-        gone, advanced = now - self._since, done - self._from
-        if gone < self.SURE_SECONDS or advanced < self.SURE_PART:
-            return None
-        return gone / advanced * (1 - done)
+        if stage != self._stage or part < self._part:
+            self._stage, self._since, self._from = stage, self._asked, part
+        self._part = part
+        gone, advanced = self._asked - self._since, part - self._from
+        if gone >= self.SURE_SECONDS and advanced >= self.SURE_PART:
+            self._left = gone / advanced * (1 - part)
+        return self._left
+
+    def words(self) -> str:
+        """'about 2 min 10 s left', by now; '' while nothing can be said."""
+        if self._left is None:
+            return ""
+        return f"about {duration(max(0.0, self._left - (time.monotonic() - self._asked)))} left"
+
+
+def duration(seconds: float) -> str:
+    """'7 s', '3 min 20 s', '2 h 05 min'."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -23,6 +23,7 @@ from rich.console import Console
 from icu_ray.config import SweepConfig
 from icu_ray.estimates import Budget
 from icu_ray.folders import remove
+from icu_ray.ingredients import pinned
 from icu_ray.lifeline import lifeline
 from icu_ray.nodes import refuse_impossible
 from icu_ray.plan import Plan, claims_of, coming_trial
@@ -115,7 +116,7 @@ class _Ingredients:
     def task(self, trial: Trial) -> TrialTask:
         config, ingredients = self.config, self.prepared.ingredients[trial.model.name, trial.sample]
         return TrialTask(
-            trial,
+            replace(trial, model=pinned(trial.model)),
             ingredients,
             config.storage,
             config.name,

@@ -31,7 +31,7 @@ from icu_ray.evaluation.evaluations import Evaluation, write_documents
 from icu_ray.evaluation.stage import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks, with_means
 from icu_ray.folders import remove
-from icu_ray.ingredients import model_key
+from icu_ray.ingredients import model_key, pinned
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import DONE, Trial
 from icu_ray.prepare import Step
@@ -155,7 +155,7 @@ class SweepEvaluation:
             self._changed.notify_all()
 
     def _original(self, trial: Trial, result: TrialResult) -> Subject:
-        model = trial.model
+        model = pinned(trial.model)
         assert self.plan.data is not None and result.provenance is not None
         source = model.source
         if source is None:

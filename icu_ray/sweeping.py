@@ -115,12 +115,12 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
 
         def lost(why: str) -> None:
             # Nothing is asked of Ray any more, not even to end: such calls may never return.
-            hush()
             with contextlib.suppress(OSError):
                 write_beat(config.storage, config.name, "interrupted")
             if tracker is not None:
                 tracker.finish(INTERRUPTED_SECONDS)
             lease.release()
+            hush()  # not before: Ray's own code may still be quicker
             console.show_cursor()
             console.print(f"\nRay is gone: {why}. {_KEPT}", markup=False, soft_wrap=True)
             os._exit(1)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO, cast, get_args
 
 from icu_ray.errors import UserError
+from icu_ray.progress import TELL_SECONDS, Clock
 
 Verbosity = Literal["quiet", "normal", "verbose"]
 VARIABLE = "ICU_RAY_VERBOSITY"
@@ -58,44 +60,65 @@ def teller(terminal_only: bool = False) -> Callable[[str], None]:
 def bar(above: bool = True) -> Iterator[Callable[[str, float | None], None]]:
     """A bar with the time left on standard error, as it is now; yields what moves it. None where that is no terminal.
 
-    Into a file or pipe --verbose writes the stages' names; --quiet shows nothing. above: what is written to standard
-    output and error meanwhile stands above the bar; False where it goes elsewhere.
+    Into a file or pipe --verbose writes each stage, and how far it is every half minute; --quiet shows nothing.
+    above: what is written to standard output and error meanwhile stands above the bar; False where it goes elsewhere.
     """
-    level, is_terminal = verbosity(), sys.stderr.isatty()
-    if level == "quiet" or (level == "normal" and not is_terminal):
+    level, is_terminal = verbosity(), sys.stderr is not None and sys.stderr.isatty()
+    if level == "quiet" or sys.stderr is None or (level == "normal" and not is_terminal):
         yield lambda stage, part: None
         return
-    # Libraries' own words may be sent elsewhere meanwhile.
-    with os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1) as stream:
+    with _own_stderr() as stream:
         if not is_terminal:
-            yield _names_of_stages(stream)
+            yield _lines(stream)
             return
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
         console = Console(file=stream)
         with Progress(
             *columns, console=console, transient=True, redirect_stdout=above, redirect_stderr=above
         ) as progress:
-            task = progress.add_task("", total=None)
+            clock, shown = Clock(), ("", False, TaskID(0))
 
             def move(stage: str, part: float | None) -> None:
-                if progress.tasks[0].description != stage:
-                    progress.reset(task, description=stage)
-                progress.update(task, completed=part or 0.0, total=None if part is None else 1.0)
+                nonlocal shown
+                clock.left(stage, part)
+                if shown[:2] != (stage, part is None):
+                    for task in progress.task_ids:
+                        progress.remove_task(task)
+                    total = None if part is None else 1.0
+                    shown = stage, part is None, progress.add_task(stage, total=total, said="")
+                said = "" if part is None else " ".join(filter(None, (f"{100 * part:3.0f} %", clock.words())))
+                progress.update(shown[2], completed=part or 0.0, said=said)
 
             yield move
 
 
-def _names_of_stages(stream: TextIO) -> Callable[[str, float | None], None]:
-    said = ""
+@contextlib.contextmanager
+def _own_stderr() -> Iterator[TextIO]:
+    """Standard error under a descriptor of its own: libraries' words may be sent elsewhere meanwhile."""
+    try:
+        descriptor = os.dup(sys.stderr.fileno())
+    except OSError:  # a notebook's, which is no file
+        yield sys.stderr
+        return
+    with os.fdopen(descriptor, "w", buffering=1) as stream:
+        yield stream
+
+
+def _lines(stream: TextIO) -> Callable[[str, float | None], None]:
+    """Writes a line for each stage at once, and for its progress now and then."""
+    clock, stage_said, written = Clock(), "", 0.0
 
     def say(stage: str, part: float | None) -> None:
-        nonlocal said
-        if stage != said:
-            said = stage
-            stream.write(f"{stage}\n")
+        nonlocal stage_said, written
+        clock.left(stage, part)
+        now = time.monotonic()
+        if stage != stage_said or now - written >= TELL_SECONDS:
+            stage_said, written = stage, now
+            share = "" if part is None else f"{100 * part:.0f} %"
+            stream.write(", ".join(filter(None, (stage, share, clock.words()))) + "\n")
 
     return say
 

@@ -17,24 +17,25 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Hub:
-    """url: for HF_ENDPOINT. asked: every request's method and path. bytes_per_second: of files; None: no limit."""
+    """url: for HF_ENDPOINT. asked: every request's method and path. bytes_per_second: of files; None: no limit.
+
+    A model's branch main is what its folder holds now; what it held when it was asked for stays, as a commit.
+    """
 
     url: str
     models: Mapping[str, Path]
     bytes_per_second: float | None = None
     asked: list[str] = field(default_factory=list)
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def sha(self, model: str) -> str:
-        """The commit of a model: of what its folder holds now."""
-        digest = hashlib.sha1()
-        for name, file in self.files(model).items():
-            digest.update(name.encode() + file.read_bytes())
-        return digest.hexdigest()
-
-    def files(self, model: str) -> dict[str, Path]:
-        """Its files by name."""
+        """The commit that main of a model is at."""
         folder = self.models[model]
-        return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+        files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+        content = {name: file.read_bytes() for name, file in files.items()}
+        sha = hashlib.sha1(b"".join(name.encode() + data for name, data in content.items())).hexdigest()
+        self.commits[sha] = content
+        return sha
 
     @property
     def loaded(self) -> list[str]:
@@ -53,20 +54,24 @@ def hub(models: Mapping[str, Path], bytes_per_second: float | None = None) -> It
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             hub.asked.append(f"{self.command} {path}")
-            model, what, name = _parts(path)
+            model, what, revision, name = _parts(path)
             if model not in hub.models:
-                self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+                return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+            sha = hub.sha(model) if revision in ("", "main") else revision
+            files = hub.commits.get(sha)
+            if files is None:
+                self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
             elif what == "tree":
-                self._json([_entry(name, file) for name, file in hub.files(model).items()])
+                self._json([_entry(name, data) for name, data in files.items()])
             elif what == "revision":
-                siblings = [{"rfilename": n, "size": file.stat().st_size} for n, file in hub.files(model).items()]
-                self._json({"id": model, "modelId": model, "sha": hub.sha(model), "siblings": siblings})
-            elif (file := hub.files(model).get(name)) is None:
+                siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
+                self._json({"id": model, "modelId": model, "sha": sha, "siblings": siblings})
+            elif name not in files:
                 self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
             else:
-                content = file.read_bytes()
-                etag = f'"{hashlib.sha1(content).hexdigest()}"'
-                self._send(200, content, {"ETag": etag, "X-Repo-Commit": hub.sha(model), "Accept-Ranges": "bytes"})
+                etag = f'"{hashlib.sha1(files[name]).hexdigest()}"'
+                self._send(200, files[name], {"ETag": etag, "X-Repo-Commit": sha, "Accept-Ranges": "bytes"})
+            return None
 
         do_HEAD = do_GET
 
@@ -101,17 +106,11 @@ def hub(models: Mapping[str, Path], bytes_per_second: float | None = None) -> It
         thread.join()
 
 
-def _parts(path: str) -> tuple[str, str, str]:
-    """(model, what is asked of it, a file's name) of /OWNER/NAME/resolve/COMMIT/FILE or /api/models/OWNER/NAME/..."""
-    owner, name, *rest = [*path.removeprefix("/api/models").strip("/").split("/"), ""][:99]
-    what = rest[0] or "revision"
-    return f"{owner}/{name}", what, "/".join(part for part in rest[2:] if part)
+def _parts(path: str) -> tuple[str, str, str, str]:
+    """Model, what is asked of it, revision, file: /OWNER/NAME/resolve/REVISION/FILE, /api/models/OWNER/NAME/tree/..."""
+    owner, name, what, revision, *rest = [*path.removeprefix("/api/models").strip("/").split("/"), "", ""][:99]
+    return f"{owner}/{name}", what or "revision", revision, "/".join(part for part in rest if part)
 
 
-def _entry(name: str, file: Path) -> dict[str, Any]:
-    return {
-        "type": "file",
-        "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
-        "size": file.stat().st_size,
-        "path": name,
-    }
+def _entry(name: str, data: bytes) -> dict[str, Any]:
+    return {"type": "file", "oid": hashlib.sha1(data).hexdigest(), "size": len(data), "path": name}

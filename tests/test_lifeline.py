@@ -7,11 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from faults_case import ROOT, alive
+
+from icu_ray import lifeline as module
+from icu_ray.lifeline import lifeline
 
 CODE = """
 from icu_ray.errors import ClusterError
@@ -104,3 +108,55 @@ def test_last_words(how: str, code: int, said: str) -> None:
         output = process.stdout.read()  # to the end: the words come after the process has gone
         assert output.endswith(said) if how == "ray" else output == said  # Ray tells its raylet's last lines
         assert process.wait(timeout=60) == code
+
+
+class Pulse:
+    """Answers in turn, the last one for ever."""
+
+    def __init__(self, *answers: str | None) -> None:
+        self.answers = list(answers)
+
+    def look(self) -> str | None:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_loss_is_told_once_from_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    pulse, told = Pulse("", None, "", "the head is gone"), threading.Event()
+    heard: list[tuple[str, bool]] = []
+
+    def on_loss(why: str) -> None:
+        heard.append((why, threading.current_thread() is threading.main_thread()))
+        told.set()
+
+    monkeypatch.setattr(module, "_Pulse", lambda: pulse)
+    with lifeline(on_loss):
+        assert told.wait(60)
+        time.sleep(0.1)
+    assert heard == [("the head is gone", False)]
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_error_that_a_loss_explains_waits_for_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as nobody knows whether the cluster is gone, the error in the block may be its doing."""
+    for answers, expected in (((None, None, "gone"), ["gone"]), ((None, None, ""), [])):
+        heard: list[str] = []
+        monkeypatch.setattr(module, "_Pulse", lambda answers=answers: Pulse(*answers))
+        monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+        with pytest.raises(RuntimeError, match="an actor died"), lifeline(heard.append):
+            raise RuntimeError("an actor died")
+        assert heard[:1] == expected
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_cluster_that_is_there_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(module, "_Pulse", lambda: Pulse("", None, ""))
+    with lifeline(heard.append):
+        time.sleep(0.2)
+    assert heard == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,35 @@ def test_the_tokenizer_alone_is_loaded_without_weights(served: Hub, tmp_path: Pa
     assert "hub cannot be reached" in str(load(tmp_path, None, MODEL, "model").get("error"))
     assert "error" not in load(tmp_path, served.url, MODEL, "model")
     assert "model.safetensors" in served.loaded
+
+
+def test_a_branch_that_moves(folder: Path, tmp_path: Path) -> None:
+    """What is loaded belongs together, though the weights are asked for after main went on."""
+    moving = tmp_path / "moving"
+    shutil.copytree(folder, moving)
+    with hub({MODEL: moving}) as served:
+        first = served.sha(MODEL)
+        assert Path(str(load(tmp_path / "a", served.url, MODEL, "tokenizer")["folder"])).name == first
+        weights = (moving / "model.safetensors").read_bytes()
+        save_model(moving, seed=1)
+        assert served.sha(MODEL) != first
+        kept = Path(str(load(tmp_path / "a", served.url, MODEL, "model")["folder"]))
+        assert kept.name == first and (kept / "model.safetensors").read_bytes() == weights
+        # Who has none of it takes what main is now, and an older commit by its name.
+        assert Path(str(load(tmp_path / "b", served.url, MODEL, "model")["folder"])).name == served.sha(MODEL)
+        assert Path(str(load(tmp_path / "b", served.url, MODEL, "model", first)["folder"])).name == first
+        assert "the hub knows no such model" in str(load(tmp_path / "b", served.url, MODEL, "model", "other")["error"])
+
+
+def test_what_is_missing_of_a_model_is_loaded_alone(served: Hub, tmp_path: Path) -> None:
+    place = Path(str(load(tmp_path, served.url, MODEL, "model")["folder"]))
+    (place / "tokenizer.json").resolve().unlink()
+    (place / "tokenizer.json").unlink()
+    served.asked.clear()
+    found = load(tmp_path, served.url, MODEL, "model")
+    assert served.loaded == ["tokenizer.json"]
+    parts = [part for stage, part in found["stages"] if stage == f"downloading {MODEL}"]  # type: ignore[attr-defined]
+    assert max(parts, default=0) == pytest.approx(1, abs=0.01)
 
 
 def test_what_the_hub_does_not_know(served: Hub, tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def stopped_by(number: signal.Signals, folder: Path, when: Callable[[str], bool]
     process.send_signal(number)
     assert process.wait(timeout=30) == 130
     reader.join(timeout=10)
+    assert "ended at once" not in "".join(output)
     return "".join(output)
 
 
@@ -168,7 +169,10 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
+    assert process.stdout is not None
+    said = process.stdout.read()
     process.wait()
+    assert "The driver was ended at once: killed, or" in said and "driver.log. What was finished is kept" in said
     done = {name: (killed / "runs" / "t" / "trials").glob("*/result.json") for name in results(killed)}
     before = {path: path.stat().st_mtime_ns for paths in done.values() for path in paths}
     output, _ = start(killed).communicate(timeout=400)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 
 import pytest
 
+from icu_ray import progress
 from icu_ray.cli import main
-from icu_ray.verbosity import VARIABLE, chosen, teller, verbosity
+from icu_ray.verbosity import VARIABLE, bar, chosen, teller, verbosity
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,28 @@ def test_another_word_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setenv(VARIABLE, "loud")
     assert main(["score", "none.csv"]) == 2
     assert "expected quiet, normal or verbose, found 'loud'" in capsys.readouterr().err
+
+
+def test_progress_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where much is asked for, and not too often; an error stream that is none hurts nobody."""
+    time, written = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: time[0])
+    monkeypatch.setattr(sys, "stderr", written)
+    for level in ("quiet", "normal", "verbose"):
+        with chosen(level), bar() as move:  # type: ignore[arg-type]
+            move("loading the model", None)
+            for step in range(0, 100, 4):
+                time[0] += 4
+                move("answering", step / 100)
+        assert (written.getvalue() == "") == (level != "verbose")
+    assert written.getvalue().splitlines() == [
+        "loading the model",
+        "answering, 0 %",
+        "answering, 32 %, about 1 min 08 s left",
+        "answering, 64 %, about 36 s left",
+        "answering, 96 %, about 4 s left",
+    ]
+    monkeypatch.setattr(sys, "stderr", None)
+    for level in ("quiet", "verbose"):
+        with chosen(level), bar() as move:  # type: ignore[arg-type]
+            move("answering", 0.5)

@@ -12,26 +12,25 @@ id is first looked for in the local cache. Importing this module imports neither
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pickle
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icu_ray.errors import UserError
-from icu_ray.progress import listener, told
+from icu_ray.models.hub import TOKENIZER_FILES, cached_folder, commit_of, download, looks_local
+from icu_ray.progress import told
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Dtype = Literal["float32", "bfloat16"]
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-HUB_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -130,12 +129,6 @@ def check_model_source(source: str) -> None:
     check_folder(Path(os.path.expanduser(source)), source)
 
 
-def looks_local(source: str) -> bool:
-    """Whether a source means a folder: it is there, or it is written like a path."""
-    written_so = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
-    return written_so or (bool(source) and Path(source).exists())
-
-
 def check_folder(folder: Path, source: str, weights: bool = True) -> None:
     """UserError unless the folder holds a config, complete weights (where asked for) and a tokenizer."""
     if not folder.is_dir():
@@ -162,94 +155,15 @@ def local_folder(source: str, revision: str | None = None, *, weights: bool = Tr
         check_folder(folder, source, weights)
         return folder
     _check_hub_id(source)
-    from huggingface_hub import get_cached_repo_tree, snapshot_download
-    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
-        check_folder(folder, source, weights)
-        return folder
-    except IncompleteSnapshotError as error:
-        # Something of the repository is missing as a rule: weights of other frameworks are not loaded.
-        folder = Path(error.snapshot_path)
-        tree = get_cached_repo_tree(source, revision=revision)
-        if all((folder / name).is_file() for name in _wanted([file.path for file in tree], weights)):
-            check_folder(folder, source, weights)
-            return folder
-    except (LocalEntryNotFoundError, UserError):
-        pass
-    return _download(source, revision, weights)
-
-
-def _wanted(names: Iterable[str], weights: bool) -> list[str]:
-    """Of a repository's files those to load: safetensors where there are any, else pickles; of no other framework."""
-    top = [name for name in names if "/" not in name]
-    wanted = [name for name in top if name.endswith((".json", ".txt", ".py")) or name in TOKENIZER_FILES]
-    if weights:
-        kind = ".safetensors" if any(name.endswith(".safetensors") for name in top) else ".bin"
-        wanted += [name for name in top if name.endswith(kind)]
-    return wanted
-
-
-def _telling_bar(stage: str, size: int) -> Any:
-    """The hub client's class of bars; where this thread has a listener, that is told of `size` bytes in their place."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    tell, most = listener(), 0
-
-    class TellingBar(tqdm):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            # There is one of what the network brings and one of what is on disk, beside one that counts files.
-            self._of_bytes, self._bytes = options.get("unit") == "B", 0
-            if tell is not None:
-                options["disable"] = True
-            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal most
-            if tell is not None and self._of_bytes:
-                self._bytes += int(n or 0)
-                most = max(most, self._bytes)
-                tell(stage, min(1.0, most / size) if size else None)
-            shown: bool | None = super().update(n)
-            return shown
-
-    return TellingBar
-
-
-def _download(source: str, revision: str | None, weights: bool) -> Path:
-    """Only what is needed, under the revision's own name, by which it is found again without a network."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    where = f"model {source}" + (f" at revision {revision}" if revision else "")
-    try:
-        info = HfApi().model_info(source, revision=revision, files_metadata=True, timeout=HUB_TIMEOUT_SECONDS)
-        wanted = _wanted([sibling.rfilename for sibling in info.siblings or ()], weights)
-        size = sum(sibling.size or 0 for sibling in info.siblings or () if sibling.rfilename in wanted)
-        bar = _telling_bar(f"downloading {source}", size)
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=wanted, tqdm_class=bar))
-    except GatedRepoError as error:
-        raise UserError(f"{where}: the hub asks for consent and a login; run 'hf auth login' first") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UserError(f"{where}: the hub knows no such model, and there is no folder of that name") from error
-    except Exception as error:
-        if not _is_network_error(error):
-            raise
-        raise UserError(
-            f"{where}: neither a folder here nor in the local cache, and the hub cannot be reached "
-            f"({type(error).__name__}). Without a network give the path of a local folder that holds "
-            "config.json, model.safetensors and the tokenizer's files"
-        ) from error
+    commit = commit_of(source, revision) or revision
+    found = cached_folder(source, commit, weights)
+    if found is not None:
+        with contextlib.suppress(UserError):
+            check_folder(found, source, weights)
+            return found
+    folder = download(source, commit, weights)
     check_folder(folder, source, weights)
     return folder
-
-
-def _is_network_error(error: Exception) -> bool:
-    """Connection, timeout, proxy and server errors; the hub client's transport differs by version."""
-    family = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-    transports = {"httpx", "httpx2", "httpcore", "requests", "urllib3", "huggingface_hub"}
-    return isinstance(error, ConnectionError | TimeoutError) or bool(family & transports)
 
 
 def _check_hub_id(source: str) -> None:
@@ -303,7 +217,7 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
     return value
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained(source: str, what: str) -> Iterator[None]:
     """What transformers raises for files it cannot use becomes a UserError with the source's name."""
     try:
@@ -318,7 +232,7 @@ def _explained(source: str, what: str) -> Iterator[None]:
         raise UserError(f"{what} {source}: cannot be loaded: {first[0] if first else error!r}") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _no_progress_bar() -> Iterator[None]:
     from transformers.utils import logging
 

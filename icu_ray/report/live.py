@@ -26,28 +26,16 @@ from icu_ray.errors import UserError
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import DONE, Trial
 from icu_ray.prepare import Step
-from icu_ray.progress import Clock
+from icu_ray.progress import TELL_SECONDS, Clock, duration
 from icu_ray.results import NOT_TRAINED, EpochRecord
 from icu_ray.trial_files import TrialPaths, read_events, read_result
 
 REFRESH_SECONDS = 0.5
-TELL_SECONDS = 30.0
-"""Without a terminal, a step that takes longer is told again after each of these."""
 WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
 
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def duration(seconds: float) -> str:
-    """'7 s', '3 min 20 s', '2 h 05 min'."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 OnLook: TypeAlias = Callable[[Mapping[str, int], Mapping[str, tuple[EpochRecord, ...]]], None]
@@ -60,22 +48,17 @@ class _Progress:
     step: Step
     clock: Clock = field(default_factory=Clock)
     printed: float = field(default_factory=time.monotonic)
-    _left: float | None = None
-    _since: float = 0.0
 
     def tell(self, step: Step) -> None:
-        self.step, self._since = step, time.monotonic()
-        self._left = self.clock.left(step.stage, step.part)
+        self.step = step
+        self.clock.left(step.stage, step.part)
 
     def text(self, percent: bool) -> str:
         """'embedding, 34 %, about 2 min 10 s left'."""
-        parts = [self.step.text]
-        if percent and self.step.part not in (None, 0, 1):
-            parts.append(f"{100 * self.step.part:.0f} %")
-        if self._left is not None and self.step.part != 1:
-            left = max(0.0, self._left - (time.monotonic() - self._since))
-            parts.append(f"about {duration(left)} left")
-        return ", ".join(parts)
+        part = self.step.part
+        share = f"{100 * part:.0f} %" if percent and part is not None and 0 < part < 1 else ""
+        left = self.clock.words() if part != 1 else ""
+        return ", ".join(filter(None, (self.step.text, share, left)))
 
 
 class LiveView:
@@ -126,7 +109,7 @@ class LiveView:
             progress = self._steps.setdefault(step.name, _Progress(step))
             progress.tell(step)
             now = time.monotonic()
-            if self._live is None and (new or step.part == 1 or now - progress.printed >= TELL_SECONDS):
+            if self._live is None and (new or step.event or step.part == 1 or now - progress.printed >= TELL_SECONDS):
                 progress.printed = now
                 word = "prepare " if self._trials_began is None else "beside  "
                 text = progress.text(percent=True)

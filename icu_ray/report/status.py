@@ -13,9 +13,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from icu_ray.progress import duration
 from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.contents import STATE_WORD
-from icu_ray.report.live import duration
 from icu_ray.report.tables import STATUS_STYLE
 from icu_ray.results import Scores
 

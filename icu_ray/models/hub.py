@@ -1,0 +1,138 @@
+"""Models of the hub: by their commit, only the files that are loaded, from the local cache where they are there.
+
+folder = cached_folder("EleutherAI/gpt-neo-125m", commit) or download("EleutherAI/gpt-neo-125m", commit)
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from icu_ray.errors import UserError
+from icu_ray.progress import listener
+
+log = logging.getLogger(__name__)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TIMEOUT_SECONDS = 10.0
+
+
+def looks_local(source: str) -> bool:
+    """Whether a source means a folder: it is there, or it is written like a path."""
+    written_so = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+    return written_so or (bool(source) and Path(source).exists())
+
+
+@functools.cache
+def commit_of(source: str, revision: str | None = None) -> str | None:
+    """The commit that a hub's model has here, or else on the hub now; `revision` for a folder, or where neither tells.
+
+    A branch stays at the commit that this machine first knew it by, so that what follows is of the same model.
+    """
+    if looks_local(source):
+        return revision
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionResolutionError
+
+    api = HfApi()
+    try:
+        return str(api.resolve_revision(source, revision=revision, local_files_only=True).resolved)
+    except RevisionResolutionError:
+        pass
+    try:
+        return str(api.resolve_revision(source, revision=revision).resolved)
+    except Exception as error:  # of many kinds; where the model is loaded it is said what to do
+        log.info("%s: the hub does not tell its commit (%s)", source, type(error).__name__)
+        return revision
+
+
+def cached_folder(source: str, commit: str | None, weights: bool = True) -> Path | None:
+    """The folder of a model's files in the local cache, if all of them are there."""
+    from huggingface_hub import get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=commit, local_files_only=True))
+    except IncompleteSnapshotError as error:
+        # Something of the repository is missing as a rule: weights of other frameworks are not loaded.
+        folder = Path(error.snapshot_path)
+        names = [file.path for file in get_cached_repo_tree(source, revision=commit)]
+        return folder if all((folder / name).is_file() for name in _wanted(names, weights)) else None
+    except LocalEntryNotFoundError:
+        return None
+
+
+def download(source: str, commit: str | None, weights: bool = True) -> Path:
+    """What is missing of a model's files; UserError with what to do where it cannot be had."""
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    where = f"model {source}" + (f" at revision {commit}" if commit else "")
+    try:
+        info = HfApi().model_info(source, revision=commit, files_metadata=True, timeout=TIMEOUT_SECONDS)
+        files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
+        wanted = _wanted(files, weights)
+        size = sum(
+            files[name]
+            for name in wanted
+            if not isinstance(try_to_load_from_cache(source, name, revision=info.sha), str)
+        )
+        bar = _telling_bar(f"downloading {source}", size)
+        return Path(snapshot_download(source, revision=commit, allow_patterns=wanted, tqdm_class=bar))
+    except GatedRepoError as error:
+        raise UserError(f"{where}: the hub asks for consent and a login; run 'hf auth login' first") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(f"{where}: the hub knows no such model, and there is no folder of that name") from error
+    except Exception as error:
+        if not _is_network_error(error):
+            raise
+        raise UserError(
+            f"{where}: neither a folder here nor in the local cache, and the hub cannot be reached "
+            f"({type(error).__name__}). Without a network give the path of a local folder that holds "
+            "config.json, model.safetensors and the tokenizer's files"
+        ) from error
+
+
+def _wanted(names: Iterable[str], weights: bool) -> list[str]:
+    """Of a repository's files those to load: safetensors where there are any, else pickles; of no other framework."""
+    top = [name for name in names if "/" not in name]
+    wanted = [name for name in top if name.endswith((".json", ".txt", ".py")) or name in TOKENIZER_FILES]
+    if weights:
+        kind = ".safetensors" if any(name.endswith(".safetensors") for name in top) else ".bin"
+        wanted += [name for name in top if name.endswith(kind)]
+    return wanted
+
+
+def _telling_bar(stage: str, size: int) -> Any:
+    """The hub client's class of bars; where this thread has a listener, that is told of `size` bytes in their place."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    tell, most = listener(), 0
+
+    class TellingBar(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            # There is one of what the network brings and one of what is on disk, beside one that counts files.
+            self._of_bytes, self._bytes = options.get("unit") == "B", 0
+            if tell is not None:
+                options["disable"] = True
+            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            nonlocal most
+            if tell is not None and self._of_bytes:
+                self._bytes += int(n or 0)
+                most = max(most, self._bytes)
+                tell(stage, min(1.0, most / size) if size else None)
+            shown: bool | None = super().update(n)
+            return shown
+
+    return TellingBar
+
+
+def _is_network_error(error: Exception) -> bool:
+    """Connection, timeout, proxy and server errors; the hub client's transport differs by version."""
+    family = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    transports = {"httpx", "httpx2", "httpcore", "requests", "urllib3", "huggingface_hub"}
+    return isinstance(error, ConnectionError | TimeoutError) or bool(family & transports)
