@@ -44,7 +44,7 @@ class ModelConfig(Section):
     standin: StandinConfig | None = None
     """Settings of a stand-in, in place of `source`."""
     revision: str | None = None
-    """Branch, tag or commit of a hub model; default: its main branch, at the commit that the driver's cache has of it."""
+    """Branch, tag or commit of a hub model; default: its main branch, at the commit in the driver's cache."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings."""
     workers: Count = 1
