@@ -116,11 +116,9 @@ def pinned(model: ModelConfig) -> ModelConfig:
     """A hub's model by its commit, so that every node and every later step takes the same one."""
     from icu_ray.models.hub import commit_of
 
-    return (
-        model
-        if model.source is None
-        else model.model_copy(update={"revision": commit_of(model.source, model.revision)})
-    )
+    if model.source is None:
+        return model
+    return model.model_copy(update={"revision": commit_of(model.source, model.revision)})
 
 
 def model_key(model: ModelConfig, columns: Columns, corpus: str) -> dict[str, JsonValue]:

@@ -291,15 +291,16 @@ def _build_standin(
         def make(folder: Path) -> None:
             from icu_ray.models.standins import build_standin
 
-            parts = [0.0, 0.0]
+            part = 0.0
 
             def progress(epoch: Any) -> None:
+                nonlocal part
                 extraction = "" if epoch.el10 is None else f", EL {epoch.el10:.2f}"
                 text = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"
                 # MA rises nearly evenly up to where the training ends; its last part is slower.
                 known = epoch.ma / settings.min_memorization if settings.min_memorization else 0.0
-                parts.append(min(max(*parts, known, epoch.epoch / epoch.max_epochs), 0.95))
-                tell(Step("", parts[-1], text))
+                part = min(max(part, known, epoch.epoch / epoch.max_epochs), 0.95)
+                tell(Step("", part, text))
 
             tell(Step("", 0.0, "training"))
             build_standin(settings, texts, forget, columns, folder, progress)

@@ -30,20 +30,25 @@ def told(stage: str, part: float | None = None) -> None:
         hears(stage, part)
 
 
+def teller_of_share(stage: str, done: int, members: int, total: int) -> Callable[[float], None]:
+    """What tells the part that is done of `members` items, beside the `done` ones before them, as a part of all."""
+    return lambda part: told(stage, (done + members * part) / total)
+
+
 def listener() -> Listener | None:
     """Who listens in this thread: to be told of work that goes on in other threads, where nobody listens."""
     return _listener.get()
 
 
 @contextlib.contextmanager
-def listening(hears: Listener) -> Iterator[None]:
-    """Have `hears` told of every new stage at once, and of a stage's progress now and then."""
+def listening(hears: Listener, every: float = EVERY_SECONDS) -> Iterator[None]:
+    """Have `hears` told of every new stage at once, and of a stage's progress when so many seconds have passed."""
     last: tuple[str, float] = "", 0.0
 
     def sometimes(stage: str, part: float | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if stage != last[0] or now - last[1] >= EVERY_SECONDS:
+        if stage != last[0] or now - last[1] >= every:
             last = stage, now
             hears(stage, part)
 
@@ -84,6 +89,11 @@ class Clock:
         if self._left is None:
             return ""
         return f"about {duration(max(0.0, self._left - (time.monotonic() - self._asked)))} left"
+
+
+def line(text: str, part: float | None, left: str) -> str:
+    """'embedding, 34 %, about 2 min 10 s left'; what is not known is left out."""
+    return ", ".join(filter(None, (text, "" if part is None else f"{100 * part:.0f} %", left)))
 
 
 def duration(seconds: float) -> str:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO, cast, get_args
 
 from icu_ray.errors import UserError
-from icu_ray.progress import TELL_SECONDS, Clock
+from icu_ray.progress import TELL_SECONDS, Clock, Listener, line, listening
 
 Verbosity = Literal["quiet", "normal", "verbose"]
 VARIABLE = "ICU_RAY_VERBOSITY"
@@ -57,42 +56,25 @@ def teller(terminal_only: bool = False) -> Callable[[str], None]:
 
 
 @contextlib.contextmanager
-def bar(above: bool = True) -> Iterator[Callable[[str, float | None], None]]:
-    """A bar with the time left on standard error, as it is now; yields what moves it. None where that is no terminal.
+def bar(above: bool = True) -> Iterator[None]:
+    """Show what this thread tells of its progress, with the time left: as a bar on standard error, as it is now.
 
-    Into a file or pipe --verbose writes each stage, and how far it is every half minute; --quiet shows nothing.
-    above: what is written to standard output and error meanwhile stands above the bar; False where it goes elsewhere.
+    Nothing where that is no terminal, but with --verbose lines: each stage, and how far it is every half minute.
+    Nothing with --quiet. above: what is written to standard output and error meanwhile stands above the bar; False
+    where it goes elsewhere.
     """
     level, is_terminal = verbosity(), sys.stderr is not None and sys.stderr.isatty()
     if level == "quiet" or sys.stderr is None or (level == "normal" and not is_terminal):
-        yield lambda stage, part: None
+        with listening(lambda stage, part: None):
+            yield
         return
     with _own_stderr() as stream:
         if not is_terminal:
-            yield _lines(stream)
+            with listening(_lines(stream), TELL_SECONDS):
+                yield
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
-        console = Console(file=stream)
-        with Progress(
-            *columns, console=console, transient=True, redirect_stdout=above, redirect_stderr=above
-        ) as progress:
-            clock, shown = Clock(), ("", False, TaskID(0))
-
-            def move(stage: str, part: float | None) -> None:
-                nonlocal shown
-                clock.left(stage, part)
-                if shown[:2] != (stage, part is None):
-                    for task in progress.task_ids:
-                        progress.remove_task(task)
-                    total = None if part is None else 1.0
-                    shown = stage, part is None, progress.add_task(stage, total=total, said="")
-                said = "" if part is None else " ".join(filter(None, (f"{100 * part:3.0f} %", clock.words())))
-                progress.update(shown[2], completed=part or 0.0, said=said)
-
-            yield move
+        with _moved(stream, above) as move, listening(move):
+            yield
 
 
 @contextlib.contextmanager
@@ -107,20 +89,40 @@ def _own_stderr() -> Iterator[TextIO]:
         yield stream
 
 
-def _lines(stream: TextIO) -> Callable[[str, float | None], None]:
-    """Writes a line for each stage at once, and for its progress now and then."""
-    clock, stage_said, written = Clock(), "", 0.0
+def _lines(stream: TextIO) -> Listener:
+    """Writes a line each time."""
+    clock = Clock()
 
     def say(stage: str, part: float | None) -> None:
-        nonlocal stage_said, written
         clock.left(stage, part)
-        now = time.monotonic()
-        if stage != stage_said or now - written >= TELL_SECONDS:
-            stage_said, written = stage, now
-            share = "" if part is None else f"{100 * part:.0f} %"
-            stream.write(", ".join(filter(None, (stage, share, clock.words()))) + "\n")
+        stream.write(f"{line(stage, part, clock.words())}\n")
 
     return say
+
+
+@contextlib.contextmanager
+def _moved(stream: TextIO, above: bool) -> Iterator[Listener]:
+    """What moves a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+    console = Console(file=stream)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=above, redirect_stderr=above) as progress:
+        clock, shown = Clock(), ("", False, TaskID(0))
+
+        def move(stage: str, part: float | None) -> None:
+            nonlocal shown
+            clock.left(stage, part)
+            if shown[:2] != (stage, part is None):
+                for task in progress.task_ids:
+                    progress.remove_task(task)
+                total = None if part is None else 1.0
+                shown = stage, part is None, progress.add_task(stage, total=total, said="")
+            said = "" if part is None else " ".join(filter(None, (f"{100 * part:3.0f} %", clock.words())))
+            progress.update(shown[2], completed=part or 0.0, said=said)
+
+        yield move
 
 
 def add_options(parser: Any) -> None:

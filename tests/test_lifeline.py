@@ -147,7 +147,6 @@ def test_an_error_that_a_loss_explains_waits_for_the_answer(monkeypatch: pytest.
     for answers, expected in (((None, None, "gone"), ["gone"]), ((None, None, ""), [])):
         heard: list[str] = []
         monkeypatch.setattr(module, "_Pulse", lambda answers=answers: Pulse(*answers))
-        monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
         with pytest.raises(RuntimeError, match="an actor died"), lifeline(heard.append):
             raise RuntimeError("an actor died")
         assert heard[:1] == expected

@@ -89,11 +89,10 @@ def test_a_stage_that_begins_again_is_measured_anew(now: list[float]) -> None:
     assert clock.left("reference", 0.5) == pytest.approx(4)
 
 
-def test_measurements_tell_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "EVERY_SECONDS", 0.0)
+def test_measurements_tell_how_far_they_are() -> None:
     model, rows = tiny_model("gpt_neo"), tiny_rows(9, 0)
     heard: list[tuple[str, float | None]] = []
-    with listening(lambda stage, part: heard.append((stage, part))):
+    with listening(lambda stage, part: heard.append((stage, part)), every=0.0):
         probe(model, rows, el_start=6, ngram=2, chunk=4)
         generate_candidates(
             model, rows.prompt_ids, rows.prompt_mask, max_new_tokens=4, pad_id=PAD, eos_id=None, batch_size=4

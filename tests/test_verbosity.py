@@ -46,11 +46,11 @@ def test_progress_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress.time, "monotonic", lambda: time[0])
     monkeypatch.setattr(sys, "stderr", written)
     for level in ("quiet", "normal", "verbose"):
-        with chosen(level), bar() as move:  # type: ignore[arg-type]
-            move("loading the model", None)
+        with chosen(level), bar():  # type: ignore[arg-type]
+            progress.told("loading the model")
             for step in range(0, 100, 4):
                 time[0] += 4
-                move("answering", step / 100)
+                progress.told("answering", step / 100)
         assert (written.getvalue() == "") == (level != "verbose")
     assert written.getvalue().splitlines() == [
         "loading the model",
@@ -61,5 +61,5 @@ def test_progress_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(sys, "stderr", None)
     for level in ("quiet", "verbose"):
-        with chosen(level), bar() as move:  # type: ignore[arg-type]
-            move("answering", 0.5)
+        with chosen(level), bar():  # type: ignore[arg-type]
+            progress.told("answering", 0.5)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.commands.command import add_command, add_group, split_config
-from icu_ray.progress import listening
 from icu_ray.verbosity import bar, teller
 
 
@@ -52,7 +51,7 @@ def add(commands: Any) -> None:
 def _data_fetch(arguments: argparse.Namespace) -> int:
     from icu_ray.data.fetch import fetch_data
 
-    with bar() as move, listening(move):
+    with bar():
         fetch_data(arguments.folder, teller())
     return 0
 
@@ -61,7 +60,7 @@ def _data_mirror(arguments: argparse.Namespace) -> int:
     from icu_ray.evaluation.suites import mirror_tasks
 
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
-    with bar() as move, listening(move):
+    with bar():
         mirror_tasks(names, arguments.out, teller())
     return 0
 

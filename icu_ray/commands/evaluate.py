@@ -54,7 +54,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from icu_ray.evaluating import evaluate, evaluations_json
     from icu_ray.evaluation.evaluations import write_documents
     from icu_ray.evaluation.suites import Options, tasks_of
-    from icu_ray.progress import listening
     from icu_ray.results import finite
     from icu_ray.verbosity import bar
 
@@ -66,7 +65,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         keep="start" if arguments.fidelity == "reference" else "end",
     )
     # Ray's own words go to a file meanwhile.
-    with bar(above=False) as move, listening(move):
+    with bar(above=False):
         evaluations = evaluate(
             arguments.model,
             tasks_of(suites, tasks),

@@ -44,11 +44,10 @@ def _positive(text: str) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     from icu_ray.probing import probe_files, probe_json
-    from icu_ray.progress import listening
     from icu_ray.results import finite
     from icu_ray.verbosity import bar, teller
 
-    with bar() as move, listening(move):
+    with bar():
         result = probe_files(
             arguments.model,
             arguments.forget,

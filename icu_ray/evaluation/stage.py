@@ -92,14 +92,13 @@ def evaluate_models(
             else:
                 finish((s, t), _finish(pending, store))
     if waiting:
-        all_slices, answered_slices = sum(len(pending.missing) for pending in waiting.values()), 0
+        slices = sum(len(pending.missing) for pending in waiting.values())
         told("starting Ray")
         with ray():
             told("loading the models")
-            for place, number, answers, answered in _answered(waiting, pool, store):
+            for count, (place, number, answers, answered) in enumerate(_answered(waiting, pool, store), 1):
                 pending = waiting[place]
-                answered_slices += 1
-                told("answering", answered_slices / all_slices)
+                told("answering", count / slices)
                 if isinstance(answers, str):
                     pending.error = pending.error or answers
                 else:

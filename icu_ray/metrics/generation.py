@@ -7,7 +7,6 @@ texts = decode_candidates(tokenizer, ids, strip_special=True)
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from icu_ray.metrics.beams import beam_search
-from icu_ray.progress import told
+from icu_ray.progress import teller_of_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -56,7 +55,8 @@ def generate_candidates(
             for members in (np.flatnonzero(~padded), np.flatnonzero(padded)):
                 for begin in range(0, len(members), batch_size):
                     block = members[begin : begin + batch_size]
-                    told("candidates", done / len(prompt_ids))
+                    tell = teller_of_share("candidates", done, len(block), len(prompt_ids))
+                    tell(0.0)
                     done += len(block)
                     ids = torch.from_numpy(prompt_ids[block]).to(model.device)
                     mask = torch.from_numpy(seen[block]).to(model.device) if padded[block[0]] else None
@@ -71,16 +71,12 @@ def generate_candidates(
                         pad_id=pad_id,
                         eos_id=eos_id,
                         guesses=None if guesses is None else torch.from_numpy(guesses[block]).to(model.device),
-                        on_token=functools.partial(_tell, done - len(block), len(block), len(prompt_ids)),
+                        on_token=tell,
                     )
                     result[block] = said.cpu().numpy()
     finally:
         model.train(was_training)
     return result
-
-
-def _tell(done: int, members: int, total: int, part: float) -> None:
-    told("candidates", (done + members * part) / total)
 
 
 def decode_candidates(

@@ -12,7 +12,6 @@ Definitions: MA and EL of section IV-D3 (after Jang et al.), with the options wh
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,7 +30,7 @@ from icu_ray.metrics.ngrams import (
     extraction_likelihood_in_batches,
     needed_tails,
 )
-from icu_ray.progress import told
+from icu_ray.progress import teller_of_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,7 +113,7 @@ def probe(
                 parts = parts if decode else []
             done = 0
             for part in parts:
-                tell = functools.partial(_tell, done, len(part.members), len(rows))
+                tell = teller_of_share("MA and EL", done, len(part.members), len(rows))
                 tell(0.0)
                 done += len(part.members)
                 truth = ColumnCache(model.config, len(part.members), rows.columns.length - part.offset)
@@ -129,11 +128,6 @@ def probe(
     finally:
         model.train(was_training)
     return ProbeResult(rows.ids, ma, el if decode else None, loss)
-
-
-def _tell(done: int, members: int, total: int, part: float) -> None:
-    """Progress: `part` of `members` rows beside `done` ones, of all."""
-    told("MA and EL", (done + members * part) / total)
 
 
 def _parts(rows: TokenRows, first: int, use_mask: bool, chunk: int) -> list[_Part]:

@@ -155,7 +155,7 @@ def local_folder(source: str, revision: str | None = None, *, weights: bool = Tr
         check_folder(folder, source, weights)
         return folder
     _check_hub_id(source)
-    commit = commit_of(source, revision) or revision
+    commit = commit_of(source, revision)
     found = cached_folder(source, commit, weights)
     if found is not None:
         with contextlib.suppress(UserError):

@@ -26,7 +26,7 @@ from icu_ray.errors import UserError
 from icu_ray.plan import Plan
 from icu_ray.planned_trial import DONE, Trial
 from icu_ray.prepare import Step
-from icu_ray.progress import TELL_SECONDS, Clock, duration
+from icu_ray.progress import TELL_SECONDS, Clock, duration, line
 from icu_ray.results import NOT_TRAINED, EpochRecord
 from icu_ray.trial_files import TrialPaths, read_events, read_result
 
@@ -56,9 +56,8 @@ class _Progress:
     def text(self, percent: bool) -> str:
         """'embedding, 34 %, about 2 min 10 s left'."""
         part = self.step.part
-        share = f"{100 * part:.0f} %" if percent and part is not None and 0 < part < 1 else ""
-        left = self.clock.words() if part != 1 else ""
-        return ", ".join(filter(None, (self.step.text, share, left)))
+        between = percent and part not in (None, 0, 1)
+        return line(self.step.text, part if between else None, "" if part == 1 else self.clock.words())
 
 
 class LiveView:
