@@ -30,15 +30,15 @@ import numpy as np
 from table import machine
 
 from icu_ray.config import SweepConfig
-from icu_ray.config_file import resolve_config
+from icu_ray.config.file import resolve_config
 from icu_ray.data.neighbours import Find, Neighbour, Search, candidates, exact_shard, merge, search
 from icu_ray.data.pairing import SHARD_ROWS
 from icu_ray.data.sources import check_data
-from icu_ray.plan import Plan, make_plan
-from icu_ray.planned_trial import gang_of
-from icu_ray.results import Provenance, Scores, TrialResult
-from icu_ray.schedule import Gang, Node, Placed, next_start
-from icu_ray.trial_files import TrialPaths, write_result
+from icu_ray.plan.grid import Plan, make_plan
+from icu_ray.plan.schedule import Gang, Node, Placed, next_start
+from icu_ray.plan.trial import gang_of
+from icu_ray.storage.results import Provenance, Scores, TrialResult
+from icu_ray.storage.trial_files import TrialPaths, write_result
 
 WIDTH, QUERIES = 384, 128
 POOLS = (15_000, 150_000, 1_500_000)

@@ -28,7 +28,7 @@ from icu_ray.data.examples import Columns
 from icu_ray.data.extraction import open_extraction
 from icu_ray.data.neighbours import approximate_shard, exact_shard, make_cells
 from icu_ray.data.pairing import embedded_texts
-from icu_ray.store import Store
+from icu_ray.storage.store import Store
 
 
 def index(vectors: np.ndarray, targets: np.ndarray, name: str) -> dict[str, Any]:

@@ -4,8 +4,8 @@
 
 A discrete-event simulation of the paper's grid: Table I (GPT-Neo 125M, 1.3B, 2.7B on 1, 3, 6 GPUs x five methods x five
 samples) and Table III (ten cells x five samples on 125M; five of its trials are Table I's own), planned by icu_ray from
-tune_configs/paper.yaml and started by icu_ray.schedule.next_start on nodes of 8 GPUs. A trial's true duration is the
-plan's overhead plus its epochs, an integer from the triangular distribution on 4..25 with mode 7 and mean 12, drawn
+tune_configs/paper.yaml and started by icu_ray.plan.schedule.next_start on nodes of 8 GPUs. A trial's true duration is
+the plan's overhead plus its epochs, an integer from the triangular distribution on 4..25 with mode 7 and mean 12, drawn
 anew for each seed; the schedule is told the estimate (12 epochs) only.
 
 Makespans are given over `bound` = max(all GPU minutes / GPUs, longest trial), which knows the true durations, and over
@@ -35,12 +35,12 @@ from typing import Any
 
 from table import machine
 
-from icu_ray.config_file import load_config
-from icu_ray.estimates import EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES
-from icu_ray.plan import make_plan
-from icu_ray.planned_trial import gang_of
-from icu_ray.planning import find_config
-from icu_ray.schedule import Gang, Node, Placed, by_work, next_start, place
+from icu_ray.config.file import load_config
+from icu_ray.plan.estimates import EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES
+from icu_ray.plan.grid import make_plan
+from icu_ray.plan.planning import find_config
+from icu_ray.plan.schedule import Gang, Node, Placed, by_work, next_start, place
+from icu_ray.plan.trial import gang_of
 
 NODE_GPUS = 8
 CLUSTERS = (8, 16, 64, 256)

@@ -20,15 +20,15 @@ from typing import Any
 from table import machine, print_table
 from tiny_sweep import TINY, python
 
-from icu_ray.plan import Plan
-from icu_ray.planning import plan_sweep
-from icu_ray.trial_files import TrialPaths, read_result
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.planning import plan_sweep
+from icu_ray.storage.trial_files import TrialPaths, read_result
 
 WORK = ("train", "validate", "save")
 
 
 def plan_of(folder: Path, name: str, trials: int) -> Plan:
-    from icu_ray.config_file import resolve_config
+    from icu_ray.config.file import resolve_config
 
     methods = [{"name": "icu", "alpha": [0.1 * (i + 1) for i in range(trials)]}]
     tree = {**TINY, "name": name, "storage": str(folder), "methods": methods, "resources": {"max_concurrent": 1}}
@@ -37,7 +37,7 @@ def plan_of(folder: Path, name: str, trials: int) -> Plan:
 
 def run_ours(folder: Path, trials: int) -> float:
     """Run by the sweep; returns when its first trial was handed to the cluster (Unix seconds)."""
-    from icu_ray.sweeping import run_sweep
+    from icu_ray.sweep.run import run_sweep
 
     plan = plan_of(folder, "ours", trials)
     if run_sweep(plan):
@@ -55,11 +55,11 @@ def run_plain(folder: Path, trials: int) -> float:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from icu_ray.prepare import prepare
-    from icu_ray.provenance import provenance_of
-    from icu_ray.trial_files import start_trial
-    from icu_ray.trial_task import TrialTask, spec_of
-    from icu_ray.trial_worker import train_worker
+    from icu_ray.storage.provenance import provenance_of
+    from icu_ray.storage.trial_files import start_trial
+    from icu_ray.sweep.prepare import prepare
+    from icu_ray.trial.task import TrialTask, spec_of
+    from icu_ray.trial.worker import train_worker
 
     plan = plan_of(folder, "plain", trials)
     store = str(folder / "store")

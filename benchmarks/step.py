@@ -31,10 +31,10 @@ from transformers import PreTrainedTokenizerFast
 
 from icu_ray.config import LossConfig, TrainConfig
 from icu_ray.data.examples import TokenRows
-from icu_ray.job import TrialJob
 from icu_ray.methods.base import Batch
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import Reference, build_reference
+from icu_ray.plan.trial_settings import TrialJob
 from icu_ray.training.batches import epoch_batches
 from icu_ray.training.engine import Engine, EngineSettings, distributed, set_device_environment
 from icu_ray.training.loop import TrialData, _Trial

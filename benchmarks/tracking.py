@@ -21,11 +21,11 @@ from typing import Any
 
 from table import machine, print_table
 
-from icu_ray.results import EpochRecord, Provenance, Scores, TrialResult, TrialSpec
-from icu_ray.tracking import Tracker
-from icu_ray.trial_files import TrialPaths, open_sweep, start_trial, write_events, write_result
+from icu_ray.storage.results import EpochRecord, Provenance, Scores, TrialResult, TrialSpec
+from icu_ray.storage.trial_files import TrialPaths, open_sweep, start_trial, write_events, write_result
+from icu_ray.tracking.tracker import Tracker
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 MADE_BY = Provenance("0", "benchmark", False)
 EPOCHS = 6
 
@@ -70,8 +70,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
-    from mlflow_server import mlflow_server
-    from postgres_server import missing, postgres
+    from tests.support.mlflow_server import mlflow_server
+    from tests.support.postgres_server import missing, postgres
 
     if missing():
         sys.exit(missing())

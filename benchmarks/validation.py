@@ -34,17 +34,17 @@ from probe import Shape, model_of, plain
 from table import machine, print_table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icu_ray.bundled import bundled_encoder
 from icu_ray.config import EvalConfig, FilterConfig, StopConfig, TokensConfig
+from icu_ray.data.bundled import bundled_encoder
 from icu_ray.data.examples import Columns, Examples, TokenRows
 from icu_ray.data.synthetic import make_records
 from icu_ray.data.tokens import tokenise
 from icu_ray.metrics import probe as probe_module
 from icu_ray.metrics.overlap import bleu
-from icu_ray.models.standins import train_tokenizer
-from icu_ray.results import Scores
+from icu_ray.storage.results import Scores
 from icu_ray.training import validation
 from icu_ray.training.refinement import Decision, Flags, decide, el_decides, refine
+from icu_ray.training.standins import train_tokenizer
 
 FILTER = FilterConfig(encoder="bundled", encoder_layer=6)
 STOP = StopConfig()

@@ -1,6 +1,6 @@
 """docs/reference/: made of the config's schema and the command line's parser, so that it says what they say.
 
-python docs/generate.py          # after a change of icu_ray/config/ or icu_ray/commands/; a test compares
+python docs/generate.py          # after a change of icu_ray/config/ or icu_ray/cli/; a test compares
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from icu_ray import config as schema
-from icu_ray.cli import make_parser
-from icu_ray.config_file import FIDELITY_PRESETS
+from icu_ray.cli.main import make_parser
+from icu_ray.config.file import FIDELITY_PRESETS
 
 FOLDER = Path(__file__).parent / "reference"
 _MADE = "<!-- Made by docs/generate.py; change the source, not this page. -->"

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from payload import Payload
+
+from tests.support.payload import Payload
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

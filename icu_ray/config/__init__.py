@@ -1,6 +1,6 @@
 """The schema of a sweep's YAML: every key, its default and its bounds, as frozen values.
 
-Files are read by icu_ray/config_file.py. Nothing here imports Ray or torch, so a plan is printed in a second.
+Files are read by icu_ray/config/file.py. Nothing here imports Ray or torch, so a plan is printed in a second.
 """
 
 from __future__ import annotations

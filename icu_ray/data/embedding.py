@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icu_ray.bundled import resolve_encoder
+from icu_ray.console.progress import told
+from icu_ray.data.bundled import resolve_encoder
 from icu_ray.errors import UserError
-from icu_ray.progress import told
-from icu_ray.store import Store, file_hash
+from icu_ray.storage.store import Store, file_hash
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from icu_ray.console.progress import told
 from icu_ray.errors import UserError
-from icu_ray.progress import told
-from icu_ray.storage import write_atomic
-from icu_ray.store import file_hash
+from icu_ray.storage.files import write_atomic
+from icu_ray.storage.store import file_hash
 
 SERVER = "https://raw.githubusercontent.com"
 ATTEMPTS = 5

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from icu_ray.console.progress import told
 from icu_ray.data.embedding import matrix_of, quiet_ray_data, vector_column
-from icu_ray.progress import told
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -25,7 +25,7 @@ from icu_ray.data.examples import Columns, Examples
 from icu_ray.data.neighbours import PROBED, Neighbour, Search, make_cells, search
 from icu_ray.data.vocabulary import decode_rows, load_vocabulary
 from icu_ray.errors import UserError
-from icu_ray.store import Store
+from icu_ray.storage.store import Store
 
 NGRAM = 10
 SHARD_ROWS = 65536

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import UserError
 from icu_ray.evaluation.requests import dump_answers
-from icu_ray.folders import fetched
 from icu_ray.models.loading import Dtype, LoadedModel, load_model, local_folder
-from icu_ray.storage import file_system
+from icu_ray.storage.files import file_system
+from icu_ray.storage.folders import fetched
 
 if TYPE_CHECKING:
     import pyarrow as pa

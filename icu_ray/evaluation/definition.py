@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from icu_ray.errors import UserError, did_you_mean
-from icu_ray.store import JsonValue, file_hash
+from icu_ray.storage.store import JsonValue, file_hash
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

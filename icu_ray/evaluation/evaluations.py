@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from icu_ray.evaluation.requests import VERSION
 from icu_ray.evaluation.task import Scores, TaskSource
-from icu_ray.store import JsonValue, Store
+from icu_ray.storage.store import JsonValue, Store
 
 if TYPE_CHECKING:
     import pyarrow as pa

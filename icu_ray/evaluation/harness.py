@@ -24,7 +24,7 @@ from icu_ray.evaluation.harness_scores import score_documents
 from icu_ray.evaluation.mirror import Row, read_csv, read_jsonl, rows_file
 from icu_ray.evaluation.requests import Answer, Kind, Measure, Request
 from icu_ray.evaluation.task import Scores, Task, TaskSource
-from icu_ray.store import JsonValue, file_hash
+from icu_ray.storage.store import JsonValue, file_hash
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from icu_ray.console.progress import told
 from icu_ray.data.fetch import PublicFile, fetch_data
 from icu_ray.errors import UserError
 from icu_ray.evaluation.definition import Definition
 from icu_ray.evaluation.mirror import AUTHORS_FOLDER, ROWS_FOLDER
-from icu_ray.progress import told
-from icu_ray.storage import write_atomic
-from icu_ray.store import CACHE_VARIABLE
+from icu_ray.storage.files import write_atomic
+from icu_ray.storage.store import CACHE_VARIABLE
 
 _COMMIT = "bb776e39de81ebcb53d1e7e51031960ec4f6842c"
 

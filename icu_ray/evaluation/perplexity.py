@@ -18,7 +18,7 @@ from icu_ray.errors import UserError
 from icu_ray.evaluation.mirror import read_csv
 from icu_ray.evaluation.requests import Answer, Measure, Request
 from icu_ray.evaluation.task import DocumentScore, Scores, Task, TaskSource
-from icu_ray.store import JsonValue, file_hash
+from icu_ray.storage.store import JsonValue, file_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

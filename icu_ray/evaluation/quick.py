@@ -16,7 +16,7 @@ from random import Random
 
 from icu_ray.data.synthetic import WORLD, make_records
 from icu_ray.evaluation.mirror import Row
-from icu_ray.store import JsonValue
+from icu_ray.storage.store import JsonValue
 
 CANDIDATES = 4
 _ENTRY = re.compile(r"(?<=\.)(?<!Dr\.) (?=[A-Z]|\d{1,2} [A-Z][a-z]+ \d{4}:)")

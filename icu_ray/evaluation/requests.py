@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from icu_ray.store import JsonValue, content_hash
+from icu_ray.storage.store import JsonValue, content_hash
 
 VERSION = 1
 """Raised when the measuring of requests changes, so that stored answers are not taken for the new ones."""

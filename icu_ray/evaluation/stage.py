@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from icu_ray.console.progress import told
 from icu_ray.data.embedding import quiet_ray_data
 from icu_ray.errors import UserError
 from icu_ray.evaluation.actors import Answered, Evaluator, Pool, Subject, default_pool
@@ -27,8 +28,7 @@ from icu_ray.evaluation.evaluations import Evaluation, find_evaluation, store_ev
 from icu_ray.evaluation.requests import Answer, Slice, cut_slices, load_answers
 from icu_ray.evaluation.task import Task, TaskSource
 from icu_ray.models.loading import load_tokenizer
-from icu_ray.progress import told
-from icu_ray.store import Store
+from icu_ray.storage.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path

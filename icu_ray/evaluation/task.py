@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from icu_ray.evaluation.requests import Answer, Measure, Request
-from icu_ray.store import JsonValue
+from icu_ray.storage.store import JsonValue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icu_ray.console.progress import teller_of_share
 from icu_ray.metrics.beams import beam_search
-from icu_ray.progress import teller_of_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

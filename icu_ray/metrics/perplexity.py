@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from icu_ray.console.progress import told
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
-from icu_ray.progress import told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icu_ray.console.progress import teller_of_share
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.metrics.columns import TOKENS_AT_ONCE_ON_CPU, ColumnCache, TailCache, sequences_at_once
 from icu_ray.metrics.ngrams import (
@@ -30,7 +31,6 @@ from icu_ray.metrics.ngrams import (
     extraction_likelihood_in_batches,
     needed_tails,
 )
-from icu_ray.progress import teller_of_share
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from icu_ray.console.progress import told
 from icu_ray.errors import UserError
 from icu_ray.models.hub import TOKENIZER_FILES, cached_folder, commit_of, download, looks_local
-from icu_ray.progress import told
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from icu_ray.console.progress import told
 from icu_ray.data.examples import TokenRows
 from icu_ray.models.hidden import check_seam, last_hidden, linear_into, output_head
-from icu_ray.progress import told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,8 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from icu_ray.errors import UserError, without_secrets
-from icu_ray.results import EpochRecord, Provenance, SampleRecord, Sweep, TrialEvaluation, TrialResult, TrialSpec
-from icu_ray.trial_files import (
+from icu_ray.storage.results import (
+    EpochRecord,
+    Provenance,
+    SampleRecord,
+    Sweep,
+    TrialEvaluation,
+    TrialResult,
+    TrialSpec,
+)
+from icu_ray.storage.trial_files import (
     TrialPaths,
     read_beat,
     read_evaluation,

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
-from icu_ray.report.columns import Column
-from icu_ray.report.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
-from icu_ray.report.rows import Block, Mark, Row, differing_keys, flatten, make_blocks, rank, shown_columns
-from icu_ray.report.statistics import Estimate
-from icu_ray.report.targets import TargetRow, target_rows
-from icu_ray.report.tasks import TaskTable, task_tables
-from icu_ray.store import content_hash
+from icu_ray.report.numbers.columns import Column
+from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
+from icu_ray.report.numbers.rows import Block, Mark, Row, differing_keys, flatten, make_blocks, rank, shown_columns
+from icu_ray.report.numbers.statistics import Estimate
+from icu_ray.report.numbers.targets import TargetRow, target_rows
+from icu_ray.report.numbers.tasks import TaskTable, task_tables
+from icu_ray.storage.store import content_hash
 from icu_ray.version import code_version
 
 STATE_WORD = {

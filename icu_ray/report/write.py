@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from icu_ray.folders import remove
 from icu_ray.report.collect import collect
 from icu_ray.report.contents import Report, make_report
-from icu_ray.report.csv_tables import csv_tables
-from icu_ray.report.figures import pictures
-from icu_ray.report.latex import to_latex
-from icu_ray.report.markdown import to_markdown
-from icu_ray.report.page import to_html
-from icu_ray.report.theme import DARK, LIGHT, render
-from icu_ray.storage import join, list_dir, write_atomic
+from icu_ray.report.figures.make import pictures
+from icu_ray.report.figures.theme import DARK, LIGHT, render
+from icu_ray.report.formats.csv_tables import csv_tables
+from icu_ray.report.formats.latex import to_latex
+from icu_ray.report.formats.markdown import to_markdown
+from icu_ray.report.formats.page import to_html
+from icu_ray.storage.files import join, list_dir, write_atomic
+from icu_ray.storage.folders import remove
 
 FOLDER = "report"
 

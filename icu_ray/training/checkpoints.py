@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from icu_ray.results import EpochRecord, Scores
-from icu_ray.store import stays_inside
+from icu_ray.storage.results import EpochRecord, Scores
+from icu_ray.storage.store import stays_inside
 
 if TYPE_CHECKING:
     from icu_ray.training.engine import Engine

@@ -20,11 +20,11 @@ import torch
 
 from icu_ray import methods
 from icu_ray.data.examples import TokenRows
-from icu_ray.job import TrialJob
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
-from icu_ray.results import NOT_TRAINED, EpochRecord, SampleRecord, Scores, Status
+from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.storage.results import NOT_TRAINED, EpochRecord, SampleRecord, Scores, Status
 from icu_ray.training.batches import Indices, epoch_batches, micro_batches
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.engine import Engine, EngineSettings

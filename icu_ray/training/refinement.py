@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.config import FilterConfig, StopConfig
-from icu_ray.results import Scores, Status
+from icu_ray.storage.results import Scores, Status
 
 Flags = NDArray[np.bool_]
 

@@ -20,14 +20,14 @@ import torch
 from numpy.typing import NDArray
 
 from icu_ray.config import ElConfig, EvalConfig, FilterConfig, GenerateConfig
+from icu_ray.console.progress import told
 from icu_ray.data.examples import TokenRows
 from icu_ray.metrics.bertscore import bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
 from icu_ray.metrics.overlap import bleu, distinct_share, token_entropy
 from icu_ray.metrics.perplexity import perplexity_of, total_nll
 from icu_ray.metrics.probe import probe
-from icu_ray.progress import told
-from icu_ray.results import Scores
+from icu_ray.storage.results import Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -1,0 +1,58 @@
+"""What the sub-commands of `icu-ray` share: their shape, and how they read a config's or a sweep's name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from icu_ray.console.verbosity import add_options
+
+
+class Help(argparse.HelpFormatter):
+    """Wraps descriptions, and leaves the example below as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith("example:") else super()._fill_text(text, width, indent)
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    summary: str,
+    example: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    progress: bool = False,
+) -> Any:
+    """A parser whose --help shows an example; `run` returns the exit code. progress: it says how far it is."""
+    parser = _parser(commands, name, summary, example)
+    if progress:
+        add_options(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_group(commands: Any, name: str, summary: str, example: str) -> Any:
+    """A command of several commands, which are added to what is returned."""
+    return _parser(commands, name, summary, example).add_subparsers(required=True, metavar="COMMAND")
+
+
+def _parser(commands: Any, name: str, summary: str, example: str) -> Any:
+    return commands.add_parser(
+        name, help=summary, description=summary, epilog=f"example:\n  {example}", formatter_class=Help
+    )
+
+
+def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A leading config name, if the first argument is none of the form key=value, and the overrides."""
+    given = [argument for argument in arguments if argument]
+    if given and "=" not in given[0]:
+        return given[0], given[1:]
+    return None, given
+
+
+def split_sweep(folder: str) -> tuple[str, str]:
+    """(storage, sweep name) of a sweep's folder, a path or URL."""
+    storage, _, name = folder.rstrip("/").rpartition("/")
+    return storage or ".", name

@@ -1,0 +1,75 @@
+"""icu-ray doctor: whether a sweep will run here, and what to mend."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.cli.command import add_command
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from icu_ray.services.doctor import Finding
+
+_STYLE = {"ok": "green", "note": "yellow", "bad": "red"}
+_MARGIN = 20
+_UNBOUNDED = 10**6
+"""Width of a file or pipe: one line stays one line."""
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "doctor",
+        "Check this machine, and with RAY_ADDRESS a cluster: versions, GPU, disk, hub, MLflow, Ray.",
+        "icu-ray doctor --storage s3://bucket/runs",
+        _doctor,
+    )
+    parser.add_argument("--storage", default="./runs", help="where results are to go (default ./runs)")
+    parser.add_argument("--tracking", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else a local file)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from icu_ray.services.doctor import examine
+
+    console = Console(highlight=False)
+    width = console.width if console.is_terminal else _UNBOUNDED
+    findings = []
+    with contextlib.nullcontext() if arguments.json else console.status("looking ..."):
+        for finding in examine(arguments.storage, arguments.tracking):
+            findings.append(finding)
+            if not arguments.json:
+                console.print(_lines(finding, width), soft_wrap=True)
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
+    return 1 if any(finding.state == "bad" for finding in findings) else 0
+
+
+def _lines(finding: Finding, width: int) -> Text:
+    """State, what it is about, what was found; below it what to do."""
+    from rich.text import Text
+
+    def wrapped(text: str) -> str:
+        return textwrap.fill(
+            text,
+            max(_MARGIN, width - _MARGIN),
+            subsequent_indent=" " * _MARGIN,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    line = Text(f"{finding.state:<5}", style=_STYLE[finding.state])
+    line.append(f"{finding.what:<{_MARGIN - 6}} ", style="bold")
+    line.append(wrapped(finding.found), style="")
+    if finding.remedy:
+        line.append(f"\n{'':<{_MARGIN}}{wrapped(finding.remedy)}", style="dim")
+    return line

@@ -1,0 +1,108 @@
+"""icu-ray evaluate: what a model still can do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from icu_ray.cli.command import add_command
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        "Classification, dialogue and perplexity of any causal LM; what was evaluated before is not evaluated again.",
+        "icu-ray evaluate --model EleutherAI/gpt-neo-125m --suite lm_eval icu --mirror mirror --limit 100",
+        _evaluate,
+        progress=True,
+    )
+    parser.add_argument(
+        "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders or hub ids of causal LMs"
+    )
+    parser.add_argument("--suite", nargs="+", default=[], help="lm_eval, icu, quick (default: lm_eval without --tasks)")
+    parser.add_argument(
+        "--tasks", default="", metavar="A,B", help="further tasks: of a suite, any of lm-eval's, or a YAML file"
+    )
+    parser.add_argument("--mirror", type=Path, metavar="DIR", help="read rows here, not on the hub")
+    parser.add_argument("--limit", type=_positive, help="documents of each task (default: all)")
+    parser.add_argument("--storage", default="./runs", help="results are kept in its store (default ./runs)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights (default fp32)")
+    parser.add_argument(
+        "--fidelity",
+        choices=("default", "reference"),
+        default="default",
+        help="reference: dialogues that are too long lose their end, as the authors'",
+    )
+    parser.add_argument("--documents", type=Path, metavar="FILE", help="write every document's result as parquet")
+    parser.add_argument("--revision", help="revision of hub models")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that a model's folder brings")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
+    return value
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from icu_ray.console.verbosity import bar
+    from icu_ray.evaluation.evaluations import write_documents
+    from icu_ray.evaluation.suites import Options, tasks_of
+    from icu_ray.services.evaluate import evaluate, evaluations_json
+    from icu_ray.storage.results import finite
+
+    tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
+    suites = arguments.suite or ([] if tasks else ["lm_eval"])
+    options = Options(
+        mirror=arguments.mirror,
+        limit=arguments.limit,
+        keep="start" if arguments.fidelity == "reference" else "end",
+    )
+    # Ray's own words go to a file meanwhile.
+    with bar(above=False):
+        evaluations = evaluate(
+            arguments.model,
+            tasks_of(suites, tasks),
+            options,
+            storage=arguments.storage,
+            precision=arguments.precision,
+            revision=arguments.revision,
+            trust_remote_code=arguments.trust_remote_code,
+        )
+    found = evaluations_json(evaluations)
+    if arguments.documents is not None:
+        write_documents(evaluations, arguments.documents)
+    if arguments.json:
+        print(json.dumps(finite(found)))
+    else:
+        _print(found)
+    return 1 if any(model["errors"] for model in found) else 0
+
+
+def _print(found: list[dict[str, Any]]) -> None:
+    """A row a metric, a column a model; fractions in per cent."""
+    names = list(dict.fromkeys(name for model in found for name in model["metrics"]))
+    wide = max([len(name) for name in names], default=6)
+    columns = [max(12, len(model["model"])) for model in found]
+    cells = " ".join(f"{model['model']:>{width}}" for model, width in zip(found, columns, strict=True))
+    print(f"{'':<{wide}} {cells}")
+    for name in names:
+        values = [model["metrics"].get(name) for model in found]
+        cells = " ".join(f"{_shown(name, value):>{width}}" for value, width in zip(values, columns, strict=True))
+        print(f"{name:<{wide}} {cells}")
+    for model in found:
+        for task, error in model["errors"].items():
+            print(f"{model['model']}: {task} failed: {error}")
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    is_fraction = name.endswith(("_acc", "_acc_norm", "_f1", "avg", "_exact_match"))
+    return f"{100 * value:.2f} %" if is_fraction else f"{value:,.2f}"

@@ -1,0 +1,78 @@
+"""The command `icu-ray`: thin doors to the rooms, one file each in commands/.
+
+Exit codes: 0 done; 1 some trials failed; 2 the input was refused before anything ran; 130 interrupted, resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from icu_ray.cli import (
+    completion,
+    data,
+    doctor,
+    evaluate,
+    human,
+    judge,
+    plan,
+    probe,
+    report,
+    score,
+    status,
+    submit,
+    sweep,
+    sync,
+    unlearn,
+)
+from icu_ray.cli.command import Help
+from icu_ray.console.exit_codes import exit_code
+from icu_ray.console.verbosity import chosen, verbosity
+from icu_ray.version import __version__
+
+COMMANDS = (sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, sync, data, doctor)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sub-command; the process's exit code."""
+    # Advice of libraries is not part of what this command says; of their bars those of downloads are, on a terminal.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    arguments = _parse(argv)
+    return exit_code("icu-ray", lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    with chosen(getattr(arguments, "verbosity", None)):
+        if verbosity() == "quiet" or not sys.stderr.isatty():
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        return run(arguments)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; key=value may also stand behind an option, where argparse no longer expects it."""
+    parser = make_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(arguments, "overrides") and all(text[0] != "-" and "=" in text for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line: what the completion and the reference are made of, too."""
+    parser = argparse.ArgumentParser(
+        prog="icu-ray",
+        description="Iterative contrastive unlearning of language models on Ray.",
+        epilog="example:\n  icu-ray sweep quickstart",
+        formatter_class=Help,
+    )
+    parser.add_argument("--version", action="version", version=f"icu-ray {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add(commands)
+    completion.add(commands, parser)
+    return parser

@@ -1,0 +1,38 @@
+"""icu-ray plan: what a sweep would run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from icu_ray.cli.command import add_command, split_config
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "plan",
+        "Print what a sweep would run: trials, status, resources, estimate. Starts nothing.",
+        "icu-ray plan tune_configs/paper.yaml --json",
+        _plan,
+    )
+    parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from icu_ray.plan.planning import find_config, plan_config
+    from icu_ray.report.terminal.plan_table import plan_json, print_plan
+
+    name, overrides = split_config([arguments.config or "", *arguments.overrides])
+    plan = plan_config(find_config(name), overrides, dry_run=True)
+    if arguments.json:
+        print(plan_json(plan))
+    else:
+        print_plan(plan, Console(width=None if sys.stdout.isatty() else 140))
+    return 0

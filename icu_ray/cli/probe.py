@@ -1,0 +1,72 @@
+"""icu-ray probe: how much a model remembers of a forget file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from icu_ray.cli.command import add_command
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "probe",
+        "Forget loss, memorisation accuracy and extraction likelihood of any causal LM on any forget file.",
+        "icu-ray probe --model EleutherAI/gpt-neo-125m --forget records.jsonl --json",
+        _probe,
+        progress=True,
+    )
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder or hub id of a causal LM")
+    parser.add_argument(
+        "--forget", required=True, type=Path, metavar="FILE", help=".npy of token ids, or .jsonl, .csv, .parquet"
+    )
+    parser.add_argument("--tokenizer", metavar="NAME", help="who wrote the .npy's ids, when not the model's tokenizer")
+    parser.add_argument("--el-start", type=_positive, default=150, help="first prefix length of EL (default 150)")
+    parser.add_argument("--ngram", type=_positive, default=10, help="n of EL's n-grams (default 10)")
+    parser.add_argument("--length", type=_positive, default=200, help="tokens a text is cut to (default 200)")
+    parser.add_argument("--text-column", default="text", help="column of the texts (default 'text')")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
+    parser.add_argument("--revision", help="revision of a hub model")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model's folder brings")
+    parser.add_argument("--json", action="store_true", help="print JSON, with every sample's values")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
+    return value
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from icu_ray.console.verbosity import bar, teller
+    from icu_ray.services.probe import probe_files, probe_json
+    from icu_ray.storage.results import finite
+
+    with bar():
+        result = probe_files(
+            arguments.model,
+            arguments.forget,
+            tokenizer=arguments.tokenizer,
+            el_start=arguments.el_start,
+            ngram=arguments.ngram,
+            length=arguments.length,
+            text_column=arguments.text_column,
+            device=arguments.device,
+            trust_remote_code=arguments.trust_remote_code,
+            revision=arguments.revision,
+            say=teller(terminal_only=True),
+        )
+    if arguments.json:
+        print(json.dumps(finite(probe_json(result, arguments.ngram))))
+        return 0
+    assert result.el_mean is not None
+    print(f"samples      {len(result.ids)}")
+    print(f"MA           {100 * result.ma_mean:.2f} %")
+    print(f"EL{arguments.ngram:<10} {100 * result.el_mean:.2f} %")
+    print(f"forget loss  {result.forget_loss_mean:.4f}")
+    return 0

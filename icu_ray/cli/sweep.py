@@ -1,0 +1,33 @@
+"""icu-ray sweep: the main job, as `python -m icu_ray.sweep`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from icu_ray.cli.command import add_command
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "sweep",
+        "Run a grid of trials, or go on with it where it stopped.",
+        "icu-ray sweep tune_configs/extraction_small.yaml optim.lr=1e-4",
+        _sweep,
+        progress=True,
+    )
+    parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
+    parser.add_argument("--wait", action="store_true", help="where another driver runs this sweep: wait for its end")
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from icu_ray.sweep.__main__ import main as sweep
+
+    flags = {"--dry-run": arguments.dry_run, "--json": arguments.json, "--wait": arguments.wait}
+    given = [arguments.config] if arguments.config is not None else []
+    return sweep([*given, *arguments.overrides, *(flag for flag, on in flags.items() if on)], name="icu-ray")

@@ -1,0 +1,109 @@
+"""icu-ray unlearn: one deletion request, without a grid."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from icu_ray.cli.command import add_command
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "unlearn",
+        "Make one model forget the texts of a file: model, report page and a line for every text are left in --out.",
+        "icu-ray unlearn --model EleutherAI/gpt-neo-125m --forget my.jsonl --retain others.jsonl --out unlearned",
+        _unlearn,
+        progress=True,
+    )
+    parser.add_argument(
+        "--model",
+        default="standin",
+        metavar="DIR_OR_ID",
+        help="folder or hub id of a causal LM; default: a small stand-in that is first trained to know the texts",
+    )
+    parser.add_argument(
+        "--forget", metavar="FILE", help=".jsonl, .csv or .parquet of the texts to forget (a stand-in brings its own)"
+    )
+    parser.add_argument(
+        "--retain",
+        metavar="FILE",
+        help="texts it may keep, among which analogous ones are sought; without them all "
+        "that can be done is gradient ascent, which costs a model much more",
+    )
+    parser.add_argument(
+        "--heldout", metavar="FILE", help="further texts, to measure what was lost (default: a tenth of --retain)"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="where to leave everything")
+    parser.add_argument("--text-column", default="text", help="of the files (default text)")
+    parser.add_argument("--id-column", help="of the files (default: rows are numbered)")
+    parser.add_argument("--method", help="icu, kl, llmu, ... (default icu, without --retain kumpr)")
+    parser.add_argument("--alpha", type=float, default=0.5, help="weight of learning the analogous texts (default 0.5)")
+    parser.add_argument("--beta", type=float, help="weight of staying near the original (default 1, of a stand-in 4)")
+    parser.add_argument("--length", type=int, help="tokens of each text (default 200, of a stand-in 128)")
+    parser.add_argument("--workers", type=int, default=1, help="training workers (default 1)")
+    parser.add_argument("--gpus", type=int, help="of each worker (default 1, of a stand-in 0)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--suite", nargs="+", default=[], help="evaluate before and after: lm_eval, icu, quick")
+    parser.add_argument("--mirror", metavar="DIR", help="read the suites' rows here, not on the hub")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and start nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
+
+
+def _unlearn(arguments: argparse.Namespace) -> int:
+    from icu_ray.requests.unlearn import plan_request, request_json, settings_said, unlearn, unlearn_config
+
+    options = {
+        name: getattr(arguments, name)
+        for name in ("retain", "heldout", "text_column", "id_column", "method", "alpha", "beta", "length", "workers")
+    }
+    options |= {"gpus": arguments.gpus, "precision": arguments.precision, "suites": arguments.suite}
+    options |= {"mirror": arguments.mirror, "overrides": arguments.overrides}
+    if arguments.dry_run:
+        from rich.console import Console
+
+        from icu_ray.report.terminal.plan_table import plan_json, print_plan
+
+        config = unlearn_config(arguments.model, forget=arguments.forget, out=arguments.out, **options)
+        plan = plan_request(config, dry_run=True)
+        if arguments.json:
+            print(plan_json(plan))
+        else:
+            print_plan(plan, Console(width=160, highlight=False))
+        return 0
+    with _output_to_error() if arguments.json else contextlib.nullcontext():
+        done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)
+    if arguments.json:
+        print(json.dumps(request_json(done), ensure_ascii=False))
+        return done.exit_code if done.forgotten else done.exit_code or 1
+    if done.result is None:
+        return done.exit_code or 1
+    print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
+    for what, said in settings_said(done.result).items():
+        print(f"  {what:<30} {said}")
+    for what, path in (("model", "model"), ("report", "report.html"), ("every text", "targets.csv")):
+        if (done.folder / path).exists():
+            print(f"  {what:<30} {done.folder / path}")
+    return done.exit_code if done.forgotten else 1
+
+
+@contextlib.contextmanager
+def _output_to_error() -> Iterator[None]:
+    """Inside, standard output goes where standard error goes: a sweep writes to the descriptor, not to sys.stdout."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(before, 1)
+        os.close(before)

@@ -1,0 +1,1 @@
+"""Ray itself: connecting to it, its nodes, the watch over its head, spot notices."""

@@ -1,0 +1,1 @@
+"""What is to run, as frozen values: the grid, trial ids, settings, estimates, the schedule. No Ray, no torch."""

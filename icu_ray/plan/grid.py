@@ -1,0 +1,220 @@
+"""From a config to a flat, ordered list of trials: what will run, under which name, and about how long.
+
+    plan = make_plan(config, check_data(config))
+    for trial in plan.trials: print(trial.name, trial.trial_id, trial.status)
+
+Trials that are done are found in storage by their ids (trial.py); that is how a sweep resumes.
+Nothing here imports Ray or torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from icu_ray import methods
+from icu_ray.config import MethodConfig, ModelConfig, SweepConfig
+from icu_ray.data.corpus import DataCheck
+from icu_ray.errors import UserError, did_you_mean
+from icu_ray.models.fingerprints import model_fingerprint
+from icu_ray.plan.estimates import corrected
+from icu_ray.plan.objective import middle_of
+from icu_ray.plan.schedule import Gang, by_work
+from icu_ray.plan.trial import DONE, Trial, gang_of, trial_of
+from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, read_sweep, trial_ids
+
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials, most work first; `provisional` says that ids lack the data's fingerprint because it is not there."""
+
+    config: SweepConfig
+    trials: tuple[Trial, ...]
+    data: DataCheck | None
+    provisional: str = ""
+    open_trials: int = 0
+    """How many further trials a search will choose."""
+
+    @property
+    def waiting(self) -> tuple[Trial, ...]:
+        """Trials that still have to run, in order."""
+        return tuple(trial for trial in self.trials if trial.status not in DONE)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Estimate for the trials that still have to run."""
+        return sum(trial.gpu_hours for trial in self.waiting)
+
+    @property
+    def worker_minutes(self) -> float:
+        """Estimated minutes of all waiting trials times their workers."""
+        return sum(trial.minutes * trial.workers for trial in self.waiting)
+
+
+def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str = "") -> Plan:
+    """Expand the grid, name every trial, read its status from storage and put the largest first."""
+    known = methods.names()
+    for method in config.methods:
+        if method.name not in known:
+            raise UserError(
+                f"methods: unknown method '{method.name}'{did_you_mean(method.name, known)}; known: {', '.join(known)}"
+            )
+    if data is not None:
+        paired = [m.name for m in config.methods if any(_needs_pairs(m, a, b) for a, b in m.grid())]
+        data.require_pool(paired)
+    _refuse_unknown_models(config)
+    if config.search is not None:
+        return _search_plan(config, data, provisional)
+    trials: dict[str, Trial] = {}
+    fingerprints = {model.name: model_fingerprint(model) for model in config.models}
+    for model in config.models:
+        for sample in config.samples:
+            for method in _methods_of(model, config):
+                for alpha, beta in _cells(method):
+                    trial = trial_of(config, data, model, fingerprints[model.name], sample, method, alpha, beta)
+                    if trial.trial_id in trials:
+                        raise UserError(
+                            f"methods: trials {trials[trial.trial_id].name} and {trial.name} are one and the same cell "
+                            "(equal model, sample, method and weights); remove one"
+                        )
+                    trials[trial.trial_id] = trial
+    _refuse_equal_names(trials.values())
+    with_status = corrected(_with_statuses(trials, config))
+    ordered = sorted(with_status, key=lambda trial: by_work(gang_of(trial)))
+    return Plan(config, tuple(ordered), data, provisional)
+
+
+def searched_trial(plan: Plan, values: Mapping[str, float]) -> Trial:
+    """The trial of a search at these values (alpha, beta, lr), to three digits; what is not given is the config's."""
+    config, (model,), (method,) = plan.config, plan.config.models, plan.config.methods
+    kept = {name: float(f"{value:.3g}") for name, value in values.items()}
+    alpha, beta = method.grid()[0]
+    lr = kept.get("lr", model.lr or config.optim.lr)
+    model = model.model_copy(update={"lr": lr})
+    identity, sample = model_fingerprint(model), config.samples[0]
+    cell = kept.get("alpha", alpha), kept.get("beta", beta)
+    trial = trial_of(config, plan.data, model, identity, sample, method, *cell)
+    return replace(trial, name=f"{trial.name}-lr{lr:g}") if "lr" in kept else trial
+
+
+def trials_now(plan: Plan) -> tuple[Trial, ...]:
+    """The plan's trials, with those that a search has chosen since it was made."""
+    return plan.trials if plan.config.search is None else make_plan(plan.config, plan.data).trials
+
+
+def claims_of(plan: Plan, trials: Iterable[Trial]) -> dict[str, Gang]:
+    """The gang of each model among these trials, and of those that a search will choose."""
+    coming = () if plan.config.search is None or not plan.open_trials else (coming_trial(plan),)
+    return {trial.model.name: gang_of(trial) for trial in (*trials, *coming)}
+
+
+def coming_trial(plan: Plan) -> Trial:
+    """A trial from the midst of a search's space: it stands for what the others will need."""
+    assert plan.config.search is not None
+    return searched_trial(plan, middle_of(plan.config.search))
+
+
+def _search_plan(config: SweepConfig, data: DataCheck | None, provisional: str) -> Plan:
+    """The trials that earlier runs of this search have begun, as long as they are still what this config asks for."""
+    assert config.search is not None
+    _refuse_impossible_search(config, data)
+    empty = Plan(config, (), data, provisional, config.search.trials)
+    earlier = read_sweep(config.storage, config.name)
+    trials = {}
+    for spec in () if earlier is None else earlier.trials:
+        values: dict[str, float] = {
+            name: float(spec.hyperparameters[name]) for name in config.search.space if name in spec.hyperparameters
+        }
+        trial = searched_trial(empty, values)
+        if trial.trial_id == spec.trial_id:
+            trials[trial.trial_id] = trial
+    known = corrected(_with_statuses(trials, config))
+    return Plan(config, tuple(known), data, provisional, max(0, config.search.trials - len(known)))
+
+
+def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> None:
+    search, method, model = config.search, config.methods[0], config.models[0]
+    assert search is not None
+    known = methods.method_class(method.name)
+    unused = [name for name, used in (("alpha", known.uses_alpha), ("beta", known.uses_beta)) if not used]
+    for name in search.space:
+        if name in unused:
+            raise UserError(f"search.space: {method.name} does not use {name}; leave it out")
+    if not (known.trains and model.train):
+        raise UserError("search: there is nothing to search for a model that is not trained")
+    if data is not None and data.heldout == 0:
+        raise UserError(
+            "search: its objective needs held-out rows, and data has none; set data.heldout (or heldout_rows)"
+        )
+    epochs = model.max_epochs or config.stop.max_epochs
+    if search.stop_early and search.grace_epochs > epochs:
+        raise UserError(f"search.grace_epochs: {search.grace_epochs} are more than the {epochs} epochs of a trial")
+
+
+_AS_IT_IS = MethodConfig(name="original")
+
+
+def _methods_of(model: ModelConfig, config: SweepConfig) -> tuple[MethodConfig, ...]:
+    """What is run on a model."""
+    if not model.train:
+        return (_AS_IT_IS,)
+    return tuple(method for method in config.methods if method.models is None or model.name in method.models)
+
+
+def _cells(method: MethodConfig) -> tuple[tuple[float, float], ...]:
+    """The method's cells, those that differ only in a weight it does not use taken once (as 0)."""
+    known = methods.method_class(method.name)
+    cells = [(a if known.uses_alpha else 0.0, b if known.uses_beta else 0.0) for a, b in method.grid()]
+    return tuple(dict.fromkeys(cells)) if not (known.uses_alpha and known.uses_beta) else tuple(cells)
+
+
+def _refuse_unknown_models(config: SweepConfig) -> None:
+    trained = [model.name for model in config.models if model.train]
+    for number, method in enumerate(config.methods):
+        for name in method.models or ():
+            if name not in trained:
+                raise UserError(
+                    f"methods.{number}.models: '{name}' is none of the models that are trained"
+                    f"{did_you_mean(name, trained)}; expected some of {', '.join(trained) or 'none'}"
+                )
+
+
+def _needs_pairs(method: MethodConfig, alpha: float, beta: float) -> bool:
+    return methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_pairs
+
+
+def _refuse_equal_names(trials: Iterable[Trial]) -> None:
+    seen: dict[str, str] = {}
+    for trial in trials:
+        if trial.name in seen:
+            raise UserError(
+                f"methods: two trials would be called {trial.name}; give one of the methods a 'label' of its own"
+            )
+        seen[trial.name] = trial.trial_id
+
+
+def _with_statuses(trials: Mapping[str, Trial], config: SweepConfig) -> list[Trial]:
+    """What storage says of each: one listing, and then only the files of trials that have a folder."""
+    there = set(trial_ids(config.storage, config.name)) & set(trials)
+    with ThreadPoolExecutor(
+        _READERS
+    ) as pool:  # a remote storage answers after tens of milliseconds, thousands of times
+        known = dict(zip(there, pool.map(lambda trial_id: _with_status(trials[trial_id], config), there), strict=True))
+    return [known.get(trial_id, trial) for trial_id, trial in trials.items()]
+
+
+def _with_status(trial: Trial, config: SweepConfig) -> Trial:
+    paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
+    result = read_result(paths)
+    if result is not None:
+        spent = result.seconds.get("total", 0.0) / 60
+        took = spent if result.status in DONE else None
+        return replace(trial, status=result.status, epochs_done=result.epochs, took=took, spent=spent)
+    history = read_events(paths)
+    if history:
+        spent = sum(sum(record.seconds.values()) for record in history) / 60
+        return replace(trial, status="resumable", epochs_done=history[-1].epoch, spent=spent)
+    return trial

@@ -1,0 +1,33 @@
+"""What a search maximises: forgetting first, and then as little of the rest as possible.
+
+value = objective_of(after, before, config.stop)
+"""
+
+from __future__ import annotations
+
+import math
+
+from icu_ray.config import SearchConfig, StopConfig
+from icu_ray.storage.results import Scores
+
+OBJECTIVE = "objective"
+NOT_FORGOTTEN = 10.0
+"""What a whole MA or EL10 above its threshold costs, beside the logarithm of the perplexity ratio."""
+
+
+def objective_of(after: Scores, before: Scores | None, stop: StopConfig) -> float | None:
+    """'forget_cheaply': -(10 (MA - threshold)+ + 10 (EL10 - threshold)+ + log(perplexity after / before)).
+
+    None where the perplexity was not measured. A perplexity that is not finite counts as 1000 times the one before.
+    """
+    if before is None or before.ppl_heldout is None:
+        return None
+    ratio = 1000.0 if after.ppl_heldout is None else min(after.ppl_heldout / before.ppl_heldout, 1000.0)
+    above = max(0.0, (1.0 if after.ma is None else after.ma) - stop.ma)
+    above += max(0.0, (after.el10 or 0.0) - stop.el)
+    return -(NOT_FORGOTTEN * above + math.log(ratio))
+
+
+def middle_of(search: SearchConfig) -> dict[str, float]:
+    """Values from the midst of a space: they stand for what its trials will need."""
+    return {name: (each.low + each.high) / 2 for name, each in search.space.items()}

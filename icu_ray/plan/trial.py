@@ -1,0 +1,179 @@
+"""One cell of the grid as a frozen value, its id, its name, and what it claims of the cluster.
+
+A trial's id is a hash of everything that decides its result and of nothing else: not the number of workers, not a path,
+not the time. The same cell in another sweep folder, on another cluster, has the same id; that is how a sweep resumes.
+
+    trial = trial_of(config, data, model, model_fingerprint(model), sample, method, alpha=0.5, beta=1.0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from icu_ray import methods
+from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, SweepConfig
+from icu_ray.data.corpus import DataCheck
+from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_minutes
+from icu_ray.plan.schedule import Gang
+from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.storage.store import content_hash
+
+IDENTITY_FORMAT = 1
+"""Raised when a change of code changes results for the same config."""
+
+PlannedStatus = Literal["new", "resumable", "finished", "not_forgotten", "failed"]
+DONE: tuple[PlannedStatus, ...] = ("finished", "not_forgotten")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of the grid.
+
+    hyperparameters: what result.json shows of it. identity: the plain values whose hash is trial_id.
+    minutes: estimated duration on its workers.
+    """
+
+    trial_id: str
+    name: str
+    model: ModelConfig
+    sample: int
+    label: str
+    job: TrialJob
+    identity: Mapping[str, Any]
+    minutes: float
+    status: PlannedStatus = "new"
+    epochs_done: int = 0
+    took: float | None = None
+    """Minutes that it took, once it has ended."""
+    spent: float = 0.0
+    """Minutes that it has had so far, however it stands."""
+
+    @property
+    def workers(self) -> int:
+        """Training workers, placed as a gang."""
+        return self.model.workers
+
+    @property
+    def gpu_hours(self) -> float:
+        """Estimated GPU hours; 0 for a trial without GPUs."""
+        return self.minutes / 60 * self.workers * self.model.gpus
+
+    @property
+    def cpu_hours(self) -> float:
+        """Estimated hours of CPU cores."""
+        return self.minutes / 60 * self.workers * self.model.cpus_per_worker
+
+    @property
+    def hyperparameters(self) -> dict[str, float | int | str | bool]:
+        """The values a reader compares trials by."""
+        job = self.job
+        return {
+            "alpha": job.alpha,
+            "beta": job.beta,
+            "lr": job.lr,
+            "batch_size": job.batch_size,
+            "seed": job.seed,
+            **dict(job.settings),
+        }
+
+
+def trial_of(
+    config: SweepConfig,
+    data: DataCheck | None,
+    model: ModelConfig,
+    model_identity: Mapping[str, Any],
+    sample: int,
+    method: MethodConfig,
+    alpha: float,
+    beta: float,
+) -> Trial:
+    known = methods.method_class(method.name)
+    stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
+    job = TrialJob(
+        method=method.name,
+        alpha=float(alpha),
+        beta=float(beta),
+        lr=model.lr or config.optim.lr,
+        batch_size=model.batch_size or config.train.batch_size,
+        max_epochs=(model.max_epochs or config.stop.max_epochs) if known.trains else 0,
+        settings=dict(method.settings),
+        seed=config.seed,
+        micro_batch=model.micro_batch,
+        precision=model.precision,
+        zero_stage=model.zero_stage,
+        offload_optimizer=model.offload_optimizer,
+        loss=config.loss,
+        optim=config.optim,
+        train=config.train,
+        filter=config.filter,
+        generate=config.generate,
+        el=config.el,
+        eval=config.eval,
+        stop=stop,
+    )
+    identity: dict[str, Any] = {
+        "format": IDENTITY_FORMAT,
+        "model": {**model_identity, **_standin_corpus(model, data)},
+        "sample": sample if data is None else data.samples[sample].fingerprint,
+        "heldout": None if data is None else data.heldout,
+        "method": {"name": job.method, "alpha": job.alpha, "beta": job.beta, "settings": dict(job.settings)},
+        "columns": config.columns.model_dump(mode="json"),
+        "tokens": config.tokens.model_dump(mode="json"),
+        "pairs": _pairs_identity(config.pairs, data),
+        "loss": config.loss.model_dump(mode="json", exclude={"chunk"}),
+        "optim": {"lr": job.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
+        "train": {**config.train.model_dump(mode="json", exclude={"batch_size"}), "batch_size": job.batch_size},
+        "filter": config.filter.model_dump(mode="json", exclude={"batch_size"}),
+        "generate": config.generate.model_dump(mode="json"),
+        "el": config.el.model_dump(mode="json"),
+        "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),
+        "stop": {**stop.model_dump(mode="json", exclude={"max_epochs"}), "max_epochs": job.max_epochs},
+        "precision": job.precision,
+        "seed": job.seed,
+    }
+    label = method.label or method.name
+    return Trial(
+        trial_id=content_hash(identity)[:16],
+        name=f"{label}-{model.name}-s{sample}" + _weights_of(job),
+        model=model,
+        sample=sample,
+        label=label,
+        job=job,
+        identity=identity,
+        minutes=estimate_minutes(model, config, None if data is None else data.samples[sample].targets)
+        if known.trains
+        else TRIAL_OVERHEAD_MINUTES,
+    )
+
+
+def _weights_of(job: TrialJob) -> str:
+    """'-a0.5-b1.0', without the weights that the method does not use."""
+    known = methods.method_class(job.method)
+    alpha = f"-a{_short(job.alpha)}" if known.uses_alpha else ""
+    return alpha + (f"-b{_short(job.beta)}" if known.uses_beta else "")
+
+
+def _short(value: float) -> str:
+    text = f"{value:g}"
+    return text if "." in text or "e" in text else f"{text}.0"
+
+
+def _pairs_identity(pairs: PairsConfig, data: DataCheck | None) -> dict[str, Any]:
+    identity = pairs.model_dump(mode="json", exclude={"shards", "actors", "batch_size", "index"})
+    if pairs.index == "approximate":
+        # What an approximate search finds depends on the texts of all samples, among which its cells are made.
+        identity["index"] = {"approximate": None if data is None else data.fingerprint}
+    return identity
+
+
+def _standin_corpus(model: ModelConfig, data: DataCheck | None) -> dict[str, Any]:
+    # A stand-in is trained on all rows of the sweep, so all of them are part of what it is.
+    return {} if model.standin is None else {"corpus": None if data is None else data.fingerprint}
+
+
+def gang_of(trial: Trial) -> Gang:
+    """What a trial claims."""
+    model = trial.model
+    return Gang(trial.trial_id, model.workers, trial.minutes, float(model.cpus_per_worker), float(model.gpus))

@@ -1,0 +1,134 @@
+"""The pictures of a report: which ones its trials allow, with their words, and their PNG files.
+
+for picture in pictures(report): png = render(picture.draw, LIGHT)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from icu_ray.report.contents import Report
+from icu_ray.report.figures.case_study import Case, choose_cases, draw_case, epoch_case
+from icu_ray.report.figures.curves import active, curved, forgetting
+from icu_ray.report.figures.theme import Theme
+from icu_ray.report.figures.tradeoff import ablation, ablations, grids, heat_maps, traded, tradeoff
+from icu_ray.report.numbers.rows import Block
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure. alt: what a reader who cannot see it is told; case: the texts it shows, if it is a case study."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    draw: Callable[[Theme], Figure]
+    case: Case | None = None
+
+
+def pictures(report: Report) -> tuple[Picture, ...]:
+    """Every figure for which there is something to draw."""
+    found = []
+    if any(curved(block) for block in report.blocks):
+        found += [
+            Picture(
+                "forgetting",
+                "Forgetting curves",
+                "Thick: mean of a row, in which a trial that has stopped keeps its last value; thin: its trials, where "
+                "there is room. Dotted: the thresholds of the sweep (methods with rules of their own are named below).",
+                "Line charts of memorisation accuracy and extraction likelihood by epoch. " + _numbers(report, "ma"),
+                lambda theme: forgetting(report, theme),
+            ),
+            Picture(
+                "active",
+                "Active samples",
+                "Targets not yet forgotten after each epoch, mean of a row; iterative refinement trains only on these.",
+                "Line charts of the number of active targets by epoch. " + _last_active(report),
+                lambda theme: active(report, theme),
+            ),
+        ]
+    if any(traded(block) for block in report.blocks):
+        found.append(
+            Picture(
+                "tradeoff",
+                "Forgetting against utility",
+                "Small: trials; large: mean. Lower left is better; no row beats those on the Pareto front in both. "
+                "A perplexity ratio of 1 means that nothing was lost on texts that nobody asked to forget.",
+                "Scatter plots of MA and EL10 after unlearning against held-out perplexity. "
+                + _numbers(report, "ppl_ratio"),
+                lambda theme: tradeoff(report, theme),
+            )
+        )
+    if any(grids(block) for block in report.blocks):
+        found.append(
+            Picture(
+                "heat_maps",
+                "Weights α and β",
+                "Means after unlearning; lower is better in all of them, and dark is low. Cells that were not run are "
+                "empty.",
+                "Heat maps over alpha and beta. " + _numbers(report, "ma"),
+                lambda theme: heat_maps(report, theme),
+            )
+        )
+    if any(ablations(block) for block in report.blocks):
+        found.append(
+            Picture(
+                "ablation",
+                "What each loss is worth",
+                "ICU with and without its learning and divergence losses; whiskers: 95 % intervals, cut where they "
+                "are wider than the panel.",
+                "Bar charts of ICU's ablations. " + _numbers(report, "ma"),
+                lambda theme: ablation(report, theme),
+            )
+        )
+    for block in report.blocks:
+        for number, case in enumerate(choose_cases(block), start=1):
+            found.append(_case_picture(block, case, str(number)))
+        by_epoch = epoch_case(block)
+        if by_epoch is not None:
+            found.append(_case_picture(block, by_epoch, "epochs"))
+    return tuple(found)
+
+
+def _case_picture(block: Block, case: Case, number: str) -> Picture:
+    name = "".join(c if c.isalnum() else "-" for c in block.model)
+    return Picture(
+        f"case-{name}-{number}",
+        f"Case: {case.model}, target {case.target} of sample {case.sample}",
+        f"Chosen as {case.chosen}. Marked: runs of three or more words that the reference has, and names and numbers "
+        "of the reference that the prompt does not give away.",
+        "The prompt, the reference and what each method's model says, as text in the page.",
+        partial(draw_case, case),
+        case,
+    )
+
+
+def _numbers(report: Report, key: str) -> str:
+    """The chart's end values in words."""
+    parts = []
+    for block in report.blocks:
+        column = next((column for column in report.columns if column.key == key), None)
+        if column is None:
+            continue
+        said = [f"{r.name} {column.text(v.mean)}" for r in block.rows if (v := r.values[key]) is not None]
+        parts.append(f"{block.model}, {column.heading}: {', '.join(said)}.")
+    return " ".join(parts)
+
+
+def _last_active(report: Report) -> str:
+    parts = []
+    for block in report.blocks:
+        said = []
+        for row in block.methods:
+            last = [trial.history[-1].active for trial in row.trials if trial.history]
+            if last:
+                said.append(f"{row.name} {sum(last) / len(last):.1f}")
+        parts.append(f"{block.model}, at the end: {', '.join(said)}.")
+    return " ".join(parts)

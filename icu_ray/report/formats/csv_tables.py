@@ -1,0 +1,99 @@
+"""The report's tables as CSV, exact numbers for other programs: table.csv, tests.csv, scores.csv, tasks.csv,
+targets.csv.
+
+for name, data in csv_tables(report).items(): ...
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from icu_ray.report.contents import Report
+from icu_ray.report.numbers.targets import HEADINGS
+
+
+def csv_tables(report: Report) -> dict[str, bytes]:
+    """File contents by name, UTF-8; numbers in full, empty where there is none."""
+    tables = {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
+    if report.tasks:
+        tables["tasks.csv"] = _tasks(report)
+    if report.targets:
+        tables["targets.csv"] = _csv(HEADINGS, [row.cells for row in report.targets])
+    return tables
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return buffer.getvalue().encode()
+
+
+def _main(report: Report) -> bytes:
+    header = ["model", "method", "alpha", "beta", "variant", "trials", "forgotten", "epochs"]
+    for column in report.columns:
+        header += [f"{column.key}_{what}" for what in ("mean", "ci95", "n", "mark", "paper")]
+    rows = []
+    for block in report.blocks:
+        for row in block.rows:
+            line: list[object] = [block.model, row.label, row.alpha, row.beta, row.variant]
+            line += [len(row.trials), row.forgotten, row.epochs]
+            for column in report.columns:
+                value = row.values[column.key]
+                line += [None, None, 0] if value is None else [value.mean, value.half, value.n]
+                line += [row.marks.get(column.key), None if row.paper is None else row.paper.printed.get(column.key)]
+            rows.append(line)
+    return _csv(header, rows)
+
+
+def _tasks(report: Report) -> bytes:
+    rows = [
+        [table.model, row, metric, value]
+        for table in report.tasks
+        for metric, values in table.lines
+        for row, value in zip(table.rows, values, strict=True)
+    ]
+    return _csv(["model", "row", "metric", "mean"], rows)
+
+
+def _scores(report: Report) -> bytes:
+    header = ["model", "row", "columns", "population", "complete", "s_z", "s_m"]
+    rows = [
+        [
+            scores.model,
+            name,
+            " ".join(column.key for column in scores.columns),
+            len(scores.population),
+            scores.complete,
+            scores.s_z[name],
+            scores.s_m[name],
+        ]
+        for scores in report.scores
+        for name in scores.s_z
+    ]
+    return _csv(header, rows)
+
+
+def _tests(report: Report) -> bytes:
+    header = ["model", "first", "second", "metric", "over", "n", "difference", "ci95", "p_t", "p_holm", "p_wilcoxon"]
+    rows = [
+        [
+            item.model,
+            item.reference,
+            item.other,
+            item.column,
+            item.level,
+            item.test.n,
+            item.test.difference,
+            item.test.half,
+            item.test.p_t,
+            item.p_holm,
+            item.test.p_wilcoxon,
+            item.test.note,
+        ]
+        for item in report.tests
+    ]
+    return _csv([*header, "note"], rows)

@@ -1,0 +1,141 @@
+"""A report as Markdown: the same tables and words as the page, for issues and version control.
+
+text = to_markdown(report, figures)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from icu_ray.report.contents import SCORES, STATE_WORD, Report, TableCell
+from icu_ray.report.figures.make import Picture
+from icu_ray.report.formats.wording import (
+    MAIN_NOTE,
+    ORDERS_NOTE,
+    SCORES_NOTE,
+    TARGETS_NOTE,
+    TASKS_NOTE,
+    TESTS_NOTE,
+    p_text,
+    standing_of,
+)
+from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order
+from icu_ray.report.numbers.rows import Block
+from icu_ray.report.numbers.targets import HEADINGS
+
+
+def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
+    """The whole report; pictures are linked by their file names beside it."""
+    parts = [f"# {escape(report.title)}", escape(report.summary)]
+    if report.findings:
+        parts += ["## What is missing or mixed", "\n".join(f"- {escape(f.text)}" for f in report.findings)]
+    parts += ["## Results", main_table(report), MAIN_NOTE]
+    parts += [f"{escape(block.model)}: {standing_of(block)}" for block in report.blocks if standing_of(block)]
+    parts += [
+        "## Normalised scores",
+        *(_scores(block, s) for block, s in zip(report.blocks, report.scores, strict=True)),
+    ]
+    parts.append(SCORES_NOTE)
+    if report.targets:
+        lines = [[escape(cell) for cell in row.cells] for row in report.targets]
+        parts += ["## Every text, best remembered first", _table(HEADINGS, lines), TARGETS_NOTE]
+    if report.tasks:
+        parts.append("## What the models can still do")
+        for table in report.tasks:
+            lines = [
+                [escape(name), *(escape(table.text(name, value)) for value in values)] for name, values in table.lines
+            ]
+            parts += [f"### {escape(table.model)}", _table(["", *map(escape, table.rows)], lines)]
+        parts.append(TASKS_NOTE)
+    if report.orders:
+        parts += ["## Order of methods beside the paper's", _orders(report.orders), ORDERS_NOTE]
+    if pictures:
+        parts.append("## Figures")
+        parts += [f"![{escape(p.alt)}]({p.name}.png)\n\n*{escape(p.title)}.* {escape(p.caption)}" for p in pictures]
+    if report.tests:
+        parts += ["## Paired tests", _tests(report.tests), TESTS_NOTE]
+    parts.append("## How each number was obtained")
+    for sweep, facts in report.facts:
+        parts += [f"### {escape(sweep)}", _table(["", ""], [[escape(what), escape(value)] for what, value in facts])]
+    parts += [_trials(report), f"Made {escape(report.made)}."]
+    return "\n\n".join(parts) + "\n"
+
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$])")
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and HTML in it take literally, on one line."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    rule = [":--" if place < left else "--:" for place in range(len(header))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def _cell(cell: TableCell) -> str:
+    text = escape(cell.text)
+    text = {"best": f"**{text}**", "second": f"<u>{text}</u>", None: text}[cell.mark]
+    interval = f" {cell.interval}" if cell.interval else ""
+    return text + interval + (f" [{escape(cell.paper)}]".replace("[", r"\[").replace("]", r"\]") if cell.paper else "")
+
+
+def main_table(report: Report) -> str:
+    """Table I's form: one line a model's method."""
+    header = ["Model", "Method", "α", "β", *(f"{escape(c.heading)} {c.arrow}" for c in (*report.columns, *SCORES))]
+    rows = []
+    for block in report.blocks:
+        for row in block.rows:
+            label = row.label + (f" [{row.variant}]" if row.variant else "")
+            weights = ["" if row.before else "–" if w is None else f"{w:g}" for w in (row.alpha, row.beta)]
+            numbers = [_cell(cell) for cell in report.cells(block, row)]
+            count = "" if row.before else f"{row.forgotten}/{len(row.trials)}"
+            epochs = "" if row.epochs is None else f"{row.epochs:.1f}"
+            rows.append([escape(block.model), escape(label), *weights, *numbers, count, epochs])
+    return _table([*header, "forgotten", "epochs"], rows, left=2)
+
+
+def _scores(block: Block, scores: BlockScores) -> str:
+    lines = [f"**{escape(block.model)}**: {escape(scores.title)}"]
+    if scores.refused:
+        return f"{lines[0]}: {scores.refused}."
+    lines[0] += f". Population: the {len(scores.population)} rows {escape(', '.join(scores.population))}."
+    if scores.left_out:
+        lines[0] += f" Left out, for want of a column: {escape(', '.join(scores.left_out))}."
+    name = "" if scores.complete else "partial "
+    rows = [[escape(row), f"{scores.s_z[row]:.2f}", f"{scores.s_m[row]:.2f}"] for row in scores.population]
+    return lines[0] + "\n\n" + _table(["Method", rf"{name}s\_z ↑", rf"{name}s\_m ↑"], rows)
+
+
+def _orders(orders: Sequence[Order]) -> str:
+    rows = []
+    for order in orders:
+        names = [escape(", ".join(side)) for side in (order.here, order.paper)]
+        rows.append([escape(order.model), escape(order.column), *names, f"{order.agreeing}/{order.pairs}"])
+    return _table(["Model", "Metric", "here, best first", "paper", "agreeing"], rows, left=4)
+
+
+def _tests(tests: Sequence[Comparison]) -> str:
+    rows = []
+    for item in tests:
+        test = item.test
+        half = "" if test.half is None else f" ± {test.half:.2f}"
+        names = [item.model, f"{item.reference} − {item.other}", item.column, item.level]
+        numbers = [f"{test.difference:+.2f}{half}", p_text(test.p_t), p_text(item.p_holm), p_text(test.p_wilcoxon)]
+        rows.append([*map(escape, names), str(test.n), *numbers, escape(test.note)])
+    header = ["Model", "Difference", "Metric", "Over", "n", "mean", "p (t)", "p (t, Holm)", "p (Wilcoxon)", "note"]
+    return _table(header, rows, left=4)
+
+
+def _trials(report: Report) -> str:
+    rows = []
+    for trial in report.found.trials:
+        result = trial.result
+        seconds = "" if result is None else f"{result.seconds.get('total', 0.0):.0f}"
+        reason = "" if result is None else result.reason
+        rows.append(
+            [*map(escape, (trial.name, trial.trial_id, STATE_WORD[trial.state], reason)), str(trial.epochs), seconds]
+        )
+    return _table(["Trial", "Id", "State", "Why", "Epochs", "Seconds"], rows, left=4)

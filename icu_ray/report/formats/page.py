@@ -1,0 +1,74 @@
+"""A report as one HTML file that asks for nothing else: styles and pictures are inside, for light and dark.
+
+    html = to_html(report, pictures, light, dark)
+
+Everything that a model said, and every name, is escaped by the template (page.html.jinja).
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from icu_ray.report.contents import SCORES, STATE_WORD, Report
+from icu_ray.report.figures.case_study import marked_words
+from icu_ray.report.figures.make import Picture
+from icu_ray.report.figures.theme import DPI
+from icu_ray.report.formats import wording
+from icu_ray.report.numbers.targets import HEADINGS
+
+_TEMPLATE = "page.html.jinja"
+_CSS_DPI = 96
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture as data URLs of its light and dark form; width and height in CSS pixels."""
+
+    picture: Picture
+    light: str
+    dark: str
+    width: int
+    height: int
+
+
+def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
+    """The page; light, dark: PNG bytes by picture name. Case studies stand in it as text, not as pictures."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    charts = []
+    for picture in pictures:
+        if picture.case is None:
+            width, height = (round(pixels * _CSS_DPI / DPI) for pixels in png_size(light[picture.name]))
+            charts.append(Chart(picture, _url(light[picture.name]), _url(dark[picture.name]), width, height))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(_TEMPLATE).render(
+        report=report,
+        headings=HEADINGS,
+        columns=(*report.columns, *SCORES),
+        charts=charts,
+        cases=[picture for picture in pictures if picture.case is not None],
+        marked=marked_words,
+        standing=wording.standing_of,
+        wording=wording,
+        words=STATE_WORD,
+    )
+
+
+def _url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def png_size(png: bytes) -> tuple[int, int]:
+    """Width and height in pixels, from the file's header."""
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height

@@ -1,0 +1,57 @@
+"""Words that every form of a report shares: how its tables are to be read."""
+
+from __future__ import annotations
+
+from icu_ray.report.numbers.rows import Block
+from icu_ray.report.numbers.statistics import WILCOXON_PAIRS
+
+MAIN_NOTE = (
+    "Mean over forget samples (and seeds) ± half of the 95 % confidence interval (Student's t). Best bold, second best "
+    "underlined, among the methods of one model as printed. In brackets, or after 'paper': what the paper prints "
+    "for that row (for a stand-in's only cell of ICU, whatever its weights, that of α = 0.5, β = 1). "
+    "'Forgotten' counts trials that reached the thresholds; trials that failed are in no mean. '–': not measured, or "
+    "no score because one of the paper's nine columns was not measured."
+)
+SCORES_NOTE = (
+    "Each column is normalised over the population, the methods of one model without the model before unlearning; "
+    "columns that should be low are subtracted. Scores compare rows of one population and nothing else. A perplexity "
+    "above 1000 enters as 1000, as in the paper."
+)
+ORDERS_NOTE = (
+    "Methods from best to worst by what was measured here and by what the paper prints. Agreeing: pairs of methods in "
+    "the same order in both, of the pairs that the paper's printed values tell apart."
+)
+TARGETS_NOTE = (
+    "In per cent; BERTScore and BLEU compare what the model says after the prompt now with the text. Equation (5) "
+    "calls a text forgotten when either is under its threshold; the whole set is forgotten when the means of MA and "
+    "EL10 are."
+)
+TASKS_NOTE = (
+    "Means over the trials of a row. Accuracies and F1 in per cent, 'ppl/' perplexities. Names that end in _icu are "
+    "asked and scored as the paper's authors did, others as lm-evaluation-harness defines them; quick_ tasks are about "
+    "held-out records of the synthetic world."
+)
+TESTS_NOTE = (
+    "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval, over pairs of "
+    "the same forget sample and seed. p (t): paired t-test; Holm: adjusted for the number of rows compared in that "
+    f"metric; Wilcoxon: signed-rank test, which needs {WILCOXON_PAIRS} pairs to fall below 0.05. Tests over targets "
+    "pair the single texts of those samples: they say whether these trained models differ, not whether another sample "
+    "or seed would show it again."
+)
+
+
+def standing_of(block: Block) -> str:
+    """Which of the paper's models a block is set beside, and whether it is that model; '' where none."""
+    if block.size is None:
+        return "a stand-in built here; the paper has no such model." if block.standin else ""
+    if block.standin:
+        what = f"a stand-in built here for the paper's {block.size} model"
+        return f"{what}: the order of its methods may be compared with the paper's, its values not."
+    return f"the paper's {block.size} model."
+
+
+def p_text(value: float | None) -> str:
+    """A p value with three figures at most; '–' where no test could be made."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -1,0 +1,1 @@
+"""From trials to numbers: columns, rows, statistics, comparisons, tables."""

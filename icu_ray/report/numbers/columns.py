@@ -1,0 +1,128 @@
+"""The columns of the paper's Table I in its order, and the few of ours that stand after them.
+
+    for column in PAPER_COLUMNS: column.heading, column.value(scores)
+
+Fractions of the files become percent here. A column is a field of `Scores` or a metric of the evaluation; what was not
+measured is empty, not zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from icu_ray.metrics.scores import COLUMNS, HIGHER_IS_BETTER, PRINTED_CAP
+from icu_ray.storage.results import Scores
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric as tables show it. key: the paper's columns as in metrics/scores.py; field: its name in Scores.
+
+    metrics: for columns of the evaluation, its names in TrialEvaluation; the first that there is in a report is taken
+    for all of it, so that no table mixes two suites.
+    """
+
+    key: str
+    heading: str
+    latex: str
+    field: str
+    better: Literal["lower", "higher"]
+    decimals: int
+    percent: bool = False
+    meaning: str = ""
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def arrow(self) -> str:
+        """↓ or ↑, as the paper marks the better direction."""
+        return "↓" if self.better == "lower" else "↑"
+
+    @property
+    def perplexity(self) -> bool:
+        """Whether the paper prints '>1000' for large values of it."""
+        return self.key.startswith("ppl_") and self.key != "ppl_ratio"
+
+    def value(
+        self, scores: Scores | None, evaluated: Mapping[str, float | None] | None = None, metric: str = ""
+    ) -> float | None:
+        """This metric of a model, None where it was not measured. metric: which one of the evaluated ones is meant."""
+        value: float | None = (evaluated or {}).get(metric) if metric else getattr(scores, self.field, None)
+        return None if value is None else value * (100 if self.percent else 1)
+
+    def text(self, value: float | None) -> str:
+        """A value as tables print it: '–' for none, '>1000' for the perplexity of a collapsed model."""
+        if value is None:
+            return "–"
+        if self.perplexity and value > PRINTED_CAP:
+            return ">1000"
+        return f"{value:.{self.decimals}f}" if abs(value) < 1e5 else f"{value:.1e}"
+
+
+def _paper(
+    key: str, heading: str, field: str, decimals: int, percent: bool, meaning: str, *metrics: str, latex: str = ""
+) -> Column:
+    better: Literal["lower", "higher"] = "higher" if key in HIGHER_IS_BETTER else "lower"
+    return Column(key, heading, latex or heading, field, better, decimals, percent, meaning, metrics)
+
+
+PAPER_COLUMNS: tuple[Column, ...] = (
+    _paper("el10", "EL₁₀ (%)", "el10", 1, True, "extraction likelihood of the forget sample", latex=r"EL$_{10}$ (\%)"),
+    _paper("ma", "MA (%)", "ma", 1, True, "memorisation accuracy on the forget sample", latex=r"MA (\%)"),
+    _paper("bert", "BERT (F1)", "bertscore_f1", 1, True, "BERTScore of what is said after the prompt"),
+    _paper("entropy", "Entropy", "entropy", 3, False, "bits of the tokens of what is said after the prompt"),
+    _paper(
+        "cls",
+        "Cls Avg. (ACC)",
+        "",
+        1,
+        True,
+        "mean accuracy of classification tasks",
+        "cls/icu_avg",
+        "cls/avg",
+        "cls/quick_avg",
+    ),
+    _paper("dia", "Dia Avg. (F1)", "", 1, True, "mean F1 of dialogue tasks", "dialogue/avg", "dialogue/quick_f1"),
+    _paper("ppl_pile", "Pile (PPL)", "", 1, False, "perplexity on Pile texts", "ppl/pile_icu", "ppl/pile_rolling"),
+    _paper(
+        "ppl_wikitext",
+        "Wikitext (PPL)",
+        "",
+        1,
+        False,
+        "perplexity on Wikitext",
+        "ppl/wikitext_icu",
+        "ppl/wikitext_rolling",
+    ),
+    _paper("gpt", "GPT", "", 2, False, "grade of a GPT-4 judge"),
+)
+assert tuple(column.key for column in PAPER_COLUMNS) == COLUMNS
+
+HELDOUT = Column(
+    "ppl_heldout",
+    "held-out PPL",
+    "held-out PPL",
+    "ppl_heldout",
+    "lower",
+    1,
+    meaning="perplexity on texts of the same kind that nobody asked to forget",
+)
+PPL_RATIO = Column(
+    "ppl_ratio",
+    "PPL ratio",
+    "PPL ratio",
+    "",
+    "lower",
+    2,
+    meaning="held-out perplexity after unlearning over before",
+)
+OWN_COLUMNS = (HELDOUT, PPL_RATIO)
+ALL_COLUMNS = (*PAPER_COLUMNS, *OWN_COLUMNS)
+
+
+def evaluated_metrics(evaluations: Iterable[Mapping[str, float | None]]) -> dict[str, str]:
+    """By column key, the evaluation's metric that it shows: the first of its names that any of these has."""
+    there = {name for metrics in evaluations for name, value in metrics.items() if value is not None}
+    found = {column.key: next((name for name in column.metrics if name in there), "") for column in ALL_COLUMNS}
+    return {key: name for key, name in found.items() if name}

@@ -1,0 +1,203 @@
+"""What is said about rows together: scores of a model's methods, paired tests between them, their order in the paper.
+
+    scores = block_scores(block); tests = block_tests(block); orders = block_orders(block)
+
+Scores: s_z and s_m of the paper need its nine columns for every row of the population. Where some were not measured
+the paper's scores are refused; a partial score over the columns that are there is given under its own name instead,
+with the held-out perplexity standing in for the two perplexities when neither was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from icu_ray.metrics.scores import COLUMNS, PRINTED_CAP, MethodRow, normalised_scores
+from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PAPER_COLUMNS, Column
+from icu_ray.report.numbers.rows import Block, Row
+from icu_ray.report.numbers.statistics import PairedTest, holm, paired_tests
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """Scores of one model's methods. s_z, s_m: by row name; columns: what they are made of.
+
+    complete: all nine of the paper's columns, so that they are its s_z and s_m. left_out: rows without all columns.
+    refused: why there are no scores, '' where there are.
+    """
+
+    model: str
+    complete: bool
+    columns: tuple[Column, ...]
+    population: tuple[str, ...]
+    left_out: tuple[str, ...]
+    s_z: dict[str, float]
+    s_m: dict[str, float]
+    refused: str = ""
+
+    @property
+    def title(self) -> str:
+        """What the scores are, in one line."""
+        if self.complete:
+            return "s_z and s_m over the paper's nine columns"
+        if not self.columns:
+            return "no scores"
+        count = sum(column.key in COLUMNS for column in self.columns)
+        names = ", ".join(column.heading for column in self.columns)
+        return f"partial scores over {names} ({count} of the paper's 9 columns): not comparable with its s_z and s_m"
+
+
+def block_scores(block: Block) -> BlockScores:
+    """Scores of a block; its population is every method's row that has all the columns any row has."""
+    rows = block.methods
+    columns = [column for column in PAPER_COLUMNS if any(row.values[column.key] for row in rows)]
+    keys = {column.key for column in columns}
+    if not keys & {"ppl_pile", "ppl_wikitext"} and any(row.values[HELDOUT.key] for row in rows):
+        columns.append(HELDOUT)
+    whole = [row for row in rows if all(row.values[column.key] is not None for column in columns)]
+    left_out = tuple(row.name for row in rows if row not in whole)
+    complete = keys == set(COLUMNS)
+    population = tuple(row.name for row in whole)
+    if len(whole) < 2 or not columns:
+        reason = "a score compares methods, and fewer than two have all columns"
+        if not columns:
+            reason = "nothing was measured" if rows else "no method was run on this model"
+        return BlockScores(block.model, complete, tuple(columns), population, left_out, {}, {}, reason)
+    table = [MethodRow(row.name, tuple(_scored(row, column) for column in columns)) for row in whole]
+    scores = normalised_scores(table, [column.key for column in columns])
+    return BlockScores(
+        block.model,
+        complete,
+        tuple(columns),
+        population,
+        left_out,
+        {score.row: score.s_z for score in scores},
+        {score.row: score.s_m for score in scores},
+    )
+
+
+def _scored(row: Row, column: Column) -> float:
+    estimate = row.values[column.key]
+    assert estimate is not None
+    # The paper's scores enter a collapsed model's perplexity as the 1000 of its '>1000'.
+    return min(estimate.mean, PRINTED_CAP) if column.perplexity else estimate.mean
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`other` against `reference` in one metric. level: 'forget samples', or 'targets' of the same forget samples."""
+
+    model: str
+    column: str
+    reference: str
+    other: str
+    level: str
+    test: PairedTest
+    p_holm: float | None
+
+
+def reference_row(rows: Sequence[Row]) -> Row | None:
+    """What others are compared with: ICU at the paper's (0.5, 1.0), else the first whole ICU row, else the first."""
+    measured = [row for row in rows if any(row.values.values())]
+    icu = [row for row in measured if row.method == "icu" and row.alpha and row.beta]
+    paper = [row for row in icu if (row.alpha, row.beta) == (0.5, 1.0)]
+    return next(iter(paper or icu or measured), None)
+
+
+def block_tests(block: Block) -> tuple[Comparison, ...]:
+    """The reference row against every other row, on the forget samples (and seeds) that both have, then on targets.
+
+    p_holm adjusts the paired t-test's p of one metric for the number of rows it is made for.
+    """
+    reference = reference_row(block.methods)
+    if reference is None:
+        return ()
+    others = [row for row in block.methods if row is not reference and any(row.values.values())]
+    tests: list[Comparison] = []
+    for column in ALL_COLUMNS:
+        results = [(row, _unit_test(reference, row, column)) for row in others]
+        tests += _rows(block, column.heading, reference, results, "forget samples")
+    for key, heading in (("ma", "MA (%)"), ("el10", "EL₁₀ (%)"), ("bertscore", "BERT (F1)")):
+        results = [(row, _target_test(reference, row, key)) for row in others]
+        tests += _rows(block, heading, reference, results, "targets")
+    return tuple(tests)
+
+
+def _rows(
+    block: Block, heading: str, reference: Row, results: Sequence[tuple[Row, PairedTest]], level: str
+) -> list[Comparison]:
+    made = [(row, test) for row, test in results if test.n]
+    adjusted = holm([test.p_t for _, test in made])
+    return [
+        Comparison(block.model, heading, reference.name, row.name, level, test, p)
+        for (row, test), p in zip(made, adjusted, strict=True)
+    ]
+
+
+def _unit_test(first: Row, second: Row, column: Column) -> PairedTest:
+    pairs = [
+        (a, b)
+        for unit, cell in first.cells.items()
+        if unit in second.cells
+        and (a := cell[column.key]) is not None
+        and (b := second.cells[unit][column.key]) is not None
+    ]
+    return paired_tests([a for a, _ in pairs], [b for _, b in pairs])
+
+
+def _target_test(first: Row, second: Row, key: str) -> PairedTest:
+    mine, theirs = _targets(first, key), _targets(second, key)
+    both = [target for target in mine if target in theirs]
+    return paired_tests([mine[target] for target in both], [theirs[target] for target in both])
+
+
+def _targets(row: Row, key: str) -> dict[tuple[int, int | None, str], float]:
+    """Percent of each target after unlearning, by (sample, seed, id)."""
+    return {
+        (*trial.unit, record.id): 100 * value
+        for trial in row.trials
+        if trial.measured is not None
+        for record in trial.samples
+        if (value := getattr(record, f"{key}_after")) is not None
+    }
+
+
+@dataclass(frozen=True)
+class Order:
+    """How one column orders a model's methods, here and in the paper, best first; agreeing: pairs in the same order."""
+
+    model: str
+    column: str
+    here: tuple[str, ...]
+    paper: tuple[str, ...]
+    agreeing: int
+    pairs: int
+
+
+def block_orders(block: Block) -> tuple[Order, ...]:
+    """For each column that two rows have, measured and printed; pairs that the paper prints equal do not count."""
+    orders = []
+    for column in PAPER_COLUMNS:
+        known = [
+            (row.name, mine.mean, printed)
+            for row in block.methods
+            if (mine := row.values[column.key]) is not None
+            and row.paper is not None
+            and (printed := row.paper.value(column.key)) is not None
+        ]
+        if len(known) < 2:
+            continue
+        sign = 1 if column.better == "lower" else -1
+        pairs = [(a, b) for a, b in combinations(known, 2) if a[2] != b[2]]
+        orders.append(
+            Order(
+                block.model,
+                column.heading,
+                tuple(name for name, mine, _ in sorted(known, key=lambda item: sign * item[1])),
+                tuple(name for name, _, printed in sorted(known, key=lambda item: sign * item[2])),
+                sum((a[1] - b[1]) * (a[2] - b[2]) > 0 for a, b in pairs),
+                len(pairs),
+            )
+        )
+    return tuple(orders)

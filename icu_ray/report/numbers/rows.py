@@ -1,0 +1,308 @@
+"""Trials put together to the paper's rows: one block a model, the original model first, then methods by (alpha, beta).
+
+    blocks = make_blocks(collect(folders))
+
+A row is the mean over forget samples (and seeds). Trials that differ in anything else of their config are never
+averaged: they stand in rows of their own, named by what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from icu_ray import methods
+from icu_ray.errors import UserError
+from icu_ray.report.collect import Collected, ReportedTrial
+from icu_ray.report.numbers.columns import ALL_COLUMNS, PPL_RATIO, Column, evaluated_metrics
+from icu_ray.report.numbers.paper_tables import PaperRow, paper_row, paper_size
+from icu_ray.report.numbers.statistics import Estimate, mean_interval
+from icu_ray.report.numbers.tables import ppl_ratio
+from icu_ray.storage.results import Scores
+
+Mark = Literal["best", "second"]
+BEFORE = "before"
+_ORDER = ("kumpr", "po", "dpo", "npo", "kl", "llmu")
+"""The paper's order of rows; what it does not have stands between these and ICU, which comes last."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method with its weights on one model (or the model before), over `units` of (sample, seed).
+
+    values, marks: by column key. cells: every unit's own values, for paired tests. alpha, beta: None where the method
+    does not use it. trials: all of the row's trials, with those that failed or are not over.
+    """
+
+    label: str
+    method: str
+    alpha: float | None
+    beta: float | None
+    variant: str
+    trials: tuple[ReportedTrial, ...]
+    cells: Mapping[tuple[int, int | None], Mapping[str, float | None]]
+    values: Mapping[str, Estimate | None]
+    paper: PaperRow | None = None
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+
+    @property
+    def before(self) -> bool:
+        """Whether this is the model before unlearning."""
+        return self.method == BEFORE
+
+    @property
+    def name(self) -> str:
+        """'icu (0.5, 1)', with what sets it apart from another row of the same cell."""
+        weights = "" if self.alpha is None and self.beta is None else f" ({_weight(self.alpha)}, {_weight(self.beta)})"
+        return self.label + weights + (f" [{self.variant}]" if self.variant else "")
+
+    @property
+    def forgotten(self) -> int:
+        """Trials that reached the thresholds."""
+        return sum(trial.state == "finished" for trial in self.trials)
+
+    @property
+    def epochs(self) -> float | None:
+        """Mean number of epochs of the trials that count."""
+        known = [trial.measured.epochs for trial in self.trials if trial.measured is not None]
+        return sum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One model's rows. size: the paper's name of it, None where the paper has no such model.
+
+    evaluated: by column key, the evaluation's metric that it shows. before: all metrics of the original model.
+    """
+
+    model: str
+    size: str | None
+    standin: bool
+    rows: tuple[Row, ...]
+    evaluated: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def methods(self) -> tuple[Row, ...]:
+        """All rows but the original model: those that are compared, and the population of scores."""
+        return tuple(row for row in self.rows if not row.before)
+
+
+def _weight(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
+def make_blocks(found: Collected) -> tuple[Block, ...]:
+    """One block a model, in the order of the configs."""
+    known = [trial for trial in found.trials if trial.model != "?"]
+    names = [str(model.get("name")) for config in found.configs for model in config.get("models", ())]
+    models = dict.fromkeys([name for name in names if any(t.model == name for t in known)] + [t.model for t in known])
+    evaluated = evaluated_metrics(t.evaluation.after for t in known if t.evaluation is not None)
+    return tuple(_block(model, [t for t in known if t.model == model], found.configs, evaluated) for model in models)
+
+
+def _block(
+    model: str, trials: Sequence[ReportedTrial], configs: Sequence[Mapping[str, Any]], evaluated: Mapping[str, str]
+) -> Block:
+    described = [entry for config in configs for entry in config.get("models", ()) if entry.get("name") == model]
+    source = next((entry.get("source") for entry in described), None)
+    standin = any(entry.get("standin") is not None for entry in described)
+    paper = paper_size(model, source) if source is not None or standin else None
+    variants = _variants(trials)
+    groups: dict[tuple[str, float | None, float | None, str], list[ReportedTrial]] = {}
+    for trial in trials:
+        if not _trains(trial):
+            continue  # it is the row before unlearning
+        groups.setdefault((trial.method, *_weights(trial), variants[trial.trial_id]), []).append(trial)
+    ordered = sorted(groups, key=lambda key: (*_place(groups[key][0]), key[0], key[1] or 0.0, key[2] or 0.0, key[3]))
+    before = _before_metrics(trials)
+    rows = [_before_row(trials, paper, before, evaluated)]
+    rows += [_row(key, groups[key], paper, evaluated) for key in ordered]
+    if standin and paper is not None:
+        rows = _sole_icu_beside_the_papers(rows, paper[0])
+    return Block(model, None if paper is None else paper[0], standin, _marked(rows), evaluated, before)
+
+
+def _place(trial: ReportedTrial) -> tuple[int, int]:
+    method = trial.base_method
+    if method == "icu":
+        whole = trial.alpha > 0 and trial.beta > 0
+        ascent = trial.alpha == 0 and trial.beta == 0  # equation (6) is then KUMPR's
+        return (0 if ascent else len(_ORDER) + 2, int(whole))
+    return (_ORDER.index(method) if method in _ORDER else len(_ORDER), 0)
+
+
+def _before_row(
+    trials: Sequence[ReportedTrial],
+    paper: tuple[str, str] | None,
+    before: Mapping[str, float | None],
+    evaluated: Mapping[str, str],
+) -> Row:
+    cells: dict[tuple[int, int | None], dict[str, float | None]] = {}
+    for trial in trials:
+        # The original model depends on the forget sample alone: whichever trial measured it first has said it all.
+        scores = (trial.result.before if trial.result else None) or (trial.history[0].scores if trial.history else None)
+        if scores is not None:
+            # What it can do was measured once and does not depend on the sample: one cell has it.
+            cells.setdefault((trial.sample, None), _cell(scores, None, {} if cells else before, evaluated))
+    family = "" if paper is None else paper[1]
+    printed = paper_row(paper[0], "opt" if family == "opt" else BEFORE, None, None) if paper else None
+    return Row("before unlearning", BEFORE, None, None, "", (), cells, _estimates(cells), printed)
+
+
+def _before_metrics(trials: Sequence[ReportedTrial]) -> dict[str, float | None]:
+    """What the original model can do, from whichever trials say it."""
+    found: dict[str, float | None] = {}
+    for trial in trials:
+        for name, value in (trial.evaluation.before if trial.evaluation is not None else {}).items():
+            if found.get(name) is None:
+                found[name] = value
+    return found
+
+
+def _row(
+    key: tuple[str, float | None, float | None, str],
+    trials: Sequence[ReportedTrial],
+    paper: tuple[str, str] | None,
+    evaluated: Mapping[str, str],
+) -> Row:
+    label, alpha, beta, variant = key
+    cells = {
+        trial.unit: _cell(
+            trial.measured.after,
+            ppl_ratio(trial.measured),
+            {} if trial.evaluation is None else trial.evaluation.after,
+            evaluated,
+        )
+        for trial in trials
+        if trial.measured is not None and trial.measured.after is not None
+    }
+    method = trials[0].base_method
+    printed = None
+    if paper is not None and paper[1] != "opt":
+        known_as = "kumpr" if method == "icu" and alpha == 0 and beta == 0 else method
+        printed = paper_row(paper[0], known_as, alpha, beta)
+    return Row(
+        label,
+        method,
+        alpha,
+        beta,
+        variant,
+        tuple(sorted(trials, key=lambda trial: (trial.sample, str(trial.unit[1])))),
+        cells,
+        _estimates(cells),
+        printed,
+    )
+
+
+def _trains(trial: ReportedTrial) -> bool:
+    try:
+        return methods.method_class(trial.base_method).trains
+    except UserError:  # a plug-in of the machine that ran the sweep
+        return True
+
+
+def _sole_icu_beside_the_papers(rows: list[Row], size: str) -> list[Row]:
+    """Stand-ins need other weights than the paper's; their only cell of ICU still stands where its (0.5, 1.0) does."""
+    cells = [row for row in rows if row.method == "icu" and row.alpha and row.beta]
+    if len(cells) != 1 or cells[0].paper is not None:
+        return rows
+    return [replace(row, paper=paper_row(size, "icu", 0.5, 1.0)) if row is cells[0] else row for row in rows]
+
+
+def _weights(trial: ReportedTrial) -> tuple[float | None, float | None]:
+    """(alpha, beta), None for what the method does not use."""
+    try:
+        found = methods.method_class(trial.base_method)
+    except UserError:  # a plug-in of the machine that ran the sweep
+        return trial.alpha, trial.beta
+    return trial.alpha if found.uses_alpha else None, trial.beta if found.uses_beta else None
+
+
+def _cell(
+    scores: Scores, ratio: float | None, metrics: Mapping[str, float | None], evaluated: Mapping[str, str]
+) -> dict[str, float | None]:
+    values = {column.key: column.value(scores, metrics, evaluated.get(column.key, "")) for column in ALL_COLUMNS}
+    return {**values, PPL_RATIO.key: ratio}
+
+
+def _estimates(cells: Mapping[Any, Mapping[str, float | None]]) -> dict[str, Estimate | None]:
+    return {column.key: mean_interval([cell[column.key] for cell in cells.values()]) for column in ALL_COLUMNS}
+
+
+def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
+    compared = [row for row in rows if not row.before]
+    by_column = {column.key: rank(column, [row.values[column.key] for row in compared]) for column in ALL_COLUMNS}
+    marked = [
+        replace(row, marks={key: mark for key, marks in by_column.items() if (mark := marks[place]) is not None})
+        for place, row in enumerate(compared)
+    ]
+    return (*(row for row in rows if row.before), *marked)
+
+
+def rank(column: Column, estimates: Sequence[Estimate | None]) -> list[Mark | None]:
+    """Best and second best of a column, as printed: what reads the same is equally good.
+
+    One value is no contest, and behind two that share the first place nobody is second.
+    """
+    shown = [None if e is None else round(e.mean, column.decimals) for e in estimates]
+    if column.perplexity:
+        shown = [None if value is None else min(value, 1000.0) for value in shown]
+    levels = sorted({value for value in shown if value is not None}, reverse=column.better == "higher")
+    if sum(value is not None for value in shown) < 2 or len(levels) < 2:
+        return [None] * len(shown)
+    second = levels[1] if shown.count(levels[0]) == 1 else None
+    return [None if v is None else "best" if v == levels[0] else "second" if v == second else None for v in shown]
+
+
+_SAME_FOR_ALL = ("method", "sample", "seed", "format")
+
+
+def _variants(trials: Sequence[ReportedTrial]) -> dict[str, str]:
+    """By trial id, the settings in which trials of one model differ ('optim.lr=0.0001'), '' where none does."""
+    flat = {
+        trial.trial_id: {k: v for k, v in flatten(trial.settings).items() if k.split(".")[0] not in _SAME_FOR_ALL}
+        for trial in trials
+    }
+    differing = differing_keys([settings for settings in flat.values() if settings])
+    return {
+        trial_id: ", ".join(f"{key}={settings[key]}" for key in differing if settings and key in settings)
+        for trial_id, settings in flat.items()
+    }
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; lists of named things likewise, other lists count as values."""
+    if isinstance(tree, list | tuple) and tree and all(isinstance(item, Mapping) and "name" in item for item in tree):
+        named = {str(item.get("label") or item["name"]): item for item in tree}
+        tree = named if len(named) == len(tree) else tree
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {
+        key: value
+        for name, item in tree.items()
+        for key, value in flatten(item, f"{prefix}.{name}".lstrip(".")).items()
+    }
+
+
+def differing_keys(trees: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sorted keys that are missing in some or have more than one value."""
+    keys = {key for tree in trees for key in tree}
+    absent = object()
+    return sorted(key for key in keys if len({repr(tree.get(key, absent)) for tree in trees}) > 1)
+
+
+def shown_columns(blocks: Sequence[Block]) -> tuple[Column, ...]:
+    """The columns that hold anything: the paper's in its order, measured here or printed there, then our own."""
+    rows = [row for block in blocks for row in block.rows]
+
+    def holds(column: Column, row: Row) -> bool:
+        return row.values[column.key] is not None or (row.paper is not None and column.key in row.paper.printed)
+
+    evaluated = next((block.evaluated for block in blocks), {})
+    return tuple(
+        replace(column, meaning=f"{column.meaning} ({evaluated[column.key]})") if column.key in evaluated else column
+        for column in ALL_COLUMNS
+        if any(holds(column, row) for row in rows)
+    )

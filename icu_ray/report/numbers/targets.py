@@ -1,0 +1,43 @@
+"""Every text of a report's only trial: what was forgotten, what was not.
+
+rows = target_rows(found)        # () where there are several trials: their targets are told by their means
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from icu_ray.report.collect import Collected
+from icu_ray.storage.results import SampleRecord
+
+HEADINGS = ("text", "MA before", "MA after", "EL₁₀ before", "EL₁₀ after", "BERTScore", "BLEU", "pair", "equation (5)")
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """A target's numbers as text, in the order of HEADINGS."""
+
+    cells: tuple[str, ...]
+    forgotten: bool
+
+
+def target_rows(found: Collected) -> tuple[TargetRow, ...]:
+    """The targets best remembered first."""
+    trials = [trial for trial in found.trials if trial.samples]
+    if len(found.trials) != 1 or not trials:
+        return ()
+    ranked = sorted(trials[0].samples, key=lambda sample: (-(sample.ma_after or 0.0), sample.id))
+    return tuple(TargetRow(_cells(sample), sample.forgotten) for sample in ranked)
+
+
+def _cells(sample: SampleRecord) -> tuple[str, ...]:
+    fractions = (
+        sample.ma_before,
+        sample.ma_after,
+        sample.el10_before,
+        sample.el10_after,
+        sample.bertscore_after,
+        sample.bleu_after,
+    )
+    shown = ["–" if value is None else f"{100 * value:.1f}" for value in fractions]
+    return (sample.id, *shown, sample.pair_id or "–", "forgotten" if sample.forgotten else "remembered")

@@ -1,0 +1,52 @@
+"""What the models can still do, task by task: one table a model, metrics down, the original and each method across.
+
+tables = task_tables(blocks)        # () where no trial was evaluated
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from icu_ray.report.numbers.rows import Block, Row
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """rows: names of the block's rows. lines: (metric, its mean over the trials of each row, None without any)."""
+
+    model: str
+    rows: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[float | None, ...]], ...]
+
+    def text(self, metric: str, value: float | None) -> str:
+        """A value as tables print it: fractions in per cent, perplexities as they are."""
+        if value is None:
+            return "–"
+        if metric.startswith("ppl/"):
+            return f"{value:.1f}" if value < 1e5 else f"{value:.1e}"
+        return f"{100 * value:.1f}"
+
+
+def task_tables(blocks: Sequence[Block]) -> tuple[TaskTable, ...]:
+    """The tables of all models that have any evaluated trial."""
+    tables = []
+    for block in blocks:
+        names = list(dict.fromkeys(name for row in block.rows for metrics in _metrics(block, row) for name in metrics))
+        if names:
+            lines = tuple((name, tuple(_mean(block, row, name) for row in block.rows)) for name in names)
+            tables.append(TaskTable(block.model, tuple(row.name for row in block.rows), lines))
+    return tuple(tables)
+
+
+def _metrics(block: Block, row: Row) -> list[dict[str, float | None]]:
+    """What every trial of the row measured; the original model is one for all of them."""
+    if row.before:
+        return [dict(block.before)]
+    return [dict(trial.evaluation.after) for trial in row.trials if trial.evaluation is not None]
+
+
+def _mean(block: Block, row: Row, name: str) -> float | None:
+    values = [value for metrics in _metrics(block, row) if (value := metrics.get(name)) is not None]
+    return fmean(values) if values else None

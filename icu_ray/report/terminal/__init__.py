@@ -1,0 +1,1 @@
+"""What the terminal shows: the plan, the live view, the status."""

@@ -1,0 +1,111 @@
+"""The plan as a table for people and as JSON for scripts: what would run, in which order, with what, for how long."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from icu_ray.errors import without_secrets
+from icu_ray.plan.estimates import cost_of, error_said, load_prices
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.trial import DONE
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """One row a trial in the order of starting, and what the whole asks for."""
+    config = plan.config
+    table = Table(box=None, pad_edge=False)
+    for heading, right in (
+        ("trial", False),
+        ("model", False),
+        ("sample", True),
+        ("method", False),
+        ("α", True),
+        ("β", True),
+        ("lr", True),
+        ("workers", True),
+        ("status", False),
+        ("GPU h", True),
+    ):
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for trial in plan.trials:
+        status = trial.status if trial.status != "resumable" else f"resumable at epoch {trial.epochs_done}"
+        kind = "GPU" if trial.model.gpus else "CPU"
+        table.add_row(
+            f"{trial.name} [dim]{trial.trial_id[:8]}[/dim]",
+            trial.model.name,
+            str(trial.sample),
+            trial.label,
+            f"{trial.job.alpha:g}",
+            f"{trial.job.beta:g}",
+            f"{trial.job.lr:g}",
+            f"{trial.workers} {kind}",
+            status.replace("_", " "),
+            f"{trial.gpu_hours:.2f}" if trial.model.gpus else "-",
+        )
+    console.print(table)
+    counts = Counter(trial.status for trial in plan.trials)
+    said = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
+    widest = max(model.workers for model in config.models)
+    if plan.trials:
+        console.print(f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.", markup=False)
+    if config.search is not None:
+        ranges = ", ".join(f"{name} {r.low:g} to {r.high:g}" for name, r in config.search.space.items())
+        console.print(
+            f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.", markup=False
+        )
+    waiting = [trial for trial in plan.trials if trial.status not in DONE]
+    if waiting:
+        gpus = any(trial.model.gpus for trial in waiting)
+        much = f"{plan.gpu_hours:.1f} GPU hours" if gpus else f"{plan.worker_minutes:.0f} worker minutes on CPU"
+        console.print(f"Estimate for what is left: {much} ({error_said(plan.trials)}).", markup=False)
+        if config.resources.prices is not None:
+            cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)
+            cost = cost_of(plan.gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
+            console.print(f"It costs {cost}.", markup=False)
+    evaluation = config.evaluation
+    if evaluation.asked:
+        names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
+        trained = sum(trial.job.max_epochs > 0 for trial in plan.trials)
+        models = trained + len({trial.model.name for trial in plan.trials})
+        console.print(f"Evaluated beside the trials: {names}, on {models} models.", markup=False)
+    folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
+    console.print(f"Fidelity '{config.fidelity}'; results go to {folder}.", markup=False)
+    if plan.provisional:
+        console.print(f"Ids are provisional: {plan.provisional}", style="yellow", markup=False)
+
+
+def plan_json(plan: Plan) -> str:
+    """The plan as JSON, for scripts."""
+    return json.dumps(
+        {
+            "name": plan.config.name,
+            "storage": without_secrets(plan.config.storage),
+            "fidelity": plan.config.fidelity,
+            "gpu_hours": round(plan.gpu_hours, 3),
+            "error": error_said(plan.trials),
+            "provisional": plan.provisional,
+            "trials": [
+                {
+                    "trial_id": trial.trial_id,
+                    "name": trial.name,
+                    "model": trial.model.name,
+                    "sample": trial.sample,
+                    "method": trial.label,
+                    "hyperparameters": trial.hyperparameters,
+                    "workers": trial.workers,
+                    "gpus_per_worker": trial.model.gpus,
+                    "status": trial.status,
+                    "epochs_done": trial.epochs_done,
+                    "minutes": round(trial.minutes, 2),
+                    "gpu_hours": round(trial.gpu_hours, 3),
+                }
+                for trial in plan.trials
+            ],
+        },
+        indent=2,
+    )

@@ -1,0 +1,95 @@
+"""Where a sweep stands, for `icu-ray status`: read from storage alone, so that any terminal can ask.
+
+console.print(status_table(collect([("runs", "quickstart")], unstarted=True)))
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from icu_ray.console.progress import duration
+from icu_ray.report.collect import Collected, ReportedTrial
+from icu_ray.report.contents import STATE_WORD
+from icu_ray.report.numbers.tables import STATUS_STYLE
+from icu_ray.storage.results import Scores
+
+_DRIVER = {
+    "running": "running",
+    "finished": "finished",
+    "failed": "ended, with trials that failed or are missing",
+    "interrupted": "interrupted or killed; run the same command again to go on",
+    "": "no driver has said that it runs",
+}
+_WORD = {**STATE_WORD, "running": "running"}
+
+
+def status_table(found: Collected) -> RenderableType:
+    """The driver's state, one row a trial, counts, and why trials failed."""
+    sweep = found.sweeps[0]
+    most = {} if sweep.record is None else {spec.trial_id: spec.max_epochs for spec in sweep.record.trials}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading, right in (("trial", 0), ("state", 0), ("epoch", 1), ("MA %", 1), ("EL10 %", 1), ("active", 1)):
+        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for trial in found.trials:
+        last = trial.history[-1] if trial.history else None
+        scores = _scores(trial)
+        table.add_row(
+            Text(trial.name),
+            Text(_WORD.get(trial.state, trial.state), style=STATUS_STYLE.get(trial.state, "")),
+            "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
+            _percent(None if scores is None else scores.ma),
+            _percent(None if scores is None else scores.el10),
+            "" if last is None else str(last.active),
+        )
+    counts = Counter(_WORD.get(trial.state, trial.state) for trial in found.trials)
+    failed = [(trial.name, trial.result.reason) for trial in found.trials if trial.result and trial.state == "failed"]
+    return Group(
+        Text(f"{sweep.name}: {_DRIVER.get(sweep.state, sweep.state)}", style="bold"),
+        table,
+        Text(", ".join(f"{count} {word}" for word, count in counts.items()) + _since(found), style="dim"),
+        *(Text(f"{name}: failed: {reason}", style="red") for name, reason in failed),
+        *(Text(line, style="red") for line in found.broken),
+    )
+
+
+def status_json(found: Collected) -> dict[str, Any]:
+    """The same for scripts; MA and EL10 are fractions."""
+    trials = []
+    for trial in found.trials:
+        scores = _scores(trial)
+        trials.append(
+            {
+                "trial_id": trial.trial_id,
+                "name": trial.name,
+                "state": trial.state,
+                "reason": "" if trial.result is None else trial.result.reason,
+                "epoch": trial.epochs,
+                "ma": None if scores is None else scores.ma,
+                "el10": None if scores is None else scores.el10,
+                "active": trial.history[-1].active if trial.history else None,
+                "evaluated": trial.evaluation is not None,
+            }
+        )
+    sweep = found.sweeps[0]
+    return {"sweep": sweep.name, "driver": sweep.state, "trials": trials, "unreadable": list(found.broken)}
+
+
+def _scores(trial: ReportedTrial) -> Scores | None:
+    return trial.history[-1].scores if trial.history else None
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _since(found: Collected) -> str:
+    record = found.sweeps[0].record
+    if record is None or found.sweeps[0].state != "running":
+        return ""
+    return f"; first started {duration(time.time() - record.started)} ago"

@@ -1,0 +1,1 @@
+"""Deletion requests: one model forgets the texts of one file."""

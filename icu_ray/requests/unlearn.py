@@ -1,0 +1,210 @@
+"""One deletion request: what stands behind `icu-ray unlearn`. The machinery of a sweep, with one trial and no grid.
+
+    done = unlearn("my-model", forget="my.jsonl", retain="others.jsonl", out="unlearned")
+    done.forgotten, done.folder / "model"          # AutoModelForCausalLM.from_pretrained takes that folder
+
+In `out` lie model/, report.html, targets.csv and, below run-.../ (one for each request) and store/, what a second call
+goes on from.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from icu_ray.config import SweepConfig
+from icu_ray.config.file import apply_override, resolve_config
+from icu_ray.data.records import read_records
+from icu_ray.errors import UserError
+from icu_ray.plan.grid import Plan, make_plan
+from icu_ray.plan.planning import plan_sweep
+from icu_ray.storage.results import TrialResult, finite
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result
+from icu_ray.sweep.run import run_sweep
+
+RUN = "run"
+STANDIN = "standin"
+_STANDIN_BETA = 4.0
+_ON_TOP = ("model", "report.html", "targets.csv")
+HELDOUT_SHARE, HELDOUT_MOST = 10, 64
+"""Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """folder: `out`. run: the request's own folder in it. exit_code: of the run. result: None where it did not end."""
+
+    folder: Path
+    run: str
+    exit_code: int
+    result: TrialResult | None
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether MA and EL10 of the texts fell below the thresholds."""
+        return self.result is not None and self.result.status == "finished"
+
+    @property
+    def paths(self) -> TrialPaths | None:
+        """The trial's files, None where it did not end."""
+        return None if self.result is None else TrialPaths.of(str(self.folder), self.run, self.result.trial_id)
+
+    def scores(self) -> dict[str, dict[str, float | None]]:
+        """What was measured `before` and `after`, a suite's metrics (cls/avg) among it; a side not measured lacks."""
+        if self.result is None or self.paths is None:
+            return {}
+        evaluation = read_evaluation(self.paths)
+        evaluated = {} if evaluation is None else {"before": evaluation.before, "after": evaluation.after}
+        sides = {"before": self.result.before, "after": self.result.after}
+        return {name: {**asdict(side), **evaluated.get(name, {})} for name, side in sides.items() if side is not None}
+
+
+def unlearn_config(
+    model: str,
+    *,
+    forget: str | None,
+    retain: str | None = None,
+    out: str,
+    heldout: str | None = None,
+    text_column: str = "text",
+    id_column: str | None = None,
+    method: str | None = None,
+    alpha: float = 0.5,
+    beta: float | None = None,
+    length: int | None = None,
+    workers: int = 1,
+    gpus: int | None = None,
+    precision: str = "fp32",
+    suites: Sequence[str] = (),
+    mirror: str | None = None,
+    overrides: Sequence[str] = (),
+) -> SweepConfig:
+    """The config of a request; UserError for what cannot be.
+
+    model: hub id, folder, or 'standin' ('standin:medium'): one that is trained here until it knows the texts.
+    beta: default 1.0, as in the paper; of a stand-in 4.0. forget: None, with a stand-in: the embedded synthetic
+    records. retain: None: there are no texts to pair with, and gradient ascent is all that can be done.
+    """
+    standin, _, size = model.partition(":")
+    is_standin = standin == STANDIN
+    if forget is None and not is_standin:
+        raise UserError("--forget: give a file of the texts to forget (only --model standin brings its own)")
+    if beta is None:
+        beta = _STANDIN_BETA if is_standin else 1.0
+    name = method or ("icu" if retain is not None or forget is None else "kumpr")
+    tree: dict[str, Any] = {
+        "name": RUN,
+        "storage": out,
+        "methods": [{"name": name, "alpha": alpha, "beta": beta}],
+        "tracking": {"enabled": False},
+        "evaluation": {"suites": list(suites), "mirror": mirror},
+    }
+    described: dict[str, Any] = {"name": Path(model).name or "model", "source": model, "precision": precision}
+    if is_standin:
+        described = {"name": STANDIN, "standin": {"size": size or "small", "target_repeats": 6}}
+        # As in the quickstart: a stand-in needs larger steps than a real model.
+        tree["optim"] = {"lr": 5e-4}
+        tree["filter"] = {"encoder": "bundled", "encoder_layer": 6}
+        tree["pairs"] = {"encoder": "bundled"}
+    tree["models"] = [described | {"workers": workers} | ({} if gpus is None else {"gpus_per_worker": gpus})]
+    if forget is None:
+        tree["data"] = {"source": "synthetic", "records": 640, "sample_size": 16, "heldout": HELDOUT_MOST}
+    else:
+        tree["data"] = _records(forget, retain, heldout, text_column, id_column)
+    length = length or (128 if is_standin else None)
+    if length is not None:
+        tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
+    for override in overrides:
+        tree = apply_override(tree, override)
+    return resolve_config(tree, "icu-ray unlearn")
+
+
+def _records(
+    forget: str, retain: str | None, heldout: str | None, text_column: str, id_column: str | None
+) -> dict[str, Any]:
+    data: dict[str, Any] = {"source": "records", "forget": forget, "pool": retain, "heldout": heldout}
+    data |= {"text_column": text_column, "id_column": id_column}
+    if retain is not None and heldout is None:
+        rows = len(read_records(Path(retain), text_column, id_column, "data.pool", "pool"))
+        data["heldout_rows"] = min(HELDOUT_MOST, rows // HELDOUT_SHARE)
+    return data
+
+
+def unlearn(model: str, *, forget: str | None, out: str | Path, **options: Any) -> Unlearned:
+    """Carry a request out (see `unlearn_config`), and leave model, report and targets.csv in `out`."""
+    if "://" in str(out):
+        raise UserError(f"--out {out}: expected a folder of this machine; a sweep's storage may be a URL")
+    model_there = Path(out) / "model"
+    if model_there.exists() and not model_there.is_symlink():
+        raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
+    plan = plan_request(unlearn_config(model, forget=forget, out=str(out), **options))
+    code = run_sweep(plan)
+    run = plan.config.name
+    return Unlearned(Path(out), run, code, _collect(Path(out), run, plan.trials[0].trial_id))
+
+
+def plan_request(config: SweepConfig, *, dry_run: bool = False) -> Plan:
+    """The plan of a request's one trial, in a folder of its own: no other request's trial is in its report."""
+    plan = plan_sweep(config, dry_run=dry_run)
+    named = config.model_copy(update={"name": f"{RUN}-{plan.trials[0].trial_id[:8]}"})
+    return make_plan(named, plan.data, provisional=plan.provisional)
+
+
+def _collect(out: Path, run: str, trial_id: str) -> TrialResult | None:
+    """Put what a practitioner wants on top: of this request, and nothing of an earlier one."""
+    paths = TrialPaths.of(str(out), run, trial_id)
+    result = read_result(paths)
+    for name in _ON_TOP:
+        (out / name).unlink(missing_ok=True)
+    if result is None or result.status == "failed":
+        return result
+    report = out / run / "report"
+    for name in ("report.html", "targets.csv"):
+        if (report / name).is_file():
+            shutil.copyfile(report / name, out / name)
+    made = Path(paths.model)
+    if made.is_dir():
+        # A link: each request's model stays with its trial, where a later evaluation looks for it.
+        (out / "model").symlink_to(os.path.relpath(made, out), target_is_directory=True)
+    return result
+
+
+def request_json(done: Unlearned) -> dict[str, Any]:
+    """A request's outcome for scripts. MA and EL are fractions; what was not measured or is not there is None.
+
+    status: finished, not_forgotten or failed, None where the trial did not end. before, after: `Unlearned.scores`.
+    """
+    result, scores = done.result, done.scores()
+    files = {"model": "model", "report": "report.html", "targets": "targets.csv"}
+    told = {
+        "forgotten": done.forgotten,
+        "status": None if result is None else result.status,
+        "reason": "" if result is None else result.reason,
+        "epochs": None if result is None else result.epochs,
+        "before": scores.get("before"),
+        "after": scores.get("after"),
+        **{key: str(done.folder / name) if (done.folder / name).exists() else None for key, name in files.items()},
+    }
+    return {key: finite(value) for key, value in told.items()}
+
+
+def settings_said(result: TrialResult) -> Mapping[str, str]:
+    """The lines of a request's summary: what was forgotten, and what it cost."""
+    before, after = result.before, result.after
+    if before is None or after is None:
+        return {}
+
+    def both(first: float | None, last: float | None, percent: bool) -> str:
+        shown = ["-" if v is None else f"{100 * v:.1f} %" if percent else f"{v:.2f}" for v in (first, last)]
+        return " -> ".join(shown)
+
+    return {
+        "memorisation accuracy (MA)": both(before.ma, after.ma, True),
+        "extraction likelihood (EL10)": both(before.el10, after.el10, True),
+        "BERTScore of what it says": both(before.bertscore_f1, after.bertscore_f1, True),
+        "perplexity on held-out texts": both(before.ppl_heldout, after.ppl_heldout, False),
+    }

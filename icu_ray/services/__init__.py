@@ -1,0 +1,1 @@
+"""What stands behind one command each and needs no sweep: probe, evaluate, doctor."""

@@ -1,0 +1,178 @@
+"""What makes a process the driver of a sweep: it holds the sweep's lease, says that it lives, hears signals.
+
+lease = claim(storage, sweep, wait=False, say=print)
+with last_words("...", terminal) as hush, interruptions(interrupted, hush), beating(storage, sweep, lease, ousted):
+    ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from icu_ray.errors import UserError, without_secrets
+from icu_ray.storage.files import join, local_path
+from icu_ray.storage.results import BEAT_SECONDS, SILENT_SECONDS
+from icu_ray.storage.trial_files import write_beat
+from icu_ray.sweep.lease import Held, Lease, take
+
+log = logging.getLogger(__name__)
+WAIT_SECONDS = 2.0
+_LAST_WORDS = r"""
+read -r hush
+[ -t 1 ] && printf '\033[?25h'
+[ "$hush" ] || printf '\n%s\n' "$1"
+"""
+"""Waits for a line or the pipe's end; a terminal gets its cursor back, which the live view had hidden."""
+
+
+def claim(storage: str, sweep: str, wait: bool, say: Callable[[str], None]) -> Lease:
+    """The sweep's lease. UserError where another driver has it, unless `wait`: then once that has ended."""
+    said = False
+    while True:
+        try:
+            return take(storage, sweep)
+        except Held as held:
+            folder = join(storage, sweep)
+            where = without_secrets(folder) if local_path(folder) is None else shown(Path(folder))
+            if not wait:
+                raise UserError(
+                    f"{where}: another driver ({held}) is running this sweep; watch it: icu-ray status {where} "
+                    "--follow; go on when it has ended: --wait; or give this one another name (name=...). A driver on "
+                    f"another machine that has not been heard of for {SILENT_SECONDS:.0f} s is taken for dead"
+                ) from None
+            if not said:
+                say(f"waiting for another driver ({held}) of this sweep to end")
+                said = True
+        time.sleep(WAIT_SECONDS)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def require_main_thread() -> None:
+    """UserError elsewhere: a driver hears interruptions, and Python gives those to the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        raise UserError("a sweep listens for interruptions, which only a process's main thread hears: run it there")
+
+
+@contextlib.contextmanager
+def last_words(words: str, file: TextIO) -> Iterator[Callable[[], None]]:
+    """Have `words` written to `file` should this process end within the block at once; yields what calls that off.
+
+    kill -9 does that, and so does Ray, whose own code ends a driver on the spot and without a word where the object
+    store beside it has died, or where a new head answers at the old address. So another process says them, which waits
+    for this one's end of a pipe to close.
+    """
+    try:
+        waiting = subprocess.Popen(
+            ["/bin/sh", "-c", _LAST_WORDS, "last-words", words],
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the terminal is not for it
+        )
+    except OSError:  # no process to be had: nothing that a sweep should end for
+        log.warning("nothing will be said should this process be killed", exc_info=True)
+        yield lambda: None
+        return
+    pipe = waiting.stdin
+    assert pipe is not None
+
+    def hush() -> None:
+        with contextlib.suppress(OSError):
+            os.write(pipe.fileno(), b"hush\n")
+
+    try:
+        yield hush
+    finally:
+        hush()
+        with contextlib.suppress(OSError):
+            pipe.close()
+        waiting.wait()
+
+
+@contextlib.contextmanager
+def interruptions(interrupted: threading.Event, hush: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM set `interrupted` and raise KeyboardInterrupt; a second one calls `hush` and ends at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        if interrupted.is_set():
+            hush()
+            os._exit(130)
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def beating(storage: str, sweep: str, lease: Lease, ousted: threading.Event) -> Iterator[None]:
+    """Say every while that this driver lives; where another has taken the sweep over, set `ousted` and interrupt."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        while True:
+            try:
+                lease.renew()
+                if not stop.is_set():
+                    write_beat(storage, sweep, "running")
+            except Held as held:
+                log.warning("another driver (%s) has taken this sweep over", held)
+                ousted.set()
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            except Exception as error:  # storage is away, in whatever words its library has for that
+                log.warning("the driver's beat: %s: %s", type(error).__name__, without_secrets(str(error)))
+            if stop.wait(BEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, name="beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+@contextlib.contextmanager
+def logging_to(file: Path, console: Console | None = None) -> Iterator[None]:
+    """What this process logs goes to `file`, and to a console where one is given; before and after, as it was."""
+    handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
+    handlers[0].setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+    if console is not None:
+        from rich.logging import RichHandler
+
+        handlers.append(RichHandler(console=console, show_path=False, markup=False))
+        handlers[1].setFormatter(logging.Formatter("%(name)s %(message)s"))
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers[:] = handlers
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        for handler in handlers:
+            handler.close()

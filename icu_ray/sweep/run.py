@@ -1,0 +1,203 @@
+"""A sweep from its plan to its report: the main job.
+
+    code = run_sweep(plan_config(find_config("quickstart")))
+
+Input has been checked by the plan, before Ray starts; then the shared artefacts are made once, the trials run under Ray
+Tune in the plan's order, and tables, CSV, JSON and MLflow runs are left. Running the same plan again goes on where it
+stopped: finished trials are found in storage, an interrupted one continues from its last epoch. Exit codes: 0 all
+trials ended, 1 some failed or Ray is gone, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+
+from icu_ray.cluster.nodes import machine, refuse_impossible
+from icu_ray.cluster.runtime import inside_job, quiet, will_start_locally
+from icu_ray.config import SweepConfig
+from icu_ray.console.verbosity import teller, verbosity
+from icu_ray.errors import ClusterError, refusal
+from icu_ray.plan.grid import Plan, claims_of, make_plan, trials_now
+from icu_ray.plan.schedule import Limits
+from icu_ray.plan.trial import Trial
+from icu_ray.storage.files import join, local_path
+from icu_ray.storage.provenance import provenance_of
+from icu_ray.storage.results import SweepState
+from icu_ray.storage.retry import patiently
+from icu_ray.storage.trial_files import open_sweep, write_beat
+from icu_ray.sweep.driver import beating, claim, interruptions, last_words, logging_to, require_main_thread, shown
+from icu_ray.sweep.lease import Lease
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_KEPT = "What was finished is kept; the same command goes on from here."
+_KILLED = "The driver was ended at once: killed, or by Ray, which is gone; its last lines are in {log}. {kept}"
+
+
+def console_on(stream: Any) -> Console:
+    """A terminal's own width; one line stays one line in a file or pipe."""
+    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
+
+
+def run_sweep(plan: Plan, *, wait: bool = False) -> int:
+    """Run what the plan still has to run, and report; the exit code. wait: for another driver of the sweep to end."""
+    require_main_thread()
+    config = plan.config
+    limits = Limits(config.resources.max_workers, config.resources.max_concurrent)
+    if will_start_locally():
+        # What can be known without Ray is said before it starts.
+        refuse_impossible(claims_of(plan, plan.trials), [machine()], limits)
+    storage = _absolute(config.storage)
+    if inside_job() and storage != config.storage:
+        console_on(sys.stderr).print(
+            f"storage {config.storage} lies in the job's own copy of the working folder, which the cluster throws "
+            "away; give storage=URL, or the absolute path of a folder that all nodes share, to keep it",
+            markup=False,
+            soft_wrap=True,
+        )
+    plan = replace(plan, config=config.model_copy(update={"storage": storage}))
+    lease = claim(storage, config.name, wait, teller())
+    try:
+        # Planned anew: until now another driver may have finished trials.
+        return _run(make_plan(plan.config, plan.data), limits, lease)
+    except OSError as error:
+        if (said := refusal(error)) is None:
+            raise
+        console_on(sys.stderr).print(f"{said}. {_KEPT}", markup=False, soft_wrap=True)
+        return 1
+    finally:
+        lease.release()
+
+
+def _absolute(storage: str) -> str:
+    folder = local_path(storage)
+    return storage if folder is None else str(folder.resolve())
+
+
+def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
+    from icu_ray.report.numbers.tables import print_tables, summarise, write_tables
+    from icu_ray.tracking.tracker import FINISH_SECONDS, INTERRUPTED_SECONDS, Tracker, tracking_uri
+    from icu_ray.trial.task import spec_of
+
+    config = plan.config
+    folder = local_path(join(config.storage, config.name))
+    logs = (folder if folder is not None else Path(config.name)) / "logs"
+    provenance = provenance_of(config, "" if plan.data is None else plan.data.fingerprint)
+    specs = [spec_of(trial) for trial in plan.trials]
+    patiently(lambda: open_sweep(config.storage, config.name, provenance.config, specs, provenance), config.name)
+    uri = tracking_uri(config.storage, config.tracking.uri)
+    tracker = Tracker(config.storage, config.name, uri) if config.tracking.enabled else None
+    state: SweepState = "failed"
+    interrupted, ousted = threading.Event(), threading.Event()
+    undone: list[str] = []
+    with contextlib.ExitStack() as stack:
+        terminal = stack.enter_context(quiet(logs / "driver.log"))
+        console = console_on(terminal)
+        stack.enter_context(logging_to(logs / "driver.log", console if verbosity() == "verbose" else None))
+        telling = Console(quiet=True) if verbosity() == "quiet" else console
+        waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
+        already = f", {done} already done" if done else ""
+        chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
+        log_said = escape(shown(logs))
+        hush = stack.enter_context(last_words(_KILLED.format(log=shown(logs / "driver.log"), kept=_KEPT), terminal))
+        telling.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {log_said}")
+
+        def lost(why: str) -> None:
+            # Nothing is asked of Ray any more, not even to end: such calls may never return.
+            with contextlib.suppress(OSError):
+                write_beat(config.storage, config.name, "interrupted")
+            if tracker is not None:
+                tracker.finish(INTERRUPTED_SECONDS)
+            lease.release()
+            hush()  # not before: Ray's own code may still be quicker
+            console.show_cursor()
+            console.print(f"\nRay is gone: {why}. {_KEPT}", markup=False, soft_wrap=True)
+            os._exit(1)
+
+        trouble = ""
+        try:
+            with interruptions(interrupted, hush), beating(config.storage, config.name, lease, ousted):
+                if tracker is not None:
+                    tracker.start()
+                unevaluated = _unevaluated(plan)
+                if plan.waiting or plan.open_trials or unevaluated:
+                    from icu_ray.sweep.trials import run_trials
+
+                    undone = run_trials(plan, unevaluated, provenance, limits, telling, logs, interrupted, lost)
+            state = "interrupted" if interrupted.is_set() else "finished"
+        except KeyboardInterrupt:
+            state = "interrupted"
+        except ClusterError as error:
+            state, trouble = "interrupted", str(error)
+        finally:
+            if ousted.is_set():
+                # What storage and MLflow say of the sweep is its new driver's now.
+                if tracker is not None:
+                    tracker.abandon()
+                trouble = "Another driver has taken this sweep over, for this one was not heard of; it stops"
+            else:
+                summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in trials_now(plan)])
+                failed = undone or summary.missing or any(r.status == "failed" for r in summary.results)
+                if state == "finished" and failed:
+                    state = "failed"
+                where = _leave(lambda: write_tables(summary), state)
+                _leave(lambda: write_beat(config.storage, config.name, state), state)
+                # Who interrupts wants the end now; 'icu-ray report' can be asked later.
+                reported = "" if state == "interrupted" else _write_report(config)
+                patience = INTERRUPTED_SECONDS if state == "interrupted" else FINISH_SECONDS
+                synced = tracker is None or tracker.finish(patience)
+        if trouble:
+            console.print(f"\n{trouble}. {_KEPT}", markup=False, soft_wrap=True)
+            return 1
+        if state == "interrupted":
+            console.print(f"\nInterrupted. {_KEPT}")
+            return 130
+        console.print()
+        print_tables(summary, console)
+        for line in undone:
+            console.print(line, style="yellow", markup=False)
+        telling.print(f"\nTables: {shown(Path(where))}/trials.csv, cells.csv, summary.json", markup=False)
+        telling.print(reported, markup=False, soft_wrap=True)
+        if tracker is not None:
+            if not synced:
+                said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {shown(Path(where))}"
+                console.print(said, markup=False, soft_wrap=True)
+            telling.print(f"Compare the runs: {tracker.ui_command}", markup=False, soft_wrap=True)
+    return 0 if state == "finished" else 1
+
+
+def _leave(write: Callable[[], _T], state: SweepState) -> _T:
+    """What a sweep leaves at its end waits for a storage that is full or away, but not where the user wants the end."""
+    return write() if state == "interrupted" else patiently(write, "what the sweep leaves")
+
+
+def _unevaluated(plan: Plan) -> tuple[Trial, ...]:
+    """Trials of earlier runs that still lack an evaluation."""
+    if not plan.config.evaluation.asked:
+        return ()
+    from icu_ray.sweep.evaluation import outstanding
+
+    return outstanding(plan)
+
+
+def _write_report(config: SweepConfig) -> str:
+    """Write the report and say where it lies; whatever goes wrong with it, the sweep's outcome stays."""
+    from icu_ray.report.write import write_report
+
+    try:
+        folder = write_report([(config.storage, config.name)]).folder
+    except Exception as error:
+        log.exception("report of %s", config.name)
+        return f"report failed: {error}"
+    return f"Report: {folder if local_path(folder) is None else shown(Path(folder))}/report.html"

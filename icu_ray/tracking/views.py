@@ -1,0 +1,221 @@
+"""What MLflow's pages show beside the numbers: descriptions of experiment, sweep and trial, and two saved views.
+
+    tags = experiment_tags("1", created=1_700_000_000_000)   # of the experiment, where it does not have them
+    note = sweep_note("runs/quickstart", "#/experiments/1/runs/ID/artifacts", sweep, read_bytes(".../cells.csv"))
+
+The saved views are MLflow 3.17's own ("Views" on the page of runs): an experiment tag with the page's state as JSON.
+"Trials" is a table of the trials, least damage first; "Curves" draws the trials' metrics by epoch.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import io
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from icu_ray.storage.results import Sweep, TrialResult, TrialSpec
+
+NOTE_TAG, COLOR_TAG = "mlflow.note.content", "mlflow.runColor"
+TRIAL_TAG = "icu_ray.trial_id"
+SIGNATURE = "*Kept up to date by icu_ray; remove this line to write here yourself.*"
+_VIEW_TAG = "mlflow.sharedViewState."
+_TRIALS, _CURVES = "icu-ray-trials", "icu-ray-curves"
+_TAG_COLUMNS = ("model", "method", "sample", "alpha", "beta", "status")
+_METRIC_COLUMNS = ("after/ma", "after/el10", "ppl_heldout_ratio", "after/bertscore_f1", "after/entropy", "epochs")
+_CURVE_METRICS = ("ma", "el10", "active_samples", "ppl_heldout", "forget_loss", "entropy")
+_MOST_CELLS = 40
+"""Rows of a sweep's table: an MLflow tag holds 8,000 characters."""
+_WEIGHTS = (("α", "alpha"), ("β", "beta"), ("lr", "lr"), ("seed", "seed"))
+OUTCOME = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
+
+
+def experiment_tags(experiment: str, created: int) -> dict[str, str]:
+    """Tags of an experiment of sweeps: its description, its saved views. created: Unix milliseconds."""
+    return {
+        NOTE_TAG: _experiment_note(experiment),
+        _VIEW_TAG + _CURVES: _view("Curves", _curves_state(), created),
+        _VIEW_TAG + _TRIALS: _view("Trials", _trials_state(), created + 1),  # the newest view stands first
+    }
+
+
+def trials_page(experiment: str) -> str:
+    """Where, behind a server's address, the trials are listed; without it MLflow opens its page of traces."""
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={_TRIALS}"
+
+
+def _experiment_note(experiment: str) -> str:
+    runs = trials_page(experiment).removesuffix(_TRIALS)
+    return f"""Machine unlearning of language models with icu_ray. Each sweep is a run, each of its trials (a model, a \
+forget sample, a method and its α, β) a child run of it.
+
+Saved views: [Trials]({runs}{_TRIALS}), least damage first; [Curves]({runs}{_CURVES}&compareRunsMode=CHART), by epoch.
+
+| metric | meaning |
+|---|---|
+| `ma`, `el10` | memorisation accuracy, extraction likelihood of 10-grams on the forget sample, 0 to 1, by epoch |
+| `active_samples` | texts not yet forgotten, by epoch |
+| `ppl_heldout`, `ppl_heldout_ratio` | perplexity on texts nobody asked to forget; after divided by before |
+| `before/…`, `after/…` | the original model, the unlearned model |
+| `cls/…`, `dialogue/…`, `ppl/…` | what the unlearned model can still do, where it was evaluated |
+| `loss/…` | terms of equation (6), by epoch |
+
+Steps are epochs; 0 is before unlearning. Trials to search for, for example:
+
+```
+tags.method = 'icu' and metrics.`after/ma` < 0.6
+tags.status = 'not_forgotten'
+```
+
+Tags: `model`, `method`, `sample`, `alpha`, `beta`, `seed`, `status` (`finished`: forgotten; `not_forgotten`; `failed`).
+"""
+
+
+def _view(name: str, state: Mapping[str, Any], created: int) -> str:
+    text = json.dumps({"startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [], **state})
+    return json.dumps({"name": name, "createdAt": created, "updatedAt": created, "state": text})
+
+
+def _page_state() -> dict[str, Any]:
+    # Sorted by anything but the time of creation, MLflow lists trials without their sweep above them.
+    return {
+        "searchFilter": f"tags.`{TRIAL_TAG}` != ''",
+        "modelVersionFilter": "All Runs",
+        "groupBy": None,
+        "columnOrder": [],
+        "columnWidths": {},
+        "selectedColumns": [
+            *(f"tags.`{name}`" for name in _TAG_COLUMNS),
+            *(f"metrics.`{name}`" for name in _METRIC_COLUMNS),
+        ],
+    }
+
+
+def _trials_state() -> dict[str, Any]:
+    return _page_state() | {"orderByKey": "metrics.`ppl_heldout_ratio`", "orderByAsc": True}
+
+
+def _curves_state() -> dict[str, Any]:
+    section = "icu-ray-by-epoch"
+    axis = {"lineSmoothness": 0, "xAxisKey": "step", "selectedXAxisMetricKey": ""}
+    charts = [
+        {
+            "uuid": f"icu-ray-{metric}",
+            "type": "LINE",
+            "metricSectionId": section,
+            "deleted": False,
+            "isGenerated": False,
+            "metricKey": metric,
+            "selectedMetricKeys": [metric],
+            "runsCountToCompare": 20,
+            "scaleType": "linear",
+            "xAxisScaleType": "linear",
+            "range": {},
+            "yAxisKey": "metric",
+            "yAxisExpressions": [],
+            "ignoreOutliers": False,
+            "useGlobalXaxisKey": True,
+            "useGlobalLineSmoothing": True,
+            **axis,
+        }
+        for metric in _CURVE_METRICS
+    ]
+    named = {"uuid": section, "name": "By epoch", "display": True, "isReordered": False, "deleted": False}
+    return _page_state() | {
+        "orderByKey": "tags.`mlflow.runName`",
+        "orderByAsc": True,
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "hideEmptyCharts": True,
+        "compareRunSections": [named | {"isGenerated": False}],
+        "compareRunCharts": charts,
+        "isAccordionReordered": True,
+        "globalLineChartConfig": axis,
+    }
+
+
+def trial_colors(sweep: Sweep) -> dict[str, str]:
+    """A colour for each trial by its id, far from its neighbours': MLflow's own, by run id, often give two the same."""
+    turns = (0.618034 * place % 1 for place in range(len(sweep.trials)))  # the golden section never comes back near
+    shades = itertools.cycle((0.4, 0.5, 0.28))
+    colors = (colorsys.hls_to_rgb(turn, shade, 0.7) for turn, shade in zip(turns, shades, strict=False))
+    return {
+        trial.trial_id: "#" + "".join(f"{round(255 * part):02x}" for part in color)
+        for trial, color in zip(sweep.trials, colors, strict=True)
+    }
+
+
+def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None) -> str:
+    """A sweep's description: what it is, the means of its cells (cells.csv) once there are any, how to go on with it.
+
+    folder: where it lies, without secrets. files: the address of its run's artefacts in the UI.
+    """
+    said = "Each trial is a child run."
+    if sweep is not None:
+        said = f"{len(sweep.trials)} trials, each a child run."
+        stop = sweep.config.get("stop") or {}
+        if "ma" in stop and "el" in stop:
+            rule = f"MA < {100 * stop['ma']:.2f} % {stop.get('rule', 'and')} EL10 < {100 * stop['el']:.2f} %"
+            said += f" A forget sample counts as forgotten when {rule}, if its method has no rule of its own."
+    parts = [said]
+    if cells is not None:
+        links = (("Report", "report/report.html"), ("trials.csv", "trials.csv"), ("cells.csv", "cells.csv"))
+        parts += [" · ".join(f"[{name}]({files}/{path})" for name, path in links), _cells_table(cells)]
+    parts += [
+        "The command that started this sweep goes on with it where it stopped. Where it stands; its report anew:",
+        f"```\nicu-ray status {shlex.quote(folder)}\nicu-ray report {shlex.quote(folder)}\n```",
+        SIGNATURE,
+    ]
+    return "\n\n".join(parts)
+
+
+def _cells_table(cells: bytes) -> str:
+    rows = list(csv.DictReader(io.StringIO(cells.decode())))
+    lines = [
+        "| model | method | α | β | MA % | EL10 % | held-out PPL ratio | forgotten |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows[:_MOST_CELLS]:
+        means = [_mean(row, f"{name}_after", 1) for name in ("ma", "el10")]
+        what = [_literal(row["model"]), _literal(row["method"]), f"{float(row['alpha']):g}", f"{float(row['beta']):g}"]
+        values = [*what, *means, _mean(row, "ppl_ratio", 2), f"{row['forgotten']}/{row['trials']}"]
+        lines.append(f"| {' &emsp;| '.join(values)} |")  # MLflow's own tables leave no room between columns
+    if len(rows) > _MOST_CELLS:
+        lines += ["", f"and {len(rows) - _MOST_CELLS} cells more in cells.csv"]
+    return "\n".join(lines)
+
+
+def _mean(row: Mapping[str, str], name: str, decimals: int) -> str:
+    mean, deviation = (row.get(f"{name}_{part}") for part in ("mean", "std"))
+    if not mean:
+        return "–"
+    return f"{float(mean):.{decimals}f}" + (f" ± {float(deviation):.{decimals}f}" if deviation else "")
+
+
+def trial_note(spec: TrialSpec, result: TrialResult | None) -> str:
+    """A trial's description: what is run and, once it is over, how it ended with its scores before and after."""
+    weights = spec.hyperparameters
+    made = ", ".join(f"{name} = {weights[key]}" for name, key in _WEIGHTS if key in weights)
+    parts = [f"{_literal(spec.method)} on {_literal(spec.model)}, forget sample {spec.sample}; {made}."]
+    if result is not None:
+        parts.append(f"**{OUTCOME[result.status]}**" + (f": {_literal(result.reason[:1000])}" if result.reason else ""))
+        before, after = (asdict(side) if side else {} for side in (result.before, result.after))
+        lines = [
+            f"| `{name}` &emsp;| {before[name]:.4g} &emsp;| {after[name]:.4g} |"
+            for name in before
+            if before[name] is not None and after.get(name) is not None
+        ]
+        if lines:
+            parts.append("\n".join(["| | before | after |", "|---|--:|--:|", *lines]))
+            parts.append("What the model said about each text, before and after: the artefact `samples.json`.")
+    return "\n\n".join([*parts, SIGNATURE])
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown, its tables and HTML take as it is, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", " ".join(text.split())).replace("&", "&amp;")

@@ -1,0 +1,292 @@
+"""Stand-ins: small language models trained here until they have memorised the forget samples.
+
+A quick trial of unlearning needs a model that truly knows something, and none can be shipped. `build_standin` trains a
+byte-level BPE and a GPT-Neo (global and local attention alternate, as in the paper's models) or a Llama (as its
+TinyLlama) from nothing on a corpus in which the forget texts stand several times, as duplicated text does on the web,
+until memorisation accuracy and extraction likelihood (10-grams, as the probe measures them) are high enough on every
+forget sample.
+
+    build_standin(StandinConfig(size="small"), corpus, {0: forget}, Columns(128, 64, 96), Path("model"), print)
+
+Promises: the folder loads with AutoModelForCausalLM and AutoTokenizer; equal arguments give equal weights on a kind of
+machine, whatever its number of cores (training runs on one thread: such models gain little from more); texts that are
+not among the arguments are never seen. A model that does not get there is a `UserError` and leaves no folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from icu_ray.config import StandinConfig, TokensConfig
+from icu_ray.data.examples import Columns, Examples, TokenRows
+from icu_ray.data.tokens import tokenise
+from icu_ray.errors import UserError
+from icu_ray.metrics.probe import probe
+from icu_ray.training.orthogonal import make_optimizers
+
+END_OF_TEXT = "<|endoftext|>"
+NGRAM = 10
+POSITIONS = 512
+"""Positions a model has at least, so that longer texts of an evaluation are read (badly) and do not crash it."""
+WARMUP_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Width, depth (even: global and local layers alternate) and attention heads."""
+
+    hidden: int
+    layers: int
+    heads: int
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "small": Architecture(hidden=128, layers=2, heads=4),
+    "medium": Architecture(hidden=160, layers=4, heads=5),
+    "large": Architecture(hidden=256, layers=6, heads=8),
+}
+
+
+@dataclass(frozen=True)
+class StandinProgress:
+    """What was reached after an epoch; ma and el10 are those of the forget sample that is known least."""
+
+    epoch: int
+    max_epochs: int
+    loss: float
+    ma: float
+    el10: float | None
+    """None while MA is too low for EL to be worth decoding."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Texts of one width. ids: (N, W) int64; real: (N, W) bool, False on left pads."""
+
+    ids: NDArray[np.int64]
+    real: NDArray[np.bool_]
+
+
+def build_standin(
+    config: StandinConfig,
+    corpus_texts: Sequence[str],
+    forget_texts: Mapping[int, Sequence[str]],
+    columns: Columns,
+    out_dir: Path,
+    progress: Callable[[StandinProgress], None],
+) -> None:
+    """Train and save a stand-in.
+
+    corpus_texts: what it reads, the forget texts may be among them. forget_texts: by sample number; samples may
+    overlap. columns: the row in its own tokens, in which the forget texts are memorised.
+    """
+    known = dict.fromkeys(text for texts in forget_texts.values() for text in texts)
+    if not known:
+        raise UserError("stand-in: there is no forget text to memorise")
+    rest = [text for text in dict.fromkeys(corpus_texts) if text not in known]
+    tokenizer = train_tokenizer([*rest, *known], config.vocabulary)
+    rows = _rows(tokenizer, [*known, *rest], columns)
+    number = {text: row for row, text in enumerate(known)}
+    samples = {sample: np.array([number[text] for text in texts]) for sample, texts in forget_texts.items()}
+    with _one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = new_model(config, len(tokenizer), columns.length)
+        _train(model, config, rows, samples, len(known), progress)
+    model.save_pretrained(out_dir)
+    tokenizer.save_pretrained(out_dir)
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most `vocabulary` tokens; end-of-text, token 0, is also its padding."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=bpe,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(config: StandinConfig, vocabulary: int, length: int) -> PreTrainedModel:
+    """An untrained model for rows of `length` tokens; draws its weights from torch's generator."""
+    shape = ARCHITECTURES[config.size]
+    if config.family == "llama":
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocabulary,
+                hidden_size=shape.hidden,
+                intermediate_size=shape.hidden * 8 // 3,
+                num_hidden_layers=shape.layers,
+                num_attention_heads=shape.heads,
+                num_key_value_heads=shape.heads,
+                max_position_embeddings=max(length, POSITIONS),
+                tie_word_embeddings=True,
+                bos_token_id=0,
+                eos_token_id=0,
+                pad_token_id=0,
+            )
+        )
+    return GPTNeoForCausalLM(
+        GPTNeoConfig(
+            vocab_size=vocabulary,
+            hidden_size=shape.hidden,
+            num_layers=shape.layers,
+            num_heads=shape.heads,
+            attention_types=[[["global", "local"], shape.layers // 2]],
+            window_size=max(length // 2, 2),
+            max_position_embeddings=max(length, POSITIONS),
+            # GPT-Neo's 'gelu_new' is the same function; this one is a single kernel.
+            activation_function="gelu_pytorch_tanh",
+            embed_dropout=0.0,
+            attention_dropout=0.0,
+            resid_dropout=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+        )
+    )
+
+
+def _rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], columns: Columns) -> TokenRows:
+    examples = Examples(tuple(map(str, range(len(texts)))), tuple(texts))
+    return tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True)
+
+
+def _train(
+    model: PreTrainedModel,
+    config: StandinConfig,
+    rows: TokenRows,
+    samples: Mapping[int, NDArray[np.int64]],
+    known: int,
+    progress: Callable[[StandinProgress], None],
+) -> None:
+    """Epochs until every sample is memorised; the first `known` rows are the forget rows."""
+    started = time.perf_counter()
+    targets = rows.select(range(known))
+    blocks = _epoch_blocks(rows, known, config.target_repeats)
+    optimizers = make_optimizers(model, config.learning_rate)
+    step = 0
+    reached = StandinProgress(0, config.max_epochs, 0.0, 0.0, None, 0.0)
+
+    def lowest(values: NDArray[np.float64]) -> float:
+        return min(float(values[sample].mean()) for sample in samples.values())
+
+    for epoch in range(1, config.max_epochs + 1):
+        losses = []
+        model.train()
+        for block in _batches(blocks, config.batch_size, np.random.default_rng([config.seed, epoch])):
+            step += 1
+            loss = _loss(model, block)
+            model.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * min(1.0, step / WARMUP_STEPS)
+                optimizer.step()
+            losses.append(float(loss.detach()))
+        found = probe(model, targets, ngram=NGRAM, should_decode=lambda ma: lowest(ma) >= config.min_memorization)
+        reached = StandinProgress(
+            epoch,
+            config.max_epochs,
+            float(np.mean(losses)),
+            lowest(found.ma),
+            None if found.el is None else lowest(found.el),
+            time.perf_counter() - started,
+        )
+        progress(reached)
+        if reached.el10 is not None and reached.el10 >= config.min_extraction:
+            model.eval()  # type: ignore[no-untyped-call]
+            return
+    raise UserError(_not_memorised(config, reached, known))
+
+
+def _epoch_blocks(rows: TokenRows, known: int, repeats: int) -> tuple[_Block, ...]:
+    """What an epoch reads: every row, and the forget rows `repeats` times in all.
+
+    Half of the repeats have no pre-prefix: the refinement filter (section IV-D) asks with the prefix alone, at the
+    first positions, and only a text that was seen there too is recalled there.
+    """
+    quotes = repeats // 2
+    every = np.concatenate([np.arange(len(rows)), np.tile(np.arange(known), repeats - quotes - 1)])
+    whole = _Block(rows.input_ids[every], rows.mask[every])
+    if quotes == 0 or rows.columns.prefix_start == 0:
+        return (whole,)
+    again = np.tile(np.arange(known), quotes)
+    start = rows.columns.prefix_start
+    return whole, _Block(rows.input_ids[again, start:], rows.mask[again, start:])
+
+
+def _batches(blocks: Sequence[_Block], batch_size: int, random: np.random.Generator) -> Iterator[_Block]:
+    """All rows in random batches of about batch_size x row length tokens, blocks mixed but never within a batch."""
+    width = max(block.ids.shape[1] for block in blocks)
+    found = []
+    for block in blocks:
+        size = batch_size * (width // block.ids.shape[1])
+        order = random.permutation(len(block.ids))
+        found += [
+            _Block(block.ids[chosen], block.real[chosen])
+            for chosen in np.array_split(order, max(1, round(len(order) / size)))
+        ]
+    for place in random.permutation(len(found)):
+        yield found[place]
+
+
+def _loss(model: PreTrainedModel, block: _Block) -> torch.Tensor:
+    """Mean negative log-likelihood of the real tokens that follow a real token."""
+    ids = torch.from_numpy(block.ids)
+    mask = None if block.real.all() else torch.from_numpy(block.real.astype(np.int64))
+    # Cutting the last state before the output matrix saves a copy of the batch's logits, the largest tensor here.
+    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
+    scored = torch.from_numpy(block.real[:, 1:] & block.real[:, :-1])
+    logits = torch.nn.functional.linear(hidden[scored], model.lm_head.weight)
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][scored])
+
+
+def _not_memorised(config: StandinConfig, reached: StandinProgress, known: int) -> str:
+    el = "not measured" if reached.el10 is None else f"{reached.el10:.3f}"
+    return (
+        f"stand-in ({config.size}): not memorised after standin.max_epochs={config.max_epochs}: MA "
+        f"{reached.ma:.3f} (standin.min_memorization={config.min_memorization}), EL{NGRAM} {el} "
+        f"(standin.min_extraction={config.min_extraction}) on {known} forget texts, loss {reached.loss:.2f}; raise "
+        "standin.max_epochs or standin.target_repeats, take a larger standin.size or a smaller forget sample"
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are split by threads, so the weights would depend on the machine's cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,173 @@
+"""One trial on the cluster: Tune's trainable, and the Ray Train worker group in it.
+
+The trainable writes spec.json, runs a gang of workers and survives whatever happens to them: a lost worker or node is
+replaced and goes on from the last checkpoint (`resources.retries` times), everything else becomes result.json with
+status 'failed' and the reason. What runs on the workers, and what they write, is told in `trial_worker`.
+
+A run is found again by its folder, trials/<trial id>/checkpoint: the same trial started by another driver, on another
+cluster, continues there.
+
+    tuner = Tuner(trainable(tasks), ...)        # config: {"trial_id": ...}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from icu_ray.errors import UserError
+from icu_ray.plan.objective import OBJECTIVE, objective_of
+from icu_ray.storage.files import join, read_bytes, write_atomic
+from icu_ray.storage.folders import arrow_file_system, remove
+from icu_ray.storage.results import EpochRecord, Scores
+from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, start_trial
+from icu_ray.training.refinement import below_thresholds
+from icu_ray.trial.checkpoints import drop_broken_snapshot
+from icu_ray.trial.out_of_memory import sign_of_progress
+from icu_ray.trial.task import TrialTask, spec_of, write_failure
+from icu_ray.trial.watchdog import Watchdog
+from icu_ray.trial.worker import train_worker
+from icu_ray.trial.worker_pool import training_environment
+
+log = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.5
+_CHECKPOINTS_KEPT = 2
+"""One to continue from, and the one before it should that be damaged."""
+
+
+class HandedTask:
+    """A task in a trial's config, whose values Tune writes into names: short to read."""
+
+    def __init__(self, task: TrialTask) -> None:
+        self.task = task
+
+    def __repr__(self) -> str:
+        return self.task.trial.name
+
+
+def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) -> Callable[[dict[str, Any]], None]:
+    """The function that Tune runs for each trial; it reports where its workers stand whenever they (re)start.
+
+    A trial that was not known when the function was made brings its task along (HandedTask).
+    """
+
+    def trial(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        # Ray Train takes its settings from the process that runs its controller, which is this one.
+        os.environ.update(environment)
+        task = config["task"].task if "task" in config else tasks[config["trial_id"]]
+        gang: dict[str, Any] = {}
+
+        def on_gang(nodes: Any, group: str) -> None:
+            gang.update(nodes=list(nodes), group=group)
+            tune.report(dict(gang))
+
+        def on_epoch(record: EpochRecord, before: Scores) -> None:
+            value = objective_of(record.scores, before, task.trial.job.stop)
+            if value is not None:
+                tune.report({**gang, "epoch": record.epoch, OBJECTIVE: value})
+
+        def ends(record: EpochRecord) -> bool:
+            job = task.trial.job
+            return record.epoch >= job.max_epochs or below_thresholds(record.scores, job.stop)
+
+        with _telling(task.paths, on_epoch, ends) if task.tell_epochs else contextlib.nullcontext():
+            run(task, on_gang, config["node"])
+
+    return trial
+
+
+def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None = None) -> None:
+    """A trial from its worker group, which starts on `node`, to its result, failed or not."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig
+
+    from icu_ray.trial.trainer import GangTrainer, reason_of, remove_gang
+
+    model, paths = task.trial.model, task.paths
+    if read_bytes(paths.result) is not None:  # it has failed before: whatever it ran short of may be there now
+        remove(paths.micro_batch)
+    for stale in (paths.result, paths.evaluation, paths.documents):
+        remove(stale)
+    start_trial(paths, spec_of(task.trial, task.provenance))
+    drop_broken_snapshot(paths)
+    filesystem, folder = arrow_file_system(paths.root)
+    watchdog = Watchdog(lambda: sign_of_progress(paths), task.epoch_minutes, remove_gang)
+
+    def started(nodes: Any, group: str) -> None:
+        watchdog.gang(group)
+        on_gang(nodes, group)
+
+    trainer = GangTrainer(
+        train_worker,
+        train_loop_config={"task": task, "started": time.time()},
+        torch_config=TorchConfig(backend=None if model.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=model.workers,
+            use_gpu=model.gpus > 0,
+            resources_per_worker={"CPU": model.cpus_per_worker, **({"GPU": model.gpus} if model.gpus else {})},
+            placement_strategy="PACK",
+        ),
+        run_config=RunConfig(
+            storage_path=folder,
+            storage_filesystem=filesystem,
+            name="checkpoint",
+            failure_config=FailureConfig(max_failures=task.retries),
+            checkpoint_config=CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
+            worker_runtime_env=training_environment(),
+        ),
+        on_gang=started,
+        node=node,
+    )
+    try:
+        with watchdog:
+            trainer.fit()
+    except Exception as error:
+        log.exception("trial %s", task.trial.name)
+        write_atomic(join(paths.root, "error.txt"), traceback.format_exc().encode())
+        reason = reason_of(error)
+        if watchdog.hung:
+            times = f"{watchdog.ended} times " if watchdog.ended > 1 else ""
+            reason = f"hung: {times}no epoch ended within resources.epoch_minutes={task.epoch_minutes:g} ({reason})"
+        if read_result(paths) is None:  # whoever ended it from outside has said why
+            write_failure(task.trial, paths, reason, task.provenance)
+    else:
+        remove(paths.checkpoint)
+
+
+@contextlib.contextmanager
+def _telling(
+    paths: TrialPaths, tell: Callable[[EpochRecord, Scores], None], ends: Callable[[EpochRecord], bool]
+) -> Iterator[None]:
+    """Call `tell` with each epoch after the first as it is written, from a thread of its own.
+
+    ends: whether the trial ends with an epoch. That one is not told: nobody is to stop what is leaving its result.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        told = 0
+        while not over.wait(_LOOK_SECONDS):
+            try:
+                history = read_events(paths)
+            except (UserError, OSError):
+                continue  # storage is away for a moment
+            for record in history[1:]:
+                if record.epoch > told and not ends(record):
+                    told = record.epoch
+                    tell(record, history[0].scores)
+
+    thread = threading.Thread(target=watch, name="epochs", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=5)

@@ -1,0 +1,162 @@
+"""What Ray Train runs on every worker of a trial's gang: the epochs, and what is left in storage.
+
+Rank 0 writes events.jsonl whole at every epoch, and at the end the model, the generations and, last of all,
+result.json.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.cluster.runtime import seed_everything
+from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.storage.files import local_path
+from icu_ray.storage.folders import put, remove
+from icu_ray.storage.results import Generations
+from icu_ray.storage.retry import patiently
+from icu_ray.storage.store import Store
+from icu_ray.storage.trial_files import add_generations, write_events, write_result, write_samples
+from icu_ray.trial.artefacts import get, load, load_rows
+from icu_ray.trial.checkpoints import newest_checkpoint
+from icu_ray.trial.out_of_memory import check_room, halve_micro_batch, out_of_memory, read_micro_batch, scratch_folder
+from icu_ray.trial.task import TrialTask, result_of
+
+if TYPE_CHECKING:
+    from icu_ray.models.loading import LoadedModel
+    from icu_ray.training.loop import EpochReport, TrialData, TrialOutcome
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """What Ray Train runs on every worker of the gang."""
+    import ray.train
+    import torch
+    from ray.train import Checkpoint
+
+    from icu_ray.training.engine import set_device_environment
+    from icu_ray.training.loop import run_trial
+    from icu_ray.trial.trainer import StartAnew
+
+    task: TrialTask = config["task"]
+    began = time.time()
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    model, job, paths = task.trial.model, task.trial.job, task.paths
+    torch.set_num_threads(model.cpus_per_worker)
+    set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
+    seed_everything(job.seed)
+    loaded, data = _load(task)
+    smaller = read_micro_batch(paths)
+    notes: tuple[str, ...] = ()
+    if smaller is not None:
+        smaller = min(smaller, job.micro_batch or smaller)  # the user may have set it lower since
+        job = replace(job, micro_batch=smaller)
+        notes = (f"out of memory: goes on with micro_batch={smaller}",)
+
+    def on_epoch(report: EpochReport) -> None:
+        if rank == 0:
+            # Before the checkpoint: whoever continues from it finds every epoch up to it already told.
+            said = dict(zip(data.targets.ids, report.said, strict=True))
+            patiently(lambda: write_events(paths, report.history), paths.events)
+            patiently(lambda: add_generations(paths, Generations(report.record.epoch, said)), paths.generations)
+        if report.record.epoch == 0:
+            return  # the start is cheap to have again
+        if not report.decision.stop:  # after the end comes the result
+            with scratch_folder() as folder:
+                report.save(folder)
+                patiently(lambda: check_room(paths, folder), paths.checkpoint)
+                ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
+        # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for
+        # lost and is not, on a node without its raylet, say, fails here, and leaves the result to its successor.
+        leave = ray.train.get_preemption_info() is not None
+        if leave and not report.decision.stop:
+            raise StartAnew(f"a node is about to be taken away; epoch {report.record.epoch} is saved")
+
+    with newest_checkpoint(paths) as checkpoint:
+        loading = time.time() - began
+        try:
+            outcome = run_trial(
+                job,
+                data,
+                loaded.model,
+                loaded.tokenizer,
+                rank=rank,
+                world_size=world_size,
+                resume_from=checkpoint,
+                on_epoch=on_epoch,
+                notes=notes,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if out_of_memory(error):
+                halve_micro_batch(paths, job, world_size, error)
+                raise StartAnew(f"out of memory: {error}") from error
+            raise
+    if rank == 0:
+        _leave(task, loaded, outcome, {"start": began - config["started"], "load": loading})
+
+
+def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
+    from icu_ray.models.reference import Reference
+    from icu_ray.training.loop import TrialData
+    from icu_ray.training.validation import Validation
+
+    store, ingredients = Store(task.store), task.ingredients
+    loaded = load(task.trial.model, ingredients.model, store)
+    rows = {part: load_rows(get(store, "rows", key)) for part, key in ingredients.rows.items()}
+    parts = {"references": ingredients.reference, "heads": ingredients.head}
+    folders = {kind: None if key is None else get(store, kind, key) for kind, key in parts.items()}
+    reference = folders["references"]
+    return loaded, TrialData(
+        targets=rows["targets"],
+        pairs=rows.get("pairs"),
+        heldout=rows.get("heldout"),
+        reference=None if reference is None else Reference.load(reference, folders["heads"], loaded.model),
+        pair_overlap=ingredients.pair_overlap,
+        before=Validation.load(get(store, "before", ingredients.before)),
+    )
+
+
+def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds: dict[str, float]) -> None:
+    paths = task.paths
+    started = time.time()
+    model_hash = ""
+    if task.trial.job.max_epochs == 0:
+        model_hash = task.provenance.model  # nothing was changed, so nothing is saved
+    elif task.keep_model:
+        model_hash = patiently(lambda: _save_model(loaded, paths.model), paths.model)
+    patiently(lambda: write_events(paths, outcome.history), paths.events)
+    patiently(lambda: write_samples(paths, outcome.samples), paths.samples)
+    seconds = {**seconds, **outcome.seconds, "save": time.time() - started}
+    result = result_of(
+        task.trial,
+        status=outcome.status,
+        reason=outcome.reason,
+        epochs=outcome.epochs,
+        before=outcome.before,
+        after=outcome.after,
+        seconds={**seconds, "total": sum(seconds.values())},
+        provenance=task.provenance,
+        model_hash=model_hash,
+    )
+    patiently(lambda: write_result(paths, result), paths.result)
+
+
+def _save_model(loaded: LoadedModel, url: str) -> str:
+    """The unlearned model and its tokenizer, whole or not at all; the hash of their files."""
+    target = local_path(url)
+    with tempfile.TemporaryDirectory(prefix=".model-", dir=None if target is None else target.parent) as folder:
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        model_hash = folder_fingerprint(Path(folder))
+        remove(url)
+        if target is not None:
+            os.chmod(folder, 0o755)  # mkdtemp's folders are for their owner alone; results are for whoever may read
+            os.rename(folder, target)
+            os.mkdir(folder)  # for the context manager to remove
+        else:
+            put(folder, url)
+    return model_hash

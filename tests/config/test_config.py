@@ -1,0 +1,152 @@
+"""The schema and reading of configs: what is taken, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from icu_ray.config import SweepConfig
+from icu_ray.config.file import FIDELITY_PRESETS, apply_override, load_config, merge, resolve_config
+from icu_ray.errors import UserError
+from icu_ray.plan.planning import config_folder, find_config
+
+SMALL: dict[str, Any] = {
+    "name": "t",
+    "models": [{"name": "a", "standin": {"size": "small"}}],
+    "data": {"source": "synthetic"},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"optim": {"lrr": 1}}, "optim.lrr: unknown key (did you mean 'lr'?)"),
+        ({"nmae": "x"}, "nmae: unknown key (did you mean 'name'?)"),
+        ({"data": {"source": "synthetic", "recods": 3}}, "data.recods: unknown key (did you mean 'records'?)"),
+        ({"models": [{"name": "a", "standin": {"siz": "x"}}]}, "models.0.standin.siz: unknown key"),
+        ({"optim": {"lr": "fast"}}, 'optim.lr: expected a valid number, found "fast"'),
+        ({"optim": {"lr": "1e-5"}}, 'optim.lr: expected a valid number, found "1e-5"'),
+        ({"optim": {"lr": 0}}, "optim.lr: expected greater than 0, found 0"),
+        ({"methods": [{"alpha": -1}]}, "methods.0.alpha: expected greater than or equal to 0, found -1"),
+        ({"methods": [{"alpha": [0.1, -2]}]}, "methods.0.alpha.1: expected greater than or equal to 0, found -2"),
+        ({"methods": [{"cells": [[0.5, -1]]}]}, "methods.0.cells.0.1: expected greater than or equal to 0, found -1"),
+        ({"samples": [0, "1"]}, 'samples.1: expected a valid integer, found "1"'),
+        ({"samples": [0, 0]}, "samples: 0 stands there twice"),
+        ({"samples": []}, "samples"),
+        ({"models": [{"name": "a"}]}, "models.0: give exactly one of 'source' (hub id or folder) and 'standin'"),
+        ({"models": [{"name": "a b", "source": "x/y"}]}, "models.0.name"),
+        ({"data": {"source": "pile"}}, "data: source: expected 'synthetic', 'extraction', 'records', found 'pile'"),
+        ({"loss": {"span": "some"}}, "loss.span: expected 'all', 'prefix_suffix' or 'suffix', found \"some\""),
+        ({"stop": {"ma": 60}}, "stop.ma: expected less than or equal to 1, found 60"),
+        ({"columns": {"suffix_start": 50}}, "columns: must satisfy prefix_start < suffix_start < length"),
+        ({"el": {"start": 195}}, "el.start=195 leaves no 10-gram before column 200"),
+        ({"models": [{"name": "a", "source": "x/y", "workers": 3}]}, "global batch 8 is not a multiple of 3 workers"),
+        ({"fidelity": "exact"}, "fidelity: expected 'default', 'reference' or 'paper', found \"exact\""),
+        ({"train": {"batch_size": True}}, "train.batch_size: expected a valid integer, found true"),
+    ],
+)
+def test_refused_in_one_line(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        resolve_config(merge(SMALL, change), "config t.yaml")
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("config t.yaml: ")
+    assert said in lines[0]
+
+
+def test_several_problems_are_said_together() -> None:
+    with pytest.raises(UserError) as refused:
+        resolve_config(merge(SMALL, {"optim": {"lrr": 1}, "stop": {"ma": 2}}), "x")
+    assert len(str(refused.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in config_folder().glob("*.yaml")))
+def test_shipped_configs_are_valid(name: str) -> None:
+    config = load_config(find_config(name))
+    assert config.name == name.removesuffix(".yaml")
+    # What MLflow and sweep.json keep of it can be run again.
+    assert resolve_config(config.model_dump(mode="json"), "sweep.json") == config
+
+
+def test_paper_grid() -> None:
+    config = load_config(find_config("paper"))
+    assert [(m.name, m.workers) for m in config.models] == [("125m", 1), ("1.3b", 3), ("2.7b", 6)]
+    assert config.samples == (0, 1, 2, 3, 4)
+    assert config.methods[0].grid() == ((0.5, 1.0),)
+    assert (config.optim.lr, config.optim.betas) == (5e-6, (0.9, 0.98))
+    assert len(load_config(find_config("table3")).methods[0].grid()) == 10
+
+
+@pytest.mark.parametrize("fidelity", ["default", "reference", "paper"])
+def test_presets_fill_what_is_not_set(fidelity: str) -> None:
+    preset = FIDELITY_PRESETS[fidelity]
+    config = resolve_config({**SMALL, "fidelity": fidelity}, "x")
+    for section, choices in preset.items():
+        for key, value in choices.items():
+            assert getattr(getattr(config, section), key) == value
+    own = resolve_config({**SMALL, "fidelity": fidelity, "filter": {"rule": "and"}}, "x")
+    assert own.filter.rule == "and"
+    assert own.filter.sticky == preset.get("filter", {}).get("sticky", False)
+
+
+def test_reference_preset_is_what_the_code_does() -> None:
+    config = resolve_config({**SMALL, "fidelity": "reference"}, "x")
+    assert (config.loss.span, config.loss.reduction, config.loss.kl) == ("all", "token_mean", "reference_ce")
+    assert (config.filter.rule, config.filter.sticky, config.filter.strip_special) == ("or", False, False)
+    assert (config.generate.mask, config.el.batch_cut, config.train.empty_batch) == (False, 8, "momentum")
+    assert (config.tokens.retokenize, config.tokens.alignment) == ("always", "reference")
+
+
+def test_base_and_overrides(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "name: b\nmodels: [{name: a, standin: {size: small}}]\ndata: {source: synthetic}\noptim: {lr: 5e-6}\n"
+    )
+    (tmp_path / "top.yaml").write_text("base: base.yaml\nname: t\noptim: {betas: [0.9, 0.99]}\n")
+    config = load_config(tmp_path / "top.yaml", ["stop.max_epochs=3", "models.0.standin.size=large", "samples=[1, 2]"])
+    assert (config.name, config.optim.lr, config.optim.betas) == ("t", 5e-6, (0.9, 0.99))
+    assert (config.stop.max_epochs, config.samples) == (3, (1, 2))
+    assert config.models[0].standin is not None
+    assert config.models[0].standin.size == "large"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [1", "not valid YAML"),
+        ("- 1\n", "expected a mapping of keys, found list"),
+        ("name: a\nname: b\n", "key 'name' is given twice"),
+        ("base: none.yaml\n", "no such file"),
+        ("base: self.yaml\n", "leads back"),
+        ("name: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_config(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "self.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_config(path)
+
+
+@pytest.mark.parametrize("override", ["optim.lr", "=3", "optim.lr.x=1", "models.7.name=x", "models.x=1"])
+def test_bad_overrides(override: str) -> None:
+    with pytest.raises(UserError, match=override.split("=")[0].split(".")[0] or "override"):
+        resolve_config(apply_override(dict(SMALL, optim={"lr": 1e-5}), override), "x")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(SweepConfig.model_fields)), VALUES)
+def test_no_value_escapes_as_a_traceback(key: str, value: Any) -> None:
+    with contextlib.suppress(UserError):
+        resolve_config({**SMALL, key: value}, "x")

@@ -1,0 +1,295 @@
+"""The documentation does what it says: every code block of README.md and docs/ runs here, in order, in an empty folder.
+
+A block that needs a cluster, a hub or minutes is marked `<!-- not run: why -->`; its commands are still read by the
+real parser, and the configs they name by the real schema. `<!-- file: NAME -->` has a block written to that file.
+cluster/README.md is for clouds: none of its blocks runs, all of them are parsed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from icu_ray.cli.main import make_parser
+from icu_ray.config.file import load_config
+from icu_ray.evaluation.definition import find_definition
+from icu_ray.plan.planning import config_folder, find_config
+
+ROOT = Path(__file__).parents[2]
+# In this order: later pages go on with the tutorial's files and sweep.
+RUN = [
+    "docs/tutorial.md",
+    "docs/how-to/add-a-seed.md",
+    "docs/how-to/resume.md",
+    "docs/how-to/evaluation.md",
+    "docs/how-to/deletion-request.md",
+    "docs/how-to/table-1.md",
+    "docs/how-to/cluster.md",
+    "docs/how-to/air-gapped.md",
+    "docs/index.md",
+    "docs/method.md",
+    "docs/faults.md",
+    "docs/results.md",
+    "docs/reference/cli.md",
+    "docs/reference/config.md",
+    "README.md",
+]
+_BLOCK = re.compile(r"((?:^<!--[^\n]*-->\n)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block. line: of its first line. file: where it is to be written. not_run: why it is not run."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    file: str | None
+    not_run: str | None
+
+
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = []
+    for match in _BLOCK.finditer(text):
+        marks, language, content = match.groups()
+        file = re.search(r"<!-- file: (\S+) -->", marks)
+        not_run = re.search(r"<!-- not run: (.+?) -->", marks)
+        line = text.count("\n", 0, match.start(3)) + 1
+        found.append(
+            Block(page, line, language, content, file and file.group(1), not_run.group(1) if not_run else None)
+        )
+    # A fence that the pattern does not understand must not go by unseen.
+    assert len(found) * 2 == len(re.findall(r"^```", text, re.MULTILINE)), page
+    return found
+
+
+def commands(block: Block) -> Iterator[list[str]]:
+    """The words of every call of ours in a bash block, without variables before it and what it is piped into.
+
+    One that `ray job submit ... --` or `ray exec CLUSTER '...'` runs is found in there.
+    """
+    for line in block.text.replace("\\\n", " ").splitlines():
+        if not re.search(r"\bicu-ray |icu_ray\.sweep", line):
+            continue
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&<>()")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word and word[0] in "|;&<>()":
+                if words[:3] == ["ray", "job", "submit"]:
+                    words = words[words.index("--") + 1 :]
+                elif words[:2] == ["ray", "exec"]:
+                    words = shlex.split(words[-1])
+                while words and ("=" in words[0] or words[0] in ("if", "then", "exec")):
+                    words.pop(0)
+                if words[:1] == ["icu-ray"]:
+                    yield words[1:]
+                elif words[1:3] == ["-m", "icu_ray.sweep"]:
+                    yield ["sweep", *words[3:]]
+                words = []
+            else:
+                words.append(word)
+
+
+def check_commands(block: Block, folder: Path) -> int:
+    """Parse every command, and load the config that it names."""
+    count = 0
+    for words in commands(block):
+        arguments, rest = make_parser().parse_known_args(words)
+        assert not rest or (hasattr(arguments, "overrides") and all("=" in word for word in rest)), words
+        config = getattr(arguments, "config", None)
+        if words[0] in ("sweep", "plan", "submit") and not getattr(arguments, "attach", None):
+            given = [*([config] if config else []), *arguments.overrides, *rest]
+            name = given.pop(0) if given and "=" not in given[0] else None
+            path = folder / name if name and (folder / name).is_file() else find_config(name)
+            load_config(path, given)
+        count += 1
+    return count
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder in which the pages run, with what their commands see; python: what Python blocks have defined."""
+
+    folder: Path
+    environment: dict[str, str]
+    python: dict[str, object]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("docs")
+    installed = folder / "site"
+    installed.mkdir()
+    change = pytest.MonkeyPatch()
+    change.chdir(folder)
+    change.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    change.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{installed}")
+    # What a page installs goes to a folder of its own, not into the environment of these tests.
+    change.setenv("PIP_TARGET", str(installed))
+    change.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+    change.setenv("HF_HUB_OFFLINE", "1")
+    change.setenv("HF_HOME", str(folder / "huggingface"))
+    change.delenv("MLFLOW_TRACKING_URI", raising=False)
+    change.syspath_prepend(str(installed))
+    for shipped in config_folder().glob("*.yaml"):  # configs of the pages are based on some of them
+        shutil.copy(shipped, folder)
+    yield Place(folder, dict(os.environ), {"__name__": "__main__"})
+    change.undo()
+
+
+def run_block(block: Block, place: Place) -> None:
+    where = f"{block.page}:{block.line}"
+    if block.file is not None:
+        path = place.folder / block.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text, encoding="utf-8")
+    if block.language == "yaml":
+        assert block.file is not None, where
+        check_yaml(place.folder / block.file)
+    elif block.language == "python" and (block.file is None or "/" not in block.file):
+        exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / block.page), "exec"), place.python)
+    elif block.language == "bash":
+        count = check_commands(block, place.folder)
+        if block.not_run is not None:
+            return
+        assert count or "pip install" in block.text, where
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block.text],
+            cwd=place.folder,
+            env=place.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, f"{where}\n{done.stdout}\n{done.stderr}"
+        importlib.invalidate_caches()
+    else:
+        # toml of a package, which pip reads; layouts and other text have no language.
+        assert block.language in ("", "toml") or block.file is not None, where
+
+
+def check_yaml(path: Path) -> None:
+    """A config, a task or a price file, by the code that reads it."""
+    keys = yaml.safe_load(path.read_text())
+    if "task" in keys:
+        assert find_definition(str(path)).split == "test"
+    elif "gpu_hour" in keys:
+        from icu_ray.config import PricesConfig
+        from icu_ray.config.file import load_section
+
+        load_section(PricesConfig, path, [], "prices")
+    else:
+        assert load_config(path).name == keys["name"]
+
+
+def test_no_page_is_left_out() -> None:
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")} | {"README.md"}
+    assert pages == set(RUN)
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_every_block_runs(page: str, place: Place) -> None:
+    for block in blocks(page):
+        run_block(block, place)
+    if page in CHECKS:
+        CHECKS[page](place)
+
+
+def test_commands_for_clusters_are_parsed(tmp_path: Path) -> None:
+    job = yaml.safe_load((ROOT / "cluster/kuberay/rayjob.yaml").read_text())
+    entrypoint = shlex.split(job["spec"]["entrypoint"])[-1]
+    found = [block for block in blocks("cluster/README.md") if block.language == "bash"]
+    found.append(Block("cluster/kuberay/rayjob.yaml", 1, "bash", entrypoint, None, None))
+    for block in found:
+        check_commands(block, tmp_path)
+    names = [[words[0] for words in commands(block)] for block in found]
+    assert names[-1] == ["data", "sweep"]
+    assert {"submit", "sweep", "data"} <= {name for page in names[:-1] for name in page}
+
+
+def results(folder: Path) -> dict[Path, dict[str, Any]]:
+    """result.json of every trial of a sweep."""
+    return {path: json.loads(path.read_text()) for path in sorted((folder / "trials").glob("*/result.json"))}
+
+
+def check_tutorial(place: Place) -> None:
+    """Two trials by two methods, the plug-in among them, evaluated on the page's task; the frames hold the same."""
+    run: Any = place.python["run"]
+    trials = run.trials.set_index("name")
+    assert list(trials.index) == ["gentle-letters-s0-a0.5", "icu-letters-s0-a0.5-b1.0"]
+    assert run.exit_code == 0
+    found = results(place.folder / "runs" / "letters")
+    for path, result in found.items():
+        row = trials.loc[result["name"]]
+        assert row["trial_id"] == result["trial_id"] and row["epochs"] == result["epochs"]
+        assert row["ma_after"] == pytest.approx(100 * result["after"]["ma"])
+        evaluation = json.loads((path.parent / "evaluation.json").read_text())
+        assert not evaluation["errors"]
+        assert row["cls/next_sentence_acc_after"] == evaluation["after"]["cls/next_sentence_acc"]
+        epochs = run.epochs[run.epochs["trial"] == result["name"]]
+        assert list(epochs["epoch"]) == list(range(result["epochs"] + 1))
+        assert epochs["ma"].iloc[-1] == result["after"]["ma"]
+    place.python["finished"] = {path: path.stat().st_mtime_ns for path in found}
+
+
+def check_added_seed(place: Place) -> None:
+    """Two trials more; those of before were not touched."""
+    samples = [result["sample"] for result in results(place.folder / "runs" / "letters").values()]
+    assert sorted(samples) == [0, 0, 1, 1]
+    before: Any = place.python["finished"]
+    assert len(before) == 2 and all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def check_request(place: Place) -> None:
+    """The command's request, which Python then found done: one trial, whose numbers the frames hold."""
+    done: Any = place.python["done"]
+    (run,) = (place.folder / "unlearned").glob("run-*")
+    (result,) = results(run).values()
+    assert done.forgotten and done.exit_code == 0 and done.reason == result["reason"]
+    for side in ("before", "after"):
+        assert {key: done.scores.loc[side, key] for key in ("ma", "el10", "ppl_heldout")} == {
+            key: result[side][key] for key in ("ma", "el10", "ppl_heldout")
+        }
+    assert set(done.texts["id"]) == {f"forget-1-{number}" for number in range(6)}
+    assert list(done.epochs["epoch"]) == list(range(result["epochs"] + 1))
+    assert (place.folder / "unlearned" / "model" / "config.json").is_file()
+
+
+CHECKS = {
+    "docs/tutorial.md": check_tutorial,
+    "docs/how-to/add-a-seed.md": check_added_seed,
+    "docs/how-to/deletion-request.md": check_request,
+}
+
+
+def test_links_lead_somewhere() -> None:
+    for page in RUN:
+        text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not target.startswith(("http://", "https://", "#")):
+                assert ((ROOT / page).parent / target.split("#")[0]).exists(), f"{page}: {target}"
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    assert not made["undocumented"](), "config keys without a sentence"
+    for name, content in made["pages"]().items():
+        committed = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+        assert committed == content, f"docs/reference/{name} is old: run python docs/generate.py"

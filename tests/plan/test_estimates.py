@@ -1,0 +1,216 @@
+"""What trials are thought to take and cost, how those that ended correct it, and when a budget is used up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icu_ray.config import PricesConfig, SweepConfig
+from icu_ray.config.file import resolve_config
+from icu_ray.errors import UserError
+from icu_ray.plan.estimates import Budget, corrected, cost_of, error_said, estimate_minutes, load_prices
+from icu_ray.plan.planning import plan_sweep
+from icu_ray.plan.trial import Trial
+from icu_ray.storage.results import EpochRecord, Scores, TrialResult, TrialSpec
+from icu_ray.storage.trial_files import TrialPaths, start_trial, write_events, write_result
+
+PRICES = "currency: EUR\ngpu_hour: 2.5\nspot_gpu_hour: 0.75\ncpu_hour: 0.05\n"
+GPU_MODELS = [
+    {"name": "large", "source": "org/neo-1.3B", "workers": 3, "gpus_per_worker": 1},
+    {"name": "small", "source": "org/neo-125M", "gpus_per_worker": 1},
+]
+CPU_MODELS = [{"name": "cores", "standin": {}, "workers": 2, "cpus_per_worker": 2}]
+SCORES = Scores(0.5, 0.1, 2.0, 0.4, 0.1, 3.0)
+
+
+def config(folder: Path, models: list[dict[str, Any]], **resources: Any) -> SweepConfig:
+    values = {
+        "name": "t",
+        "storage": str(folder / "runs"),
+        "data": {"source": "synthetic", "records": 40, "sample_size": 6, "heldout": 4},
+        "columns": {"length": 64, "prefix_start": 32, "suffix_start": 48},
+        "samples": [0, 1],
+        "train": {"batch_size": 6},
+        "models": models,
+        "methods": [{"name": "icu", "alpha": [0.1, 0.5], "beta": 1.0}],
+        "resources": resources,
+    }
+    return resolve_config(values, "t")
+
+
+def planned(folder: Path, models: list[dict[str, Any]], **resources: Any) -> tuple[Trial, ...]:
+    return plan_sweep(config(folder, models, **resources), dry_run=True).trials
+
+
+@pytest.fixture
+def prices(tmp_path: Path) -> str:
+    file = tmp_path / "prices.yaml"
+    file.write_text(PRICES)
+    return str(file)
+
+
+def test_minutes_grow_with_the_model_and_shrink_with_its_workers(tmp_path: Path) -> None:
+    sweep = config(tmp_path, GPU_MODELS)
+    large, small = sweep.models
+    alone = large.model_copy(update={"workers": 1})
+    rest = estimate_minutes(small.model_copy(update={"minutes_per_epoch": 1e-9}), sweep, 128)
+    minutes = {n: estimate_minutes(m, sweep, 128) - rest for n, m in (("l", large), ("a", alone), ("s", small))}
+    assert minutes["a"] / minutes["s"] == pytest.approx(1.3e9 / 125e6)
+    assert minutes["a"] / minutes["l"] == pytest.approx(3)
+    measured = estimate_minutes(small.model_copy(update={"minutes_per_epoch": 2.0}), sweep, 128)
+    assert measured - rest == pytest.approx(2.0 * 12)
+    few = estimate_minutes(small.model_copy(update={"minutes_per_epoch": 2.0, "max_epochs": 3}), sweep, 128)
+    assert few - rest == pytest.approx(2.0 * 3)
+
+
+@given(gpu=st.floats(0, 1e4), cpu=st.floats(0, 1e4))
+def test_costs_are_hours_times_prices(gpu: float, cpu: float) -> None:
+    both = PricesConfig(gpu_hour=2.5, spot_gpu_hour=0.75, cpu_hour=0.05, spot_cpu_hour=0.02)
+    assert cost_of(gpu, cpu, both).by_kind == {
+        "on demand": pytest.approx(2.5 * gpu + 0.05 * cpu),
+        "spot": pytest.approx(0.75 * gpu + 0.02 * cpu),
+    }
+    # Cores without a spot price are had on demand; without a spot price of GPUs there is no spot cost to tell.
+    no_spot_cores = PricesConfig(gpu_hour=2.5, spot_gpu_hour=0.75, cpu_hour=0.05)
+    assert cost_of(gpu, cpu, no_spot_cores).by_kind["spot"] == pytest.approx(0.75 * gpu + 0.05 * cpu)
+    assert set(cost_of(gpu, cpu, PricesConfig(gpu_hour=1)).by_kind) == {"on demand"}
+
+
+def test_a_price_file_and_how_its_cost_reads(prices: str) -> None:
+    assert str(cost_of(1000, 20, load_prices(Path(prices)))) == "2,501.00 EUR on demand, 751.00 EUR spot"
+
+
+def test_what_ended_corrects_what_waits(tmp_path: Path) -> None:
+    trials = planned(tmp_path, GPU_MODELS)
+    assert corrected(trials) == list(trials)
+    assert "counted operations" in error_said(trials)
+    large = [trial for trial in trials if trial.model.name == "large"]
+    ended = {large[0].trial_id: 3.0, large[1].trial_id: 5.0}
+    some = [
+        replace(trial, took=trial.minutes * ended[trial.trial_id]) if trial.trial_id in ended else trial
+        for trial in trials
+    ]
+    for before, after in zip(some, corrected(some), strict=True):
+        # Their own model's mean pace for the large ones, that of all for the small ones, of which none has ended.
+        assert after.minutes == pytest.approx(before.minutes * (1 if before.trial_id in ended else 4.0))
+    assert "may be off by a factor of 3" in error_said(some)
+
+
+def test_an_error_is_told_of_what_waits_alone(tmp_path: Path) -> None:
+    trials = planned(tmp_path, GPU_MODELS)
+    paces = {"large": [1.0, 1.0, 1.0, 1.0], "small": [1.0, 2.0, 3.0, None]}
+    taken = {name: iter(known) for name, known in paces.items()}
+    some = []
+    for trial in trials:
+        pace = next(taken[trial.model.name])
+        some.append(trial if pace is None else replace(trial, took=pace * trial.minutes))
+    # The standard deviation of 1, 2, 3 is 1, their mean 2. The large ones, all ended, say nothing about what waits.
+    assert error_said(some) == "± 50 % a trial, by the 3 that have ended"
+
+
+def result_of(trial: Trial, status: Any, seconds: float) -> TrialResult:
+    return TrialResult(
+        trial_id=trial.trial_id,
+        name=trial.name,
+        model=trial.model.name,
+        method=trial.label,
+        sample=trial.sample,
+        hyperparameters=trial.hyperparameters,
+        status=status,
+        reason="",
+        epochs=3,
+        before=None,
+        after=None,
+        seconds={"total": seconds},
+    )
+
+
+def test_a_plan_reads_what_trials_took_and_spent(tmp_path: Path) -> None:
+    trials = planned(tmp_path, GPU_MODELS)
+    finished, failed, cut, new = (t for t in trials if t.model.name == "large")
+    for trial in (finished, failed, cut):
+        paths = TrialPaths.of(str(tmp_path / "runs"), "t", trial.trial_id)
+        spec = TrialSpec(trial.trial_id, trial.name, trial.model.name, trial.label, trial.sample, {})
+        start_trial(paths, spec)
+        history = [EpochRecord(0, 6, SCORES), EpochRecord(1, 6, SCORES, seconds={"train": 100.0, "validate": 20.0})]
+        write_events(paths, history)
+        if trial is not cut:
+            write_result(paths, result_of(trial, "finished" if trial is finished else "failed", 600.0))
+    found = {trial.trial_id: trial for trial in planned(tmp_path, GPU_MODELS)}
+    read = {which.trial_id: found[which.trial_id] for which in (finished, failed, cut, new)}
+    assert [(t.status, t.took, t.spent) for t in read.values()] == [
+        ("finished", 10.0, 10.0),
+        ("failed", None, 10.0),
+        ("resumable", None, 2.0),
+        ("new", None, 0.0),
+    ]
+    # Trials that ended well tell the pace of the others; all that ran have used up the budget: 22 minutes of 3 GPUs.
+    assert found[new.trial_id].minutes == pytest.approx(new.minutes * 10.0 / finished.minutes)
+    budget = Budget(config(tmp_path, GPU_MODELS, max_hours=1.1), list(found.values()))
+    assert budget.spent() == (pytest.approx(1.1), 0.0)
+    assert budget.used_up() == "resources.max_hours=1.1 is reached (1.10 h)"
+
+
+def test_a_budget_of_hours_counts_what_runs(tmp_path: Path) -> None:
+    trials = planned(tmp_path, CPU_MODELS)
+    budget = Budget(config(tmp_path, CPU_MODELS, max_hours=0.3 * 4 / 3600), trials)
+    assert budget.used_up() == ""
+    budget.started(trials[0])
+    began = time.monotonic()
+    while budget.used_up() == "":
+        assert time.monotonic() - began < 60
+    budget.ended(trials[0])
+    took = time.monotonic() - began
+    # Two workers of two cores each, for the 0.3 s that are allowed at least.
+    spent = budget.spent()
+    assert spent[0] == 0.0 and 0.3 <= spent[1] * 3600 / 4 <= took + 0.01
+    time.sleep(0.05)
+    assert budget.spent() == spent
+
+
+def test_cores_do_not_use_up_the_hours_of_a_sweep_with_gpus(tmp_path: Path) -> None:
+    both = planned(tmp_path, [*GPU_MODELS, *CPU_MODELS])
+    spent = [replace(trial, spent=60.0) if trial.model.name == "cores" else trial for trial in both]
+    budget = Budget(config(tmp_path, [*GPU_MODELS, *CPU_MODELS], max_hours=1), spent)
+    assert budget.spent() == (0.0, pytest.approx(4 * 4)) and budget.used_up() == ""
+
+
+def test_a_budget_of_money_by_spot_and_on_demand_prices(tmp_path: Path, prices: str) -> None:
+    trials = [replace(trial, spent=20.0) for trial in planned(tmp_path, GPU_MODELS[:1])]  # 4 x 1/3 h x 3 GPUs
+    on_demand = Budget(config(tmp_path, GPU_MODELS[:1], max_cost=10, prices=prices), trials)
+    assert on_demand.used_up() == "resources.max_cost=10 is reached (10.00 EUR)"
+    spot = config(tmp_path, GPU_MODELS[:1], max_cost=10, prices=prices, spot=True)
+    assert Budget(spot, trials).used_up() == ""
+    assert Budget(spot, [replace(trial, spent=70.0) for trial in trials]).used_up().endswith("(10.50 EUR)")
+
+
+REFUSED = [
+    ("gpu_hour: -1\n", {}, GPU_MODELS, r"gpu_hour.*greater than or equal to 0"),
+    ("gpu_hours: 1\n", {}, GPU_MODELS, r"did you mean 'gpu_hour'"),
+    ("gpu_hour: cheap\n", {}, GPU_MODELS, r"gpu_hour: expected a valid number"),
+    ("[1, 2]\n", {}, GPU_MODELS, r"prices\.yaml"),
+    ("cpu_hour: 1\n", {}, GPU_MODELS, r"gpu_hour"),
+    ("gpu_hour: 1\n", {"spot": True}, GPU_MODELS, r"resources\.spot: .*prices\.yaml has no spot_gpu_hour"),
+    (
+        "gpu_hour: 1\n",
+        {"max_cost": 5},
+        CPU_MODELS,
+        r"resources\.max_cost: .* no cpu_hour, but cores trains without",
+    ),
+]
+
+
+@pytest.mark.parametrize(("content", "resources", "models", "said"), REFUSED)
+def test_price_files_that_are_refused(
+    content: str, resources: dict[str, Any], models: list[dict[str, Any]], said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "prices.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=said):
+        planned(tmp_path, models, prices=str(file), **resources)

@@ -1,0 +1,275 @@
+"""Plans: the grid, ids that mean the result, names, order, statuses, and how light planning is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from icu_ray.cli.main import main as cli
+from icu_ray.config import SweepConfig
+from icu_ray.config.file import load_config, merge, resolve_config
+from icu_ray.errors import UserError
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.planning import find_config, plan_config, plan_sweep
+from icu_ray.plan.trial import Trial
+from icu_ray.storage.results import EpochRecord, Scores, TrialResult
+from icu_ray.storage.trial_files import TrialPaths, write_events, write_result
+from icu_ray.sweep.__main__ import main as sweep_main
+
+SMALL: dict[str, Any] = {
+    "name": "t",
+    "models": [{"name": "a", "standin": {"size": "small"}}, {"name": "b", "standin": {"size": "medium"}}],
+    "data": {"source": "synthetic", "records": 40, "sample_size": 8, "heldout": 4},
+    "columns": {"length": 64, "prefix_start": 32, "suffix_start": 48},
+    "samples": [0, 1],
+    "methods": [{"name": "icu", "cells": [[0.5, 1.0], [1.0, 1.0]]}],
+}
+SCORES = Scores(0.5, 0.01, 2.0, 0.4, 0.1, 3.0)
+
+
+def plan(change: dict[str, Any] | None = None, **where: Any) -> Plan:
+    return plan_sweep(resolve_config(merge(merge(SMALL, change or {}), where), "t"), dry_run=True)
+
+
+def ids(made: Plan) -> set[str]:
+    return {trial.trial_id for trial in made.trials}
+
+
+def test_the_grid_is_models_by_samples_by_cells() -> None:
+    made = plan()
+    assert len(made.trials) == 2 * 2 * 2
+    assert {trial.name for trial in made.trials} >= {"icu-a-s0-a0.5-b1.0", "icu-b-s1-a1.0-b1.0"}
+    assert len(ids(made)) == 8
+
+
+def test_most_work_first() -> None:
+    work = [trial.minutes * trial.workers for trial in plan().trials]
+    assert work == sorted(work, reverse=True)
+    assert len(set(work)) > 1
+    # Six workers stand before one even where a trial of one takes longer.
+    slow = paper(["models.0.minutes_per_epoch=4", "models.1.minutes_per_epoch=3", "models.2.minutes_per_epoch=2"])
+    for config in (paper(), slow):
+        assert [trial.workers for trial in plan_sweep(config, dry_run=True).trials] == [6] * 5 + [3] * 5 + [1] * 5
+
+
+def paper(overrides: Sequence[str] = ()) -> SweepConfig:
+    return load_config(find_config("paper"), overrides)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"storage": "elsewhere"},
+        {"resources": {"retries": 9, "max_workers": 5}},
+        {"loss": {"chunk": 17}},
+        {"eval": {"chunk": 3, "el": "decision"}},
+        {"pairs": {"actors": 3, "shards": 2, "batch_size": 9, "index": "exact"}},
+        {"tracking": {"enabled": False}},
+        {"models": [{**m, "workers": 2, "zero_stage": 2, "gpus_per_worker": 1} for m in SMALL["models"]]},
+    ],
+)
+def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> None:
+    assert ids(plan(change)) == ids(plan())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"optim": {"lr": 1e-4}},
+        {"loss": {"reduction": "sum"}},
+        {"filter": {"rule": "and"}},
+        {"pairs": {"index": "approximate"}},
+        {"stop": {"max_epochs": 3}},
+        {"fidelity": "paper"},
+        {"data": {"seed": 5}},
+        {"columns": {"suffix_start": 50}},
+        {"train": {"batch_size": 4}},
+    ],
+)
+def test_ids_depend_on_what_decides_the_result(change: dict[str, Any]) -> None:
+    assert not ids(plan(change)) & ids(plan())
+
+
+def test_equal_cells_and_equal_names_are_refused() -> None:
+    with pytest.raises(UserError, match="one and the same cell"):
+        plan({"methods": [{"name": "icu", "cells": [[0.5, 1.0], [0.5, 1]]}]})
+    with pytest.raises(UserError, match="unknown method 'icuu' \\(did you mean 'icu'\\?\\)"):
+        plan({"methods": [{"name": "icuu"}]})
+
+
+def test_statuses_are_read_from_storage(tmp_path: Path) -> None:
+    first, second, third, *_ = plan(storage=str(tmp_path)).trials
+    write_events(where(tmp_path, first), [EpochRecord(0, 8, SCORES), EpochRecord(1, 7, SCORES)])
+    write_result(where(tmp_path, second), result(second, "finished"))
+    write_result(where(tmp_path, third), result(third, "failed"))
+    again = {trial.trial_id: trial for trial in plan(storage=str(tmp_path)).trials}
+    assert (again[first.trial_id].status, again[first.trial_id].epochs_done) == ("resumable", 1)
+    assert again[second.trial_id].status == "finished"
+    assert again[third.trial_id].status == "failed"
+    waiting = {trial.trial_id for trial in plan(storage=str(tmp_path)).waiting}
+    assert second.trial_id not in waiting
+    assert {first.trial_id, third.trial_id} <= waiting
+
+
+def test_a_remote_storage_is_asked_once_and_then_only_for_what_it_holds() -> None:
+    """Thousands of trials on an object store would else cost two answers each before anything starts."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    asked: list[str] = []
+
+    class Counted(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "counted"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        def ls(self, path: str, *args: Any, **options: Any) -> Any:
+            asked.append(path)
+            return super().ls(path, *args, **options)
+
+        def cat_file(self, path: str, *args: Any, **options: Any) -> bytes:
+            asked.append(path)
+            return bytes(super().cat_file(path, *args, **options))
+
+    fsspec.register_implementation("counted", Counted, clobber=True)
+    first, second, *_ = plan(storage="counted://runs").trials
+    assert len(asked) == 1
+    for trial, status in ((first, "finished"), (second, "failed")):
+        write_result(TrialPaths.of("counted://runs", "t", trial.trial_id), result(trial, status))
+    asked.clear()
+    again = {trial.trial_id: trial.status for trial in plan(storage="counted://runs").trials}
+    assert sum(status == "new" for status in again.values()) == 6
+    assert (again[first.trial_id], again[second.trial_id]) == ("finished", "failed")
+    assert len(asked) == 3
+
+
+def where(storage: Path, trial: Trial) -> TrialPaths:
+    return TrialPaths.of(str(storage), "t", trial.trial_id)
+
+
+def result(trial: Trial, status: Any) -> TrialResult:
+    return TrialResult(
+        trial.trial_id, trial.name, trial.model.name, trial.label, trial.sample, trial.hyperparameters, status, "why",
+        2, SCORES, SCORES, {"total": 1.0},
+    )  # fmt: skip
+
+
+def test_a_dry_run_of_the_paper_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = plan_sweep(paper(), dry_run=True)
+    assert len(made.trials) == 15
+    assert "data.folder" in made.provisional
+    with pytest.raises(UserError, match="lm_extraction"):
+        plan_sweep(paper())
+
+
+@pytest.mark.parametrize("command", [("icu-ray", cli, ["sweep"]), ("icu_ray.sweep", sweep_main, [])])
+def test_passwords_of_addresses_are_not_shown(
+    command: tuple[str, Callable[[list[str]], int], list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, main, door = command
+
+    def said(code: int, *arguments: str) -> str:
+        assert main([*door, "quickstart", *arguments]) == code
+        out, err = capsys.readouterr()
+        assert "CANARY" not in out + err
+        return out + err
+
+    assert "results go to memory://b/runs/quickstart." in said(0, "storage=memory://user:CANARY@b/runs", "--dry-run")
+    told = json.loads(said(0, "storage=memory://user:CANARY@b/runs", "--dry-run", "--json"))
+    assert told["storage"] == "memory://b/runs" and len(told["trials"]) == 12
+    unknown = said(2, "storage=nosuch://user:CANARY@b/runs")
+    assert unknown.startswith(f"{name}: storage nosuch://b/runs")  # each command signs its own errors
+    assert said(2, "--json").startswith(f"{name}: --json: goes with --dry-run")
+
+
+def test_more_workers_than_allowed() -> None:
+    with pytest.raises(UserError, match=r"needs 3 workers at once, but resources\.max_workers allows 2"):
+        plan({"train": {"batch_size": 6}, "resources": {"max_workers": 2}, "models": [
+            {"name": "a", "standin": {}, "workers": 3}]})  # fmt: skip
+
+
+SHIPPED = {
+    "quickstart": 12,
+    "paper": 15,
+    "table1": 90,
+    "table1_paper_rules": 90,
+    "table3": 50,
+    "table4": 25,
+    "figure3": 20,
+    "figure4": 5,
+    "table1_small": 32,
+    "table3_small": 20,
+    "table4_small": 10,
+    "figure3_small": 8,
+    "figure4_small": 5,
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_plans_without_its_data(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = plan_config(find_config(name), dry_run=True)
+    assert len(found.trials) == SHIPPED[name]
+    assert found.config.name == name
+
+
+@pytest.mark.parametrize("name", ["quickstart", "paper", "table3"])
+def test_planning_imports_neither_ray_nor_torch(name: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from icu_ray.cli.main import main; code = main(['plan', sys.argv[1], '--json']); "
+        "heavy = {'ray', 'torch', 'transformers', 'mlflow', 'deepspeed'} & set(sys.modules); "
+        "print(sorted(heavy), file=sys.stderr); sys.exit(code or len(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, name],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["trials"]) == SHIPPED[name]
+
+
+def test_a_model_as_it_is_has_one_trial_a_sample() -> None:
+    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "train": False}]
+    found = plan({"models": models, "samples": [0]})
+    mine = [trial for trial in found.trials if trial.model.name == "b"]
+    assert [(t.name, t.job.method, t.job.max_epochs) for t in mine] == [("original-b-s0", "original", 0)]
+    assert {t.job.method for t in found.trials if t.model.name == "a"} == {"icu"}
+
+
+def test_methods_on_some_models_and_with_rules_of_their_own() -> None:
+    methods = [
+        {"name": "kumpr", "stop": {"ma": 0.2994}},
+        {"name": "kl", "models": ["a"]},
+        {"name": "kl", "models": ["b"], "stop": {"rule": "or"}},
+    ]
+    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}}]
+    found = plan({"models": models, "methods": methods, "samples": [0]})
+    rules = {trial.name: (trial.job.stop.rule, trial.job.stop.ma) for trial in found.trials}
+    assert rules == {
+        "kumpr-a-s0": ("and", 0.2994),
+        "kumpr-b-s0": ("and", 0.2994),
+        "kl-a-s0-b1.0": ("and", 0.5994),
+        "kl-b-s0-b1.0": ("or", 0.5994),
+    }
+    with pytest.raises(UserError, match=r"methods\.1\.models: 'c' is none of the models"):
+        plan({"models": models, "methods": [{"name": "icu"}, {"name": "kl", "models": ["c"]}]})
+
+
+def test_cells_that_differ_in_an_unused_weight_are_one() -> None:
+    methods = [{"name": "kumpr", "alpha": [0.1, 0.5], "beta": [1.0, 2.0]}, {"name": "po", "beta": [1, 2]}]
+    found = plan({"methods": methods, "samples": [0], "models": [{"name": "a", "standin": {}}]})
+    assert sorted(trial.name for trial in found.trials) == ["kumpr-a-s0", "po-a-s0-a0.5"]

@@ -1,0 +1,172 @@
+"""The report's page in a real browser: at a desk, on a phone, in light, in the dark and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from icu_ray.report.collect import collect
+from icu_ray.report.figures.theme import DARK, LIGHT, Theme, styles
+from icu_ray.report.numbers.rows import make_blocks
+from icu_ray.report.write import write_report
+from tests.support.report_case import Cell, write_sweep
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CELLS = [
+    Cell("icu", "icu", alpha, beta, sample, model, final=(0.5 + sample / 20, 0.04, 24.0 + beta, 3.8))
+    for model in ("125m", "a-model-of-a-very-long-name/that-no-phone-shows-on-one-line")
+    for sample in (0, 1)
+    for alpha, beta in ((0.5, 0.5), (0.5, 1.0), (0.5, 2.0), (0.0, 0.0))
+] + [Cell("kl", "kl", 0.0, 1.0, 0, "125m", status="failed", reason="/a/path/" + "of-many-letters" * 12)]
+
+# Contrast of each text with the nearest ground that is painted behind it, as WCAG 2 defines it.
+CONTRASTS = """() => {
+  const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const numbers = color => color.match(/[\\d.]+/g).map(Number);
+  const light = color => { const [r, g, b] = numbers(color).map(channel); return .2126 * r + .7152 * g + .0722 * b; };
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const color = getComputedStyle(e).backgroundColor, parts = numbers(color);
+      if (parts.length === 3 || parts[3] === 1) return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const found = {};
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !e.offsetParent) continue;
+    const ink = getComputedStyle(e).color, paper = ground(e);
+    const [a, b] = [light(ink), light(paper)].sort((x, y) => y - x);
+    found[`${e.tagName} ${ink} on ${paper}`] = (a + 0.05) / (b + 0.05);
+  }
+  return found;
+}"""
+
+# What reaches beyond the window's right edge without standing in a box of its own that scrolls.
+OVERFLOWING = """() => [...document.querySelectorAll("body *")]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 0.5 && !e.parentElement.closest(".scroll, .picture"))
+  .map(e => e.outerHTML.slice(0, 120))"""
+
+
+@dataclass
+class Opened:
+    """The page, and what happened while it was open."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    storage = tmp_path_factory.mktemp("page")
+    write_sweep(storage, "seen", CELLS, said="Alice <img src=http://127.0.0.1:9/x> lives at 12 Elm Street")
+    return Path(write_report([(str(storage), "seen")]).folder)
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Browser, folder: Path) -> Iterator[Opened]:
+    found = Opened(browser.new_page())
+    found.page.on("request", lambda request: found.requests.append(request.url))
+    found.page.on("pageerror", lambda error: found.errors.append(str(error)))
+    found.page.on("console", lambda said: found.errors.append(said.text) if said.type == "error" else None)
+    found.page.goto((folder / "report.html").as_uri())
+    yield found
+    found.page.close()
+
+
+def look(page: Page, width: int, scheme: Literal["light", "dark"]) -> dict[str, Any]:
+    page.set_viewport_size({"width": width, "height": 850})
+    page.emulate_media(media="screen", color_scheme=scheme)
+    return {
+        "ground": page.evaluate("getComputedStyle(document.body).backgroundColor"),
+        "contrasts": page.evaluate(CONTRASTS),
+        "figure": page.evaluate("document.querySelector('figure img').currentSrc"),
+    }
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_sticks_out_sideways(opened: Opened, width: int) -> None:
+    page = opened.page
+    look(page, width, "light")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OVERFLOWING) == []
+    # What is wider than a phone scrolls in its own box, within reach of the keyboard.
+    boxes = page.locator(".scroll, .picture")
+    scrolling = boxes.evaluate_all("all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.tabIndex)")
+    assert set(scrolling) == {0} and (width > 390 or len(scrolling) > 5)
+    assert page.locator("table, figure img").evaluate_all("all => all.every(e => e.closest('.scroll, .picture'))")
+
+
+def test_both_schemes_can_be_read(opened: Opened) -> None:
+    light, dark = (look(opened.page, 1280, scheme) for scheme in ("light", "dark"))
+    assert light["ground"] == "rgb(255, 255, 255)"
+    assert dark["ground"] == "rgb(22, 25, 30)"
+    assert not set(light["contrasts"]) & set(dark["contrasts"])  # every text changes its colours
+    for seen in (light, dark):
+        assert len(seen["contrasts"]) > 10
+        assert min(seen["contrasts"].values()) >= 4.5, seen["contrasts"]
+    assert light["figure"] != dark["figure"]
+
+
+def test_paper_is_light_and_holds_everything(opened: Opened) -> None:
+    page = opened.page
+    on_screen = look(page, 1280, "light")["figure"]
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(27, 31, 36)"
+    assert page.evaluate("document.querySelector('figure img').currentSrc") == on_screen
+    # A4 landscape less its margins, at 96 dots an inch.
+    page.set_viewport_size({"width": 1032, "height": 700})
+    wide = page.locator("table, figure img").evaluate_all(
+        "all => all.filter(e => e.getBoundingClientRect().right > innerWidth + 0.5).map(e => e.outerHTML.slice(0, 200))"
+    )
+    assert wide == []
+
+
+def test_a_reader_who_does_not_see_it(opened: Opened) -> None:
+    page = opened.page
+    levels = page.locator("h1, h2, h3, h4, h5, h6").evaluate_all("all => all.map(e => Number(e.tagName[1]))")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(below <= above + 1 for above, below in pairwise(levels))
+    figures = page.locator("img").evaluate_all("all => all.map(e => [e.alt.length, e.naturalWidth])")
+    assert len(figures) >= 4 and all(alt > 20 and width > 100 for alt, width in figures)
+    for link in page.get_by_role("navigation").get_by_role("link").all():
+        target = link.get_attribute("href") or ""
+        assert page.locator(f"h2{target}").count() == 1
+
+
+def test_it_asks_for_nothing_and_complains_of_nothing(opened: Opened) -> None:
+    for width, scheme in ((1280, "dark"), (390, "light")):
+        look(opened.page, width, scheme)  # type: ignore[arg-type]
+        opened.page.reload()
+    assert [url for url in opened.requests if not url.startswith("data:")] == [opened.page.url] * 3
+    assert opened.errors == []
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
+def test_ten_cells_of_each_method_stand_out_from_the_paper(theme: Theme, tmp_path: Path) -> None:
+    methods = ("icu", "kumpr", "kl", "llmu", "po", "dpo", "npo", "mine")
+    cells = [Cell(method, method, 0.1, beta / 10, status="running") for method in methods for beta in range(1, 11)]
+    write_sweep(tmp_path, "many", cells)
+    blocks = make_blocks(collect([(str(tmp_path), "many")]))
+    colours = {style.color for style in styles(theme, blocks).values()}
+    assert len(colours) >= 40  # those that have α and β have ten each
+    assert min(contrast(colour, theme.paper) for colour in colours) >= 3  # WCAG 2 for lines and marks
+
+
+def contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

@@ -1,0 +1,457 @@
+"""A report of sweeps written by hand: its files, what it says is missing, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from icu_ray.cli.main import main as cli
+from icu_ray.report.figures.case_study import marked_words, wrap
+from icu_ray.report.figures.curves import mean_curve
+from icu_ray.report.formats import latex, markdown
+from icu_ray.report.formats.page import png_size
+from icu_ray.report.write import Written, write_report
+from icu_ray.storage.files import read_bytes
+from icu_ray.storage.results import Generations, TrialEvaluation
+from icu_ray.storage.trial_files import TrialPaths, add_generations, write_evaluation
+from icu_ray.tracking.sync import sync_sweep
+from icu_ray.tracking.tracker import tracking_uri
+from tests.support.report_case import REFERENCE, Cell, config, write_sweep
+
+GRID = [
+    Cell(alpha=a, beta=b, sample=s, final=(0.5 + a / 50 + s / 100, 0.04, 24.0 - b + s, 3.8))
+    for s in (0, 1)
+    for a in (0.5, 1.0)
+    for b in (0.5, 1.0)
+]
+OTHERS = [
+    Cell("ascent", "icu", 0.0, 0.0, sample, final=(0.2, 0.01, 4000.0, 0.7 + sample / 10), epochs=2) for sample in (0, 1)
+]
+WHOLE = GRID + OTHERS
+
+
+class Page(HTMLParser):
+    """What a browser would ask for, and what a screen reader needs."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def attributes(self, name: str) -> list[str]:
+        return [value or "" for _, attrs in self.tags if (value := attrs.get(name)) is not None]
+
+
+def text_of(written: Written, name: str) -> str:
+    data = read_bytes(f"{written.folder}/{name}")
+    assert data is not None
+    return data.decode()
+
+
+def rows_of(written: Written, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text_of(written, name))))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    storage = tmp_path_factory.mktemp("whole")
+    write_sweep(storage, "whole", WHOLE, said="Alice said <script>alert(1)</script> & $x_1$ at 12 Elm Street")
+    return write_report([(str(storage), "whole")])
+
+
+def test_every_file_is_there(whole: Written) -> None:
+    figures = {f"{name}.png" for name in ("forgetting", "active", "tradeoff", "heat_maps", "ablation")}
+    cases = {"case-125m-1.png", "case-125m-2.png"}
+    tables = {"report.html", "report.md", "table.tex", "table.csv", "scores.csv", "tests.csv"}
+    assert {path.name for path in Path(whole.folder).iterdir()} == set(whole.files) == figures | cases | tables
+    for name in figures | cases:
+        data = read_bytes(f"{whole.folder}/{name}")
+        assert data is not None and data.startswith(b"\x89PNG")
+        width, height = png_size(data)
+        assert width >= 600 and height >= 200
+        # 150 dpi, in pixels a metre.
+        assert data[data.index(b"pHYs") + 4 :][:4] == round(150 / 0.0254).to_bytes(4, "big")
+
+
+def test_rows_stand_in_the_papers_order_with_its_values(whole: Written) -> None:
+    rows = rows_of(whole, "table.csv")
+    assert [(row["method"], row["alpha"], row["beta"]) for row in rows] == [
+        ("before unlearning", "", ""),
+        ("ascent", "0.0", "0.0"),
+        ("icu", "0.5", "0.5"),
+        ("icu", "0.5", "1.0"),
+        ("icu", "1.0", "0.5"),
+        ("icu", "1.0", "1.0"),
+    ]
+    before, ascent, _, icu, *_ = rows
+    assert float(icu["ma_mean"]) == pytest.approx(100 * (0.51 + 0.52) / 2)
+    assert float(icu["ma_ci95"]) == pytest.approx(12.7062 * 0.7071 / 2**0.5, rel=1e-4)
+    assert icu["ma_n"] == "2"
+    assert [row["ma_paper"] for row in (before, ascent, icu)] == ["76.8", "19.1", "55.6"]
+    assert rows[2]["ppl_wikitext_paper"] == "48.8"  # from Table III
+    assert (ascent["ma_mark"], ascent["entropy_mark"]) == ("best", "")
+    assert float(icu["ppl_ratio_mean"]) == pytest.approx((23 + 24) / 2 / 20)
+
+
+def test_markdown(whole: Written) -> None:
+    text = text_of(whole, "report.md")
+    table = text.split("## Results\n\n")[1].split("\n\n")[0].split("\n")
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+    ascent = next(line for line in table if "ascent" in line)
+    assert r"**20.0** ± 0.0 \[19.1\]" in ascent
+    assert r"\>1000" in ascent
+    assert sum("<u>" in line for line in table) > 0
+    assert "not comparable with its s\\_z and s\\_m" in text
+
+
+def test_latex(whole: Written) -> None:
+    text = text_of(whole, "table.tex")
+    body = [line for line in text.split("\n") if line.endswith(r"\\")]
+    assert len(body) == 1 + 6
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1
+    columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)
+    assert columns is not None
+    assert len(columns[1]) == body[0].count("&") + 1
+    assert r"\textbf{20.0}" in text and r"\underline{" in text
+    bare = text.replace(r"\{", "").replace(r"\}", "")
+    assert bare.count("{") == bare.count("}")
+
+
+def test_what_latex_and_markdown_would_take_as_commands_is_escaped() -> None:
+    assert latex.escape(r"a_b & 5% #1 {x} \y ~ ^ $z") == (
+        r"a\_b \& 5\% \#1 \{x\} \textbackslash{}y \textasciitilde{} \textasciicircum{} \$z"
+    )
+    assert markdown.escape("a|b*c_d<i>`x`[y]\nz & w") == r"a\|b\*c\_d\<i\>\`x\`\[y\] z &amp; w"
+
+
+def test_the_page_is_complete_in_itself(whole: Written) -> None:
+    text = text_of(whole, "report.html")
+    page = Page(text)
+    for attribute in ("src", "srcset", "href"):
+        assert all(value.startswith(("data:image/png;base64,", "#")) for value in page.attributes(attribute))
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not re.search(r"https?://|@import|url\(", text)
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    assert {value[1:] for value in page.attributes("href")} <= set(ids)
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(images) == 5 and all(attrs["alt"] for attrs in images)
+    assert all(attrs.get("scope") for tag, attrs in page.tags if tag == "th")
+    assert "lang" in dict(page.tags)["html"]
+    # What the model said is text, not markup.
+    assert "said <script>alert(1)</script> & $x_1$" in " ".join(page.text.split())
+    assert "<mark>Alice</mark>" in text
+
+
+def test_how_numbers_were_obtained(whole: Written) -> None:
+    facts = dict(whole.report.facts[0][1])
+    assert re.match(r"[0-9a-f]{16} ", facts["config hash"])
+    assert facts["code version"] == "0.1.0 " + "c0ffee" * 2
+    assert facts["fidelity"] == "default"
+    assert facts["forget samples and seeds"] == "sample 0 (seed 42): 5 of 5 trials; sample 1 (seed 42): 5 of 5 trials"
+    assert facts["forgotten when"] == "MA < 59.94 % and EL₁₀ < 4.99 %"
+    assert not whole.report.findings
+
+
+def test_an_incomplete_sweep_says_what_is_missing(tmp_path: Path) -> None:
+    cells = [
+        Cell(sample=0),
+        Cell(sample=1, status="running", epochs=2),
+        Cell(sample=2, status=None),
+        Cell("kl", "kl", 0.0, 1.0, 0, status="failed", reason="a worker was killed: out of memory"),
+        Cell("kl", "kl", 0.0, 1.0, 1, status="not_forgotten", final=(0.7, 0.2, 22.0, 4.0)),
+    ]
+    write_sweep(tmp_path, "part", cells)
+    written = write_report([(str(tmp_path), "part")])
+    said = {finding.text for finding in written.report.findings}
+    assert said == {
+        "icu-125m-s1-a0.5-b1.0: interrupted, 2 epochs so far",
+        "icu-125m-s2-a0.5-b1.0: not started",
+        "kl-125m-s0-a0.0-b1.0: failed: a worker was killed: out of memory",
+    }
+    assert "2 of 5 planned trials" in written.report.summary
+    by_method = {row["method"]: row for row in rows_of(written, "table.csv")}
+    assert (by_method["icu"]["ma_n"], by_method["icu"]["trials"], by_method["icu"]["forgotten"]) == ("1", "3", "1")
+    # The failed trial is in no mean; the one that never reached the thresholds is.
+    assert by_method["kl"]["ma_mean"] == "70.0"
+    assert (by_method["kl"]["ma_n"], by_method["kl"]["forgotten"]) == ("1", "0")
+    for name in ("report.html", "report.md"):
+        assert "out of memory" in text_of(written, name)
+
+
+def test_a_sweep_without_any_result_yet(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "young", [Cell(status="running", epochs=1), Cell(sample=1, status=None)])
+    written = write_report([(str(tmp_path), "young")])
+    assert "0 of 2 planned trials" in written.report.summary
+    assert "forgetting.png" in written.files  # its epochs so far
+
+
+def test_measures_that_are_missing_leave_no_hole_in_the_figures(tmp_path: Path) -> None:
+    from icu_ray.storage.trial_files import TrialPaths, read_result, write_result
+
+    write_sweep(tmp_path, "holes", WHOLE)
+    for cell in WHOLE:
+        paths = TrialPaths.of(str(tmp_path), "holes", cell.trial_id)
+        result = read_result(paths)
+        assert result is not None and result.after is not None
+        write_result(paths, replace(result, after=replace(result.after, el10=None, entropy=None)))
+    written = write_report([(str(tmp_path), "holes")])
+    assert {"tradeoff.png", "ablation.png", "heat_maps.png"} <= set(written.files)
+    assert rows_of(written, "table.csv")[1]["el10_mean"] == ""
+
+
+def test_figures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, "again", [Cell()])
+    first = write_report([(str(tmp_path), "again")])
+    stale = Path(first.folder) / "heat_maps.png"
+    stale.write_bytes(b"old")
+    (folder / "report" / "notes.txt").write_text("mine")
+    write_report([(str(tmp_path), "again")])
+    assert not stale.exists()
+    assert (folder / "report" / "notes.txt").exists()
+
+
+def test_a_broken_result_is_named_and_the_others_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_sweep(tmp_path, "broken", [Cell(sample=0), Cell(sample=1), Cell(sample=2)])
+    bad = folder / "trials" / Cell(sample=1).trial_id / "result.json"
+    bad.write_text('{"trial_id": 5}')
+    assert cli(["report", str(folder)]) == 1
+    said = capsys.readouterr()
+    assert str(bad) in said.err and "is no TrialResult" in said.err
+    assert "icu-125m-s2-a0.5-b1.0" in said.out
+    table = (folder / "report" / "table.csv").read_text().split("\n")
+    assert table[2].split(",")[:7] == ["125m", "icu", "0.5", "1.0", "", "3", "2"]
+    assert str(bad) in (folder / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("make", "said"), [(False, "holds no trials"), (True, "none of its 1 planned trials")])
+def test_unknown_and_empty_sweeps_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: bool, said: str
+) -> None:
+    if make:
+        write_sweep(tmp_path, "nothing", [Cell(status=None)])
+    assert cli(["report", str(tmp_path / "nothing")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "nothing" in error
+    assert not (tmp_path / "nothing" / "report").exists()
+
+
+def test_configs_mixed_in_one_folder_are_named_and_never_averaged(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "mixed", [Cell(sample=0, final=(0.50, 0.04, 24.0, 3.8))])
+    write_sweep(tmp_path, "mixed", [Cell(sample=0, lr=1e-5, final=(0.58, 0.04, 24.0, 3.8))])
+    written = write_report([(str(tmp_path), "mixed")])
+    said = [finding.text for finding in written.report.findings if finding.kind == "mixed"]
+    assert any("configs differ in optim.lr: 1e-05 / 5e-06" in text for text in said)
+    assert any("1 trials of an earlier config" in text for text in said)
+    rows = rows_of(written, "table.csv")[1:]
+    means = {row["variant"]: float(row["ma_mean"]) for row in rows}
+    assert means == pytest.approx({"optim.lr=5e-06": 50.0, "optim.lr=1e-05": 58.0})
+
+
+def test_a_model_that_one_config_lacks_is_one_difference(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "one", [Cell()])
+    write_sweep(tmp_path, "two", [Cell(), Cell(model="1.3b")])
+    written = write_report([(str(tmp_path), "one"), (str(tmp_path), "two")])
+    said = [finding.text for finding in written.report.findings]
+    assert said == ["configs differ in models.1.3b: some have it, some do not"]
+
+
+def test_several_sweeps_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sweep(tmp_path, "one", [Cell(sample=0, final=(0.50, 0.04, 24.0, 3.8))])
+    both = [Cell(sample=0, final=(0.50, 0.04, 24.0, 3.8)), Cell(sample=0, seed=7, final=(0.54, 0.04, 24.0, 3.8))]
+    write_sweep(tmp_path, "two", both)
+    assert cli(["report", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    folder = tmp_path / "one" / "report-with-two"
+    assert str(folder / "report.html") in capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO((folder / "table.csv").read_text())))
+    # The trial that stands in both folders counts once; another seed is another repetition of the same row.
+    assert [(row["method"], row["ma_n"]) for row in rows] == [("before unlearning", "1"), ("icu", "2")]
+    assert float(rows[1]["ma_mean"]) == pytest.approx(52.0)
+
+
+def test_stand_ins_are_called_stand_ins(tmp_path: Path) -> None:
+    cells = [Cell(model="125m"), Cell(model="small")]
+    write_sweep(tmp_path, "standins", cells, config("standins", ("125m", "small"), standin=True))
+    text = text_of(write_report([(str(tmp_path), "standins")]), "report.md")
+    assert "a stand-in built here for the paper's 125M model" in text
+    assert "the paper has no such model" in text
+
+
+def test_names_and_texts_that_are_hard_to_print(tmp_path: Path) -> None:
+    cells = [replace(cell, label="gradient_ascent.v2" if cell.label == "ascent" else cell.label) for cell in WHOLE]
+    write_sweep(tmp_path, "hard", cells, said="東京 Привет $a$ \\frac{1}{2} | **x** \u202e " + "w" * 300)
+    written = write_report([(str(tmp_path), "hard")])
+    assert r"gradient\_ascent.v2" in text_of(written, "table.tex")
+    assert "w" * 300 in text_of(written, "report.html")
+
+
+def test_remote_storage(tmp_path: Path) -> None:
+    import fsspec
+
+    write_sweep(tmp_path, "far", [Cell(), Cell("kl", "kl", 0.0, 1.0)])
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "far"), "/report-test/far", recursive=True)
+    written = write_report([("memory://report-test", "far")])
+    assert written.folder == "memory://report-test/far/report"
+    assert text_of(written, "report.html").startswith("<!doctype html>")
+
+
+def test_the_report_is_an_artefact_of_the_parent_run(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    write_sweep(tmp_path, "logged", [Cell()])
+    written = write_report([(str(tmp_path), "logged")])
+    uri = tracking_uri(str(tmp_path), f"sqlite:///{tmp_path}/runs.db")
+    sync_sweep(str(tmp_path), "logged", uri, over=True)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("logged")
+    assert experiment is not None
+    (parent,) = [r for r in client.search_runs([experiment.experiment_id]) if "icu_ray.sweep" in r.data.tags]
+    there = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
+    assert there == {f"report/{name}" for name in written.files}
+
+
+def test_a_report_that_fails_does_not_lose_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from icu_ray.config import SweepConfig
+    from icu_ray.sweep import run as sweeping
+
+    write_sweep(tmp_path, "ended", [Cell()])
+    model = {"name": "125m", "standin": {}}
+    known = SweepConfig.model_validate(
+        {"name": "ended", "storage": str(tmp_path), "models": (model,), "data": {"source": "synthetic"}}
+    )
+    assert sweeping._write_report(known).endswith("ended/report/report.html")
+    (tmp_path / "ended" / "report" / "report.html").unlink()
+    (tmp_path / "ended" / "report" / "report.html").mkdir()  # cannot be replaced by a file
+    assert sweeping._write_report(known).startswith("report failed: ")
+
+
+@pytest.mark.parametrize(
+    ("said", "leaked"),
+    [
+        (REFERENCE, REFERENCE.split()),
+        ("Bob was born in Paris", ["was", "born", "in"]),
+        ("it was in 1971.", ["1971."]),
+        ("at and in lives", []),
+        ("the street of elm", []),  # no name where it is not written as one
+        ("record Street", ["Street"]),
+        ("", []),
+    ],
+)
+def test_leaked_words(said: str, leaked: list[str]) -> None:
+    words = marked_words(said, REFERENCE, "The record says that")
+    assert [word for word, _ in words] == said.split()
+    assert [word for word, hit in words if hit] == leaked
+
+
+def test_cases_are_of_the_sample_that_most_rows_have(tmp_path: Path) -> None:
+    from icu_ray.report.figures.case_study import choose_cases
+
+    cells = [Cell(sample=0), Cell("kl", "kl", 0.0, 1.0, 1), Cell("llmu", "llmu", 0.5, 1.0, 1)]
+    write_sweep(tmp_path, "apart", cells)
+    typical, worst = choose_cases(write_report([(str(tmp_path), "apart")]).report.blocks[0])
+    assert (typical.sample, typical.target, worst.target) == (1, "r1", "r3")
+    assert [said.who for said in typical.said] == ["before", "kl (–, 1)", "llmu (0.5, 1)"]
+
+
+def test_what_the_prompt_says_is_no_leak() -> None:
+    assert not any(hit for _, hit in marked_words("Alice is 12", REFERENCE, "Alice, aged 12"))
+
+
+def test_lines_hold_no_more_than_their_width() -> None:
+    lines = wrap([("word", False)] * 30 + [("w" * 99, True)], 20)
+    assert all(place + len(word) <= 20 for line in lines for place, word, _ in line)
+    assert sum(len(line) for line in lines) == 31
+
+
+def test_a_curve_that_has_ended_keeps_its_last_value() -> None:
+    assert mean_curve([[(0, 10.0), (1, 4.0)], [(0, 10.0), (1, 8.0), (2, 6.0)]]) == [(0, 10.0), (1, 6.0), (2, 5.0)]
+
+
+def test_what_one_prompt_yields_epoch_by_epoch(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "s", [Cell(), Cell("kl", "kl", 0.0, 1.0)])
+    trial = Cell().trial_id
+    paths = TrialPaths.of(str(tmp_path), "s", trial)
+    for epoch, said in enumerate([REFERENCE, REFERENCE, "Alice Smith lives at home", "nothing of it"]):
+        add_generations(paths, Generations(epoch, {f"r{i}": said for i in range(4)}))
+    report = write_report([(str(tmp_path), "s")])
+    assert "case-125m-epochs.png" in report.files
+    page = (tmp_path / "s" / "report" / "report.html").read_text()
+    # An epoch that changed nothing is not shown again.
+    assert "<b>epoch 2</b>" in page and "<b>epoch 3</b>" in page and "<b>epoch 1</b>" not in page
+    # Damaged, it costs its picture and nothing else.
+    (tmp_path / "s" / "trials" / trial / "generations.jsonl").write_text("no json\n")
+    assert "case-125m-epochs.png" not in write_report([(str(tmp_path), "s")]).files
+
+
+def test_evaluations_fill_the_columns_of_the_paper(tmp_path: Path) -> None:
+    cells = [Cell(sample=0), Cell(sample=1), Cell("kl", "kl", 0.0, 1.0, 0)]
+    write_sweep(tmp_path, "s", cells)
+    for cell, cls in zip(cells, (0.40, 0.44, 0.30), strict=True):
+        # Of two suites the authors' is shown, as the paper's numbers are theirs.
+        after = {"cls/icu_avg": cls, "cls/avg": 0.99, "ppl/pile_icu": 21.5, "dialogue/avg": 0.1}
+        before = {"cls/icu_avg": 0.5, "cls/avg": 0.98, "ppl/pile_icu": 20.1, "dialogue/avg": 0.12}
+        errors = {"piqa_icu": "no memory"} if cell.label == "kl" else {}
+        evaluation = TrialEvaluation({"piqa_icu": "0" * 64}, ("b", "a"), before, after, errors)
+        write_evaluation(TrialPaths.of(str(tmp_path), "s", cell.trial_id), evaluation)
+    report = write_report([(str(tmp_path), "s")]).report
+    block = report.blocks[0]
+    values = {row.label: row.values for row in block.rows}
+    assert values["icu"]["cls"].mean == pytest.approx(42.0) and values["icu"]["cls"].n == 2
+    assert values["before unlearning"]["cls"].mean == pytest.approx(50.0)
+    assert values["kl"]["ppl_pile"].mean == pytest.approx(21.5)
+    assert values["icu"]["ppl_wikitext"] is None
+    assert any("(cls/icu_avg)" in column.meaning for column in report.columns)
+    assert any("not evaluated on piqa_icu: no memory" in finding.text for finding in report.findings)
+    text = (tmp_path / "s" / "report" / "report.md").read_text()
+    assert "What the models can still do" in text and "| cls/avg |" in text
+    with (tmp_path / "s" / "report" / "tasks.csv").open() as file:
+        rows = {(row["row"], row["metric"]): row["mean"] for row in csv.DictReader(file)}
+    assert float(rows["icu (0.5, 1)", "cls/icu_avg"]) == pytest.approx(0.42)
+
+
+def test_a_model_as_it_is_is_one_row_beside_the_papers_opt(tmp_path: Path) -> None:
+    cells = [Cell(), Cell("original", "original", 0.0, 0.0, model="opt-125m", final=(0.52, 0.07, 20.0, 3.0))]
+    settings = config("s", ("125m", "opt-125m"), standin=True)
+    write_sweep(tmp_path, "s", cells, settings)
+    report = write_report([(str(tmp_path), "s")]).report
+    opt = next(block for block in report.blocks if block.model == "opt-125m")
+    assert [row.label for row in opt.rows] == ["before unlearning"]
+    assert opt.rows[0].paper is not None and opt.rows[0].paper.name == "OPT"
+    assert report.scores[report.blocks.index(opt)].refused == "no method was run on this model"
+
+
+def test_the_only_cell_of_icu_on_a_stand_in_stands_beside_the_papers(tmp_path: Path) -> None:
+    settings = config("s", standin=True)
+    write_sweep(tmp_path, "one", [Cell(beta=4.0), Cell("kl", "kl", 0.0, 4.0)], {**settings, "name": "one"})
+    write_sweep(tmp_path, "two", [Cell(beta=4.0), Cell(beta=8.0)], {**settings, "name": "two"})
+    rows = {
+        name: [r.paper for r in write_report([(str(tmp_path), name)]).report.blocks[0].methods if r.method == "icu"]
+        for name in ("one", "two")
+    }
+    assert [paper.name for paper in rows["one"] if paper] == ["NEO + ICU (ours)"]
+    assert rows["two"] == [None, None]
+
+
+def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:
+    write_sweep(tmp_path, "one", [Cell()])
+    write_report([(str(tmp_path), "one")])
+    with (tmp_path / "one" / "report" / "targets.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == ["r3", "r2", "r1", "r0"]  # best remembered first
+    assert {row["equation (5)"] for row in rows} == {"forgotten"}
+    write_sweep(tmp_path, "two", [Cell(), Cell(sample=1)])
+    assert "targets.csv" not in write_report([(str(tmp_path), "two")]).files

@@ -1,0 +1,147 @@
+"""One deletion request as a practitioner makes it: files in, a model out, and a page that says what it cost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from icu_ray.cli.main import main
+from icu_ray.data.synthetic import make_records
+from icu_ray.errors import UserError
+from icu_ray.requests.unlearn import RUN, Unlearned, request_json, unlearn_config
+from icu_ray.storage.results import Scores, TrialEvaluation, TrialResult
+from icu_ray.storage.trial_files import TrialPaths, write_evaluation
+
+QUICK = ["columns={length: 48, prefix_start: 16, suffix_start: 32}", "el.ngram=5", "train.batch_size=4"]
+
+
+def write(path: Path, texts: list[str]) -> Path:
+    path.write_text(
+        "".join(json.dumps({"id": f"{path.stem}-{n}", "text": text}) + "\n" for n, text in enumerate(texts))
+    )
+    return path
+
+
+def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    texts = make_records(3, 0, 60, 48)
+    forget, retain = write(tmp_path / "forget.jsonl", texts[:6]), write(tmp_path / "retain.jsonl", texts[6:])
+    out = tmp_path / "out"
+    command = ["unlearn", "--forget", str(forget), "--retain", str(retain), "--out", str(out), "--id-column", "id"]
+    command += [*QUICK, "models.0.standin.vocabulary=600", "models.0.standin.target_repeats=8", "stop.max_epochs=25"]
+    code = main(command)
+    said = capfd.readouterr().out
+    assert code == 0, said
+    assert "Forgotten." in said and "memorisation accuracy (MA)" in said and "perplexity on held-out texts" in said
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert model.config.vocab_size >= len(tokenizer) > 300
+    page = (out / "report.html").read_text()
+    assert "Every text, best remembered first" in page
+    with (out / "targets.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["text"] for row in rows} == {f"forget-{n}" for n in range(6)}
+    assert all(row["pair"].startswith("retain-") for row in rows)
+    # The same request again finds it done; asked to be quiet it says the outcome alone.
+    assert main(command) == 0
+    assert "0 trials to run, 1 already done" in capfd.readouterr().out
+    assert main([*command, "--quiet"]) == 0
+    quietly = capfd.readouterr().out
+    assert "to run" not in quietly and "Tables:" not in quietly and "Forgotten." in quietly
+    assert (out / "model" / "config.json").is_file()
+    # For scripts it is one object on standard output, and what goes on stands beside it.
+    assert main([*command, "--json"]) == 0
+    asked = capfd.readouterr()
+    told = json.loads(asked.out)
+    assert "0 trials to run, 1 already done" in asked.err
+    assert {key: told[key] for key in ("forgotten", "status")} == {"forgotten": True, "status": "finished"}
+    assert told["epochs"] > 0 and told["reason"]
+    assert told["before"]["ma"] > told["after"]["ma"] and told["after"]["ppl_heldout"] > 1
+    places = [str(out / name) for name in ("model", "report.html", "targets.csv")]
+    assert [told[key] for key in ("model", "report", "targets")] == places
+    # Another request into the same folder takes the top, and going back finds the first one's model again.
+    first, written = (out / "model").resolve(), (out / "targets.csv").read_bytes()
+    other = [*command, "--alpha", "0.25"]
+    capfd.readouterr()
+    assert main([*other, "--verbose"]) == 0
+    assert "icu_ray.sweep.trials prepared:" in " ".join(capfd.readouterr().out.split())
+    assert (out / "model").resolve() != first and (first / "model.safetensors").is_file()
+    assert (out / "targets.csv").read_bytes() != written and "1 of 1 planned trials" in (
+        out / "report.html"
+    ).read_text()
+    assert main(command) == 0
+    assert (out / "model").resolve() == first and (out / "targets.csv").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("overlap", "rows to forget"),
+        ("twice", "twice"),
+        ("same text", "the same text stands twice: 'forget-0' (line 1) and 'other' (line 3)"),
+        ("url", "expected a folder of this machine"),
+        ("foreign model", "holds a 'model' that is not of an earlier request"),
+        ("none", "no such file"),
+        ("nothing to forget", "--forget: give a file"),
+        ("few", "leave none to pair with"),
+    ],
+)
+def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    forget = write(tmp_path / "forget.jsonl", ["one text", "another text"])
+    retain = write(tmp_path / "retain.jsonl", ["a third text", "one text" if what == "overlap" else "a fourth text"])
+    extra = []
+    if what == "twice":
+        forget.write_text(forget.read_text() * 2)
+    if what == "same text":
+        forget.write_text(forget.read_text() + json.dumps({"id": "other", "text": "one text"}) + "\n")
+    out = "s3://bucket/out" if what == "url" else str(tmp_path / "out")
+    if what == "foreign model":
+        out = str(tmp_path / "taken")
+        (tmp_path / "taken" / "model").mkdir(parents=True)
+    if what == "none":
+        retain.unlink()
+    if what == "few":
+        extra = ["data.heldout_rows=2"]
+    given = [] if what == "nothing to forget" else ["--forget", str(forget), "--retain", str(retain)]
+    model = ["--model", str(tmp_path)] if what == "nothing to forget" else []
+    code = main(["unlearn", *model, *given, "--id-column", "id", "--out", out, *extra])
+    error = capsys.readouterr().err
+    assert code == 2 and said in error, error
+    assert "Traceback" not in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -> None:
+    ended = ("status", "epochs", "before", "after", "model", "report", "targets")
+    assert request_json(Unlearned(tmp_path, RUN, 130, None)) == {
+        "forgotten": False,
+        "reason": "",
+        **dict.fromkeys(ended),
+    }
+    scores = Scores(0.9, 0.5, 1.0, None, 0.2, 3.0)
+    result = TrialResult(
+        "i", "n", "m", "icu", 0, {}, "not_forgotten", "why", 2, scores, replace(scores, ppl_heldout=math.inf), {}
+    )
+    write_evaluation(
+        TrialPaths.of(str(tmp_path), RUN, "i"),
+        TrialEvaluation({}, ("a", "b"), {"cls/avg": 0.5}, {"cls/avg": 0.25}),
+    )
+    told = json.loads(json.dumps(request_json(Unlearned(tmp_path, RUN, 0, result)), allow_nan=False))
+    assert (told["forgotten"], told["reason"], told["epochs"]) == (False, "why", 2)
+    assert told["before"] == {**asdict(scores), "cls/avg": 0.5}
+    assert told["after"]["cls/avg"] == 0.25 and told["after"]["ppl_heldout"] is None
+
+
+def test_without_retain_texts_only_ascent_is_left(tmp_path: Path) -> None:
+    forget = write(tmp_path / "forget.jsonl", ["one text", "another text"])
+    config = unlearn_config("standin", forget=str(forget), out=str(tmp_path))
+    assert [method.name for method in config.methods] == ["kumpr"]
+    assert unlearn_config("standin", forget=None, out=str(tmp_path)).methods[0].name == "icu"
+    with pytest.raises(UserError, match=r"--forget"):
+        unlearn_config("gpt2", forget=None, out=str(tmp_path))

@@ -1,0 +1,166 @@
+"""The evaluation beside the trials on a real Ray: what it leaves, that it goes on, and that it makes room."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icu_ray.config.file import resolve_config
+from icu_ray.evaluation.suites import Options
+from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.planning import plan_sweep
+from icu_ray.services.evaluate import evaluate
+from icu_ray.storage.results import Provenance, Scores, TrialResult
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, write_result
+from icu_ray.sweep import evaluation as sweep_evaluation
+from icu_ray.sweep.evaluation import SweepEvaluation, outstanding
+from icu_ray.sweep.prepare import Step
+from tests.support.evaluation_case import save_model, write_mirror_rows
+
+TASKS = ["hellaswag", "wow", "pile_icu"]
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mirror")
+    write_mirror_rows(folder, count=12)
+    return folder
+
+
+def ended_sweep(folder: Path, mirror: Path, tasks: list[str]) -> Plan:
+    """A sweep of one model as it is, whose only trial has ended."""
+    model = save_model(folder / "model", 0)
+    tree: dict[str, Any] = {
+        "name": "t",
+        "storage": str(folder / "runs"),
+        "data": {"source": "synthetic", "records": 16, "sample_size": 4, "heldout": 2},
+        "models": [{"name": "m", "source": str(model), "gpus_per_worker": 0, "train": False}],
+        "evaluation": {"tasks": tasks, "mirror": str(mirror)},
+        "pairs": {"encoder": "bundled"},
+        "filter": {"encoder": "bundled", "encoder_layer": 6},
+    }
+    plan = plan_sweep(resolve_config(tree, "test"))
+    trial = plan.trials[0]
+    scores = Scores(0.1, 0.0, 3.0, 0.2, 0.0, 4.0)
+    result = TrialResult(
+        trial.trial_id,
+        trial.name,
+        "m",
+        "original",
+        0,
+        trial.hyperparameters,
+        "not_forgotten",
+        "not trained",
+        0,
+        scores,
+        scores,
+        {"total": 1.0},
+        Provenance("0", "0", False, model=folder_fingerprint(model)),
+        model_hash=folder_fingerprint(model),
+    )
+    write_result(TrialPaths.of(str(folder / "runs"), "t", trial.trial_id), result)
+    return plan_sweep(resolve_config(tree, "test"))
+
+
+def run(plan: Plan, folder: Path, steps: list[Step] | None = None) -> SweepEvaluation:
+    stage = SweepEvaluation(plan, str(folder / "runs" / "store"), (steps if steps is not None else []).append)
+    with stage.running():
+        for trial in outstanding(plan):
+            stage.add(trial)
+        stage.finish()
+    return stage
+
+
+def test_what_is_left_equals_an_evaluation_alone(ray_cluster: None, tmp_path: Path, mirror: Path) -> None:
+    plan = ended_sweep(tmp_path, mirror, TASKS)
+    assert len(outstanding(plan)) == 1
+    steps: list[Step] = []
+    assert run(plan, tmp_path, steps).failures == []
+    assert steps[-1].part == 1
+    paths = TrialPaths.of(plan.config.storage, "t", plan.trials[0].trial_id)
+    found = read_evaluation(paths)
+    assert found is not None and set(found.tasks) == set(TASKS)
+    alone = evaluate([str(tmp_path / "model")], TASKS, Options(mirror=mirror), storage=str(tmp_path / "runs"))
+    expected = {name: value for each in alone for name, value in each.metrics.items()}
+    assert dict(found.after) == expected == dict(found.before)
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(paths.documents)
+    assert set(table.column("task").to_pylist()) == set(TASKS)
+    assert table.num_rows == sum(each.documents for each in alone)  # one model: before and after are the same
+    # Nothing is outstanding now; a config that asks for more is.
+    assert outstanding(plan) == ()
+    assert len(outstanding(ended_sweep(tmp_path, mirror, [*TASKS, "pile_rolling"]))) == 1
+
+
+def test_what_cannot_be_evaluated_is_said_and_tried_again(ray_cluster: None, tmp_path: Path, mirror: Path) -> None:
+    plan = ended_sweep(tmp_path, mirror, ["wow"])
+    weights = tmp_path / "model" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    failures = run(plan, tmp_path).failures
+    assert len(failures) == 1 and failures[0].startswith("wow of m:")
+    paths = TrialPaths.of(plan.config.storage, "t", plan.trials[0].trial_id)
+    found = read_evaluation(paths)
+    assert found is not None and set(found.errors) == {"wow"} and not found.after
+    weights.write_bytes(whole)
+    assert len(outstanding(plan)) == 1
+    assert run(plan, tmp_path).failures == []
+    found = read_evaluation(paths)
+    assert found is not None and not found.errors and "dialogue/wow_f1" in found.after
+
+
+def test_a_trial_without_a_place_gets_that_of_the_evaluation(
+    ray_cluster: None, tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    monkeypatch.setattr(sweep_evaluation, "PATIENCE_SECONDS", 0.5)
+    plan = ended_sweep(tmp_path, mirror, [*TASKS, "arc_easy", "piqa", "winogrande", "bst", "wikitext_rolling"])
+    steps: list[Step] = []
+    stage = SweepEvaluation(plan, str(tmp_path / "runs" / "store"), steps.append)
+    with stage.running():
+        stage.add(plan.trials[0])
+        assert _within(60, lambda: ray.available_resources().get("CPU", 0) < 2)
+        stage.waits("trial", 2, 0)
+        group = placement_group([{"CPU": 2}])
+        assert group.wait(120)
+        so_far = len(steps)
+        time.sleep(2)
+        assert len(steps) == so_far  # while the trial waits for its place to be told, nothing is begun
+        stage.placed("trial")
+        time.sleep(3)
+        assert len(steps) == so_far  # nor while it holds all there is
+        stage.ended("trial")
+        remove_placement_group(group)
+        assert _within(120, lambda: not stage._open())
+    assert stage.failures == []
+
+
+def test_leaving_ends_what_is_under_way(ray_cluster: None, tmp_path: Path, mirror: Path) -> None:
+    import ray
+
+    plan = ended_sweep(tmp_path, mirror, TASKS)
+    stage = SweepEvaluation(plan, str(tmp_path / "runs" / "store"), lambda step: None)
+    with stage.running():
+        stage.add(plan.trials[0])
+        assert _within(60, lambda: ray.available_resources().get("CPU", 0) < 2)
+        began = time.monotonic()
+    assert stage._open() and time.monotonic() - began < 30
+    assert _within(120, lambda: ray.available_resources().get("CPU", 0) == 2)
+    assert not [thread for thread in threading.enumerate() if thread.name == "evaluation"]
+
+
+def _within(seconds: float, reached: Any) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if reached():
+            return True
+        time.sleep(0.1)
+    return False

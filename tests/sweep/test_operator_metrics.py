@@ -1,0 +1,45 @@
+"""Ray's own Prometheus endpoint carries the sweep's metrics."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from collections import Counter
+
+from icu_ray.config.file import resolve_config
+from icu_ray.plan.planning import plan_sweep
+from icu_ray.storage.results import EpochRecord, Scores
+
+SCORES = Scores(0.7, 0.1, 1.0, 0.5, 0.2, 3.0)
+
+
+def test_prometheus_sees_the_sweep(ray_cluster: None) -> None:
+    import ray
+
+    from icu_ray.sweep.operator_metrics import OperatorMetrics
+
+    tree = {"name": "watched", "models": [{"name": "small", "standin": {}}], "data": {"source": "synthetic"}}
+    metrics = OperatorMetrics(plan_sweep(resolve_config(tree, "test"), dry_run=True))
+    first = EpochRecord(0, 32, SCORES)
+    second = EpochRecord(1, 20, SCORES, seconds={"train": 2.0})
+    metrics.observe(Counter(running=1, waiting=3), {"t": (first,)})
+    metrics.observe(Counter(running=1, finished=2, waiting=1), {"t": (first, second)})
+    metrics.observe(Counter(running=1, finished=2, waiting=1), {"t": (first, second)})
+    node = ray.nodes()[0]
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    wanted = {
+        'ray_icu_trials{.*state="finished".*} 2.0',
+        'ray_icu_trials{.*state="waiting".*} 1.0',
+        'ray_icu_trials{.*state="failed".*} 0.0',
+        "ray_icu_epochs_total{.*} 1.0",
+        'ray_icu_samples_left{.*trial="t".*} 20.0',
+        f'ray_icu_tokens_per_second{{.*trial="t".*}} {2 * 32 * 200 / 2.0}',
+    }
+    deadline, missing, text = time.monotonic() + 60, wanted, ""
+    while missing and time.monotonic() < deadline:
+        time.sleep(1)
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            text = answer.read().decode()
+        missing = {each for each in wanted if not re.search(each, text)}
+    assert not missing, [line for line in text.splitlines() if "icu" in line]

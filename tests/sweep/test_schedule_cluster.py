@@ -1,0 +1,133 @@
+"""The gate on a real Ray of several nodes with logical GPUs: what starts when and where, recorded as it happens.
+
+The trials hold a placement group for a few seconds and train nothing; the gate, Tune, the cluster and its bookkeeping
+of resources are the real ones.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from icu_ray.config.file import resolve_config
+from icu_ray.plan.planning import plan_sweep
+from icu_ray.plan.schedule import NO_LIMITS
+from icu_ray.plan.trial import Trial
+
+GPUS = (8, 6)
+SECONDS = 3.0
+"""A trial's real duration for one estimated minute."""
+CONFIG: dict[str, Any] = {
+    "name": "t",
+    "data": {"source": "synthetic", "records": 40, "sample_size": 6, "heldout": 4},
+    "columns": {"length": 64, "prefix_start": 32, "suffix_start": 48},
+    "samples": [0, 1, 2],
+    "train": {"batch_size": 6},
+    "models": [
+        {"name": name, "standin": {"seed": seed}, "workers": workers, "gpus_per_worker": 1, "minutes_per_epoch": epoch}
+        for seed, (name, workers, epoch) in enumerate((
+            ("six", 6, 0.1), ("three", 3, 0.08), ("one-a", 1, 0.02), ("one-b", 1, 0.03), ("one-c", 1, 0.04),
+        ))
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def cluster() -> Iterator[dict[str, float]]:
+    """GPUs of the cluster's worker nodes, by node id."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
+    head = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "temp_dir": folder}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for gpus in GPUS:
+            nodes.add_node(num_cpus=32, num_gpus=gpus)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+        yield {node["NodeID"]: node["Resources"]["GPU"] for node in ray.nodes() if node["Resources"].get("GPU")}
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def trainable(trials: tuple[Trial, ...]) -> Callable[[dict[str, Any]], None]:
+    """A trial holds its gang's resources, taken as Ray Train takes them, for a while."""
+    workers = {trial.trial_id: trial.workers for trial in trials}
+    seconds = {trial.trial_id: trial.minutes * SECONDS for trial in trials}
+
+    def hold(config: dict[str, Any]) -> None:
+        from ray import tune
+        from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+
+        count = workers[config["trial_id"]]
+        where = [{"ray.io/node-id": config["node"]}] * count
+        group = placement_group([{"CPU": 1, "GPU": 1}] * count, strategy="PACK", bundle_label_selector=where)
+        assert group.wait(60)
+        nodes = list(placement_group_table(group)["bundles_to_node_id"].values())
+        tune.report({"nodes": nodes, "group": group.id.hex()})
+        time.sleep(seconds[config["trial_id"]])
+        remove_placement_group(group)
+
+    return hold
+
+
+def run(trials: tuple[Trial, ...], folder: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+    """What the gate started and saw end, in its order, and the nodes of each trial's workers."""
+    from ray import tune
+
+    from icu_ray.cluster.nodes import cluster_nodes
+    from icu_ray.cluster.runtime import CONTROL
+    from icu_ray.sweep.trial_queue import Gate
+
+    seen: list[tuple[str, str]] = []
+    gate = Gate(
+        trials,
+        cluster_nodes,
+        NO_LIMITS,
+        on_start=lambda trial: seen.append(("start", trial)),
+        on_gang=lambda trial, workers, next_workers: None,
+        on_end=lambda trial, broke, group: bool(seen.append(("broke" if broke else "end", trial))),
+        stopped=lambda: False,
+    )
+    results = tune.Tuner(
+        tune.with_resources(trainable(trials), dict(CONTROL)),
+        tune_config=tune.TuneConfig(search_alg=gate, num_samples=len(trials), reuse_actors=True),
+        run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0),
+    ).fit()
+    return seen, {result.config["trial_id"]: result.metrics["nodes"] for result in results}
+
+
+def test_gangs_start_whole_in_their_turn_and_in_free_room(cluster: dict[str, float], tmp_path: Any) -> None:
+    trials = plan_sweep(resolve_config(CONFIG, "t"), dry_run=True).trials
+    workers = {trial.trial_id: trial.workers for trial in trials}
+    assert [trial.workers for trial in trials] == [6] * 3 + [3] * 3 + [1] * 9
+    seen, places = run(trials, str(tmp_path))
+    assert sorted(trial for what, trial in seen if what == "start") == sorted(workers)
+    assert sorted(trial for what, trial in seen if what == "end") == sorted(workers)
+
+    # Gangs stand whole on one node, and what the gate has started and not yet seen end fits at every moment: nobody
+    # waits inside Ray for room that another one holds.
+    held: dict[str, int] = dict.fromkeys(cluster, 0)
+    for what, trial in seen:
+        assert places[trial] == [places[trial][0]] * workers[trial]
+        held[places[trial][0]] += workers[trial] if what == "start" else -workers[trial]
+        assert all(held[node] <= gpus for node, gpus in cluster.items()), seen
+
+    # Two sixes fill the nodes but for two GPUs, on which small trials run. The third six is started as soon as
+    # either of the first has ended, though small ones wait that would fit; the threes come after it.
+    first, second, third = (trial.trial_id for trial in trials[:3])
+    assert {places[first][0], places[second][0]} == set(cluster)
+    ended = min(seen.index(("end", first)), seen.index(("end", second)))
+    assert seen[ended + 1] == ("start", third)
+    started = [trial for what, trial in seen if what == "start"]
+    before = started[: started.index(third)]
+    assert {workers[trial] for trial in before[2:]} == {1}
+    waiting = set(workers) - set(started[: started.index(third) + 1])
+    assert any(workers[trial] == 1 for trial in waiting)

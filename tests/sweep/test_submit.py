@@ -1,0 +1,357 @@
+"""`icu-ray submit` against a real Ray head with job server and token authentication, from a fresh checkout."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icu_ray.cli.main import main as cli
+from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, read_sweep, trial_ids
+from icu_ray.sweep.submit import entrypoint
+from tests.support.ray_head import Head, ray_head
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = f"canary-{secrets.token_hex(8)}"
+CONFIG = """\
+name: t
+data: {source: synthetic, records: 48, sample_size: 6, heldout: 6}
+samples: [0]
+columns: {length: 48, prefix_start: 16, suffix_start: 32}
+models:
+  - {name: small, standin: {size: small, vocabulary: 600, target_repeats: 8}}
+methods:
+  - {name: icu, cells: [[0.5, 1.0]]}
+optim: {lr: 1.0e-5}
+train: {batch_size: 4}
+el: {ngram: 5}
+stop: {max_epochs: 20, ma: 0.0, el: 0.0}
+pairs: {encoder: bundled}
+filter: {encoder: bundled, encoder_layer: 6}
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A head, a checkout to submit from, where results go, and the checkout's commit."""
+
+    head: Head
+    checkout: Path
+    storage: Path
+    commit: str
+
+    def environment(self, token: str) -> dict[str, str]:
+        """Of a shell in which a user submits: it knows the token, and an MLflow address with a password."""
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        uri = f"http://user:{PASSWORD}@127.0.0.1:9"
+        here = {"PYTHONPATH": str(self.checkout), "RAY_AUTH_TOKEN": token, "MLFLOW_TRACKING_URI": uri}
+        return {**mine, **here, "RAY_API_SERVER_ADDRESS": self.head.jobs}
+
+    def start(self, *arguments: str, token: str | None = None) -> subprocess.Popen[str]:
+        """icu-ray submit."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "icu_ray.cli", "submit", *arguments],
+            cwd=self.checkout,
+            env=self.environment(token or self.head.token),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def submit(self, *arguments: str, token: str | None = None) -> tuple[int, str]:
+        """icu-ray submit to its end: exit code and output."""
+        process = self.start(*arguments, token=token)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    def ask(self, path: str) -> Any:
+        """What the job server answers itself."""
+        headers = {"Authorization": f"Bearer {self.head.token}"}
+        with urllib.request.urlopen(urllib.request.Request(self.head.jobs + path, headers=headers)) as answer:
+            return json.load(answer)
+
+    def job(self, name: str) -> dict[str, Any]:
+        """A job as the server describes it."""
+        found: dict[str, Any] = self.ask(f"/api/jobs/{name}")
+        return found
+
+    @property
+    def config(self) -> tuple[str, str]:
+        """Arguments of a sweep."""
+        return "c.yaml", f"storage={self.storage}"
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
+    """One head for all tests; the checkout is a commit of this tree's files with a config beside them."""
+    checkout, storage = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("storage")
+    for name in ("icu_ray", "tune_configs"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", ".rayignore", ".gitignore"):
+        shutil.copy2(ROOT / name, checkout / name)
+    (checkout / "c.yaml").write_text(CONFIG)
+    _git(checkout, "init", "--quiet")
+    _git(checkout, "add", ".")
+    _git(checkout, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "tree")
+    server = {"MLFLOW_TRACKING_URI": f"http://user:{PASSWORD}@127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
+    with ray_head(server) as head:
+        yield Case(head, checkout, storage, _git(checkout, "rev-parse", "HEAD").strip())
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def one_line(output: str) -> str:
+    lines = output.strip().splitlines()
+    assert len(lines) == 1, output
+    return lines[0]
+
+
+def test_what_is_refused_before_anything_is_sent(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "outside.yaml").write_text(CONFIG)
+    (case.checkout / "bad.yaml").write_text(CONFIG.replace("optim:", "optmi:"))
+    storage = f"storage={case.storage}"
+    refused: tuple[tuple[Sequence[str], str], ...] = (
+        (["bad.yaml", storage], "bad.yaml: optmi: unknown key (did you mean 'optim'?)"),
+        (["c.yaml", storage, "methods.0.name=uci"], "unknown method 'uci'"),
+        (["nosuch.yaml", storage], "config nosuch.yaml: no such file"),
+        ([str(tmp_path / "outside.yaml"), storage], "lies outside the working folder"),
+        (["c.yaml"], "storage: ./runs would lie in the job's own copy"),
+        (["c.yaml", storage, f"tracking.uri=http://u:{PASSWORD}@host"], "tracking.uri=http://host: holds a password"),
+        (["c.yaml", storage, "--env", "RAY_AUTH_TOKEN"], "--env RAY_AUTH_TOKEN: looks like a secret"),
+        (["c.yaml", storage, "--env", "NOBODY_SET_THIS"], "--env NOBODY_SET_THIS: not set here"),
+        (["c.yaml", storage, "--working-dir", "nowhere"], "--working-dir nowhere: no such folder"),
+    )
+    monkeypatch.chdir(case.checkout)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", case.head.jobs)
+    for arguments, said in refused:
+        assert cli(["submit", *arguments]) == 2
+        output = "".join(capsys.readouterr())
+        assert said in one_line(output)
+        assert PASSWORD not in output
+    assert case.ask("/api/jobs/") == []
+
+
+def test_what_lies_on_the_cluster_is_left_to_it(
+    case: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(case.checkout)
+    models = ("models=[{name: big, source: /cluster/models/big}]", "--address", "http://127.0.0.1:9")
+    assert cli(["submit", "c.yaml", f"storage={case.storage}", *models]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "/cluster/models/big: not on this machine, so models and data are checked on the cluster"
+    assert "no Ray job server answers at http://127.0.0.1:9" in second
+    # The keys themselves are checked here all the same.
+    assert cli(["submit", "c.yaml", f"storage={case.storage}", *models, "models.0.wokers=2"]) == 2
+    assert "models.0.wokers: unknown key (did you mean 'workers'?)" in one_line(capsys.readouterr().err)
+
+
+def test_the_jobs_command() -> None:
+    config = ["c.yaml", "storage=/mnt/my runs"]
+    assert entrypoint(config, wait=False) == "python -m icu_ray.sweep c.yaml 'storage=/mnt/my runs'"
+    assert entrypoint(config, wait=True) == "python -m icu_ray.sweep c.yaml 'storage=/mnt/my runs' --wait"
+
+
+def test_a_job_that_is_none(case: Case) -> None:
+    asked = [case.start(option, "nosuch") for option in ("--attach", "--stop")]
+    for process in asked:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert "Job nosuch does not exist" in one_line(output)
+
+
+def test_a_wrong_token_and_a_server_that_is_not_there_are_told_in_one_line(case: Case) -> None:
+    code, output = case.submit(*case.config, token="wrong")
+    assert code == 2
+    assert "refuses: Authentication failed" in one_line(output)
+    assert case.head.token not in output
+    # --address wins over what the shell says, RAY_ADDRESS too.
+    code, output = case.submit("--list", "--address", "http://127.0.0.1:9")
+    assert code == 2
+    assert "no Ray job server answers at http://127.0.0.1:9" in one_line(output)
+
+
+class Line:
+    """A TCP connection to the job server that can be cut, as a port-forward is."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.address = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._open += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> int:
+        """Break all that are open now; how many."""
+        broken, self._open = self._open, []
+        for each in broken:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        return len(broken)
+
+
+def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -> None:
+    storage = str(case.storage)
+
+    def epochs() -> int:
+        return max((len(read_events(TrialPaths.of(storage, "t", i))) for i in trial_ids(storage, "t")), default=0)
+
+    # Stopped in mid-run: the job ends as STOPPED, whoever follows it gets 130, and what was trained is kept.
+    following = case.start(*case.config, "--id", "first")
+    deadline = time.monotonic() + 300
+    while epochs() < 3:
+        assert following.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    code, output = case.submit("--stop", "first")
+    assert code == 0 and "submit its config again" in one_line(output)
+    stopped, _ = following.communicate(timeout=90)
+    assert following.returncode == 130, stopped
+    assert case.job("first")["status"] == "STOPPED"
+    assert "Interrupted. What was finished is kept" in stopped
+    assert "MLFLOW_TRACKING_URI is not sent, as it holds a password" in stopped
+    (trial,) = trial_ids(storage, "t")
+    kept = read_events(TrialPaths.of(storage, "t", trial))[-1].epoch
+    assert kept >= 2
+    assert read_result(TrialPaths.of(storage, "t", trial)) is None
+    assert read_sweep(storage, "t").provenance.commit == case.commit  # type: ignore[union-attr]
+
+    # Submitted again it goes on, is followed over a line that breaks, and ends with the sweep's exit code.
+    line = Line(int(case.head.jobs.rpartition(":")[2]))
+    following = case.start(*case.config, "--id", "second", "--address", line.address)
+    assert following.stdout is not None
+    output = ""
+    for text in following.stdout:
+        output += text
+        if "1 trials to run" in text:
+            looked_at_and_left(case)
+        if text.startswith("start "):
+            assert line.cut()
+    assert following.wait(timeout=60) == 0, output
+    assert f"from epoch {kept}" in output
+    result = read_result(TrialPaths.of(storage, "t", trial))
+    assert result is not None and result.epochs == 20 and result.status == "not_forgotten"
+    assert result.provenance is not None and result.provenance.commit == case.commit and not result.provenance.dirty
+    log = case.ask("/api/jobs/second/logs")["logs"]
+    told = [f"sending {case.checkout}", "MLFLOW_TRACKING_URI is not sent, as it holds a password; set it in the"]
+    before, _, after = output.partition("submitted second\n")
+    assert [line[: len(said)] for line, said in zip(before.splitlines(), told, strict=True)] == told
+    assert after == log
+
+    # Once more: there is nothing left to do.
+    code, output = case.submit(*case.config, "--id", "third", "--wait")
+    assert code == 0 and "0 trials to run, 1 already done" in output
+    assert case.job("third")["entrypoint"] == f"python -m icu_ray.sweep {' '.join(case.config)} --wait"
+    for_scripts = case.start("--list", "--json")
+    code, output = case.submit("--list")
+    assert code == 0
+    listed = json.loads(for_scripts.communicate(timeout=120)[0])
+    assert [f"{job['status']:<10} {job['id']}" for job in listed] == output.splitlines()
+    assert output.splitlines() == [f"{'STOPPED':<10} first", f"{'SUCCEEDED':<10} second", f"{'SUCCEEDED':<10} third"]
+
+    # What only the cluster can know is refused there, and the exit code says so here.
+    nowhere = "data={source: extraction, folder: nowhere}"
+    code, output = case.submit(*case.config, nowhere, "--id", "refused")
+    assert code == 2, output
+    assert case.job("refused")["status"] == "FAILED"
+    assert output.splitlines()[-1].startswith("icu_ray.sweep: data.tokens: nowhere/") and "Traceback" not in output
+
+    # Ray's own command does it too; nobody told that job the commit, so its files speak for themselves.
+    plain = subprocess.run(
+        [
+            *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."),
+            *("--submission-id", "plain", "--", "python", "-m", "icu_ray.sweep", *case.config),
+        ],
+        cwd=case.checkout,
+        env={**case.environment(case.head.token), "RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert plain.returncode == 0, plain.stdout + plain.stderr
+    assert "0 trials to run, 1 already done" in plain.stdout
+    assert read_sweep(storage, "t").provenance.commit == files_hash(case.checkout / "icu_ray")  # type: ignore[union-attr]
+
+    # The doctor sees that cluster.
+    address = {"RAY_ADDRESS": case.head.gcs, "HF_HUB_OFFLINE": "1"}
+    doctor = subprocess.run(
+        [sys.executable, "-m", "icu_ray.cli", "doctor", "--storage", storage],
+        env={**case.environment(case.head.token), **address},
+        capture_output=True,
+        text=True,
+    )
+    assert f"{case.head.gcs}: up to 1 node with 2 CPUs and 0 GPUs together" in doctor.stdout
+    assert "http://127.0.0.1:9 does not answer (Connection refused)" in doctor.stdout
+
+    _no_secret(case, [stopped, output, log, plain.stdout, plain.stderr, doctor.stdout, doctor.stderr])
+
+
+def looked_at_and_left(case: Case) -> None:
+    """Ctrl-C ends the following, not the job."""
+    attached = case.start("--attach", "second")
+    assert attached.stdout is not None
+    while "1 trials to run" not in attached.stdout.readline():
+        assert attached.poll() is None
+    attached.send_signal(signal.SIGINT)
+    said, _ = attached.communicate(timeout=60)
+    assert attached.returncode == 130
+    assert said.splitlines()[-1] == "second goes on; --attach second follows it, --stop second ends it"
+    assert case.job("second")["status"] == "RUNNING"
+
+
+def files_hash(package: Path) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(
+        (path.relative_to(package) for path in package.glob("**/*.py")), key=lambda path: package / path
+    ):
+        digest.update(f"{name}".encode())
+        digest.update((package / name).read_bytes())
+    return "files-" + digest.hexdigest()[:16]
+
+
+def _no_secret(case: Case, outputs: Sequence[str]) -> None:
+    """Neither the token nor MLflow's password stands anywhere a job can be looked at."""
+    canaries = [case.head.token, PASSWORD]
+    told = [*outputs, json.dumps(case.ask("/api/jobs/"))]
+    assert not [text for text in told for canary in canaries if canary in text]
+    files = [path for folder in (case.storage, case.head.folder) for path in folder.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"sweep.json", "spec.json", "job-driver-second.log"} <= names
+    found = [path for path in files for canary in canaries if canary.encode() in path.read_bytes()]
+    assert not found

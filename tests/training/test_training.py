@@ -1,0 +1,304 @@
+"""The training room: batches, refinement, engine, checkpoints and whole trials, without Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icu_ray.config import FilterConfig, StopConfig, TrainConfig
+from icu_ray.errors import UserError
+from icu_ray.storage.results import Scores
+from icu_ray.training.batches import epoch_batches, micro_batches
+from icu_ray.training.checkpoints import DamagedCheckpoint, read_state
+from icu_ray.training.engine import distributed, set_device_environment
+from icu_ray.training.loop import EpochReport, TrialOutcome, run_trial
+from icu_ray.training.refinement import decide, el_decides, forgotten, refine
+from icu_ray.training.validation import Validation
+from tests.support.payload import Payload
+from tests.support.training_case import case, job, tokenizer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _group() -> Iterator[None]:
+    set_device_environment(torch.device("cpu"))
+    with distributed(0, 1):
+        yield
+
+
+def run(resume: Path | None = None, save_at: dict[int, Path] | None = None, family: str = "gpt_neo", **changes: Any):  # type: ignore[no-untyped-def]
+    model, data = case(family)
+
+    def on_epoch(report: EpochReport) -> None:
+        if save_at and report.record.epoch in save_at:
+            report.save(save_at[report.record.epoch])
+
+    outcome = run_trial(job(**changes), data, model, tokenizer(), resume_from=resume, on_epoch=on_epoch)
+    return outcome, model
+
+
+class TestBatches:
+    @given(
+        st.lists(st.booleans(), min_size=1, max_size=40),
+        st.integers(1, 9),
+        st.integers(0, 5),
+        st.sampled_from(["slots", "repack"]),
+        st.sampled_from(["skip", "momentum"]),
+    )
+    def test_every_active_sample_once(
+        self, flags: list[bool], size: int, epoch: int, batching: str, empty: str
+    ) -> None:
+        active = np.asarray(flags)
+        settings = TrainConfig(batching=batching, empty_batch=empty)  # type: ignore[arg-type]
+        batches = epoch_batches(active, seed=1, epoch=epoch, batch_size=size, settings=settings)
+        seen = np.concatenate([np.zeros(0, dtype=int), *batches])
+        assert sorted(seen[active[seen]].tolist()) == np.flatnonzero(active).tolist()
+        again = epoch_batches(active, seed=1, epoch=epoch, batch_size=size, settings=settings)
+        assert all((a == b).all() for a, b in zip(batches, again, strict=True))
+        if batching == "repack":
+            assert len(batches) == -(-int(active.sum()) // size)
+        elif empty == "momentum":
+            assert len(batches) == -(-len(active) // size)
+        else:
+            assert all(active[batch].any() for batch in batches)
+
+    @given(st.integers(0, 40), st.integers(1, 6), st.integers(1, 5))
+    def test_ranks_are_disjoint_cover_and_carry_alike(self, count: int, world: int, micro: int) -> None:
+        shares = [micro_batches(count, rank=r, world_size=world, micro_batch=micro) for r in range(world)]
+        rows = np.arange(count)
+        assert np.concatenate([rows[part] for share in shares for part in share]).tolist() == rows.tolist()
+        assert {len(share) for share in shares} == {max(1, math.ceil(count / (world * micro)))}
+        assert all(part.stop - part.start <= micro for share in shares for part in share)
+        loads = [share[-1].stop - share[0].start for share in shares]
+        assert max(loads) - min(loads) <= 1
+
+    def test_epochs_differ(self) -> None:
+        active = np.ones(32, dtype=bool)
+        first, second = (
+            np.concatenate(epoch_batches(active, seed=1, epoch=e, batch_size=8, settings=TrainConfig())) for e in (1, 2)
+        )
+        assert (first != second).any()
+
+
+class TestRefinement:
+    @given(st.floats(0, 1), st.floats(0, 1))
+    def test_rules(self, f1: float, overlap: float) -> None:
+        values = np.asarray([f1]), np.asarray([overlap])
+        either = forgotten(*values, FilterConfig(rule="or"))[0]
+        both = forgotten(*values, FilterConfig(rule="and"))[0]
+        assert either == (f1 < 0.3 or overlap < 0.01)
+        assert both == (f1 < 0.3 and overlap < 0.01)
+
+    def test_a_forgotten_sample_returns_unless_sticky(self) -> None:
+        active = np.asarray([False, True])
+        remembered = np.asarray([0.9, 0.9]), np.asarray([0.5, 0.5])
+        assert refine(active, *remembered, FilterConfig()).tolist() == [True, True]
+        assert refine(active, *remembered, FilterConfig(sticky=True)).tolist() == [False, True]
+
+    @pytest.mark.parametrize(
+        ("ma", "el", "left", "epoch", "rule", "status"),
+        [
+            (0.5, 0.01, True, 1, "and", "finished"),
+            (0.5994, 0.01, True, 1, "and", None),
+            (0.5, 0.0499, True, 1, "and", None),
+            (0.9, 0.01, True, 1, "or", "finished"),
+            (0.9, 0.5, False, 1, "and", "not_forgotten"),
+            (0.5, 0.01, False, 1, "and", "finished"),
+            (0.9, 0.5, True, 9, "and", "not_forgotten"),
+            (0.5, None, True, 1, "and", None),
+        ],
+    )
+    def test_stopping(self, ma: float, el: float | None, left: bool, epoch: int, rule: str, status: str | None) -> None:
+        scores = Scores(ma, el, 2.0, 0.5, 0.5, 3.0)
+        settings = StopConfig(rule=rule)  # type: ignore[arg-type]
+        decision = decide(epoch, scores, np.asarray([left]), settings, max_epochs=9)
+        assert decision.status == status
+        assert decision.stop == (status is not None)
+        if el is not None and not el_decides(ma, settings):
+            # Where EL is said not to decide, no value of EL may change the verdict.
+            other = decide(epoch, Scores(ma, 0.9, 2.0, 0.5, 0.5, 3.0), np.asarray([left]), settings, 9)
+            assert other.status == decision.status
+
+    def test_divergence(self) -> None:
+        decision = decide(1, Scores(0.1, 0.0, None, 0.5, 0.5, 3.0), np.asarray([True]), StopConfig(), 9)
+        assert decision.status == "failed"
+        assert "diverged" in decision.reason
+
+
+class TestTrial:
+    @pytest.mark.parametrize("family", ["gpt_neo", "opt", "llama"])
+    def test_forgets(self, family: str) -> None:
+        outcome, _ = run(family=family, max_epochs=30)
+        assert outcome.status == "finished", outcome.reason
+        assert outcome.before.ma is not None
+        assert outcome.after.ma is not None
+        assert outcome.before.ma > 0.8 > 0.2 > outcome.after.ma
+        assert [record.epoch for record in outcome.history] == list(range(outcome.epochs + 1))
+        assert all(record.active == 7 for record in outcome.history)
+        assert outcome.after.ppl_heldout is not None
+        assert len(outcome.samples) == 7
+        assert outcome.samples[0].reference.startswith("w")
+
+    @pytest.mark.parametrize("epoch", [0, 1, 3, 4])
+    def test_resume_is_exact(self, tmp_path: Path, epoch: int) -> None:
+        whole, model = run(save_at={epoch: tmp_path / "c"})
+        again, resumed = run(resume=tmp_path / "c")
+        assert again.after == whole.after
+        assert again.status == whole.status
+        assert [r.scores for r in again.history] == [r.scores for r in whole.history]
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(parameter, resumed.get_parameter(name), rtol=0, atol=0)
+
+    def test_decision_only_mode_ends_alike(self) -> None:
+        whole, _ = run(max_epochs=30)
+        from icu_ray.config import EvalConfig
+
+        lean, _ = run(max_epochs=30, eval=EvalConfig(el="decision"))
+        assert lean.after == whole.after
+        assert lean.epochs == whole.epochs
+        assert any(record.scores.el10 is None for record in lean.history)
+
+    def test_slots_and_repack_agree_while_all_are_active(self) -> None:
+        slots, _ = run(max_epochs=1)
+        repack, _ = run(max_epochs=1, train=TrainConfig(batch_size=4, batching="repack"))
+        assert slots.after == repack.after
+
+    def test_nothing_left_ends_it(self) -> None:
+        outcome, _ = run(filter=FilterConfig(encoder="bundled", encoder_layer=1, bleu=1.0), stop=StopConfig(ma=0.0))
+        assert outcome.status == "not_forgotten"
+        assert "no sample is left" in outcome.reason
+        assert outcome.epochs == 1
+        assert outcome.history[1].steps == 0
+
+    def test_divergence_is_measured_and_named(self) -> None:
+        outcome, _ = run(lr=math.inf)
+        assert outcome.status == "failed"
+        assert "diverged" in outcome.reason
+
+    def test_cut_checkpoint_is_refused(self, tmp_path: Path) -> None:
+        run(save_at={1: tmp_path / "c"}, max_epochs=1)
+        read_state(tmp_path / "c")
+        largest = max((p for p in (tmp_path / "c").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        content = largest.read_bytes()
+        largest.write_bytes(content[: len(content) // 2])
+        with pytest.raises(DamagedCheckpoint, match=largest.name):
+            read_state(tmp_path / "c")
+        largest.write_bytes(content)
+        (tmp_path / "c" / "manifest.json").unlink()
+        with pytest.raises(DamagedCheckpoint, match="manifest"):
+            read_state(tmp_path / "c")
+
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    def test_a_checkpoint_that_would_run_code_is_not_loaded(self, mark: Path, tmp_path: Path) -> None:
+        """Each file that DeepSpeed would unpickle, replaced by a pickle and by one of torch's archives with code."""
+        whole = tmp_path / "whole"
+        run(save_at={1: whole}, max_epochs=2, zero_stage=2)
+        resumed, _ = run(resume=whole, max_epochs=2, zero_stage=2)
+        assert resumed.epochs == 2
+        files = sorted(path.relative_to(whole) for path in whole.rglob("*.pt"))
+        assert len(files) == 2  # model and optimizer
+        for number, file in enumerate(files * 2):
+            folder = Path(shutil.copytree(whole, tmp_path / f"bad-{number}"))
+            if number < len(files):
+                (folder / file).write_bytes(pickle.dumps(Payload(mark)))
+            else:
+                content = torch.load(whole / file, weights_only=False)
+                torch.save({**content, "extra": Payload(mark)}, folder / file)
+            with pytest.raises(DamagedCheckpoint, match="changed since it was written"):
+                run(resume=folder, max_epochs=2, zero_stage=2)
+            # Whoever can write the one file can write the manifest too.
+            names = json.loads((folder / "manifest.json").read_text())
+            contents = {name: (folder / name).read_bytes() for name in names}
+            sums = {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in contents.items()}
+            (folder / "manifest.json").write_text(json.dumps(sums))
+            read_state(folder)
+            with pytest.raises(UserError, match="holds more than tensors"):
+                run(resume=folder, max_epochs=2, zero_stage=2)
+
+    def test_validation_round_trip(self, tmp_path: Path) -> None:
+        value = Validation(
+            Scores(0.5, None, 1.0, 0.2, 0.1, 3.0),
+            np.asarray([0.5]),
+            None,
+            np.asarray([math.nan]),
+            np.asarray([0.2]),
+            np.asarray([0.1]),
+            ("text \u2028 here",),
+        )
+        value.save(tmp_path)
+        back = Validation.load(tmp_path)
+        assert back.scores == value.scores
+        assert back.candidates == value.candidates
+        assert back.el is None
+        np.testing.assert_array_equal(back.forget_loss, value.forget_loss)
+
+
+@pytest.mark.parametrize("lr", ["5e-06", "0.001"])
+def test_adam_through_the_engine_follows_the_authors(shared: Path, lr: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from icu_ray import methods
+    from icu_ray.config import LossConfig
+    from icu_ray.data.examples import Columns, TokenRows
+    from icu_ray.methods.base import Batch
+    from icu_ray.methods.module import UnlearningModule
+    from icu_ray.methods.weights import batch_weights
+    from icu_ray.models.reference import build_reference
+    from icu_ray.training.engine import Engine, EngineSettings
+
+    folder = shared / "oracles" / "A"
+    inputs = json.loads((folder / "inputs.json").read_text())
+    wanted = json.loads((folder / "expected.json").read_text())["adam"][lr]
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+
+    def rows(key: str) -> TokenRows:
+        ids = np.asarray(inputs[key])
+        mask = np.ones_like(ids, dtype=bool)
+        return TokenRows(
+            tuple(map(str, range(16))),
+            ids,
+            mask,
+            ids,
+            ids[:, 100:150],
+            mask[:, 100:150],
+            ("",) * 16,
+            Columns(),
+            1999,
+            1999,
+        )
+
+    targets, pairs = rows("target_ids"), rows("pair_ids")
+    reference = build_reference(model, pairs)
+    start = torch.cat([p.detach().double().flatten() for p in model.parameters()])
+    method = methods.get("icu", alpha=0.5, beta=1.0)
+    engine = Engine(UnlearningModule(model, method), EngineSettings(float(lr), (0.9, 0.98), 1e-8, 8, 1), 0, 1)
+    for step in wanted["steps"]:
+        chosen = np.arange(8) + 8 * step["batch"]
+        weights = batch_weights(
+            targets.labels[chosen], pairs.labels[chosen], np.ones(8, dtype=bool), targets.columns, LossConfig()
+        )
+        parts = engine.step([Batch.gather(targets, pairs, chosen, weights, reference.batch(chosen))])
+        assert parts["forget"] == pytest.approx(step["unlearn_loss"], abs=5e-5)
+        assert parts["learn"] == pytest.approx(step["learn_loss"], abs=5e-5)
+        assert parts["kl"] == pytest.approx(step["kl_true"], abs=5e-5)
+        now = torch.cat([p.detach().double().flatten() for p in model.parameters()])
+        assert float(now.sum()) == pytest.approx(step["after"]["sum"], abs=1e-3)
+        assert float((now - start).norm()) == pytest.approx(step["after"]["delta_l2"], abs=1e-5)
+    engine.close()
+
+
+def test_outcome_is_plain(tmp_path: Path) -> None:
+    outcome, _ = run(max_epochs=1)
+    assert isinstance(outcome, TrialOutcome)
+    assert set(outcome.seconds) == {"train", "validate"}

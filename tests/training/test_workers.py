@@ -1,0 +1,130 @@
+"""Epochs on one and two workers: the same numbers, however rows are shared out and whoever has been forgotten."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from icu_ray.training.batches import epoch_batches
+from tests.support import training_case
+from tests.support.training_case import case, job
+
+ROOT = Path(__file__).parents[2]
+
+
+def group(world_size: int, stage: int, folder: Path, *flags: str) -> dict[str, Any]:
+    """Run tests/support/training_case.py as a group of processes."""
+    out = folder / f"{world_size}_{stage}.pt"
+    meeting = folder / f"meet_{world_size}_{stage}"
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "tests/support/training_case.py",
+                str(rank),
+                str(world_size),
+                str(stage),
+                str(meeting),
+                str(out),
+                *flags,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
+    parts = [out] if not flags else [Path(f"{out}.{rank}") for rank in range(world_size)]
+    loaded: list[dict[str, Any]] = [torch.load(part, weights_only=True) for part in parts]
+    return {**loaded[0], "forwards": [part.get("forwards") for part in loaded]}
+
+
+FLAGS = "1001100"
+
+
+def masked_epoch(active: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, float], list[int]]:
+    """An epoch as the authors write it: forgotten rows run with the others, and the means leave them out."""
+    model, data = case()
+    assert data.pairs is not None
+    settings = job(optim=training_case.SMOOTH)
+    original, _ = case()
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=settings.optim.betas, eps=settings.optim.eps)
+    sums: dict[str, float] = {"forget": 0.0, "learn": 0.0, "kl": 0.0}
+    counts = []
+    for batch in epoch_batches(active, seed=settings.seed, epoch=1, batch_size=4, settings=settings.train):
+        live = torch.from_numpy(active[batch])
+        counts.append(int(live.sum()))
+
+        def scores(model: Any, rows: Any, batch: np.ndarray = batch) -> torch.Tensor:
+            ids, mask = torch.from_numpy(rows.input_ids[batch]), torch.from_numpy(rows.mask[batch].astype(np.int64))
+            return model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)  # type: ignore[no-any-return]
+
+        def mean_nll(log_q: torch.Tensor, rows: Any, batch: np.ndarray = batch, live: Any = live) -> torch.Tensor:
+            labels = torch.from_numpy(rows.labels[batch])[:, 1:]
+            nll = -log_q[:, :-1].gather(2, labels.clamp(min=0)[..., None])[..., 0]
+            return nll[live][labels[live] >= 0].mean()
+
+        log_q = {"target": scores(model, data.targets), "pair": scores(model, data.pairs)}
+        with torch.no_grad():
+            log_p = scores(original, data.pairs)
+        terms = {
+            "forget": mean_nll(log_q["target"], data.targets),
+            "learn": mean_nll(log_q["pair"], data.pairs),
+            "kl": (log_p.exp() * (log_p - log_q["pair"])).sum(-1)[live].mean(),
+        }
+        optimizer.zero_grad()
+        (-terms["forget"] + 0.5 * terms["learn"] + terms["kl"]).backward()
+        optimizer.step()
+        sums = {name: value + float(terms[name].detach()) for name, value in sums.items()}
+    return dict(model.named_parameters()), {k: v / len(counts) for k, v in sums.items()}, counts
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_forgotten_rows_are_left_out_and_nothing_else_changes(workers: int, tmp_path: Path) -> None:
+    active = np.array([flag == "1" for flag in FLAGS])
+    parameters, losses, counts = masked_epoch(active)
+    # One worker takes its rows at once; two take them one by one, with ZeRO-2.
+    found = group(workers, 2 * (workers - 1), tmp_path, FLAGS)
+    assert found["losses"] == pytest.approx(losses, rel=1e-4, abs=1e-5)
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(found["parameters"][name], parameter.detach(), rtol=1e-4, atol=1e-5)
+    if workers == 1:
+        # Targets and pairs of the active rows, in one forward a batch.
+        assert found["forwards"] == [[2 * count for count in counts]]
+        return
+    first, second = (np.array(forwards) for forwards in found["forwards"])
+    steps = [math.ceil(count / 2) for count in counts]
+    # A row alone, or in its want a weightless one: as many forwards on both, whatever was forgotten.
+    assert first.tolist() == second.tolist() == [2] * sum(steps)
+
+
+def test_two_workers_with_zero_2_equal_one(tmp_path: Path) -> None:
+    """Also with a single target: the worker without one must be asked all that the other is, or that one waits."""
+    ones, twos = group(1, 0, tmp_path)["trials"], group(2, 2, tmp_path)["trials"]
+    for one, two in zip(ones, twos, strict=True):
+        for mine, theirs in zip(one["losses"], two["losses"], strict=True):
+            assert mine.keys() == theirs.keys()
+            for name, value in mine.items():
+                assert theirs[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+        assert two["ma"] == pytest.approx(one["ma"], abs=1e-9)
+        assert two["el"] == pytest.approx(one["el"], abs=1e-9)
+        assert two["perplexity"] == pytest.approx(one["perplexity"], rel=1e-4)
+        for name, parameter in one["parameters"].items():
+            torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-4, atol=1e-5)
+    assert ones[1]["el"][1] is None and ones[1]["el"][2] is not None  # left out while it decided nothing
