@@ -1,10 +1,9 @@
-"""MLflow as a view of a sweep's storage: one parent run for the sweep, one child run for each trial.
+"""The tracker of a running sweep: a thread that calls `sync_sweep` every few seconds; and which MLflow is meant.
 
-Storage is the truth. `sync_sweep` reads it and sends what the server does not have yet; sending twice changes nothing.
-The driver's `Tracker` calls it every few seconds; when the server is away the sweep goes on, and `icu-ray sync` (or the
-next sweep) sends the rest.
+When the server is away the sweep goes on, and `icu-ray sync` (or the next sweep) sends the rest.
 
-    sent = sync_sweep("runs", "quickstart", tracking_uri("runs"))
+    tracker = Tracker("runs", "quickstart", tracking_uri("runs")); tracker.start()
+    tracker.finish()                                                # True once everything is sent
 """
 
 from __future__ import annotations
@@ -74,11 +73,11 @@ class Tracker:
 
     def _run(self) -> None:
         while not self._over.is_set():
-            self._over.wait(self.every_seconds if self._try(over=False) else RETRY_SECONDS)
+            self._over.wait(self.every_seconds if self._sync_once(over=False) else RETRY_SECONDS)
         if not self._abandoned.is_set():
-            self._try(over=True)
+            self._sync_once(over=True)
 
-    def _try(self, over: bool) -> bool:
+    def _sync_once(self, over: bool) -> bool:
         try:
             sync_sweep(self.storage, self.sweep, self.uri, state=self._state, over=over)
         except Exception as error:  # whatever the server or network does, the sweep goes on

@@ -155,14 +155,14 @@ def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None
 
     folder: where it lies, without secrets. files: the address of its run's artefacts in the UI.
     """
-    said = "Each trial is a child run."
+    intro = "Each trial is a child run."
     if sweep is not None:
-        said = f"{len(sweep.trials)} trials, each a child run."
+        intro = f"{len(sweep.trials)} trials, each a child run."
         stop = sweep.config.get("stop") or {}
         if "ma" in stop and "el" in stop:
             rule = f"MA < {100 * stop['ma']:.2f} % {stop.get('rule', 'and')} EL10 < {100 * stop['el']:.2f} %"
-            said += f" A forget sample counts as forgotten when {rule}, if its method has no rule of its own."
-    parts = [said]
+            intro += f" A forget sample counts as forgotten when {rule}, if its method has no rule of its own."
+    parts = [intro]
     if cells is not None:
         links = (("Report", "report/report.html"), ("trials.csv", "trials.csv"), ("cells.csv", "cells.csv"))
         parts += [" · ".join(f"[{name}]({files}/{path})" for name, path in links), _cells_table(cells)]

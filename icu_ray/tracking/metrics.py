@@ -1,0 +1,75 @@
+"""What storage records, as batches of metrics for MLflow: plain values, no server.
+
+    for batch in epoch_batches(history, started, there={0, 1}):     # epochs 2 and later
+        send_metrics(client, run_id, batch)                         # icu_ray/tracking/sync.py
+
+Points of a trial carry the times that storage says, so that a batch which a slow server takes twice is one to it:
+MLflow keeps one point for a step, time and value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from icu_ray.storage.results import EpochRecord, TrialEvaluation, TrialResult
+
+EPOCH_METRIC = "active_samples"
+"""Sent with every epoch in one atomic batch: where it has a step, that whole epoch is on the server."""
+
+
+@dataclass(frozen=True)
+class MetricBatch:
+    """Metrics by name, all at one step. seconds: the time of the points (Unix); None: the time of sending."""
+
+    values: Mapping[str, float]
+    step: int
+    seconds: float | None = None
+
+    def without(self, there: Mapping[str, float]) -> MetricBatch:
+        """The same, less the values that a run already has."""
+        return replace(self, values={name: v for name, v in self.values.items() if there.get(name) != v})
+
+
+def epoch_metrics(record: EpochRecord) -> dict[str, float]:
+    """The metrics of one epoch under the names the UI shows."""
+    values: dict[str, float | None] = {EPOCH_METRIC: float(record.active), **asdict(record.scores)}
+    values |= {f"loss/{name}": value for name, value in record.loss.items()}
+    values |= {f"seconds/{name}": value for name, value in record.seconds.items()}
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def epoch_batches(history: Sequence[EpochRecord], started: float, there: Collection[int]) -> Iterator[MetricBatch]:
+    """A batch for each epoch that is not `there`. An epoch's time: the trial's start and all seconds until its end."""
+    ended = started
+    for record in history:
+        ended += sum(record.seconds.values())
+        if record.epoch not in there:
+            yield MetricBatch(epoch_metrics(record), record.epoch, ended)
+
+
+def result_batches(result: TrialResult, evaluation: TrialEvaluation | None) -> tuple[MetricBatch, MetricBatch]:
+    """The original model's scores, at step 0, and the unlearned model's, at the last epoch."""
+    values: dict[str, float] = {"epochs": float(result.epochs)}
+    original: dict[str, float] = {}
+    for side, scores, side_values in (("before", result.before, original), ("after", result.after, values)):
+        if scores is not None:
+            side_values |= {f"{side}/{name}": float(v) for name, v in asdict(scores).items() if v is not None}
+    if result.before and result.after and result.before.ppl_heldout and result.after.ppl_heldout is not None:
+        values["ppl_heldout_ratio"] = result.after.ppl_heldout / result.before.ppl_heldout
+    if evaluation is not None:
+        original |= {f"before/{name}": value for name, value in evaluation.before.items() if value is not None}
+        values |= {name: value for name, value in evaluation.after.items() if value is not None}
+    return MetricBatch(original, 0, result.ended), MetricBatch(values, result.epochs, result.ended)
+
+
+def sweep_batch(results: Sequence[TrialResult | None]) -> MetricBatch:
+    """How many trials of a sweep have started (None: no result yet), and how they ended."""
+    ended = [result for result in results if result is not None]
+    counts = {
+        "trials_forgotten": sum(result.status == "finished" for result in ended),
+        "trials_not_forgotten": sum(result.status == "not_forgotten" for result in ended),
+        "trials_failed": sum(result.status == "failed" for result in ended),
+        "trials_started": len(results),
+    }
+    return MetricBatch({name: float(count) for name, count in counts.items()}, len(ended))
