@@ -1,1 +1,13 @@
-"""Ray itself: connecting to it, its nodes, the watch over its head, spot notices."""
+"""Ray itself: connecting to it, its nodes, the watch over its head, spot notices.
+
+Read in this order:
+
+- runtime.py: `connected`, a Ray for the time of a block: the cluster that is there, or one started here
+- environment.py, authentication.py, temp_folder.py: what that Ray runs under: variables, token, folder
+- nodes.py: what a machine, a cluster or its autoscaler can hold; refuses what could never be placed
+- head_watch.py: tells the driver when the Ray under it is gone
+- spot_notice.py: a command for spot machines: drains the node when its cloud takes it away
+
+The room knows Ray and plain values of plan/ (a node, a gang). It must not know trials, models or what is trained.
+Importing it does not import Ray, so that a dry run stays quick.
+"""

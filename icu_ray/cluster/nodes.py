@@ -55,8 +55,8 @@ def cluster_nodes(types: Sequence[NodeTypeConfig] = ()) -> tuple[Node, ...]:
         if node["Alive"] and node["NodeID"] not in draining
     ]
     config = state.get_cluster_config()
-    told = list(config.node_group_configs) if config is not None else []
-    groups = [(group.name, dict(group.resources), group.max_count) for group in told]
+    groups_known = list(config.node_group_configs) if config is not None else []
+    groups = [(group.name, dict(group.resources), group.max_count) for group in groups_known]
     groups = groups or [(each.name, {"CPU": each.cpus, "GPU": each.gpus}, each.most) for each in types]
     return (*alive, *possible_nodes(alive, groups))
 

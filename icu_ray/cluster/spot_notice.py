@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from icu_ray.cluster.runtime import authenticate
+from icu_ray.cluster.authentication import authenticate
 
 METADATA = "http://169.254.169.254"
 """AWS and GCP both answer here; by GCP's name (metadata.google.internal) every look on AWS would wait for DNS."""
@@ -44,11 +44,11 @@ def aws_notice(base: str) -> Notice | None:
     token = _ask(f"{base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "300"}, "PUT")
     if token is None:
         raise OSError("no IMDSv2 token")
-    said = _ask(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
-    if said is None:
+    answer = _ask(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token})
+    if answer is None:
         return None
     try:
-        when = datetime.fromisoformat(str(json.loads(said)["time"]))
+        when = datetime.fromisoformat(str(json.loads(answer)["time"]))
         left = int((when - datetime.now(UTC)).total_seconds())
     except (ValueError, KeyError, TypeError):
         left = AWS_SECONDS  # a notice in words we do not know is a notice all the same
@@ -57,10 +57,10 @@ def aws_notice(base: str) -> Notice | None:
 
 def gcp_notice(base: str) -> Notice | None:
     """GCP's preemption flag, None while it is down; OSError where no GCP metadata answers."""
-    said = _ask(f"{base}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
-    if said is None:
+    answer = _ask(f"{base}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"})
+    if answer is None:
         raise OSError("no such metadata")
-    return Notice("GCP", GCP_SECONDS) if said.strip().upper() == "TRUE" else None
+    return Notice("GCP", GCP_SECONDS) if answer.strip().upper() == "TRUE" else None
 
 
 def _ask(url: str, headers: Mapping[str, str], method: str = "GET") -> str | None:

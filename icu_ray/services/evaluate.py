@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cluster.runtime import connected, quiet
+from icu_ray.cluster.runtime import connected
 from icu_ray.config import SweepConfig, SyntheticData
+from icu_ray.console.redirect import redirected_output
 from icu_ray.errors import UserError
 from icu_ray.evaluation.evaluations import Evaluation
 from icu_ray.evaluation.quick import QuickWorld
@@ -67,7 +68,7 @@ def evaluate(
 @contextlib.contextmanager
 def _quietly_connected(log: Path) -> Iterator[None]:
     """A Ray whose own words go to `log`."""
-    with quiet(log), connected():
+    with redirected_output(log), connected():
         yield
 
 

@@ -1,6 +1,6 @@
-"""Storage that is full, read-only or away for a while: what was to be written is kept in hand and tried again.
+"""Retries for storage that is full, read-only or away for a while: what was to be written is kept and tried again.
 
-patiently(lambda: write_events(paths, history), "events.jsonl")
+with_retries(lambda: write_events(paths, history), "events.jsonl")
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from icu_ray.errors import without_secrets
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-PATIENCE_VARIABLE = "ICU_RAY_STORAGE_PATIENCE_S"
-PATIENCE_SECONDS = 1800.0
+RETRY_VARIABLE = "ICU_RAY_STORAGE_PATIENCE_S"
+RETRY_SECONDS = 1800.0
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
-_MAY_PASS = {
+_TRANSIENT = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EROFS,
@@ -34,19 +34,19 @@ _MAY_PASS = {
 }
 
 
-def patiently(write: Callable[[], _T], what: str) -> _T:
+def with_retries(write: Callable[[], _T], what: str) -> _T:
     """The result of `write`, tried again with growing pauses while storage refuses in a way that may pass.
 
     After $ICU_RAY_STORAGE_PATIENCE_S (default half an hour) what it raises is raised.
     """
-    until = time.monotonic() + float(os.environ.get(PATIENCE_VARIABLE, PATIENCE_SECONDS))
+    until = time.monotonic() + float(os.environ.get(RETRY_VARIABLE, RETRY_SECONDS))
     wait = _FIRST_WAIT
     while True:
         try:
             return write()
         except OSError as error:
             left = until - time.monotonic()
-            if error.errno not in _MAY_PASS or left <= 0:
+            if error.errno not in _TRANSIENT or left <= 0:
                 raise
             wait = min(wait, left)
             log.warning(

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from icu_ray.cluster.nodes import machine, refuse_impossible
-from icu_ray.cluster.runtime import inside_job, quiet, will_start_locally
+from icu_ray.cluster.runtime import inside_job, will_start_locally
 from icu_ray.config import SweepConfig
+from icu_ray.console.redirect import redirected_output
 from icu_ray.console.verbosity import teller, verbosity
 from icu_ray.errors import ClusterError, refusal
 from icu_ray.plan.grid import Plan, claims_of, make_plan, trials_now
@@ -34,7 +35,7 @@ from icu_ray.plan.trial import Trial
 from icu_ray.storage.files import join, local_path
 from icu_ray.storage.provenance import provenance_of
 from icu_ray.storage.results import SweepState
-from icu_ray.storage.retry import patiently
+from icu_ray.storage.retry import with_retries
 from icu_ray.storage.trial_files import open_sweep, write_beat
 from icu_ray.sweep.driver import beating, claim, interruptions, last_words, logging_to, require_main_thread, shown
 from icu_ray.sweep.lease import Lease
@@ -95,14 +96,14 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     logs = (folder if folder is not None else Path(config.name)) / "logs"
     provenance = provenance_of(config, "" if plan.data is None else plan.data.fingerprint)
     specs = [spec_of(trial) for trial in plan.trials]
-    patiently(lambda: open_sweep(config.storage, config.name, provenance.config, specs, provenance), config.name)
+    with_retries(lambda: open_sweep(config.storage, config.name, provenance.config, specs, provenance), config.name)
     uri = tracking_uri(config.storage, config.tracking.uri)
     tracker = Tracker(config.storage, config.name, uri) if config.tracking.enabled else None
     state: SweepState = "failed"
     interrupted, ousted = threading.Event(), threading.Event()
     undone: list[str] = []
     with contextlib.ExitStack() as stack:
-        terminal = stack.enter_context(quiet(logs / "driver.log"))
+        terminal = stack.enter_context(redirected_output(logs / "driver.log"))
         console = console_on(terminal)
         stack.enter_context(logging_to(logs / "driver.log", console if verbosity() == "verbose" else None))
         telling = Console(quiet=True) if verbosity() == "quiet" else console
@@ -179,7 +180,7 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
 
 def _leave(write: Callable[[], _T], state: SweepState) -> _T:
     """What a sweep leaves at its end waits for a storage that is full or away, but not where the user wants the end."""
-    return write() if state == "interrupted" else patiently(write, "what the sweep leaves")
+    return write() if state == "interrupted" else with_retries(write, "what the sweep leaves")
 
 
 def _unevaluated(plan: Plan) -> tuple[Trial, ...]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import icu_ray
-from icu_ray.cluster.runtime import authenticate
+from icu_ray.cluster.authentication import authenticate
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config
 from icu_ray.errors import UserError, without_secrets

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from icu_ray.cluster.head_watch import lifeline
+from icu_ray.cluster.environment import worker_environment
+from icu_ray.cluster.head_watch import watched_head
 from icu_ray.cluster.nodes import refuse_impossible
-from icu_ray.cluster.runtime import CONTROL, Cluster, connected, worker_environment
+from icu_ray.cluster.runtime import CONTROL, Cluster, connected
 from icu_ray.config import SweepConfig
 from icu_ray.plan.estimates import Budget
 from icu_ray.plan.grid import Plan, claims_of, coming_trial
@@ -66,7 +67,7 @@ def run_trials(
     store = join(config.storage, "store")
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(connected(keep_logs=logs / "ray"))
-        stack.enter_context(lifeline(on_loss))
+        stack.enter_context(watched_head(on_loss))
         refuse_impossible(claims_of(plan, plan.waiting), cluster.nodes(config.resources.node_types), limits)
         searcher = _searcher(plan)
         from icu_ray.sweep.operator_metrics import OperatorMetrics  # imports Ray

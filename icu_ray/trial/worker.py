@@ -7,18 +7,18 @@ result.json.
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.cluster.runtime import seed_everything
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.storage.files import local_path
 from icu_ray.storage.folders import put, remove
 from icu_ray.storage.results import Generations
-from icu_ray.storage.retry import patiently
+from icu_ray.storage.retry import with_retries
 from icu_ray.storage.store import Store
 from icu_ray.storage.trial_files import add_generations, write_events, write_result, write_samples
 from icu_ray.trial.artefacts import get, load, load_rows
@@ -48,7 +48,7 @@ def train_worker(config: dict[str, Any]) -> None:
     model, job, paths = task.trial.model, task.trial.job, task.paths
     torch.set_num_threads(model.cpus_per_worker)
     set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
-    seed_everything(job.seed)
+    _seed_everything(job.seed)
     loaded, data = _load(task)
     smaller = read_micro_batch(paths)
     notes: tuple[str, ...] = ()
@@ -61,14 +61,14 @@ def train_worker(config: dict[str, Any]) -> None:
         if rank == 0:
             # Before the checkpoint: whoever continues from it finds every epoch up to it already told.
             said = dict(zip(data.targets.ids, report.said, strict=True))
-            patiently(lambda: write_events(paths, report.history), paths.events)
-            patiently(lambda: add_generations(paths, Generations(report.record.epoch, said)), paths.generations)
+            with_retries(lambda: write_events(paths, report.history), paths.events)
+            with_retries(lambda: add_generations(paths, Generations(report.record.epoch, said)), paths.generations)
         if report.record.epoch == 0:
             return  # the start is cheap to have again
         if not report.decision.stop:  # after the end comes the result
             with scratch_folder() as folder:
                 report.save(folder)
-                patiently(lambda: check_room(paths, folder), paths.checkpoint)
+                with_retries(lambda: check_room(paths, folder), paths.checkpoint)
                 ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
         # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for
         # lost and is not, on a node without its raylet, say, fails here, and leaves the result to its successor.
@@ -99,6 +99,16 @@ def train_worker(config: dict[str, Any]) -> None:
         _leave(task, loaded, outcome, {"start": began - config["started"], "load": loading})
 
 
+def _seed_everything(seed: int) -> None:
+    """Python's, numpy's and torch's generators."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
     from icu_ray.models.reference import Reference
     from icu_ray.training.loop import TrialData
@@ -127,9 +137,9 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     if task.trial.job.max_epochs == 0:
         model_hash = task.provenance.model  # nothing was changed, so nothing is saved
     elif task.keep_model:
-        model_hash = patiently(lambda: _save_model(loaded, paths.model), paths.model)
-    patiently(lambda: write_events(paths, outcome.history), paths.events)
-    patiently(lambda: write_samples(paths, outcome.samples), paths.samples)
+        model_hash = with_retries(lambda: _save_model(loaded, paths.model), paths.model)
+    with_retries(lambda: write_events(paths, outcome.history), paths.events)
+    with_retries(lambda: write_samples(paths, outcome.samples), paths.samples)
     seconds = {**seconds, **outcome.seconds, "save": time.time() - started}
     result = result_of(
         task.trial,
@@ -142,7 +152,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
         provenance=task.provenance,
         model_hash=model_hash,
     )
-    patiently(lambda: write_result(paths, result), paths.result)
+    with_retries(lambda: write_result(paths, result), paths.result)
 
 
 def _save_model(loaded: LoadedModel, url: str) -> str:

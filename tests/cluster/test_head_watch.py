@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from icu_ray.cluster import head_watch as module
-from icu_ray.cluster.head_watch import lifeline
+from icu_ray.cluster.head_watch import watched_head
 from tests.support.faults_case import ROOT, alive
 
 CODE = """
@@ -110,32 +110,32 @@ def test_last_words(how: str, code: int, said: str) -> None:
         assert process.wait(timeout=60) == code
 
 
-class Pulse:
+class Head:
     """Answers in turn, the last one for ever."""
 
     def __init__(self, *answers: str | None) -> None:
         self.answers = list(answers)
 
-    def look(self) -> str | None:
+    def check(self) -> str | None:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_loss_is_told_once_from_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    pulse, told = Pulse("", None, "", "the head is gone"), threading.Event()
+    head, told = Head("", None, "", "the head is gone"), threading.Event()
     heard: list[tuple[str, bool]] = []
 
     def on_loss(why: str) -> None:
         heard.append((why, threading.current_thread() is threading.main_thread()))
         told.set()
 
-    monkeypatch.setattr(module, "_Pulse", lambda: pulse)
-    with lifeline(on_loss):
+    monkeypatch.setattr(module, "_Head", lambda: head)
+    with watched_head(on_loss):
         assert told.wait(60)
         time.sleep(0.1)
     assert heard == [("the head is gone", False)]
@@ -146,8 +146,8 @@ def test_an_error_that_a_loss_explains_waits_for_the_answer(monkeypatch: pytest.
     """As long as nobody knows whether the cluster is gone, the error in the block may be its doing."""
     for answers, expected in (((None, None, "gone"), ["gone"]), ((None, None, ""), [])):
         heard: list[str] = []
-        monkeypatch.setattr(module, "_Pulse", lambda answers=answers: Pulse(*answers))
-        with pytest.raises(RuntimeError, match="an actor died"), lifeline(heard.append):
+        monkeypatch.setattr(module, "_Head", lambda answers=answers: Head(*answers))
+        with pytest.raises(RuntimeError, match="an actor died"), watched_head(heard.append):
             raise RuntimeError("an actor died")
         assert heard[:1] == expected
 
@@ -155,7 +155,7 @@ def test_an_error_that_a_loss_explains_waits_for_the_answer(monkeypatch: pytest.
 @pytest.mark.usefixtures("quick")
 def test_a_cluster_that_is_there_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
-    monkeypatch.setattr(module, "_Pulse", lambda: Pulse("", None, ""))
-    with lifeline(heard.append):
+    monkeypatch.setattr(module, "_Head", lambda: Head("", None, ""))
+    with watched_head(heard.append):
         time.sleep(0.2)
     assert heard == []

@@ -22,7 +22,7 @@ import pytest
 
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.results import EpochRecord, Scores, TrialResult, to_json
-from icu_ray.storage.retry import PATIENCE_VARIABLE, patiently
+from icu_ray.storage.retry import RETRY_VARIABLE, with_retries
 from icu_ray.storage.trial_files import TrialPaths, read_events, write_events
 from icu_ray.sweep.lease import Holder, Lease
 from icu_ray.tracking.tracker import tracking_uri
@@ -298,7 +298,7 @@ def test_storage_that_is_read_only_for_a_while_and_for_good(
             look()
     again = threading.Timer(1.5, lambda: subprocess.run([part.format("rw") for part in remount], check=True))
     again.start()
-    patiently(write, "events.jsonl")
+    with_retries(write, "events.jsonl")
     again.join()
     assert read_events(paths) == history
 
@@ -307,15 +307,15 @@ def test_storage_that_is_read_only_for_a_while_and_for_good(
         check_room(paths, checkpoint)
     with pytest.raises(OSError, match="no room"):
         sign_of_progress(paths)
-    monkeypatch.setenv(PATIENCE_VARIABLE, "3")
+    monkeypatch.setenv(RETRY_VARIABLE, "3")
     tries: list[float] = []
     with pytest.raises(OSError, match="No space left"):
-        patiently(lambda: (tries.append(time.monotonic()), write_events(paths, history * 2)), "events.jsonl")
+        with_retries(lambda: (tries.append(time.monotonic()), write_events(paths, history * 2)), "events.jsonl")
     assert len(tries) >= 2 and tries[-1] - tries[0] >= 1
     # What no waiting mends is raised at once, and what was there is still whole.
     tries.clear()
     with pytest.raises(NotADirectoryError):
-        patiently(lambda: (tries.append(0.0), os.mkdir(f"{paths.events}/x")), "x")
+        with_retries(lambda: (tries.append(0.0), os.mkdir(f"{paths.events}/x")), "x")
     assert len(tries) == 1
     assert read_events(paths) == history
 
