@@ -37,7 +37,8 @@ from icu_ray.models.reference import Reference, build_reference
 from icu_ray.plan.trial_settings import TrialJob
 from icu_ray.training.batches import epoch_batches
 from icu_ray.training.engine import Engine, EngineSettings, distributed, set_device_environment
-from icu_ray.training.loop import TrialData, _Trial
+from icu_ray.training.epoch import EpochTrainer
+from icu_ray.training.records import TrialData
 
 BATCH, EPOCH = 8, 64
 ADAM = EngineSettings(1e-6, (0.9, 0.98), 1e-8, BATCH, 1)
@@ -98,7 +99,7 @@ def epochs(shape: Shape, repeats: int, shares: Sequence[float]) -> list[dict[str
         model = new_model(shape)
         job = TrialJob("icu", ALPHA, BETA, ADAM.lr, BATCH, 1, train=TrainConfig(batching=batching))  # type: ignore[arg-type]
         data = TrialData(targets, pairs, reference=build_reference(model, pairs))
-        trials[batching] = _Trial(job, data, model, tokenizer, 0, 1)
+        trials[batching] = EpochTrainer(job, data, model, tokenizer, 0, 1)
     model = new_model(shape)
     dense = build_reference(model, pairs, "probs")
     engine = Engine(EitherForm(model, "plain"), ADAM, 0, 1)

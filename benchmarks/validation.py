@@ -183,7 +183,7 @@ def clocked(places: dict[str, tuple[Any, str]]) -> Iterator[dict[str, float]]:
 
 PARTS = {
     "forward": (probe_module, "_teacher_forced"),
-    "decode": (probe_module, "_decode"),
+    "decode": (probe_module, "greedy_continuations"),
     "beams": (validation, "generate_candidates"),
     "bertscore": (validation, "bertscore"),
     "bleu": (validation, "bleu"),

@@ -108,13 +108,13 @@ def bertscore(
     if not filled:
         return scores[0], scores[1], scores[2]
     with torch.inference_mode(), _quiet():
-        meant = bert.of_references(references, batch_size)
-        said = bert.embed([candidates[i] for i in filled], batch_size)
+        reference_states = bert.of_references(references, batch_size)
+        candidate_states = bert.embed([candidates[i] for i in filled], batch_size)
         for begin in range(0, len(filled), batch_size):
             block = filled[begin : begin + batch_size]
-            wanted = _padded([references[i] for i in block], meant)
-            heard = _padded([candidates[i] for i in block], said)
-            for kind, values in enumerate(greedy_cos_idf(*wanted, *heard)):
+            padded_references = _padded([references[i] for i in block], reference_states)
+            padded_candidates = _padded([candidates[i] for i in block], candidate_states)
+            for kind, values in enumerate(greedy_cos_idf(*padded_references, *padded_candidates)):
                 scores[kind, block] = values.double().cpu().numpy()
     return scores[0], scores[1], scores[2]
 

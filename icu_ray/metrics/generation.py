@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from icu_ray.console.progress import teller_of_share
-from icu_ray.metrics.beams import beam_search
+from icu_ray.metrics.beam_search import beam_search
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,7 +62,7 @@ def generate_candidates(
                     mask = torch.from_numpy(seen[block]).to(model.device) if padded[block[0]] else None
                     if not bool(torch.isfinite(model(input_ids=ids[:1, -1:], use_cache=False).logits).all()):
                         continue
-                    said = beam_search(
+                    generated = beam_search(
                         model,
                         ids,
                         mask,
@@ -73,7 +73,7 @@ def generate_candidates(
                         guesses=None if guesses is None else torch.from_numpy(guesses[block]).to(model.device),
                         on_token=tell,
                     )
-                    result[block] = said.cpu().numpy()
+                    result[block] = generated.cpu().numpy()
     finally:
         model.train(was_training)
     return result

@@ -1,9 +1,7 @@
 """Memorisation of a forget sample: forget loss, memorisation accuracy (MA) and extraction likelihood (EL), exactly.
 
-The definition asks for one greedy generation per prefix; this probe needs one teacher-forced forward, which gives
-loss, MA and the key/value rows of the truth, and then decodes only from the positions where the model errs, all of
-them together column by column: at column c every open continuation has exactly c cached tokens, so there is no
-padding, no mask and no position arithmetic, and any causal LM with a cache will do. Exact in exact arithmetic.
+One teacher-forced forward gives loss, MA and the key/value rows of the truth. For EL the definition asks for one greedy
+generation per prefix; here greedy_decoding.py decodes only where the model errs, and extraction_likelihood.py counts.
 
     result = probe(model, rows)                # result.ma_mean, result.el_mean, result.forget_loss_mean
 
@@ -12,7 +10,7 @@ Definitions: MA and EL of section IV-D3 (after Jang et al.), with the options wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,22 +20,19 @@ from numpy.typing import NDArray
 
 from icu_ray.console.progress import teller_of_share
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
-from icu_ray.metrics.columns import TOKENS_AT_ONCE_ON_CPU, ColumnCache, TailCache, sequences_at_once
-from icu_ray.metrics.ngrams import (
+from icu_ray.metrics.extraction_likelihood import (
     Continuations,
     Denominator,
-    copied_until,
     extraction_likelihood,
     extraction_likelihood_in_batches,
-    needed_tails,
 )
+from icu_ray.metrics.greedy_decoding import Predictions, greedy_continuations
+from icu_ray.metrics.kv_cache import ColumnCache, sequences_at_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Floats = NDArray[np.float64]
-CACHE_BYTES = 2 * 1024**3
-"""Key/value bytes of open continuations that may exist at one time."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,7 @@ def probe(
     first = rows.columns.prefix_start if span == "prefix_suffix" else 0
     ma, loss, el = (np.zeros(len(rows)) for _ in range(3))
     parts = _parts(rows, first, use_mask, max(chunk, batch_cut or 1))
+    cut = None if rows.eos_id is None else batch_cut  # without an end-of-text no row of a batch is shorter
     decode = True
     was_training = model.training
     model.train(False)
@@ -120,10 +116,10 @@ def probe(
                 predicted = _teacher_forced(model, rows, part, truth, ma, loss)
                 decode = decode if should_decode is None else should_decode(ma)
                 if decode:
-                    open_part = _Open(rows.input_ids[part.members, part.offset :], predicted, rows.eos_id)
+                    predictions = Predictions(rows.input_ids[part.members, part.offset :], predicted, rows.eos_id)
                     begin = max(start - part.offset, 1)
-                    tails = _decode(model, open_part, truth, begin, ngram, tell)
-                    el[part.members] = _score(open_part, tails, begin, ngram, denominator, batch_cut, rows.pad_id)
+                    sequences = greedy_continuations(model, predictions, truth, begin, ngram, tell)
+                    el[part.members] = _extraction_likelihoods(sequences, begin, ngram, denominator, cut, rows.pad_id)
             _loss_of_padded_rows(model, rows, first, loss)
     finally:
         model.train(was_training)
@@ -191,112 +187,12 @@ def _loss_of_padded_rows(model: PreTrainedModel, rows: TokenRows, first: int, lo
         loss[block] = _row_losses(logits, rows.labels[block, first:])
 
 
-class _Open:
-    """The sequences of a part with what the model says at each position of the truth."""
-
-    def __init__(self, ids: NDArray[np.int64], predicted: NDArray[np.int64], eos_id: int | None) -> None:
-        self.ids = ids
-        self.predicted = predicted
-        self.eos_id = eos_id
-        right = np.concatenate([np.ones((len(ids), 1), dtype=bool), predicted == ids[:, 1:]], axis=1)
-        self.ends = [copied_until(right[i], ids[i], eos_id) for i in range(len(ids))]
-
-    def said_at(self, row: int, position: int) -> int:
-        """The greedy token at `position` given the truth before it."""
-        return int(self.predicted[row, position - 1])
-
-
-Tails = list[dict[int, NDArray[np.int64]]]
-
-
-def _decode(
-    model: PreTrainedModel, part: _Open, truth: ColumnCache, start: int, ngram: int, tell: Callable[[float], None]
-) -> Tails:
-    """For every sequence, what is said from each needed error on, up to the row's length or an end-of-text.
-
-    tell: hears the part of all tokens that are said.
-    """
-    tails: Tails = [{} for _ in part.ids]
-    jobs: list[tuple[int, int]] = []
-    for row, ends in enumerate(part.ends):
-        for position in needed_tails(ends, start, ngram):
-            said = part.said_at(row, position)
-            tails[row][position] = np.asarray([said], dtype=np.int64)
-            if said != part.eos_id and position < part.ids.shape[1] - 1:
-                jobs.append((position, row))
-    # Neighbouring columns go together: rows then share the longest prefix, join and end within few steps.
-    jobs.sort()
-    tokens = np.cumsum([0, *(part.ids.shape[1] - 1 - position for position, _ in jobs)])
-    begin = 0
-    while begin < len(jobs):
-        own_columns = part.ids.shape[1] - jobs[begin][0]
-        at_once = max(1, CACHE_BYTES // (truth.bytes_per_column() * own_columns))
-        if model.device.type == "cpu":
-            at_once = min(at_once, TOKENS_AT_ONCE_ON_CPU)
-        some, before = jobs[begin : begin + at_once], int(tokens[begin])
-        for said in _decode_columns(model, part, truth, some, tails):
-            tell((before + said) / int(tokens[-1]))
-        begin += at_once
-    return tails
-
-
-def _decode_columns(
-    model: PreTrainedModel, part: _Open, truth: ColumnCache, jobs: list[tuple[int, int]], tails: Tails
-) -> Iterator[int]:
-    """Decode the jobs (position, row), sorted, one column a step; a row joins at its position with KV[:position].
-
-    Yields how many tokens are said, after each column; the tails are there when nothing more comes.
-    """
-    length = part.ids.shape[1]
-    device = model.device
-    columns = np.asarray([position for position, _ in jobs], dtype=np.int64)
-    continued, indices = np.unique([row for _, row in jobs], return_inverse=True)
-    sources = torch.from_numpy(indices).to(device)
-    said = torch.tensor([part.said_at(row, position) for position, row in jobs], device=device)
-    written = torch.zeros((len(jobs), length), dtype=torch.int64, device=device)
-    cache = TailCache(truth, torch.from_numpy(continued).to(device), len(jobs), int(columns[0]), length)
-    joined = count = 0
-    alive = torch.zeros(0, dtype=torch.int64, device=device)  # job of each open cache row
-    tokens = torch.zeros(0, dtype=torch.int64, device=device)
-    for column in range(int(columns[0]), length - 1):
-        more = int(np.searchsorted(columns, column, side="right"))
-        if more > joined:
-            cache.join(sources[joined:more], column)
-            alive = torch.cat([alive, torch.arange(joined, more, device=device)])
-            tokens = torch.cat([tokens, said[joined:more]])
-            joined = more
-        if len(alive) == 0:
-            continue
-        cache.open(slice(0, len(alive)), column)
-        logits = model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True).logits
-        tokens = logits[:, -1].argmax(-1)
-        written[alive, column + 1] = tokens
-        count += len(alive)
-        yield count
-        if part.eos_id is not None:
-            going = tokens != part.eos_id
-            if not bool(going.all()):
-                kept = going.nonzero().squeeze(1)
-                cache.keep(kept, column + 1)
-                alive, tokens = alive[kept], tokens[kept]
-    grown = written.cpu().numpy()
-    for job, (position, row) in enumerate(jobs):
-        rest = grown[job, position + 1 :]
-        if part.eos_id is not None and (stops := np.flatnonzero(rest == part.eos_id)).size:
-            rest = rest[: stops[0] + 1]
-        tails[row][position] = np.concatenate([tails[row][position], rest])
-
-
-def _score(
-    part: _Open, tails: Tails, start: int, ngram: int, denominator: Denominator, batch_cut: int | None, pad_id: int
+def _extraction_likelihoods(
+    sequences: Sequence[Continuations], start: int, ngram: int, denominator: Denominator, cut: int | None, pad_id: int
 ) -> Floats:
-    sequences = []
-    for row, ends in enumerate(part.ends):
-        # A truth that is itself end-of-text ends its continuation there, with that token said.
-        stops = {int(d): part.ids[row, d : d + 1] for d in np.unique(ends) if d < len(ends) - 1}
-        sequences.append(Continuations(part.ids[row], ends, {**stops, **tails[row]}))
-    if batch_cut is None or part.eos_id is None:
+    """EL of each sequence; cut: as generate() pads batches of this size, None: without padding."""
+    if cut is None:
         values = [extraction_likelihood(sequence, start, ngram, denominator) for sequence in sequences]
     else:
-        values = extraction_likelihood_in_batches(sequences, start, ngram, pad_id, batch_cut, denominator)
+        values = extraction_likelihood_in_batches(sequences, start, ngram, pad_id, cut, denominator)
     return np.asarray(values, dtype=np.float64)

@@ -65,17 +65,21 @@ def decide(epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_
     if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
         return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")
     if below_thresholds(scores, settings):
-        return Decision(True, "finished", f"after epoch {epoch}: {_said(scores, settings)}")
+        return Decision(True, "finished", f"after epoch {epoch}: {_scores_text(scores, settings)}")
     if settings.on_empty and not active.any():
         return Decision(
-            True, "not_forgotten", f"no sample is left to unlearn after epoch {epoch}, but {_said(scores, settings)}"
+            True,
+            "not_forgotten",
+            f"no sample is left to unlearn after epoch {epoch}, but {_scores_text(scores, settings)}",
         )
     if epoch >= max_epochs:
-        return Decision(True, "not_forgotten", f"epoch limit {max_epochs} reached with {_said(scores, settings)}")
+        return Decision(
+            True, "not_forgotten", f"epoch limit {max_epochs} reached with {_scores_text(scores, settings)}"
+        )
     return Decision(False)
 
 
-def _said(scores: Scores, settings: StopConfig) -> str:
+def _scores_text(scores: Scores, settings: StopConfig) -> str:
     parts = [f"MA {_percent(scores.ma)} (threshold {settings.ma:.2%})"]
     if scores.el10 is not None:
         parts.append(f"EL {_percent(scores.el10)} (threshold {settings.el:.2%})")

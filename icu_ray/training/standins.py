@@ -39,7 +39,7 @@ from icu_ray.data.examples import Columns, Examples, TokenRows
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
 from icu_ray.metrics.probe import probe
-from icu_ray.training.orthogonal import make_optimizers
+from icu_ray.training.muon import make_optimizers
 
 END_OF_TEXT = "<|endoftext|>"
 NGRAM = 10

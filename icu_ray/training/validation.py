@@ -162,7 +162,7 @@ def _measure_share(
         chunk=measure.eval.chunk,
         should_decode=None if el_decides is None else should_decode,
     )
-    said = generate_candidates(
+    generated = generate_candidates(
         model,
         rows.prompt_ids,
         rows.prompt_mask,
@@ -174,7 +174,7 @@ def _measure_share(
         batch_size=filter_settings.batch_size,
         guesses=rows.input_ids[:, rows.columns.suffix_start :],
     )
-    texts = decode_candidates(tokenizer, said, filter_settings.strip_special)
+    texts = decode_candidates(tokenizer, generated, filter_settings.strip_special)
     told("BERTScore")
     _, _, f1 = bertscore(
         texts,
@@ -189,8 +189,8 @@ def _measure_share(
         "forget_loss": probed.forget_loss,
         "f1": f1,
         "bleu": bleu(texts, rows.references),
-        "entropy": token_entropy(said),
-        "distinct": distinct_share(said),
+        "entropy": token_entropy(generated),
+        "distinct": distinct_share(generated),
         "candidates": texts,
     }
 

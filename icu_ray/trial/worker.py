@@ -28,7 +28,7 @@ from icu_ray.trial.task import TrialTask, result_of
 
 if TYPE_CHECKING:
     from icu_ray.models.loading import LoadedModel
-    from icu_ray.training.loop import EpochReport, TrialData, TrialOutcome
+    from icu_ray.training.records import EpochReport, TrialData, TrialOutcome
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ def _seed_everything(seed: int) -> None:
 
 def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
     from icu_ray.models.reference import Reference
-    from icu_ray.training.loop import TrialData
+    from icu_ray.training.records import TrialData
     from icu_ray.training.validation import Validation
 
     store, ingredients = Store(task.store), task.ingredients

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from icu_ray.data.examples import IGNORED_LABEL, Columns, TokenRows
-from icu_ray.metrics.ngrams import Continuations, copied_until, extraction_likelihood
+from icu_ray.metrics.extraction_likelihood import Continuations, copied_until, extraction_likelihood
 from icu_ray.metrics.probe import probe
 from tests.support.tiny_models import FAMILIES, tiny_model
 
@@ -169,8 +169,8 @@ def test_small_cache_budget_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     model, ids = taught("gpt_neo", seed=5, steps=10)
     rows = rows_of(ids, COLUMNS, eos=4, pad=1)
     whole = probe(model, rows, ngram=2, el_start=3)
-    monkeypatch.setattr("icu_ray.metrics.probe.CACHE_BYTES", 1)
-    monkeypatch.setattr("icu_ray.metrics.columns.LOGITS_AT_ONCE", 1)
+    monkeypatch.setattr("icu_ray.metrics.greedy_decoding.CACHE_BYTES", 1)
+    monkeypatch.setattr("icu_ray.metrics.kv_cache.LOGITS_AT_ONCE", 1)
     parts = probe(model, rows, ngram=2, el_start=3, chunk=2)
     np.testing.assert_array_equal(whole.el, parts.el)
     np.testing.assert_array_equal(whole.ma, parts.ma)

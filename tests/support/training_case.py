@@ -25,7 +25,7 @@ from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.models.reference import build_reference
 from icu_ray.plan.trial_settings import TrialJob
 from icu_ray.training.engine import distributed, set_device_environment
-from icu_ray.training.loop import TrialData
+from icu_ray.training.records import TrialData
 from tests.support.tiny_models import COLUMNS, PAD, VOCABULARY, tiny_model
 
 FILTER = FilterConfig(encoder="bundled", encoder_layer=1, bertscore=0.0, bleu=0.0)
@@ -95,17 +95,17 @@ def job(**changes: object) -> TrialJob:
 
 def one_epoch(active: np.ndarray, rank: int = 0, world_size: int = 1, **changes: object) -> dict[str, Any]:
     """Parameters and losses after an epoch of training, and the rows of every forward of this rank."""
-    from icu_ray.training.loop import _Trial
+    from icu_ray.training.epoch import EpochTrainer
 
     model, data = case()
-    trial = _Trial(job(optim=SMOOTH, **changes), data, model, tokenizer(), rank, world_size)
+    trainer = EpochTrainer(job(optim=SMOOTH, **changes), data, model, tokenizer(), rank, world_size)
     forwards: list[int] = []
     watch = model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: forwards.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    losses, steps = trial.train(1, active)
+    losses, steps = trainer.train(1, active)
     watch.remove()
-    trial.engine.close()
+    trainer.engine.close()
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
     return {"parameters": parameters, "losses": losses, "steps": steps, "forwards": forwards}
 

@@ -23,7 +23,8 @@ from icu_ray.storage.results import Scores
 from icu_ray.training.batches import epoch_batches, micro_batches
 from icu_ray.training.checkpoints import DamagedCheckpoint, read_state
 from icu_ray.training.engine import distributed, set_device_environment
-from icu_ray.training.loop import EpochReport, TrialOutcome, run_trial
+from icu_ray.training.loop import run_trial
+from icu_ray.training.records import EpochReport, TrialOutcome
 from icu_ray.training.refinement import decide, el_decides, forgotten, refine
 from icu_ray.training.validation import Validation
 from tests.support.payload import Payload

@@ -4,8 +4,8 @@ All beams of a prompt read its keys and values where they are (metrics/prefixed.
 that were generated; prompts whose beams cannot improve leave the batch. Fixed to what the refinement filter asks for:
 no sampling, early_stopping off, length penalty 1.
 
-A memorised target needs no search: given a guess of what will be said, one forward gives its probability, and where
-every other continuation is provably less probable the guess is the answer (`_certain`).
+A memorised target needs no search: given a guess of what will be generated, one forward gives its probability. Where
+every other continuation is provably less probable, the guess is the answer (`_certain`).
 
     tokens = beam_search(model, prompt_ids, prompt_mask, beams=2, max_new_tokens=50, pad_id=0, eos_id=0)
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from icu_ray.metrics.columns import ColumnCache, TailCache, sequences_at_once
+from icu_ray.metrics.kv_cache import ColumnCache, TailCache, sequences_at_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +29,7 @@ MARGIN = 1e-3
 
 
 class _Prompts:
-    """The model's next-token logits after the prompts and after what was said since, for the beams that go on."""
+    """The model's next-token logits after the prompts and after what was generated since, for the beams that go on."""
 
     def __init__(self, model: PreTrainedModel, ids: Tensor, mask: Tensor | None) -> None:
         self.model, self.ids, self.mask = model, ids, mask
@@ -39,7 +39,7 @@ class _Prompts:
         self.tails: TailCache | None = None
 
     def read(self, guesses: Tensor | None, eos_id: int | None) -> tuple[Tensor, Tensor]:
-        """(N, V) logits of the first new token; (N,) True where the guess (N, T) is what will be said."""
+        """(N, V) logits of the first new token; (N,) True where the guess (N, T) is what will be generated."""
         ids, mask = self.ids, self.mask
         if guesses is not None:
             ids = torch.cat([ids, guesses[:, :-1]], dim=1)
@@ -63,19 +63,19 @@ class _Prompts:
         self.tails.join(rows, self.width)
         self.mask = None if self.mask is None else self.mask[members]
 
-    def keep(self, rows: Tensor, said: int) -> None:
-        """Of the open rows these go on, in this order (a row may go on twice); each has said `said` tokens."""
+    def keep(self, rows: Tensor, generated: int) -> None:
+        """Of the open rows these go on, in this order (a row may go on twice); each has `generated` tokens."""
         assert self.tails is not None
         # The last of them has not been read yet.
-        self.tails.keep(rows, self.width + said - 1)
+        self.tails.keep(rows, self.width + generated - 1)
 
-    def next(self, tokens: Tensor, said: int) -> Tensor:
-        """(R, V) logits after each open row's newest token (R,), which is its number `said`."""
+    def next(self, tokens: Tensor, generated: int) -> Tensor:
+        """(R, V) logits after each open row's newest token (R,), which is its number `generated`."""
         assert self.tails is not None
-        self.tails.open(slice(0, len(tokens)), self.width + said - 1)
+        self.tails.open(slice(0, len(tokens)), self.width + generated - 1)
         mask = None
         if self.mask is not None:
-            mask = torch.nn.functional.pad(self.mask[self.tails.sources], (0, said), value=True)
+            mask = torch.nn.functional.pad(self.mask[self.tails.sources], (0, generated), value=True)
         return self._logits(tokens[:, None], mask, self.tails, 1)[:, 0]
 
     def _logits(self, ids: Tensor, mask: Tensor | None, cache: ColumnCache, count: int) -> Tensor:
@@ -97,9 +97,9 @@ def _certain(logits: Tensor, guesses: Tensor, eos_id: int | None) -> Tensor:
     the best running beam at each step; and none that ended earlier has a better mean, since the same or a smaller sum
     of negative numbers is divided by fewer tokens.
     """
-    said = logits.log_softmax(-1).gather(2, guesses[..., None])[..., 0].double()
-    total = said.cumsum(1)
-    others = total - said + torch.log1p(-said.exp().clamp(max=1))
+    log_p = logits.log_softmax(-1).gather(2, guesses[..., None])[..., 0].double()
+    total = log_p.cumsum(1)
+    others = total - log_p + torch.log1p(-log_p.exp().clamp(max=1))
     certain = total[:, -1] > others.max(1).values + MARGIN
     return certain if eos_id is None else certain & (guesses != eos_id).all(1)
 
@@ -119,8 +119,8 @@ def beam_search(
     """(N, max_new_tokens) int64: each prompt's best continuation, padded with pad_id after its end-of-text.
 
     ids: (N, P) int64 left-padded prompts. mask: (N, P) bool, True where a real token stands; None: no pads. One beam
-    is greedy search. guesses: (N, max_new_tokens) int64, what may well be said; only makes the answer faster.
-    on_token: hears the part of all tokens that are said. Needs inference mode and a model in eval mode.
+    is greedy search. guesses: (N, max_new_tokens) int64, what may well be generated; only makes the answer faster.
+    on_token: hears the part of all tokens that are generated. Needs inference mode and a model in eval mode.
     """
     prompts = _Prompts(model, ids, mask)
     logits, certain = prompts.read(guesses, eos_id)
@@ -134,22 +134,22 @@ def beam_search(
     logits = logits[alive]
     running = ids.new_zeros((len(alive), 1, 0))
     scores = logits.new_zeros((len(alive), 1))
-    for said in range(1, max_new_tokens + 1):
+    for generated in range(1, max_new_tokens + 1):
         totals = logits.log_softmax(-1).view(len(alive), running.shape[1], -1) + scores[..., None]
         # Twice as many as beams: half of them may end here, and all beams must be able to go on.
         best, places = totals.flatten(1).topk(2 * beams)
         parents, tokens = places // totals.shape[2], places % totals.shape[2]
         grown = torch.cat([_take(running, parents), tokens[..., None]], dim=2)
-        ends = torch.full_like(places, said == max_new_tokens, dtype=torch.bool)
+        ends = torch.full_like(places, generated == max_new_tokens, dtype=torch.bool)
         if eos_id is not None:
             ends |= tokens == eos_id
 
         # What ends among the best `beams` competes with what ended before, by its mean log-probability.
-        fresh = (best[:, :beams] / said).masked_fill(~ends[:, :beams], -torch.inf)
-        padded = torch.nn.functional.pad(grown[:, :beams], (0, max_new_tokens - said), value=pad_id)
+        fresh = (best[:, :beams] / generated).masked_fill(~ends[:, :beams], -torch.inf)
+        padded = torch.nn.functional.pad(grown[:, :beams], (0, max_new_tokens - generated), value=pad_id)
         ended_scores[alive], chosen = torch.cat([ended_scores[alive], fresh], dim=1).topk(beams)
         ended[alive] = _take(torch.cat([ended[alive], padded], dim=1), chosen)
-        if said == max_new_tokens:
+        if generated == max_new_tokens:
             break
 
         scores, chosen = best.masked_fill(ends, -torch.inf).topk(beams)
@@ -158,19 +158,19 @@ def beam_search(
             going = ~ends[:, 0]
         else:
             # Until all places are taken anything may still be better than an empty one.
-            going = scores[:, 0] / said > ended_scores[alive].min(dim=1).values
+            going = scores[:, 0] / generated > ended_scores[alive].min(dim=1).values
         kept = going.nonzero().squeeze(1)
         if len(kept) == 0:
             break
-        width = 1 if said == 1 else beams
+        width = 1 if generated == 1 else beams
         rows = (kept[:, None] * width + parents[kept]).flatten()
-        if said == 1:
+        if generated == 1:
             prompts.open(searched, rows, beams, max_new_tokens)
         elif not torch.equal(rows, torch.arange(len(alive) * width, device=rows.device)):
-            prompts.keep(rows, said)
+            prompts.keep(rows, generated)
         alive, running, scores, tokens = alive[kept], running[kept], scores[kept], tokens[kept]
-        logits = prompts.next(tokens.flatten(), said)
-        on_token(said / max_new_tokens)
+        logits = prompts.next(tokens.flatten(), generated)
+        on_token(generated / max_new_tokens)
     return ended[:, 0]
 
 

@@ -22,7 +22,7 @@ class Continuations:
     """Greedy continuations of every prefix of one sequence.
 
     truth: (L,) int64. ends: for each t in [start, L] the first position d >= t at which the copy of the truth ends
-    (an error, an end-of-text token, or L), as (L + 1,) int64. tails: d -> the tokens said from d on.
+    (an error, an end-of-text token, or L), as (L + 1,) int64. tails: d -> the tokens generated from d on.
     """
 
     truth: NDArray[np.int64]

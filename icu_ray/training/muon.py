@@ -1,4 +1,4 @@
-"""The optimizer of the stand-ins: orthogonalised momentum (Muon) for inner matrices, Adam for the rest.
+"""Muon, the optimizer of the stand-ins: orthogonalised momentum for inner matrices, Adam for the rest.
 
 It memorises 64 rows of 128 tokens in a third of the steps AdamW needs, which is what keeps a quick trial quick.
 torch.optim.Muon works in bfloat16, 20 to 40 times slower on CPUs without bfloat16 instructions; this one is fp32.

@@ -1,0 +1,140 @@
+"""One epoch of a trial: train on the active samples, measure the model. The loop over epochs is in loop.py.
+
+    trainer = EpochTrainer(job, data, model, tokenizer, rank=0, world_size=1)
+    loss, steps = trainer.train(epoch, active)
+    validation = trainer.validate(heldout=False, decision_only=True)
+
+Deterministic for a seed, an epoch, a number of threads and a world size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from icu_ray import methods
+from icu_ray.methods.base import Batch
+from icu_ray.methods.module import UnlearningModule
+from icu_ray.methods.weights import BatchWeights, batch_weights
+from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.training.batches import Indices, epoch_batches, micro_batches
+from icu_ray.training.engine import Engine, EngineSettings
+from icu_ray.training.records import TrialData
+from icu_ray.training.refinement import Flags, el_decides
+from icu_ray.training.validation import Measure, Validation, validate, with_heldout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class EpochTrainer:
+    """A model on its engine, with the rows it is trained and measured on."""
+
+    def __init__(
+        self,
+        job: TrialJob,
+        data: TrialData,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.job, self.data, self.tokenizer = job, data, tokenizer
+        self.rank, self.world_size = rank, world_size
+        per_rank = -(-job.batch_size // world_size)
+        micro = min(job.micro_batch or per_rank, per_rank)
+        self.micro, self.accumulation = micro, -(-per_rank // micro)
+        method = methods.get(job.method, alpha=job.alpha, beta=job.beta, settings=job.settings, loss=job.loss)
+        self.model = model
+        self.engine = Engine(
+            UnlearningModule(model, method),
+            EngineSettings(
+                job.lr,
+                job.optim.betas,
+                job.optim.eps,
+                micro,
+                self.accumulation,
+                job.precision,
+                job.zero_stage,
+                job.offload_optimizer,
+            ),
+            rank,
+            world_size,
+        )
+        self.measure = Measure(job.filter, job.generate, job.el, job.eval)
+
+    def train(self, epoch: int, active: Flags) -> tuple[dict[str, float | None], int]:
+        """One epoch; the mean of each loss term over its steps, and their number."""
+        torch.manual_seed(self.job.seed + epoch)
+        batches = epoch_batches(
+            active, seed=self.job.seed, epoch=epoch, batch_size=self.job.batch_size, settings=self.job.train
+        )
+        sums: dict[str, float] = {}
+        for batch in batches:
+            for name, value in self.engine.step(self._micro_batches(batch, active)).items():
+                sums[name] = sums.get(name, 0.0) + value
+        names = sorted(sums)
+        totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.engine.device)
+        if self.world_size > 1:
+            torch.distributed.all_reduce(totals)
+        steps = max(len(batches), 1)
+        return {name: float(total) / steps for name, total in zip(names, totals, strict=True)}, len(batches)
+
+    def _micro_batches(self, batch: Indices, active: Flags) -> list[Batch]:
+        """This rank's part of a step: the active rows alone, weighted as rows of the whole batch."""
+        targets, pairs, reference = self.data.targets, self.data.pairs, self.data.reference
+        weights = batch_weights(
+            targets.labels[batch],
+            None if pairs is None else pairs.labels[batch],
+            active[batch],
+            targets.columns,
+            self.job.loss,
+        )
+        live = np.flatnonzero(active[batch])
+        shares = micro_batches(len(live), rank=self.rank, world_size=self.world_size, micro_batch=self.micro)
+        found = []
+        for share in shares:
+            rows, share_weights = batch[live[share]], weights.rows(live[share])
+            if len(rows) == 0:
+                # The engine's collectives need a step of every rank: one sample that weighs nothing.
+                rows, share_weights = batch[:1], _weightless(weights.rows(slice(0, 1)))
+            cached = None if reference is None else reference.batch(rows, self.engine.device)
+            found.append(Batch.gather(targets, pairs, rows, share_weights, cached, self.engine.device))
+        return found
+
+    def complete(self, validation: Validation) -> Validation:
+        """The last epoch always gets all of its numbers: EL, and perplexity on held-out rows."""
+        if validation.el is None:
+            return self.validate(heldout=True, decision_only=False)
+        if self.data.heldout is None or self.job.eval.heldout == "epochs":
+            return validation
+        with self.engine.whole_model():
+            return with_heldout(validation, self.model, self.data.heldout, self.rank, self.world_size)
+
+    def validate(self, heldout: bool, decision_only: bool) -> Validation:
+        """Measure the model as it is now."""
+        stop = self.job.stop
+        with self.engine.whole_model():
+            return validate(
+                self.model,
+                self.tokenizer,
+                self.data.targets,
+                self.measure,
+                heldout=self.data.heldout if heldout else None,
+                rank=self.rank,
+                world_size=self.world_size,
+                el_decides=(lambda ma: el_decides(ma, stop)) if decision_only else None,
+            )
+
+
+def _weightless(weights: BatchWeights) -> BatchWeights:
+    return replace(
+        weights,
+        target=np.zeros_like(weights.target),
+        row=np.zeros_like(weights.row),
+        pair=None if weights.pair is None else np.zeros_like(weights.pair),
+        kl=None if weights.kl is None else np.zeros_like(weights.kl),
+    )

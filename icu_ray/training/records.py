@@ -1,0 +1,101 @@
+"""What goes into a trial's epochs and what comes out of them: plain values.
+
+data = TrialData(targets, pairs, heldout)       # given to `run_trial`
+samples = sample_records(tokenizer, data, before, after, job.filter)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icu_ray.config import FilterConfig
+from icu_ray.data.examples import TokenRows
+from icu_ray.storage.results import EpochRecord, SampleRecord, Scores, Status
+from icu_ray.training.refinement import Decision, forgotten
+from icu_ray.training.validation import Validation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from icu_ray.models.reference import Reference
+
+
+@dataclass(frozen=True)
+class TrialData:
+    """Rows of one forget sample in the model's vocabulary; pairs[i] belongs to targets[i]."""
+
+    targets: TokenRows
+    pairs: TokenRows | None = None
+    heldout: TokenRows | None = None
+    reference: Reference | None = None
+    before: Validation | None = None
+    """The original model's measurement, where it was made beforehand."""
+    pair_overlap: tuple[float, ...] | None = None
+    """Share of each target's 10-grams that its pair holds too, for the record."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What the caller is told after an epoch. save(folder) writes a checkpoint; every rank must call it or none.
+
+    said: what the model said after each target's prompt, in the targets' order.
+    """
+
+    record: EpochRecord
+    history: tuple[EpochRecord, ...]
+    decision: Decision
+    save: Callable[[Path], None]
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """How a trial ended; the model given to `run_trial` now holds the unlearned weights."""
+
+    status: Status
+    reason: str
+    epochs: int
+    before: Scores
+    after: Scores
+    history: tuple[EpochRecord, ...]
+    samples: tuple[SampleRecord, ...]
+    seconds: dict[str, float]
+
+
+def sample_records(
+    tokenizer: PreTrainedTokenizerBase,
+    data: TrialData,
+    before: Validation,
+    after: Validation,
+    settings: FilterConfig,
+) -> tuple[SampleRecord, ...]:
+    """Each target's generations and scores before and after, and whether the filter calls it forgotten."""
+    targets, pairs = data.targets, data.pairs
+    gone = forgotten(after.bertscore_f1, after.bleu, settings)
+    prompts = tokenizer.batch_decode(
+        [targets.prompt_ids[i][targets.prompt_mask[i]].tolist() for i in range(len(targets))]
+    )
+    return tuple(
+        SampleRecord(
+            id=targets.ids[i],
+            prompt=prompts[i],
+            reference=targets.references[i],
+            before=before.candidates[i],
+            after=after.candidates[i],
+            ma_before=float(before.ma[i]),
+            ma_after=float(after.ma[i]),
+            bertscore_after=float(after.bertscore_f1[i]),
+            bleu_after=float(after.bleu[i]),
+            forgotten=bool(gone[i]),
+            el10_before=None if before.el is None else float(before.el[i]),
+            el10_after=None if after.el is None else float(after.el[i]),
+            bertscore_before=float(before.bertscore_f1[i]),
+            bleu_before=float(before.bleu[i]),
+            pair_id=None if pairs is None else pairs.ids[i],
+            pair_overlap=None if data.pair_overlap is None else data.pair_overlap[i],
+        )
+        for i in range(len(targets))
+    )
