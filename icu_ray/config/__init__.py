@@ -6,7 +6,7 @@ Files are read by icu_ray/config/file.py. Nothing here imports Ray or torch, so 
 from __future__ import annotations
 
 from icu_ray.config.cluster import NodeTypeConfig, PricesConfig, ResourcesConfig, TrackingConfig
-from icu_ray.config.data import ColumnsConfig, Data, ExtractionData, RecordsData, SyntheticData
+from icu_ray.config.data import Columns, ColumnsConfig, Data, ExtractionData, RecordsData, SyntheticData
 from icu_ray.config.measuring import (
     ElConfig,
     EvalConfig,
@@ -23,6 +23,7 @@ from icu_ray.config.sweep import SweepConfig
 from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
 
 __all__ = [
+    "Columns",
     "ColumnsConfig",
     "Count",
     "Data",

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icu_ray import methods
-from icu_ray.config import ModelConfig, SweepConfig
-from icu_ray.data.examples import Columns, Examples, TokenRows
+from icu_ray.config import Columns, ModelConfig, SweepConfig
+from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.sources import counts_own_tokens
 from icu_ray.models.fingerprints import folder_fingerprint, model_fingerprint
 from icu_ray.plan.trial import Trial

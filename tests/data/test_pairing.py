@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from icu_ray.config import ExtractionData, PairsConfig, SyntheticData
+from icu_ray.config import Columns, ExtractionData, PairsConfig, SyntheticData
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.embedding import embed_texts, encoder_fingerprint
-from icu_ray.data.examples import Columns, Examples
+from icu_ray.data.examples import Examples
 from icu_ray.data.extraction import open_extraction
 from icu_ray.data.neighbours import (
     DECIMALS,
