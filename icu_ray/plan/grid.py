@@ -18,7 +18,7 @@ from icu_ray.config import MethodConfig, ModelConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.models.fingerprints import model_fingerprint
-from icu_ray.plan.estimates import corrected
+from icu_ray.plan.estimate_correction import corrected
 from icu_ray.plan.objective import middle_of
 from icu_ray.plan.schedule import Gang, by_work
 from icu_ray.plan.trial import DONE, Trial, gang_of, trial_of

@@ -14,9 +14,10 @@ import pytest
 from icu_ray.cli.main import main as cli
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config, merge, resolve_config
+from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
-from icu_ray.plan.planning import find_config, plan_config, plan_sweep
+from icu_ray.plan.planning import plan_config, plan_sweep
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import EpochRecord, Scores, TrialResult
 from icu_ray.storage.trial_files import TrialPaths, write_events, write_result

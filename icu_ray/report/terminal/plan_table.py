@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from icu_ray.errors import without_secrets
-from icu_ray.plan.estimates import cost_of, error_said, load_prices
+from icu_ray.plan.budget import cost_of, load_prices
+from icu_ray.plan.estimate_correction import error_said
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE
 
