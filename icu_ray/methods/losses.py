@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from icu_ray.methods.batch import LossTerms
-from icu_ray.methods.vocabulary import KlTerm, NllTerm, Segment, token_nll, vocabulary_loss
+from icu_ray.methods.vocabulary_loss import KlTerm, NllTerm, Segment, token_nll, vocabulary_loss
 from icu_ray.models.hidden import last_hidden, output_head
 
 if TYPE_CHECKING:

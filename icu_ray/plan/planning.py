@@ -12,7 +12,7 @@ from pathlib import Path
 
 from icu_ray.config import ExtractionData, FilterConfig, SweepConfig
 from icu_ray.config.file import load_config
-from icu_ray.data.bundled import resolve_encoder
+from icu_ray.data.encoder import resolve_encoder
 from icu_ray.data.sources import check_data
 from icu_ray.errors import UserError
 from icu_ray.models.loading import check_model_source

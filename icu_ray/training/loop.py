@@ -23,7 +23,7 @@ from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
-from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.results import NOT_TRAINED, EpochRecord, SampleRecord, Scores, Status
 from icu_ray.training.batches import Indices, epoch_batches, micro_batches
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
@@ -84,7 +84,7 @@ class _Trial:
 
     def __init__(
         self,
-        job: TrialJob,
+        job: TrialSettings,
         data: TrialData,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -96,7 +96,7 @@ class _Trial:
         per_rank = -(-job.batch_size // world_size)
         micro = min(job.micro_batch or per_rank, per_rank)
         self.micro, self.accumulation = micro, -(-per_rank // micro)
-        method = methods.get(job.method, alpha=job.alpha, beta=job.beta, settings=job.settings, loss=job.loss)
+        method = methods.get(job.method, alpha=job.alpha, beta=job.beta, settings=job.method_settings, loss=job.loss)
         self.model = model
         self.engine = Engine(
             UnlearningModule(model, method),
@@ -180,7 +180,7 @@ class _Trial:
 
 
 def run_trial(
-    job: TrialJob,
+    job: TrialSettings,
     data: TrialData,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -249,7 +249,7 @@ def run_trial(
 
 
 def _as_it_is(
-    job: TrialJob,
+    job: TrialSettings,
     data: TrialData,
     tokenizer: PreTrainedTokenizerBase,
     on_epoch: Callable[[EpochReport], None],
@@ -285,7 +285,7 @@ def _weightless(weights: BatchWeights) -> BatchWeights:
 
 
 def _samples(
-    tokenizer: PreTrainedTokenizerBase, data: TrialData, before: Validation, after: Validation, job: TrialJob
+    tokenizer: PreTrainedTokenizerBase, data: TrialData, before: Validation, after: Validation, job: TrialSettings
 ) -> tuple[SampleRecord, ...]:
     targets, pairs = data.targets, data.pairs
     gone = forgotten(after.bertscore_f1, after.bleu, job.filter)

@@ -207,7 +207,7 @@ def test_pairs_are_nearest_pool_rows_and_cached(
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
     from sentence_transformers import SentenceTransformer
 
-    from icu_ray.data.bundled import bundled_encoder
+    from icu_ray.data.encoder import bundled_encoder
 
     model = SentenceTransformer(str(bundled_encoder()), device="cpu")
     alone = np.stack([model.encode(text) for text in texts.distinct[:6]])

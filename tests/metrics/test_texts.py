@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from icu_ray.data.bundled import bundled_encoder
+from icu_ray.data.encoder import bundled_encoder
 from icu_ray.errors import UserError
 from icu_ray.metrics.bertscore import _encoder, bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates

@@ -41,9 +41,9 @@ def print_plan(plan: Plan, console: Console) -> None:
             trial.model.name,
             str(trial.sample),
             trial.label,
-            f"{trial.job.alpha:g}",
-            f"{trial.job.beta:g}",
-            f"{trial.job.lr:g}",
+            f"{trial.settings.alpha:g}",
+            f"{trial.settings.beta:g}",
+            f"{trial.settings.lr:g}",
             f"{trial.workers} {kind}",
             status.replace("_", " "),
             f"{trial.gpu_hours:.2f}" if trial.model.gpus else "-",
@@ -71,7 +71,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     evaluation = config.evaluation
     if evaluation.asked:
         names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
-        trained = sum(trial.job.max_epochs > 0 for trial in plan.trials)
+        trained = sum(trial.settings.max_epochs > 0 for trial in plan.trials)
         models = trained + len({trial.model.name for trial in plan.trials})
         console.print(f"Evaluated beside the trials: {names}, on {models} models.", markup=False)
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
