@@ -1,4 +1,4 @@
-"""Texts, from their source to rows of tokens and to pairs: who is forgotten, who is kept, who is near whom.
+"""Texts, from their source to rows of tokens, and each target's nearest neighbour.
 
     check = check_data(config); corpus = load_corpus(config)      # sources.py
 

@@ -1,1 +1,1 @@
-"""What is measured of a model and its texts: memorisation, candidates, overlap, perplexity, scores."""
+"""What is measured of a model and its texts: memorisation, overlap, perplexity, scores."""

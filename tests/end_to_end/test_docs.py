@@ -42,6 +42,7 @@ RUN = [
     "docs/how-to/air-gapped.md",
     "docs/index.md",
     "docs/method.md",
+    "docs/architecture.md",
     "docs/faults.md",
     "docs/results.md",
     "docs/reference/cli.md",
