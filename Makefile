@@ -29,8 +29,9 @@ quickstart: $(READY)
 test: $(READY)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# Style, and the floors: which room may import which (pyproject.toml, docs/architecture.md).
 lint: $(READY)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache --no-logo
 
 types: $(READY)
 	@$(BIN)/mypy

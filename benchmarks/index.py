@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 from growth import POOLS, clustered, machine, question, ray_here, scan, show, some_rows
 
-from icu_ray.config import ExtractionData
+from icu_ray.config import Columns, ExtractionData
 from icu_ray.data.embedding import embed_texts
-from icu_ray.data.examples import Columns
 from icu_ray.data.extraction import open_extraction
 from icu_ray.data.neighbours import approximate_shard, exact_shard, make_cells
 from icu_ray.data.pairing import embedded_texts

@@ -15,8 +15,8 @@ from torch.nn import functional
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedModel
 
 from icu_ray import methods
-from icu_ray.config import LossConfig
-from icu_ray.data.examples import Columns, TokenRows
+from icu_ray.config import Columns, LossConfig
+from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch, LossTerms
 from icu_ray.models.loading import fuse_activations
 

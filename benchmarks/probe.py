@@ -23,7 +23,8 @@ import torch
 from table import machine, print_table
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from icu_ray.data.examples import Columns, TokenRows
+from icu_ray.config import Columns
+from icu_ray.data.examples import TokenRows
 from icu_ray.metrics.probe import probe
 
 VOCABULARY, NGRAM = 512, 10

@@ -36,9 +36,9 @@ from typing import Any
 from table import machine
 
 from icu_ray.config.file import load_config
+from icu_ray.config.shipped import find_config
 from icu_ray.plan.estimates import EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES
 from icu_ray.plan.grid import make_plan
-from icu_ray.plan.planning import find_config
 from icu_ray.plan.schedule import Gang, Node, Placed, by_work, next_start, place
 from icu_ray.plan.trial import gang_of
 

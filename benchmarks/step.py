@@ -34,7 +34,7 @@ from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import Reference, build_reference
-from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.batches import epoch_batches
 from icu_ray.training.engine import Engine, EngineSettings, distributed, set_device_environment
 from icu_ray.training.epoch import EpochTrainer
@@ -97,7 +97,7 @@ def epochs(shape: Shape, repeats: int, shares: Sequence[float]) -> list[dict[str
     trials = {}
     for batching in ("slots", "repack"):
         model = new_model(shape)
-        job = TrialJob("icu", ALPHA, BETA, ADAM.lr, BATCH, 1, train=TrainConfig(batching=batching))  # type: ignore[arg-type]
+        job = TrialSettings("icu", ALPHA, BETA, ADAM.lr, BATCH, 1, train=TrainConfig(batching=batching))  # type: ignore[arg-type]
         data = TrialData(targets, pairs, reference=build_reference(model, pairs))
         trials[batching] = EpochTrainer(job, data, model, tokenizer, 0, 1)
     model = new_model(shape)

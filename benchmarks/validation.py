@@ -34,9 +34,9 @@ from probe import Shape, model_of, plain
 from table import machine, print_table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icu_ray.config import EvalConfig, FilterConfig, StopConfig, TokensConfig
-from icu_ray.data.bundled import bundled_encoder
-from icu_ray.data.examples import Columns, Examples, TokenRows
+from icu_ray.config import Columns, EvalConfig, FilterConfig, StopConfig, TokensConfig
+from icu_ray.data.encoder import bundled_encoder
+from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.synthetic import make_records
 from icu_ray.data.tokens import tokenise
 from icu_ray.metrics import probe as probe_module

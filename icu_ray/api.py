@@ -181,7 +181,8 @@ def sweep(
     frames then hold what earlier runs left. wait: where another driver runs this sweep, wait for its end.
     """
     from icu_ray.config.file import apply_override, load_config, resolve_config
-    from icu_ray.plan.planning import find_config, plan_sweep
+    from icu_ray.config.shipped import find_config
+    from icu_ray.plan.planning import plan_sweep
 
     if isinstance(config, Mapping):
         tree = dict(config)

@@ -30,7 +30,7 @@ def add(commands: Any, whole: argparse.ArgumentParser) -> None:
 def _completion(whole: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     import shtab
 
-    from icu_ray.plan.planning import shipped_configs
+    from icu_ray.config.shipped import shipped_configs
 
     configs = " ".join(shipped_configs())
     # shtab tells bash that words are file names, which end in '/' or a space, where a function's name says "_file".

@@ -67,8 +67,8 @@ def _data_mirror(arguments: argparse.Namespace) -> int:
 
 def _data_check(arguments: argparse.Namespace) -> int:
     from icu_ray.config.file import load_config
+    from icu_ray.config.shipped import find_config
     from icu_ray.data.sources import check_data
-    from icu_ray.plan.planning import find_config
 
     name, overrides = split_config([arguments.config or "", *arguments.overrides])
     check = check_data(load_config(find_config(name), overrides))

@@ -26,7 +26,8 @@ def add(commands: Any) -> None:
 def _plan(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from icu_ray.plan.planning import find_config, plan_config
+    from icu_ray.config.shipped import find_config
+    from icu_ray.plan.planning import plan_config
     from icu_ray.report.terminal.plan_table import plan_json, print_plan
 
     name, overrides = split_config([arguments.config or "", *arguments.overrides])

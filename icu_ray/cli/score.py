@@ -24,7 +24,8 @@ def add(commands: Any) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from icu_ray.metrics.scores import normalised_scores, read_score_table
+    from icu_ray.metrics.scores import normalised_scores
+    from icu_ray.services.score import read_score_table
 
     scores = normalised_scores(read_score_table(arguments.table))
     if arguments.json:

@@ -1,12 +1,17 @@
-"""The schema of a sweep's YAML: every key, its default and its bounds, as frozen values.
+"""The keys of a sweep's YAML, each with its default and bounds, as frozen values.
 
-Files are read by icu_ray/config/file.py. Nothing here imports Ray or torch, so a plan is printed in a second.
+    config = load_config(find_config("table1"), ["optim.lr=1e-5"])      # file.py, shipped.py
+
+`sweep.py` is a whole config: read it first, then the sections it names, in the order of a text's way: `data.py`,
+`models.py`, `methods.py`, `training.py`, `measuring.py`, `cluster.py`; `section.py` is what they have in common. A
+sentence under a key is its documentation (docs/reference/config.md is made of them). `file.py` reads YAML with its
+`base:` and overrides, `shipped.py` finds the configs of tune_configs/. No Ray, no torch, no file of data.
 """
 
 from __future__ import annotations
 
 from icu_ray.config.cluster import NodeTypeConfig, PricesConfig, ResourcesConfig, TrackingConfig
-from icu_ray.config.data import ColumnsConfig, Data, ExtractionData, RecordsData, SyntheticData
+from icu_ray.config.data import Columns, ColumnsConfig, Data, ExtractionData, RecordsData, SyntheticData
 from icu_ray.config.measuring import (
     ElConfig,
     EvalConfig,
@@ -23,6 +28,7 @@ from icu_ray.config.sweep import SweepConfig
 from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
 
 __all__ = [
+    "Columns",
     "ColumnsConfig",
     "Count",
     "Data",

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from icu_ray.config.section import Count, Section, Seed
-from icu_ray.data.examples import Columns
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Layout of a row in tokens: [0, prefix_start) pre-prefix, [prefix_start, suffix_start) prefix, rest suffix.
+
+    The paper's rows have 200 tokens: 100 pre-prefix, 50 prefix, 50 suffix (section V-B).
+    """
+
+    length: int = 200
+    prefix_start: int = 100
+    suffix_start: int = 150
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prefix_start < self.suffix_start < self.length:
+            raise ValueError(f"columns must satisfy 0 <= prefix_start < suffix_start < length, got {self}")
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the refinement filter's prompt (the prefix alone)."""
+        return self.suffix_start - self.prefix_start
+
+    @property
+    def suffix_length(self) -> int:
+        """Tokens of the suffix, which is what the filter asks the model to continue with."""
+        return self.length - self.suffix_start
 
 
 class ColumnsConfig(Section):

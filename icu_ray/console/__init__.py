@@ -1,1 +1,8 @@
-"""What people see of a running command: progress, verbosity, exit codes."""
+"""What people see of a running command: how far it is, how much it says, and how it ends.
+
+    with listening(show): ...; told("embedding", 0.4)      # progress.py
+
+`progress.py` is how long work says how far it is, without knowing who hears it; read it first. `verbosity.py` is what a
+command makes of that on a terminal, in a file, or not at all (`-q`, `-v`). `exit_codes.py` turns an exception into a
+line and an exit code. `streaming.py` lets a remote task yield what it would tell. This room knows no other but errors.
+"""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.console.progress import told
-from icu_ray.data.bundled import resolve_encoder
+from icu_ray.data.encoder import resolve_encoder
 from icu_ray.errors import UserError
 from icu_ray.storage.store import Store, file_hash
 

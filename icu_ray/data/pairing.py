@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from icu_ray.config import PairsConfig
+from icu_ray.config import Columns, PairsConfig
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.embedding import embed_texts, encoder_fingerprint
-from icu_ray.data.examples import Columns, Examples
+from icu_ray.data.examples import Examples
 from icu_ray.data.neighbours import PROBED, Neighbour, Search, make_cells, search
 from icu_ray.data.vocabulary import decode_rows, load_vocabulary
 from icu_ray.errors import UserError

@@ -1,4 +1,11 @@
-"""The registry of unlearning methods: the built-in ones and those of other installed packages.
+"""The unlearning methods, one short file each beside its formula, and their registry.
+
+    method = methods.get("icu", alpha=0.5, beta=1.0); terms = method.loss(model, batch)
+
+Read `icu.py` beside the paper, then any other method: `objective.py` has the terms they add up. `base.py` is what a
+method is, `batch.py` what it is given. `losses.py` computes an objective and `vocabulary_loss.py` the part with the
+logits; `weights.py` says which tokens count; `module.py` makes one module of model and method for an engine.
+Methods must not know Ray, DeepSpeed or files.
 
 A package adds a method by an entry point, without touching icu_ray:
 

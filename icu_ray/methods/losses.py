@@ -19,15 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from icu_ray.methods.base import LossTerms
-from icu_ray.methods.vocabulary import KlTerm, NllTerm, Segment, token_nll, vocabulary_loss
+from icu_ray.methods.batch import LossTerms
+from icu_ray.methods.vocabulary_loss import KlTerm, NllTerm, Segment, token_nll, vocabulary_loss
 from icu_ray.models.hidden import last_hidden, output_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from icu_ray.config import LossConfig
-    from icu_ray.methods.base import Batch
+    from icu_ray.methods.batch import Batch
     from icu_ray.methods.objective import Objective, Side, Term
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from icu_ray.config import LossConfig
-from icu_ray.data.examples import IGNORED_LABEL, Columns
+from icu_ray.config import Columns, LossConfig
+from icu_ray.data.examples import IGNORED_LABEL
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from icu_ray.data.bundled import bundled_encoder
+from icu_ray.data.encoder import bundled_encoder
 from icu_ray.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,21 +5,16 @@ own deviation (ddof 0), s_m by (v - min) / (max - min). Columns that should be h
 are subtracted; the plus sign of equation (11) as printed does not give the printed values. Scores compare rows of one
 table only.
 
-    scores = normalised_scores(read_score_table(Path("table.csv")))
+    scores = normalised_scores(rows)          # services/score.py reads them from a file
 """
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from icu_ray.errors import UserError, did_you_mean
 
 HIGHER_IS_BETTER = ("entropy", "cls", "dia", "gpt")
 COLUMNS = ("el10", "ma", "bert", "entropy", "cls", "dia", "ppl_pile", "ppl_wikitext", "gpt")
@@ -61,48 +56,3 @@ def _spread(distance: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArra
     flat = scale <= 1e-12 * np.maximum(1.0, np.abs(distance).max(0, initial=0.0))
     result: NDArray[np.float64] = np.where(flat, 0.0, distance / np.where(flat, 1.0, scale))
     return result
-
-
-def read_score_table(path: Path) -> list[MethodRow]:
-    """Rows of a CSV with the columns row,el10,ma,bert,entropy,cls,dia,ppl_pile,ppl_wikitext,gpt ('>1000' allowed)."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; expected a CSV with the columns row,{','.join(COLUMNS)}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV: {error}") from error
-    header = [name.strip() for name in lines[0]] if lines else []
-    for name in ("row", *COLUMNS):
-        if name not in header:
-            raise UserError(f"{path}: column '{name}' is missing{did_you_mean(name, header)}; found {header}")
-        if header.count(name) > 1:
-            raise UserError(f"{path}: column '{name}' stands there twice")
-    rows: list[MethodRow] = []
-    for number, line in enumerate(lines[1:], start=2):
-        if not any(cell.strip() for cell in line):
-            continue
-        if len(line) != len(header):
-            raise UserError(f"{path}, line {number}: expected {len(header)} cells, found {len(line)}")
-        cells = dict(zip(header, line, strict=True))
-        name = cells["row"].strip()
-        rows.append(MethodRow(name, tuple(_number(cells[c], c, name, path, number) for c in COLUMNS)))
-    if not rows:
-        raise UserError(f"{path}: holds no rows")
-    return rows
-
-
-def _number(text: str, column: str, row: str, path: Path, line: int) -> float:
-    stripped = text.strip()
-    where = f"{path}, line {line} (row '{row}'), column {column}"
-    if not stripped:
-        raise UserError(f"{where}: no value; rows without a score are left out of the population, remove the row")
-    if stripped.replace(" ", "") == ">1000":
-        return PRINTED_CAP
-    try:
-        value = float(stripped)
-    except ValueError:
-        raise UserError(f"{where}: expected a number or '>1000', found '{stripped}'") from None
-    if not math.isfinite(value):
-        raise UserError(f"{where}: expected a finite number or '>1000', found '{stripped}'")
-    return value

@@ -1,1 +1,11 @@
-"""What is to run, as frozen values: the grid, trial ids, settings, estimates, the schedule. No Ray, no torch."""
+"""What is to run, as frozen values: trials with their ids, what they take, and which starts next.
+
+    plan = plan_config(find_config("table1"), dry_run=True)      # planning.py
+    for trial in plan.trials: print(trial.trial_id, trial.name, trial.minutes)
+
+In order: `planning.py` checks a config as a whole and refuses; `grid.py` expands it to a `Plan` of trials; `trial.py`
+is one of them, its id a hash of what decides its result; `trial_settings.py` is what it is told. `estimates.py` says
+how long it takes, `estimate_correction.py` mends that by what has ended, `budget.py` says what it costs. `schedule.py`
+chooses what starts next on a cluster, `search_objective.py` is what a search maximises. No Ray, no torch: a dry run
+takes a second.
+"""

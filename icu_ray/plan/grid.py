@@ -18,9 +18,9 @@ from icu_ray.config import MethodConfig, ModelConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.models.fingerprints import model_fingerprint
-from icu_ray.plan.estimates import corrected
-from icu_ray.plan.objective import middle_of
+from icu_ray.plan.estimate_correction import corrected
 from icu_ray.plan.schedule import Gang, by_work
+from icu_ray.plan.search_objective import middle_of
 from icu_ray.plan.trial import DONE, Trial, gang_of, trial_of
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, read_sweep, trial_ids
 

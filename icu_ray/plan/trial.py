@@ -17,7 +17,7 @@ from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_minutes
 from icu_ray.plan.schedule import Gang
-from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.store import content_hash
 
 IDENTITY_FORMAT = 1
@@ -40,7 +40,7 @@ class Trial:
     model: ModelConfig
     sample: int
     label: str
-    job: TrialJob
+    settings: TrialSettings
     identity: Mapping[str, Any]
     minutes: float
     status: PlannedStatus = "new"
@@ -68,14 +68,14 @@ class Trial:
     @property
     def hyperparameters(self) -> dict[str, float | int | str | bool]:
         """The values a reader compares trials by."""
-        job = self.job
+        settings = self.settings
         return {
-            "alpha": job.alpha,
-            "beta": job.beta,
-            "lr": job.lr,
-            "batch_size": job.batch_size,
-            "seed": job.seed,
-            **dict(job.settings),
+            "alpha": settings.alpha,
+            "beta": settings.beta,
+            "lr": settings.lr,
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            **dict(settings.method_settings),
         }
 
 
@@ -91,14 +91,14 @@ def trial_of(
 ) -> Trial:
     known = methods.method_class(method.name)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
-    job = TrialJob(
+    settings = TrialSettings(
         method=method.name,
         alpha=float(alpha),
         beta=float(beta),
         lr=model.lr or config.optim.lr,
         batch_size=model.batch_size or config.train.batch_size,
         max_epochs=(model.max_epochs or config.stop.max_epochs) if known.trains else 0,
-        settings=dict(method.settings),
+        method_settings=dict(method.settings),
         seed=config.seed,
         micro_batch=model.micro_batch,
         precision=model.precision,
@@ -118,29 +118,34 @@ def trial_of(
         "model": {**model_identity, **_standin_corpus(model, data)},
         "sample": sample if data is None else data.samples[sample].fingerprint,
         "heldout": None if data is None else data.heldout,
-        "method": {"name": job.method, "alpha": job.alpha, "beta": job.beta, "settings": dict(job.settings)},
+        "method": {
+            "name": settings.method,
+            "alpha": settings.alpha,
+            "beta": settings.beta,
+            "settings": dict(settings.method_settings),
+        },
         "columns": config.columns.model_dump(mode="json"),
         "tokens": config.tokens.model_dump(mode="json"),
         "pairs": _pairs_identity(config.pairs, data),
         "loss": config.loss.model_dump(mode="json", exclude={"chunk"}),
-        "optim": {"lr": job.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
-        "train": {**config.train.model_dump(mode="json", exclude={"batch_size"}), "batch_size": job.batch_size},
+        "optim": {"lr": settings.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
+        "train": {**config.train.model_dump(mode="json", exclude={"batch_size"}), "batch_size": settings.batch_size},
         "filter": config.filter.model_dump(mode="json", exclude={"batch_size"}),
         "generate": config.generate.model_dump(mode="json"),
         "el": config.el.model_dump(mode="json"),
         "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),
-        "stop": {**stop.model_dump(mode="json", exclude={"max_epochs"}), "max_epochs": job.max_epochs},
-        "precision": job.precision,
-        "seed": job.seed,
+        "stop": {**stop.model_dump(mode="json", exclude={"max_epochs"}), "max_epochs": settings.max_epochs},
+        "precision": settings.precision,
+        "seed": settings.seed,
     }
     label = method.label or method.name
     return Trial(
         trial_id=content_hash(identity)[:16],
-        name=f"{label}-{model.name}-s{sample}" + _weights_of(job),
+        name=f"{label}-{model.name}-s{sample}" + _weights_of(settings),
         model=model,
         sample=sample,
         label=label,
-        job=job,
+        settings=settings,
         identity=identity,
         minutes=estimate_minutes(model, config, None if data is None else data.samples[sample].targets)
         if known.trains
@@ -148,11 +153,11 @@ def trial_of(
     )
 
 
-def _weights_of(job: TrialJob) -> str:
+def _weights_of(settings: TrialSettings) -> str:
     """'-a0.5-b1.0', without the weights that the method does not use."""
-    known = methods.method_class(job.method)
-    alpha = f"-a{_short(job.alpha)}" if known.uses_alpha else ""
-    return alpha + (f"-b{_short(job.beta)}" if known.uses_beta else "")
+    known = methods.method_class(settings.method)
+    alpha = f"-a{_short(settings.alpha)}" if known.uses_alpha else ""
+    return alpha + (f"-b{_short(settings.beta)}" if known.uses_beta else "")
 
 
 def _short(value: float) -> str:

@@ -1,4 +1,7 @@
-"""What one trial is told: frozen values, no cluster, no storage."""
+"""What one trial is told, as one frozen value: it knows no cluster and no storage.
+
+outcome = run_trial(trial.settings, data, model, tokenizer)        # training/loop.py
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ from icu_ray.config import (
 
 
 @dataclass(frozen=True)
-class TrialJob:
+class TrialSettings:
     """One cell: a method with its weights, on one model and one forget sample.
 
+    method_settings: those of the method alone, as methods.get takes them.
     lr, batch_size (global), max_epochs: the model's own values where it has them, else the sweep's.
     micro_batch: samples of one forward of one worker; None: all of a worker's share.
     """
@@ -31,7 +35,7 @@ class TrialJob:
     lr: float
     batch_size: int
     max_epochs: int
-    settings: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    method_settings: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     seed: int = 42
     micro_batch: int | None = None
     precision: str = "fp32"

@@ -167,12 +167,9 @@ def _gpus() -> Finding:
 def _deepspeed() -> Finding:
     import torch
 
-    from icu_ray.training.engine import set_device_environment
+    from icu_ray.training.engine import deepspeed_version
 
-    set_device_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    import deepspeed
-
-    found = f"version {deepspeed.__version__}"
+    found = f"version {deepspeed_version()}"
     if not torch.cuda.is_available():
         return Finding("ok", "DeepSpeed", f"{found}, on CPU")
     compiler = shutil.which("nvcc") or shutil.which("g++")

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.cluster.runtime import connected
-from icu_ray.config import SweepConfig, SyntheticData
 from icu_ray.console.redirect import redirected_output
 from icu_ray.errors import UserError
 from icu_ray.evaluation.evaluations import Evaluation
-from icu_ray.evaluation.quick import QuickWorld
-from icu_ray.evaluation.suites import Options, open_tasks, tasks_of, with_means
+from icu_ray.evaluation.suites import Options, open_tasks, with_means
 from icu_ray.storage.files import check_writable, join, local_path
 from icu_ray.storage.store import Store
 
@@ -70,16 +68,6 @@ def _quietly_connected(log: Path) -> Iterator[None]:
     """A Ray whose own words go to `log`."""
     with redirected_output(log), connected():
         yield
-
-
-def sweep_tasks(config: SweepConfig) -> tuple[tuple[str, ...], Options]:
-    """What a sweep's `evaluation` section asks for: names of tasks (none: no evaluation), and how they are read."""
-    asked, data = config.evaluation, config.data
-    world = QuickWorld()
-    if isinstance(data, SyntheticData):
-        world = QuickWorld(data.seed, data.records, data.heldout, config.columns.length)
-    mirror = None if asked.mirror is None else Path(asked.mirror)
-    return tasks_of(asked.suites, asked.tasks), Options(mirror, asked.limit, asked.dialogue_context, world)
 
 
 def evaluations_json(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icu_ray.config import TokensConfig
-from icu_ray.data.examples import IGNORED_LABEL, Columns, Examples, TokenRows
+from icu_ray.config import Columns, TokensConfig
+from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
 from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 

@@ -12,10 +12,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from icu_ray.config.shipped import find_config
 from icu_ray.console.exit_codes import exit_code
 from icu_ray.console.verbosity import add_options, chosen
 from icu_ray.errors import UserError
-from icu_ray.plan.planning import find_config, plan_config
+from icu_ray.plan.planning import plan_config
 from icu_ray.report.terminal.plan_table import plan_json, print_plan
 from icu_ray.sweep.run import console_on, run_sweep
 

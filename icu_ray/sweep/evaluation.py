@@ -30,9 +30,9 @@ from icu_ray.evaluation.actors import Answered, Pool, Subject, default_pool
 from icu_ray.evaluation.evaluations import Evaluation, write_documents
 from icu_ray.evaluation.stage import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks, with_means
+from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
-from icu_ray.services.evaluate import sweep_tasks
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.folders import remove
 from icu_ray.storage.results import ENDED_EARLY, TrialEvaluation, TrialResult

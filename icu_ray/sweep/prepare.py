@@ -24,11 +24,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.config import Columns, ModelConfig, SweepConfig
 from icu_ray.console.progress import listening
 from icu_ray.console.streaming import streamed
 from icu_ray.data.corpus import Corpus
-from icu_ray.data.examples import Columns
 from icu_ray.data.sources import counts_own_tokens, load_corpus
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial

@@ -4,7 +4,7 @@
     tune.TuneConfig(search_alg=gate, scheduler=scheduler(config), ...)
 
 The gate starts a trial when its gang fits, as for a grid, and only then asks what it should be: by then the most is
-known. Trials of earlier runs are told to the searcher first. Needs Ray; see plan/objective.py for what is maximised.
+known. Trials of earlier runs are told to the searcher first. Needs Ray; plan/search_objective.py: what is maximised.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ray.tune.search import Searcher
 from icu_ray.config import SearchConfig, SweepConfig
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, coming_trial, searched_trial
-from icu_ray.plan.objective import OBJECTIVE, objective_of
 from icu_ray.plan.schedule import next_start
+from icu_ray.plan.search_objective import OBJECTIVE, objective_of
 from icu_ray.plan.trial import Trial, gang_of
 from icu_ray.storage.trial_files import TrialPaths, read_result
 from icu_ray.sweep.trial_queue import Gate
@@ -131,7 +131,7 @@ class SearchGate(Gate):
             log.info("searcher %s was not told of %s: %r", type(self._chooser).__name__, trial.name, error)
 
     def _point(self, trial: Trial) -> dict[str, float]:
-        values = {"alpha": trial.job.alpha, "beta": trial.job.beta, "lr": trial.job.lr}
+        values = {"alpha": trial.settings.alpha, "beta": trial.settings.beta, "lr": trial.settings.lr}
         return {name: values[name] for name in self._search.space}
 
     def _value(self, trial: Trial) -> float | None:
@@ -139,7 +139,7 @@ class SearchGate(Gate):
         result = read_result(paths)
         if result is None or result.after is None or result.status == "failed":
             return None
-        return objective_of(result.after, result.before, trial.job.stop)
+        return objective_of(result.after, result.before, trial.settings.stop)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """As Gate's; makes the next trial when one would fit."""

@@ -27,8 +27,9 @@ import icu_ray
 from icu_ray.cluster.authentication import authenticate
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config
+from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError, without_secrets
-from icu_ray.plan.planning import find_config, plan_sweep
+from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.files import local_path
 from icu_ray.version import COMMIT_VARIABLE, code_version
 

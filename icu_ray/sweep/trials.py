@@ -25,7 +25,7 @@ from icu_ray.cluster.head_watch import watched_head
 from icu_ray.cluster.nodes import refuse_impossible
 from icu_ray.cluster.runtime import CONTROL, Cluster, connected
 from icu_ray.config import SweepConfig
-from icu_ray.plan.estimates import Budget
+from icu_ray.plan.budget import Budget
 from icu_ray.plan.grid import Plan, claims_of, coming_trial
 from icu_ray.plan.schedule import Limits
 from icu_ray.plan.trial import Trial, gang_of

@@ -161,6 +161,14 @@ def set_device_environment(device: torch.device) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 
+def deepspeed_version() -> str:
+    """The version of DeepSpeed, which is imported for it: whatever keeps it from training here is raised."""
+    set_device_environment(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    import deepspeed
+
+    return str(deepspeed.__version__)
+
+
 def _load_without_code(path: str, map_location: Any = None) -> Any:
     """In place of DeepSpeed's own reading of a file, which unpickles whatever it names and so runs it.
 

@@ -19,7 +19,7 @@ from icu_ray import methods
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
-from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.batches import Indices, epoch_batches, micro_batches
 from icu_ray.training.engine import Engine, EngineSettings
 from icu_ray.training.records import TrialData
@@ -35,7 +35,7 @@ class EpochTrainer:
 
     def __init__(
         self,
-        job: TrialJob,
+        job: TrialSettings,
         data: TrialData,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -47,7 +47,7 @@ class EpochTrainer:
         per_rank = -(-job.batch_size // world_size)
         micro = min(job.micro_batch or per_rank, per_rank)
         self.micro, self.accumulation = micro, -(-per_rank // micro)
-        method = methods.get(job.method, alpha=job.alpha, beta=job.beta, settings=job.settings, loss=job.loss)
+        method = methods.get(job.method, alpha=job.alpha, beta=job.beta, settings=job.method_settings, loss=job.loss)
         self.model = model
         self.engine = Engine(
             UnlearningModule(model, method),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.results import NOT_TRAINED, EpochRecord, Status
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.epoch import EpochTrainer
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def run_trial(
-    job: TrialJob,
+    job: TrialSettings,
     data: TrialData,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -97,7 +97,7 @@ def run_trial(
 
 
 def _untrained(
-    job: TrialJob,
+    job: TrialSettings,
     data: TrialData,
     tokenizer: PreTrainedTokenizerBase,
     on_epoch: Callable[[EpochReport], None],

@@ -34,8 +34,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from icu_ray.config import StandinConfig, TokensConfig
-from icu_ray.data.examples import Columns, Examples, TokenRows
+from icu_ray.config import Columns, StandinConfig, TokensConfig
+from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
 from icu_ray.metrics.probe import probe

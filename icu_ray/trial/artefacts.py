@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icu_ray import methods
-from icu_ray.config import ModelConfig, SweepConfig
-from icu_ray.data.examples import Columns, Examples, TokenRows
+from icu_ray.config import Columns, ModelConfig, SweepConfig
+from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.sources import counts_own_tokens
 from icu_ray.models.fingerprints import folder_fingerprint, model_fingerprint
 from icu_ray.plan.trial import Trial
@@ -104,7 +104,8 @@ class Needs:
     @staticmethod
     def of(trials: Iterable[Trial]) -> Needs:
         """The union over trials."""
-        found = [methods.get(t.job.method, alpha=t.job.alpha, beta=t.job.beta, settings=t.job.settings) for t in trials]
+        told = [trial.settings for trial in trials]
+        found = [methods.get(s.method, alpha=s.alpha, beta=s.beta, settings=s.method_settings) for s in told]
         return Needs(
             any(m.needs_pairs for m in found),
             any(m.needs_reference for m in found),

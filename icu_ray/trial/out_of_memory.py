@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.files import local_path, read_bytes, write_atomic
 from icu_ray.storage.results import to_json
 from icu_ray.storage.trial_files import TrialPaths
@@ -39,7 +39,7 @@ def read_micro_batch(paths: TrialPaths) -> int | None:
     return None if content is None else int(json.loads(content)["micro_batch"])
 
 
-def halve_micro_batch(paths: TrialPaths, job: TrialJob, world_size: int, error: BaseException) -> None:
+def halve_micro_batch(paths: TrialPaths, job: TrialSettings, world_size: int, error: BaseException) -> None:
     """Have the trial's next start use half the micro batch, and so twice the accumulation; raises MemoryExhausted where
     it has done so before or nothing can be halved."""
     per_rank = -(-job.batch_size // world_size)

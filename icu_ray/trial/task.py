@@ -46,7 +46,7 @@ def spec_of(trial: Trial, provenance: Provenance | None = None) -> TrialSpec:
         method=trial.label,
         sample=trial.sample,
         hyperparameters=trial.hyperparameters,
-        max_epochs=trial.job.max_epochs,
+        max_epochs=trial.settings.max_epochs,
         settings=trial.identity,
         provenance=provenance,
     )

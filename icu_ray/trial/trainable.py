@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from icu_ray.errors import UserError
-from icu_ray.plan.objective import OBJECTIVE, objective_of
+from icu_ray.plan.search_objective import OBJECTIVE, objective_of
 from icu_ray.storage.files import join, read_bytes, write_atomic
 from icu_ray.storage.folders import arrow_file_system, remove
 from icu_ray.storage.results import EpochRecord, Scores
@@ -70,13 +70,13 @@ def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) ->
             tune.report(dict(gang))
 
         def on_epoch(record: EpochRecord, before: Scores) -> None:
-            value = objective_of(record.scores, before, task.trial.job.stop)
+            value = objective_of(record.scores, before, task.trial.settings.stop)
             if value is not None:
                 tune.report({**gang, "epoch": record.epoch, OBJECTIVE: value})
 
         def ends(record: EpochRecord) -> bool:
-            job = task.trial.job
-            return record.epoch >= job.max_epochs or below_thresholds(record.scores, job.stop)
+            settings = task.trial.settings
+            return record.epoch >= settings.max_epochs or below_thresholds(record.scores, settings.stop)
 
         with _telling(task.paths, on_epoch, ends) if task.tell_epochs else contextlib.nullcontext():
             run(task, on_gang, config["node"])

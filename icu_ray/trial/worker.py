@@ -45,7 +45,7 @@ def train_worker(config: dict[str, Any]) -> None:
     began = time.time()
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    model, job, paths = task.trial.model, task.trial.job, task.paths
+    model, job, paths = task.trial.model, task.trial.settings, task.paths
     torch.set_num_threads(model.cpus_per_worker)
     set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
     _seed_everything(job.seed)
@@ -134,7 +134,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     paths = task.paths
     started = time.time()
     model_hash = ""
-    if task.trial.job.max_epochs == 0:
+    if task.trial.settings.max_epochs == 0:
         model_hash = task.provenance.model  # nothing was changed, so nothing is saved
     elif task.keep_model:
         model_hash = with_retries(lambda: _save_model(loaded, paths.model), paths.model)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import FIDELITY_PRESETS, apply_override, load_config, merge, resolve_config
+from icu_ray.config.shipped import config_folder, find_config
 from icu_ray.errors import UserError
-from icu_ray.plan.planning import config_folder, find_config
 
 SMALL: dict[str, Any] = {
     "name": "t",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from icu_ray.config import JudgeConfig, SweepConfig
 from icu_ray.config.file import load_config, load_section
-from icu_ray.plan.estimates import load_prices
+from icu_ray.plan.budget import load_prices
 from tests.support.fuzz_case import (
     JUNK,
     NUMBERS,

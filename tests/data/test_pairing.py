@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from icu_ray.config import ExtractionData, PairsConfig, SyntheticData
+from icu_ray.config import Columns, ExtractionData, PairsConfig, SyntheticData
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.embedding import embed_texts, encoder_fingerprint
-from icu_ray.data.examples import Columns, Examples
+from icu_ray.data.examples import Examples
 from icu_ray.data.extraction import open_extraction
 from icu_ray.data.neighbours import (
     DECIMALS,
@@ -207,7 +207,7 @@ def test_pairs_are_nearest_pool_rows_and_cached(
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
     from sentence_transformers import SentenceTransformer
 
-    from icu_ray.data.bundled import bundled_encoder
+    from icu_ray.data.encoder import bundled_encoder
 
     model = SentenceTransformer(str(bundled_encoder()), device="cpu")
     alone = np.stack([model.encode(text) for text in texts.distinct[:6]])

@@ -11,8 +11,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from icu_ray.config import ExtractionData, TokensConfig
-from icu_ray.data.examples import Columns, Examples
+from icu_ray.config import Columns, ExtractionData, TokensConfig
+from icu_ray.data.examples import Examples
 from icu_ray.data.extraction import open_extraction
 from icu_ray.data.synthetic import make_records
 from icu_ray.data.tokens import tokenise

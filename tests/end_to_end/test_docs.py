@@ -26,8 +26,8 @@ import yaml
 
 from icu_ray.cli.main import make_parser
 from icu_ray.config.file import load_config
+from icu_ray.config.shipped import config_folder, find_config
 from icu_ray.evaluation.definition import find_definition
-from icu_ray.plan.planning import config_folder, find_config
 
 ROOT = Path(__file__).parents[2]
 # In this order: later pages go on with the tutorial's files and sweep.
@@ -42,6 +42,7 @@ RUN = [
     "docs/how-to/air-gapped.md",
     "docs/index.md",
     "docs/method.md",
+    "docs/architecture.md",
     "docs/faults.md",
     "docs/results.md",
     "docs/reference/cli.md",

@@ -18,7 +18,7 @@ from icu_ray.evaluation.definition import Definition, find_definition
 from icu_ray.evaluation.mirroring import AUTHORS_FILES, write_mirror
 from icu_ray.evaluation.quick import QuickWorld, entries_of, kind_of, quick_dialogues, quick_rows
 from icu_ray.evaluation.suites import MEANS, SUITES, Options, open_task, tasks_of, with_means
-from icu_ray.services.evaluate import sweep_tasks
+from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.storage.store import content_hash
 from tests.support.evaluation_case import rows_of, save_model, write_csv, write_jsonl, write_mirror_rows
 

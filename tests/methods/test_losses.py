@@ -16,7 +16,7 @@ from icu_ray.config import LossConfig
 from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule, inner_state
-from icu_ray.methods.vocabulary import NllTerm, Segment, token_nll, vocabulary_loss
+from icu_ray.methods.vocabulary_loss import NllTerm, Segment, token_nll, vocabulary_loss
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import Reference, build_reference
 from tests.support.tiny_models import COLUMNS, FAMILIES, tiny_model, tiny_rows

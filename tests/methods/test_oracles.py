@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from icu_ray import methods
-from icu_ray.config import LossConfig
-from icu_ray.data.examples import IGNORED_LABEL, Columns, TokenRows
+from icu_ray.config import Columns, LossConfig
+from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.methods.base import Batch, LossTerms
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.loading import load_model

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icu_ray.config import LossConfig
-from icu_ray.data.examples import IGNORED_LABEL, Columns
+from icu_ray.config import Columns, LossConfig
+from icu_ray.data.examples import IGNORED_LABEL
 from icu_ray.methods.weights import batch_weights
 
 COLUMNS = Columns(10, 3, 6)

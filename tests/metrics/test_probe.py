@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from icu_ray.data.examples import IGNORED_LABEL, Columns, TokenRows
+from icu_ray.config import Columns
+from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.metrics.extraction_likelihood import Continuations, copied_until, extraction_likelihood
 from icu_ray.metrics.probe import probe
 from tests.support.tiny_models import FAMILIES, tiny_model

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from icu_ray.data.bundled import bundled_encoder
+from icu_ray.data.encoder import bundled_encoder
 from icu_ray.errors import UserError
 from icu_ray.metrics.bertscore import _encoder, bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
 from icu_ray.metrics.overlap import bleu, distinct_share, token_entropy
 from icu_ray.metrics.perplexity import perplexity
-from icu_ray.metrics.scores import COLUMNS, MethodRow, normalised_scores, read_score_table
+from icu_ray.metrics.scores import COLUMNS, MethodRow, normalised_scores
+from icu_ray.services.score import read_score_table
 from tests.support.tiny_models import FAMILIES, PAD, tiny_model, tiny_rows
 
 PRINTED = json.loads((Path(__file__).parents[1] / "support" / "printed_scores.json").read_text(encoding="utf-8"))

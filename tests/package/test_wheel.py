@@ -66,7 +66,7 @@ def test_installed_elsewhere_it_knows_its_configs_and_version(wheel: Path, tmp_p
     plan = json.loads(said("icu_ray.sweep", "--dry-run", "--json"))
     assert plan["name"] == "quickstart"
     assert len(plan["trials"]) == 12
-    where = "import icu_ray.plan.planning as p; print(p.__file__, sorted(p.shipped_configs()))"
+    where = "import icu_ray.config.shipped as p; print(p.__file__, sorted(p.shipped_configs()))"
     done = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True)
     file, configs = done.stdout.split(maxsplit=1)
     assert Path(file).is_relative_to(target), file

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from icu_ray.config import PricesConfig, SweepConfig
 from icu_ray.config.file import resolve_config
 from icu_ray.errors import UserError
-from icu_ray.plan.estimates import Budget, corrected, cost_of, error_said, estimate_minutes, load_prices
+from icu_ray.plan.budget import Budget, cost_of, load_prices
+from icu_ray.plan.estimate_correction import corrected, error_said
+from icu_ray.plan.estimates import estimate_minutes
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import EpochRecord, Scores, TrialResult, TrialSpec

@@ -14,9 +14,10 @@ import pytest
 from icu_ray.cli.main import main as cli
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config, merge, resolve_config
+from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
-from icu_ray.plan.planning import find_config, plan_config, plan_sweep
+from icu_ray.plan.planning import plan_config, plan_sweep
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import EpochRecord, Scores, TrialResult
 from icu_ray.storage.trial_files import TrialPaths, write_events, write_result
@@ -246,8 +247,8 @@ def test_a_model_as_it_is_has_one_trial_a_sample() -> None:
     models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "train": False}]
     found = plan({"models": models, "samples": [0]})
     mine = [trial for trial in found.trials if trial.model.name == "b"]
-    assert [(t.name, t.job.method, t.job.max_epochs) for t in mine] == [("original-b-s0", "original", 0)]
-    assert {t.job.method for t in found.trials if t.model.name == "a"} == {"icu"}
+    assert [(t.name, t.settings.method, t.settings.max_epochs) for t in mine] == [("original-b-s0", "original", 0)]
+    assert {t.settings.method for t in found.trials if t.model.name == "a"} == {"icu"}
 
 
 def test_methods_on_some_models_and_with_rules_of_their_own() -> None:
@@ -258,7 +259,7 @@ def test_methods_on_some_models_and_with_rules_of_their_own() -> None:
     ]
     models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}}]
     found = plan({"models": models, "methods": methods, "samples": [0]})
-    rules = {trial.name: (trial.job.stop.rule, trial.job.stop.ma) for trial in found.trials}
+    rules = {trial.name: (trial.settings.stop.rule, trial.settings.stop.ma) for trial in found.trials}
     assert rules == {
         "kumpr-a-s0": ("and", 0.2994),
         "kumpr-b-s0": ("and", 0.2994),

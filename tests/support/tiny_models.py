@@ -17,7 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from icu_ray.data.examples import IGNORED_LABEL, Columns, TokenRows
+from icu_ray.config import Columns
+from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 
 FAMILIES = ("gpt_neo", "opt", "llama")
 VOCABULARY = 67

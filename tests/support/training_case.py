@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from icu_ray.config import ElConfig, EvalConfig, FilterConfig, LossConfig, OptimConfig, StopConfig, TrainConfig
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.models.reference import build_reference
-from icu_ray.plan.trial_settings import TrialJob
+from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.engine import distributed, set_device_environment
 from icu_ray.training.records import TrialData
 from tests.support.tiny_models import COLUMNS, PAD, VOCABULARY, tiny_model
@@ -76,7 +76,7 @@ def case(family: str = "gpt_neo", count: int = 7) -> tuple[PreTrainedModel, Tria
     return model, TrialData(targets, pairs, some_rows(3, 3), build_reference(model, pairs))
 
 
-def job(**changes: object) -> TrialJob:
+def job(**changes: object) -> TrialSettings:
     values: dict[str, object] = {
         "method": "icu",
         "alpha": 0.5,
@@ -90,7 +90,7 @@ def job(**changes: object) -> TrialJob:
         "loss": LossConfig(chunk=7),
         "train": TrainConfig(batch_size=4),
     }
-    return TrialJob(**(values | changes))  # type: ignore[arg-type]
+    return TrialSettings(**(values | changes))  # type: ignore[arg-type]
 
 
 def one_epoch(active: np.ndarray, rank: int = 0, world_size: int = 1, **changes: object) -> dict[str, Any]:

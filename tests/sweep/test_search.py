@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from icu_ray.config import SearchConfig, StopConfig
 from icu_ray.config.file import resolve_config
 from icu_ray.errors import UserError
-from icu_ray.plan.objective import objective_of
 from icu_ray.plan.planning import plan_sweep
+from icu_ray.plan.search_objective import objective_of
 from icu_ray.storage.results import Scores
 from icu_ray.storage.trial_files import TrialPaths, read_result
 from icu_ray.sweep.run import run_sweep
@@ -102,7 +102,7 @@ def test_a_search_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert run_sweep(plan_sweep(resolve_config({**tree, "search": search}, "test"))) == 0
         after = plan_sweep(resolve_config({**tree, "search": search}, "test"))
         assert after.open_trials == 0 and len(after.trials) == trials and not after.waiting
-        return {trial.trial_id: (trial.job.beta, trial.job.lr) for trial in after.trials}
+        return {trial.trial_id: (trial.settings.beta, trial.settings.lr) for trial in after.trials}
 
     first = run(4)
     for beta, lr in first.values():

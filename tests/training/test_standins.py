@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from icu_ray.config import StandinConfig
-from icu_ray.data.examples import Columns
+from icu_ray.config import Columns, StandinConfig
 from icu_ray.data.synthetic import make_records
 from icu_ray.errors import UserError
 from icu_ray.models.loading import load_model

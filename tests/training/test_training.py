@@ -250,8 +250,8 @@ def test_adam_through_the_engine_follows_the_authors(shared: Path, lr: str) -> N
     from transformers import AutoModelForCausalLM
 
     from icu_ray import methods
-    from icu_ray.config import LossConfig
-    from icu_ray.data.examples import Columns, TokenRows
+    from icu_ray.config import Columns, LossConfig
+    from icu_ray.data.examples import TokenRows
     from icu_ray.methods.base import Batch
     from icu_ray.methods.module import UnlearningModule
     from icu_ray.methods.weights import batch_weights

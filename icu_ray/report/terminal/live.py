@@ -208,7 +208,7 @@ class LiveView:
                 age = duration(time.monotonic() - since)
                 if history:
                     last = history[-1]
-                    epoch = f"{last.epoch}/{trial.job.max_epochs}"
+                    epoch = f"{last.epoch}/{trial.settings.max_epochs}"
                     table.add_row(
                         trial.name, epoch, _percent(last.scores.ma), _percent(last.scores.el10), str(last.active), age
                     )

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from icu_ray.errors import without_secrets
-from icu_ray.plan.estimates import cost_of, error_said, load_prices
+from icu_ray.plan.budget import cost_of, load_prices
+from icu_ray.plan.estimate_correction import error_said
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE
 
@@ -40,9 +41,9 @@ def print_plan(plan: Plan, console: Console) -> None:
             trial.model.name,
             str(trial.sample),
             trial.label,
-            f"{trial.job.alpha:g}",
-            f"{trial.job.beta:g}",
-            f"{trial.job.lr:g}",
+            f"{trial.settings.alpha:g}",
+            f"{trial.settings.beta:g}",
+            f"{trial.settings.lr:g}",
             f"{trial.workers} {kind}",
             status.replace("_", " "),
             f"{trial.gpu_hours:.2f}" if trial.model.gpus else "-",
@@ -70,7 +71,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     evaluation = config.evaluation
     if evaluation.asked:
         names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
-        trained = sum(trial.job.max_epochs > 0 for trial in plan.trials)
+        trained = sum(trial.settings.max_epochs > 0 for trial in plan.trials)
         models = trained + len({trial.model.name for trial in plan.trials})
         console.print(f"Evaluated beside the trials: {names}, on {models} models.", markup=False)
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")

@@ -1,0 +1,39 @@
+"""The configs that come with the package, and which file a name means.
+
+config = load_config(find_config("table1"))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from icu_ray.errors import UserError, did_you_mean
+
+DEFAULT_CONFIG = "quickstart"
+
+
+def config_folder() -> Path:
+    """Where the shipped configs lie: inside an installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "tune_configs"
+    return inside if inside.is_dir() else package.parent / "tune_configs"
+
+
+def shipped_configs() -> list[str]:
+    """Names of the shipped configs, sorted."""
+    return sorted(path.stem for path in config_folder().glob("*.yaml"))
+
+
+def find_config(name: str | None) -> Path:
+    """A config file: a path, or the name of a shipped one ('paper', 'tune_configs/paper.yaml'); None: quickstart."""
+    given = Path(name or DEFAULT_CONFIG)
+    if given.is_file():
+        return given
+    shipped = config_folder() / f"{given.name.removesuffix('.yaml')}.yaml"
+    if shipped.is_file() and given.parent.name in ("", "tune_configs"):
+        return shipped
+    known = shipped_configs()
+    raise UserError(
+        f"config {given}: no such file{did_you_mean(given.stem, known)}; expected a YAML file, or one of the shipped "
+        f"configs: {', '.join(known)}"
+    )
