@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.config import SweepConfig
+from icu_ray.console.progress import Step
 from icu_ray.console.streaming import streamed
 from icu_ray.errors import UserError
 from icu_ray.evaluation.actors import Answered, Pool, Subject, default_pool
@@ -38,7 +39,6 @@ from icu_ray.storage.folders import remove
 from icu_ray.storage.results import ENDED_EARLY, TrialEvaluation, TrialResult
 from icu_ray.storage.store import Store, content_hash
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, write_evaluation
-from icu_ray.sweep.prepare import Step
 from icu_ray.trial.artefacts import model_key, pinned
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from icu_ray.config import ModelConfig, SweepConfig
-from icu_ray.console.progress import listening
+from icu_ray.console.progress import Step, listening
 from icu_ray.console.streaming import streamed
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.examples import Columns
@@ -43,21 +43,6 @@ RETRIES = 3
 """Times a piece is started anew after the death of its worker or node."""
 COPY_OVERLAP = 0.9
 """Share of a target's 10-grams from which its analogous text counts as a copy: learnt and unlearned at once."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """Progress of one piece of the preparation.
-
-    part: 0..1 of its stage, None while not known; 1 when all of the piece is done. stage: which of several, each with
-    a pace of its own. event: to be told in a log at once.
-    """
-
-    name: str
-    part: float | None
-    text: str
-    stage: str = ""
-    event: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from icu_ray.config.file import resolve_config
+from icu_ray.console.progress import Step
 from icu_ray.evaluation.suites import Options
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.plan.grid import Plan
@@ -19,7 +20,6 @@ from icu_ray.storage.results import Provenance, Scores, TrialResult
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, write_result
 from icu_ray.sweep import evaluation as sweep_evaluation
 from icu_ray.sweep.evaluation import SweepEvaluation, outstanding
-from icu_ray.sweep.prepare import Step
 from tests.support.evaluation_case import save_model, write_mirror_rows
 
 TASKS = ["hellaswag", "wow", "pile_icu"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import psutil
 
 from icu_ray.config.file import resolve_config
+from icu_ray.console.progress import Step
 from icu_ray.data.sources import check_data
 from icu_ray.plan.grid import Plan, make_plan
-from icu_ray.sweep.prepare import Step, prepare
+from icu_ray.sweep.prepare import prepare
 
 SAMPLES, CELLS = 2, 4
 
