@@ -5,7 +5,7 @@ this machine, in a folder of its own, reachable only with its own token, and gon
 killed. Everything Ray prints goes to a log file.
 
     with quiet(log_file) as terminal, connected() as cluster:
-        refuse_impossible(gangs, cluster.nodes())        # icu_ray/cluster/nodes.py
+        refuse_impossible(groups, cluster.nodes())        # icu_ray/cluster/nodes.py
 
 Importing this module imports neither Ray nor torch.
 """
@@ -49,7 +49,7 @@ _OWNER = "driver.pid"
 ENVIRONMENT: Mapping[str, str] = {
     # The controller looks after its workers this often; a report waits for its look (1.7 s at Ray's default of 2).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-    # Where nodes must first be started, a gang waits for them in Ray's queue rather than failing after a minute.
+    # Where nodes must first be started, a group of workers waits in Ray's queue rather than failing after a minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
     # A cloud's notice may come thirty seconds ahead; Ray's default is to look every five.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
@@ -84,7 +84,7 @@ _START_ENVIRONMENT: Mapping[str, str] = {
 }
 
 _LOCAL_SETTINGS = {
-    # Warm processes wait as long as it takes until a trial comes for them.
+    # The processes of the worker pool wait as long as it takes until a trial comes for them.
     "idle_worker_killing_time_threshold_ms": 10**8,
     "num_workers_soft_limit": 64,
     "prestart_worker_first_driver": False,
@@ -150,7 +150,7 @@ def _init(temp: Path | None, cpus: int | None, gpus: int | None) -> None:
             object_store_memory=_OBJECT_STORE_BYTES,
             runtime_env={
                 "env_vars": worker_environment(local=True),
-                "worker_process_setup_hook": "icu_ray.trial.worker_pool.warm_up",
+                "worker_process_setup_hook": "icu_ray.trial.worker_pool.preload",
             },
             _system_config=_LOCAL_SETTINGS,
             **common,
