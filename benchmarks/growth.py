@@ -35,8 +35,8 @@ from icu_ray.data.neighbours import Find, Neighbour, Search, candidates, exact_s
 from icu_ray.data.pairing import SHARD_ROWS
 from icu_ray.data.sources import check_data
 from icu_ray.plan.grid import Plan, make_plan
-from icu_ray.plan.schedule import Gang, Node, Placed, next_start
-from icu_ray.plan.trial import gang_of
+from icu_ray.plan.schedule import Node, Placed, WorkerGroup, next_start
+from icu_ray.plan.trial import worker_group_of
 from icu_ray.storage.results import Provenance, Scores, TrialResult
 from icu_ray.storage.trial_files import TrialPaths, write_result
 
@@ -110,12 +110,12 @@ def planning() -> list[dict[str, Any]]:
 def starting() -> list[dict[str, Any]]:
     """A cluster of 64 GPUs full of ones; a six heads the line and none of those behind it may pass."""
     nodes = [Node(f"n{number}", 64, 8) for number in range(8)]
-    running = [Placed(Gang(f"r{i}", 1, 5 + i, gpus=1.0), (f"n{i % 8}",), 0.0) for i in range(64)]
-    trial = gang_of(make_plan(sweep_of(1, "nowhere"), None).trials[0])
+    running = [Placed(WorkerGroup(f"r{i}", 1, 5 + i, gpus=1.0), (f"n{i % 8}",), 0.0) for i in range(64)]
+    trial = worker_group_of(make_plan(sweep_of(1, "nowhere"), None).trials[0])
     rows = []
     for cells in CELLS:
         waiting = [
-            Gang(f"{trial.trial}{number}", (6, 3, 1)[number % 3], 100.0 + number, gpus=1.0)
+            WorkerGroup(f"{trial.trial}{number}", (6, 3, 1)[number % 3], 100.0 + number, gpus=1.0)
             for number in range(6 * cells)
         ]
         seconds, placed = best_of(5, lambda waiting=waiting: next_start(waiting, running, nodes, 1.0))

@@ -9,7 +9,7 @@ the plan's overhead plus its epochs, an integer from the triangular distribution
 anew for each seed; the schedule is told the estimate (12 epochs) only.
 
 Makespans are given over `bound` = max(all GPU minutes / GPUs, longest trial), which knows the true durations, and over
-`packed`, which also knows that a gang stands on one node: three workers do not fit beside six on eight GPUs.
+`packed`, which also knows that a group stands on one node: three workers do not fit beside six on eight GPUs.
 
   ours       most work first (schedule.by_work), backfilling beside a reservation, best fit
   fifo       order of the config, and nobody passes the head of the line
@@ -39,40 +39,40 @@ from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
 from icu_ray.plan.estimates import EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES
 from icu_ray.plan.grid import make_plan
-from icu_ray.plan.schedule import Gang, Node, Placed, by_work, next_start, place
-from icu_ray.plan.trial import gang_of
+from icu_ray.plan.schedule import Node, Placed, WorkerGroup, by_work, next_start, place
+from icu_ray.plan.trial import worker_group_of
 
 NODE_GPUS = 8
 CLUSTERS = (8, 16, 64, 256)
 COSTS: Mapping[str, tuple[float, ...]] = {"plan": (), "slow": (0.196, 0.678, 0.704), "small": (1.0, 0.67, 0.5)}
 TABLE_I = "methods=[{name: icu}, {name: kumpr}, {name: po}, {name: kl}, {name: llmu}]"
 
-Decide = Callable[[Sequence[Gang], Sequence[Placed], Sequence[Node], float], Placed | None]
+Decide = Callable[[Sequence[WorkerGroup], Sequence[Placed], Sequence[Node], float], Placed | None]
 
 
-def grid(cost: str) -> list[Gang]:
-    """Gangs of Tables I and III in the order of the configs; a cell that stands in both runs once."""
+def grid(cost: str) -> list[WorkerGroup]:
+    """Worker groups of Tables I and III in the order of the configs; a cell that stands in both runs once."""
     minutes = [f"models.{number}.minutes_per_epoch={value}" for number, value in enumerate(COSTS[cost])]
-    gangs: dict[str, Gang] = {}
+    groups: dict[str, WorkerGroup] = {}
     for config, overrides in (("paper", [TABLE_I, *minutes]), ("paper_table3", minutes[:1])):
         loaded = load_config(find_config(config), [*overrides, "storage=nowhere"])
         # The plan puts the work first; by name is the order of writing as far as first-come order is concerned.
         sizes = {model.name: number for number, model in enumerate(loaded.models)}
         planned = sorted(make_plan(loaded, None).trials, key=lambda trial: (sizes[trial.model.name], trial.sample))
-        gangs.update((trial.trial_id, gang_of(trial)) for trial in planned)
-    return list(gangs.values())
+        groups.update((trial.trial_id, worker_group_of(trial)) for trial in planned)
+    return list(groups.values())
 
 
-def true_minutes(gangs: Sequence[Gang], seed: int) -> dict[str, float]:
+def true_minutes(groups: Sequence[WorkerGroup], seed: int) -> dict[str, float]:
     """A drawn duration for each trial."""
     draw = random.Random(seed)
-    epochs = {gang.trial: round(draw.triangular(4, 25, 7)) for gang in gangs}
+    epochs = {group.trial: round(draw.triangular(4, 25, 7)) for group in groups}
     start = TRIAL_OVERHEAD_MINUTES
-    return {gang.trial: start + (gang.minutes - start) * epochs[gang.trial] / EXPECTED_EPOCHS for gang in gangs}
+    return {group.trial: start + (group.minutes - start) * epochs[group.trial] / EXPECTED_EPOCHS for group in groups}
 
 
 def simulate(
-    line: Sequence[Gang], true: Mapping[str, float], nodes: Sequence[Node], decide: Decide
+    line: Sequence[WorkerGroup], true: Mapping[str, float], nodes: Sequence[Node], decide: Decide
 ) -> dict[str, tuple[float, float]]:
     """Start and end of every trial."""
     waiting, running, now = list(line), list[Placed](), 0.0
@@ -80,12 +80,12 @@ def simulate(
     told: dict[str, tuple[float, float]] = {}
     while waiting or running:
         while (placed := decide(waiting, running, nodes, now)) is not None:
-            waiting.remove(placed.gang)
+            waiting.remove(placed.group)
             running.append(placed)
-            told[placed.gang.trial] = (now, now + true[placed.gang.trial])
-            heapq.heappush(ends, (now + true[placed.gang.trial], placed.gang.trial))
+            told[placed.group.trial] = (now, now + true[placed.group.trial])
+            heapq.heappush(ends, (now + true[placed.group.trial], placed.group.trial))
         now, over = heapq.heappop(ends)
-        running = [each for each in running if each.gang.trial != over]
+        running = [each for each in running if each.group.trial != over]
     return told
 
 
@@ -93,50 +93,56 @@ def free(nodes: Sequence[Node], running: Sequence[Placed]) -> list[Node]:
     left = {node.name: node for node in nodes}
     for placed in running:
         for name in placed.nodes:
-            left[name] = left[name].without(placed.gang, 1)
+            left[name] = left[name].without(placed.group, 1)
     return list(left.values())
 
 
 def _starts(
-    waiting: Sequence[Gang], running: Sequence[Placed], nodes: Sequence[Node], now: float
+    waiting: Sequence[WorkerGroup], running: Sequence[Placed], nodes: Sequence[Node], now: float
 ) -> Iterator[Placed | None]:
     """For each waiting trial in turn: started where it fits, None where it does not."""
     room, known = free(nodes, running), dict[int, tuple[str, ...] | None]()
-    for gang in waiting:
-        if gang.workers not in known:
-            known[gang.workers] = place(gang, room, NODE_GPUS)
-        spot = known[gang.workers]
-        yield None if spot is None else Placed(gang, spot, now)
+    for group in waiting:
+        if group.workers not in known:
+            known[group.workers] = place(group, room, NODE_GPUS)
+        spot = known[group.workers]
+        yield None if spot is None else Placed(group, spot, now)
 
 
-def fifo(waiting: Sequence[Gang], running: Sequence[Placed], nodes: Sequence[Node], now: float) -> Placed | None:
+def fifo(waiting: Sequence[WorkerGroup], running: Sequence[Placed], nodes: Sequence[Node], now: float) -> Placed | None:
     return next(_starts(waiting, running, nodes, now), None)
 
 
-def first_fit(waiting: Sequence[Gang], running: Sequence[Placed], nodes: Sequence[Node], now: float) -> Placed | None:
+def first_fit(
+    waiting: Sequence[WorkerGroup], running: Sequence[Placed], nodes: Sequence[Node], now: float
+) -> Placed | None:
     return next((started for started in _starts(waiting, running, nodes, now) if started is not None), None)
 
 
-def on_roomiest(waiting: Sequence[Gang], running: Sequence[Placed], nodes: Sequence[Node], now: float) -> Placed | None:
+def on_roomiest(
+    waiting: Sequence[WorkerGroup], running: Sequence[Placed], nodes: Sequence[Node], now: float
+) -> Placed | None:
     """The schedule's choice of trial; the place as Ray's PACK finds it: the first worker where most is left."""
     placed = next_start(waiting, running, nodes, now)
     if placed is None:
         return None
     spot: list[str] = []
     for node in sorted(free(nodes, running), key=lambda node: -node.gpus):
-        spot += [node.name] * min(node.holds(placed.gang), placed.gang.workers - len(spot))
+        spot += [node.name] * min(node.holds(placed.group), placed.group.workers - len(spot))
     return replace(placed, nodes=tuple(spot))
 
 
-def bounds(gangs: Sequence[Gang], true: Mapping[str, float], nodes: int) -> tuple[float, float]:
+def bounds(groups: Sequence[WorkerGroup], true: Mapping[str, float], nodes: int) -> tuple[float, float]:
     """(bound, packed): what no schedule can beat, without and with nodes.
 
     packed counts a trial by dual feasible functions of its share x of a node (Fekete and Schepers 2001, u^(k)): x
     itself where (k + 1) x is whole, else floor((k + 1) x) / k; together on one node these never exceed 1.
     """
     longest = max(true.values())
-    work = sum(true[gang.trial] * gang.workers for gang in gangs) / (nodes * NODE_GPUS)
-    packed = max(sum(true[gang.trial] * _share(gang.workers, k) for gang in gangs) / nodes for k in range(1, NODE_GPUS))
+    work = sum(true[group.trial] * group.workers for group in groups) / (nodes * NODE_GPUS)
+    packed = max(
+        sum(true[group.trial] * _share(group.workers, k) for group in groups) / nodes for k in range(1, NODE_GPUS)
+    )
     return max(work, longest), max(work, longest, packed)
 
 
@@ -150,8 +156,8 @@ def measure(cost: str, gpus: int, seeds: int) -> list[dict[str, Any]]:
     written = grid(cost)
     nodes = [Node(f"n{number}", 64, NODE_GPUS) for number in range(gpus // NODE_GPUS)]
     ours = sorted(written, key=by_work)
-    longest = sorted(written, key=lambda gang: (-gang.minutes, -gang.workers))
-    policies: dict[str, tuple[Sequence[Gang], Decide]] = {
+    longest = sorted(written, key=lambda group: (-group.minutes, -group.workers))
+    policies: dict[str, tuple[Sequence[WorkerGroup], Decide]] = {
         "ours": (ours, next_start),
         "fifo": (written, fifo),
         "first fit": (written, first_fit),
@@ -165,7 +171,7 @@ def measure(cost: str, gpus: int, seeds: int) -> list[dict[str, Any]]:
         limits.append(bounds(written, true, len(nodes)))
         for name, (line, decide) in policies.items():
             spans[name].append(makespan(simulate(line, true, nodes, decide)))
-        told = [replace(gang, minutes=true[gang.trial]) for gang in written]
+        told = [replace(group, minutes=true[group.trial]) for group in written]
         spans["told"].append(makespan(simulate(sorted(told, key=by_work), true, nodes, next_start)))
     rows = []
     for name, values in spans.items():
@@ -195,9 +201,9 @@ def starving(gpus: int) -> dict[str, Any]:
     """When a trial of six starts that stands behind a full cluster's load of small ones and before ten times that."""
     nodes = [Node(f"n{number}", 64, NODE_GPUS) for number in range(gpus // NODE_GPUS)]
     draw = random.Random(0)
-    small = [Gang(f"s{number}", 1, draw.uniform(5, 15), gpus=1.0) for number in range(11 * gpus)]
-    line = [*small[:gpus], Gang("six", 6, 30, gpus=1.0), *small[gpus:]]
-    true = {gang.trial: gang.minutes for gang in line}
+    small = [WorkerGroup(f"s{number}", 1, draw.uniform(5, 15), gpus=1.0) for number in range(11 * gpus)]
+    line = [*small[:gpus], WorkerGroup("six", 6, 30, gpus=1.0), *small[gpus:]]
+    true = {group.trial: group.minutes for group in line}
     ours, other = simulate(line, true, nodes, next_start), simulate(line, true, nodes, first_fit)
     blocked = simulate(line, true, nodes, fifo)
     return {

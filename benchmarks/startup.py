@@ -69,7 +69,7 @@ def run_plain(folder: Path, trials: int) -> float:
     tasks = {
         t.trial_id: TrialTask(
             t,
-            prepared.ingredients["small", 0],
+            prepared.artefacts["small", 0],
             str(folder),
             "plain",
             store,

@@ -1,6 +1,6 @@
 """What this machine, a cluster, or an autoscaler could ever hold; what could never be placed is refused.
 
-    refuse_impossible(gangs, cluster_nodes(config.resources.node_types))
+    refuse_impossible(groups, cluster_nodes(config.resources.node_types))
 
 Importing this module does not import Ray.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError
-from icu_ray.plan.schedule import NO_LIMITS, Gang, Limits, Node, most_workers
+from icu_ray.plan.schedule import NO_LIMITS, Limits, Node, WorkerGroup, most_workers
 
 if TYPE_CHECKING:
     from icu_ray.config import NodeTypeConfig
@@ -83,15 +83,15 @@ def possible_nodes(
     return found
 
 
-def refuse_impossible(gangs: Mapping[str, Gang], nodes: Sequence[Node], limits: Limits = NO_LIMITS) -> None:
-    """UserError when the cluster can never hold the gang of a model, by name."""
-    for name, gang in gangs.items():
-        most = most_workers(gang, nodes, limits)
-        if most < gang.workers:
-            size = f"{gang.cpus:g} CPU" + (f" and {gang.gpus:g} GPU" if gang.gpus else "")
+def refuse_impossible(groups: Mapping[str, WorkerGroup], nodes: Sequence[Node], limits: Limits = NO_LIMITS) -> None:
+    """UserError when the cluster can never hold the worker group of a model, by name."""
+    for name, group in groups.items():
+        most = most_workers(group, nodes, limits)
+        if most < group.workers:
+            size = f"{group.cpus:g} CPU" + (f" and {group.gpus:g} GPU" if group.gpus else "")
             bound = "" if limits.workers is None else f", and resources.max_workers is {limits.workers}"
             raise UserError(
-                f"models: {name}: needs {gang.workers} workers of {size} each at one time, but the cluster can never "
+                f"models: {name}: needs {group.workers} workers of {size} each at one time, but the cluster can never "
                 f"give more than {most} ({_described(nodes)}{bound}); lower workers or gpus_per_worker of the model, "
                 "or use a larger cluster (RAY_ADDRESS); what an autoscaler may add is told under resources.node_types"
             )

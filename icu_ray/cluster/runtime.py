@@ -5,7 +5,7 @@ this machine, in a folder of its own, reachable only with its own token, and gon
 killed.
 
     with connected() as cluster:
-        refuse_impossible(gangs, cluster.nodes())        # icu_ray/cluster/nodes.py
+        refuse_impossible(groups, cluster.nodes())        # icu_ray/cluster/nodes.py
 
 Importing this module imports neither Ray nor torch.
 """
@@ -43,7 +43,7 @@ _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in a submitted job's driver."""
 
 _LOCAL_SETTINGS = {
-    # Warm processes wait as long as it takes until a trial comes for them.
+    # The processes of the worker pool wait as long as it takes until a trial comes for them.
     "idle_worker_killing_time_threshold_ms": 10**8,
     "num_workers_soft_limit": 64,
     "prestart_worker_first_driver": False,
@@ -108,7 +108,7 @@ def _start_or_join(temp: Path | None, cpus: int | None, gpus: int | None) -> Non
             object_store_memory=_OBJECT_STORE_BYTES,
             runtime_env={
                 "env_vars": worker_environment(local=True),
-                "worker_process_setup_hook": "icu_ray.trial.worker_pool.warm_up",
+                "worker_process_setup_hook": "icu_ray.trial.worker_pool.preload",
             },
             _system_config=_LOCAL_SETTINGS,
             **common,

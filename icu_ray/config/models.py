@@ -48,7 +48,7 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings."""
     workers: Count = 1
-    """Training workers of one trial, placed together as a gang."""
+    """Training workers of one trial, placed together as one group."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Default: 0 for stand-ins, 1 otherwise. Never part of a trial's identity."""
     cpus_per_worker: Count = 1

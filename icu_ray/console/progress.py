@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeAlias
 
 Listener: TypeAlias = Callable[[str, float | None], None]
@@ -57,6 +58,21 @@ def listening(hears: Listener, every: float = EVERY_SECONDS) -> Iterator[None]:
         yield
     finally:
         _listener.reset(token)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of one piece of a sweep's shared work, such as a stand-in, the pairs or the evaluation.
+
+    part: 0..1 of its stage, None while not known; 1 when all of the piece is done. stage: which of several, each with
+    a pace of its own. event: to be told in a log at once.
+    """
+
+    name: str
+    part: float | None
+    text: str
+    stage: str = ""
+    event: bool = False
 
 
 class Clock:

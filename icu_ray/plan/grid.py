@@ -19,9 +19,9 @@ from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.models.fingerprints import model_fingerprint
 from icu_ray.plan.estimate_correction import corrected
-from icu_ray.plan.schedule import Gang, by_work
+from icu_ray.plan.schedule import WorkerGroup, by_work
 from icu_ray.plan.search_objective import middle_of
-from icu_ray.plan.trial import DONE, Trial, gang_of, trial_of
+from icu_ray.plan.trial import DONE, Trial, trial_of, worker_group_of
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, read_sweep, trial_ids
 
 _READERS = 16
@@ -83,7 +83,7 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
                     trials[trial.trial_id] = trial
     _refuse_equal_names(trials.values())
     with_status = corrected(_with_statuses(trials, config))
-    ordered = sorted(with_status, key=lambda trial: by_work(gang_of(trial)))
+    ordered = sorted(with_status, key=lambda trial: by_work(worker_group_of(trial)))
     return Plan(config, tuple(ordered), data, provisional)
 
 
@@ -105,10 +105,10 @@ def trials_now(plan: Plan) -> tuple[Trial, ...]:
     return plan.trials if plan.config.search is None else make_plan(plan.config, plan.data).trials
 
 
-def claims_of(plan: Plan, trials: Iterable[Trial]) -> dict[str, Gang]:
-    """The gang of each model among these trials, and of those that a search will choose."""
+def claims_of(plan: Plan, trials: Iterable[Trial]) -> dict[str, WorkerGroup]:
+    """The worker group of each model among these trials, and of those that a search will choose."""
     coming = () if plan.config.search is None or not plan.open_trials else (coming_trial(plan),)
-    return {trial.model.name: gang_of(trial) for trial in (*trials, *coming)}
+    return {trial.model.name: worker_group_of(trial) for trial in (*trials, *coming)}
 
 
 def coming_trial(plan: Plan) -> Trial:

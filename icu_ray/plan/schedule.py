@@ -1,15 +1,15 @@
-"""Which trial starts next: gangs of 1, 3 and 6 workers on nodes, neither starving nor oversubscribing.
+"""Which trial starts next: groups of 1, 3 and 6 workers on nodes, neither starving nor oversubscribing.
 
-Trials wait in the plan's order. The first of the line starts as soon as its gang fits; while it does not fit, the
+Trials wait in the plan's order. The first of the line starts as soon as its group fits; while it does not fit, the
 earliest time at which it will (by the estimated ends of what runs) is reserved for it, and a later trial may start
 only if it fits now and leaves that time untouched: because it is over by then, or because the first of the line fits
 beside it (EASY backfilling, Lifka 1995, with nodes). Estimates that were too short delay the head of the line by no
 more than those trials overrun, for nothing that could stand in its way is let past it once its reserved time has come.
 
-The plan's order is by work (`by_work`): a gang of six leaves a node of eight to trials of one, which fill the gaps
-later, and the other way round it would be the gangs that wait for a whole node at the end.
+The plan's order is by work (`by_work`): a group of six leaves a node of eight to trials of one, which fill the gaps
+later, and the other way round it would be the groups that wait for a whole node at the end.
 
-A gang stands on one node whenever a node is large enough for it, as Ray's PACK strategy places it, and on as few as
+A group stands on one node whenever a node is large enough for it, as Ray's PACK strategy places it, and on as few as
 possible otherwise. Nothing here knows Ray: the caller tells what runs where and what the nodes can hold.
 
     placed = next_start(waiting, running, nodes, now=12.5)     # minutes; None while nothing may start
@@ -25,7 +25,7 @@ _SOON = 1e-6  # a trial that has outlived its estimate is taken to end next
 
 
 @dataclass(frozen=True)
-class Gang:
+class WorkerGroup:
     """A trial's claim: `workers` equal workers that start together, for about `minutes`."""
 
     trial: str
@@ -40,9 +40,9 @@ class Gang:
         return self.workers, self.cpus, self.gpus
 
 
-def by_work(gang: Gang) -> tuple[float, float]:
+def by_work(group: WorkerGroup) -> tuple[float, float]:
     """Sorting key of the line: most GPU minutes (CPU minutes without GPUs) first, of equals the longer one."""
-    return -gang.workers * (gang.gpus or gang.cpus) * gang.minutes, -gang.minutes
+    return -group.workers * (group.gpus or group.cpus) * group.minutes, -group.minutes
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,17 @@ class Node:
     cpus: float
     gpus: float = 0.0
 
-    def holds(self, gang: Gang) -> int:
-        """Workers of `gang` that fit here."""
+    def holds(self, group: WorkerGroup) -> int:
+        """Workers of `group` that fit here."""
         # Claims are sums of decimal fractions; the small term keeps 3 * 0.1 from missing 0.3.
-        fits = [int(have / need + 1e-9) for have, need in ((self.cpus, gang.cpus), (self.gpus, gang.gpus)) if need > 0]
-        return max(0, min(fits, default=gang.workers))
+        fits = [
+            int(have / need + 1e-9) for have, need in ((self.cpus, group.cpus), (self.gpus, group.gpus)) if need > 0
+        ]
+        return max(0, min(fits, default=group.workers))
 
-    def without(self, gang: Gang, workers: int) -> Node:
-        """This node after `workers` of `gang` have taken their share."""
-        return Node(self.name, self.cpus - workers * gang.cpus, self.gpus - workers * gang.gpus)
+    def without(self, group: WorkerGroup, workers: int) -> Node:
+        """This node after `workers` of `group` have taken their share."""
+        return Node(self.name, self.cpus - workers * group.cpus, self.gpus - workers * group.gpus)
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,18 @@ class Placed:
     nodes is empty while the cluster has not said where the workers stand; they are then counted where they fit best.
     """
 
-    gang: Gang
+    group: WorkerGroup
     nodes: tuple[str, ...]
     since: float
 
     @property
     def node(self) -> str | None:
-        """The one node of the whole gang; None where it stands on several, or nobody knows where."""
+        """The one node of the whole group; None where it stands on several, or nobody knows where."""
         return self.nodes[0] if len(set(self.nodes)) == 1 else None
 
     def ends(self, now: float) -> float:
         """Estimated end, never in the past."""
-        return max(self.since + self.gang.minutes, now + _SOON)
+        return max(self.since + self.group.minutes, now + _SOON)
 
 
 @dataclass(frozen=True)
@@ -92,49 +94,49 @@ class Limits:
     workers: int | None = None
     trials: int | None = None
 
-    def allow(self, running: Iterable[Gang], gang: Gang) -> bool:
-        """Whether `gang` may run beside `running`."""
-        gangs = [*running, gang]
-        return (self.workers is None or sum(g.workers for g in gangs) <= self.workers) and (
-            self.trials is None or len(gangs) <= self.trials
+    def allow(self, running: Iterable[WorkerGroup], group: WorkerGroup) -> bool:
+        """Whether `group` may run beside `running`."""
+        groups = [*running, group]
+        return (self.workers is None or sum(g.workers for g in groups) <= self.workers) and (
+            self.trials is None or len(groups) <= self.trials
         )
 
 
 NO_LIMITS = Limits()
 
 
-def most_workers(gang: Gang, nodes: Iterable[Node], limits: Limits = NO_LIMITS) -> int:
-    """Workers like those of `gang` that the empty cluster could ever give at one time."""
-    total = sum(node.holds(gang) for node in nodes)
+def most_workers(group: WorkerGroup, nodes: Iterable[Node], limits: Limits = NO_LIMITS) -> int:
+    """Workers like those of `group` that the empty cluster could ever give at one time."""
+    total = sum(node.holds(group) for node in nodes)
     return total if limits.workers is None else min(total, limits.workers)
 
 
-def places(gang: Gang, free: Sequence[Node], largest: int | None = None) -> Iterator[tuple[str, ...]]:
-    """Every way to put the gang into what is free, best first: one node name for each worker.
+def places(group: WorkerGroup, free: Sequence[Node], largest: int | None = None) -> Iterator[tuple[str, ...]]:
+    """Every way to put the group into what is free, best first: one node name for each worker.
 
-    largest: workers of the gang that the roomiest empty node holds; a gang that fits on such a node is not spread
-    over several. Best fit: the node that has the least room left for the gang comes first, so that large holes stay
+    largest: workers of the group that the roomiest empty node holds; a group that fits on such a node is not spread
+    over several. Best fit: the node that has the least room left for the group comes first, so that large holes stay
     whole.
     """
-    rooms = [(node.holds(gang), number) for number, node in enumerate(free)]
-    whole = sorted((room, number) for room, number in rooms if room >= gang.workers)
-    if whole or (largest is not None and largest >= gang.workers):
-        yield from ((free[number].name,) * gang.workers for _, number in whole)
+    rooms = [(node.holds(group), number) for number, node in enumerate(free)]
+    whole = sorted((room, number) for room, number in rooms if room >= group.workers)
+    if whole or (largest is not None and largest >= group.workers):
+        yield from ((free[number].name,) * group.workers for _, number in whole)
         return
     names: list[str] = []
     for room, number in sorted(rooms, key=lambda item: (-item[0], item[1])):
-        names += [free[number].name] * min(room, gang.workers - len(names))
-    if len(names) == gang.workers:
+        names += [free[number].name] * min(room, group.workers - len(names))
+    if len(names) == group.workers:
         yield tuple(names)
 
 
-def place(gang: Gang, free: Sequence[Node], largest: int | None = None) -> tuple[str, ...] | None:
-    """The best of `places`, None where the gang does not fit."""
-    return next(places(gang, free, largest), None)
+def place(group: WorkerGroup, free: Sequence[Node], largest: int | None = None) -> tuple[str, ...] | None:
+    """The best of `places`, None where the group does not fit."""
+    return next(places(group, free, largest), None)
 
 
 def next_start(
-    waiting: Sequence[Gang],
+    waiting: Sequence[WorkerGroup],
     running: Sequence[Placed],
     nodes: Sequence[Node],
     now: float,
@@ -142,7 +144,7 @@ def next_start(
 ) -> Placed | None:
     """The trial of `waiting` (in order) that starts now, with its place; None while none may.
 
-    Call it again after each start: it decides one at a time. A gang that the cluster can never hold is passed over,
+    Call it again after each start: it decides one at a time. A group that the cluster can never hold is passed over,
     so that it blocks nobody; `most_workers` finds those before anything starts. The time of a call grows with the
     number of waiting trials only by a look at each.
     """
@@ -157,18 +159,18 @@ def next_start(
         return Placed(head, spot, now)
     reserved = _reserve(head, settled, board, now)
     staying = [p for p in settled if p.ends(now) > reserved]
-    # Where a gang may stand for a while, and where for as long as it likes, is the same for all of one shape.
+    # Where a group may stand for a while, and where for as long as it likes, is the same for all of one shape.
     known: dict[tuple[int, float, float], tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {}
-    for gang in line:
-        if gang.shape not in known:
-            spots = list(board.spots(gang, settled))
-            beside = (s for s in spots if board.fits(head, [*staying, Placed(gang, s, now)]))
-            known[gang.shape] = spots[0] if spots else None, next(beside, None)
-        soon, beside_head = known[gang.shape]
-        if soon is not None and Placed(gang, soon, now).ends(now) <= reserved:
-            return Placed(gang, soon, now)
+    for group in line:
+        if group.shape not in known:
+            spots = list(board.spots(group, settled))
+            beside = (s for s in spots if board.fits(head, [*staying, Placed(group, s, now)]))
+            known[group.shape] = spots[0] if spots else None, next(beside, None)
+        soon, beside_head = known[group.shape]
+        if soon is not None and Placed(group, soon, now).ends(now) <= reserved:
+            return Placed(group, soon, now)
         if beside_head is not None:
-            return Placed(gang, beside_head, now)
+            return Placed(group, beside_head, now)
     return None
 
 
@@ -179,14 +181,14 @@ class _Board:
     nodes: Sequence[Node]
     limits: Limits
 
-    def possible(self, waiting: Sequence[Gang]) -> Iterator[Gang]:
+    def possible(self, waiting: Sequence[WorkerGroup]) -> Iterator[WorkerGroup]:
         """Those of `waiting` that the empty cluster could hold."""
         known: dict[tuple[int, float, float], bool] = {}
-        for gang in waiting:
-            if gang.shape not in known:
-                known[gang.shape] = most_workers(gang, self.nodes, self.limits) >= gang.workers
-            if known[gang.shape]:
-                yield gang
+        for group in waiting:
+            if group.shape not in known:
+                known[group.shape] = most_workers(group, self.nodes, self.limits) >= group.workers
+            if known[group.shape]:
+                yield group
 
     def settle(self, running: Sequence[Placed]) -> list[Placed]:
         """`running` with every trial on nodes of the board; those whose place is unknown stand where they fit."""
@@ -196,8 +198,8 @@ class _Board:
             if placed.nodes and set(placed.nodes) <= names:
                 continue
             # No room at all: the nodes it was promised are gone, and it waits in Ray's own queue without taking any.
-            spot = place(placed.gang, self.free(settled)) or ()
-            settled.append(Placed(placed.gang, spot, placed.since))
+            spot = place(placed.group, self.free(settled)) or ()
+            settled.append(Placed(placed.group, spot, placed.since))
         return settled
 
     def free(self, running: Iterable[Placed]) -> list[Node]:
@@ -205,21 +207,21 @@ class _Board:
         left = {node.name: node for node in self.nodes}
         for placed in running:
             for name in set(placed.nodes):
-                left[name] = left[name].without(placed.gang, placed.nodes.count(name))
+                left[name] = left[name].without(placed.group, placed.nodes.count(name))
         return list(left.values())
 
-    def spots(self, gang: Gang, running: Sequence[Placed]) -> Iterator[tuple[str, ...]]:
-        """Where `gang` could stand beside `running`, best first."""
-        if self.limits.allow((p.gang for p in running), gang):
-            largest = max(node.holds(gang) for node in self.nodes)
-            yield from places(gang, self.free(running), largest)
+    def spots(self, group: WorkerGroup, running: Sequence[Placed]) -> Iterator[tuple[str, ...]]:
+        """Where `group` could stand beside `running`, best first."""
+        if self.limits.allow((p.group for p in running), group):
+            largest = max(node.holds(group) for node in self.nodes)
+            yield from places(group, self.free(running), largest)
 
-    def fits(self, gang: Gang, running: Sequence[Placed]) -> bool:
+    def fits(self, group: WorkerGroup, running: Sequence[Placed]) -> bool:
         """Whether there is such a place."""
-        return next(self.spots(gang, running), None) is not None
+        return next(self.spots(group, running), None) is not None
 
 
-def _reserve(head: Gang, running: Sequence[Placed], board: _Board, now: float) -> float:
+def _reserve(head: WorkerGroup, running: Sequence[Placed], board: _Board, now: float) -> float:
     """The earliest estimated time at which `head` fits."""
     ends = sorted({p.ends(now) for p in running})
     if not ends:

@@ -16,7 +16,7 @@ from icu_ray import methods
 from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_minutes
-from icu_ray.plan.schedule import Gang
+from icu_ray.plan.schedule import WorkerGroup
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.store import content_hash
 
@@ -52,7 +52,7 @@ class Trial:
 
     @property
     def workers(self) -> int:
-        """Training workers, placed as a gang."""
+        """Training workers, placed as one group."""
         return self.model.workers
 
     @property
@@ -178,7 +178,7 @@ def _standin_corpus(model: ModelConfig, data: DataCheck | None) -> dict[str, Any
     return {} if model.standin is None else {"corpus": None if data is None else data.fingerprint}
 
 
-def gang_of(trial: Trial) -> Gang:
+def worker_group_of(trial: Trial) -> WorkerGroup:
     """What a trial claims."""
     model = trial.model
-    return Gang(trial.trial_id, model.workers, trial.minutes, float(model.cpus_per_worker), float(model.gpus))
+    return WorkerGroup(trial.trial_id, model.workers, trial.minutes, float(model.cpus_per_worker), float(model.gpus))

@@ -187,7 +187,7 @@ def _unevaluated(plan: Plan) -> tuple[Trial, ...]:
     """Trials of earlier runs that still lack an evaluation."""
     if not plan.config.evaluation.asked:
         return ()
-    from icu_ray.sweep.evaluation import outstanding
+    from icu_ray.sweep.trial_evaluation import outstanding
 
     return outstanding(plan)
 

@@ -1,9 +1,9 @@
 """A search in place of a grid: a Tune searcher chooses each trial's weights and learning rate, ASHA ends the poor ones.
 
-    gate = SearchGate(plan, make_searcher(config.search), on_new, nodes, limits, ...)
-    tune.TuneConfig(search_alg=gate, scheduler=scheduler(config), ...)
+    queue = SearchQueue(plan, make_searcher(config.search), nodes, limits, events)
+    tune.TuneConfig(search_alg=queue, scheduler=scheduler(config), ...)
 
-The gate starts a trial when its gang fits, as for a grid, and only then asks what it should be: by then the most is
+The queue starts a trial when its workers fit, as for a grid, and only then asks what it should be: by then the most is
 known. Trials of earlier runs are told to the searcher first. Needs Ray; plan/search_objective.py: what is maximised.
 """
 
@@ -20,11 +20,12 @@ from ray.tune.search import Searcher
 from icu_ray.config import SearchConfig, SweepConfig
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, coming_trial, searched_trial
-from icu_ray.plan.schedule import next_start
+from icu_ray.plan.schedule import Limits, Node, next_start
 from icu_ray.plan.search_objective import OBJECTIVE, objective_of
-from icu_ray.plan.trial import Trial, gang_of
+from icu_ray.plan.trial import Trial, worker_group_of
 from icu_ray.storage.trial_files import TrialPaths, read_result
-from icu_ray.sweep.trial_queue import Gate
+from icu_ray.sweep.trial_events import SearchEvents
+from icu_ray.sweep.trial_queue import TrialQueue
 
 log = logging.getLogger(__name__)
 _DRAWS = 100
@@ -102,17 +103,22 @@ def scheduler(config: SweepConfig) -> TrialScheduler | None:
     )
 
 
-class SearchGate(Gate):
-    """A gate whose trials are made when there is room for one.
+class SearchQueue(TrialQueue):
+    """A queue whose trials are made when there is room for one."""
 
-    on_new: told a trial before it can start; returns what Tune is to hand to it. Other arguments as Gate's.
-    """
-
-    def __init__(self, plan: Plan, searcher: Searcher, on_new: Callable[[Trial], Any], *arguments: Any) -> None:
-        super().__init__(plan.waiting, *arguments)
+    def __init__(
+        self,
+        plan: Plan,
+        searcher: Searcher,
+        nodes: Callable[[], tuple[Node, ...]],
+        limits: Limits,
+        events: SearchEvents,
+    ) -> None:
+        super().__init__(plan.waiting, nodes, limits, events)
         assert plan.config.search is not None
         self._search = plan.config.search
-        self.plan, self._chooser, self._on_new = plan, searcher, on_new  # `searcher` is a name that Tune looks into
+        self.plan, self._search_events = plan, events
+        self._chooser = searcher  # `searcher` is a name that Tune looks into
         self._left = plan.open_trials
         self._known = {trial.trial_id: trial for trial in plan.trials}
         self._keys: dict[str, str] = {}
@@ -142,10 +148,10 @@ class SearchGate(Gate):
         return objective_of(result.after, result.before, trial.settings.stop)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """As Gate's; makes the next trial when one would fit."""
-        if self._left > 0 and not self._waiting and not self._stopped() and self._fits():
+        """As TrialQueue's; makes the next trial when one would fit."""
+        if self._left > 0 and not self._waiting and self._events.may_start() and self._fits():
             self._make()
-        if self._left > 0 and not self._waiting and not self._stopped():
+        if self._left > 0 and not self._waiting and self._events.may_start():
             return None
         suggestion = super().suggest(trial_id)
         if isinstance(suggestion, dict) and suggestion["trial_id"] in self._handed:
@@ -154,9 +160,9 @@ class SearchGate(Gate):
 
     def _fits(self) -> bool:
         self._refresh()
-        gang = gang_of(coming_trial(self.plan))
+        group = worker_group_of(coming_trial(self.plan))
         return (
-            next_start([gang], list(self._running.values()), self._seen[1], self._minutes(), self._limits) is not None
+            next_start([group], list(self._running.values()), self._seen[1], self._minutes(), self._limits) is not None
         )
 
     def _make(self) -> None:
@@ -174,8 +180,8 @@ class SearchGate(Gate):
                 self._left -= 1
                 self._known[trial.trial_id] = trial
                 self._keys[trial.trial_id] = key
-                self._handed[trial.trial_id] = self._on_new(trial)
-                self._waiting.append(gang_of(trial))
+                self._handed[trial.trial_id] = self._search_events.chosen(trial)
+                self._waiting.append(worker_group_of(trial))
                 return
             known = self._value(trial)
             self._chooser.on_trial_complete(key, None if known is None else {OBJECTIVE: known}, error=known is None)
@@ -183,10 +189,10 @@ class SearchGate(Gate):
         self._left = 0
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """An epoch is over, or a gang has started."""
+        """An epoch is over, or a worker group has started."""
         super().on_trial_result(trial_id, result)
         placed = self._running.get(trial_id)
-        key = None if placed is None else self._keys.get(placed.gang.trial)
+        key = None if placed is None else self._keys.get(placed.group.trial)
         if key is not None and OBJECTIVE in result:
             self._chooser.on_trial_result(key, dict(result))
 
@@ -194,9 +200,9 @@ class SearchGate(Gate):
         """Tell the searcher what became of it, once its result lies in storage."""
         placed = self._running.get(trial_id)
         super().on_trial_complete(trial_id, result, error)
-        if placed is None or placed.gang in self._waiting:  # it goes on
+        if placed is None or placed.group in self._waiting:  # it goes on
             return
-        ended = self._known[placed.gang.trial]
+        ended = self._known[placed.group.trial]
         key = self._keys.get(ended.trial_id)
         if key is None:  # chosen by an earlier run
             self._tell_earlier(ended)

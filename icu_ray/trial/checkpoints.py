@@ -1,21 +1,29 @@
-"""A trial's checkpoints as they lie in storage: the newest that is whole, and Ray's list of them.
+"""A trial's checkpoints: the newest whole one in storage, Ray's list of them, and room for the next.
 
 with newest_checkpoint(paths) as folder: ...
+with scratch_folder() as folder:
+    save(folder); check_room(paths, folder)         # then Ray uploads it
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
+import os
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from icu_ray.storage.files import join, list_dir, read_bytes
+from icu_ray.storage.files import join, list_dir, local_path, read_bytes
 from icu_ray.storage.folders import fetched, remove
 from icu_ray.storage.trial_files import TrialPaths
 
 log = logging.getLogger(__name__)
+_SCRATCH = f"icu_ray_checkpoint_{socket.gethostname()}_"
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
@@ -55,3 +63,37 @@ def drop_broken_snapshot(paths: TrialPaths) -> None:
     if broken:
         log.warning("%s is damaged; the trial's checkpoints are looked for without it", url)
         remove(url)
+
+
+def check_room(paths: TrialPaths, folder: Path) -> None:
+    """OSError (ENOSPC, EROFS) when a local storage has no room for a copy of `folder`, or is read-only."""
+    root = local_path(paths.root)
+    if root is None:
+        return
+    needed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if shutil.disk_usage(root).free < max(needed, 1):
+        raise OSError(errno.ENOSPC, f"no room for {needed} bytes", str(root))
+    if os.statvfs(root).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, "mounted read-only", str(root))
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder of this machine for a checkpoint on its way to storage; those that killed workers left are removed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        try:
+            os.kill(int(left.name.removeprefix(_SCRATCH).split("_")[0]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            continue  # another user's
+    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}_") as folder:
+        yield Path(folder)
+
+
+def sign_of_progress(paths: TrialPaths) -> bytes | None:
+    """What a trial has told of its epochs; OSError while storage has no room for another checkpoint like the last."""
+    folder = local_path(paths.checkpoint)
+    known = sorted(folder.glob("checkpoint_2*")) if folder is not None else []
+    check_room(paths, known[-1] if known else Path(os.devnull))
+    return read_bytes(paths.events)

@@ -1,6 +1,6 @@
 """What a trial is told, and how it is described in storage: its spec, and the result of one that could not end.
 
-task = TrialTask(trial, ingredients, ...); start_trial(task.paths, spec_of(trial, provenance))
+task = TrialTask(trial, artefact_keys, ...); start_trial(task.paths, spec_of(trial, provenance))
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import Provenance, TrialResult, TrialSpec
 from icu_ray.storage.trial_files import TrialPaths, read_events, write_result
-from icu_ray.trial.artefacts import Ingredients
+from icu_ray.trial.artefacts import ArtefactKeys
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class TrialTask:
     """All that a trial is told. storage and store are absolute: workers have another working directory."""
 
     trial: Trial
-    ingredients: Ingredients
+    artefacts: ArtefactKeys
     storage: str
     sweep: str
     store: str

@@ -1,8 +1,8 @@
 """One trial on the cluster: Tune's trainable, and the Ray Train worker group in it.
 
-The trainable writes spec.json, runs a gang of workers and survives whatever happens to them: a lost worker or node is
+The trainable writes spec.json, runs a group of workers and survives whatever happens to them: a lost worker or node is
 replaced and goes on from the last checkpoint (`resources.retries` times), everything else becomes result.json with
-status 'failed' and the reason. What runs on the workers, and what they write, is told in `trial_worker`.
+status 'failed' and the reason. What runs on the workers, and what they write, is told in trial/worker.py.
 
 A run is found again by its folder, trials/<trial id>/checkpoint: the same trial started by another driver, on another
 cluster, continues there.
@@ -18,8 +18,8 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import UserError
 from icu_ray.plan.search_objective import OBJECTIVE, objective_of
@@ -28,12 +28,14 @@ from icu_ray.storage.folders import arrow_file_system, remove
 from icu_ray.storage.results import EpochRecord, Scores
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, start_trial
 from icu_ray.training.refinement import below_thresholds
-from icu_ray.trial.checkpoints import drop_broken_snapshot
-from icu_ray.trial.out_of_memory import sign_of_progress
+from icu_ray.trial.checkpoints import drop_broken_snapshot, sign_of_progress
 from icu_ray.trial.task import TrialTask, spec_of, write_failure
 from icu_ray.trial.watchdog import Watchdog
 from icu_ray.trial.worker import train_worker
 from icu_ray.trial.worker_pool import training_environment
+
+if TYPE_CHECKING:
+    from icu_ray.trial.trainer import OnWorkersStarted
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
@@ -63,33 +65,33 @@ def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) ->
         # Ray Train takes its settings from the process that runs its controller, which is this one.
         os.environ.update(environment)
         task = config["task"].task if "task" in config else tasks[config["trial_id"]]
-        gang: dict[str, Any] = {}
+        where: dict[str, Any] = {}
 
-        def on_gang(nodes: Any, group: str) -> None:
-            gang.update(nodes=list(nodes), group=group)
-            tune.report(dict(gang))
+        def on_workers_started(nodes: Sequence[str], placement_group: str) -> None:
+            where.update(nodes=list(nodes), placement_group=placement_group)
+            tune.report(dict(where))
 
         def on_epoch(record: EpochRecord, before: Scores) -> None:
             value = objective_of(record.scores, before, task.trial.settings.stop)
             if value is not None:
-                tune.report({**gang, "epoch": record.epoch, OBJECTIVE: value})
+                tune.report({**where, "epoch": record.epoch, OBJECTIVE: value})
 
         def ends(record: EpochRecord) -> bool:
             settings = task.trial.settings
             return record.epoch >= settings.max_epochs or below_thresholds(record.scores, settings.stop)
 
         with _telling(task.paths, on_epoch, ends) if task.tell_epochs else contextlib.nullcontext():
-            run(task, on_gang, config["node"])
+            run(task, on_workers_started, config["node"])
 
     return trial
 
 
-def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None = None) -> None:
+def run(task: TrialTask, on_workers_started: OnWorkersStarted, node: str | None = None) -> None:
     """A trial from its worker group, which starts on `node`, to its result, failed or not."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig
 
-    from icu_ray.trial.trainer import GangTrainer, reason_of, remove_gang
+    from icu_ray.trial.trainer import InProcessTrainer, free_placement_group, reason_of
 
     model, paths = task.trial.model, task.paths
     if read_bytes(paths.result) is not None:  # it has failed before: whatever it ran short of may be there now
@@ -99,13 +101,13 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
     start_trial(paths, spec_of(task.trial, task.provenance))
     drop_broken_snapshot(paths)
     filesystem, folder = arrow_file_system(paths.root)
-    watchdog = Watchdog(lambda: sign_of_progress(paths), task.epoch_minutes, remove_gang)
+    watchdog = Watchdog(lambda: sign_of_progress(paths), task.epoch_minutes, free_placement_group)
 
-    def started(nodes: Any, group: str) -> None:
-        watchdog.gang(group)
-        on_gang(nodes, group)
+    def started(nodes: Sequence[str], placement_group: str) -> None:
+        watchdog.started(placement_group)
+        on_workers_started(nodes, placement_group)
 
-    trainer = GangTrainer(
+    trainer = InProcessTrainer(
         train_worker,
         train_loop_config={"task": task, "started": time.time()},
         torch_config=TorchConfig(backend=None if model.gpus else "gloo"),
@@ -123,7 +125,7 @@ def run(task: TrialTask, on_gang: Callable[[Any, str], None], node: str | None =
             checkpoint_config=CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
             worker_runtime_env=training_environment(),
         ),
-        on_gang=started,
+        on_workers_started=started,
         node=node,
     )
     try:

@@ -7,7 +7,7 @@ remain: the barrier, and on clusters the preemption watcher, which the controlle
 Worker groups, placement, reports, checkpoints, restarts after failures and preemption are Ray Train's own and
 unchanged. Two protected methods of ray 2.60 are overridden; the pinned version and the tests of sweeps watch over them.
 
-    result = GangTrainer(train_worker, ..., on_gang=report_nodes).fit()
+    result = InProcessTrainer(train_worker, ..., on_workers_started=report_nodes).fit()
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from icu_ray.cluster.nodes import draining_nodes
 from icu_ray.errors import UserError
 
-OnGang = Callable[[Sequence[str], str], None]
+OnWorkersStarted = Callable[[Sequence[str], str], None]
+"""Gets the node of each worker, and the name of their placement group."""
 _TRANSIENT = (RuntimeError, OSError, EOFError, MemoryError, RayError, RayTrainError)
 """What may go well another time: lost workers, peers, sockets, disks. A TypeError will not."""
 
@@ -44,25 +45,25 @@ class StartAnew(Exception):
     to be taken away, or it goes on with a smaller micro batch. Uses up none of the retries."""
 
 
-class GangTrainer(TorchTrainer):
+class InProcessTrainer(TorchTrainer):
     """A TorchTrainer that starts no process but its workers and their barrier.
 
-    on_gang: called whenever a group of workers has started, the first time and after failures, with the node of each
-    worker and the name of their placement group. Ray does not remove that when this process is killed; whoever sees it
-    die must (`remove_gang`). node: where the first group is to stand, as the schedule has decided; Ray by itself puts
-    it where most is left, and spreads it when several gangs start at once and take each other's room. After a failure
-    a group goes wherever there is room, for the node may be gone.
+    on_workers_started: called whenever a group of workers has started, the first time and after failures, with the node
+    of each worker and the name of their placement group. Ray does not remove that when this process is killed; whoever
+    sees it die must (`free_placement_group`). node: where the first group is to stand, as the schedule has decided; Ray
+    by itself puts it where most is left, and spreads it when several groups start at once and take each other's room.
+    After a failure a group goes wherever there is room, for the node may be gone.
     """
 
     def __init__(
         self,
         train_loop_per_worker: Callable[..., Any],
         *,
-        on_gang: OnGang = lambda nodes, group: None,
+        on_workers_started: OnWorkersStarted = lambda nodes, group: None,
         node: str | None = None,
         **options: Any,
     ) -> None:
-        self._on_gang, self._node = on_gang, node
+        self._on_workers_started, self._node = on_workers_started, node
         super().__init__(train_loop_per_worker, **options)
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -70,7 +71,7 @@ class GangTrainer(TorchTrainer):
             AcceleratorSetupCallback(self.backend_config, self.scaling_config),
             BackendSetupCallback(self.backend_config),
             _FirstNode(self._node),
-            _GangStarted(self._on_gang),
+            _WorkersStarted(self._on_workers_started),
         ]
 
     def _initialize_and_run_controller(self, failure_policy: FailurePolicy, **options: Any) -> Result:
@@ -89,16 +90,16 @@ class _FirstNode(ControllerCallback):
         return {"ray.io/node-id": node} if node is not None and node in alive else None
 
 
-class _GangStarted(WorkerGroupCallback):
-    def __init__(self, on_gang: OnGang) -> None:
-        self._on_gang = on_gang
+class _WorkersStarted(WorkerGroupCallback):
+    def __init__(self, on_started: OnWorkersStarted) -> None:
+        self._on_started = on_started
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        self._on_gang([worker.metadata.node_id for worker in worker_group.get_workers()], group.id.hex())
+        self._on_started([worker.metadata.node_id for worker in worker_group.get_workers()], group.id.hex())
 
 
-def remove_gang(group: str) -> None:
+def free_placement_group(group: str) -> None:
     """Free the resources of a placement group whose trial died."""
     from ray import PlacementGroupID
     from ray.util.placement_group import PlacementGroup, remove_placement_group

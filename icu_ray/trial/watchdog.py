@@ -1,7 +1,7 @@
 """Ends a worker group that has stopped getting anywhere: a lost collective, a dead file system, a GPU that hangs.
 
-with Watchdog(lambda: sign_of_progress(paths), minutes=30, end=remove_gang) as watchdog:
-    watchdog.gang("placement group")       # whenever workers have (re)started
+with Watchdog(lambda: sign_of_progress(paths), minutes=30, end=free_placement_group) as watchdog:
+    watchdog.started("placement group")       # whenever workers have (re)started
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Watchdog:
         """Whether the last group of workers was ended here."""
         return self.ended > 0 and self._group is None
 
-    def gang(self, group: str) -> None:
-        """Workers have started."""
+    def started(self, group: str) -> None:
+        """The workers of this placement group have started."""
         self._group, self._since = group, time.monotonic()
 
     def __enter__(self) -> Watchdog:

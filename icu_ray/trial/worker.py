@@ -1,4 +1,4 @@
-"""What Ray Train runs on every worker of a trial's gang: the epochs, and what is left in storage.
+"""What Ray Train runs on every worker of a trial: the epochs, and what is left in storage.
 
 Rank 0 writes events.jsonl whole at every epoch, and at the end the model, the generations and, last of all,
 result.json.
@@ -21,9 +21,9 @@ from icu_ray.storage.results import Generations
 from icu_ray.storage.retry import with_retries
 from icu_ray.storage.store import Store
 from icu_ray.storage.trial_files import add_generations, write_events, write_result, write_samples
-from icu_ray.trial.artefacts import get, load, load_rows
-from icu_ray.trial.checkpoints import newest_checkpoint
-from icu_ray.trial.out_of_memory import check_room, halve_micro_batch, out_of_memory, read_micro_batch, scratch_folder
+from icu_ray.trial.artefacts import get_artefact, load_original, load_rows
+from icu_ray.trial.checkpoints import check_room, newest_checkpoint, scratch_folder
+from icu_ray.trial.out_of_memory import halve_micro_batch, is_out_of_memory, read_micro_batch
 from icu_ray.trial.task import TrialTask, result_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """What Ray Train runs on every worker of the gang."""
+    """What Ray Train runs on every worker of the group."""
     import ray.train
     import torch
     from ray.train import Checkpoint
@@ -91,7 +91,7 @@ def train_worker(config: dict[str, Any]) -> None:
                 notes=notes,
             )
         except (RuntimeError, MemoryError) as error:
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 halve_micro_batch(paths, job, world_size, error)
                 raise StartAnew(f"out of memory: {error}") from error
             raise
@@ -114,19 +114,19 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
     from icu_ray.training.records import TrialData
     from icu_ray.training.validation import Validation
 
-    store, ingredients = Store(task.store), task.ingredients
-    loaded = load(task.trial.model, ingredients.model, store)
-    rows = {part: load_rows(get(store, "rows", key)) for part, key in ingredients.rows.items()}
-    parts = {"references": ingredients.reference, "heads": ingredients.head}
-    folders = {kind: None if key is None else get(store, kind, key) for kind, key in parts.items()}
+    store, keys = Store(task.store), task.artefacts
+    loaded = load_original(task.trial.model, keys.model, store)
+    rows = {part: load_rows(get_artefact(store, "rows", key)) for part, key in keys.rows.items()}
+    parts = {"references": keys.reference, "heads": keys.head}
+    folders = {kind: None if key is None else get_artefact(store, kind, key) for kind, key in parts.items()}
     reference = folders["references"]
     return loaded, TrialData(
         targets=rows["targets"],
         pairs=rows.get("pairs"),
         heldout=rows.get("heldout"),
         reference=None if reference is None else Reference.load(reference, folders["heads"], loaded.model),
-        pair_overlap=ingredients.pair_overlap,
-        before=Validation.load(get(store, "before", ingredients.before)),
+        pair_overlap=keys.pair_overlap,
+        before=Validation.load(get_artefact(store, "before", keys.before)),
     )
 
 

@@ -1,6 +1,7 @@
-"""Processes that have imported ahead what training needs, so that a trial starts within seconds.
+"""A pool of processes that have already imported what training needs, so that a trial starts within seconds.
 
-warm = WarmProcesses(); warm.keep(2)            # before the first trial; warm.taken(1) when one has been used
+pool = WorkerPool(); pool.keep(2)            # before the first trial
+pool.taken(1); pool.keep(1)                  # when workers have started in one of them
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
 
 
 ROLE = "ICU_RAY_ROLE"
-"""Set to 'worker' in processes that will train, so that `warm_up` imports ahead what training needs."""
+"""Set to 'worker' in processes that will train, so that `preload` imports what training needs."""
 
 
-def warm_up() -> None:
+def preload() -> None:
     """Run by Ray in every new process of a local sweep: those that will train import what training needs.
 
-    That is seconds of imports which a trial then does not wait for. A warm process serves one trial and ends with it.
+    That is seconds of imports which a trial then does not wait for. Such a process serves one trial and ends with it.
     """
     if os.environ.get(ROLE) != "worker":
         return
@@ -38,8 +39,8 @@ def training_environment() -> dict[str, Any]:
     return {"env_vars": {ROLE: "worker"}}
 
 
-class WarmProcesses:
-    """Processes that have imported ahead what training needs and wait for a trial.
+class WorkerPool:
+    """Processes that have imported what training needs and wait for a trial.
 
     Ray reuses an idle process for an actor only if nothing has run in it yet. An actor that is killed before its
     process is up leaves just that: a fresh process, which the next actor of the same environment takes over. So a
@@ -53,16 +54,16 @@ class WarmProcesses:
         """Have at least `count` of them."""
         import ray
 
-        seat = ray.remote(num_cpus=0, runtime_env=training_environment())(_Seat)
+        placeholder = ray.remote(num_cpus=0, runtime_env=training_environment())(_Placeholder)
         while self._waiting < count:
-            actor: ActorHandle[_Seat] = seat.remote()
+            actor: ActorHandle[_Placeholder] = placeholder.remote()
             ray.kill(actor)
             self._waiting += 1
 
     def taken(self, count: int) -> None:
-        """A gang has started in so many of them."""
+        """A worker group has started in so many of them."""
         self._waiting = max(0, self._waiting - count)
 
 
-class _Seat:
-    """An actor that is never born."""
+class _Placeholder:
+    """An actor that is killed before it starts."""

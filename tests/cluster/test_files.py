@@ -106,9 +106,9 @@ def scaling_config(name: str) -> dict[str, Any]:
 
 
 def launched(
-    name: str, gangs: list[int], one_node: bool, failed: tuple[str, ...] = (), all_fit: bool = True
+    name: str, groups: list[int], one_node: bool, failed: tuple[str, ...] = (), all_fit: bool = True
 ) -> Counter[str]:
-    """Node types that Ray starts for gangs of so many workers with one CPU and one GPU.
+    """Node types that Ray starts for groups of so many workers with one CPU and one GPU.
 
     one_node: the placement group is STRICT_PACK (Ray then asks for all its bundles on one node), else PACK.
     failed: node types whose last launch has just failed. all_fit: whether the limits have room for all of them.
@@ -121,7 +121,7 @@ def launched(
     config = AutoscalingConfig(scaling_config(name), skip_content_hash=True)
     affinity = ResourceRequestUtil.PlacementConstraintType.AFFINITY
     requests = []
-    for number, workers in enumerate(gangs):
+    for number, workers in enumerate(groups):
         constraints = [(affinity, "_PG_", str(number))] if one_node else None
         bundle = ResourceRequestUtil.make({"CPU": 1, "GPU": 1}, constraints)
         requests.append(GangResourceRequest(requests=[bundle] * workers))
@@ -144,7 +144,7 @@ SCALED = (*LAUNCHERS, "raycluster.yaml")
 @pytest.mark.parametrize("one_node", [True, False], ids=["STRICT_PACK", "PACK"])
 @pytest.mark.parametrize("name", SCALED)
 @pytest.mark.parametrize(
-    ("gangs", "expected"),
+    ("groups", "expected"),
     [
         ([1], {"gpu1-spot": 1}),
         ([1, 1], {"gpu1-spot": 2}),
@@ -155,9 +155,9 @@ SCALED = (*LAUNCHERS, "raycluster.yaml")
     ],
 )
 def test_ray_starts_the_right_nodes_for_trials(
-    name: str, gangs: list[int], expected: dict[str, int], one_node: bool
+    name: str, groups: list[int], expected: dict[str, int], one_node: bool
 ) -> None:
-    assert launched(name, gangs, one_node) == expected
+    assert launched(name, groups, one_node) == expected
 
 
 @pytest.mark.parametrize("name", SCALED)

@@ -20,13 +20,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from icu_ray.console import progress
-from icu_ray.console.progress import Clock, listener, listening, told
+from icu_ray.console.progress import Clock, Step, listener, listening, told
 from icu_ray.metrics.generation import generate_candidates
 from icu_ray.metrics.perplexity import total_nll
 from icu_ray.metrics.probe import probe
 from icu_ray.models.reference import build_reference
 from icu_ray.report.terminal.live import LiveView
-from icu_ray.sweep.prepare import Step
 from tests.support.evaluation_case import save_model
 from tests.support.tiny_models import PAD, tiny_model, tiny_rows
 from tests.sweep.test_prepare import plan_of

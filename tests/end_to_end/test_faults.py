@@ -26,7 +26,7 @@ from icu_ray.storage.retry import RETRY_VARIABLE, with_retries
 from icu_ray.storage.trial_files import TrialPaths, read_events, write_events
 from icu_ray.sweep.lease import Holder, Lease
 from icu_ray.tracking.tracker import tracking_uri
-from icu_ray.trial.out_of_memory import check_room, scratch_folder, sign_of_progress
+from icu_ray.trial.checkpoints import check_room, scratch_folder, sign_of_progress
 from icu_ray.trial.watchdog import Watchdog
 from tests.support.faults_case import ROOT, STANDIN, Sweep, alive, method, processes_of, same
 from tests.support.ray_head import ray_head
@@ -322,7 +322,7 @@ def test_storage_that_is_read_only_for_a_while_and_for_good(
 
 def test_what_a_killed_worker_left_on_its_machine_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import os, signal; from icu_ray.trial.out_of_memory import scratch_folder\n"
+        "import os, signal; from icu_ray.trial.checkpoints import scratch_folder\n"
         "with scratch_folder() as folder:\n"
         "    (folder / 'weights').write_text('many')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -353,16 +353,16 @@ def test_a_group_is_ended_when_nothing_is_told_while_it_could_be() -> None:
 
     with Watchdog(sign, 1.5 / 60, ended.append) as watchdog:
         lasts(2.5, time.monotonic)  # no group yet
-        watchdog.gang("first")
+        watchdog.started("first")
         lasts(2.5, time.monotonic)  # it tells of epoch after epoch
         lasts(2.5, lambda: OSError("storage is away"))
         assert ended == [] and not watchdog.hung
         told.append("storage is back, and nothing is told")
         time.sleep(3)
         assert ended == ["first"] and watchdog.hung
-        watchdog.gang("second")
+        watchdog.started("second")
         assert not watchdog.hung and watchdog.ended == 1
     with Watchdog(sign, None, ended.append) as watchdog:
-        watchdog.gang("third")
+        watchdog.started("third")
         time.sleep(0.1)
     assert ended == ["first"]

@@ -9,52 +9,52 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icu_ray.plan.schedule import NO_LIMITS, Gang, Limits, Node, Placed, by_work, most_workers, next_start, place
+from icu_ray.plan.schedule import NO_LIMITS, Limits, Node, Placed, WorkerGroup, by_work, most_workers, next_start, place
 
 
 def play(
-    gangs: Sequence[Gang],
+    groups: Sequence[WorkerGroup],
     nodes: Sequence[Node],
-    true_minutes: Callable[[Gang], float] | None = None,
+    true_minutes: Callable[[WorkerGroup], float] | None = None,
     limits: Limits = NO_LIMITS,
 ) -> dict[str, tuple[float, float, tuple[str, ...]]]:
     """Start, end and place of each trial when the schedule decides, checked against oversubscription throughout."""
-    length = true_minutes or (lambda gang: gang.minutes)
-    waiting = list(gangs)
+    length = true_minutes or (lambda group: group.minutes)
+    waiting = list(groups)
     running: list[Placed] = []
     now = 0.0
     ends: list[tuple[float, str]] = []
     told: dict[str, tuple[float, float, tuple[str, ...]]] = {}
     while waiting or running:
         while (placed := next_start(waiting, running, nodes, now, limits)) is not None:
-            waiting.remove(placed.gang)
+            waiting.remove(placed.group)
             running.append(placed)
-            end = now + length(placed.gang)
-            heapq.heappush(ends, (end, placed.gang.trial))
-            told[placed.gang.trial] = (now, end, placed.nodes)
+            end = now + length(placed.group)
+            heapq.heappush(ends, (end, placed.group.trial))
+            told[placed.group.trial] = (now, end, placed.nodes)
             check_room(running, nodes, limits)
         assert running, f"nothing runs and {len(waiting)} wait"
         now, over = heapq.heappop(ends)
-        running = [p for p in running if p.gang.trial != over]
+        running = [p for p in running if p.group.trial != over]
     return told
 
 
 def check_room(running: Sequence[Placed], nodes: Sequence[Node], limits: Limits) -> None:
     for node in nodes:
-        cpus = sum(p.nodes.count(node.name) * p.gang.cpus for p in running)
-        gpus = sum(p.nodes.count(node.name) * p.gang.gpus for p in running)
+        cpus = sum(p.nodes.count(node.name) * p.group.cpus for p in running)
+        gpus = sum(p.nodes.count(node.name) * p.group.gpus for p in running)
         assert cpus <= node.cpus + 1e-6
         assert gpus <= node.gpus + 1e-6
     for placed in running:
-        assert len(placed.nodes) == placed.gang.workers
+        assert len(placed.nodes) == placed.group.workers
     if limits.workers is not None:
-        assert sum(p.gang.workers for p in running) <= limits.workers
+        assert sum(p.group.workers for p in running) <= limits.workers
     if limits.trials is not None:
         assert len(running) <= limits.trials
 
 
-def gpu(trial: str, workers: int, minutes: float) -> Gang:
-    return Gang(trial, workers, minutes, cpus=1, gpus=1)
+def gpu(trial: str, workers: int, minutes: float) -> WorkerGroup:
+    return WorkerGroup(trial, workers, minutes, cpus=1, gpus=1)
 
 
 EIGHT = (Node("a", 64, 8),)
@@ -79,14 +79,14 @@ def test_a_small_trial_overtakes_only_where_it_delays_nobody() -> None:
     assert next_start([gpu("seven", 7, 5), gpu("x", 1, 10)], crowded, EIGHT, 0.0) is not None
 
 
-def test_a_gang_is_not_spread_over_nodes_when_one_could_hold_it() -> None:
+def test_a_group_is_not_spread_over_nodes_when_one_could_hold_it() -> None:
     two = (Node("a", 64, 8), Node("b", 64, 8))
     running = [Placed(gpu("a6", 6, 10), ("a",) * 6, 0), Placed(gpu("b6", 6, 10), ("b",) * 6, 0)]
     assert next_start([gpu("three", 3, 10)], running, two, 0) is None
     assert next_start([gpu("one", 1, 10)], running, two, 0) is not None
 
 
-def test_a_gang_larger_than_any_node_is_spread() -> None:
+def test_a_group_larger_than_any_node_is_spread() -> None:
     small = tuple(Node(name, 8, 4) for name in "abc")
     placed = next_start([gpu("six", 6, 10)], [], small, 0)
     assert placed is not None
@@ -104,7 +104,7 @@ def test_what_never_fits_is_passed_over_and_found_beforehand() -> None:
     assert most_workers(gpu("nine", 9, 1), EIGHT) == 8
     placed = next_start([gpu("nine", 9, 100), gpu("one", 1, 1)], [], EIGHT, 0)
     assert placed is not None
-    assert placed.gang.trial == "one"
+    assert placed.group.trial == "one"
     assert most_workers(gpu("six", 6, 1), EIGHT, Limits(workers=3)) == 3
 
 
@@ -116,14 +116,14 @@ def test_limits_hold_for_starts_and_reservations() -> None:
 
 def test_cpu_trials_and_gpu_trials_share_nodes() -> None:
     nodes = (Node("a", 4, 1),)
-    gangs = [gpu("g", 1, 10), Gang("c1", 3, 10), Gang("c2", 1, 10)]
-    told = play(gangs, nodes)
+    groups = [gpu("g", 1, 10), WorkerGroup("c1", 3, 10), WorkerGroup("c2", 1, 10)]
+    told = play(groups, nodes)
     assert told["g"][0] == told["c1"][0] == 0
     assert told["c2"][0] == 10
 
 
 def test_fractions_of_a_cpu_add_up() -> None:
-    assert Node("a", 0.3).holds(Gang("t", 3, 1, cpus=0.1)) == 3
+    assert Node("a", 0.3).holds(WorkerGroup("t", 3, 1, cpus=0.1)) == 3
 
 
 def test_a_running_trial_of_unknown_place_still_counts() -> None:
@@ -135,8 +135,8 @@ def test_a_running_trial_of_unknown_place_still_counts() -> None:
 
 def test_a_wrong_estimate_lets_nobody_past_the_head_for_ever() -> None:
     """One worker outlives its estimate by far; small trials go past the head until its time came, then no more."""
-    gangs = [gpu("liar", 1, 10), gpu("head", 8, 10)] + [gpu(f"small{i}", 1, 3) for i in range(60)]
-    told = play(gangs, EIGHT, lambda gang: 500 if gang.trial == "liar" else gang.minutes)
+    groups = [gpu("liar", 1, 10), gpu("head", 8, 10)] + [gpu(f"small{i}", 1, 3) for i in range(60)]
+    told = play(groups, EIGHT, lambda group: 500 if group.trial == "liar" else group.minutes)
     assert told["head"][0] == 500
     past = [name for name, (start, _, _) in told.items() if name.startswith("small") and start < 500]
     assert all(told[name][1] <= 10 for name in past)
@@ -147,78 +147,80 @@ minutes = st.floats(0.1, 60)
 
 
 @st.composite
-def sweeps(draw: st.DrawFn) -> tuple[list[Gang], list[Node], list[float], Limits]:
+def sweeps(draw: st.DrawFn) -> tuple[list[WorkerGroup], list[Node], list[float], Limits]:
     nodes = [Node(f"n{i}", 64, draw(st.sampled_from([2, 4, 8]))) for i in range(draw(st.integers(1, 4)))]
     total = int(sum(node.gpus for node in nodes))
     count = draw(st.integers(1, 14))
-    gangs = [gpu(f"t{i}", min(draw(sizes), total), draw(minutes)) for i in range(count)]
-    limit = draw(st.sampled_from([None, max(g.workers for g in gangs)]))
+    groups = [gpu(f"t{i}", min(draw(sizes), total), draw(minutes)) for i in range(count)]
+    limit = draw(st.sampled_from([None, max(g.workers for g in groups)]))
     trials = draw(st.sampled_from([None, 2]))
-    return gangs, nodes, [draw(st.floats(0.1, 3)) for _ in gangs], Limits(limit, trials)
+    return groups, nodes, [draw(st.floats(0.1, 3)) for _ in groups], Limits(limit, trials)
 
 
 @settings(max_examples=150, deadline=None)
 @given(sweeps())
 def test_every_trial_starts_and_no_node_is_oversubscribed(
-    sweep: tuple[list[Gang], list[Node], list[float], Limits],
+    sweep: tuple[list[WorkerGroup], list[Node], list[float], Limits],
 ) -> None:
-    gangs, nodes, factors, limits = sweep
-    wrong = {gang.trial: gang.minutes * factor for gang, factor in zip(gangs, factors, strict=True)}
-    told = play(gangs, nodes, lambda gang: wrong[gang.trial], limits)
-    assert set(told) == {gang.trial for gang in gangs}
+    groups, nodes, factors, limits = sweep
+    wrong = {group.trial: group.minutes * factor for group, factor in zip(groups, factors, strict=True)}
+    told = play(groups, nodes, lambda group: wrong[group.trial], limits)
+    assert set(told) == {group.trial for group in groups}
 
 
 @settings(max_examples=100, deadline=None)
 @given(sweeps())
 def test_with_true_estimates_nobody_delays_the_head_of_the_line(
-    sweep: tuple[list[Gang], list[Node], list[float], Limits],
+    sweep: tuple[list[WorkerGroup], list[Node], list[float], Limits],
 ) -> None:
     """Whoever heads the line starts no later than if nothing had been let past it from then on."""
-    gangs, nodes, _, limits = sweep
-    told = play(gangs, nodes, limits=limits)
-    for number, gang in enumerate(gangs):
+    groups, nodes, _, limits = sweep
+    told = play(groups, nodes, limits=limits)
+    for number, group in enumerate(groups):
         # It heads the line from the moment when all before it have started.
-        heads_from = max((told[g.trial][0] for g in gangs[:number]), default=0.0)
-        if told[gang.trial][0] <= heads_from:
+        heads_from = max((told[g.trial][0] for g in groups[:number]), default=0.0)
+        if told[group.trial][0] <= heads_from:
             continue
         running = [
             Placed(g, told[g.trial][2], told[g.trial][0])
-            for g in gangs
-            if told[g.trial][0] <= heads_from < told[g.trial][1] and g is not gang
+            for g in groups
+            if told[g.trial][0] <= heads_from < told[g.trial][1] and g is not group
         ]
-        moments = sorted({told[p.gang.trial][1] for p in running})
+        moments = sorted({told[p.group.trial][1] for p in running})
         alone = next(
             time
             for time in moments
-            if next_start([gang], [p for p in running if told[p.gang.trial][1] > time], nodes, time, limits)
+            if next_start([group], [p for p in running if told[p.group.trial][1] > time], nodes, time, limits)
         )
-        assert told[gang.trial][0] <= alone + 1e-6
+        assert told[group.trial][0] <= alone + 1e-6
 
 
 @settings(max_examples=150, deadline=None)
 @given(sweeps())
 def test_wrong_estimates_delay_the_head_by_no_more_than_they_overrun(
-    sweep: tuple[list[Gang], list[Node], list[float], Limits],
+    sweep: tuple[list[WorkerGroup], list[Node], list[float], Limits],
 ) -> None:
     """Whoever heads the line starts by its first reservation, or once all have ended that should have by then."""
-    gangs, nodes, factors, limits = sweep
-    true = {gang.trial: gang.minutes * factor for gang, factor in zip(gangs, factors, strict=True)}
-    told = play(gangs, nodes, lambda gang: true[gang.trial], limits)
-    for number, gang in enumerate(gangs):
-        heads_from = max((told[g.trial][0] for g in gangs[:number]), default=0.0)
-        if told[gang.trial][0] <= heads_from:
+    groups, nodes, factors, limits = sweep
+    true = {group.trial: group.minutes * factor for group, factor in zip(groups, factors, strict=True)}
+    told = play(groups, nodes, lambda group: true[group.trial], limits)
+    for number, group in enumerate(groups):
+        heads_from = max((told[g.trial][0] for g in groups[:number]), default=0.0)
+        if told[group.trial][0] <= heads_from:
             continue
-        others = [(g, *told[g.trial]) for g in gangs if g is not gang]
+        others = [(g, *told[g.trial]) for g in groups if g is not group]
         estimated = {g.trial: max(start + g.minutes, heads_from) for g, start, _, _ in others}
         running = [(g, where) for g, start, end, where in others if start <= heads_from < end]
 
-        def fits_after(moment: float, gang: Gang = gang, running: list = running, estimated: dict = estimated) -> bool:
+        def fits_after(
+            moment: float, group: WorkerGroup = group, running: list = running, estimated: dict = estimated
+        ) -> bool:
             left = [Placed(g, where, told[g.trial][0]) for g, where in running if estimated[g.trial] > moment]
-            return next_start([gang], left, nodes, moment, limits) is not None
+            return next_start([group], left, nodes, moment, limits) is not None
 
         reserved = min(filter(fits_after, (estimated[g.trial] for g, _ in running)))
         due = [end for g, start, end, _ in others if start <= reserved and estimated[g.trial] <= reserved + 1e-6]
-        assert told[gang.trial][0] <= max([reserved, *due]) + 1e-6
+        assert told[group.trial][0] <= max([reserved, *due]) + 1e-6
 
 
 def test_a_long_trial_is_let_past_the_head_on_another_node() -> None:
@@ -230,8 +232,10 @@ def test_a_long_trial_is_let_past_the_head_on_another_node() -> None:
 
 
 def test_most_work_stands_first() -> None:
-    line = sorted([gpu("one", 1, 30), gpu("six", 6, 6), gpu("three", 3, 20), Gang("cpu", 4, 7, cpus=2)], key=by_work)
-    assert [gang.trial for gang in line] == ["three", "cpu", "six", "one"]
+    line = sorted(
+        [gpu("one", 1, 30), gpu("six", 6, 6), gpu("three", 3, 20), WorkerGroup("cpu", 4, 7, cpus=2)], key=by_work
+    )
+    assert [group.trial for group in line] == ["three", "cpu", "six", "one"]
 
 
 def test_a_stream_of_small_trials_does_not_keep_a_large_one_waiting() -> None:
@@ -242,12 +246,12 @@ def test_a_stream_of_small_trials_does_not_keep_a_large_one_waiting() -> None:
     while waiting[0].trial == "large":
         waiting.append(gpu(f"new{number}", 1, 4 + number % 7))
         while (placed := next_start(waiting, running, EIGHT, now)) is not None:
-            waiting.remove(placed.gang)
+            waiting.remove(placed.group)
             running.append(placed)
         now, number = now + 1.0, number + 1
         assert number < 100
         running = [p for p in running if p.ends(0.0) > now]
-    large = next(p for p in running if p.gang.trial == "large")
+    large = next(p for p in running if p.group.trial == "large")
     assert large.since == 15.0  # the sixth of the old ones ends
     assert number > 10
 

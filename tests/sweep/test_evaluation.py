@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from icu_ray.config.file import resolve_config
+from icu_ray.console.progress import Step
 from icu_ray.evaluation.suites import Options
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.plan.grid import Plan
@@ -18,8 +19,8 @@ from icu_ray.services.evaluate import evaluate
 from icu_ray.storage.results import Provenance, Scores, TrialResult
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, write_result
 from icu_ray.sweep import evaluation as sweep_evaluation
-from icu_ray.sweep.evaluation import SweepEvaluation, outstanding
-from icu_ray.sweep.prepare import Step
+from icu_ray.sweep.evaluation import SweepEvaluation
+from icu_ray.sweep.trial_evaluation import outstanding
 from tests.support.evaluation_case import save_model, write_mirror_rows
 
 TASKS = ["hellaswag", "wow", "pile_icu"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import psutil
 
 from icu_ray.config.file import resolve_config
+from icu_ray.console.progress import Step
 from icu_ray.data.sources import check_data
 from icu_ray.plan.grid import Plan, make_plan
-from icu_ray.sweep.prepare import Step, prepare
+from icu_ray.sweep.prepare import prepare
 
 SAMPLES, CELLS = 2, 4
 
@@ -38,11 +39,11 @@ def test_a_grid_shares_what_it_can(ray_cluster: None, tmp_path: Path) -> None:
     steps: list[Step] = []
     prepared = prepare(plan, str(tmp_path / "store"), steps.append)
     assert not prepared.failures
-    made = Counter(note.kind for note in prepared.notes if note.made)
+    made = Counter(record.kind for record in prepared.records if record.made)
     # rows: targets and pairs of each sample, and the held-out rows of all.
     expected = {"models": 1, "heads": 1, "embeddings": 1, "pairs": SAMPLES, "references": SAMPLES, "before": SAMPLES}
     assert made == {**expected, "rows": 2 * SAMPLES + 1}
-    assert sorted(prepared.ingredients) == [("small", 0), ("small", 1)]
+    assert sorted(prepared.artefacts) == [("small", 0), ("small", 1)]
     assert any(step.name == "stand-in small" and step.part and 0 < step.part < 1 for step in steps)
     stages = {name: {step.stage for step in steps if step.name == name} for name in ("pairs", "small, sample 1")}
     assert stages["pairs"] >= {"embedding", "searching"}
@@ -50,8 +51,8 @@ def test_a_grid_shares_what_it_can(ray_cluster: None, tmp_path: Path) -> None:
     assert all(step.part is None or 0 <= step.part < 1 for step in steps if step.stage)
 
     again = prepare(plan, str(tmp_path / "store"))
-    assert not any(note.made for note in again.notes)
-    assert again.ingredients == prepared.ingredients
+    assert not any(record.made for record in again.records)
+    assert again.artefacts == prepared.artefacts
 
 
 def test_what_cannot_be_made_fails_the_trials_that_need_it_alone(ray_cluster: None, tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_what_cannot_be_made_fails_the_trials_that_need_it_alone(ray_cluster: No
     small = {"size": "small", "vocabulary": 500, "target_repeats": 8}
     models = [{"name": "able", "standin": small}, {"name": "hopeless", "standin": {**small, "max_epochs": 1}}]
     prepared = prepare(plan_of(tmp_path, models=models, samples=[0]), str(tmp_path / "store"))
-    assert sorted(prepared.ingredients) == [("able", 0)]
+    assert sorted(prepared.artefacts) == [("able", 0)]
     assert sorted(prepared.failures) == [("hopeless", 0)]
     assert "standin.max_epochs=1" in prepared.failures["hopeless", 0]
     assert prepared.failures["hopeless", 0].startswith("preparation: ")
@@ -68,14 +69,14 @@ def test_what_cannot_be_made_fails_the_trials_that_need_it_alone(ray_cluster: No
 def test_gradient_ascent_needs_neither_pairs_nor_a_reference(ray_cluster: None, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, methods=[{"name": "icu", "cells": [[0, 0]]}], samples=[0])
     prepared = prepare(plan, str(tmp_path / "store"))
-    assert {note.kind for note in prepared.notes} == {"models", "rows", "before"}
-    assert prepared.ingredients["small", 0].reference is None
+    assert {record.kind for record in prepared.records} == {"models", "rows", "before"}
+    assert prepared.artefacts["small", 0].reference is None
 
 
 def test_pieces_whose_worker_dies_are_done_again(ray_cluster: None, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, samples=[0])
     undisturbed = prepare(plan, str(tmp_path / "whole"))
-    tasks = {"stand-in small": "_build_standin", "pairs": "_find_pairs", "small, sample 0": "_measure_original"}
+    tasks = {"stand-in small": "standin_task", "pairs": "pairs_task", "small, sample 0": "artefacts_task"}
     killed: dict[str, int] = {}
 
     def kill_once(step: Step) -> None:
@@ -90,6 +91,6 @@ def test_pieces_whose_worker_dies_are_done_again(ray_cluster: None, tmp_path: Pa
     prepared = prepare(plan, str(tmp_path / "store"), kill_once)
     assert sorted(killed) == sorted(tasks.values())
     assert not prepared.failures
-    assert prepared.ingredients == undisturbed.ingredients
+    assert prepared.artefacts == undisturbed.artefacts
     again = prepare(plan, str(tmp_path / "store"))
-    assert not any(note.made for note in again.notes)
+    assert not any(record.made for record in again.records)

@@ -1,6 +1,6 @@
-"""The gate on a real Ray of several nodes with logical GPUs: what starts when and where, recorded as it happens.
+"""The trial queue on a real Ray of several nodes with logical GPUs: what starts when and where, recorded as it happens.
 
-The trials hold a placement group for a few seconds and train nothing; the gate, Tune, the cluster and its bookkeeping
+The trials hold a placement group for a few seconds and train nothing; the queue, Tune, the cluster and its bookkeeping
 of resources are the real ones.
 """
 
@@ -58,7 +58,7 @@ def cluster() -> Iterator[dict[str, float]]:
 
 
 def trainable(trials: tuple[Trial, ...]) -> Callable[[dict[str, Any]], None]:
-    """A trial holds its gang's resources, taken as Ray Train takes them, for a while."""
+    """A trial holds its group's resources, taken as Ray Train takes them, for a while."""
     workers = {trial.trial_id: trial.workers for trial in trials}
     seconds = {trial.trial_id: trial.minutes * SECONDS for trial in trials}
 
@@ -71,7 +71,7 @@ def trainable(trials: tuple[Trial, ...]) -> Callable[[dict[str, Any]], None]:
         group = placement_group([{"CPU": 1, "GPU": 1}] * count, strategy="PACK", bundle_label_selector=where)
         assert group.wait(60)
         nodes = list(placement_group_table(group)["bundles_to_node_id"].values())
-        tune.report({"nodes": nodes, "group": group.id.hex()})
+        tune.report({"nodes": nodes, "placement_group": group.id.hex()})
         time.sleep(seconds[config["trial_id"]])
         remove_placement_group(group)
 
@@ -79,32 +79,39 @@ def trainable(trials: tuple[Trial, ...]) -> Callable[[dict[str, Any]], None]:
 
 
 def run(trials: tuple[Trial, ...], folder: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
-    """What the gate started and saw end, in its order, and the nodes of each trial's workers."""
+    """What the queue started and saw end, in its order, and the nodes of each trial's workers."""
     from ray import tune
 
     from icu_ray.cluster.nodes import cluster_nodes
     from icu_ray.cluster.runtime import CONTROL
-    from icu_ray.sweep.trial_queue import Gate
+    from icu_ray.sweep.trial_queue import TrialQueue
 
     seen: list[tuple[str, str]] = []
-    gate = Gate(
-        trials,
-        cluster_nodes,
-        NO_LIMITS,
-        on_start=lambda trial: seen.append(("start", trial)),
-        on_gang=lambda trial, workers, next_workers: None,
-        on_end=lambda trial, broke, group: bool(seen.append(("broke" if broke else "end", trial))),
-        stopped=lambda: False,
-    )
+
+    class Seen:
+        def may_start(self) -> bool:
+            return True
+
+        def started(self, trial_id: str) -> None:
+            seen.append(("start", trial_id))
+
+        def placed(self, trial_id: str, workers: int, next_workers: int) -> None:
+            pass
+
+        def ended(self, trial_id: str, crashed: bool, placement_group: str | None) -> bool:
+            seen.append(("crash" if crashed else "end", trial_id))
+            return False
+
+    queue = TrialQueue(trials, cluster_nodes, NO_LIMITS, Seen())
     results = tune.Tuner(
         tune.with_resources(trainable(trials), dict(CONTROL)),
-        tune_config=tune.TuneConfig(search_alg=gate, num_samples=len(trials), reuse_actors=True),
+        tune_config=tune.TuneConfig(search_alg=queue, num_samples=len(trials), reuse_actors=True),
         run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0),
     ).fit()
     return seen, {result.config["trial_id"]: result.metrics["nodes"] for result in results}
 
 
-def test_gangs_start_whole_in_their_turn_and_in_free_room(cluster: dict[str, float], tmp_path: Any) -> None:
+def test_groups_start_whole_in_their_turn_and_in_free_room(cluster: dict[str, float], tmp_path: Any) -> None:
     trials = plan_sweep(resolve_config(CONFIG, "t"), dry_run=True).trials
     workers = {trial.trial_id: trial.workers for trial in trials}
     assert [trial.workers for trial in trials] == [6] * 3 + [3] * 3 + [1] * 9
@@ -112,7 +119,7 @@ def test_gangs_start_whole_in_their_turn_and_in_free_room(cluster: dict[str, flo
     assert sorted(trial for what, trial in seen if what == "start") == sorted(workers)
     assert sorted(trial for what, trial in seen if what == "end") == sorted(workers)
 
-    # Gangs stand whole on one node, and what the gate has started and not yet seen end fits at every moment: nobody
+    # Groups stand whole on one node, and what the queue has started and not yet seen end fits at every moment: nobody
     # waits inside Ray for room that another one holds.
     held: dict[str, int] = dict.fromkeys(cluster, 0)
     for what, trial in seen:

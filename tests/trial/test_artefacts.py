@@ -13,7 +13,8 @@ from icu_ray.data.examples import Examples
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import Provenance
-from icu_ray.trial.artefacts import Needs, Work, measure_original, model_key
+from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
+from icu_ray.trial.artefacts import Needs, model_key
 from icu_ray.trial.task import TrialTask
 from icu_ray.trial.worker import _load
 from tests.support.tiny_models import COLUMNS, VOCABULARY, tiny_model
@@ -44,7 +45,7 @@ def test_samples_of_a_model_share_its_output_matrix(tmp_path: Path) -> None:
     trials: dict[int, Trial] = {trial.sample: trial for trial in plan_sweep(config, dry_run=True).trials}
     model, made, loaded = config.models[0], Counter[str](), {}
     for sample, trial in trials.items():
-        work = Work(
+        request = ArtefactRequest(
             root=root,
             config=config,
             model=model,
@@ -56,9 +57,9 @@ def test_samples_of_a_model_share_its_output_matrix(tmp_path: Path) -> None:
             heldout=None,
             needs=Needs.of([trial]),
         )
-        ingredients, notes = measure_original(work)
-        made.update(note.kind for note in notes if note.made)
-        task = TrialTask(trial, ingredients, str(tmp_path), "t", root, 0, False, None, Provenance("0", "", False))
+        keys, records = make_artefacts(request)
+        made.update(record.kind for record in records if record.made)
+        task = TrialTask(trial, keys, str(tmp_path), "t", root, 0, False, None, Provenance("0", "", False))
         loaded[sample] = _load(task)[1]
     assert made == {"rows": 4, "references": 2, "heads": 1, "before": 2}
     for data in loaded.values():

@@ -22,13 +22,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from icu_ray.console.progress import TELL_SECONDS, Clock, duration, line
+from icu_ray.console.progress import TELL_SECONDS, Clock, Step, duration, line
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
 from icu_ray.storage.results import NOT_TRAINED, EpochRecord
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result
-from icu_ray.sweep.prepare import Step
 
 REFRESH_SECONDS = 0.5
 WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}

@@ -17,10 +17,10 @@ SCORES = Scores(0.7, 0.1, 1.0, 0.5, 0.2, 3.0)
 def test_prometheus_sees_the_sweep(ray_cluster: None) -> None:
     import ray
 
-    from icu_ray.sweep.operator_metrics import OperatorMetrics
+    from icu_ray.sweep.prometheus_metrics import PrometheusMetrics
 
     tree = {"name": "watched", "models": [{"name": "small", "standin": {}}], "data": {"source": "synthetic"}}
-    metrics = OperatorMetrics(plan_sweep(resolve_config(tree, "test"), dry_run=True))
+    metrics = PrometheusMetrics(plan_sweep(resolve_config(tree, "test"), dry_run=True))
     first = EpochRecord(0, 32, SCORES)
     second = EpochRecord(1, 20, SCORES, seconds={"train": 2.0})
     metrics.observe(Counter(running=1, waiting=3), {"t": (first,)})

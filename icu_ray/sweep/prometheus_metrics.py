@@ -1,6 +1,6 @@
 """What an operator's Prometheus sees of a sweep beside Ray's own metrics; Ray exports them as ray_icu_....
 
-observe = OperatorMetrics(plan).observe          # in the driver, once Ray runs
+observe = PrometheusMetrics(plan).observe          # in the driver, once Ray runs
 observe(Counter(running=2, finished=5), histories)
 """
 
@@ -16,7 +16,7 @@ from icu_ray.storage.results import EpochRecord
 STATES = ("waiting", "running", "finished", "not_forgotten", "failed")
 
 
-class OperatorMetrics:
+class PrometheusMetrics:
     """icu_trials by state, icu_epochs (total), icu_samples_left and icu_tokens_per_second by trial."""
 
     def __init__(self, plan: Plan) -> None:
@@ -30,7 +30,7 @@ class OperatorMetrics:
             "Tokens of targets and pairs in a trial's last epoch of training.",
             ("sweep", "trial"),
         )
-        self._told: dict[str, int] = {}
+        self._last_epochs: dict[str, int] = {}
 
     def observe(self, states: Mapping[str, int], histories: Mapping[str, tuple[EpochRecord, ...]]) -> None:
         """Set what is known now; histories: of running trials, by name."""
@@ -42,10 +42,10 @@ class OperatorMetrics:
             last = history[-1]
             tags = {**self._sweep, "trial": name}
             self._left.set(last.active, tags)
-            fresh = last.epoch - self._told.get(name, history[0].epoch)
+            fresh = last.epoch - self._last_epochs.get(name, history[0].epoch)
             if fresh > 0:
                 self._epochs.inc(fresh, self._sweep)
-                self._told[name] = last.epoch
+                self._last_epochs[name] = last.epoch
             seconds = last.seconds.get("train", 0.0)
             before = history[-2].active if len(history) > 1 else 0
             if seconds > 0:

@@ -1,0 +1,110 @@
+"""A round of the evaluation beside the trials, and how much of the cluster it may take.
+
+resources = claims.spare(ray.available_resources(), ray.cluster_resources())
+round = Round(root, subjects, names, options, default_pool(subjects, resources))
+for update in round: ...                # slices and evaluations, as they are made
+round.end()                             # from another thread: it ends within seconds, whatever it is doing
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from icu_ray.console.streaming import streamed
+from icu_ray.evaluation.actors import Answered, Pool, Subject
+from icu_ray.evaluation.evaluations import Evaluation
+from icu_ray.evaluation.stage import evaluate_models
+from icu_ray.evaluation.suites import Options, open_tasks
+from icu_ray.storage.store import Store
+
+Update: TypeAlias = Answered | Evaluation
+
+
+class Claims:
+    """What started trials hold of the cluster or wait for. Not for several threads at one time."""
+
+    def __init__(self) -> None:
+        self._claims: dict[str, dict[str, float]] = {}
+        self._waiting: dict[str, float] = {}
+
+    @property
+    def any_waits(self) -> bool:
+        """Whether a started trial has no place yet."""
+        return bool(self._waiting)
+
+    def longest_wait(self) -> float:
+        """Seconds that a started trial has had no place, the longest of them; 0 where all have one."""
+        return max((time.monotonic() - since for since in self._waiting.values()), default=0.0)
+
+    def waits(self, trial_id: str, cpus: float, gpus: float) -> None:
+        self._claims[trial_id] = {"CPU": cpus, "GPU": gpus}
+        self._waiting[trial_id] = time.monotonic()
+
+    def placed(self, trial_id: str) -> None:
+        self._waiting.pop(trial_id, None)
+
+    def ended(self, trial_id: str) -> None:
+        self._claims.pop(trial_id, None)
+        self._waiting.pop(trial_id, None)
+
+    def clear(self) -> None:
+        self._claims.clear()
+        self._waiting.clear()
+
+    def spare(self, free: Mapping[str, float], whole: Mapping[str, float]) -> dict[str, float] | None:
+        """What a round may take of what is free; None where that is too little to begin.
+
+        A trial whose workers are being started anew holds nothing for a moment, and is to find its place free.
+        """
+        spare = dict(free)
+        for kind in ("CPU", "GPU"):
+            claimed = sum(claim[kind] for claim in self._claims.values())
+            spare[kind] = min(spare.get(kind, 0.0), whole.get(kind, 0.0) - claimed)
+        kind = "GPU" if "GPU" in whole else "CPU"
+        return spare if spare[kind] >= 1 and spare["CPU"] >= 1 else None
+
+
+class Round:
+    """A streaming Ray task on this node: it, and with it its actors, can be ended at any time from outside.
+
+    Iterating over it raises what the task raised; WorkerCrashedError or TaskCancelledError where its process ended.
+    """
+
+    def __init__(
+        self, root: str, subjects: Sequence[Subject], names: Sequence[str], options: Options, pool: Pool
+    ) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        task = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0, scheduling_strategy=here)(_round)
+        self.asked_to_end = False
+        self._task: Any = task.remote(root, subjects, names, options, pool)
+
+    def __iter__(self) -> Iterator[Update]:
+        import ray
+
+        for reference in self._task:
+            yield ray.get(reference)
+
+    def end(self) -> None:
+        import ray
+
+        self.asked_to_end = True
+        ray.cancel(self._task, force=True)
+
+    def release(self) -> None:
+        """No thread may hold the task when Ray is shut down: letting go of it then ends the process."""
+        self._task = None
+
+
+def _round(
+    root: str, subjects: Sequence[Subject], names: Sequence[str], options: Options, pool: Pool
+) -> Iterator[Update]:
+    def work(tell: Callable[[Update], None]) -> None:
+        sources = open_tasks(names, options)
+        evaluate_models(subjects, sources, Store(root), pool=pool, on_slice=tell, on_done=tell)
+
+    yield from streamed(work)

@@ -1,0 +1,162 @@
+"""The preparation's work on Ray: a function for each kind of artefact, and what runs them.
+
+    with PreparationTasks(on_step) as tasks:
+        pairs, records = tasks.run("pairs", {"num_cpus": 0}, pairs_task, root, config, corpus, samples, own_columns)
+
+Each function is a streaming Ray task: it yields Steps, and at last what it made with a record of every artefact that it
+asked the store for. Which of them run, and in which order, is sweep/prepare.py's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from icu_ray.config import SweepConfig
+from icu_ray.console.progress import Step, listening
+from icu_ray.console.streaming import streamed
+from icu_ray.data.corpus import Corpus
+from icu_ray.data.examples import Columns
+from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
+from icu_ray.trial.artefacts import ArtefactKey, ArtefactKeys, ArtefactRecord, RecordingStore
+
+if TYPE_CHECKING:
+    from icu_ray.data.pairing import Pairs
+
+log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+RETRIES = 3
+"""Times a task is started anew after the death of its worker or node."""
+
+
+class PreparationTasks:
+    """Runs streaming Ray tasks from several threads; those under way end when the block is left by an exception.
+
+    So an interruption also ends the threads that wait for them.
+    """
+
+    def __init__(self, on_step: Callable[[Step], None]) -> None:
+        self._on_step = on_step
+        self._tasks: list[Any] = []
+        self._lock = threading.Lock()
+        self._left = False
+
+    def __enter__(self) -> PreparationTasks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            return
+        import ray
+
+        with self._lock:
+            self._left = True
+            for task in self._tasks:
+                ray.cancel(task, force=True)
+
+    def run(self, name: str, resources: Mapping[str, Any], function: Any, *arguments: Any) -> Any:
+        """What a task yields last; the steps it yields before are passed on as those of `name`."""
+        import ray
+        from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
+
+        # Not retried by Ray, which would go on at the item where the first run ended: a second one, which finds part
+        # of its work in the store, tells less.
+        task = ray.remote(num_returns="streaming", max_retries=0, **resources)(function)
+        lost = 0
+        while True:
+            item: Any = None
+            try:
+                for reference in self._submit(task, *arguments):
+                    item = ray.get(reference)
+                    if isinstance(item, Step):
+                        self._on_step(replace(item, name=name))
+                return item
+            except (NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError):
+                lost += 1
+                if lost > RETRIES:
+                    raise
+                log.warning("%s: its worker died; it is started anew", name, exc_info=True)
+                self._on_step(Step(name, None, "again, for its worker died", event=True))
+
+    def _submit(self, task: Any, *arguments: Any) -> Any:
+        with self._lock:
+            if self._left:
+                raise CancelledError
+            self._tasks.append(task.remote(*arguments))
+            return self._tasks[-1]
+
+
+def standin_task(
+    root: str,
+    key: ArtefactKey,
+    settings: Any,
+    texts: Sequence[str],
+    forget: Mapping[int, Sequence[str]],
+    columns: Columns,
+) -> Iterator[Step | list[ArtefactRecord]]:
+    """Train a stand-in. settings: the config's `models.N.standin`; forget: the targets of each sample."""
+    store = RecordingStore(root)
+
+    def work(tell: Callable[[Step], None]) -> None:
+        def make(folder: Path) -> None:
+            from icu_ray.training.standins import build_standin
+
+            part = 0.0
+
+            def progress(epoch: Any) -> None:
+                nonlocal part
+                extraction = "" if epoch.el10 is None else f", EL {epoch.el10:.2f}"
+                text = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"
+                # MA rises nearly evenly up to where the training ends; its last part is slower.
+                known = epoch.ma / settings.min_memorization if settings.min_memorization else 0.0
+                part = min(max(part, known, epoch.epoch / epoch.max_epochs), 0.95)
+                tell(Step("", part, text))
+
+            tell(Step("", 0.0, "training"))
+            build_standin(settings, texts, forget, columns, folder, progress)
+
+        store.get_or_make("models", key, make)
+
+    yield from streamed(work)
+    yield store.records
+
+
+def pairs_task(
+    root: str, config: SweepConfig, corpus: Corpus, samples: Sequence[int], own_columns: bool
+) -> Iterator[Step | tuple[dict[int, Pairs], list[ArtefactRecord]]]:
+    """The pairs of every sample, by Ray Data."""
+    from icu_ray.data.pairing import find_pairs
+
+    store = RecordingStore(root)
+
+    def work() -> dict[int, Pairs]:
+        columns = config.columns.value()
+        return find_pairs(corpus, samples, config.pairs, columns, own_columns=own_columns, store=store)
+
+    found = yield from _stages(work)
+    yield found, store.records
+
+
+def artefacts_task(request: ArtefactRequest) -> Iterator[Step | tuple[ArtefactKeys, list[ArtefactRecord]]]:
+    """Rows, reference and 'before' of one model and sample."""
+    yield (yield from _stages(lambda: make_artefacts(request)))
+
+
+def _stages(work: Callable[[], _T]) -> Generator[Step, None, _T]:
+    """The stages of long work as steps; returns what it returns."""
+    found: list[_T] = []
+
+    def listened(tell: Callable[[Step], None]) -> None:
+        with listening(lambda stage, part: tell(Step("", part and min(part, 0.999), stage, stage))):
+            found.append(work())
+
+    yield from streamed(listened)
+    return found[0]

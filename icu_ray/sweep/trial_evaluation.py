@@ -1,0 +1,128 @@
+"""The evaluation of one trial as values and files: whether it is outstanding, of which models, and what is written.
+
+for trial in outstanding(plan): ...                     # trials of earlier runs that lack one
+pair = models_of(plan, store_root, trial, result)       # the model it was made from, and its own
+errors = write_files(pair, tasks, found)                # evaluation.json and documents.parquet
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from icu_ray.config import SweepConfig
+from icu_ray.errors import UserError
+from icu_ray.evaluation.actors import Subject
+from icu_ray.evaluation.evaluations import Evaluation, write_documents
+from icu_ray.evaluation.suites import open_tasks, with_means
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.trial import DONE, Trial
+from icu_ray.services.evaluate import sweep_tasks
+from icu_ray.storage.files import write_atomic
+from icu_ray.storage.results import ENDED_EARLY, TrialEvaluation, TrialResult
+from icu_ray.storage.store import Store, content_hash
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, write_evaluation
+from icu_ray.trial.artefacts import model_key, pinned
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialModels:
+    """A trial's two models that are to be evaluated; they are one and the same where nothing was trained."""
+
+    trial: Trial
+    paths: TrialPaths
+    before: Subject
+    after: Subject
+
+    @property
+    def subjects(self) -> tuple[Subject, Subject]:
+        return self.before, self.after
+
+
+def outstanding(plan: Plan) -> tuple[Trial, ...]:
+    """Trials that ended before this run and lack an evaluation that the config asks for."""
+    tasks = task_hashes(plan.config)
+    return tuple(
+        trial for trial in plan.trials if trial.status in DONE and not _is_evaluated(plan.config, trial, tasks)
+    )
+
+
+def _is_evaluated(config: SweepConfig, trial: Trial, tasks: Mapping[str, str]) -> bool:
+    paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
+    result = read_result(paths)
+    if result is not None and result.reason == ENDED_EARLY:
+        return True  # there is no model
+    try:
+        found = read_evaluation(paths)
+    except UserError as error:
+        log.warning("made again: %s", error)
+        return False
+    return (
+        found is not None
+        and result is not None
+        and dict(found.tasks) == dict(tasks)
+        and not found.errors
+        and found.models[1] == result.model_hash
+    )
+
+
+def task_hashes(config: SweepConfig) -> dict[str, str]:
+    """The tasks that a config asks for, each with a hash of what it asks."""
+    names, options = sweep_tasks(config)
+    return {source.name: content_hash(dict(source.identity)) for source in open_tasks(names, options)}
+
+
+def models_of(plan: Plan, root: str, trial: Trial, result: TrialResult) -> TrialModels:
+    """The models of a trial that has kept its own. root: the store's place."""
+    paths = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
+    before = _original(plan, root, trial, result)
+    after = before
+    if result.epochs > 0:
+        after = replace(before, name=trial.name, source=paths.model, hash=result.model_hash, revision=None)
+    return TrialModels(trial, paths, before, after)
+
+
+def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subject:
+    model = pinned(trial.model)
+    assert plan.data is not None and result.provenance is not None
+    source = model.source
+    if source is None:
+        key = model_key(model, plan.config.columns.value(), plan.data.fingerprint)
+        source = Store(root).location("models", key)
+    return Subject(
+        name=model.name,
+        source=source,
+        hash=result.provenance.model,
+        dtype="bfloat16" if model.precision == "bf16" else "float32",
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
+def write_files(
+    models: TrialModels, tasks: Mapping[str, str], found: Mapping[tuple[str, str], Evaluation]
+) -> dict[str, str]:
+    """Write a trial's evaluation.json and documents.parquet; what could not be evaluated, by task.
+
+    tasks: as `task_hashes`. found: by model and task, of both models and every task.
+    """
+    distinct = dict.fromkeys(subject.name for subject in models.subjects)
+    evaluations = [found[subject, task] for subject in distinct for task in tasks]
+    with tempfile.TemporaryDirectory(prefix="icu_ray_documents_") as folder:
+        path = Path(folder) / "documents.parquet"
+        if any(evaluation.table is not None for evaluation in evaluations):
+            write_documents(evaluations, path)
+            write_atomic(models.paths.documents, path.read_bytes())
+    before, after = (
+        with_means({name: value for task in tasks for name, value in found[subject.name, task].metrics.items()})
+        for subject in models.subjects
+    )
+    errors = {each.task: f"{each.model}: {each.error}" for each in evaluations if each.error}
+    hashes = models.before.hash, models.after.hash
+    write_evaluation(models.paths, TrialEvaluation(tasks, hashes, before, after, errors))
+    return errors

@@ -1,0 +1,171 @@
+"""Makes what the trials on one model and one forget sample share, and leaves it in the store.
+
+One Ray task makes rows, reference, head and 'before' row together, so that the model is loaded at most once, and only
+if one of them is missing. What is in the store already is found by its key.
+
+    keys, records = make_artefacts(ArtefactRequest(...))         # in a Ray task, by sweep/prepare_tasks.py
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.data.examples import Examples, TokenRows
+from icu_ray.data.sources import counts_own_tokens
+from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.storage.store import Store
+from icu_ray.trial.artefacts import (
+    VERSION,
+    ArtefactKey,
+    ArtefactKeys,
+    ArtefactRecord,
+    Needs,
+    RecordingStore,
+    columns_key,
+    get_artefact,
+    load_original,
+    load_rows,
+    save_rows,
+)
+
+if TYPE_CHECKING:
+    from icu_ray.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class ArtefactRequest:
+    """All that the task of one model and sample is told; it reads no file of the user's but the model."""
+
+    root: str
+    config: SweepConfig
+    model: ModelConfig
+    standin: ArtefactKey | None
+    model_key: ArtefactKey
+    targets: Examples
+    pairs: Examples | None
+    pair_overlap: tuple[float, ...] | None
+    heldout: Examples | None
+    needs: Needs
+
+
+def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[ArtefactRecord]]:
+    """The task: rows, then what needs the model, which is loaded at most once and only if something is missing."""
+    import torch
+
+    from icu_ray.models.reference import save_head
+
+    torch.set_num_threads(request.model.cpus_per_worker)
+    store = RecordingStore(request.root)
+    config, needs = request.config, request.needs
+    loaded: list[LoadedModel] = []
+
+    def model() -> LoadedModel:
+        if not loaded:
+            loaded.append(load_original(request.model, request.standin, store))
+        return loaded[0]
+
+    parts = {"targets": request.targets, "pairs": request.pairs, "heldout": request.heldout}
+    keys: dict[str, ArtefactKey] = {}
+    rows: dict[str, TokenRows] = {}
+    for part, examples in parts.items():
+        if examples is None:
+            continue
+        keys[part] = _rows_key(request, examples)
+        make = functools.partial(_make_rows, examples=examples, request=request, store=store)
+        rows[part] = load_rows(store.get_or_make("rows", keys[part], make))
+    reference_key: ArtefactKey | None = None
+    if needs.distributions or needs.token_losses:
+        reference_key = {
+            "pairs": keys.get("pairs"),
+            "targets": keys["targets"] if needs.token_losses else None,
+            "cache": config.kl.cache if needs.distributions else "none",
+            "precision": request.model.precision,
+            "version": VERSION,
+        }
+        store.get_or_make("references", reference_key, lambda folder: _make_reference(folder, model(), rows, request))
+    head_key: ArtefactKey | None = None
+    if needs.distributions and config.kl.cache == "hidden":
+        head_key = {"model": request.model_key, "precision": request.model.precision, "version": VERSION}
+        store.get_or_make("heads", head_key, lambda folder: save_head(model().model, folder))
+    before_key: ArtefactKey = {
+        "targets": keys["targets"],
+        "heldout": keys.get("heldout"),
+        "precision": request.model.precision,
+        "version": VERSION,
+        "filter": config.filter.model_dump(
+            mode="json", include={"encoder", "encoder_layer", "beams", "strip_special", "prompt"}
+        ),
+        "generate": config.generate.model_dump(mode="json"),
+        "el": config.el.model_dump(mode="json"),
+        "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),
+    }
+    store.get_or_make("before", before_key, lambda folder: _make_before(folder, model(), rows, config))
+    model_hash = _model_hash(request, store)
+    found = ArtefactKeys(request.standin, model_hash, keys, before_key, reference_key, head_key, request.pair_overlap)
+    return found, store.records
+
+
+def _model_hash(request: ArtefactRequest, store: Store) -> str:
+    from icu_ray.models.loading import local_folder
+
+    if request.standin is not None:
+        return folder_fingerprint(get_artefact(store, "models", request.standin))
+    assert request.model.source is not None
+    return folder_fingerprint(local_folder(request.model.source, request.model.revision))
+
+
+def _rows_key(request: ArtefactRequest, examples: Examples) -> ArtefactKey:
+    config = request.config
+    return {
+        "version": VERSION,
+        "model": request.model_key,
+        "content": examples.fingerprint(),
+        "columns": columns_key(config.columns.value()),
+        "own_columns": counts_own_tokens(config, request.model.standin is not None),
+        "tokens": config.tokens.model_dump(mode="json", exclude={"columns_of"}),
+        "prompt": config.filter.prompt,
+    }
+
+
+def _make_rows(folder: Path, examples: Examples, request: ArtefactRequest, store: Store) -> None:
+    from icu_ray.data.tokens import tokenise
+    from icu_ray.models.loading import load_tokenizer
+
+    model = request.model
+    source = model.source if request.standin is None else str(get_artefact(store, "models", request.standin))
+    assert source is not None
+    rows = tokenise(
+        examples,
+        load_tokenizer(source, revision=model.revision, trust_remote_code=model.trust_remote_code),
+        request.config.columns.value(),
+        request.config.tokens,
+        own_columns=counts_own_tokens(request.config, model.standin is not None),
+        prompt=request.config.filter.prompt,
+    )
+    save_rows(rows, folder)
+
+
+def _make_reference(
+    folder: Path, original: LoadedModel, rows: Mapping[str, TokenRows], request: ArtefactRequest
+) -> None:
+    from icu_ray.models.reference import build_reference
+
+    reference = build_reference(
+        original.model,
+        rows.get("pairs"),
+        request.config.kl.cache if request.needs.distributions else "none",
+        targets=rows["targets"] if request.needs.token_losses else None,
+    )
+    reference.save(folder)
+
+
+def _make_before(folder: Path, original: LoadedModel, rows: Mapping[str, TokenRows], config: SweepConfig) -> None:
+    from icu_ray.training.validation import Measure, validate
+
+    measure = Measure(config.filter, config.generate, config.el, config.eval)
+    validate(original.model, original.tokenizer, rows["targets"], measure, heldout=rows.get("heldout")).save(folder)
