@@ -26,9 +26,9 @@ from typing import Any
 from icu_ray.config import SweepConfig
 from icu_ray.console.streaming import streamed
 from icu_ray.errors import UserError
-from icu_ray.evaluation.actors import Answered, Pool, Subject, default_pool
-from icu_ray.evaluation.evaluations import Evaluation, write_documents
-from icu_ray.evaluation.stage import evaluate_models
+from icu_ray.evaluation.stage.actors import Answered, Pool, Subject, default_pool
+from icu_ray.evaluation.stage.results import Evaluation, write_documents
+from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks, with_means
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
