@@ -25,7 +25,7 @@ class StandinConfig(Section):
     batch_size: Count = 16
     """Rows of one training step."""
     target_repeats: Count = 4
-    """How often each forget row stands in one epoch of the training corpus, as duplicated text does on the web."""
+    """How often each target stands in one epoch of the training corpus, as duplicated text does on the web."""
     min_memorization: Fraction = 0.9
     """Training goes on until MA on every forget sample reaches this (and EL10 reaches min_extraction)."""
     min_extraction: Fraction = 0.5
@@ -48,7 +48,7 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings."""
     workers: Count = 1
-    """Training workers of one trial, placed together as a gang."""
+    """Training workers of one trial, its worker group; they are placed together."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Default: 0 for stand-ins, 1 otherwise. Never part of a trial's identity."""
     cpus_per_worker: Count = 1
