@@ -26,10 +26,10 @@ import torch
 from table import machine
 
 from icu_ray.cluster.runtime import connected
-from icu_ray.evaluation.actors import Pool, Subject
 from icu_ray.evaluation.definition import find_definition
-from icu_ray.evaluation.evaluations import Evaluation
-from icu_ray.evaluation.stage import evaluate_models
+from icu_ray.evaluation.stage.actors import Pool, Subject
+from icu_ray.evaluation.stage.results import Evaluation
+from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import NINE, Options, open_tasks, tasks_of
 from icu_ray.storage.store import Store
 

@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--json] [--rows N]
 
 planning   make_plan for 60, 600 and 6,000 trials: an empty storage, and one in which every trial is finished
-starting   one decision of the schedule (schedule.next_start) with as many trials waiting for a full cluster
+starting   one decision of the schedule (plan.schedule.next_start) with as many trials waiting for a full cluster
 pairing    neighbours of 128 targets among 15,000, 150,000 and 1,500,000 clustered unit vectors of 384 numbers in shards
            of at most 65,536: `whole` is data.neighbours.search on a Ray started here, with one actor and that actor's
            peak resident memory of its own; `scan` is what the actor does with its shards, without Ray

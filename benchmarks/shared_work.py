@@ -33,7 +33,7 @@ def run(folder: Path, name: str, samples: list[int], cells: list[list[float]]) -
     python("-m", "icu_ray.sweep", "c.yaml", folder=folder)
     seconds = time.perf_counter() - began
     log = (folder / "runs" / name / "logs" / "driver.log").read_text()
-    return seconds, len(re.findall(r"icu_ray\.prepare made: ", log))
+    return seconds, len(re.findall(r"icu_ray\.sweep\.prepare made: ", log))
 
 
 def measure() -> list[dict[str, Any]]:

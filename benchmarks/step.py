@@ -4,7 +4,7 @@
 
 Tokens per second (targets and pairs counted) of one optimizer step on a batch of 8: ours (one forward, losses in
 chunks), ours with two forwards (loss.joint_forward=false), and the plain form (benchmarks/plain_step.py), in turn on
-the same engine, model and optimizer. Then seconds of an epoch of 64 samples of which some are forgotten: the plain
+the same engine, model and optimizer. Then seconds of an epoch of 64 targets of which some are forgotten: the plain
 form on the authors' batches, where they keep their slots and run along, train.batching=slots (they are left out of the
 forward) and repack (the epoch gets shorter). Every number is the smallest of several runs; `cpu` is the ratio of
 processor seconds, which neighbours on the machine disturb less than the clock.

@@ -3,7 +3,7 @@
     python benchmarks/validation.py [--json] [--quick]
 
 A GPT-Neo of 4 layers, width 128, memorises 64 records of 200 tokens and unlearns them epoch by epoch (Adam, batches of
-8 active samples, the ICU loss without its KL term) until the paper's rule stops it. After every epoch, the start
+8 active targets, the ICU loss without its KL term) until the paper's rule stops it. After every epoch, the start
 included, both sides measure the same weights and decide from their own numbers:
 
 ours: `icu_ray.training.validation.validate` in decision-only mode: EL at the start and where MA leaves the decision to

@@ -211,7 +211,7 @@ def _sweep_frames(plan: Plan, exit_code: int | None) -> SweepFrames:
     import pandas as pd
 
     from icu_ray.plan.grid import trials_now
-    from icu_ray.report.numbers.tables import cell_rows, summarise, trial_rows
+    from icu_ray.report.numbers.summary import cell_rows, summarise, trial_rows
     from icu_ray.report.terminal.plan_table import plan_json
     from icu_ray.storage.files import join
     from icu_ray.storage.trial_files import TrialPaths

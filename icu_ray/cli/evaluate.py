@@ -52,7 +52,7 @@ def _positive(text: str) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from icu_ray.console.verbosity import bar
-    from icu_ray.evaluation.evaluations import write_documents
+    from icu_ray.evaluation.stage.results import write_documents
     from icu_ray.evaluation.suites import Options, tasks_of
     from icu_ray.services.evaluate import evaluate, evaluations_json
     from icu_ray.storage.results import finite

@@ -58,7 +58,7 @@ def _positive(text: str) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from icu_ray.ratings.candidates import read_candidates
-    from icu_ray.ratings.sheets import KEY_FILE, export_sheets
+    from icu_ray.ratings.human_sheets import KEY_FILE, export_sheets
     from icu_ray.storage.files import check_writable
 
     candidates = read_candidates(arguments.sources, arguments.which, arguments.references, _say)

@@ -60,8 +60,8 @@ def _judge(arguments: argparse.Namespace) -> int:
     from icu_ray.config.file import load_section
     from icu_ray.ratings.candidates import read_candidates
     from icu_ray.ratings.judge import estimate_cost, judge_candidates, write_judgement
+    from icu_ray.ratings.judge_answers import AnswerStore, read_answers
     from icu_ray.ratings.judge_client import read_key
-    from icu_ray.ratings.judge_store import AnswerStore, read_answers
     from icu_ray.storage.files import check_writable
 
     overrides = [text for text in arguments.sources if _OVERRIDE.fullmatch(text)]

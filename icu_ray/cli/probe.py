@@ -1,4 +1,4 @@
-"""icu-ray probe: how much a model remembers of a forget file."""
+"""icu-ray probe: how much a model remembers of a forget sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "probe",
-        "Forget loss, memorisation accuracy and extraction likelihood of any causal LM on any forget file.",
+        "Forget loss, memorisation accuracy and extraction likelihood of any causal LM on any forget sample.",
         "icu-ray probe --model EleutherAI/gpt-neo-125m --forget records.jsonl --json",
         _probe,
         progress=True,
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
     parser.add_argument("--revision", help="revision of a hub model")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model's folder brings")
-    parser.add_argument("--json", action="store_true", help="print JSON, with every sample's values")
+    parser.add_argument("--json", action="store_true", help="print JSON, with every text's values")
 
 
 def _positive(text: str) -> int:

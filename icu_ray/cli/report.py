@@ -30,7 +30,8 @@ def add(commands: Any) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from icu_ray.report.numbers.tables import print_tables, summarise, write_tables
+    from icu_ray.report.numbers.summary import summarise, write_tables
+    from icu_ray.report.terminal.summary_tables import print_tables
     from icu_ray.report.write import write_report
 
     sweeps = [split_sweep(folder) for folder in arguments.sweeps]

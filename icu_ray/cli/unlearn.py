@@ -30,22 +30,22 @@ def add(commands: Any) -> None:
         help="folder or hub id of a causal LM; default: a small stand-in that is first trained to know the texts",
     )
     parser.add_argument(
-        "--forget", metavar="FILE", help=".jsonl, .csv or .parquet of the texts to forget (a stand-in brings its own)"
+        "--forget", metavar="FILE", help="the forget sample: .jsonl, .csv or .parquet (a stand-in brings its own)"
     )
     parser.add_argument(
         "--retain",
         metavar="FILE",
-        help="texts it may keep, among which analogous ones are sought; without them all "
+        help="the pool: texts it may keep, from which each target's pair is drawn; without them all "
         "that can be done is gradient ascent, which costs a model much more",
     )
     parser.add_argument(
-        "--heldout", metavar="FILE", help="further texts, to measure what was lost (default: a tenth of --retain)"
+        "--heldout", metavar="FILE", help="held-out texts, to measure what was lost (default: a tenth of --retain)"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where to leave everything")
     parser.add_argument("--text-column", default="text", help="of the files (default text)")
     parser.add_argument("--id-column", help="of the files (default: rows are numbered)")
     parser.add_argument("--method", help="icu, kl, llmu, ... (default icu, without --retain kumpr)")
-    parser.add_argument("--alpha", type=float, default=0.5, help="weight of learning the analogous texts (default 0.5)")
+    parser.add_argument("--alpha", type=float, default=0.5, help="weight of learning the pairs (default 0.5)")
     parser.add_argument("--beta", type=float, help="weight of staying near the original (default 1, of a stand-in 4)")
     parser.add_argument("--length", type=int, help="tokens of each text (default 200, of a stand-in 128)")
     parser.add_argument("--workers", type=int, default=1, help="training workers (default 1)")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 ENVIRONMENT: Mapping[str, str] = {
     # The controller looks after its workers this often; a report waits for its look (1.7 s at Ray's default of 2).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-    # Where nodes must first be started, a worker group waits for them in Ray's queue rather than failing after a minute.
+    # Where nodes must first be started, a worker group waits in Ray's queue rather than failing after a minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
     # A cloud's notice may come thirty seconds ahead; Ray's default is to look every five.
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",

@@ -105,7 +105,7 @@ class RecordsData(Section):
     forget: str
     """File of the texts to forget; may contain {sample}."""
     pool: str | None = None
-    """File of the remaining texts, from which pairs are taken; may be left out for methods without pairs."""
+    """File of the remaining texts, from which pairs are drawn; may be left out for methods without pairs."""
     heldout: str | None = None
     """File of texts that nobody asked to forget, for held-out perplexity."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0

@@ -28,7 +28,7 @@ class MethodConfig(Section):
     label: Name | None = None
     """Shown in tables in place of the name, for example 'gradient-ascent'."""
     alpha: Weight | tuple[Weight, ...] = 0.5
-    """Weight of learning the analogous texts (equation 3), one or several."""
+    """Weight of learning the pairs (equation 3), one or several."""
     beta: Weight | tuple[Weight, ...] = 1.0
     """Weight of the divergence to the original model (equation 4), one or several."""
     cells: tuple[tuple[Weight, Weight], ...] | None = None

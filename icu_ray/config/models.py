@@ -25,7 +25,7 @@ class StandinConfig(Section):
     batch_size: Count = 16
     """Rows of one training step."""
     target_repeats: Count = 4
-    """How often each forget row stands in one epoch of the training corpus, as duplicated text does on the web."""
+    """How often each target stands in one epoch of the training corpus, as duplicated text does on the web."""
     min_memorization: Fraction = 0.9
     """Training goes on until MA on every forget sample reaches this (and EL10 reaches min_extraction)."""
     min_extraction: Fraction = 0.5

@@ -40,7 +40,7 @@ class SweepConfig(Section):
     tokens: TokensConfig = TokensConfig()
     """How rows become tokens of a model."""
     pairs: PairsConfig = PairsConfig()
-    """How analogous texts are found."""
+    """How each target's pair, its analogous text, is found in the pool."""
     loss: LossConfig = LossConfig()
     """What the losses count."""
     kl: KlConfig = KlConfig()

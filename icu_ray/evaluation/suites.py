@@ -16,12 +16,12 @@ from pathlib import Path
 
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.evaluation.definition import HARNESS_FILES, find_definition
-from icu_ray.evaluation.dialogue import Keep, dialogue_task, task_of
-from icu_ray.evaluation.harness import RowsFrom, harness_task
-from icu_ray.evaluation.mirror import authors_file
-from icu_ray.evaluation.mirroring import authors_folder, write_mirror
-from icu_ray.evaluation.perplexity import perplexity_task, rolling_task
-from icu_ray.evaluation.quick import QuickWorld, quick_dialogues, quick_rows
+from icu_ray.evaluation.kinds.dialogue import Keep, dialogue_task, task_of
+from icu_ray.evaluation.kinds.harness import RowsFrom, harness_task
+from icu_ray.evaluation.kinds.perplexity import perplexity_task, rolling_task
+from icu_ray.evaluation.rows.quick_world import QuickWorld, quick_dialogues, quick_rows
+from icu_ray.evaluation.rows.read_mirror import authors_file
+from icu_ray.evaluation.rows.write_mirror import authors_folder, write_mirror
 from icu_ray.evaluation.task import TaskSource
 
 DIALOGUES: Mapping[str, str] = {

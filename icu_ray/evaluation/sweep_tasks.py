@@ -10,7 +10,7 @@ from pathlib import Path
 
 from icu_ray.config import SweepConfig, SyntheticData
 from icu_ray.errors import UserError
-from icu_ray.evaluation.quick import QuickWorld
+from icu_ray.evaluation.rows.quick_world import QuickWorld
 from icu_ray.evaluation.suites import Options, check_names, open_tasks, tasks_of
 
 

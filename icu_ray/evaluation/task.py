@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from icu_ray.evaluation.requests import Answer, Measure, Request
+from icu_ray.evaluation.model_requests import Answer, Measure, Request
 from icu_ray.storage.store import JsonValue
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from pydantic import SecretStr
 
 from icu_ray.config import JudgeConfig
 from icu_ray.errors import UserError
+from icu_ray.ratings.judge_answers import Answer
 from icu_ray.ratings.judge_prompt import Messages
-from icu_ray.ratings.judge_store import Answer
 
 LONGEST_PAUSE_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0

@@ -15,10 +15,11 @@ from typing import Any
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
-from icu_ray.report.numbers.rows import Block, Mark, Row, differing_keys, flatten, make_blocks, rank, shown_columns
+from icu_ray.report.numbers.rows import Block, Mark, Row, make_blocks, rank, shown_columns
 from icu_ray.report.numbers.statistics import Estimate
 from icu_ray.report.numbers.targets import TargetRow, target_rows
 from icu_ray.report.numbers.tasks import TaskTable, task_tables
+from icu_ray.report.numbers.variants import differing_keys, flatten
 from icu_ray.storage.store import content_hash
 from icu_ray.version import code_version
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from icu_ray.report.collect import collect
 from icu_ray.report.contents import Report, make_report
-from icu_ray.report.figures.make import pictures
+from icu_ray.report.figures.pictures import pictures
 from icu_ray.report.figures.theme import DARK, LIGHT, render
 from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.latex import to_latex

@@ -16,7 +16,7 @@ from typing import Any
 from icu_ray.cluster.runtime import connected
 from icu_ray.console.redirect import redirected_output
 from icu_ray.errors import UserError
-from icu_ray.evaluation.evaluations import Evaluation
+from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.suites import Options, open_tasks, with_means
 from icu_ray.storage.files import check_writable, join, local_path
 from icu_ray.storage.store import Store
@@ -41,8 +41,8 @@ def evaluate(
     log = (Path(tempfile.gettempdir()) if folder is None else folder.resolve()) / "evaluate.log"
     sources = open_tasks(tasks, options)
 
-    from icu_ray.evaluation.actors import Subject
-    from icu_ray.evaluation.stage import evaluate_models
+    from icu_ray.evaluation.stage.actors import Subject
+    from icu_ray.evaluation.stage.run import evaluate_models
     from icu_ray.models.fingerprints import folder_fingerprint
     from icu_ray.models.hub import looks_local
     from icu_ray.models.loading import local_folder

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from icu_ray.console.progress import Step
-from icu_ray.evaluation.actors import Pool, Subject, default_pool
-from icu_ray.evaluation.evaluations import Evaluation
+from icu_ray.evaluation.stage.actors import Pool, Subject, default_pool
+from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
 from icu_ray.services.evaluate import sweep_tasks

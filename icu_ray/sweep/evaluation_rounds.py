@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from icu_ray.console.streaming import streamed
-from icu_ray.evaluation.actors import Answered, Pool, Subject
-from icu_ray.evaluation.evaluations import Evaluation
-from icu_ray.evaluation.stage import evaluate_models
+from icu_ray.evaluation.stage.actors import Answered, Pool, Subject
+from icu_ray.evaluation.stage.results import Evaluation
+from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks
 from icu_ray.storage.store import Store
 

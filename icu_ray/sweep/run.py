@@ -87,7 +87,8 @@ def _absolute(storage: str) -> str:
 
 
 def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
-    from icu_ray.report.numbers.tables import print_tables, summarise, write_tables
+    from icu_ray.report.numbers.summary import summarise, write_tables
+    from icu_ray.report.terminal.summary_tables import print_tables
     from icu_ray.tracking.tracker import FINISH_SECONDS, INTERRUPTED_SECONDS, Tracker, tracking_uri
     from icu_ray.trial.task import spec_of
 
@@ -156,8 +157,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
                 _leave(lambda: write_beat(config.storage, config.name, state), state)
                 # Who interrupts wants the end now; 'icu-ray report' can be asked later.
                 reported = "" if state == "interrupted" else _write_report(config)
-                patience = INTERRUPTED_SECONDS if state == "interrupted" else FINISH_SECONDS
-                synced = tracker is None or tracker.finish(patience)
+                wait_seconds = INTERRUPTED_SECONDS if state == "interrupted" else FINISH_SECONDS
+                synced = tracker is None or tracker.finish(wait_seconds)
         if trouble:
             console.print(f"\n{trouble}. {_KEPT}", markup=False, soft_wrap=True)
             return 1

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError
-from icu_ray.evaluation.actors import Subject
-from icu_ray.evaluation.evaluations import Evaluation, write_documents
+from icu_ray.evaluation.stage.actors import Subject
+from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.suites import open_tasks, with_means
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial

@@ -13,10 +13,11 @@ import pytest
 from icu_ray.cli.main import main
 from icu_ray.config.file import resolve_config
 from icu_ray.errors import UserError
-from icu_ray.evaluation import definition, harness
+from icu_ray.evaluation import definition
 from icu_ray.evaluation.definition import Definition, find_definition
-from icu_ray.evaluation.mirroring import AUTHORS_FILES, write_mirror
-from icu_ray.evaluation.quick import QuickWorld, entries_of, kind_of, quick_dialogues, quick_rows
+from icu_ray.evaluation.kinds import harness
+from icu_ray.evaluation.rows.quick_world import QuickWorld, entries_of, kind_of, quick_dialogues, quick_rows
+from icu_ray.evaluation.rows.write_mirror import AUTHORS_FILES, write_mirror
 from icu_ray.evaluation.suites import MEANS, SUITES, Options, open_task, tasks_of, with_means
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.storage.store import content_hash

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icu_ray.errors import UserError
-from icu_ray.evaluation.answering import answer_slice
-from icu_ray.evaluation.classification import Pair, answer_loglikelihoods, score_pairs
 from icu_ray.evaluation.definition import HARNESS_FILES, find_definition
-from icu_ray.evaluation.dialogue import prompt_of, task_of
-from icu_ray.evaluation.perplexity import rolling_task, window_task
-from icu_ray.evaluation.requests import Answer, Measure, Request, Slice, cut_slices, dump_answers, load_answers
+from icu_ray.evaluation.kinds.classification import Pair, answer_loglikelihoods, score_pairs
+from icu_ray.evaluation.kinds.dialogue import prompt_of, task_of
+from icu_ray.evaluation.kinds.perplexity import rolling_task, window_task
+from icu_ray.evaluation.model_requests import Answer, Measure, Request, Slice, cut_slices, dump_answers, load_answers
+from icu_ray.evaluation.stage.answers import answer_slice
 from icu_ray.evaluation.suites import NINE, Options, open_task, with_means
 from icu_ray.evaluation.task import Scores, Task
 from icu_ray.evaluation.texts import normalize_answer, normalize_turn, token_f1

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from icu_ray.evaluation import stage
-from icu_ray.evaluation.actors import GPU_SHARES, Answered, Pool, Subject, default_pool, gpu_share
-from icu_ray.evaluation.evaluations import Evaluation, write_documents
-from icu_ray.evaluation.requests import cut_slices
-from icu_ray.evaluation.stage import evaluate_models
+from icu_ray.evaluation.model_requests import cut_slices
+from icu_ray.evaluation.stage.actors import GPU_SHARES, Answered, Pool, Subject, default_pool, gpu_share
+from icu_ray.evaluation.stage.results import Evaluation, write_documents
+from icu_ray.evaluation.stage.run import evaluate_models, run
 from icu_ray.evaluation.suites import Options, open_tasks
 from icu_ray.storage.store import Store
 from tests.support.evaluation_case import save_model, write_mirror_rows
@@ -125,7 +124,7 @@ def test_two_actors_small_slices_and_a_killed_actor_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """kill -9 of the process of an actor while slices are under way; called in a thread, as a sweep does."""
-    monkeypatch.setattr(stage, "cut_slices", functools.partial(cut_slices, size=6))
+    monkeypatch.setattr(run, "cut_slices", functools.partial(cut_slices, size=6))
     told: list[Answered] = []
     killed: list[int] = []
 
@@ -186,7 +185,7 @@ class _Deadly(Subject):
 def test_a_slice_that_always_kills_its_actor_is_given_up(
     ray_cluster: None, mirror: Path, subjects: list[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "RETRIES", 1)
+    monkeypatch.setattr(run, "RETRIES", 1)
     diary = tmp_path / "diary"
     deadly = _Deadly("deadly", subjects[0].source, "deadly", revision=str(diary))
     sources = open_tasks(("copa",), Options(mirror=mirror, limit=2))

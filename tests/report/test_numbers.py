@@ -17,8 +17,9 @@ from icu_ray.report.figures.tradeoff import pareto
 from icu_ray.report.numbers.columns import ALL_COLUMNS, PAPER_COLUMNS
 from icu_ray.report.numbers.comparison import block_orders, block_scores, block_tests
 from icu_ray.report.numbers.paper_tables import paper_row, paper_rows, paper_size
-from icu_ray.report.numbers.rows import BEFORE, Block, Row, differing_keys, flatten, rank
+from icu_ray.report.numbers.rows import BEFORE, Block, Row, rank
 from icu_ray.report.numbers.statistics import Estimate, holm, mean_interval, paired_tests
+from icu_ray.report.numbers.variants import differing_keys, flatten
 
 PRINTED = json.loads((Path(__file__).parents[1] / "support" / "printed_scores.json").read_text())
 METHOD = {"OPT": "opt", "KUMPR": "kumpr", "DPO": "po", "KL": "kl", "LLMU": "llmu", "ICU (ours)": "icu"}

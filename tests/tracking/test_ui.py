@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from icu_ray.report.numbers.tables import summarise, write_tables
+from icu_ray.report.numbers.summary import summarise, write_tables
 from icu_ray.report.write import write_report
 from icu_ray.storage.trial_files import TrialPaths, read_events, trial_ids
 from icu_ray.tracking.sync import sync_sweep

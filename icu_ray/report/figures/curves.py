@@ -1,4 +1,4 @@
-"""Forgetting curves and active samples, epoch by epoch.
+"""Forgetting curves and active targets, epoch by epoch.
 
     figure = forgetting(report, theme)
 
@@ -64,7 +64,7 @@ def active(report: Report, theme: Theme) -> Figure:
             _curve(axis, row, looks[row.name], lambda record: float(record.active), scale=1, trials=False)
         if sizes:
             axis.axhline(max(sizes), color=theme.faint, linewidth=1, label="whole forget sample")
-        _finish(axis, block, "active samples", True, True)
+        _finish(axis, block, "active targets", True, True)
         axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axis.set_ylim(0, None)
     legend_below(figure, grid[0], 2 * len(blocks))

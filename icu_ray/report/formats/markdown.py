@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from icu_ray.report.contents import SCORES, STATE_WORD, Report, TableCell
-from icu_ray.report.figures.make import Picture
+from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.formats.wording import (
     MAIN_NOTE,
     ORDERS_NOTE,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from icu_ray.report.contents import SCORES, STATE_WORD, Report
 from icu_ray.report.figures.case_study import marked_words
-from icu_ray.report.figures.make import Picture
+from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.figures.theme import DPI
 from icu_ray.report.formats import wording
 from icu_ray.report.numbers.targets import HEADINGS

@@ -18,7 +18,8 @@ from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.numbers.columns import ALL_COLUMNS, PPL_RATIO, Column, evaluated_metrics
 from icu_ray.report.numbers.paper_tables import PaperRow, paper_row, paper_size
 from icu_ray.report.numbers.statistics import Estimate, mean_interval
-from icu_ray.report.numbers.tables import ppl_ratio
+from icu_ray.report.numbers.summary import ppl_ratio
+from icu_ray.report.numbers.variants import variants_of
 from icu_ray.storage.results import Scores
 
 Mark = Literal["best", "second"]
@@ -109,7 +110,7 @@ def _block(
     source = next((entry.get("source") for entry in described), None)
     standin = any(entry.get("standin") is not None for entry in described)
     paper = paper_size(model, source) if source is not None or standin else None
-    variants = _variants(trials)
+    variants = variants_of(trials)
     groups: dict[tuple[str, float | None, float | None, str], list[ReportedTrial]] = {}
     for trial in trials:
         if not _trains(trial):
@@ -254,43 +255,6 @@ def rank(column: Column, estimates: Sequence[Estimate | None]) -> list[Mark | No
         return [None] * len(shown)
     second = levels[1] if shown.count(levels[0]) == 1 else None
     return [None if v is None else "best" if v == levels[0] else "second" if v == second else None for v in shown]
-
-
-_SAME_FOR_ALL = ("method", "sample", "seed", "format")
-
-
-def _variants(trials: Sequence[ReportedTrial]) -> dict[str, str]:
-    """By trial id, the settings in which trials of one model differ ('optim.lr=0.0001'), '' where none does."""
-    flat = {
-        trial.trial_id: {k: v for k, v in flatten(trial.settings).items() if k.split(".")[0] not in _SAME_FOR_ALL}
-        for trial in trials
-    }
-    differing = differing_keys([settings for settings in flat.values() if settings])
-    return {
-        trial_id: ", ".join(f"{key}={settings[key]}" for key in differing if settings and key in settings)
-        for trial_id, settings in flat.items()
-    }
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists of named things likewise, other lists count as values."""
-    if isinstance(tree, list | tuple) and tree and all(isinstance(item, Mapping) and "name" in item for item in tree):
-        named = {str(item.get("label") or item["name"]): item for item in tree}
-        tree = named if len(named) == len(tree) else tree
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, item in tree.items()
-        for key, value in flatten(item, f"{prefix}.{name}".lstrip(".")).items()
-    }
-
-
-def differing_keys(trees: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sorted keys that are missing in some or have more than one value."""
-    keys = {key for tree in trees for key in tree}
-    absent = object()
-    return sorted(key for key in keys if len({repr(tree.get(key, absent)) for tree in trees}) > 1)
 
 
 def shown_columns(blocks: Sequence[Block]) -> tuple[Column, ...]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from icu_ray.console.progress import duration
 from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.contents import STATE_WORD
-from icu_ray.report.numbers.tables import STATUS_STYLE
+from icu_ray.report.terminal.summary_tables import STATUS_STYLE
 from icu_ray.storage.results import Scores
 
 _DRIVER = {

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from icu_ray.errors import UserError
-from icu_ray.evaluation.requests import Answer, Measure, Request
+from icu_ray.evaluation.model_requests import Answer, Measure, Request
 from icu_ray.models.hidden import check_seam, last_hidden, output_head
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from icu_ray.console.progress import told
 from icu_ray.data.fetch import PublicFile, fetch_data
 from icu_ray.errors import UserError
 from icu_ray.evaluation.definition import Definition
-from icu_ray.evaluation.mirror import AUTHORS_FOLDER, ROWS_FOLDER
+from icu_ray.evaluation.rows.read_mirror import AUTHORS_FOLDER, ROWS_FOLDER
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.store import CACHE_VARIABLE
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from icu_ray.evaluation.mirror import read_dialogues
-from icu_ray.evaluation.requests import Answer, Measure, Request
+from icu_ray.evaluation.model_requests import Answer, Measure, Request
+from icu_ray.evaluation.rows.read_mirror import read_dialogues
 from icu_ray.evaluation.task import DocumentScore, Scores, Task, TaskSource
 from icu_ray.evaluation.texts import normalize_turn, token_f1
 from icu_ray.storage.store import JsonValue, file_hash

@@ -9,10 +9,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.evaluation.classification import answer_loglikelihoods, positions_of
-from icu_ray.evaluation.dialogue import answer_generations
-from icu_ray.evaluation.perplexity import answer_rolling, answer_windows
-from icu_ray.evaluation.requests import Answer, Request, Slice
+from icu_ray.evaluation.kinds.classification import answer_loglikelihoods, positions_of
+from icu_ray.evaluation.kinds.dialogue import answer_generations
+from icu_ray.evaluation.kinds.perplexity import answer_rolling, answer_windows
+from icu_ray.evaluation.model_requests import Answer, Request, Slice
 
 if TYPE_CHECKING:
     from icu_ray.models.loading import LoadedModel

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import UserError
 from icu_ray.evaluation.definition import Definition
-from icu_ray.evaluation.harness_scores import score_documents
-from icu_ray.evaluation.mirror import Row, read_csv, read_jsonl, rows_file
-from icu_ray.evaluation.requests import Answer, Kind, Measure, Request
+from icu_ray.evaluation.kinds.harness_scores import score_documents
+from icu_ray.evaluation.model_requests import Answer, Kind, Measure, Request
+from icu_ray.evaluation.rows.read_mirror import Row, read_csv, read_jsonl, rows_file
 from icu_ray.evaluation.task import Scores, Task, TaskSource
 from icu_ray.storage.store import JsonValue, file_hash
 

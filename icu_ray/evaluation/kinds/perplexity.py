@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError
-from icu_ray.evaluation.mirror import read_csv
-from icu_ray.evaluation.requests import Answer, Measure, Request
+from icu_ray.evaluation.model_requests import Answer, Measure, Request
+from icu_ray.evaluation.rows.read_mirror import read_csv
 from icu_ray.evaluation.task import DocumentScore, Scores, Task, TaskSource
 from icu_ray.storage.store import JsonValue, file_hash
 
@@ -89,7 +89,7 @@ def answer_windows(
     model: PreTrainedModel, requests: Sequence[Request], measure: Measure, positions: int
 ) -> list[Answer]:
     """Log-likelihood of each window's tokens after its first."""
-    from icu_ray.evaluation.classification import Pair, score_pairs
+    from icu_ray.evaluation.kinds.classification import Pair, score_pairs
 
     longest = max(len(request.tokens) for request in requests)
     if longest - 1 > positions:
@@ -102,7 +102,7 @@ def answer_rolling(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], positions: int
 ) -> list[Answer]:
     """Log-likelihood of each whole text, in windows of `positions` tokens where it is longer."""
-    from icu_ray.evaluation.classification import Encoder, Pair, prefix_token, score_pairs
+    from icu_ray.evaluation.kinds.classification import Encoder, Pair, prefix_token, score_pairs
 
     encoded = Encoder(tokenizer).encode([request.target for request in requests])
     prefix = prefix_token(tokenizer)

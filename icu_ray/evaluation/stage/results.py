@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.evaluation.requests import VERSION
+from icu_ray.evaluation.model_requests import VERSION
 from icu_ray.evaluation.task import Scores, TaskSource
 from icu_ray.storage.store import JsonValue, Store
 

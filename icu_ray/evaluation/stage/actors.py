@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import UserError
-from icu_ray.evaluation.requests import dump_answers
+from icu_ray.evaluation.model_requests import dump_answers
 from icu_ray.models.loading import Dtype, LoadedModel, load_model, local_folder
 from icu_ray.storage.files import file_system
 from icu_ray.storage.folders import fetched
@@ -96,7 +96,7 @@ class Evaluator:
         return pa.Table.from_pylist(rows, schema=schema)
 
     def _row(self, item: int, payload: bytes) -> dict[str, Any]:
-        from icu_ray.evaluation.answering import answer_slice
+        from icu_ray.evaluation.stage.answers import answer_slice
 
         started = time.perf_counter()
         subject, part = pickle.loads(payload)

@@ -161,7 +161,7 @@ def _page(sheet: str, ids: Sequence[str], rows: Sequence[Candidate]) -> bytes:
     }
     # ASCII without '<': nothing in a text can end the script element that carries it.
     text = json.dumps(data).replace("<", "\\u003c")
-    page = resources.files("icu_ray.evaluation").joinpath("rating_page.html").read_text(encoding="utf-8")
+    page = resources.files("icu_ray.ratings").joinpath("human_page.html").read_text(encoding="utf-8")
     return page.replace("__DATA__", text, 1).encode()
 
 

@@ -48,7 +48,7 @@ def pictures(report: Report) -> tuple[Picture, ...]:
             ),
             Picture(
                 "active",
-                "Active samples",
+                "Active targets",
                 "Targets not yet forgotten after each epoch, mean of a row; iterative refinement trains only on these.",
                 "Line charts of the number of active targets by epoch. " + _last_active(report),
                 lambda theme: active(report, theme),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.evaluation.requests import Answer, Measure, Request
+from icu_ray.evaluation.model_requests import Answer, Measure, Request
 from icu_ray.evaluation.task import DocumentScore, Scores, by_document
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from random import Random
 
 from icu_ray.data.synthetic import WORLD, make_records
-from icu_ray.evaluation.mirror import Row
+from icu_ray.evaluation.rows.read_mirror import Row
 from icu_ray.storage.store import JsonValue
 
 CANDIDATES = 4

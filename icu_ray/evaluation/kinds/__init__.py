@@ -1,0 +1,1 @@
+"""The kinds of task: what each asks of a model, how a model answers it, how answers become scores."""

@@ -1,0 +1,47 @@
+"""In which settings trials differ: what names a row that would else look like another one.
+
+variants_of(trials)["3f0a..."]        # "optim.lr=0.0001"; "" where all trials of the model agree
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from icu_ray.report.collect import ReportedTrial
+
+_SAME_FOR_ALL = ("method", "sample", "seed", "format")
+
+
+def variants_of(trials: Sequence[ReportedTrial]) -> dict[str, str]:
+    """By trial id, the settings in which trials of one model differ ('optim.lr=0.0001'), '' where none does."""
+    flat = {
+        trial.trial_id: {k: v for k, v in flatten(trial.settings).items() if k.split(".")[0] not in _SAME_FOR_ALL}
+        for trial in trials
+    }
+    differing = differing_keys([settings for settings in flat.values() if settings])
+    return {
+        trial_id: ", ".join(f"{key}={settings[key]}" for key in differing if settings and key in settings)
+        for trial_id, settings in flat.items()
+    }
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; lists of named things likewise, other lists count as values."""
+    if isinstance(tree, list | tuple) and tree and all(isinstance(item, Mapping) and "name" in item for item in tree):
+        named = {str(item.get("label") or item["name"]): item for item in tree}
+        tree = named if len(named) == len(tree) else tree
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {
+        key: value
+        for name, item in tree.items()
+        for key, value in flatten(item, f"{prefix}.{name}".lstrip(".")).items()
+    }
+
+
+def differing_keys(trees: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sorted keys that are missing in some or have more than one value."""
+    keys = {key for tree in trees for key in tree}
+    absent = object()
+    return sorted(key for key in keys if len({repr(tree.get(key, absent)) for tree in trees}) > 1)
