@@ -1,8 +1,8 @@
 """What makes a process the driver of a sweep: it holds the sweep's lease, says that it lives, hears signals.
 
 lease = claim(storage, sweep, wait=False, say=print)
-with last_words("...", terminal) as hush, interruptions(interrupted, hush), beating(storage, sweep, lease, ousted):
-    ...
+with message_if_killed("...", terminal) as cancel, interruptions(interrupted, cancel):
+    with heartbeat(storage, sweep, lease, taken_over): ...
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from icu_ray.sweep.lease import Held, Lease, take
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 2.0
-_LAST_WORDS = r"""
-read -r hush
+_MESSAGE_IF_KILLED = r"""
+read -r cancelled
 [ -t 1 ] && printf '\033[?25h'
-[ "$hush" ] || printf '\n%s\n' "$1"
+[ "$cancelled" ] || printf '\n%s\n' "$1"
 """
 """Waits for a line or the pipe's end; a terminal gets its cursor back, which the live view had hidden."""
 
@@ -71,16 +71,16 @@ def require_main_thread() -> None:
 
 
 @contextlib.contextmanager
-def last_words(words: str, file: TextIO) -> Iterator[Callable[[], None]]:
-    """Have `words` written to `file` should this process end within the block at once; yields what calls that off.
+def message_if_killed(message: str, file: TextIO) -> Iterator[Callable[[], None]]:
+    """Have `message` written to `file` should this process end within the block at once; yields what calls that off.
 
     kill -9 does that, and so does Ray, whose own code ends a driver on the spot and without a word where the object
-    store beside it has died, or where a new head answers at the old address. So another process says them, which waits
+    store beside it has died, or where a new head answers at the old address. So another process writes it, which waits
     for this one's end of a pipe to close.
     """
     try:
         waiting = subprocess.Popen(
-            ["/bin/sh", "-c", _LAST_WORDS, "last-words", words],
+            ["/bin/sh", "-c", _MESSAGE_IF_KILLED, "message-if-killed", message],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=subprocess.DEVNULL,
@@ -93,26 +93,26 @@ def last_words(words: str, file: TextIO) -> Iterator[Callable[[], None]]:
     pipe = waiting.stdin
     assert pipe is not None
 
-    def hush() -> None:
+    def cancel() -> None:
         with contextlib.suppress(OSError):
-            os.write(pipe.fileno(), b"hush\n")
+            os.write(pipe.fileno(), b"cancel\n")
 
     try:
-        yield hush
+        yield cancel
     finally:
-        hush()
+        cancel()
         with contextlib.suppress(OSError):
             pipe.close()
         waiting.wait()
 
 
 @contextlib.contextmanager
-def interruptions(interrupted: threading.Event, hush: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM set `interrupted` and raise KeyboardInterrupt; a second one calls `hush` and ends at once."""
+def interruptions(interrupted: threading.Event, before_exit: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM set `interrupted` and raise KeyboardInterrupt; a second one calls `before_exit` and ends."""
 
     def stop(number: int, frame: Any) -> None:
         if interrupted.is_set():
-            hush()
+            before_exit()
             os._exit(130)
         interrupted.set()
         raise KeyboardInterrupt
@@ -126,8 +126,8 @@ def interruptions(interrupted: threading.Event, hush: Callable[[], None]) -> Ite
 
 
 @contextlib.contextmanager
-def beating(storage: str, sweep: str, lease: Lease, ousted: threading.Event) -> Iterator[None]:
-    """Say every while that this driver lives; where another has taken the sweep over, set `ousted` and interrupt."""
+def heartbeat(storage: str, sweep: str, lease: Lease, taken_over: threading.Event) -> Iterator[None]:
+    """Say every while that this driver lives; if another has taken the sweep over, set `taken_over` and interrupt."""
     stop = threading.Event()
 
     def beat() -> None:
@@ -138,7 +138,7 @@ def beating(storage: str, sweep: str, lease: Lease, ousted: threading.Event) -> 
                     write_beat(storage, sweep, "running")
             except Held as held:
                 log.warning("another driver (%s) has taken this sweep over", held)
-                ousted.set()
+                taken_over.set()
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             except Exception as error:  # storage is away, in whatever words its library has for that

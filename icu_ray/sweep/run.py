@@ -37,7 +37,15 @@ from icu_ray.storage.provenance import provenance_of
 from icu_ray.storage.results import SweepState
 from icu_ray.storage.retry import with_retries
 from icu_ray.storage.trial_files import open_sweep, write_beat
-from icu_ray.sweep.driver import beating, claim, interruptions, last_words, logging_to, require_main_thread, shown
+from icu_ray.sweep.driver import (
+    claim,
+    heartbeat,
+    interruptions,
+    logging_to,
+    message_if_killed,
+    require_main_thread,
+    shown,
+)
 from icu_ray.sweep.lease import Lease
 
 log = logging.getLogger(__name__)
@@ -101,7 +109,7 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     uri = tracking_uri(config.storage, config.tracking.uri)
     tracker = Tracker(config.storage, config.name, uri) if config.tracking.enabled else None
     state: SweepState = "failed"
-    interrupted, ousted = threading.Event(), threading.Event()
+    interrupted, taken_over = threading.Event(), threading.Event()
     undone: list[str] = []
     with contextlib.ExitStack() as stack:
         terminal = stack.enter_context(redirected_output(logs / "driver.log"))
@@ -112,7 +120,9 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         already = f", {done} already done" if done else ""
         chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
         log_said = escape(shown(logs))
-        hush = stack.enter_context(last_words(_KILLED.format(log=shown(logs / "driver.log"), kept=_KEPT), terminal))
+        cancel_message = stack.enter_context(
+            message_if_killed(_KILLED.format(log=shown(logs / "driver.log"), kept=_KEPT), terminal)
+        )
         telling.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {log_said}")
 
         def lost(why: str) -> None:
@@ -122,14 +132,14 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
             if tracker is not None:
                 tracker.finish(INTERRUPTED_SECONDS)
             lease.release()
-            hush()  # not before: Ray's own code may still be quicker
+            cancel_message()  # not before: Ray's own code may still be quicker
             console.show_cursor()
             console.print(f"\nRay is gone: {why}. {_KEPT}", markup=False, soft_wrap=True)
             os._exit(1)
 
         trouble = ""
         try:
-            with interruptions(interrupted, hush), beating(config.storage, config.name, lease, ousted):
+            with interruptions(interrupted, cancel_message), heartbeat(config.storage, config.name, lease, taken_over):
                 if tracker is not None:
                     tracker.start()
                 unevaluated = _unevaluated(plan)
@@ -143,7 +153,7 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         except ClusterError as error:
             state, trouble = "interrupted", str(error)
         finally:
-            if ousted.is_set():
+            if taken_over.is_set():
                 # What storage and MLflow say of the sweep is its new driver's now.
                 if tracker is not None:
                     tracker.abandon()

@@ -80,7 +80,7 @@ def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) ->
             settings = task.trial.settings
             return record.epoch >= settings.max_epochs or below_thresholds(record.scores, settings.stop)
 
-        with _telling(task.paths, on_epoch, ends) if task.tell_epochs else contextlib.nullcontext():
+        with _watching_epochs(task.paths, on_epoch, ends) if task.tell_epochs else contextlib.nullcontext():
             run(task, on_workers_started, config["node"])
 
     return trial
@@ -145,26 +145,26 @@ def run(task: TrialTask, on_workers_started: OnWorkersStarted, node: str | None 
 
 
 @contextlib.contextmanager
-def _telling(
-    paths: TrialPaths, tell: Callable[[EpochRecord, Scores], None], ends: Callable[[EpochRecord], bool]
+def _watching_epochs(
+    paths: TrialPaths, on_epoch: Callable[[EpochRecord, Scores], None], ends: Callable[[EpochRecord], bool]
 ) -> Iterator[None]:
-    """Call `tell` with each epoch after the first as it is written, from a thread of its own.
+    """Call `on_epoch` with each epoch after the first as it is written, from a thread of its own.
 
     ends: whether the trial ends with an epoch. That one is not told: nobody is to stop what is leaving its result.
     """
     over = threading.Event()
 
     def watch() -> None:
-        told = 0
+        last = 0
         while not over.wait(_LOOK_SECONDS):
             try:
                 history = read_events(paths)
             except (UserError, OSError):
                 continue  # storage is away for a moment
             for record in history[1:]:
-                if record.epoch > told and not ends(record):
-                    told = record.epoch
-                    tell(record, history[0].scores)
+                if record.epoch > last and not ends(record):
+                    last = record.epoch
+                    on_epoch(record, history[0].scores)
 
     thread = threading.Thread(target=watch, name="epochs", daemon=True)
     thread.start()

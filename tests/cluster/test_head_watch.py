@@ -69,10 +69,10 @@ def test_an_address_where_no_ray_is(tmp_path: Path) -> None:
 ENDING = """
 import os, signal, sys
 import psutil
-from icu_ray.sweep.driver import last_words
+from icu_ray.sweep.driver import message_if_killed
 from icu_ray.cluster.runtime import connected
 
-with last_words("it ended at once", sys.stdout) as hush:
+with message_if_killed("it ended at once", sys.stdout) as hush:
     if sys.argv[1] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     elif sys.argv[1] == "hushed":
