@@ -4,7 +4,7 @@
 
 A discrete-event simulation of the paper's grid: Table I (GPT-Neo 125M, 1.3B, 2.7B on 1, 3, 6 GPUs x five methods x five
 samples) and Table III (ten cells x five samples on 125M; five of its trials are Table I's own), planned by icu_ray from
-tune_configs/paper.yaml and started by icu_ray.plan.schedule.next_start on nodes of 8 GPUs. A trial's true duration is
+tune_configs/{paper, table3}.yaml and started by plan.schedule.next_start on nodes of 8 GPUs. A trial's true duration is
 the plan's overhead plus its epochs, an integer from the triangular distribution on 4..25 with mode 7 and mean 12, drawn
 anew for each seed; the schedule is told the estimate (12 epochs) only.
 
@@ -54,7 +54,7 @@ def grid(cost: str) -> list[WorkerGroup]:
     """Worker groups of Tables I and III in the order of the configs; a cell that stands in both runs once."""
     minutes = [f"models.{number}.minutes_per_epoch={value}" for number, value in enumerate(COSTS[cost])]
     groups: dict[str, WorkerGroup] = {}
-    for config, overrides in (("paper", [TABLE_I, *minutes]), ("paper_table3", minutes[:1])):
+    for config, overrides in (("paper", [TABLE_I, *minutes]), ("table3", minutes[:1])):
         loaded = load_config(find_config(config), [*overrides, "storage=nowhere"])
         # The plan puts the work first; by name is the order of writing as far as first-come order is concerned.
         sizes = {model.name: number for number, model in enumerate(loaded.models)}

@@ -1,4 +1,4 @@
-"""How fast is a training step, and what do forgotten samples save?
+"""How fast is a training step, and what do forgotten targets save?
 
     python benchmarks/step.py [--json] [--quick]
 

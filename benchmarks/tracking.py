@@ -5,8 +5,7 @@
 As many trials as asked for, each a process of its own that writes what a trial writes after every epoch, run twice: by
 themselves, and watched by the sweep's `Tracker`, which sends everything to an MLflow server on PostgreSQL. An epoch is
 a sleep of `--seconds`, as a GPU's work leaves the processor alone; the paper's epochs are longer. The ratio is that of
-the mean times of an epoch, writing included. Needs Debian's postgresql and psycopg, as
-tests/support/postgres_server.py does.
+the mean times of an epoch, writing included. Needs Debian's postgresql and psycopg.
 """
 
 from __future__ import annotations
