@@ -7,7 +7,6 @@ import pickle
 import secrets
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tests.support.local_ray import ray_here
 from tests.support.payload import Payload
 
 if TYPE_CHECKING:
@@ -81,10 +81,5 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """A Ray of two CPUs of its own for the tests of one file."""
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
-    ray.init(num_cpus=2, _temp_dir=folder, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with ray_here(cpus=2):
+        yield

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from typing import Any
 import pytest
 
 from icu_ray.cluster.spot_notice import Notice, aws_notice, gcp_notice, wait_for_notice
+from tests.support.local_ray import ray_nodes
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "imds-token"
@@ -161,20 +160,15 @@ def test_the_watcher_asks_on_through_whatever_happens_until_there_is_a_notice(
 def two_nodes() -> Iterator[str]:
     """A head without room for tasks and two workers; the address."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
-    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
-    nodes = Cluster(initialize_head=True, head_node_args=head)
-    try:
+    with ray_nodes(num_cpus=0) as nodes:
         for _ in range(2):
             nodes.add_node(num_cpus=2)
         ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-        yield str(nodes.address)
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield str(nodes.address)
+        finally:
+            ray.shutdown()
 
 
 def test_a_notice_drains_the_node_and_no_new_work_goes_there(two_nodes: str) -> None:

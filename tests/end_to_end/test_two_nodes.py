@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from icu_ray.cluster.spot_notice import Notice, drain
 from icu_ray.data.embedding import Embedder, _embed, matrix_of
 from tests.support.faults_case import STANDIN, Sweep, alive, method, same
+from tests.support.local_ray import ray_nodes
 
 MODELS = (f"{{name: one, {STANDIN}}}", f"{{name: two, {STANDIN}, workers: 2, zero_stage: 2}}")
 COMMON = ("tracking.enabled=false", "resources.max_concurrent=1")
@@ -38,25 +37,12 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 @pytest.fixture(scope="module")
 def cluster(calm: Sweep) -> Iterator[Any]:
     """A head without CPUs, and nothing else yet."""
-    from ray.cluster_utils import Cluster
-
-    temp = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
     with pytest.MonkeyPatch.context() as patch:
         for name, value in calm.environment.items():
             patch.setenv(name, value)
         # A node that is lost is known to be after five seconds, not fifteen.
-        head = {
-            "num_cpus": 0,
-            "include_dashboard": False,
-            "temp_dir": temp,
-            "_system_config": {"health_check_period_ms": 1000},
-        }
-        nodes = Cluster(initialize_head=True, head_node_args=head)
-        try:
+        with ray_nodes(num_cpus=0, _system_config={"health_check_period_ms": 1000}) as nodes:
             yield nodes
-        finally:
-            nodes.shutdown()
-            shutil.rmtree(temp, ignore_errors=True)
 
 
 def kill_machine(raylet: int) -> None:

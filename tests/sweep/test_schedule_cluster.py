@@ -6,8 +6,6 @@ of resources are the real ones.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +16,7 @@ from icu_ray.config.file import resolve_config
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.schedule import NO_LIMITS
 from icu_ray.plan.trial import Trial
+from tests.support.local_ray import ray_nodes
 
 GPUS = (8, 6)
 SECONDS = 3.0
@@ -41,20 +40,15 @@ CONFIG: dict[str, Any] = {
 def cluster() -> Iterator[dict[str, float]]:
     """GPUs of the cluster's worker nodes, by node id."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
-    head = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "temp_dir": folder}
-    nodes = Cluster(initialize_head=True, head_node_args=head)
-    try:
+    with ray_nodes(num_cpus=1, num_gpus=0) as nodes:
         for gpus in GPUS:
             nodes.add_node(num_cpus=32, num_gpus=gpus)
         ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-        yield {node["NodeID"]: node["Resources"]["GPU"] for node in ray.nodes() if node["Resources"].get("GPU")}
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield {node["NodeID"]: node["Resources"]["GPU"] for node in ray.nodes() if node["Resources"].get("GPU")}
+        finally:
+            ray.shutdown()
 
 
 def trainable(trials: tuple[Trial, ...]) -> Callable[[dict[str, Any]], None]:
