@@ -107,7 +107,7 @@ def test_last_words(how: str, code: int, said: str) -> None:
         assert process.stdout is not None
         output = process.stdout.read()  # to the end: the words come after the process has gone
         assert output.endswith(said) if how == "ray" else output == said  # Ray tells its raylet's last lines
-        assert process.wait(timeout=60) == code
+        assert process.wait(timeout=120) == code
 
 
 class Pulse:

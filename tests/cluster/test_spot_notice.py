@@ -127,11 +127,11 @@ def test_no_answer_is_an_oserror() -> None:
         with pytest.raises(OSError):
             ask(cloud.url)  # nobody listens any more
     with playing(aws=False, notice=(200, "TRUE")) as cloud:
-        cloud.slow = 2.5
+        cloud.slow = 60.0
         began = time.monotonic()
         with pytest.raises(OSError):
             gcp_notice(cloud.url)
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 30
 
 
 def test_the_watcher_asks_on_through_whatever_happens_until_there_is_a_notice(
@@ -145,13 +145,13 @@ def test_the_watcher_asks_on_through_whatever_happens_until_there_is_a_notice(
         for status, raw in ((200, None), (503, None), (200, b"nonsense\r\n"), (200, None)):
             cloud.notice, cloud.raw = (status, "FALSE"), raw
             seen = len(cloud.asked)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while len(cloud.asked) < seen + 10:
                 assert thread.is_alive() and time.monotonic() < deadline
                 time.sleep(0.01)
         assert not found
         cloud.notice = (200, "TRUE")
-        thread.join(timeout=30)
+        thread.join(timeout=120)
     assert found == [Notice("GCP", 30)]
     assert "no cloud metadata answers here" in caplog.text  # in the middle, when it answered nothing of use
 
@@ -219,13 +219,13 @@ def test_a_notice_drains_the_node_and_no_new_work_goes_there(two_nodes: str) -> 
             assert state.get_draining_nodes() == {}
             gone_at = time.time() + 90
             cloud.notice = (200, json.dumps({"action": "terminate", "time": in_seconds(90)}))
-            _, said = watcher.communicate(timeout=60)
+            _, said = watcher.communicate(timeout=300)
         finally:
             watcher.kill()
     assert watcher.returncode == 0, said
     assert "AWS takes this machine in " in said and f"draining node {doomed}" in said
     assert "Traceback" not in said
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (draining := state.get_draining_nodes()):  # the node is told first, the list of all a little later
         assert time.monotonic() < deadline
         time.sleep(0.1)

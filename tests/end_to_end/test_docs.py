@@ -176,7 +176,7 @@ def run_block(block: Block, place: Place) -> None:
             env=place.environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1200,
         )
         assert done.returncode == 0, f"{where}\n{done.stdout}\n{done.stderr}"
         importlib.invalidate_caches()

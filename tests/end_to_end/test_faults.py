@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -336,20 +337,30 @@ def test_what_a_killed_worker_left_on_its_machine_is_removed(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_group_is_ended_when_nothing_is_told_while_it_could_be() -> None:
+def test_a_group_is_ended_when_nothing_is_told_while_it_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog's clock is moved by hand, and not before it has looked: a busy machine changes nothing."""
     told: list[object] = []
     ended: list[str] = []
+    now, looks = [0.0], threading.Semaphore(0)
+    monkeypatch.setattr("icu_ray.trial.watchdog.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def sign() -> object:
+        looks.release()
         if told and isinstance(told[-1], OSError):
             raise told[-1]
         return tuple(told)
 
     def lasts(seconds: float, tell: Callable[[], object]) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        for _ in range(round(seconds / 0.5)):
             told.append(tell())
-            time.sleep(0.1)
+            passes(0.5)
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+        while looks.acquire(blocking=False):
+            pass
+        for _ in range(2):  # a look that has begun may be of before
+            assert looks.acquire(timeout=120)
 
     with Watchdog(sign, 1.5 / 60, ended.append) as watchdog:
         lasts(2.5, time.monotonic)  # no group yet
@@ -358,7 +369,9 @@ def test_a_group_is_ended_when_nothing_is_told_while_it_could_be() -> None:
         lasts(2.5, lambda: OSError("storage is away"))
         assert ended == [] and not watchdog.hung
         told.append("storage is back, and nothing is told")
-        time.sleep(3)
+        passes(0.5)
+        passes(3)
+        assert looks.acquire(timeout=120)  # the look after it is over
         assert ended == ["first"] and watchdog.hung
         watchdog.gang("second")
         assert not watchdog.hung and watchdog.ended == 1

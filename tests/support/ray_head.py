@@ -73,8 +73,8 @@ class Head:
         for each in ours:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
-        self.process.wait(timeout=30)
-        psutil.wait_procs(ours, timeout=30)
+        self.process.wait(timeout=120)
+        psutil.wait_procs(ours, timeout=120)
         self.process = None
 
 
