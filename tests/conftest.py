@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import secrets
 import shutil
 import signal
@@ -32,6 +33,25 @@ torch.set_num_threads(1)
 # A shell without job control starts what runs in its background with interruptions ignored, and children inherit that:
 # the processes that tests interrupt would not hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+SEED = "ICU_RAY_TEST_SEED"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ICU_RAY_TEST_SEED=123 files come in an order of its own, the same in every process; tests in a file stay."""
+    if seed := os.environ.get(SEED):
+        files = sorted({item.path for item in items})
+        random.Random(seed).shuffle(files)
+        place = {path: number for number, path in enumerate(files)}
+        items.sort(key=lambda item: place[item.path])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    """What had that order again, when something failed."""
+    if exitstatus and (seed := os.environ.get(SEED)):
+        terminalreporter.write_line(f"The order of the files: {SEED}={seed}")
 
 
 @pytest.fixture(scope="module", autouse=True)

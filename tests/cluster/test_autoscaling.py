@@ -17,6 +17,7 @@ import yaml
 from tests.end_to_end.test_sweep import CONFIG
 from tests.support.free_ports import free_port
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 HEAD = "f" * 51 + "00000"
 MOST = 2

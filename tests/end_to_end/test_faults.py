@@ -69,6 +69,7 @@ def redone(sweep: Sweep, fault: str) -> int:
     return len(sweep.calls(fault)) - sum(sweep.steps(fault))
 
 
+@pytest.mark.slow
 def test_every_trial_of_the_storm_is_told(storm: tuple[Sweep, int, str], calm: TrialResult) -> None:
     sweep, code, output = storm
     results = sweep.results()
@@ -80,6 +81,7 @@ def test_every_trial_of_the_storm_is_told(storm: tuple[Sweep, int, str], calm: T
     assert again == {f"{fault}-small-s0-a0.5-b1.0" for fault in ("hang", "worker", "memory", "hopeless")}
 
 
+@pytest.mark.slow
 def test_mlflow_has_every_epoch_once_though_its_database_was_locked(storm: tuple[Sweep, int, str]) -> None:
     from mlflow import MlflowClient
 
@@ -97,6 +99,7 @@ def test_mlflow_has_every_epoch_once_though_its_database_was_locked(storm: tuple
         assert run.data.tags["status"] == result.status
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(storm: tuple[Sweep, int, str], calm: TrialResult) -> None:
     sweep = storm[0]
     assert same(sweep.results()["worker"], calm)
@@ -104,6 +107,7 @@ def test_a_killed_worker_is_replaced(storm: tuple[Sweep, int, str], calm: TrialR
     assert redone(sweep, "worker") == 1 and len(set(sweep.calls("worker"))) == 2
 
 
+@pytest.mark.slow
 def test_workers_that_hang_are_replaced(storm: tuple[Sweep, int, str], calm: TrialResult) -> None:
     sweep = storm[0]
     hung = int((sweep.faults / "hang.reached").read_text())
@@ -112,6 +116,7 @@ def test_workers_that_hang_are_replaced(storm: tuple[Sweep, int, str], calm: Tri
     assert redone(sweep, "hang") == 1 and len(set(sweep.calls("hang"))) == 2
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_micro_batch(storm: tuple[Sweep, int, str], calm: TrialResult) -> None:
     sweep = storm[0]
     result, history = sweep.results()["memory"], read_events(sweep.paths()["memory"])
@@ -125,6 +130,7 @@ def test_out_of_memory_halves_the_micro_batch(storm: tuple[Sweep, int, str], cal
     assert len(set(sweep.calls("memory"))) == 2
 
 
+@pytest.mark.slow
 def test_out_of_memory_for_good_is_said(storm: tuple[Sweep, int, str]) -> None:
     sweep, _, output = storm
     result = sweep.results()["hopeless"]
@@ -135,6 +141,7 @@ def test_out_of_memory_for_good_is_said(storm: tuple[Sweep, int, str]) -> None:
     assert len(set(sweep.calls("hopeless"))) == 2  # and it was not tried a third time
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_ends_with_its_reason(storm: tuple[Sweep, int, str]) -> None:
     sweep, _, output = storm
     result = sweep.results()["wild"]
@@ -143,6 +150,7 @@ def test_a_trial_that_diverges_ends_with_its_reason(storm: tuple[Sweep, int, str
     assert f"{result.name}: {result.reason}" in output
 
 
+@pytest.mark.slow
 def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     storm: tuple[Sweep, int, str], calm: TrialResult, tmp_path: Path
 ) -> None:
@@ -207,6 +215,7 @@ def test_a_budget_then_a_driver_a_checkpoint_and_a_trial_that_are_lost(
     assert len(sweep.calls(left)) - before == steps[2] + steps[3] + 1 + sum(steps[4:])
 
 
+@pytest.mark.slow
 def test_a_head_that_dies_and_is_started_anew(storm: tuple[Sweep, int, str], calm: TrialResult, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path, (method("head"),), store_of=storm[0])
     with ray_head(sweep.environment, jobs=False) as head:
@@ -257,6 +266,7 @@ def fill(folder: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_storage_that_is_full_for_a_while(
     storm: tuple[Sweep, int, str], calm: TrialResult, small_disk: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from icu_ray.data.embedding import Embedder, _embed, matrix_of
 from tests.support.faults_case import STANDIN, Sweep, alive, method, same
 from tests.support.local_ray import ray_nodes
 
+pytestmark = pytest.mark.slow
 MODELS = (f"{{name: one, {STANDIN}}}", f"{{name: two, {STANDIN}, workers: 2, zero_stage: 2}}")
 COMMON = ("tracking.enabled=false", "resources.max_concurrent=1")
 DEADLINE_SECONDS = 90

@@ -19,6 +19,7 @@ from tests.support.report_case import Cell, write_sweep
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.slow
 CELLS = [
     Cell("icu", "icu", alpha, beta, sample, model, final=(0.5 + sample / 20, 0.04, 24.0 + beta, 3.8))
     for model in ("125m", "a-model-of-a-very-long-name/that-no-phone-shows-on-one-line")

@@ -108,6 +108,7 @@ def killed_once(task: Callable[..., Iterator[Any]], died: Path) -> Callable[...,
     return deadly
 
 
+@pytest.mark.slow
 def test_pieces_whose_worker_dies_are_done_again(ray_cluster: None, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, samples=[0])
     undisturbed = prepare(plan, str(tmp_path / "whole"))

@@ -19,6 +19,7 @@ from icu_ray.plan.schedule import NO_LIMITS
 from icu_ray.plan.trial import Trial
 from tests.support.local_ray import ray_nodes
 
+pytestmark = pytest.mark.slow
 GPUS = (8, 6)
 SECONDS = 3.0
 """A trial's real duration for one estimated minute, after what it waits for."""

@@ -227,6 +227,7 @@ class Line:
         return len(broken)
 
 
+@pytest.mark.slow
 def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -> None:
     storage = str(case.storage)
 

@@ -20,7 +20,7 @@ from tests.support.postgres_server import missing, postgres
 
 TRIALS, EPOCHS, SECONDS = 32, 6, 0.5
 MADE_BY = Provenance("0", "c", False)
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from tests.support.report_case import Cell, write_sweep
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.slow
 NAME = "seen"
 CELLS = [
     Cell("icu", "icu", 0.5, 1.0, 0, final=(0.55, 0.04, 24.0, 3.8), epochs=4),
