@@ -8,6 +8,7 @@ import random
 import secrets
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tests.support.local_ray import ray_here
+from tests.support.local_ray import ray_nodes
 from tests.support.payload import Payload
 
 if TYPE_CHECKING:
@@ -98,8 +99,31 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of trained stand-ins that the processes of this run share; see tests/support/trained.py."""
+    mine = tmp_path_factory.getbasetemp()
+    return (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "trained"
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A Ray of two CPUs for all files that this process runs."""
+    with ray_nodes(num_cpus=2, object_store_memory=512 * 2**20) as nodes:
+        yield nodes.address
+
+
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A Ray of two CPUs of its own for the tests of one file."""
-    with ray_here(cpus=2):
+def ray_cluster(ray_address: str) -> Iterator[None]:
+    """That Ray, with all its CPUs free and this process connected to it, for the tests of one file."""
+    import ray
+
+    ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR")
+    try:
+        until = time.monotonic() + 120
+        while ray.available_resources().get("CPU") != 2:  # what the file before left is still being cleared away
+            assert time.monotonic() < until, ray.available_resources()
+            time.sleep(0.1)
         yield
+    finally:
+        ray.shutdown()

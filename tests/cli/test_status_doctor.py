@@ -1,4 +1,7 @@
-"""`icu-ray status` on sweeps as trials leave them, `icu-ray doctor` on this machine, and the help of every command."""
+"""`icu-ray status` on sweeps as trials leave them, `icu-ray doctor` on this machine, and the help of every command.
+
+Needs: a Ray of its own.
+"""
 
 from __future__ import annotations
 

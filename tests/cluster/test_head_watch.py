@@ -1,4 +1,7 @@
-"""A Ray that does not come up, one that does not answer, and one that takes its driver along, are said in a line."""
+"""A Ray that does not come up, one that does not answer, and one that takes its driver along, are said in a line.
+
+Needs: Rays of its own.
+"""
 
 from __future__ import annotations
 

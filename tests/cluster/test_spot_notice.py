@@ -1,4 +1,7 @@
-"""Spot notices: a local server that plays the clouds' metadata, and a real Ray of two nodes that is drained."""
+"""Spot notices: a local server that plays the clouds' metadata, and a real Ray of two nodes that is drained.
+
+Needs: a Ray of several nodes.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A block that needs a cluster, a hub or minutes is marked `<!-- not run: why -->`; its commands are still read by the
 real parser, and the configs they name by the real schema. `<!-- file: NAME -->` has a block written to that file.
 cluster/README.md is for clouds: none of its blocks runs, all of them are parsed.
+
+Needs: Rays of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Faults injected for real into small sweeps: each trial ends with the numbers of the one that nothing happened to.
 
 docs/faults.md is the table of them.
+
+Needs: Rays of its own; root and a tmpfs for some of its tests.
 """
 
 from __future__ import annotations
@@ -32,19 +34,25 @@ from icu_ray.trial.watchdog import Watchdog
 from tests.support.faults_case import ROOT, STANDIN, Sweep, alive, method, processes_of, same
 from tests.support.ray_head import ray_head
 from tests.support.sqlite_lock import locked
+from tests.support.trained import lent
 
 QUIET = "tracking.enabled=false"
 FAULTS = ("hang", "worker", "memory", "hopeless", "none")
 
 
 @pytest.fixture(scope="module")
-def storm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, int, str]:
+def storm(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> tuple[Sweep, int, str]:
     """A sweep with a fault in every trial but one: it, its exit code and what it said."""
     sweep = Sweep(
         tmp_path_factory.mktemp("storm"),
         (*(method(fault) for fault in FAULTS), "{name: icu, label: wild, cells: [[0.5, 1.0]], models: [wild]}"),
         (f"{{name: small, {STANDIN}}}", f"{{name: wild, {STANDIN}, lr: 1.0e+30}}"),
     )
+    with lent(trained, sweep.disk / "store"):
+        return _through_the_storm(sweep)
+
+
+def _through_the_storm(sweep: Sweep) -> tuple[Sweep, int, str]:
     driver = sweep.start("resources.epoch_minutes=0.75")
     worker = sweep.reached("worker", driver)
     with locked(Path(sweep.storage) / "mlflow.db"):  # training goes on, and what MLflow lacks is sent afterwards

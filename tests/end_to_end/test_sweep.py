@@ -1,4 +1,7 @@
-"""The main job as a user runs it: one command on a small grid, refused input, a driver killed and run again."""
+"""The main job as a user runs it: one command on a small grid, refused input, a driver killed and run again.
+
+Needs: Rays of its own.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from icu_ray.storage.results import TrialEvaluation
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_events, read_result, trial_ids
 from icu_ray.sweep.__main__ import main
 from tests.support.tiny_models import save_byte_tokenizer
+from tests.support.trained import lent
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """\
@@ -115,12 +119,13 @@ def mlflow_runs(folder: Path) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id]))
 
 
-def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path) -> None:
+def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path, trained: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
         (folder / "c.yaml").write_text(CONFIG)
-    output, _ = start(whole).communicate(timeout=900)
+    with lent(trained, whole / "runs" / "store"):  # the other one is interrupted while it trains its own
+        output, _ = start(whole).communicate(timeout=900)
     expected = results(whole)
     assert set(expected) == {"icu-small-s0-a0.5-b1.0", "gradient-ascent-small-s0-a0.0-b0.0"}, output
     for result in expected.values():

@@ -1,4 +1,7 @@
-"""A cluster of several nodes on this machine: workers that span two of them, and trials whose nodes are taken away."""
+"""A cluster of several nodes on this machine: workers that span two of them, and trials whose nodes are taken away.
+
+Needs: a Ray of several nodes.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from icu_ray.cluster.spot_notice import Notice, drain
 from icu_ray.data.embedding import Embedder, _embed, matrix_of
 from tests.support.faults_case import STANDIN, Sweep, alive, method, same
 from tests.support.local_ray import ray_nodes
+from tests.support.trained import lent
 
 pytestmark = pytest.mark.slow
 MODELS = (f"{{name: one, {STANDIN}}}", f"{{name: two, {STANDIN}, workers: 2, zero_stage: 2}}")
@@ -57,11 +61,12 @@ def kill_machine(raylet: int) -> None:
 
 
 def test_workers_on_two_nodes_a_notice_of_preemption_and_a_node_that_is_lost(
-    cluster: Any, calm: Sweep, tmp_path: Path
+    cluster: Any, calm: Sweep, tmp_path: Path, trained: Path
 ) -> None:
     whole = cluster.add_node(**{**NODE, "num_cpus": 2})
-    driver = calm.start(*COMMON, RAY_ADDRESS=cluster.address)
-    assert driver.end() == 0, driver.output
+    with lent(trained, calm.disk / "store"):
+        driver = calm.start(*COMMON, RAY_ADDRESS=cluster.address)
+        assert driver.end() == 0, driver.output
     expected = calm.results()
     assert len(set(calm.calls("none"))) == 3 and len(set(calm.nodes("none"))) == 1
     (calm.faults / "none.calls").unlink()

@@ -1,4 +1,7 @@
-"""The stage on a real Ray: the same numbers whatever the actors, slices and deaths, and nothing is done twice."""
+"""The stage on a real Ray: the same numbers whatever the actors, slices and deaths, and nothing is done twice.
+
+Needs: one Ray.
+"""
 
 from __future__ import annotations
 

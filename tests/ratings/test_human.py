@@ -1,4 +1,7 @@
-"""Rating sheets are blind and complete, what comes back is checked, and its statistics are those of plain code."""
+"""Rating sheets are blind and complete, what comes back is checked, and its statistics are those of plain code.
+
+Needs: chromium for one of its tests.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The GPT judge against a real local server that answers, dawdles, refuses, lies and cuts connections."""
+"""The GPT judge against a real local server that answers, dawdles, refuses, lies and cuts connections.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

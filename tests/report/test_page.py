@@ -1,4 +1,7 @@
-"""The report's page in a real browser: at a desk, on a phone, in light, in the dark and on paper."""
+"""The report's page in a real browser: at a desk, on a phone, in light, in the dark and on paper.
+
+Needs: chromium.
+"""
 
 from __future__ import annotations
 

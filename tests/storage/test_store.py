@@ -1,4 +1,7 @@
-"""The store: honest hashes, atomic artefacts, verified reads, makers that wait for each other, remote roots."""
+"""The store: honest hashes, atomic artefacts, verified reads, makers that wait for each other, remote roots.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

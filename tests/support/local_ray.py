@@ -1,7 +1,5 @@
 """A Ray of one or of several nodes on this machine, started in this process, in a folder of its own.
 
-with ray_here(cpus=2):                      # one node, connected
-    ray.get(task.remote())
 with ray_nodes(num_cpus=0) as nodes:        # a head, and whatever `nodes.add_node(num_cpus=2)` adds
     ray.init(address=nodes.address)
 
@@ -32,19 +30,6 @@ def short_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def ray_here(cpus: int, **arguments: Any) -> Iterator[None]:
-    """A Ray of one node, to which this process is connected. arguments: of `ray.init`."""
-    import ray
-
-    with short_folder() as folder:
-        ray.init(num_cpus=cpus, _temp_dir=str(folder), log_to_driver=False, logging_level="ERROR", **arguments)
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
 
 @contextlib.contextmanager

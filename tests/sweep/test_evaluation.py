@@ -1,4 +1,7 @@
-"""The evaluation beside the trials on a real Ray: what it leaves, that it goes on, and that it makes room."""
+"""The evaluation beside the trials on a real Ray: what it leaves, that it goes on, and that it makes room.
+
+Needs: one Ray.
+"""
 
 from __future__ import annotations
 

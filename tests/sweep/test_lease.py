@@ -1,4 +1,7 @@
-"""One driver a sweep: exclusive where the file system is, by reading back where it is not, and given up by the dead."""
+"""One driver a sweep: exclusive where the file system is, by reading back where it is not, and given up by the dead.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Ray's own Prometheus endpoint carries the sweep's metrics."""
+"""Ray's own Prometheus endpoint carries the sweep's metrics.
+
+Needs: one Ray.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What trials share is made once: S or 1 times for S samples x C cells, and not at all the second time."""
+"""What trials share is made once: S or 1 times for S samples x C cells, and not at all the second time.
+
+Needs: one Ray.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from icu_ray.config.file import resolve_config
 from icu_ray.data.sources import check_data
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.sweep.prepare import Step, prepare
+from tests.support.trained import lent
 
 SAMPLES, CELLS = 2, 4
 LAST = ("models", "pairs", "before")
@@ -62,20 +66,24 @@ def test_a_grid_shares_what_it_can(ray_cluster: None, tmp_path: Path) -> None:
     assert again.ingredients == prepared.ingredients
 
 
-def test_what_cannot_be_made_fails_the_trials_that_need_it_alone(ray_cluster: None, tmp_path: Path) -> None:
+def test_what_cannot_be_made_fails_the_trials_that_need_it_alone(
+    ray_cluster: None, tmp_path: Path, trained: Path
+) -> None:
     # The second stand-in has one epoch to learn everything in, which no model can.
     small = {"size": "small", "vocabulary": 500, "target_repeats": 8}
     models = [{"name": "able", "standin": small}, {"name": "hopeless", "standin": {**small, "max_epochs": 1}}]
-    prepared = prepare(plan_of(tmp_path, models=models, samples=[0]), str(tmp_path / "store"))
+    with lent(trained, tmp_path / "store"):
+        prepared = prepare(plan_of(tmp_path, models=models, samples=[0]), str(tmp_path / "store"))
     assert sorted(prepared.ingredients) == [("able", 0)]
     assert sorted(prepared.failures) == [("hopeless", 0)]
     assert "standin.max_epochs=1" in prepared.failures["hopeless", 0]
     assert prepared.failures["hopeless", 0].startswith("preparation: ")
 
 
-def test_gradient_ascent_needs_neither_pairs_nor_a_reference(ray_cluster: None, tmp_path: Path) -> None:
+def test_gradient_ascent_needs_neither_pairs_nor_a_reference(ray_cluster: None, tmp_path: Path, trained: Path) -> None:
     plan = plan_of(tmp_path, methods=[{"name": "icu", "cells": [[0, 0]]}], samples=[0])
-    prepared = prepare(plan, str(tmp_path / "store"))
+    with lent(trained, tmp_path / "store"):
+        prepared = prepare(plan, str(tmp_path / "store"))
     assert {note.kind for note in prepared.notes} == {"models", "rows", "before"}
     assert prepared.ingredients["small", 0].reference is None
 
@@ -109,9 +117,10 @@ def killed_once(task: Callable[..., Iterator[Any]], died: Path) -> Callable[...,
 
 
 @pytest.mark.slow
-def test_pieces_whose_worker_dies_are_done_again(ray_cluster: None, tmp_path: Path) -> None:
+def test_pieces_whose_worker_dies_are_done_again(ray_cluster: None, tmp_path: Path, trained: Path) -> None:
     plan = plan_of(tmp_path, samples=[0])
-    undisturbed = prepare(plan, str(tmp_path / "whole"))
+    with lent(trained, tmp_path / "whole"):
+        undisturbed = prepare(plan, str(tmp_path / "whole"))
     died, remote = tmp_path / "died", ray.remote
     died.mkdir()
     steps: list[Step] = []

@@ -2,6 +2,8 @@
 
 The trials hold a placement group for a few seconds and train nothing; the gate, Tune, the cluster and its bookkeeping
 of resources are the real ones.
+
+Needs: a Ray of several nodes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""`icu-ray submit` against a real Ray head with job server and token authentication, from a fresh checkout."""
+"""`icu-ray submit` against a real Ray head with job server and token authentication, from a fresh checkout.
+
+Needs: a Ray head with its job server, git.
+"""
 
 from __future__ import annotations
 

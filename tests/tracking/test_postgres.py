@@ -1,4 +1,7 @@
-"""MLflow on a real PostgreSQL with many trials writing at once: no metric is lost, and the trials never wait for it."""
+"""MLflow on a real PostgreSQL with many trials writing at once: no metric is lost, and the trials never wait for it.
+
+Needs: postgresql.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""MLflow shows what storage holds: on a real server, through its absence and its death, and never twice."""
+"""MLflow shows what storage holds: on a real server, through its absence and its death, and never twice.
+
+Needs: an MLflow server of its own.
+"""
 
 from __future__ import annotations
 

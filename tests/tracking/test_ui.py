@@ -1,4 +1,7 @@
-"""MLflow's own pages show a sweep as the README says: its trials, their search, their comparison, their words."""
+"""MLflow's own pages show a sweep as the README says: its trials, their search, their comparison, their words.
+
+Needs: chromium, an MLflow server of its own.
+"""
 
 from __future__ import annotations
 
