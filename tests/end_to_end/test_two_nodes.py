@@ -132,7 +132,7 @@ def test_a_node_with_the_only_copy_of_an_object_is_lost_while_texts_are_embedded
         found = np.zeros_like(expected)
         blocks = _embed(texts, "bundled", 2, 128)
         told = [next(blocks)]
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while (fullest := max(there, key=unread)) and unread(fullest) < told[0][1].nbytes:
             assert time.monotonic() < until
             time.sleep(0.1)

@@ -44,7 +44,7 @@ methods:
 optim: {lr: 1.0e-5}
 train: {batch_size: 4}
 el: {ngram: 5}
-stop: {max_epochs: 20, ma: 0.0, el: 0.0}
+stop: {max_epochs: 40, ma: 0.0, el: 0.0}
 pairs: {encoder: bundled}
 filter: {encoder: bundled, encoder_layer: 6}
 """
@@ -270,7 +270,7 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     assert following.wait(timeout=300) == 0, output
     assert f"from epoch {kept}" in output
     result = read_result(TrialPaths.of(storage, "t", trial))
-    assert result is not None and result.epochs == 20 and result.status == "not_forgotten"
+    assert result is not None and result.epochs == 40 and result.status == "not_forgotten"
     assert result.provenance is not None and result.provenance.commit == case.commit and not result.provenance.dirty
     log = case.ask("/api/jobs/second/logs")["logs"]
     told = [f"sending {case.checkout}", "MLFLOW_TRACKING_URI is not sent, as it holds a password; set it in the"]
