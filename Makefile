@@ -1,14 +1,16 @@
 # make quickstart   set up and run the main job on its embedded default
-# make test         set up and run the tests
+# make test         set up and run the tests but the slow ones
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Two files at a time, each from its first test to its last in one process, in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup quickstart test lint types check bench audit clean
+.PHONY: help setup quickstart test test-all lint types check bench audit clean
 
 help:
-	@echo "make quickstart | test | lint | types | check (all three) | bench | audit | clean"
+	@echo "make quickstart | test | test-all | lint | types | check (lint, types, test) | bench | audit | clean"
 
 setup: $(READY)
 
@@ -25,9 +27,11 @@ $(READY): requirements.lock pyproject.toml
 quickstart: $(READY)
 	@$(BIN)/python -m icu_ray.sweep
 
-# Two files at a time, each from its first test to its last in one process.
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(PYTEST) -m "not slow"
+
+test-all: $(READY)
+	@$(PYTEST)
 
 # Style, and the floors: which room may import which (pyproject.toml, docs/architecture.md).
 lint: $(READY)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import secrets
 import shutil
 import signal
-import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tests.support.local_ray import ray_nodes
 from tests.support.payload import Payload
 
 if TYPE_CHECKING:
@@ -32,6 +34,25 @@ torch.set_num_threads(1)
 # A shell without job control starts what runs in its background with interruptions ignored, and children inherit that:
 # the processes that tests interrupt would not hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+SEED = "ICU_RAY_TEST_SEED"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ICU_RAY_TEST_SEED=123 files come in an order of its own, the same in every process; tests in a file stay."""
+    if seed := os.environ.get(SEED):
+        files = sorted({item.path for item in items})
+        random.Random(seed).shuffle(files)
+        place = {path: number for number, path in enumerate(files)}
+        items.sort(key=lambda item: place[item.path])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
+    """What had that order again, when something failed."""
+    if exitstatus and (seed := os.environ.get(SEED)):
+        terminalreporter.write_line(f"The order of the files: {SEED}={seed}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,13 +99,31 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of trained stand-ins that the processes of this run share; see tests/support/trained.py."""
+    mine = tmp_path_factory.getbasetemp()
+    return (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "trained"
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A Ray of two CPUs for all files that this process runs."""
+    with ray_nodes(num_cpus=2, object_store_memory=512 * 2**20) as nodes:
+        yield nodes.address
+
+
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A Ray of two CPUs of its own for the tests of one file."""
+def ray_cluster(ray_address: str) -> Iterator[None]:
+    """That Ray, with all its CPUs free and this process connected to it, for the tests of one file."""
     import ray
 
-    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
-    ray.init(num_cpus=2, _temp_dir=folder, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    ray.init(address=ray_address, log_to_driver=False, logging_level="ERROR")
+    try:
+        until = time.monotonic() + 120
+        while ray.available_resources().get("CPU") != 2:  # what the file before left is still being cleared away
+            assert time.monotonic() < until, ray.available_resources()
+            time.sleep(0.1)
+        yield
+    finally:
+        ray.shutdown()

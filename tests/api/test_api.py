@@ -1,6 +1,8 @@
 """`from icu_ray.api import probe, unlearn, sweep`: light to import, any order of imports, the commands' numbers.
 
 What the functions give when they run for real is shown by the pages of docs/ (test_docs.py).
+
+Needs: nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The Tab key, pressed in a real bash that has read `icu-ray completion bash`."""
+"""The Tab key, pressed in a real bash that has read `icu-ray completion bash`.
+
+Needs: a bash.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`icu-ray status` on sweeps as trials leave them, `icu-ray doctor` on this machine, and the help of every command."""
+"""`icu-ray status` on sweeps as trials leave them, `icu-ray doctor` on this machine, and the help of every command.
+
+Needs: a Ray of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -125,20 +129,21 @@ def test_status_follows_until_the_driver_ends(
     folder = write_sweep(tmp_path, "run", CELLS[1:2])
     write_beat(str(tmp_path), "run", "running")
 
-    def drive() -> None:
-        time.sleep(1)
-        now = scores(0.4, 0.01, 25.0, 3.9)
-        history = [EpochRecord(0, 4, BEFORE), *(EpochRecord(epoch, 1, now) for epoch in (1, 2, 3))]
-        write_events(TrialPaths.of(str(tmp_path), "run", CELLS[1].trial_id), history)
-        time.sleep(1)
-        write_beat(str(tmp_path), "run", "interrupted")
+    paused: list[float] = []
 
-    driver = threading.Thread(target=drive)
-    driver.start()
-    began = time.monotonic()
+    def drive(seconds: float) -> None:
+        """What the driver does while the command pauses for the second and the fourth time."""
+        paused.append(seconds)
+        if len(paused) == 2:
+            now = scores(0.4, 0.01, 25.0, 3.9)
+            history = [EpochRecord(0, 4, BEFORE), *(EpochRecord(epoch, 1, now) for epoch in (1, 2, 3))]
+            write_events(TrialPaths.of(str(tmp_path), "run", CELLS[1].trial_id), history)
+        elif len(paused) == 4:
+            write_beat(str(tmp_path), "run", "interrupted")
+
+    monkeypatch.setattr("icu_ray.cli.status.time", SimpleNamespace(sleep=drive, monotonic=time.monotonic))
     assert cli(["status", str(folder), "--follow", *(["--json"] if as_json else [])]) == 0
-    assert time.monotonic() - began >= 2  # it waited for the end
-    driver.join()
+    assert len(paused) == 4 and min(paused) >= 0.05  # it waited for the end
     output = capsys.readouterr().out
     if as_json:
         told = [json.loads(line) for line in output.splitlines()]

@@ -1,4 +1,7 @@
-"""A sweep on a cluster whose workers come from nothing: Ray's own autoscaler with its provider of fake nodes."""
+"""A sweep on a cluster whose workers come from nothing: Ray's own autoscaler with its provider of fake nodes.
+
+Needs: a Ray of several nodes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ import yaml
 
 from tests.end_to_end.test_sweep import CONFIG
 from tests.support.free_ports import free_port
+from tests.support.trained import lent
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 HEAD = "f" * 51 + "00000"
 MOST = 2
@@ -80,7 +85,7 @@ def address() -> Iterator[str]:
         with (folder / "head.log").open("wb") as log:
             head = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while "Ray runtime started" not in (folder / "head.log").read_text(errors="replace"):
                 assert head.poll() is None and time.monotonic() < deadline, (folder / "head.log").read_text()
                 time.sleep(0.5)
@@ -112,32 +117,33 @@ def sweep(folder: Path, address: str, *overrides: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
 
 
-def test_workers_come_from_nothing_up_to_the_limit_and_go_again(address: str, tmp_path: Path) -> None:
+def test_workers_come_from_nothing_up_to_the_limit_and_go_again(address: str, tmp_path: Path, trained: Path) -> None:
     import ray
 
     (tmp_path / "c.yaml").write_text(CONFIG.split("evaluation:")[0])
     # No node type could ever hold four CPUs: said at the start, before any node is asked for.
     refused = sweep(tmp_path, address, TYPES, "models.0.cpus_per_worker=4")
-    output, _ = refused.communicate(timeout=120)
+    output, _ = refused.communicate(timeout=300)
     assert refused.returncode == 2 and "the cluster can never give more than 0" in output, output
     # Nor can a sweep know of nodes that nobody told it of.
     untold = sweep(tmp_path, address)
-    output, _ = untold.communicate(timeout=120)
+    output, _ = untold.communicate(timeout=300)
     assert untold.returncode == 2 and "resources.node_types" in output, output
 
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
         assert _workers() == 0
-        process, most = sweep(tmp_path, address, TYPES, "models.0.cpus_per_worker=2"), 0
-        while process.poll() is None:
-            most = max(most, _workers())
-            time.sleep(0.5)
+        with lent(trained, tmp_path / "runs" / "store"):
+            process, most = sweep(tmp_path, address, TYPES, "models.0.cpus_per_worker=2"), 0
+            while process.poll() is None:
+                most = max(most, _workers())
+                time.sleep(0.5)
         output = process.communicate()[0]
         assert process.returncode == 0, output
         assert output.count("[1/2]") == 1 and output.count("[2/2]") == 1
         # Two trials of two CPUs each, side by side on two nodes, and never a third.
         assert most == MOST
-        deadline = time.monotonic() + 20 * IDLE_SECONDS
+        deadline = time.monotonic() + 50 * IDLE_SECONDS
         while _workers() and time.monotonic() < deadline:
             time.sleep(1)
         assert _workers() == 0

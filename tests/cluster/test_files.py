@@ -1,6 +1,8 @@
 """The launcher files in cluster/: Ray's schema, and which nodes its own scheduler starts for trials of 1, 3 and 6 GPUs.
 
 The scheduler is asked for the manifests too, through Ray's own reader of RayClusters.
+
+Needs: nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A Ray that does not come up, one that does not answer, and one that takes its driver along, are said in a line."""
+"""A Ray that does not come up, one that does not answer, and one that takes its driver along, are said in a line.
+
+Needs: Rays of its own.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,7 @@ def test_last_words(how: str, code: int, said: str) -> None:
         assert process.stdout is not None
         output = process.stdout.read()  # to the end: the words come after the process has gone
         assert output.endswith(said) if how == "ray" else output == said  # Ray tells its raylet's last lines
-        assert process.wait(timeout=60) == code
+        assert process.wait(timeout=120) == code
 
 
 class Head:

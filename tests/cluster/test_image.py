@@ -1,4 +1,7 @@
-"""The other files in cluster/: the image, example prices, what operators look at, and the README."""
+"""The other files in cluster/: the image, example prices, what operators look at, and the README.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

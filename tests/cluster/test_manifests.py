@@ -3,6 +3,8 @@
 KubeRay's CRDs are used where ICU_RAY_CRDS names a folder with ray.io_rayclusters.yaml and ray.io_rayjobs.yaml
 (helm-chart/kuberay-operator/crds of a KubeRay release), Kubernetes' schemas where the package kubernetes-validate is
 installed.
+
+Needs: nothing; some of its tests skip without KubeRay's CRDs or kubernetes-validate.
 """
 
 from __future__ import annotations

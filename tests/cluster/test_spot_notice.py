@@ -1,14 +1,15 @@
-"""Spot notices: a local server that plays the clouds' metadata, and a real Ray of two nodes that is drained."""
+"""Spot notices: a local server that plays the clouds' metadata, and a real Ray of two nodes that is drained.
+
+Needs: a Ray of several nodes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from icu_ray.cluster.spot_notice import Notice, aws_notice, gcp_notice, wait_for_notice
+from tests.support.local_ray import ray_nodes
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "imds-token"
@@ -128,11 +130,11 @@ def test_no_answer_is_an_oserror() -> None:
         with pytest.raises(OSError):
             ask(cloud.url)  # nobody listens any more
     with playing(aws=False, notice=(200, "TRUE")) as cloud:
-        cloud.slow = 2.5
+        cloud.slow = 60.0
         began = time.monotonic()
         with pytest.raises(OSError):
             gcp_notice(cloud.url)
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 30
 
 
 def test_the_watcher_asks_on_through_whatever_happens_until_there_is_a_notice(
@@ -146,13 +148,13 @@ def test_the_watcher_asks_on_through_whatever_happens_until_there_is_a_notice(
         for status, raw in ((200, None), (503, None), (200, b"nonsense\r\n"), (200, None)):
             cloud.notice, cloud.raw = (status, "FALSE"), raw
             seen = len(cloud.asked)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while len(cloud.asked) < seen + 10:
                 assert thread.is_alive() and time.monotonic() < deadline
                 time.sleep(0.01)
         assert not found
         cloud.notice = (200, "TRUE")
-        thread.join(timeout=30)
+        thread.join(timeout=120)
     assert found == [Notice("GCP", 30)]
     assert "no cloud metadata answers here" in caplog.text  # in the middle, when it answered nothing of use
 
@@ -161,20 +163,15 @@ def test_the_watcher_asks_on_through_whatever_happens_until_there_is_a_notice(
 def two_nodes() -> Iterator[str]:
     """A head without room for tasks and two workers; the address."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
-    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder}
-    nodes = Cluster(initialize_head=True, head_node_args=head)
-    try:
+    with ray_nodes(num_cpus=0) as nodes:
         for _ in range(2):
             nodes.add_node(num_cpus=2)
         ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-        yield str(nodes.address)
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield str(nodes.address)
+        finally:
+            ray.shutdown()
 
 
 def test_a_notice_drains_the_node_and_no_new_work_goes_there(two_nodes: str) -> None:
@@ -225,13 +222,13 @@ def test_a_notice_drains_the_node_and_no_new_work_goes_there(two_nodes: str) -> 
             assert state.get_draining_nodes() == {}
             gone_at = time.time() + 90
             cloud.notice = (200, json.dumps({"action": "terminate", "time": in_seconds(90)}))
-            _, said = watcher.communicate(timeout=60)
+            _, said = watcher.communicate(timeout=300)
         finally:
             watcher.kill()
     assert watcher.returncode == 0, said
     assert "AWS takes this machine in " in said and f"draining node {doomed}" in said
     assert "Traceback" not in said
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (draining := state.get_draining_nodes()):  # the node is told first, the list of all a little later
         assert time.monotonic() < deadline
         time.sleep(0.1)

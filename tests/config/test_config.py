@@ -1,4 +1,7 @@
-"""The schema and reading of configs: what is taken, what is refused, and in which words."""
+"""The schema and reading of configs: what is taken, what is refused, and in which words.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

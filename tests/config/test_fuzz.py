@@ -1,4 +1,7 @@
-"""Configs as nobody should write them: the loader gives a value or says what is wrong, in the file's own words."""
+"""Configs as nobody should write them: the loader gives a value or says what is wrong, in the file's own words.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How far long work is: what it tells, what follows from its pace, and what the live view makes of it."""
+"""How far long work is: what it tells, what follows from its pace, and what the live view makes of it.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a command says beside its results."""
+"""What a command says beside its results.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The extraction benchmark as a source: which rows play which part, and every refusal."""
+"""The extraction benchmark as a source: which rows play which part, and every refusal.
+
+Needs: ../shared for some of its tests.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`icu-ray data fetch` against a real local server that cuts connections, forgets Range, or sends other bytes."""
+"""`icu-ray data fetch` against a real local server that cuts connections, forgets Range, or sends other bytes.
+
+Needs: ../shared for some of its tests.
+"""
 
 from __future__ import annotations
 

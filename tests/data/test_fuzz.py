@@ -1,4 +1,7 @@
-"""Data files that users hand in, damaged: every loader gives a value or says what is wrong."""
+"""Data files that users hand in, damaged: every loader gives a value or says what is wrong.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

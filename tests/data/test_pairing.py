@@ -1,4 +1,7 @@
-"""Pairing: exact neighbours whatever the shards and actors, on a real Ray and the real bundled encoder."""
+"""Pairing: exact neighbours whatever the shards and actors, on a real Ray and the real bundled encoder.
+
+Needs: one Ray; ../shared for some of its tests.
+"""
 
 from __future__ import annotations
 

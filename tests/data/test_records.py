@@ -1,4 +1,7 @@
-"""A user's own records and the synthetic ones: what is read, what is refused, what is the same every time."""
+"""A user's own records and the synthetic ones: what is read, what is refused, what is the same every time.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows of a model's vocabulary: against transformers' own padding and truncation, with and without BOS, and oracles."""
+"""Rows of a model's vocabulary: against transformers' own padding and truncation, with and without BOS, and oracles.
+
+Needs: ../shared for some of its tests.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 A block that needs a cluster, a hub or minutes is marked `<!-- not run: why -->`; its commands are still read by the
 real parser, and the configs they name by the real schema. `<!-- file: NAME -->` has a block written to that file.
 cluster/README.md is for clouds: none of its blocks runs, all of them are parsed.
+
+Needs: Rays of its own.
 """
 
 from __future__ import annotations
@@ -177,7 +179,7 @@ def run_block(block: Block, place: Place) -> None:
             env=place.environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1200,
         )
         assert done.returncode == 0, f"{where}\n{done.stdout}\n{done.stderr}"
         importlib.invalidate_caches()

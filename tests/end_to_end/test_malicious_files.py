@@ -1,4 +1,7 @@
-"""Files that would run code or reach outside their folders: refused, and what they would have done is not done."""
+"""Files that would run code or reach outside their folders: refused, and what they would have done is not done.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

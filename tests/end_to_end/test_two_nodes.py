@@ -1,12 +1,13 @@
-"""A cluster of several nodes on this machine: workers that span two of them, and trials whose nodes are taken away."""
+"""A cluster of several nodes on this machine: workers that span two of them, and trials whose nodes are taken away.
+
+Needs: a Ray of several nodes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,10 @@ import pytest
 from icu_ray.cluster.spot_notice import Notice, drain
 from icu_ray.data.embedding import Embedder, _embed, matrix_of
 from tests.support.faults_case import STANDIN, Sweep, alive, method, same
+from tests.support.local_ray import ray_nodes
+from tests.support.trained import lent
 
+pytestmark = pytest.mark.slow
 MODELS = (f"{{name: one, {STANDIN}}}", f"{{name: two, {STANDIN}, workers: 2, zero_stage: 2}}")
 COMMON = ("tracking.enabled=false", "resources.max_concurrent=1")
 DEADLINE_SECONDS = 90
@@ -38,25 +42,12 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 @pytest.fixture(scope="module")
 def cluster(calm: Sweep) -> Iterator[Any]:
     """A head without CPUs, and nothing else yet."""
-    from ray.cluster_utils import Cluster
-
-    temp = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
     with pytest.MonkeyPatch.context() as patch:
         for name, value in calm.environment.items():
             patch.setenv(name, value)
         # A node that is lost is known to be after five seconds, not fifteen.
-        head = {
-            "num_cpus": 0,
-            "include_dashboard": False,
-            "temp_dir": temp,
-            "_system_config": {"health_check_period_ms": 1000},
-        }
-        nodes = Cluster(initialize_head=True, head_node_args=head)
-        try:
+        with ray_nodes(num_cpus=0, _system_config={"health_check_period_ms": 1000}) as nodes:
             yield nodes
-        finally:
-            nodes.shutdown()
-            shutil.rmtree(temp, ignore_errors=True)
 
 
 def kill_machine(raylet: int) -> None:
@@ -70,11 +61,12 @@ def kill_machine(raylet: int) -> None:
 
 
 def test_workers_on_two_nodes_a_notice_of_preemption_and_a_node_that_is_lost(
-    cluster: Any, calm: Sweep, tmp_path: Path
+    cluster: Any, calm: Sweep, tmp_path: Path, trained: Path
 ) -> None:
     whole = cluster.add_node(**{**NODE, "num_cpus": 2})
-    driver = calm.start(*COMMON, RAY_ADDRESS=cluster.address)
-    assert driver.end() == 0, driver.output
+    with lent(trained, calm.disk / "store"):
+        driver = calm.start(*COMMON, RAY_ADDRESS=cluster.address)
+        assert driver.end() == 0, driver.output
     expected = calm.results()
     assert len(set(calm.calls("none"))) == 3 and len(set(calm.nodes("none"))) == 1
     (calm.faults / "none.calls").unlink()
@@ -140,7 +132,7 @@ def test_a_node_with_the_only_copy_of_an_object_is_lost_while_texts_are_embedded
         found = np.zeros_like(expected)
         blocks = _embed(texts, "bundled", 2, 128)
         told = [next(blocks)]
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while (fullest := max(there, key=unread)) and unread(fullest) < told[0][1].nbytes:
             assert time.monotonic() < until
             time.sleep(0.1)

@@ -1,4 +1,7 @@
-"""A user's own task, by its YAML file: what it is called, what it is, what is refused. It runs in docs/tutorial.md."""
+"""A user's own task, by its YAML file: what it is called, what it is, what is refused. It runs in docs/tutorial.md.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

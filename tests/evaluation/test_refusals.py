@@ -1,4 +1,7 @@
-"""Mirrors, suites and the command line: what is wrong is refused with file, row and reason before a model is loaded."""
+"""Mirrors, suites and the command line: what is wrong is refused with file, row and reason before a model is loaded.
+
+Needs: ../shared for some of its tests.
+"""
 
 from __future__ import annotations
 

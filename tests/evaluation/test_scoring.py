@@ -1,4 +1,7 @@
-"""Scoring without Ray: equal to lm-eval run alone, and to plain code for the authors' forms."""
+"""Scoring without Ray: equal to lm-eval run alone, and to plain code for the authors' forms.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

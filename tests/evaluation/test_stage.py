@@ -1,4 +1,7 @@
-"""The stage on a real Ray: the same numbers whatever the actors, slices and deaths, and nothing is done twice."""
+"""The stage on a real Ray: the same numbers whatever the actors, slices and deaths, and nothing is done twice.
+
+Needs: one Ray.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import functools
 import os
 import shutil
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,17 +27,6 @@ from tests.support.evaluation_case import save_model, write_mirror_rows
 
 TASKS = ("hellaswag", "lambada_icu", "arc_easy_icu", "wow", "pile_icu", "pile_rolling")
 GIGABYTE = 2**30
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    import ray
-
-    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
-    ray.init(num_cpus=2, _temp_dir=folder, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

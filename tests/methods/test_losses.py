@@ -1,4 +1,7 @@
-"""Every method's value and gradient against plain code with full logits, on three families of tiny models."""
+"""Every method's value and gradient against plain code with full logits, on three families of tiny models.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

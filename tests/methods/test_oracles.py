@@ -1,4 +1,7 @@
-"""Values, gradient norms and Adam trajectories against ../shared/oracles/A, computed by the authors' code."""
+"""Values, gradient norms and Adam trajectories against ../shared/oracles/A, computed by the authors' code.
+
+Needs: ../shared.
+"""
 
 from __future__ import annotations
 

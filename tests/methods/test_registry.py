@@ -1,4 +1,7 @@
-"""The registry: built-ins, settings, plug-ins of other packages, and what is said when one is broken."""
+"""The registry: built-ins, settings, plug-ins of other packages, and what is said when one is broken.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

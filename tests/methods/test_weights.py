@@ -1,4 +1,7 @@
-"""Weights: what spans and reductions mean, and that splitting a batch changes nothing."""
+"""Weights: what spans and reductions mean, and that splitting a batch changes nothing.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Keys and values that share a prefix: every operation gives what the plain tensor gives."""
+"""Keys and values that share a prefix: every operation gives what the plain tensor gives.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

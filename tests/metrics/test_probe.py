@@ -1,4 +1,7 @@
-"""The fast probe against plain code that generates from every prefix anew, and against the authors' numbers."""
+"""The fast probe against plain code that generates from every prefix anew, and against the authors' numbers.
+
+Needs: ../shared for some of its tests.
+"""
 
 from __future__ import annotations
 

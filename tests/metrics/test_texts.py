@@ -1,4 +1,7 @@
-"""Candidates, BLEU, BERTScore, entropy, perplexity and normalised scores."""
+"""Candidates, BLEU, BERTScore, entropy, perplexity and normalised scores.
+
+Needs: ../shared for some of its tests.
+"""
 
 from __future__ import annotations
 

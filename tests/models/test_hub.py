@@ -1,4 +1,7 @@
-"""Models by their hub id, from a hub on this machine: what is loaded, that it is told, and that once is enough."""
+"""Models by their hub id, from a hub on this machine: what is loaded, that it is told, and that once is enough.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

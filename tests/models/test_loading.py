@@ -1,4 +1,7 @@
-"""Loading: three families with real files on disk, and everything that is refused."""
+"""Loading: three families with real files on disk, and everything that is refused.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The frozen original model: same distributions however it is kept, on disk and back, small enough."""
+"""The frozen original model: same distributions however it is kept, on disk and back, small enough.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

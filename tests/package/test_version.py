@@ -1,4 +1,7 @@
-"""Which code made a result: a checkout's commit, what a job was told, or the files themselves."""
+"""Which code made a result: a checkout's commit, what a job was told, or the files themselves.
+
+Needs: git.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The wheel, built and installed away from the checkout: everything that the code reads is in it."""
+"""The wheel, built and installed away from the checkout: everything that the code reads is in it.
+
+Needs: pip.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What trials are thought to take and cost, how those that ended correct it, and when a budget is used up."""
+"""What trials are thought to take and cost, how those that ended correct it, and when a budget is used up.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

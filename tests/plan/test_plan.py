@@ -1,4 +1,7 @@
-"""Plans: the grid, ids that mean the result, names, order, statuses, and how light planning is."""
+"""Plans: the grid, ids that mean the result, names, order, statuses, and how light planning is.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

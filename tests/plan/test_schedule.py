@@ -1,4 +1,7 @@
-"""The order of starts: a plain event simulation plays whole sweeps and watches every node at every moment."""
+"""The order of starts: a plain event simulation plays whole sweeps and watches every node at every moment.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

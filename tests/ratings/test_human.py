@@ -1,4 +1,7 @@
-"""Rating sheets are blind and complete, what comes back is checked, and its statistics are those of plain code."""
+"""Rating sheets are blind and complete, what comes back is checked, and its statistics are those of plain code.
+
+Needs: chromium for one of its tests.
+"""
 
 from __future__ import annotations
 
@@ -444,6 +447,7 @@ def test_intervals_hold_what_they_promise() -> None:
 # ---- the page, in a real browser
 
 
+@pytest.mark.slow
 def test_a_rater_works_through_the_page(browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [*candidates(1, 3), Candidate("c0/h", "cell-0", "h", HOSTILE, "  two\n\n  lines", HOSTILE)]
     folder = tmp_path / "human"

@@ -1,4 +1,7 @@
-"""The GPT judge against a real local server that answers, dawdles, refuses, lies and cuts connections."""
+"""The GPT judge against a real local server that answers, dawdles, refuses, lies and cuts connections.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 
@@ -261,10 +264,12 @@ def test_an_id_without_reference(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 # ---- an endpoint that misbehaves
 
+SLOW_SECONDS = 8.0
+
 
 def _slow(request: Request) -> Reply:
     reply = good(request)
-    reply.wait_s = 3.0
+    reply.wait_s = SLOW_SECONDS
     return reply
 
 
@@ -289,7 +294,7 @@ TROUBLES = {
 
 def _patience(trouble: str) -> float:
     """Seconds: short where a time-out is the point, long elsewhere, since this machine may be busy."""
-    return 1.0 if trouble == "slow" else 30.0
+    return SLOW_SECONDS / 4 if trouble == "slow" else 60.0
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
@@ -475,7 +480,7 @@ def test_an_endpoint_that_is_not_there(tmp_path: Path) -> None:
     judgement = judge(gone, tmp_path, rows(50), retries=1)
     assert "gave no answer for 5 rows one after another" in str(judgement.stopped)
     assert "no connection" in str(judgement.stopped)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert set(scores(judgement).values()) == {None}
 
 
@@ -502,11 +507,13 @@ def test_tokens_a_minute(tmp_path: Path, endpoint: Endpoint, used: int, per_minu
 
 def test_no_more_at_a_time_than_allowed(tmp_path: Path, endpoint: Endpoint) -> None:
     def respond(request: Request) -> Reply:
+        while endpoint.most_busy < 3 and time.monotonic() < until:
+            time.sleep(0.01)
         reply = good(request)
         reply.wait_s = 0.05
         return reply
 
-    endpoint.respond = respond
+    endpoint.respond, until = respond, time.monotonic() + 60
     judge(endpoint, tmp_path, rows(20), max_concurrency=3)
     assert endpoint.most_busy == 3
 
@@ -585,20 +592,20 @@ def test_a_killed_run_goes_on_and_pays_nothing_twice(
         reply = good(request)
         if request.number >= 17 and not held_back_over:
             held.append(request.candidate)
-            reply.wait_s = 30.0
+            reply.wait_s = 600.0
         return reply
 
     held_back_over: list[bool] = []
     endpoint.respond = respond
-    arguments = command("judge", str(source), f"base_url={endpoint.url}", "max_concurrency=4")
+    arguments = command("judge", str(source), f"base_url={endpoint.url}", "max_concurrency=4", "timeout_s=600")
     running = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (answers.exists() and answers.read_bytes().count(b"\n") == 17 and len(held) == 4):
         assert time.monotonic() < deadline
         assert running.poll() is None
         time.sleep(0.02)
     running.send_signal(number)
-    ended = running.wait(timeout=20)
+    ended = running.wait(timeout=300)  # and not as long as the answers that it waits for
     assert ended == code
     assert not (tmp_path / "m-judge" / "judge.jsonl").exists()
     paid = list(endpoint.answered)

@@ -1,4 +1,7 @@
-"""The report's numbers: intervals, tests, marks, scores and the transcription, against plain code and the paper."""
+"""The report's numbers: intervals, tests, marks, scores and the transcription, against plain code and the paper.
+
+Needs: ../shared for some of its tests.
+"""
 
 from __future__ import annotations
 

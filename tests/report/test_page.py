@@ -1,4 +1,7 @@
-"""The report's page in a real browser: at a desk, on a phone, in light, in the dark and on paper."""
+"""The report's page in a real browser: at a desk, on a phone, in light, in the dark and on paper.
+
+Needs: chromium.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from tests.support.report_case import Cell, write_sweep
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.slow
 CELLS = [
     Cell("icu", "icu", alpha, beta, sample, model, final=(0.5 + sample / 20, 0.04, 24.0 + beta, 3.8))
     for model in ("125m", "a-model-of-a-very-long-name/that-no-phone-shows-on-one-line")

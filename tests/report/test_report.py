@@ -1,4 +1,7 @@
-"""A report of sweeps written by hand: its files, what it says is missing, and what it refuses."""
+"""A report of sweeps written by hand: its files, what it says is missing, and what it refuses.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

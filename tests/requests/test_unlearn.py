@@ -1,4 +1,7 @@
-"""One deletion request as a practitioner makes it: files in, a model out, and a page that says what it cost."""
+"""One deletion request as a practitioner makes it: files in, a model out, and a page that says what it cost.
+
+Needs: a Ray of its own.
+"""
 
 from __future__ import annotations
 

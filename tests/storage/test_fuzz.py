@@ -1,4 +1,7 @@
-"""A sweep's files, damaged after they were written: report, status and sync read what is whole and name the rest."""
+"""A sweep's files, damaged after they were written: report, status and sync read what is whole and name the rest.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Records go to storage and come back as they were; what is no record is refused with the file's name."""
+"""Records go to storage and come back as they were; what is no record is refused with the file's name.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The store: honest hashes, atomic artefacts, verified reads, makers that wait for each other, remote roots."""
+"""The store: honest hashes, atomic artefacts, verified reads, makers that wait for each other, remote roots.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 
@@ -191,7 +194,7 @@ def test_concurrent_makers_make_it_once(tmp_path: Path) -> None:
     for maker in makers:
         maker.start()
     for maker in makers:
-        maker.join(30)
+        maker.join(300)
     assert [maker.exitcode for maker in makers] == [0, 0, 0]
     assert len(list(marks.iterdir())) == 1
 
@@ -200,7 +203,7 @@ def _hang(root: str, started: str) -> None:
     def make(folder: Path) -> None:
         _write(folder)
         Path(started).touch()
-        time.sleep(60)
+        time.sleep(600)
 
     Store(root).get_or_make("pairs", {"k": 1}, make)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.free_ports import free_ports
+from tests.support.local_ray import short_folder
 
 
 @dataclass
@@ -74,8 +73,8 @@ class Head:
         for each in ours:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
-        self.process.wait(timeout=30)
-        psutil.wait_procs(ours, timeout=30)
+        self.process.wait(timeout=120)
+        psutil.wait_procs(ours, timeout=120)
         self.process = None
 
 
@@ -86,7 +85,6 @@ def ray_head(environment: Mapping[str, str], *, jobs: bool = True) -> Iterator[H
     environment: variables of the head and of all that runs there, above this process's own. jobs: with a job server,
     which is a dozen processes more.
     """
-    folder = Path(tempfile.mkdtemp(prefix="icu", dir="/tmp"))  # a long path does not fit Ray's sockets
     token = secrets.token_hex(32)
     gcs, http, agent, grpc = free_ports(4)
     mine = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
@@ -100,30 +98,30 @@ def ray_head(environment: Mapping[str, str], *, jobs: bool = True) -> Iterator[H
         "min-worker-port": 0,
         "max-worker-port": 0,
     }
-    command = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
-        *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--num-gpus=0"),
-        *(f"--temp-dir={folder}", f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"),
-        f"--include-dashboard={jobs}",
-        *(f"--{name}={port}" for name, port in ports.items() if port or "worker" in name),
-    ]
-    secret = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "PYTHONUNBUFFERED": "1",
-        "RAY_raylet_start_wait_time_s": "180",
-    }
-    head = Head(
-        f"127.0.0.1:{gcs}",
-        f"http://127.0.0.1:{http}" if jobs else "",
-        token,
-        folder,
-        command,
-        {**mine, **environment, "PATH": path, **secret},
-    )
-    try:
-        head.start()
-        yield head
-    finally:
-        head.kill()
-        shutil.rmtree(folder, ignore_errors=True)
+    with short_folder() as folder:
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+            *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--num-gpus=0"),
+            *(f"--temp-dir={folder}", f"--object-store-memory={200 * 2**20}", "--disable-usage-stats"),
+            f"--include-dashboard={jobs}",
+            *(f"--{name}={port}" for name, port in ports.items() if port or "worker" in name),
+        ]
+        secret = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": token,
+            "PYTHONUNBUFFERED": "1",
+            "RAY_raylet_start_wait_time_s": "180",
+        }
+        head = Head(
+            f"127.0.0.1:{gcs}",
+            f"http://127.0.0.1:{http}" if jobs else "",
+            token,
+            folder,
+            command,
+            {**mine, **environment, "PATH": path, **secret},
+        )
+        try:
+            head.start()
+            yield head
+        finally:
+            head.kill()

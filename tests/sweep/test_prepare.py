@@ -1,19 +1,31 @@
-"""What trials share is made once: S or 1 times for S samples x C cells, and not at all the second time."""
+"""What trials share is made once: S or 1 times for S samples x C cells, and not at all the second time.
+
+Needs: one Ray.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
+import signal
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import psutil
+import pytest
+import ray
 
 from icu_ray.config.file import resolve_config
 from icu_ray.console.progress import Step
 from icu_ray.data.sources import check_data
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.sweep.prepare import prepare
+from tests.support.trained import lent
 
 SAMPLES, CELLS = 2, 4
+LAST = ("models", "pairs", "before")
+"""What each of the preparation's tasks (stand-in, pairs, measuring the original) makes last."""
 
 
 def plan_of(storage: Path, **changes: object) -> Plan:
@@ -55,41 +67,69 @@ def test_a_grid_shares_what_it_can(ray_cluster: None, tmp_path: Path) -> None:
     assert again.artefacts == prepared.artefacts
 
 
-def test_what_cannot_be_made_fails_the_trials_that_need_it_alone(ray_cluster: None, tmp_path: Path) -> None:
+def test_what_cannot_be_made_fails_the_trials_that_need_it_alone(
+    ray_cluster: None, tmp_path: Path, trained: Path
+) -> None:
     # The second stand-in has one epoch to learn everything in, which no model can.
     small = {"size": "small", "vocabulary": 500, "target_repeats": 8}
     models = [{"name": "able", "standin": small}, {"name": "hopeless", "standin": {**small, "max_epochs": 1}}]
-    prepared = prepare(plan_of(tmp_path, models=models, samples=[0]), str(tmp_path / "store"))
+    with lent(trained, tmp_path / "store"):
+        prepared = prepare(plan_of(tmp_path, models=models, samples=[0]), str(tmp_path / "store"))
     assert sorted(prepared.artefacts) == [("able", 0)]
     assert sorted(prepared.failures) == [("hopeless", 0)]
     assert "standin.max_epochs=1" in prepared.failures["hopeless", 0]
     assert prepared.failures["hopeless", 0].startswith("preparation: ")
 
 
-def test_gradient_ascent_needs_neither_pairs_nor_a_reference(ray_cluster: None, tmp_path: Path) -> None:
+def test_gradient_ascent_needs_neither_pairs_nor_a_reference(ray_cluster: None, tmp_path: Path, trained: Path) -> None:
     plan = plan_of(tmp_path, methods=[{"name": "icu", "cells": [[0, 0]]}], samples=[0])
-    prepared = prepare(plan, str(tmp_path / "store"))
+    with lent(trained, tmp_path / "store"):
+        prepared = prepare(plan, str(tmp_path / "store"))
     assert {record.kind for record in prepared.records} == {"models", "rows", "before"}
     assert prepared.artefacts["small", 0].reference is None
 
 
-def test_pieces_whose_worker_dies_are_done_again(ray_cluster: None, tmp_path: Path) -> None:
+def killed_once(task: Callable[..., Iterator[Any]], died: Path) -> Callable[..., Iterator[Any]]:
+    """A task whose worker is killed the first time, with all but its last artefact in the store: that one is made and
+    not yet kept. So there is less to do the second time, and to tell. died: gets a file of each kind's name."""
+
+    @functools.wraps(task)
+    def deadly(*arguments: Any) -> Iterator[Any]:
+        from icu_ray.storage.store import Store
+
+        whole = Store.get_or_make
+
+        def get_or_make(store: Store, kind: str, key: Any, make: Callable[[Path], None]) -> Path:
+            def made_and_dead(folder: Path) -> None:
+                make(folder)
+                if kind in LAST and not (died / kind).exists():
+                    (died / kind).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            return whole(store, kind, key, made_and_dead)
+
+        Store.get_or_make = get_or_make  # type: ignore[method-assign]
+        try:
+            yield from task(*arguments)
+        finally:
+            Store.get_or_make = whole  # type: ignore[method-assign]
+
+    return deadly
+
+
+@pytest.mark.slow
+def test_pieces_whose_worker_dies_are_done_again(ray_cluster: None, tmp_path: Path, trained: Path) -> None:
     plan = plan_of(tmp_path, samples=[0])
-    undisturbed = prepare(plan, str(tmp_path / "whole"))
-    tasks = {"stand-in small": "standin_task", "pairs": "pairs_task", "small, sample 0": "artefacts_task"}
-    killed: dict[str, int] = {}
-
-    def kill_once(step: Step) -> None:
-        name = tasks.get(step.name)
-        # Late, when part of the piece lies in the store: the second time there is less to do, and to tell.
-        if name is not None and name not in killed and step.text.split()[0] in ("epoch", "searching", "candidates"):
-            ours = psutil.Process().children(recursive=True)
-            (worker,) = [each for each in ours if "".join(each.cmdline()).startswith(f"ray::{name}")]
-            killed[name] = worker.pid
-            worker.kill()
-
-    prepared = prepare(plan, str(tmp_path / "store"), kill_once)
-    assert sorted(killed) == sorted(tasks.values())
+    with lent(trained, tmp_path / "whole"):
+        undisturbed = prepare(plan, str(tmp_path / "whole"))
+    died, remote = tmp_path / "died", ray.remote
+    died.mkdir()
+    steps: list[Step] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "remote", lambda **options: lambda task: remote(**options)(killed_once(task, died)))
+        prepared = prepare(plan, str(tmp_path / "store"), steps.append)
+    assert sorted(path.name for path in died.iterdir()) == sorted(LAST)
+    assert len([step for step in steps if "its worker died" in step.text]) == len(LAST)
     assert not prepared.failures
     assert prepared.artefacts == undisturbed.artefacts
     again = prepare(plan, str(tmp_path / "store"))

@@ -2,14 +2,15 @@
 
 The trials hold a placement group for a few seconds and train nothing; the queue, Tune, the cluster and its bookkeeping
 of resources are the real ones.
+
+Needs: a Ray of several nodes.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +19,14 @@ from icu_ray.config.file import resolve_config
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.schedule import NO_LIMITS
 from icu_ray.plan.trial import Trial
+from tests.support.local_ray import ray_nodes
 
+pytestmark = pytest.mark.slow
 GPUS = (8, 6)
 SECONDS = 3.0
-"""A trial's real duration for one estimated minute."""
+"""A trial's real duration for one estimated minute, after what it waits for."""
+WAIT_SECONDS = 120.0
+"""What should have come by then will not; the trials go on, and the test fails by what was recorded."""
 CONFIG: dict[str, Any] = {
     "name": "t",
     "data": {"source": "synthetic", "records": 40, "sample_size": 6, "heldout": 4},
@@ -41,24 +46,24 @@ CONFIG: dict[str, Any] = {
 def cluster() -> Iterator[dict[str, float]]:
     """GPUs of the cluster's worker nodes, by node id."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    folder = tempfile.mkdtemp(prefix="icu", dir="/tmp")  # a long path does not fit Ray's sockets
-    head = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "temp_dir": folder}
-    nodes = Cluster(initialize_head=True, head_node_args=head)
-    try:
+    with ray_nodes(num_cpus=1, num_gpus=0) as nodes:
         for gpus in GPUS:
             nodes.add_node(num_cpus=32, num_gpus=gpus)
         ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-        yield {node["NodeID"]: node["Resources"]["GPU"] for node in ray.nodes() if node["Resources"].get("GPU")}
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield {node["NodeID"]: node["Resources"]["GPU"] for node in ray.nodes() if node["Resources"].get("GPU")}
+        finally:
+            ray.shutdown()
 
 
-def trainable(trials: tuple[Trial, ...]) -> Callable[[dict[str, Any]], None]:
-    """A trial holds its group's resources, taken as Ray Train takes them, for a while."""
+def trainable(trials: tuple[Trial, ...], folder: Path) -> Callable[[dict[str, Any]], None]:
+    """A trial holds its worker group's resources, taken as Ray Train takes them, for a while.
+
+    However slow the machine, small trials run beside the first two sixes, and beside the third one's start: the first
+    two wait for a small one, and small ones for the third.
+    """
+    first, second, third = (trial.trial_id for trial in trials[:3])
     workers = {trial.trial_id: trial.workers for trial in trials}
     seconds = {trial.trial_id: trial.minutes * SECONDS for trial in trials}
 
@@ -69,16 +74,21 @@ def trainable(trials: tuple[Trial, ...]) -> Callable[[dict[str, Any]], None]:
         count = workers[config["trial_id"]]
         where = [{"ray.io/node-id": config["node"]}] * count
         group = placement_group([{"CPU": 1, "GPU": 1}] * count, strategy="PACK", bundle_label_selector=where)
-        assert group.wait(60)
+        assert group.wait(WAIT_SECONDS)
         nodes = list(placement_group_table(group)["bundles_to_node_id"].values())
         tune.report({"nodes": nodes, "placement_group": group.id.hex()})
+        (folder / ("small" if count == 1 else config["trial_id"])).touch()
+        awaited = folder / ("small" if config["trial_id"] in (first, second) else third)
+        until = time.monotonic() + WAIT_SECONDS
+        while not awaited.exists() and time.monotonic() < until:
+            time.sleep(0.05)
         time.sleep(seconds[config["trial_id"]])
         remove_placement_group(group)
 
     return hold
 
 
-def run(trials: tuple[Trial, ...], folder: str) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
+def run(trials: tuple[Trial, ...], folder: Path) -> tuple[list[tuple[str, str]], dict[str, list[str]]]:
     """What the queue started and saw end, in its order, and the nodes of each trial's workers."""
     from ray import tune
 
@@ -104,18 +114,18 @@ def run(trials: tuple[Trial, ...], folder: str) -> tuple[list[tuple[str, str]], 
 
     queue = TrialQueue(trials, cluster_nodes, NO_LIMITS, Seen())
     results = tune.Tuner(
-        tune.with_resources(trainable(trials), dict(CONTROL)),
+        tune.with_resources(trainable(trials, folder), dict(CONTROL)),
         tune_config=tune.TuneConfig(search_alg=queue, num_samples=len(trials), reuse_actors=True),
-        run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0),
+        run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0),
     ).fit()
     return seen, {result.config["trial_id"]: result.metrics["nodes"] for result in results}
 
 
-def test_groups_start_whole_in_their_turn_and_in_free_room(cluster: dict[str, float], tmp_path: Any) -> None:
+def test_groups_start_whole_in_their_turn_and_in_free_room(cluster: dict[str, float], tmp_path: Path) -> None:
     trials = plan_sweep(resolve_config(CONFIG, "t"), dry_run=True).trials
     workers = {trial.trial_id: trial.workers for trial in trials}
     assert [trial.workers for trial in trials] == [6] * 3 + [3] * 3 + [1] * 9
-    seen, places = run(trials, str(tmp_path))
+    seen, places = run(trials, tmp_path)
     assert sorted(trial for what, trial in seen if what == "start") == sorted(workers)
     assert sorted(trial for what, trial in seen if what == "end") == sorted(workers)
 

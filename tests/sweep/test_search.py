@@ -1,4 +1,7 @@
-"""A search in place of a grid: what it maximises, what is refused, and a real one that goes on where it was."""
+"""A search in place of a grid: what it maximises, what is refused, and a real one that goes on where it was.
+
+Needs: Rays of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from icu_ray.plan.search_objective import objective_of
 from icu_ray.storage.results import Scores
 from icu_ray.storage.trial_files import TrialPaths, read_result
 from icu_ray.sweep.run import run_sweep
+from tests.support.trained import lent
 
 CONFIG: dict[str, Any] = {
     "name": "t",
@@ -93,7 +97,7 @@ def test_an_unknown_algorithm_is_refused_with_its_name() -> None:
         make_searcher(SearchConfig(space=CONFIG["search"]["space"], algorithm="optunaa"))
 
 
-def test_a_search_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_runs_and_goes_on(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tree = {**CONFIG, "storage": str(tmp_path / "runs")}
 
@@ -104,7 +108,8 @@ def test_a_search_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert after.open_trials == 0 and len(after.trials) == trials and not after.waiting
         return {trial.trial_id: (trial.settings.beta, trial.settings.lr) for trial in after.trials}
 
-    first = run(4)
+    with lent(trained, tmp_path / "runs" / "store"):
+        first = run(4)
     for beta, lr in first.values():
         assert 0.5 <= beta <= 8.0 and 1e-5 <= lr <= 1e-3
     assert len(set(first.values())) == 4

@@ -1,4 +1,7 @@
-"""`icu-ray submit` against a real Ray head with job server and token authentication, from a fresh checkout."""
+"""`icu-ray submit` against a real Ray head with job server and token authentication, from a fresh checkout.
+
+Needs: a Ray head with its job server, git.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ methods:
 optim: {lr: 1.0e-5}
 train: {batch_size: 4}
 el: {ngram: 5}
-stop: {max_epochs: 20, ma: 0.0, el: 0.0}
+stop: {max_epochs: 40, ma: 0.0, el: 0.0}
 pairs: {encoder: bundled}
 filter: {encoder: bundled, encoder_layer: 6}
 """
@@ -175,7 +178,7 @@ def test_the_jobs_command() -> None:
 def test_a_job_that_is_none(case: Case) -> None:
     asked = [case.start(option, "nosuch") for option in ("--attach", "--stop")]
     for process in asked:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == 2
         assert "Job nosuch does not exist" in one_line(output)
 
@@ -227,6 +230,7 @@ class Line:
         return len(broken)
 
 
+@pytest.mark.slow
 def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -> None:
     storage = str(case.storage)
 
@@ -241,7 +245,7 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
         time.sleep(0.2)
     code, output = case.submit("--stop", "first")
     assert code == 0 and "submit its config again" in one_line(output)
-    stopped, _ = following.communicate(timeout=90)
+    stopped, _ = following.communicate(timeout=300)
     assert following.returncode == 130, stopped
     assert case.job("first")["status"] == "STOPPED"
     assert "Interrupted. What was finished is kept" in stopped
@@ -263,10 +267,10 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
             looked_at_and_left(case)
         if text.startswith("start "):
             assert line.cut()
-    assert following.wait(timeout=60) == 0, output
+    assert following.wait(timeout=300) == 0, output
     assert f"from epoch {kept}" in output
     result = read_result(TrialPaths.of(storage, "t", trial))
-    assert result is not None and result.epochs == 20 and result.status == "not_forgotten"
+    assert result is not None and result.epochs == 40 and result.status == "not_forgotten"
     assert result.provenance is not None and result.provenance.commit == case.commit and not result.provenance.dirty
     log = case.ask("/api/jobs/second/logs")["logs"]
     told = [f"sending {case.checkout}", "MLFLOW_TRACKING_URI is not sent, as it holds a password; set it in the"]
@@ -281,7 +285,7 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     for_scripts = case.start("--list", "--json")
     code, output = case.submit("--list")
     assert code == 0
-    listed = json.loads(for_scripts.communicate(timeout=120)[0])
+    listed = json.loads(for_scripts.communicate(timeout=300)[0])
     assert [f"{job['status']:<10} {job['id']}" for job in listed] == output.splitlines()
     assert output.splitlines() == [f"{'STOPPED':<10} first", f"{'SUCCEEDED':<10} second", f"{'SUCCEEDED':<10} third"]
 
@@ -329,7 +333,7 @@ def looked_at_and_left(case: Case) -> None:
     while "1 trials to run" not in attached.stdout.readline():
         assert attached.poll() is None
     attached.send_signal(signal.SIGINT)
-    said, _ = attached.communicate(timeout=60)
+    said, _ = attached.communicate(timeout=300)
     assert attached.returncode == 130
     assert said.splitlines()[-1] == "second goes on; --attach second follows it, --stop second ends it"
     assert case.job("second")["status"] == "RUNNING"

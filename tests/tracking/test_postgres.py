@@ -1,4 +1,7 @@
-"""MLflow on a real PostgreSQL with many trials writing at once: no metric is lost, and the trials never wait for it."""
+"""MLflow on a real PostgreSQL with many trials writing at once: no metric is lost, and the trials never wait for it.
+
+Needs: postgresql.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from tests.support.postgres_server import missing, postgres
 
 TRIALS, EPOCHS, SECONDS = 32, 6, 0.5
 MADE_BY = Provenance("0", "c", False)
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
 @pytest.fixture(scope="module")

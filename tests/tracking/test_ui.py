@@ -1,4 +1,7 @@
-"""MLflow's own pages show a sweep as the README says: its trials, their search, their comparison, their words."""
+"""MLflow's own pages show a sweep as the README says: its trials, their search, their comparison, their words.
+
+Needs: chromium, an MLflow server of its own.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from tests.support.report_case import Cell, write_sweep
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.slow
 NAME = "seen"
 CELLS = [
     Cell("icu", "icu", 0.5, 1.0, 0, final=(0.55, 0.04, 24.0, 3.8), epochs=4),

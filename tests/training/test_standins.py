@@ -1,4 +1,7 @@
-"""Stand-ins of both families: built, loaded as any model, and the same again."""
+"""Stand-ins of both families: built, loaded as any model, and the same again.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

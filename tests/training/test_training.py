@@ -1,4 +1,7 @@
-"""The training room: batches, refinement, engine, checkpoints and whole trials, without Ray."""
+"""The training room: batches, refinement, engine, checkpoints and whole trials, without Ray.
+
+Needs: a C++ compiler (DeepSpeed); ../shared for some of its tests.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Epochs on one and two workers: the same numbers, however rows are shared out and whoever has been forgotten."""
+"""Epochs on one and two workers: the same numbers, however rows are shared out and whoever has been forgotten.
+
+Needs: a C++ compiler (DeepSpeed).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What trials share: made once a model or once a sample, and what a trial finds again is the original model's view."""
+"""What trials share: made once a model or once a sample, and what a trial finds again is the original model's view.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 
