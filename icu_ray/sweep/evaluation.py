@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from icu_ray.console.progress import Step
 from icu_ray.evaluation.stage.actors import Pool, Subject, default_pool
 from icu_ray.evaluation.stage.results import Evaluation
+from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
-from icu_ray.services.evaluate import sweep_tasks
 from icu_ray.storage.folders import remove
 from icu_ray.storage.results import ENDED_EARLY
 from icu_ray.storage.trial_files import TrialPaths, read_result

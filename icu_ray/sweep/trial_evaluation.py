@@ -18,9 +18,9 @@ from icu_ray.errors import UserError
 from icu_ray.evaluation.stage.actors import Subject
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.suites import open_tasks, with_means
+from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
-from icu_ray.services.evaluate import sweep_tasks
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.results import ENDED_EARLY, TrialEvaluation, TrialResult
 from icu_ray.storage.store import Store, content_hash
