@@ -147,7 +147,7 @@ def test_end_of_text_everywhere(
     model, ids = repetitive(family)
     length, pad = COLUMNS.length, 1
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("probe", "columns"):
+        for place in ("greedy_decoding", "kv_cache"):
             patch.setattr(f"icu_ray.metrics.{place}.TOKENS_AT_ONCE_ON_CPU", at_once)
         result = probe(model, rows_of(ids, COLUMNS, eos, pad), ngram=n, el_start=start, batch_cut=batch, chunk=chunk)
 
