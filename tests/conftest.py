@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 # Whatever a test starts must not wait for a hub that cannot be reached, nor use more cores than it was given.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# On a busy machine Ray takes longer to come up than the 30 s it gives itself.
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+# On a busy machine Ray's processes take longer to come up than the seconds that each gives the one before it; a raylet
+# whose agents are late ends itself, and whoever started it asks for it in vain until its own time is over.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
+os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
 # Ray reads these once in a process: every Ray that a test starts, ours or a plain one, has the same.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -41,6 +41,7 @@ def ray_nodes(**head: Any) -> Iterator[Any]:
         with pytest.MonkeyPatch.context() as patch:
             # Whatever folder it is given, Cluster writes its address into the default one, and does not make it.
             patch.setenv("RAY_TMPDIR", str(folder))
+            patch.setenv("RAY_gcs_server_port_wait_time_s", "300")  # as in tests/conftest.py
             (folder / "ray").mkdir()
             nodes = Cluster(
                 initialize_head=True, head_node_args={"include_dashboard": False, "temp_dir": str(folder), **head}

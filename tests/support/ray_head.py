@@ -110,7 +110,6 @@ def ray_head(environment: Mapping[str, str], *, jobs: bool = True) -> Iterator[H
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
             "PYTHONUNBUFFERED": "1",
-            "RAY_raylet_start_wait_time_s": "180",
         }
         head = Head(
             f"127.0.0.1:{gcs}",
