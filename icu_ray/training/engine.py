@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import pickle
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -153,9 +154,11 @@ class Engine:
 
 
 def set_device_environment(device: torch.device) -> None:
-    """Tell DeepSpeed which accelerator to use; must come before its first import in a process."""
-    if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    """Tell DeepSpeed which accelerator to use, also where a process of the worker pool has imported it for the CPU."""
+    os.environ["DS_ACCELERATOR"] = device.type
+    chosen = sys.modules.get("deepspeed.accelerator.real_accelerator")
+    if chosen is not None:
+        chosen.ds_accelerator = None  # type: ignore[attr-defined]
     # Its bundled launcher looks for MPI where these are missing.
     os.environ.setdefault("LOCAL_RANK", "0")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

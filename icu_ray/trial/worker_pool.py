@@ -26,6 +26,8 @@ def preload() -> None:
     if os.environ.get(ROLE) != "worker":
         return
     with contextlib.suppress(ImportError):  # a real want is told by the trial that meets it
+        # Left to itself DeepSpeed would look for GPUs, and CUDA then keeps all of them, before Ray has said which are
+        # this process's. Training corrects it (training/engine.py).
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import ray.train.torch  # noqa: F401
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from icu_ray.evaluation.model_requests import cut_slices
+from icu_ray.evaluation.stage import run
 from icu_ray.evaluation.stage.actors import GPU_SHARES, Answered, Pool, Subject, default_pool, gpu_share
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
-from icu_ray.evaluation.stage.run import evaluate_models, run
+from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks
 from icu_ray.storage.store import Store
 from tests.support.evaluation_case import save_model, write_mirror_rows

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import pickle
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,17 @@ def _group() -> Iterator[None]:
     set_device_environment(torch.device("cpu"))
     with distributed(0, 1):
         yield
+
+
+def test_training_on_a_gpu_overrules_what_the_worker_pool_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    try:
+        set_device_environment(torch.device("cuda"))
+        assert os.environ["DS_ACCELERATOR"] == "cuda"
+        chosen = sys.modules.get("deepspeed.accelerator.real_accelerator")
+        assert chosen is None or chosen.ds_accelerator is None
+    finally:
+        set_device_environment(torch.device("cpu"))
 
 
 def run(resume: Path | None = None, save_at: dict[int, Path] | None = None, family: str = "gpt_neo", **changes: Any):  # type: ignore[no-untyped-def]
