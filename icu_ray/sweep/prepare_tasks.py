@@ -18,11 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from icu_ray.config import SweepConfig
+from icu_ray.config import Columns, SweepConfig
 from icu_ray.console.progress import Step, listening
 from icu_ray.console.streaming import streamed
 from icu_ray.data.corpus import Corpus
-from icu_ray.data.examples import Columns
 from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
 from icu_ray.trial.artefacts import ArtefactKey, ArtefactKeys, ArtefactRecord, RecordingStore
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from icu_ray.plan.estimates import Budget
+from icu_ray.plan.budget import Budget
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial, worker_group_of
 from icu_ray.report.terminal.live import LiveView, outcome_of
