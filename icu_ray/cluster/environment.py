@@ -44,6 +44,8 @@ _START_ENVIRONMENT: Mapping[str, str] = {
     # On a loaded machine Ray's processes take longer to come up than the 30 s that it gives each of them.
     "RAY_gcs_server_port_wait_time_s": "180",
     "RAY_raylet_start_wait_time_s": "180",
+    # A raylet whose agents are later than this ends itself.
+    "RAY_agent_register_timeout_ms": "180000",
 }
 
 

@@ -76,11 +76,17 @@ def inside_job() -> bool:
 
 
 @contextlib.contextmanager
-def connected(cpus: int | None = None, gpus: int | None = None, keep_logs: Path | None = None) -> Iterator[Cluster]:
+def connected(
+    cpus: int | None = None,
+    gpus: int | None = None,
+    keep_logs: Path | None = None,
+    process_setup: str | None = None,
+) -> Iterator[Cluster]:
     """A Ray for the time of the block.
 
     cpus, gpus: logical ones of a Ray started here; default: the machine's. keep_logs: a folder that gets Ray's own
-    logs when the block is left by an exception. ClusterError where it does not start or answer.
+    logs when the block is left by an exception. process_setup: dotted name of a function that every new process of a
+    Ray started here runs first. ClusterError where it does not start or answer.
     """
     local = will_start_locally()
     environment = {**driver_environment(local), **authentication(local)}
@@ -90,26 +96,24 @@ def connected(cpus: int | None = None, gpus: int | None = None, keep_logs: Path 
 
         stack.callback(ray.shutdown)
         with _kept_sigterm_handler(), _start_errors_explained(keep_logs if local else None):
-            _start_or_join(temp, cpus, gpus)
+            _start_or_join(temp, cpus, gpus, process_setup)
         yield Cluster(local, temp)
 
 
-def _start_or_join(temp: Path | None, cpus: int | None, gpus: int | None) -> None:
+def _start_or_join(temp: Path | None, cpus: int | None, gpus: int | None, process_setup: str | None) -> None:
     """Start a Ray in `temp`, or connect to the one there is where that is None."""
     import ray
 
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if temp is not None:
+        setup = {} if process_setup is None else {"worker_process_setup_hook": process_setup}
         ray.init(
             num_cpus=usable_cpus() if cpus is None else cpus,
             num_gpus=gpus,
             _temp_dir=str(temp),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE_BYTES,
-            runtime_env={
-                "env_vars": worker_environment(local=True),
-                "worker_process_setup_hook": "icu_ray.trial.worker_pool.preload",
-            },
+            runtime_env={"env_vars": worker_environment(local=True), **setup},
             _system_config=_LOCAL_SETTINGS,
             **common,
         )

@@ -36,7 +36,7 @@ from icu_ray.sweep.running_trials import RunningTrials
 from icu_ray.trial.artefacts import pinned
 from icu_ray.trial.task import TrialTask, write_failure
 from icu_ray.trial.trainable import trainable
-from icu_ray.trial.worker_pool import WorkerPool
+from icu_ray.trial.worker_pool import PRELOAD, WorkerPool
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
@@ -72,7 +72,7 @@ def run_trials(
     config = plan.config
     store = join(config.storage, "store")
     with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(connected(keep_logs=logs / "ray"))
+        cluster = stack.enter_context(connected(keep_logs=logs / "ray", process_setup=PRELOAD))
         stack.enter_context(watched_head(on_loss))
         refuse_impossible(claims_of(plan, plan.waiting), cluster.nodes(config.resources.node_types), limits)
         searcher = _searcher(plan)

@@ -36,6 +36,10 @@ def preload() -> None:
         from icu_ray.training import loop  # noqa: F401
 
 
+PRELOAD = f"{preload.__module__}.{preload.__name__}"
+"""What `connected` is told to run in new processes."""
+
+
 def training_environment() -> dict[str, Any]:
     """runtime_env of processes that train."""
     return {"env_vars": {ROLE: "worker"}}
