@@ -80,7 +80,8 @@ def picture() -> str:
     storeys = floors()
     for number, floor in zip(range(len(storeys), 0, -1), storeys, strict=True):
         width = (WIDTH - GUTTER - GAP * (len(floor.rooms) - 1) - 2) / len(floor.rooms)
-        texts = [textwrap.wrap(purpose(room), int((width - 2 * PADDING) / CHARACTER)) for room in floor.rooms]
+        columns = int((width - 2 * PADDING) / CHARACTER)
+        texts = [textwrap.wrap(purpose(room), columns, break_on_hyphens=False) for room in floor.rooms]
         height = PADDING + TITLE + LINE * max(map(len, texts)) + 4
         body.append(f'<text class="n" x="{GUTTER - 10}" y="{top + height / 2 + 5:g}">{number}</text>')
         for place, (room, lines) in enumerate(zip(floor.rooms, texts, strict=True)):
