@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = Path(__file__).parent / "images" / "architecture.svg"
 WIDTH, GUTTER, GAP = 800, 30, 18
 PADDING, TITLE, LINE = 12, 24, 17
-CHARACTER = 6.45
+CHARACTER = 6.8
 """Pixels of a character of 12.5 px, on the wide side: fonts differ."""
 PLAIN = "#f6f8fa"
 TINTS: Mapping[str, str] = {"Ray": "#ddf4ff", "DeepSpeed": "#fff8c5", "MLflow": "#fbefff"}

@@ -1,4 +1,4 @@
-"""The epochs of one trial under DeepSpeed, the refinement between them, and the training of stand-ins.
+"""The epochs of one trial under DeepSpeed: train, measure, refine, stop. Also the training of stand-ins.
 
 Read in this order:
 
