@@ -97,9 +97,9 @@ def epochs(shape: Shape, repeats: int, shares: Sequence[float]) -> list[dict[str
     trials = {}
     for batching in ("slots", "repack"):
         model = new_model(shape)
-        job = TrialSettings("icu", ALPHA, BETA, ADAM.lr, BATCH, 1, train=TrainConfig(batching=batching))  # type: ignore[arg-type]
+        settings = TrialSettings("icu", ALPHA, BETA, ADAM.lr, BATCH, 1, train=TrainConfig(batching=batching))  # type: ignore[arg-type]
         data = TrialData(targets, pairs, reference=build_reference(model, pairs))
-        trials[batching] = EpochTrainer(job, data, model, tokenizer, 0, 1)
+        trials[batching] = EpochTrainer(settings, data, model, tokenizer, 0, 1)
     model = new_model(shape)
     dense = build_reference(model, pairs, "probs")
     engine = Engine(EitherForm(model, "plain"), ADAM, 0, 1)

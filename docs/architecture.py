@@ -90,7 +90,7 @@ def picture() -> str:
             if place and floor.acquainted:
                 body.append(f'<text class="k" x="{left - GAP / 2:g}" y="{top + height / 2 + 4:g}">↔</text>')
         top += height + 10
-    note = "A room imports only rooms of lower floors; ↔ joins two that may import each other."
+    note = "A room imports only rooms of lower floors; ↔ joins two that may import each other. A tag names a library."
     body.append(f'<text class="f" x="{GUTTER}" y="{top + 10}">{note}</text>')
     style = (
         "rect{stroke:#8c959f;stroke-width:1}"

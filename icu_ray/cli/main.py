@@ -1,4 +1,4 @@
-"""The command `icu-ray`: thin doors to the rooms, one file each beside this one.
+"""The command `icu-ray`: one file a sub-command beside this one, each a thin layer over a room.
 
 Exit codes: 0 done; 1 some trials failed; 2 the input was refused before anything ran; 130 interrupted, resumable.
 """

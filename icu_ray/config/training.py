@@ -25,7 +25,7 @@ class TokensConfig(Section):
 
 
 class PairsConfig(Section):
-    """Analogous data (section IV-C2, V-D): the nearest neighbour of each target in the pool."""
+    """Pairs (the paper's analogous texts, sections IV-C2 and V-D): the nearest neighbour of each target in the pool."""
 
     pool: Literal["remaining"] = "remaining"
     """Where pairs are sought: among all rows that are not targets of the sample."""

@@ -2,7 +2,8 @@
 
     with listening(show): ...; told("embedding", 0.4)      # progress.py
 
-`progress.py` is how long work says how far it is, without knowing who hears it; read it first. `verbosity.py` is what a
+Read `progress.py` first: long work reports its progress by it, without knowing who listens. `verbosity.py` is what a
 command makes of that on a terminal, in a file, or not at all (`-q`, `-v`). `exit_codes.py` turns an exception into a
-line and an exit code. `streaming.py` lets a remote task yield what it would tell. This room knows no other but errors.
+line and an exit code. `streaming.py` lets a remote task yield its reports, and `redirect.py` sends what others print
+to a file. This room knows no other but errors.
 """

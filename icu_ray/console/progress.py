@@ -1,4 +1,4 @@
-"""Long work says how far it is, whoever calls it may listen; where nobody does, saying costs nothing.
+"""Progress of long work: it reports, and its caller may listen. Where nobody listens, a report costs nothing.
 
     with listening(lambda stage, part: print(stage, part)):     # what this thread says inside
         for number, batch in enumerate(batches):

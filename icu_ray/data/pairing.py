@@ -1,4 +1,4 @@
-"""Analogous data (section IV-C2): each target's nearest neighbour in the pool, with how much text the two share.
+"""Pairs (analogous texts, section IV-C2): each target's nearest neighbour in the pool, and how much text they share.
 
 Neighbours are found by cosine over sentence embeddings of the distinct texts of all samples (computed once), the
 targets of the sample left out, equals taken by row number. Every pair reports the share of the target's 10-grams that

@@ -58,7 +58,7 @@ def batch_weights(
 ) -> BatchWeights:
     """Weights of a whole global batch.
 
-    target_labels, pair_labels: (B, L) unshifted labels; active: (B,) True for samples that are not yet
+    target_labels, pair_labels: (B, L) unshifted labels; active: (B,) True for targets that are not yet
     forgotten (the pair's flag is its target's).
     """
     live = np.asarray(active, dtype=bool)

@@ -56,7 +56,7 @@ class ProbeResult:
 
     @property
     def forget_loss_mean(self) -> float:
-        """Mean over samples of the mean negative log-likelihood (nats) of a sample's scored tokens."""
+        """Mean over rows of the mean negative log-likelihood (nats) of a row's scored tokens."""
         return float(self.forget_loss.mean())
 
 

@@ -1,7 +1,7 @@
-"""One cell of the grid as a frozen value, its id, its name, and what it claims of the cluster.
+"""One trial of the grid as a frozen value, its id, its name, and what it claims of the cluster.
 
 A trial's id is a hash of everything that decides its result and of nothing else: not the number of workers, not a path,
-not the time. The same cell in another sweep folder, on another cluster, has the same id; that is how a sweep resumes.
+not the time. The same trial in another sweep folder, on another cluster, has the same id; that is how a sweep resumes.
 
     trial = trial_of(config, data, model, model_fingerprint(model), sample, method, alpha=0.5, beta=1.0)
 """
@@ -29,7 +29,7 @@ DONE: tuple[PlannedStatus, ...] = ("finished", "not_forgotten")
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the grid.
+    """One trial of the grid.
 
     hyperparameters: what result.json shows of it. identity: the plain values whose hash is trial_id.
     minutes: estimated duration on its workers.

@@ -22,11 +22,11 @@ from icu_ray.config import (
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """One cell: a method with its weights, on one model and one forget sample.
+    """One trial of the grid: a method with its weights, on one model and one forget sample.
 
     method_settings: those of the method alone, as methods.get takes them.
     lr, batch_size (global), max_epochs: the model's own values where it has them, else the sweep's.
-    micro_batch: samples of one forward of one worker; None: all of a worker's share.
+    micro_batch: rows of one forward of one worker; None: all of a worker's share.
     """
 
     method: str

@@ -85,7 +85,7 @@ class SampleRecord:
     bleu_before: float | None = None
     pair_id: str | None = None
     pair_overlap: float | None = None
-    """Share of the target's 10-grams that its analogous text holds too."""
+    """Share of the target's 10-grams that its pair holds too."""
 
 
 @dataclass(frozen=True)

@@ -12,4 +12,6 @@ Read in this order:
                           trial_evaluation: one trial's models and files
     prometheus_metrics    what an operator's Prometheus sees
     submit                the same command on another cluster
+
+The room must not know DeepSpeed or MLflow; training and tracking speak to them.
 """

@@ -1,10 +1,10 @@
-"""The evaluation of a sweep's models beside its trials: one stage, fed as they finish, on the resources they leave.
+"""The evaluation of a sweep's models beside its trials: fed as they finish, on the resources they leave.
 
-    stage = SweepEvaluation(plan, store_root, on_step)      # where config.evaluation.asked
-    with stage.running():
-        stage.waits(trial_id, cpus, gpus); stage.placed(trial_id); stage.ended(trial_id)
-        stage.add(trial)              # a trial that has a model
-        stage.finish()                # no more will come: take the whole cluster, return when all is evaluated
+    evaluation = SweepEvaluation(plan, store_root, on_step)      # where config.evaluation.asked
+    with evaluation.running():
+        evaluation.waits(trial_id, cpus, gpus); evaluation.placed(trial_id); evaluation.ended(trial_id)
+        evaluation.add(trial)              # a trial that has a model
+        evaluation.finish()                # no more will come: take the whole cluster, return when all is evaluated
 
 While trials run or wait, a round of evaluation takes only what is free, and none begins while a started trial has no
 place yet. A round that stands in the way of one ends within seconds, whatever it was doing; each slice it had answered

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 ModelSample: TypeAlias = tuple[str, int]
 """A model's name and the number of a forget sample."""
 COPY_OVERLAP = 0.9
-"""Share of a target's 10-grams from which its analogous text counts as a copy: learnt and unlearned at once."""
+"""Share of a target's 10-grams from which its pair counts as a copy: learnt and unlearned at once."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The evaluation of one trial as values and files: whether it is outstanding, of which models, and what is written.
 
 for trial in outstanding(plan): ...                     # trials of earlier runs that lack one
-pair = models_of(plan, store_root, trial, result)       # the model it was made from, and its own
-errors = write_files(pair, tasks, found)                # evaluation.json and documents.parquet
+models = models_of(plan, store_root, trial, result)       # the model it was made from, and its own
+errors = write_files(models, tasks, found)                # evaluation.json and documents.parquet
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which samples make which batch of which epoch, and which rank trains on them: pure functions of seed and epoch.
+"""Which targets make which batch of which epoch, and which rank trains on them: pure functions of seed and epoch.
 
 Nothing is carried from epoch to epoch, so a resumed trial sees exactly the batches it would have seen. Ranks take
 disjoint parts of a global batch (the authors' ranks all train on the same one).
@@ -19,11 +19,11 @@ Indices = NDArray[np.int64]
 def epoch_batches(
     active: NDArray[np.bool_], *, seed: int, epoch: int, batch_size: int, settings: TrainConfig
 ) -> list[Indices]:
-    """Global batches of sample numbers, in order.
+    """Global batches of target numbers, in order.
 
-    'slots' (the authors): all samples are permuted and the forgotten keep their place, where they weigh nothing and are
-    not computed; batches without an active sample are dropped ('skip') or kept for their momentum step ('momentum').
-    'repack': only active samples are permuted, so the epoch gets shorter.
+    'slots' (the authors): all targets are permuted and the forgotten keep their place, where they weigh nothing and are
+    not computed; batches without an active target are dropped ('skip') or kept for their momentum step ('momentum').
+    'repack': only active targets are permuted, so the epoch gets shorter.
     """
     candidates = np.arange(len(active)) if settings.batching == "slots" else np.flatnonzero(active)
     order = np.random.default_rng([seed, epoch]).permutation(candidates).astype(np.int64)

@@ -35,7 +35,7 @@ class DamagedCheckpoint(Exception):
 
 @dataclass(frozen=True)
 class TrialState:
-    """Where a trial stands: epochs done, (N,) samples still active, history with epoch 0 first."""
+    """Where a trial stands: epochs done, (N,) targets still active, history with epoch 0 first."""
 
     epoch: int
     active: NDArray[np.bool_]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """lr, betas, eps: Adam's. micro_batch and accumulation: samples of a forward, forwards of a step, per rank."""
+    """lr, betas, eps: Adam's. micro_batch and accumulation: rows of a forward, forwards of a step, per rank."""
 
     lr: float
     betas: tuple[float, float]

@@ -1,6 +1,6 @@
-"""One epoch of a trial: train on the active samples, measure the model. The loop over epochs is in loop.py.
+"""One epoch of a trial: train on the active targets, measure the model. The loop over epochs is in loop.py.
 
-    trainer = EpochTrainer(job, data, model, tokenizer, rank=0, world_size=1)
+    trainer = EpochTrainer(settings, data, model, tokenizer, rank=0, world_size=1)
     loss, steps = trainer.train(epoch, active)
     validation = trainer.validate(heldout=False, decision_only=True)
 
@@ -35,42 +35,52 @@ class EpochTrainer:
 
     def __init__(
         self,
-        job: TrialSettings,
+        settings: TrialSettings,
         data: TrialData,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         rank: int,
         world_size: int,
     ) -> None:
-        self.job, self.data, self.tokenizer = job, data, tokenizer
+        self.settings, self.data, self.tokenizer = settings, data, tokenizer
         self.rank, self.world_size = rank, world_size
-        per_rank = -(-job.batch_size // world_size)
-        micro = min(job.micro_batch or per_rank, per_rank)
+        per_rank = -(-settings.batch_size // world_size)
+        micro = min(settings.micro_batch or per_rank, per_rank)
         self.micro, self.accumulation = micro, -(-per_rank // micro)
-        method = methods.get(job.method, alpha=job.alpha, beta=job.beta, settings=job.method_settings, loss=job.loss)
+        method = methods.get(
+            settings.method,
+            alpha=settings.alpha,
+            beta=settings.beta,
+            settings=settings.method_settings,
+            loss=settings.loss,
+        )
         self.model = model
         self.engine = Engine(
             UnlearningModule(model, method),
             EngineSettings(
-                job.lr,
-                job.optim.betas,
-                job.optim.eps,
+                settings.lr,
+                settings.optim.betas,
+                settings.optim.eps,
                 micro,
                 self.accumulation,
-                job.precision,
-                job.zero_stage,
-                job.offload_optimizer,
+                settings.precision,
+                settings.zero_stage,
+                settings.offload_optimizer,
             ),
             rank,
             world_size,
         )
-        self.measure = Measure(job.filter, job.generate, job.el, job.eval)
+        self.measure = Measure(settings.filter, settings.generate, settings.el, settings.eval)
 
     def train(self, epoch: int, active: Flags) -> tuple[dict[str, float | None], int]:
         """One epoch; the mean of each loss term over its steps, and their number."""
-        torch.manual_seed(self.job.seed + epoch)
+        torch.manual_seed(self.settings.seed + epoch)
         batches = epoch_batches(
-            active, seed=self.job.seed, epoch=epoch, batch_size=self.job.batch_size, settings=self.job.train
+            active,
+            seed=self.settings.seed,
+            epoch=epoch,
+            batch_size=self.settings.batch_size,
+            settings=self.settings.train,
         )
         sums: dict[str, float] = {}
         for batch in batches:
@@ -91,7 +101,7 @@ class EpochTrainer:
             None if pairs is None else pairs.labels[batch],
             active[batch],
             targets.columns,
-            self.job.loss,
+            self.settings.loss,
         )
         live = np.flatnonzero(active[batch])
         shares = micro_batches(len(live), rank=self.rank, world_size=self.world_size, micro_batch=self.micro)
@@ -99,7 +109,7 @@ class EpochTrainer:
         for share in shares:
             rows, share_weights = batch[live[share]], weights.rows(live[share])
             if len(rows) == 0:
-                # The engine's collectives need a step of every rank: one sample that weighs nothing.
+                # The engine's collectives need a step of every rank: one row that weighs nothing.
                 rows, share_weights = batch[:1], _weightless(weights.rows(slice(0, 1)))
             cached = None if reference is None else reference.batch(rows, self.engine.device)
             found.append(Batch.gather(targets, pairs, rows, share_weights, cached, self.engine.device))
@@ -109,14 +119,14 @@ class EpochTrainer:
         """The last epoch always gets all of its numbers: EL, and perplexity on held-out rows."""
         if validation.el is None:
             return self.validate(heldout=True, decision_only=False)
-        if self.data.heldout is None or self.job.eval.heldout == "epochs":
+        if self.data.heldout is None or self.settings.eval.heldout == "epochs":
             return validation
         with self.engine.whole_model():
             return with_heldout(validation, self.model, self.data.heldout, self.rank, self.world_size)
 
     def validate(self, heldout: bool, decision_only: bool) -> Validation:
         """Measure the model as it is now."""
-        stop = self.job.stop
+        stop = self.settings.stop
         with self.engine.whole_model():
             return validate(
                 self.model,

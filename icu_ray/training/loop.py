@@ -1,6 +1,6 @@
-"""The epochs of one trial on one worker of its group: train the active samples, measure, refine, maybe stop.
+"""The epochs of one trial on one worker of its group: train on the active targets, measure, refine, maybe stop.
 
-    outcome = run_trial(job, data, model, tokenizer, rank=0, world_size=1, on_epoch=report)
+    outcome = run_trial(settings, data, model, tokenizer, rank=0, world_size=1, on_epoch=report)
 
 Knows DeepSpeed through training/engine.py, and neither Ray nor storage: whoever calls it is handed each epoch's record
 with a way to save a checkpoint. Deterministic for a seed, a number of threads and a world size: an interrupted trial
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def run_trial(
-    job: TrialSettings,
+    settings: TrialSettings,
     data: TrialData,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -47,9 +47,9 @@ def run_trial(
     every rank after every epoch, epoch 0 included. resume_from: a folder that EpochReport.save wrote. notes: what
     happened before, for the record of the next epoch.
     """
-    if job.max_epochs == 0:
-        return _untrained(job, data, tokenizer, on_epoch)
-    trainer = EpochTrainer(job, data, model, tokenizer, rank, world_size)
+    if settings.max_epochs == 0:
+        return _untrained(settings, data, tokenizer, on_epoch)
+    trainer = EpochTrainer(settings, data, model, tokenizer, rank, world_size)
     decision = Decision(False)
     last: Validation | None = None
     before = data.before
@@ -61,11 +61,11 @@ def run_trial(
         notes = (*notes, *loaded)
         history, active, epoch = state.history, state.active, state.epoch
         if epoch > 0:
-            decision = decide(epoch, history[-1].scores, active, job.stop, job.max_epochs)
+            decision = decide(epoch, history[-1].scores, active, settings.stop, settings.max_epochs)
     else:
         epoch, active = 0, np.ones(len(data.targets), dtype=bool)
-        if job.filter.at_start:
-            active = refine(active, before.bertscore_f1, before.bleu, job.filter)
+        if settings.filter.at_start:
+            active = refine(active, before.bertscore_f1, before.bleu, settings.filter)
         history = (EpochRecord(0, int(active.sum()), before.scores),)
         on_epoch(_report(trainer, history, decision, epoch, active, before))
     while not decision.stop:
@@ -73,12 +73,12 @@ def run_trial(
         started = time.perf_counter()
         loss, steps = trainer.train(epoch, active)
         trained = time.perf_counter()
-        last = trainer.validate(heldout=job.eval.heldout == "epochs", decision_only=job.eval.el == "decision")
-        active = refine(active, last.bertscore_f1, last.bleu, job.filter)
-        decision = decide(epoch, last.scores, active, job.stop, job.max_epochs)
+        last = trainer.validate(heldout=settings.eval.heldout == "epochs", decision_only=settings.eval.el == "decision")
+        active = refine(active, last.bertscore_f1, last.bleu, settings.filter)
+        decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs)
         if decision.stop:
             last = trainer.complete(last)
-            decision = decide(epoch, last.scores, active, job.stop, job.max_epochs)
+            decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs)
         seconds = {"train": trained - started, "validate": time.perf_counter() - trained}
         record = EpochRecord(epoch, int(active.sum()), last.scores, loss, seconds, steps, notes)
         notes = ()
@@ -89,15 +89,15 @@ def run_trial(
         last = trainer.validate(heldout=True, decision_only=False)
     seconds = {name: sum(record.seconds.get(name, 0.0) for record in history) for name in ("train", "validate")}
     after = replace(last.scores)
-    status = "finished" if decision.status == "finished" and below_thresholds(after, job.stop) else decision.status
+    status = "finished" if decision.status == "finished" and below_thresholds(after, settings.stop) else decision.status
     assert status is not None
-    samples = sample_records(tokenizer, data, before, last, job.filter)
+    samples = sample_records(tokenizer, data, before, last, settings.filter)
     trainer.engine.close()
     return TrialOutcome(status, decision.reason, epoch, before.scores, after, history, samples, seconds)
 
 
 def _untrained(
-    job: TrialSettings,
+    settings: TrialSettings,
     data: TrialData,
     tokenizer: PreTrainedTokenizerBase,
     on_epoch: Callable[[EpochReport], None],
@@ -108,8 +108,8 @@ def _untrained(
         raise ValueError("a trial without epochs needs the original model's measurement")
     history = (EpochRecord(0, len(data.targets), before.scores),)
     on_epoch(EpochReport(history[0], history, Decision(True), lambda folder: None, before.candidates))
-    status: Status = "finished" if below_thresholds(before.scores, job.stop) else "not_forgotten"
-    samples = sample_records(tokenizer, data, before, before, job.filter)
+    status: Status = "finished" if below_thresholds(before.scores, settings.stop) else "not_forgotten"
+    samples = sample_records(tokenizer, data, before, before, settings.filter)
     return TrialOutcome(status, NOT_TRAINED, 0, before.scores, before.scores, history, samples, {})
 
 

@@ -1,7 +1,7 @@
 """What goes into a trial's epochs and what comes out of them: plain values.
 
 data = TrialData(targets, pairs, heldout)       # given to `run_trial`
-samples = sample_records(tokenizer, data, before, after, job.filter)
+samples = sample_records(tokenizer, data, before, after, settings.filter)
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Iterative unlearning refinement (section IV-D): which samples are forgotten, and when to stop.
+"""Iterative unlearning refinement (section IV-D): which targets are forgotten, and when to stop.
 
     active = refine(active, bertscore_f1, bleu, config.filter)      # after every epoch
     decision = decide(epoch, scores, active, config.stop)           # Decision(stop=True, status="finished", ...)
@@ -34,7 +34,7 @@ def forgotten(bertscore_f1: NDArray[np.float64], bleu: NDArray[np.float64], sett
 def refine(
     active: Flags, bertscore_f1: NDArray[np.float64], bleu: NDArray[np.float64], settings: FilterConfig
 ) -> Flags:
-    """(N,) True for samples that go on being unlearned. sticky: once forgotten, always left out."""
+    """(N,) True for targets that go on being unlearned. sticky: once forgotten, always left out."""
     remaining = ~forgotten(bertscore_f1, bleu, settings)
     return active & remaining if settings.sticky else remaining
 
@@ -61,7 +61,7 @@ def el_decides(ma: float, settings: StopConfig) -> bool:
 
 
 def decide(epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int) -> Decision:
-    """After epoch `epoch` >= 1: stop when forgotten, when no sample is left, diverged, or at the limit."""
+    """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit."""
     if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
         return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")
     if below_thresholds(scores, settings):
@@ -70,7 +70,7 @@ def decide(epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_
         return Decision(
             True,
             "not_forgotten",
-            f"no sample is left to unlearn after epoch {epoch}, but {_scores_text(scores, settings)}",
+            f"no target is left to unlearn after epoch {epoch}, but {_scores_text(scores, settings)}",
         )
     if epoch >= max_epochs:
         return Decision(

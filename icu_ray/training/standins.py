@@ -189,7 +189,7 @@ def _train(
     known: int,
     progress: Callable[[StandinProgress], None],
 ) -> None:
-    """Epochs until every sample is memorised; the first `known` rows are the forget rows."""
+    """Epochs until every sample is memorised; the first `known` rows are the targets."""
     started = time.perf_counter()
     targets = rows.select(range(known))
     blocks = _epoch_blocks(rows, known, config.target_repeats)

@@ -1,9 +1,9 @@
 """One measurement of a model on its forget sample: probe, candidates, BERTScore, BLEU, entropy, held-out perplexity.
 
-Every rank measures its share of the samples; afterwards every rank has the whole result. The measurement of the
-original model ('before') is the same for all trials of a sample and is kept by `Validation.save`.
+Every rank measures its share of the targets; afterwards every rank has the whole result. The measurement of the
+original model ('before') is the same for all trials of a forget sample and is kept by `Validation.save`.
 
-    validation = validate(model, tokenizer, data, job)
+    validation = validate(model, tokenizer, targets, Measure(filter, generate, el, eval), heldout=heldout_rows)
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def validate(
 ) -> Validation:
     """Measure `model` on `targets`, and its perplexity on `heldout` when given.
 
-    el_decides: asked with the mean MA of all samples; where it says no, EL is left out (decision-only mode).
+    el_decides: asked with the mean MA of all targets; where it says no, EL is left out (decision-only mode).
     """
     mine = np.array_split(np.arange(len(targets)), world_size)[rank]
     rows = targets.select(mine)

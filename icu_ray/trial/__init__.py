@@ -11,4 +11,6 @@ Read in this order:
     out_of_memory         half the micro batch, once
     watchdog              ends a worker group that hangs
     worker_pool           processes that have imported what training needs
+
+The room must not know the sweep: not the other trials, not who waits for this one.
 """

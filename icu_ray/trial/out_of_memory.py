@@ -1,6 +1,6 @@
 """What a trial does when memory does not suffice: it goes on with half the micro batch, once.
 
-halve_micro_batch(paths, job, world_size, error)        # on the worker that ran out; then raise, and be started anew
+halve_micro_batch(paths, settings, world_size, error)   # on the worker that ran out; then raise, and be started anew
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def read_micro_batch(paths: TrialPaths) -> int | None:
     return None if content is None else int(json.loads(content)["micro_batch"])
 
 
-def halve_micro_batch(paths: TrialPaths, job: TrialSettings, world_size: int, error: BaseException) -> None:
+def halve_micro_batch(paths: TrialPaths, settings: TrialSettings, world_size: int, error: BaseException) -> None:
     """Have the trial's next start use half the micro batch, and so twice the accumulation; raises MemoryExhausted where
     it has done so before or nothing can be halved."""
-    per_rank = -(-job.batch_size // world_size)
-    micro = min(job.micro_batch or per_rank, per_rank)
+    per_rank = -(-settings.batch_size // world_size)
+    micro = min(settings.micro_batch or per_rank, per_rank)
     known = read_micro_batch(paths)
     if known is not None and known < micro:
         return  # another rank has said so

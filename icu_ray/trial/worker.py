@@ -45,16 +45,16 @@ def train_worker(config: dict[str, Any]) -> None:
     began = time.time()
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    model, job, paths = task.trial.model, task.trial.settings, task.paths
+    model, settings, paths = task.trial.model, task.trial.settings, task.paths
     torch.set_num_threads(model.cpus_per_worker)
     set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
-    _seed_everything(job.seed)
+    _seed_everything(settings.seed)
     loaded, data = _load(task)
     smaller = read_micro_batch(paths)
     notes: tuple[str, ...] = ()
     if smaller is not None:
-        smaller = min(smaller, job.micro_batch or smaller)  # the user may have set it lower since
-        job = replace(job, micro_batch=smaller)
+        smaller = min(smaller, settings.micro_batch or smaller)  # the user may have set it lower since
+        settings = replace(settings, micro_batch=smaller)
         notes = (f"out of memory: goes on with micro_batch={smaller}",)
 
     def on_epoch(report: EpochReport) -> None:
@@ -80,7 +80,7 @@ def train_worker(config: dict[str, Any]) -> None:
         loading = time.time() - began
         try:
             outcome = run_trial(
-                job,
+                settings,
                 data,
                 loaded.model,
                 loaded.tokenizer,
@@ -92,7 +92,7 @@ def train_worker(config: dict[str, Any]) -> None:
             )
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                halve_micro_batch(paths, job, world_size, error)
+                halve_micro_batch(paths, settings, world_size, error)
                 raise StartAnew(f"out of memory: {error}") from error
             raise
     if rank == 0:

@@ -75,11 +75,11 @@ import psutil
 from icu_ray.sweep.driver import message_if_killed
 from icu_ray.cluster.runtime import connected
 
-with message_if_killed("it ended at once", sys.stdout) as hush:
+with message_if_killed("it ended at once", sys.stdout) as cancel:
     if sys.argv[1] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    elif sys.argv[1] == "hushed":
-        hush()
+    elif sys.argv[1] == "cancelled":
+        cancel()
         os._exit(5)
     elif sys.argv[1] == "ray":
         import ray
@@ -96,12 +96,12 @@ print("returned")
     ("how", "code", "said"),
     [
         ("killed", -signal.SIGKILL, "\nit ended at once\n"),
-        ("hushed", 5, ""),
+        ("cancelled", 5, ""),
         ("ray", 1, "\nit ended at once\n"),
         ("returns", 0, "returned\n"),
     ],
 )
-def test_last_words(how: str, code: int, said: str) -> None:
+def test_message_of_a_driver_that_was_killed(how: str, code: int, said: str) -> None:
     """'ray': the object store dies under a driver, which Ray then ends on the spot, past all that Python would do."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)

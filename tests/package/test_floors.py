@@ -1,6 +1,8 @@
-"""The floors of the house: what `make lint` refuses, and the picture of it. Any machine; nothing of icu_ray is run.
+"""The floors of the house: what `make lint` refuses, and the picture of it.
 
 Imports are planted into a copy of icu_ray/, which import-linter then reads with the project's own contracts.
+
+Needs: nothing.
 """
 
 from __future__ import annotations

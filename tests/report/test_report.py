@@ -329,17 +329,17 @@ def test_the_report_is_an_artefact_of_the_parent_run(tmp_path: Path) -> None:
 
 def test_a_report_that_fails_does_not_lose_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from icu_ray.config import SweepConfig
-    from icu_ray.sweep import run as sweeping
+    from icu_ray.sweep import run as sweep_run
 
     write_sweep(tmp_path, "ended", [Cell()])
     model = {"name": "125m", "standin": {}}
     known = SweepConfig.model_validate(
         {"name": "ended", "storage": str(tmp_path), "models": (model,), "data": {"source": "synthetic"}}
     )
-    assert sweeping._write_report(known).endswith("ended/report/report.html")
+    assert sweep_run._write_report(known).endswith("ended/report/report.html")
     (tmp_path / "ended" / "report" / "report.html").unlink()
     (tmp_path / "ended" / "report" / "report.html").mkdir()  # cannot be replaced by a file
-    assert sweeping._write_report(known).startswith("report failed: ")
+    assert sweep_run._write_report(known).startswith("report failed: ")
 
 
 @pytest.mark.parametrize(

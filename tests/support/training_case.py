@@ -76,7 +76,7 @@ def case(family: str = "gpt_neo", count: int = 7) -> tuple[PreTrainedModel, Tria
     return model, TrialData(targets, pairs, some_rows(3, 3), build_reference(model, pairs))
 
 
-def job(**changes: object) -> TrialSettings:
+def trial_settings(**changes: object) -> TrialSettings:
     values: dict[str, object] = {
         "method": "icu",
         "alpha": 0.5,
@@ -98,7 +98,7 @@ def one_epoch(active: np.ndarray, rank: int = 0, world_size: int = 1, **changes:
     from icu_ray.training.epoch import EpochTrainer
 
     model, data = case()
-    trainer = EpochTrainer(job(optim=SMOOTH, **changes), data, model, tokenizer(), rank, world_size)
+    trainer = EpochTrainer(trial_settings(optim=SMOOTH, **changes), data, model, tokenizer(), rank, world_size)
     forwards: list[int] = []
     watch = model.base_model.register_forward_pre_hook(
         lambda module, args, kwargs: forwards.append(len(kwargs["input_ids"])), with_kwargs=True
@@ -115,7 +115,7 @@ def whole_trial(count: int, rank: int, world_size: int, **changes: object) -> di
     from icu_ray.training.loop import run_trial
 
     model, data = case(count=count)
-    settings = job(micro_batch=1, max_epochs=2, **changes)
+    settings = trial_settings(micro_batch=1, max_epochs=2, **changes)
     with distributed(rank, world_size):
         outcome = run_trial(settings, data, model, tokenizer(), rank=rank, world_size=world_size)
     return {

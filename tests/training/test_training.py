@@ -11,7 +11,6 @@ import math
 import os
 import pickle
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from icu_ray.training.records import EpochReport, TrialOutcome
 from icu_ray.training.refinement import decide, el_decides, forgotten, refine
 from icu_ray.training.validation import Validation
 from tests.support.payload import Payload
-from tests.support.training_case import case, job, tokenizer
+from tests.support.training_case import case, tokenizer, trial_settings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,12 +43,14 @@ def _group() -> Iterator[None]:
 
 
 def test_training_on_a_gpu_overrules_what_the_worker_pool_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepspeed.accelerator import real_accelerator
+
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert real_accelerator.get_accelerator() is not None
     try:
         set_device_environment(torch.device("cuda"))
         assert os.environ["DS_ACCELERATOR"] == "cuda"
-        chosen = sys.modules.get("deepspeed.accelerator.real_accelerator")
-        assert chosen is None or chosen.ds_accelerator is None
+        assert real_accelerator.ds_accelerator is None  # to be chosen anew
     finally:
         set_device_environment(torch.device("cpu"))
 
@@ -61,7 +62,7 @@ def run(resume: Path | None = None, save_at: dict[int, Path] | None = None, fami
         if save_at and report.record.epoch in save_at:
             report.save(save_at[report.record.epoch])
 
-    outcome = run_trial(job(**changes), data, model, tokenizer(), resume_from=resume, on_epoch=on_epoch)
+    outcome = run_trial(trial_settings(**changes), data, model, tokenizer(), resume_from=resume, on_epoch=on_epoch)
     return outcome, model
 
 
@@ -194,7 +195,7 @@ class TestTrial:
     def test_nothing_left_ends_it(self) -> None:
         outcome, _ = run(filter=FilterConfig(encoder="bundled", encoder_layer=1, bleu=1.0), stop=StopConfig(ma=0.0))
         assert outcome.status == "not_forgotten"
-        assert "no sample is left" in outcome.reason
+        assert "no target is left" in outcome.reason
         assert outcome.epochs == 1
         assert outcome.history[1].steps == 0
 

@@ -18,7 +18,7 @@ import torch
 
 from icu_ray.training.batches import epoch_batches
 from tests.support import training_case
-from tests.support.training_case import case, job
+from tests.support.training_case import case, trial_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ def masked_epoch(active: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str,
     """An epoch as the authors write it: forgotten rows run with the others, and the means leave them out."""
     model, data = case()
     assert data.pairs is not None
-    settings = job(optim=training_case.SMOOTH)
+    settings = trial_settings(optim=training_case.SMOOTH)
     original, _ = case()
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=settings.optim.betas, eps=settings.optim.eps)
     sums: dict[str, float] = {"forget": 0.0, "learn": 0.0, "kl": 0.0}

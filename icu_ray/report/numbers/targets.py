@@ -26,18 +26,18 @@ def target_rows(found: Collected) -> tuple[TargetRow, ...]:
     trials = [trial for trial in found.trials if trial.samples]
     if len(found.trials) != 1 or not trials:
         return ()
-    ranked = sorted(trials[0].samples, key=lambda sample: (-(sample.ma_after or 0.0), sample.id))
-    return tuple(TargetRow(_cells(sample), sample.forgotten) for sample in ranked)
+    ranked = sorted(trials[0].samples, key=lambda target: (-(target.ma_after or 0.0), target.id))
+    return tuple(TargetRow(_cells(target), target.forgotten) for target in ranked)
 
 
-def _cells(sample: SampleRecord) -> tuple[str, ...]:
+def _cells(target: SampleRecord) -> tuple[str, ...]:
     fractions = (
-        sample.ma_before,
-        sample.ma_after,
-        sample.el10_before,
-        sample.el10_after,
-        sample.bertscore_after,
-        sample.bleu_after,
+        target.ma_before,
+        target.ma_after,
+        target.el10_before,
+        target.el10_after,
+        target.bertscore_after,
+        target.bleu_after,
     )
     shown = ["–" if value is None else f"{100 * value:.1f}" for value in fractions]
-    return (sample.id, *shown, sample.pair_id or "–", "forgotten" if sample.forgotten else "remembered")
+    return (target.id, *shown, target.pair_id or "–", "forgotten" if target.forgotten else "remembered")
