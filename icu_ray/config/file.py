@@ -29,8 +29,8 @@ MOST_VALUES = 1_000_000
 FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "default": {},
     "reference": {
-        "loss": {"span": "all", "reduction": "token_mean", "kl": "reference_ce", "kl_positions": "all"},
-        "tokens": {"retokenize": "always", "cleanup": False, "alignment": "reference"},
+        "loss": {"span": "all", "reduction": "token_mean", "kl": "reference_ce", "kl_positions": "padded"},
+        "tokens": {"retokenize": "always", "cleanup": False, "alignment": "reference", "positions": "padded"},
         "filter": {"rule": "or", "sticky": False, "at_start": True, "prompt": "prefix", "strip_special": False},
         "generate": {"mask": False},
         "el": {"denominator": "label", "batch_cut": 8},

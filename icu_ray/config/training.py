@@ -20,6 +20,10 @@ class TokensConfig(Section):
     alignment: Literal["fixed", "reference"] = "fixed"
     """reference: labels as in the authors' code, two tokens ahead for tokenizers that begin with BOS; fixed: one
     ahead."""
+    positions: Literal["real", "padded"] = "real"
+    """What positions count in rows that are padded on the left: real tokens alone, as where the text was learnt; or
+    padding too, as in the authors' code, where models with absolute positions see a short text at places where they
+    have never seen it."""
     columns_of: Literal["auto", "source", "model"] = "auto"
     """Whose tokens the columns count: the source's (GPT-2), or the model's own; auto: the model's own for stand-ins."""
 
@@ -59,8 +63,9 @@ class LossConfig(Section):
     means."""
     kl: Literal["kl", "reference_ce"] = "kl"
     """kl: equation (4). reference_ce: the authors' cross-entropy, which has the same gradient and another value."""
-    kl_positions: Literal["all", "span"] = "all"
-    """Where the divergence is measured: at all tokens of a pair, or at those of `span`."""
+    kl_positions: Literal["all", "span", "padded"] = "all"
+    """Where the divergence is measured: at all real tokens of a pair; at those of `span`; or at all and at its padding,
+    as in the authors' code."""
     chunk: Count = 256
     """Tokens whose vocabulary-wide scores exist at one time."""
     joint_forward: bool = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,7 @@ class TokenRows:
     labels: (N, L) int64 in the Hugging Face convention (the loss shifts by one; IGNORED_LABEL is not scored).
     prompt_ids, prompt_mask: (N, P) the filter's prompt (prefix tokens), left padded.
     references: N texts of the true suffix, which the filter compares with.
+    positions: whether positions count real tokens alone or, as in the authors' code, left pads too.
     """
 
     ids: tuple[str, ...]
@@ -82,6 +84,7 @@ class TokenRows:
     columns: Columns
     pad_id: int
     eos_id: int | None
+    positions: Literal["real", "padded"] = "real"
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -93,6 +96,11 @@ class TokenRows:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def position_ids(self) -> NDArray[np.int64] | None:
+        """(N, L) int64, 0 for a row's first real token and for its pads; None: the model counts columns."""
+        return real_positions(self.mask) if self.positions == "real" else None
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> TokenRows:
         """The rows at `indices`, in that order."""
@@ -108,4 +116,11 @@ class TokenRows:
             self.columns,
             self.pad_id,
             self.eos_id,
+            self.positions,
         )
+
+
+def real_positions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(N, L) of left-padded rows, `mask` True where a real token stands: the real tokens before each; 0 at pads."""
+    positions: NDArray[np.int64] = np.maximum(np.cumsum(mask, axis=1, dtype=np.int64) - 1, 0)
+    return positions

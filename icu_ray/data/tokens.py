@@ -8,13 +8,15 @@ columns of that.
 
 Tokenizers that put a BOS first: with alignment=fixed a label is the token of its own column and the BOS is not scored.
 alignment=reference repeats the authors' slip: labels are the text without BOS, so a full row is scored two ahead.
+A row's first token has nothing before it and is never scored, padded or not.
 
     rows = tokenise(targets, tokenizer, Columns(), TokensConfig(), own_columns=False, prompt="prefix")
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -74,7 +76,8 @@ def tokenise(
     else:
         labels, scored = input_ids.copy(), mask.copy()
         for row, body in enumerate(bodies):
-            scored[row, columns.length - len(body) : columns.length - len(body) + len(specials.lead)] = False
+            start = columns.length - len(body)
+            scored[row, start : start + max(len(specials.lead), 1)] = False
     # As coded: a label equal to the padding id is not scored, so where pad = EOS a genuine EOS is not either.
     labels[~scored | (labels == specials.pad_id)] = IGNORED_LABEL
     prompt_ids, prompt_mask = left_pad([ids or specials.start() for ids in prompts], width, specials.pad_id)
@@ -89,6 +92,7 @@ def tokenise(
         columns,
         specials.pad_id,
         specials.eos_id,
+        settings.positions,
     )
 
 
@@ -154,14 +158,32 @@ def same_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def specials_of(tokenizer: PreTrainedTokenizerBase) -> Specials:
-    """The special tokens of a tokenizer, found by encoding one letter with and without them."""
+    """The special tokens of a tokenizer, found by encoding a text that it knows with and without them."""
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     if pad_id is None:
         raise UserError(f"tokenizer {tokenizer.name_or_path}: has neither a padding nor an end-of-text token")
-    bare = _encode(tokenizer, ("a",))[0]
-    whole = list(tokenizer("a", add_special_tokens=True)["input_ids"])
-    at = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
-    return Specials(tuple(whole[:at]), tuple(whole[at + len(bare) :]), int(pad_id), tokenizer.eos_token_id)
+    special = set(tokenizer.all_special_ids)
+    for text in _known_texts(tokenizer, special):
+        bare = _encode(tokenizer, (text,))[0]
+        if not bare or special & set(bare):
+            continue
+        whole = list(tokenizer(text, add_special_tokens=True)["input_ids"])
+        for at in range(len(whole) - len(bare) + 1):
+            if whole[at : at + len(bare)] == bare:
+                return Specials(tuple(whole[:at]), tuple(whole[at + len(bare) :]), int(pad_id), tokenizer.eos_token_id)
+    raise UserError(
+        f"tokenizer {tokenizer.name_or_path}: cannot tell which special tokens it puts around a text; expected one "
+        "that encodes some word of its vocabulary without unknown or special tokens"
+    )
+
+
+def _known_texts(tokenizer: PreTrainedTokenizerBase, special: set[int]) -> Iterator[str]:
+    """A letter, which most tokenizers know, then what single tokens of the vocabulary stand for."""
+    yield "a"
+    for number in itertools.islice((n for n in range(len(tokenizer)) if n not in special), 2000):
+        text = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
+        if text.strip() and "\ufffd" not in text:
+            yield text
 
 
 def left_pad(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

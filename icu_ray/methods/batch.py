@@ -29,6 +29,7 @@ class Batch:
     """B rows of targets and, where the method needs them, of their pairs; L tokens each, left padded.
 
     target_ids, pair_ids: (B, L) int64; *_mask: (B, L) int64, 1 where a real token stands.
+    target_positions, pair_positions: (B, L) int64 as of `TokenRows.position_ids`, or None.
     target_labels, pair_labels: (B, L) int64 in the Hugging Face convention (not shifted, -100 is never
     scored).
     target_weights, pair_weights: (B, L) float32; [b, t] multiplies -log P(label[b, t] | tokens before t).
@@ -48,6 +49,8 @@ class Batch:
     pair_weights: Tensor | None = None
     kl_weights: Tensor | None = None
     reference: ReferenceBatch | None = None
+    target_positions: Tensor | None = None
+    pair_positions: Tensor | None = None
 
     @staticmethod
     def gather(
@@ -76,15 +79,26 @@ class Batch:
                 tensor(scale, torch.float32),
             )
 
+        def positions(rows: TokenRows) -> Tensor | None:
+            found = rows.position_ids
+            return None if found is None else tensor(found[chosen], torch.int64)
+
         row_weights = tensor(weights.row, torch.float32)
         if pairs is None or weights.pair is None or weights.kl is None:
-            return Batch(*side(targets, weights.target), row_weights, reference=reference)
+            return Batch(
+                *side(targets, weights.target),
+                row_weights,
+                reference=reference,
+                target_positions=positions(targets),
+            )
         return Batch(
             *side(targets, weights.target),
             row_weights,
             *side(pairs, weights.pair),
             tensor(weights.kl, torch.float32),
             reference,
+            positions(targets),
+            positions(pairs),
         )
 
     def to(self, device: torch.device | str) -> Batch:

@@ -98,11 +98,15 @@ def _forward(model: PreTrainedModel, batch: Batch, rows: dict[Side, Tensor], joi
     """(A, L, H) last hidden states of the chosen rows of each side, in one forward where `joint`."""
     ids = {side: _ids(batch, side)[chosen] for side, chosen in rows.items()}
     masks = {side: _mask(batch, side)[chosen] for side, chosen in rows.items()}
-    if len({v.shape[1] for v in ids.values()}) == 1 and joint and len(ids) > 1:
-        hidden = last_hidden(model, torch.cat(list(ids.values())), torch.cat(list(masks.values())))
+    places = {side: None if (p := _positions(batch, side)) is None else p[chosen] for side, chosen in rows.items()}
+    known = [p for p in places.values() if p is not None]
+    alike = len({v.shape[1] for v in ids.values()}) == 1 and len(known) in (0, len(ids))
+    if alike and joint and len(ids) > 1:
+        positions = torch.cat(known) if known else None
+        hidden = last_hidden(model, torch.cat(list(ids.values())), torch.cat(list(masks.values())), positions)
         parts = torch.split(hidden, [len(v) for v in ids.values()])
         return dict(zip(ids, parts, strict=True))
-    return {side: last_hidden(model, ids[side], masks[side]) for side in ids}
+    return {side: last_hidden(model, ids[side], masks[side], places[side]) for side in ids}
 
 
 def _next(values: Tensor) -> Tensor:
@@ -116,6 +120,10 @@ def _ids(batch: Batch, side: Side) -> Tensor:
 
 def _mask(batch: Batch, side: Side) -> Tensor:
     return batch.target_mask if side == "target" else _present(batch.pair_mask, "pair_mask")
+
+
+def _positions(batch: Batch, side: Side) -> Tensor | None:
+    return batch.target_positions if side == "target" else batch.pair_positions
 
 
 def _labels(batch: Batch, side: Side) -> Tensor:

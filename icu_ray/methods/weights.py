@@ -5,7 +5,7 @@ global batch, before it is split into micro batches and ranks, so a mean over al
 however the rows are split. Rows that are not active weigh nothing; a batch without an active row has only
 zeros. numpy only.
 
-    weights = batch_weights(targets.labels[rows], pairs.labels[rows], active[rows], columns, config.loss)
+    weights = batch_weights(targets.labels[rows], pairs.labels[rows], active[rows], columns, loss, pairs.mask[rows])
     mine = weights.rows(slice(0, 4))          # this rank's share
 """
 
@@ -55,11 +55,12 @@ def batch_weights(
     active: NDArray[np.bool_],
     columns: Columns,
     loss: LossConfig,
+    pair_mask: NDArray[np.bool_] | None = None,
 ) -> BatchWeights:
     """Weights of a whole global batch.
 
     target_labels, pair_labels: (B, L) unshifted labels; active: (B,) True for targets that are not yet
-    forgotten (the pair's flag is its target's).
+    forgotten (the pair's flag is its target's); pair_mask: (B, L) True for real tokens, None: no pair is padded.
     """
     live = np.asarray(active, dtype=bool)
     target = reduce(scored_tokens(target_labels, columns, loss.span) & live[:, None], loss.reduction)
@@ -68,9 +69,11 @@ def batch_weights(
         return BatchWeights(target, row)
     scored = scored_tokens(pair_labels, columns, loss.span) & live[:, None]
     pair = reduce(scored, loss.reduction)
-    if loss.kl_positions == "all":
-        # As the authors: every position, the last one and pads included.
+    if loss.kl_positions != "span":
+        # As the authors, the last position is included, after which nothing comes.
         compared = np.broadcast_to(live[:, None], scored.shape)
+        if loss.kl_positions == "all" and pair_mask is not None:
+            compared = compared & pair_mask
     else:
         # The distribution that predicts token t stands at position t - 1.
         compared = np.zeros_like(scored)

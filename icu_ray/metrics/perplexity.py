@@ -10,6 +10,7 @@ import torch
 
 from icu_ray.console.progress import told
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
+from icu_ray.models.hidden import position_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 def total_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int = 16) -> tuple[float, int]:
     """(summed negative log-likelihood in nats, number of tokens); sums of shares of the rows add up."""
     nll, count = 0.0, 0
+    positions = rows.position_ids
     was_training = model.training
     model.train(False)
     try:
@@ -28,7 +30,9 @@ def total_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int = 16) -> 
                 ids = torch.from_numpy(rows.input_ids[block]).to(model.device)
                 mask = torch.from_numpy(rows.mask[block].astype(np.int64)).to(model.device)
                 labels = torch.from_numpy(rows.labels[block]).to(model.device)[:, 1:]
-                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+                places = None if positions is None else torch.from_numpy(positions[block]).to(model.device)
+                options = position_options(model, places)
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits[:, :-1]
                 losses = torch.nn.functional.cross_entropy(
                     logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
                 )

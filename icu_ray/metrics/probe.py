@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from icu_ray.console.progress import teller_of_share
-from icu_ray.data.examples import IGNORED_LABEL, TokenRows
+from icu_ray.data.examples import IGNORED_LABEL, TokenRows, real_positions
 from icu_ray.metrics.extraction_likelihood import (
     Continuations,
     Denominator,
@@ -28,6 +28,7 @@ from icu_ray.metrics.extraction_likelihood import (
 )
 from icu_ray.metrics.greedy_decoding import Predictions, greedy_continuations
 from icu_ray.metrics.kv_cache import ColumnCache, sequences_at_once
+from icu_ray.models.hidden import position_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,8 +85,8 @@ def probe(
     """Measure every row; the model is put into eval mode for it and back.
 
     el_start: first prefix length of EL; None: the suffix's start. span='prefix_suffix' leaves the pre-prefix out.
-    use_mask: rows with left pads are measured as if the pads were not there (the loss apart: it is the training
-    loss, pads masked, positions counted from the first pad); False: pads are tokens like any other (the authors).
+    use_mask: rows with left pads are measured as if the pads were not there; False: pads are tokens like any other (the
+    authors). The loss is the training loss either way: pads masked, positions as the rows say.
     batch_cut: reproduce generate()'s padding within batches of this size.
     should_decode: asked once with the (N,) MA values before EL is decoded; False leaves EL out (decision-only mode:
     under the 'and' rule EL says nothing new while MA is above its threshold).
@@ -120,7 +121,8 @@ def probe(
                     begin = max(start - part.offset, 1)
                     sequences = greedy_continuations(model, predictions, truth, begin, ngram, tell)
                     el[part.members] = _extraction_likelihoods(sequences, begin, ngram, denominator, cut, rows.pad_id)
-            _loss_of_padded_rows(model, rows, first, loss)
+            if not use_mask or rows.positions == "padded":
+                _loss_of_padded_rows(model, rows, first, loss)
     finally:
         model.train(was_training)
     return ProbeResult(rows.ids, ma, el if decode else None, loss)
@@ -176,14 +178,17 @@ def _row_losses(logits: torch.Tensor, labels: NDArray[np.int64]) -> Floats:
 
 
 def _loss_of_padded_rows(model: PreTrainedModel, rows: TokenRows, first: int, loss: Floats) -> None:
-    """The training loss of rows with pads: masked, and positions counted from the first pad (no position ids)."""
+    """The training loss of rows with pads, where they were measured otherwise."""
     members = np.flatnonzero(~rows.mask[:, first:].all(axis=1))
     at_once = sequences_at_once(model, rows.columns.length - first)
     for begin in range(0, len(members), at_once):
         block = members[begin : begin + at_once]
         ids = torch.from_numpy(rows.input_ids[block, first:]).to(model.device)
-        mask = torch.from_numpy(rows.mask[block, first:].astype(np.int64)).to(model.device)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        real = rows.mask[block, first:]
+        mask = torch.from_numpy(real.astype(np.int64)).to(model.device)
+        counted = torch.from_numpy(real_positions(real)).to(model.device) if rows.positions == "real" else None
+        options = position_options(model, counted)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits[:, :-1]
         loss[block] = _row_losses(logits, rows.labels[block, first:])
 
 

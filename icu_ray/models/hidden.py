@@ -10,24 +10,41 @@ are refused there.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 
-def last_hidden(model: PreTrainedModel, input_ids: Tensor, mask: Tensor | None) -> Tensor:
+def last_hidden(
+    model: PreTrainedModel, input_ids: Tensor, mask: Tensor | None, positions: Tensor | None = None
+) -> Tensor:
     """(B, L, H) states that feed the output matrix: after GPT-Neo's ln_f, OPT's project_out, Llama's norm.
 
-    input_ids, mask: (B, L) int64. As in the authors' code no position ids are passed: left pads shift the
-    absolute positions of GPT-Neo; OPT counts its own from the mask.
+    input_ids, mask: (B, L) int64. positions: (B, L) int64 as of `TokenRows.position_ids`; None: the model's own count,
+    which is right where no row has left pads, and counts them too where its positions are absolute.
     """
-    output = model.base_model(input_ids=input_ids, attention_mask=mask, use_cache=False, return_dict=True)
+    output = model.base_model(
+        input_ids=input_ids,
+        attention_mask=mask,
+        use_cache=False,
+        return_dict=True,
+        **position_options(model.base_model, positions),
+    )
     hidden: Tensor = output.last_hidden_state
     return hidden
+
+
+def position_options(module: nn.Module, positions: Tensor | None) -> dict[str, Tensor]:
+    """Positions as arguments of a model's forward; none for models that take none, which count from the mask or not
+    at all (ALiBi)."""
+    if positions is None or "position_ids" not in inspect.signature(module.forward).parameters:
+        return {}
+    return {"position_ids": positions}
 
 
 def output_head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:

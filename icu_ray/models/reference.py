@@ -88,6 +88,7 @@ class Reference:
     pair_nll: Tensor | None = None
     pair_ids: Tensor | None = None
     pair_mask: Tensor | None = None
+    pair_positions: Tensor | None = None
     model: PreTrainedModel | None = field(default=None, repr=False)
     """The frozen copy, for cache="recompute" alone."""
     _heads: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
@@ -109,10 +110,10 @@ class Reference:
         if self.model is None:
             raise ValueError("cache='recompute' needs the original model: Reference.load(folder, model=model)")
         self.model.to(device)  # type: ignore[arg-type]
-        ids, mask = rows(self.pair_ids), rows(self.pair_mask)
+        ids, mask, positions = rows(self.pair_ids), rows(self.pair_mask), rows(self.pair_positions)
         assert ids is not None
         with torch.no_grad():
-            hidden = last_hidden(self.model, ids, mask)
+            hidden = last_hidden(self.model, ids, mask, positions)
         return ReferenceBatch(hidden, *output_head(self.model), None, *nlls)
 
     def _head(self, device: torch.device | str) -> tuple[Tensor, Tensor | None]:
@@ -128,7 +129,7 @@ class Reference:
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored, by name."""
-        names = ("hidden", *HEAD, "probs", "target_nll", "pair_nll", "pair_ids", "pair_mask")
+        names = ("hidden", *HEAD, "probs", "target_nll", "pair_nll", "pair_ids", "pair_mask", "pair_positions")
         found = {name: getattr(self, name) for name in names}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
@@ -171,6 +172,7 @@ class Reference:
             pair_nll=tensors.get("pair_nll"),
             pair_ids=tensors.get("pair_ids"),
             pair_mask=tensors.get("pair_mask"),
+            pair_positions=tensors.get("pair_positions"),
             model=frozen,
         )
 
@@ -214,8 +216,8 @@ def build_reference(
             if pairs is None:
                 raise ValueError(f"cache={cache!r} keeps the original model's view of pairs, but there are none")
             if cache == "recompute":
-                ids, mask = _ids_and_mask(pairs)
-                return replace(kept, pair_ids=ids, pair_mask=mask, model=_frozen(model))
+                ids, mask, positions = _inputs(pairs)
+                return replace(kept, pair_ids=ids, pair_mask=mask, pair_positions=positions, model=_frozen(model))
             states = _hidden_batches(model, pairs, batch_size)
             if cache == "probs":
                 rows = (functional.linear(row, weight, bias) for batch in states for row in batch)
@@ -229,12 +231,17 @@ def build_reference(
 
 def _hidden_batches(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Iterator[Tensor]:
     """(b, L, H) last hidden states of successive rows, on the model's device."""
-    ids, mask = _ids_and_mask(rows)
+    ids, mask, positions = _inputs(rows)
     device = output_head(model)[0].device
     for low in range(0, len(ids), batch_size):
         told("reference", low / len(ids))
         part = slice(low, low + batch_size)
-        yield last_hidden(model, ids[part].to(device), mask[part].to(device))
+        yield last_hidden(
+            model,
+            ids[part].to(device),
+            mask[part].to(device),
+            None if positions is None else positions[part].to(device),
+        )
 
 
 def _token_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Tensor:
@@ -250,8 +257,14 @@ def _token_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Tens
     return result
 
 
-def _ids_and_mask(rows: TokenRows) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(rows.input_ids.copy()), torch.from_numpy(rows.mask.astype(np.int64))
+def _inputs(rows: TokenRows) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Ids, mask and positions, each (N, L) int64."""
+    positions = rows.position_ids
+    return (
+        torch.from_numpy(rows.input_ids.copy()),
+        torch.from_numpy(rows.mask.astype(np.int64)),
+        None if positions is None else torch.from_numpy(positions),
+    )
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:

@@ -20,7 +20,7 @@ from icu_ray.plan.schedule import WorkerGroup
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.store import content_hash
 
-IDENTITY_FORMAT = 1
+IDENTITY_FORMAT = 2
 """Raised when a change of code changes results for the same config."""
 
 PlannedStatus = Literal["new", "resumable", "finished", "not_forgotten", "failed"]

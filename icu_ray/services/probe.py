@@ -2,8 +2,9 @@
 
     result = probe_files("gpt2-folder", Path("forget.npy"))
 
-A `.npy` holds (N, L) token ids in the model's own vocabulary, unless `tokenizer` says who wrote them; a row's leading
-run of padding ids is padding. `.jsonl`, `.csv` and `.parquet` hold texts, tokenised by the model's own tokenizer.
+A `.npy` holds (N, L) token ids in the model's own vocabulary, unless `tokenizer` says who wrote them; a run of padding
+ids at either end of a row is padding. `.jsonl`, `.csv` and `.parquet` hold texts, tokenised by the model's own
+tokenizer.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def columns_for(length: int, el_start: int) -> Columns:
 def token_rows(
     ids: NDArray[np.int64], vocabulary: int, pad_id: int, eos_id: int | None, path: Path, start: int
 ) -> TokenRows:
-    """Rows of a token file as the model sees them; ids outside its vocabulary are refused with row and column."""
+    """Rows of a token file as the model sees them, padded on the left; ids outside its vocabulary are refused with row
+    and column."""
     outside = np.argwhere((ids < 0) | (ids >= vocabulary))
     if len(outside):
         row, column = (int(x) for x in outside[0])
@@ -63,15 +65,34 @@ def token_rows(
             f"{vocabulary}; if another tokenizer wrote the ids, name it with --tokenizer"
         )
     columns = columns_for(ids.shape[1], start)
+    text = ids != pad_id
+    if not text.any(axis=1).all():
+        raise UserError(f"{path}: row {int(np.flatnonzero(~text.any(axis=1))[0])} holds padding only")
+    ids = _pads_to_the_left(ids, pad_id, eos_id, path)
     mask = np.maximum.accumulate(ids != pad_id, axis=1)
-    if not mask.any(axis=1).all():
-        raise UserError(f"{path}: row {int(np.flatnonzero(~mask.any(axis=1))[0])} holds padding only")
     labels = np.where(mask & (ids != pad_id), ids, IGNORED_LABEL)
     prompt = slice(columns.prefix_start, columns.suffix_start)
     names = tuple(str(i) for i in range(len(ids)))
     return TokenRows(
         names, ids, mask, labels, ids[:, prompt], mask[:, prompt], ("",) * len(ids), columns, pad_id, eos_id
     )
+
+
+def _pads_to_the_left(ids: NDArray[np.int64], pad_id: int, eos_id: int | None, path: Path) -> NDArray[np.int64]:
+    """The same rows with the padding at their end before them; no row holds padding only.
+
+    Where padding is the end-of-text token too, one at the end of a row ends its text, and what more mean nobody knows.
+    """
+    trailing = np.argmax((ids != pad_id)[:, ::-1], axis=1)
+    if pad_id == eos_id:
+        if (doubtful := np.flatnonzero(trailing > 1)).size:
+            row = int(doubtful[0])
+            raise UserError(
+                f"{path}: row {row} ends with {int(trailing[row])} tokens {pad_id}, this model's padding and end of "
+                "text; expected rows that are padded on the left"
+            )
+        return ids
+    return np.stack([np.roll(row, count) for row, count in zip(ids, trailing, strict=True)])
 
 
 def probe_files(

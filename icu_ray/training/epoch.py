@@ -102,6 +102,7 @@ class EpochTrainer:
             active[batch],
             targets.columns,
             self.settings.loss,
+            None if pairs is None else pairs.mask[batch],
         )
         live = np.flatnonzero(active[batch])
         shares = micro_batches(len(live), rank=self.rank, world_size=self.world_size, micro_batch=self.micro)

@@ -35,10 +35,11 @@ from transformers import (
 )
 
 from icu_ray.config import Columns, StandinConfig, TokensConfig
-from icu_ray.data.examples import Examples, TokenRows
+from icu_ray.data.examples import Examples, TokenRows, real_positions
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
 from icu_ray.metrics.probe import probe
+from icu_ray.models.hidden import last_hidden
 from icu_ray.training.muon import make_optimizers
 
 END_OF_TEXT = "<|endoftext|>"
@@ -263,9 +264,12 @@ def _batches(blocks: Sequence[_Block], batch_size: int, random: np.random.Genera
 def _loss(model: PreTrainedModel, block: _Block) -> torch.Tensor:
     """Mean negative log-likelihood of the real tokens that follow a real token."""
     ids = torch.from_numpy(block.ids)
-    mask = None if block.real.all() else torch.from_numpy(block.real.astype(np.int64))
+    mask = positions = None
+    if not block.real.all():
+        mask = torch.from_numpy(block.real.astype(np.int64))
+        positions = torch.from_numpy(real_positions(block.real))
     # Cutting the last state before the output matrix saves a copy of the batch's logits, the largest tensor here.
-    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
+    hidden = last_hidden(model, ids, mask, positions)[:, :-1]
     scored = torch.from_numpy(block.real[:, 1:] & block.real[:, :-1])
     logits = torch.nn.functional.linear(hidden[scored], model.lm_head.weight)
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][scored])

@@ -28,7 +28,7 @@ from icu_ray.storage.store import JsonValue, Store, content_hash
 if TYPE_CHECKING:
     from icu_ray.models.loading import LoadedModel
 
-VERSION = 1
+VERSION = 2
 """Raised when the making of rows, references or measurements changes, so that stored ones are not taken for them."""
 ArtefactKey = Mapping[str, JsonValue]
 
@@ -162,6 +162,7 @@ def save_rows(rows: TokenRows, folder: Path) -> None:
         "columns": columns_key(rows.columns),
         "pad_id": rows.pad_id,
         "eos_id": rows.eos_id,
+        "positions": rows.positions,
     }
     (folder / "rows.json").write_text(json.dumps(rest, ensure_ascii=False), encoding="utf-8")
 
@@ -176,5 +177,6 @@ def load_rows(folder: Path) -> TokenRows:
             columns=Columns(*rest["columns"]),
             pad_id=rest["pad_id"],
             eos_id=rest["eos_id"],
+            positions=rest["positions"],
             **{name: arrays[name] for name in _ARRAYS},
         )

@@ -18,7 +18,7 @@ from icu_ray.config import Columns, ExtractionData, TokensConfig
 from icu_ray.data.examples import Examples
 from icu_ray.data.extraction import open_extraction
 from icu_ray.data.synthetic import make_records
-from icu_ray.data.tokens import tokenise
+from icu_ray.data.tokens import specials_of, tokenise
 from icu_ray.data.vocabulary import clean_up, decode_rows, load_vocabulary
 from icu_ray.errors import UserError
 
@@ -236,3 +236,40 @@ def test_the_round_trip_of_real_rows(shared: Path) -> None:
     assert same[False] == pytest.approx(0.9913, abs=0.006)
     assert short[False] == pytest.approx(0.006, abs=0.005)
     assert same[True] == pytest.approx(0.897, abs=0.02)
+
+
+def test_a_row_s_first_token_is_scored_only_after_a_bos(tokenizers: dict[str, str]) -> None:
+    for kind, scored_from in (("plain", 1), ("bos", 1)):
+        rows = tokenise(
+            Examples(("0",), (TEXTS[0],)), AutoTokenizer.from_pretrained(tokenizers[kind]), COLUMNS, TokensConfig(),
+            own_columns=True,
+        )  # fmt: skip
+        first = int(rows.mask[0].argmax())
+        assert first > 0  # the row is padded
+        labels = rows.labels[0, first:]
+        assert (labels[:scored_from] == -100).all() and (labels[scored_from:] != -100).all()
+        assert rows.position_ids is not None
+        assert rows.position_ids[0, first:].tolist() == list(range(COLUMNS.length - first))
+
+
+@pytest.mark.parametrize("unknown_is_bos", [False, True])
+def test_special_tokens_are_found_whatever_the_letters(tmp_path: Path, unknown_is_bos: bool) -> None:
+    words = {"<bos>": 0, "<eos>": 1, "<unk>": 2, "река": 3, "камень": 4}
+    unknown = "<bos>" if unknown_is_bos else "<unk>"
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=unknown))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing("<bos> $A <eos>", None, [("<bos>", 0), ("<eos>", 1)])
+    fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call,unused-ignore]
+        tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<bos>", unk_token=unknown
+    )
+    specials = specials_of(fast)
+    assert (specials.lead, specials.trail) == ((0,), (1,))
+
+
+def test_a_tokenizer_whose_special_tokens_cannot_be_told_is_refused() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"<bos>": 0, "<eos>": 1}, unk_token="<bos>"))
+    fast: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call,unused-ignore]
+        tokenizer_object=tokenizer, eos_token="<eos>", bos_token="<bos>", unk_token="<bos>"
+    )
+    with pytest.raises(UserError, match="cannot tell which special tokens"):
+        specials_of(fast)

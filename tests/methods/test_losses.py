@@ -45,7 +45,7 @@ def case(
 def make_batch(
     targets: TokenRows, pairs: TokenRows, reference: Reference, loss: LossConfig, active: np.ndarray = ACTIVE
 ) -> Batch:
-    weights = batch_weights(targets.labels, pairs.labels, active, COLUMNS, loss)
+    weights = batch_weights(targets.labels, pairs.labels, active, COLUMNS, loss, pairs.mask)
     return Batch.gather(targets, pairs, range(5), weights, reference.batch(range(5)))
 
 
@@ -69,12 +69,16 @@ class Plain:
 
     @staticmethod
     def log_probs(model: PreTrainedModel, rows: TokenRows) -> Tensor:
-        ids, mask = torch.tensor(rows.input_ids), torch.tensor(rows.mask.astype(np.int64))
-        return model(input_ids=ids, attention_mask=mask).logits.double().log_softmax(-1)
+        """Row by row without its pads; at pads nothing, which no definition asks for."""
+        found = torch.zeros((*rows.input_ids.shape, model.config.vocab_size), dtype=torch.float64)
+        for row, real in enumerate(rows.mask):
+            ids = torch.tensor(rows.input_ids[row][real])[None]
+            found[row, torch.tensor(real)] = model(input_ids=ids).logits[0].double().log_softmax(-1)
+        return found
 
     def scored(self, rows: TokenRows, row: int) -> list[int]:
         first = max(1, STARTS[self.loss.span])
-        return [t for t in range(first, COLUMNS.length) if rows.mask[row, t]]
+        return [t for t in range(first, COLUMNS.length) if rows.labels[row, t] >= 0]
 
     def reduce(self, values: dict[int, list[Tensor]]) -> Tensor:
         if self.loss.reduction == "token_mean":
@@ -93,7 +97,7 @@ class Plain:
         values = {}
         for r in self.rows:
             everywhere = self.loss.kl_positions == "all"
-            places = range(COLUMNS.length) if everywhere else [t - 1 for t in self.scored(self.pairs, r)]
+            places = np.flatnonzero(self.pairs.mask[r]) if everywhere else [t - 1 for t in self.scored(self.pairs, r)]
             p, log_q = self.log_p["p"].exp(), self.log_q["p"]
             if self.loss.kl == "kl":
                 values[r] = [(p[r, t] * (self.log_p["p"][r, t] - log_q[r, t])).sum() for t in places]
@@ -197,7 +201,7 @@ def test_micro_batches_add_up(case: tuple, name: str) -> None:
     _, model, targets, pairs, reference = case
     loss = LossConfig()
     method = methods.get(name, loss=loss)
-    weights = batch_weights(targets.labels, pairs.labels, ACTIVE, COLUMNS, loss)
+    weights = batch_weights(targets.labels, pairs.labels, ACTIVE, COLUMNS, loss, pairs.mask)
     model.zero_grad()
     whole = method.loss(model, make_batch(targets, pairs, reference, loss))
     whole.total.backward()

@@ -23,16 +23,21 @@ def labels(pads: list[int]) -> np.ndarray:
 
 
 def weights_of(pads: list[int], active: list[bool], **options: str):  # type: ignore[no-untyped-def]
-    return batch_weights(labels(pads), labels(pads), np.array(active), COLUMNS, LossConfig(**options))  # type: ignore[arg-type]
+    loss = LossConfig(**options)  # type: ignore[arg-type]
+    mask = labels(pads) != IGNORED_LABEL
+    return batch_weights(labels(pads), labels(pads), np.array(active), COLUMNS, loss, mask)
 
 
 def test_token_mean_is_over_all_tokens_of_the_active_rows() -> None:
     weights = weights_of([0, 4, 0], [True, True, False])
-    # Nine tokens are predicted in a full row, never the first; a padded row's first real token is predicted.
+    # Nine tokens are predicted in a full row, never the first; what a padded row scores is said by its labels.
     assert weights.target[0].tolist() == [0.0] + [1 / 15] * 9
     assert weights.target[1].tolist() == [0.0] * 4 + [1 / 15] * 6
     assert not weights.target[2].any()
-    assert weights.kl is not None and weights.kl[1].tolist() == [1 / 20] * 10
+    # The divergence is measured at real tokens; with the authors at padding too.
+    assert weights.kl is not None and weights.kl[1].tolist() == [0.0] * 4 + [1 / 16] * 6
+    authors = weights_of([0, 4, 0], [True, True, False], kl_positions="padded").kl
+    assert authors is not None and authors[1].tolist() == [1 / 20] * 10
     assert weights.row.tolist() == [0.5, 0.5, 0.0]
 
 

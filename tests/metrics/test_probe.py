@@ -189,8 +189,9 @@ def test_padded_rows_are_measured_as_if_the_pads_were_not_there(family: str) -> 
     result = probe(model, rows_of(ids, COLUMNS, eos=None, pad=1, mask=mask), ngram=2)
     for i in range(len(ids)):
         real = ids[i][mask[i]].tolist()
-        ma, _ = plain_ma_and_loss(model, real, pad=1)
+        ma, loss = plain_ma_and_loss(model, real, pad=1)
         assert result.ma[i] == pytest.approx(ma, abs=1e-12)
+        assert result.forget_loss[i] == pytest.approx(loss, rel=1e-5)
         start = COLUMNS.suffix_start - int((~mask[i]).sum())
         assert result.el is not None
         assert result.el[i] == pytest.approx(plain_el(model, real, start, 2, None), abs=1e-12)

@@ -78,7 +78,8 @@ def tiny_model(family: str, seed: int = 0, dropout: float = 0.0) -> PreTrainedMo
 
 
 def tiny_rows(count: int, seed: int, pads: bool = True) -> TokenRows:
-    """Random rows of COLUMNS.length tokens; every third row is a few tokens short and left padded."""
+    """Random rows of COLUMNS.length tokens; every third is a few tokens short and left padded. First tokens are not
+    scored."""
     generator = np.random.default_rng(seed)
     shape = (count, COLUMNS.length)
     ids = generator.integers(2, VOCABULARY, size=shape)
@@ -92,7 +93,7 @@ def tiny_rows(count: int, seed: int, pads: bool = True) -> TokenRows:
         tuple(f"row{k}" for k in range(count)),
         ids,
         mask,
-        np.where(mask, ids, IGNORED_LABEL).astype(np.int64),
+        np.where(mask & (mask.cumsum(axis=1) > 1), ids, IGNORED_LABEL).astype(np.int64),
         ids[:, prompt],
         mask[:, prompt],
         ("",) * count,
