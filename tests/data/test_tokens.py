@@ -83,7 +83,8 @@ def test_the_source_s_own_vocabulary_keeps_raw_ids(tokenizers: dict[str, str]) -
     assert examples.token_rows is not None
     assert np.array_equal(rows.input_ids, examples.token_rows)
     assert rows.mask.all()
-    assert np.array_equal(rows.labels, rows.input_ids)
+    assert np.array_equal(rows.labels[:, 1:], rows.input_ids[:, 1:])
+    assert (rows.labels[:, 0] == -100).all()  # nothing stands before it
     assert np.array_equal(rows.prompt_ids, rows.input_ids[:, 16:28])
     assert rows.prompt_mask.all()
     assert list(rows.references) == decode_rows(load_vocabulary(tokenizers["source"]), rows.input_ids[:, 28:])
@@ -238,18 +239,18 @@ def test_the_round_trip_of_real_rows(shared: Path) -> None:
     assert same[True] == pytest.approx(0.897, abs=0.02)
 
 
-def test_a_row_s_first_token_is_scored_only_after_a_bos(tokenizers: dict[str, str]) -> None:
-    for kind, scored_from in (("plain", 1), ("bos", 1)):
-        rows = tokenise(
-            Examples(("0",), (TEXTS[0],)), AutoTokenizer.from_pretrained(tokenizers[kind]), COLUMNS, TokensConfig(),
-            own_columns=True,
-        )  # fmt: skip
-        first = int(rows.mask[0].argmax())
-        assert first > 0  # the row is padded
-        labels = rows.labels[0, first:]
-        assert (labels[:scored_from] == -100).all() and (labels[scored_from:] != -100).all()
-        assert rows.position_ids is not None
-        assert rows.position_ids[0, first:].tolist() == list(range(COLUMNS.length - first))
+@pytest.mark.parametrize("kind", ["plain", "bos"])
+def test_a_padded_row_s_first_token_is_not_scored_and_stands_at_position_0(
+    tokenizers: dict[str, str], kind: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizers[kind])
+    rows = tokenise(Examples(("0",), (TEXTS[0][:30],)), tokenizer, COLUMNS, TokensConfig(), own_columns=True)
+    first = int(rows.mask[0].argmax())
+    assert first > 0  # the row is padded
+    assert rows.labels[0, first] == -100
+    assert (rows.labels[0, first + 1 :] != -100).all()
+    assert rows.position_ids is not None
+    assert rows.position_ids[0, first:].tolist() == list(range(COLUMNS.length - first))
 
 
 @pytest.mark.parametrize("unknown_is_bos", [False, True])

@@ -23,7 +23,7 @@ from icu_ray.methods.weights import batch_weights
 from icu_ray.models.loading import load_model
 from icu_ray.models.reference import Reference, build_reference
 
-AS_CODED = LossConfig(kl="reference_ce", chunk=300)
+AS_CODED = LossConfig(kl="reference_ce", kl_positions="padded", chunk=300)
 LINEAR = {
     "icu": {"forget": "unlearn_loss", "learn": "learn_loss", "kl": "kl_loss"},
     "kumpr": {"forget": "unlearn_loss"},
@@ -67,6 +67,7 @@ class Oracle:
             Columns(),
             self.eos,
             self.eos,
+            "padded",
         )
 
     def _updated(self, original: PreTrainedModel) -> PreTrainedModel:
@@ -125,7 +126,7 @@ def test_values_and_gradient_norms(oracle: Oracle, theta: str, batch: str, name:
 @pytest.mark.parametrize(("theta", "batch"), CASES)
 def test_the_true_divergence_has_the_same_gradient(oracle: Oracle, theta: str, batch: str) -> None:
     expected = oracle.expected[theta][batch]
-    terms, norms = run(oracle, theta, batch, "icu", LossConfig())
+    terms, norms = run(oracle, theta, batch, "icu", LossConfig(kl_positions="padded"))
     assert terms.parts["kl"].item() == pytest.approx(expected["kl_true"], abs=1e-5)
     assert terms.total.item() == pytest.approx(expected["icu_total_with_true_kl"], abs=1e-5)
     assert norms == pytest.approx(expected["icu_grad_norms"], rel=5e-5)

@@ -63,7 +63,7 @@ def plain_nll(model: PreTrainedModel, row: Sequence[int]) -> torch.Tensor:
     return -log_probs(model, row)[:-1].gather(1, torch.tensor(row[1:])[:, None])[:, 0]
 
 
-def some_rows(seed: int, shortest: int = 5) -> list[list[int]]:
+def some_rows(seed: int, shortest: int = 8) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     return [generator.integers(2, VOCABULARY, size=size).tolist() for size in generator.integers(shortest, 12, size=4)]
 
@@ -128,4 +128,4 @@ def test_the_authors_count_pads_as_positions() -> None:
     assert nll / count == pytest.approx(loss, rel=1e-5)
     scored = (rows.labels[:, 1:] != IGNORED_LABEL).sum(axis=1)
     assert np.average(probe(model, theirs).forget_loss, weights=scored) == pytest.approx(loss, rel=1e-5)
-    assert total_nll(model, rows)[0] / count != pytest.approx(loss, rel=1e-2)
+    assert total_nll(model, rows)[0] / count != pytest.approx(loss, rel=1e-3)

@@ -53,8 +53,9 @@ def test_every_cache_gives_the_original_distribution_after_training_moved_on(
 ) -> None:
     model, pairs, targets = tiny_model(family), tiny_rows(5, 1), tiny_rows(5, 2)
     ids, mask = torch.tensor(pairs.input_ids), torch.tensor(pairs.mask.astype(np.int64))
+    positions = torch.tensor(pairs.position_ids)
     with torch.no_grad():
-        expected = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
+        expected = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits.log_softmax(-1)
     built = build_reference(model, pairs, cache, targets=targets, batch_size=2)  # type: ignore[arg-type]
     built.save(tmp_path)
     head = tmp_path / "head"
@@ -75,9 +76,9 @@ def test_every_cache_gives_the_original_distribution_after_training_moved_on(
         assert len(reference) == 5
     assert built.pair_nll is not None and loaded.pair_nll is not None
     torch.testing.assert_close(built.pair_nll, loaded.pair_nll)
-    real = torch.tensor(pairs.mask[:, 1:])
+    scored = torch.tensor(pairs.labels[:, 1:] >= 0)
     nll = -expected[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
-    torch.testing.assert_close(built.pair_nll[:, 1:], nll * real, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(built.pair_nll[:, 1:], nll * scored, atol=2e-5, rtol=1e-4)
 
 
 def test_it_is_read_in_eval_mode_and_leaves_the_model_as_it_was() -> None:
