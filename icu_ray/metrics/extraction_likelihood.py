@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Denominator = Literal["label", "generation"]
 
+NO_TOKEN = -1
+"""Stands for the greedy token where the model's scores are not finite: the largest of them is no prediction."""
+
 
 @dataclass(frozen=True)
 class Continuations:
@@ -34,6 +37,11 @@ class Continuations:
         end = int(self.ends[t])
         tail = self.tails.get(end)
         return self.truth[t:end] if tail is None else np.concatenate([self.truth[t:end], tail])
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model's scores were not finite somewhere."""
+        return any((tail == NO_TOKEN).any() for tail in self.tails.values())
 
 
 def copied_until(right: NDArray[np.bool_], truth: NDArray[np.int64], eos_id: int | None) -> NDArray[np.int64]:

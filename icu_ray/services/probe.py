@@ -136,8 +136,14 @@ def _tokenised(
     return tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True)
 
 
+def probe_remarks(result: ProbeResult) -> list[str]:
+    """What must be said beside the means: of how many texts there is no number, and why."""
+    broken = int(result.broken.sum())
+    return [f"the model's scores are not finite on {broken} of {len(result.ids)} texts"] if broken else []
+
+
 def probe_json(result: ProbeResult, ngram: int) -> dict[str, Any]:
-    """The JSON object of `icu-ray probe --json`; numbers that are not finite become null when it is written."""
+    """The JSON object of `icu-ray probe --json`; what cannot be measured is NaN or None and becomes null."""
     key = f"el{ngram}"
     assert result.el is not None
     return {

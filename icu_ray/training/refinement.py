@@ -23,12 +23,13 @@ Flags = NDArray[np.bool_]
 def forgotten(bertscore_f1: NDArray[np.float64], bleu: NDArray[np.float64], settings: FilterConfig) -> Flags:
     """(N,) True where the model's candidate no longer resembles the reference.
 
-    The paper lists both conditions; the authors' code joins them by 'or'. A candidate that cannot be judged (NaN) is
-    not called forgotten by that score.
+    The paper lists both conditions; the authors' code joins them by 'or'. A candidate that one of the scores cannot
+    judge (NaN) is not called forgotten.
     """
     unlike_in_meaning = bertscore_f1 < settings.bertscore
     unlike_in_words = bleu < settings.bleu
-    return unlike_in_meaning | unlike_in_words if settings.rule == "or" else unlike_in_meaning & unlike_in_words
+    unlike = unlike_in_meaning | unlike_in_words if settings.rule == "or" else unlike_in_meaning & unlike_in_words
+    return unlike & ~np.isnan(bertscore_f1) & ~np.isnan(bleu)
 
 
 def refine(
@@ -58,6 +59,17 @@ def below_thresholds(scores: Scores, settings: StopConfig) -> bool:
 def el_decides(ma: float, settings: StopConfig) -> bool:
     """Whether EL can change the decision at this MA; when not, it need not be decoded."""
     return ma < settings.ma if settings.rule == "and" else not ma < settings.ma
+
+
+def at_start(before: Scores) -> Decision:
+    """Before the first epoch: fail where the original model cannot be measured, for then no epoch can say anything."""
+    if before.forget_loss is not None:
+        return Decision(False)
+    return Decision(
+        True,
+        "failed",
+        "the original model cannot be measured on these texts: its scores are not finite, or no token is scored",
+    )
 
 
 def decide(epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int) -> Decision:

@@ -26,7 +26,7 @@ from icu_ray.metrics.bertscore import bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
 from icu_ray.metrics.overlap import bleu, distinct_share, token_entropy
 from icu_ray.metrics.perplexity import perplexity_of, total_nll
-from icu_ray.metrics.probe import probe
+from icu_ray.metrics.probe import mean_of_measured, probe
 from icu_ray.storage.results import Scores
 
 if TYPE_CHECKING:
@@ -110,15 +110,19 @@ def validate(
         return np.concatenate([part[name] for part in shares])
 
     el = joined("el") if all(part["el"] is not None for part in shares) else None
-    f1, overlap = joined("f1"), joined("bleu")
+    f1, overlap, broken = joined("f1"), joined("bleu"), np.concatenate([part["broken"] for part in shares])
+
+    def mean(values: Floats) -> float | None:
+        return _finite(mean_of_measured(values, broken))
+
     scores = Scores(
-        ma=_mean(joined("ma")),
-        el10=None if el is None else _mean(el),
-        forget_loss=_mean(joined("forget_loss")),
-        bertscore_f1=_mean(f1),
-        bleu=_mean(overlap),
-        entropy=_mean(joined("entropy")),
-        distinct=_mean(joined("distinct")),
+        ma=mean(joined("ma")),
+        el10=None if el is None else mean(el),
+        forget_loss=mean(joined("forget_loss")),
+        bertscore_f1=mean(f1),
+        bleu=mean(overlap),
+        entropy=mean(joined("entropy")),
+        distinct=mean(joined("distinct")),
     )
     candidates = tuple(text for part in shares for text in part["candidates"])
     validation = Validation(scores, joined("ma"), el, joined("forget_loss"), f1, overlap, candidates)
@@ -183,14 +187,20 @@ def _measure_share(
         layer=filter_settings.encoder_layer,
         device=model.device,
     )
-    return {
-        "ma": probed.ma,
-        "el": probed.el,
-        "forget_loss": probed.forget_loss,
+    said = {
         "f1": f1,
         "bleu": bleu(texts, rows.references),
         "entropy": token_entropy(generated),
         "distinct": distinct_share(generated),
+    }
+    # Where the model predicts nothing that can be counted, what it says is no evidence of forgetting either.
+    said = {name: np.where(np.isnan(probed.ma), np.nan, values) for name, values in said.items()}
+    return {
+        "ma": probed.ma,
+        "el": probed.el,
+        "forget_loss": probed.forget_loss,
+        "broken": probed.broken,
+        **said,
         "candidates": texts,
     }
 
@@ -202,10 +212,6 @@ def _gather(value: Any, world_size: int) -> list[Any]:
     values: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(values, value)
     return values
-
-
-def _mean(values: Floats) -> float | None:
-    return _finite(float(values.mean())) if len(values) else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -218,10 +218,51 @@ def test_a_broken_model_is_measured() -> None:
     with torch.no_grad():
         model.transformer.wte.weight.fill_(math.nan)
     result = probe(model, rows_of(np.full((2, 24), 5), COLUMNS, eos=None, pad=1), ngram=3)
-    assert np.isnan(result.forget_loss).all()
     assert result.el is not None
-    assert np.isfinite(result.el).all()
-    assert np.isfinite(result.ma).all()
+    for values in (result.forget_loss, result.ma, result.el):
+        assert np.isnan(values).all()
+    assert result.broken.all()
+    assert (result.ma_mean, result.el_mean, result.forget_loss_mean) == (None, None, None)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_scores_that_break_at_one_token_spoil_the_rows_that_meet_it(batch: int | None) -> None:
+    model, ids = taught("llama", seed=4, steps=12)
+    whole = probe(model, rows_of(ids, COLUMNS, eos=3, pad=1), ngram=2, el_start=5, batch_cut=batch)
+    assert whole.el is not None and not whole.broken.any()
+    # A token that is said after some prefixes and stands in some rows.
+    said = [{t for p in range(5, 23) for t in greedy(model, row[:p], 24, 3)} for row in ids.tolist()]
+    for token in range(2, 9):
+        meets = np.asarray([token in row.tolist() or token in more for row, more in zip(ids, said, strict=True)])
+        with torch.no_grad():
+            kept = model.model.embed_tokens.weight[token].clone()
+            model.model.embed_tokens.weight[token] = math.nan
+        found = probe(model, rows_of(ids, COLUMNS, eos=3, pad=1), ngram=2, el_start=5, batch_cut=batch)
+        with torch.no_grad():
+            model.model.embed_tokens.weight[token] = kept
+        assert found.el is not None
+        # The last token that is said is not read again, so meeting it may do no harm.
+        assert not (found.broken & ~meets).any()
+        assert all(found.broken[[token in row[:-1] for row in ids.tolist()]])
+        assert np.isnan(found.el[found.broken]).all()
+        np.testing.assert_array_equal(found.ma[~found.broken], whole.ma[~found.broken])
+        if batch is None:
+            np.testing.assert_array_equal(found.el[~found.broken], whole.el[~found.broken])
+
+
+def test_scores_that_break_in_a_continuation_leave_no_el() -> None:
+    model, ids = taught("llama", seed=4, steps=12)
+    row = ids[:1]
+    (said, *_) = greedy(model, row[0, :6].tolist(), 24, None)
+    row = np.where(row == said, 10, row)  # nowhere in the truth, so that MA is known
+    (said, *_) = greedy(model, row[0, :6].tolist(), 24, None)
+    assert said not in row
+    with torch.no_grad():
+        model.model.embed_tokens.weight[said] = math.nan
+    result = probe(model, rows_of(row, COLUMNS, eos=None, pad=1), ngram=2, el_start=6)
+    assert result.el is not None
+    assert np.isfinite(result.ma).all() and np.isnan(result.el).all() and result.broken.all()
+    assert (result.ma_mean, result.el_mean) == (None, None)
 
 
 @settings(max_examples=200, deadline=None)

@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from icu_ray.training.engine import distributed, set_device_environment
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialOutcome
 from icu_ray.training.refinement import decide, el_decides, forgotten, refine
-from icu_ray.training.validation import Validation
+from icu_ray.training.validation import Measure, Validation, validate
 from tests.support.payload import Payload
 from tests.support.training_case import case, tokenizer, trial_settings
 
@@ -153,6 +154,12 @@ class TestRefinement:
         assert decision.status == "failed"
         assert "diverged" in decision.reason
 
+    @pytest.mark.parametrize("rule", ["or", "and"])
+    def test_what_a_score_cannot_judge_is_not_forgotten(self, rule: str) -> None:
+        nan = math.nan
+        found = forgotten(np.asarray([nan, 0.1, nan]), np.asarray([0.0, nan, nan]), FilterConfig(rule=rule))  # type: ignore[arg-type]
+        assert found.tolist() == [False, False, False]
+
 
 class TestTrial:
     @pytest.mark.parametrize("family", ["gpt_neo", "opt", "llama"])
@@ -203,6 +210,20 @@ class TestTrial:
         outcome, _ = run(lr=math.inf)
         assert outcome.status == "failed"
         assert "diverged" in outcome.reason
+
+    @pytest.mark.parametrize("changes", [{}, {"method": "original", "max_epochs": 0}])
+    def test_a_model_of_nan_is_called_failed_and_nothing_forgotten(self, changes: dict[str, Any]) -> None:
+        model, data = case()
+        with torch.no_grad():
+            model.transformer.ln_f.weight[0] = math.nan
+        settings = trial_settings(stop=StopConfig(ma=1.0, el=1.0), **changes)
+        before = validate(model, tokenizer(), data.targets, Measure(settings.filter, el=settings.el))
+        outcome = run_trial(settings, replace(data, before=before), model, tokenizer())
+        assert (outcome.status, outcome.epochs) == ("failed", 0)
+        assert "scores are not finite" in outcome.reason
+        told = asdict(outcome.after)
+        assert [told[name] for name in ("ma", "el10", "forget_loss", "bertscore_f1", "bleu", "entropy")] == [None] * 6
+        assert len(outcome.samples) == 7 and not any(sample.forgotten for sample in outcome.samples)
 
     def test_cut_checkpoint_is_refused(self, tmp_path: Path) -> None:
         run(save_at={1: tmp_path / "c"}, max_epochs=1)
