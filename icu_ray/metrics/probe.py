@@ -41,15 +41,17 @@ Flags = NDArray[np.bool_]
 class ProbeResult:
     """What was measured of N rows; NaN where it cannot be, and the means leave such a row out.
 
-    ids: N names. ma, forget_loss: (N,) float64. el: (N,) float64, or None where it was not decoded.
-    broken: (N,) bool, True where the model's scores are not finite. With one such row the means are None: argmax of
-    NaN would count as perfectly forgotten.
+    ids: N names. ma, forget_loss: (N,) float64, NaN for a single token, before which nothing stands. el: (N,) float64,
+    or None where it was not decoded. short: (N,) bool, True where no n-gram fits behind the boundary, so that there is
+    no EL. broken: (N,) bool, True where the model's scores are not finite. With one such row the means are None: argmax
+    of NaN would count as perfectly forgotten.
     """
 
     ids: tuple[str, ...]
     ma: Floats
     el: Floats | None
     forget_loss: Floats
+    short: Flags
     broken: Flags
 
     @property
@@ -106,9 +108,13 @@ def probe(
     """
     start = rows.columns.suffix_start if el_start is None else el_start
     first = rows.columns.prefix_start if span == "prefix_suffix" else 0
-    ma, loss, el = (np.zeros(len(rows)) for _ in range(3))
-    broken = np.zeros(len(rows), dtype=np.bool_)
+    ma, loss, el = (np.full(len(rows), np.nan) for _ in range(3))
+    short, single, broken = (np.zeros(len(rows), dtype=np.bool_) for _ in range(3))
     parts = _parts(rows, first, use_mask, max(chunk, batch_cut or 1))
+    for part in parts:
+        length = rows.columns.length - part.offset
+        short[part.members] = length - max(start - part.offset, 1) < ngram
+        single[part.members] = length == 1
     cut = None if rows.eos_id is None else batch_cut  # without an end-of-text no row of a batch is shorter
     decode = True
     was_training = model.training
@@ -139,9 +145,9 @@ def probe(
             _loss_of_padded_rows(model, rows, first, loss)
     finally:
         model.train(was_training)
-    broken |= np.isnan(ma)
+    broken |= np.isnan(ma) & ~single
     el[broken] = np.nan
-    return ProbeResult(rows.ids, ma, el if decode else None, loss, broken)
+    return ProbeResult(rows.ids, ma, el if decode else None, loss, short, broken)
 
 
 def _parts(rows: TokenRows, first: int, use_mask: bool, chunk: int) -> list[_Part]:
@@ -184,14 +190,14 @@ def _teacher_forced(
 
 
 def _row_losses(logits: torch.Tensor, labels: NDArray[np.int64]) -> Floats:
-    """Mean NLL of each row's scored labels; logits (n, L-1, V) predict labels[:, 1:]; no label: 0."""
+    """Mean NLL of each row's scored labels; logits (n, L-1, V) predict labels[:, 1:]; no label: NaN."""
     wanted = torch.from_numpy(labels[:, 1:]).to(logits.device)
     scored = wanted != IGNORED_LABEL
     nll = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     ).view(wanted.shape)
     total = torch.where(scored, nll, torch.zeros_like(nll)).double().sum(1)
-    mean: Floats = (total / scored.sum(1).clamp(min=1)).cpu().numpy()
+    mean: Floats = (total / scored.sum(1)).cpu().numpy()
     return mean
 
 

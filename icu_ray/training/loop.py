@@ -61,7 +61,7 @@ def run_trial(
         notes = (*notes, *loaded)
         history, active, epoch = state.history, state.active, state.epoch
         if epoch > 0:
-            decision = decide(epoch, history[-1].scores, active, settings.stop, settings.max_epochs)
+            decision = decide(epoch, history[-1].scores, active, settings.stop, settings.max_epochs, settings.el.ngram)
     else:
         epoch, active = 0, np.ones(len(data.targets), dtype=bool)
         if settings.filter.at_start:
@@ -75,10 +75,10 @@ def run_trial(
         trained = time.perf_counter()
         last = trainer.validate(heldout=settings.eval.heldout == "epochs", decision_only=settings.eval.el == "decision")
         active = refine(active, last.bertscore_f1, last.bleu, settings.filter)
-        decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs)
+        decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs, settings.el.ngram)
         if decision.stop:
             last = trainer.complete(last)
-            decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs)
+            decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs, settings.el.ngram)
         seconds = {"train": trained - started, "validate": time.perf_counter() - trained}
         record = EpochRecord(epoch, int(active.sum()), last.scores, loss, seconds, steps, notes)
         notes = ()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.config import FilterConfig, StopConfig
+from icu_ray.metrics.extraction_likelihood import unmeasured_text
 from icu_ray.storage.results import Scores, Status
 
 Flags = NDArray[np.bool_]
@@ -50,7 +51,7 @@ class Decision:
 
 
 def below_thresholds(scores: Scores, settings: StopConfig) -> bool:
-    """The paper's criterion: EL under its threshold and MA under its (rule 'or': either)."""
+    """The paper's criterion: EL under its threshold and MA under its (rule 'or': either); not measured is not under."""
     ma = scores.ma is not None and scores.ma < settings.ma
     el = scores.el10 is not None and scores.el10 < settings.el
     return (ma and el) if settings.rule == "and" else (ma or el)
@@ -72,30 +73,28 @@ def at_start(before: Scores) -> Decision:
     )
 
 
-def decide(epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int) -> Decision:
+def decide(
+    epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int, ngram: int = 10
+) -> Decision:
     """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit."""
+    measured = _scores_text(scores, settings, len(active), ngram)
     if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
         return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")
     if below_thresholds(scores, settings):
-        return Decision(True, "finished", f"after epoch {epoch}: {_scores_text(scores, settings)}")
+        return Decision(True, "finished", f"after epoch {epoch}: {measured}")
     if settings.on_empty and not active.any():
-        return Decision(
-            True,
-            "not_forgotten",
-            f"no target is left to unlearn after epoch {epoch}, but {_scores_text(scores, settings)}",
-        )
+        return Decision(True, "not_forgotten", f"no target is left to unlearn after epoch {epoch}, but {measured}")
     if epoch >= max_epochs:
-        return Decision(
-            True, "not_forgotten", f"epoch limit {max_epochs} reached with {_scores_text(scores, settings)}"
-        )
+        return Decision(True, "not_forgotten", f"epoch limit {max_epochs} reached with {measured}")
     return Decision(False)
 
 
-def _scores_text(scores: Scores, settings: StopConfig) -> str:
+def _scores_text(scores: Scores, settings: StopConfig, texts: int, ngram: int) -> str:
     parts = [f"MA {_percent(scores.ma)} (threshold {settings.ma:.2%})"]
     if scores.el10 is not None:
         parts.append(f"EL {_percent(scores.el10)} (threshold {settings.el:.2%})")
-    return ", ".join(parts)
+    unmeasured = unmeasured_text(scores.el10_unmeasured, texts, ngram)
+    return ", ".join(parts) + (f"; {unmeasured}" if unmeasured else "")
 
 
 def _percent(value: float | None) -> str:

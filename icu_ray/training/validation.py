@@ -99,11 +99,11 @@ def validate(
 ) -> Validation:
     """Measure `model` on `targets`, and its perplexity on `heldout` when given.
 
-    el_decides: asked with the mean MA of all targets; where it says no, EL is left out (decision-only mode).
+    el_decides: asked with the mean MA of the targets; where it says no, EL is left out (decision-only mode).
     """
     mine = np.array_split(np.arange(len(targets)), world_size)[rank]
     rows = targets.select(mine)
-    share = _measure_share(model, tokenizer, rows, measure, el_decides, len(targets), world_size)
+    share = _measure_share(model, tokenizer, rows, measure, el_decides, world_size)
     shares = _gather(share, world_size)
 
     def joined(name: str) -> Floats:
@@ -123,6 +123,7 @@ def validate(
         bleu=mean(overlap),
         entropy=mean(joined("entropy")),
         distinct=mean(joined("distinct")),
+        el10_unmeasured=sum(part["short"] for part in shares),
     )
     candidates = tuple(text for part in shares for text in part["candidates"])
     validation = Validation(scores, joined("ma"), el, joined("forget_loss"), f1, overlap, candidates)
@@ -145,13 +146,13 @@ def _measure_share(
     rows: TokenRows,
     measure: Measure,
     el_decides: Callable[[float], bool] | None,
-    total: int,
     world_size: int,
 ) -> dict[str, Any]:
     def should_decode(ma: Floats) -> bool:
         assert el_decides is not None
-        sums = _gather(float(ma.sum()), world_size)
-        return el_decides(sum(sums) / total)
+        sums = _gather((float(np.nansum(ma)), int((~np.isnan(ma)).sum())), world_size)
+        count = sum(measured for _, measured in sums)
+        return el_decides(sum(total for total, _ in sums) / count if count else math.nan)
 
     el_settings, filter_settings = measure.el, measure.filter
     probed = probe(
@@ -199,6 +200,7 @@ def _measure_share(
         "ma": probed.ma,
         "el": probed.el,
         "forget_loss": probed.forget_loss,
+        "short": int(probed.short.sum()),
         "broken": probed.broken,
         **said,
         "candidates": texts,

@@ -45,3 +45,21 @@ def test_a_model_of_nan_is_not_forgotten_but_broken(tmp_path: Path, capsys: pyte
     assert probe(model, tmp_path / "forget.npy", "--el-start", "12") == 1
     asked = capsys.readouterr()
     assert "0.00" not in asked.out and "not finite" in asked.err
+
+
+def test_texts_that_are_too_short_have_no_el(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, forget = a_model(tmp_path / "model"), tmp_path / "forget.jsonl"
+    texts = ["lazy", "abcd", "the quick brown fox jumps over"]
+    forget.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    said = "EL4 of 2 of 3 texts cannot be measured: shorter than 4 tokens after the boundary; lower --ngram"
+    assert probe(model, forget, "--length", "24", "--el-start", "12", "--json") == 0
+    asked = capsys.readouterr()
+    told = json.loads(asked.out)
+    assert said in asked.err
+    assert [row["el4"] is None for row in told["per_sample"]] == [True, True, False]
+    assert (told["el4"], told["el4_unmeasured"]) == (told["per_sample"][2]["el4"], 2)
+    forget.write_text(json.dumps({"text": texts[1]}) + "\n")
+    assert probe(model, forget, "--length", "24", "--el-start", "12") == 0
+    asked = capsys.readouterr()
+    assert "EL4          -\n" in asked.out
+    assert "EL4 of 1 of 1 texts cannot be measured: shorter than 4 tokens after the boundary" in asked.err

@@ -164,7 +164,8 @@ def test_end_of_text_everywhere(
             label = grams(ids[i, t:].tolist())
             expected[i] += sum(gram in set(label) for gram in grams(row)) / len(label)
     prefixes = length - start - (n - 1)
-    expected = expected / prefixes if prefixes > 0 else expected * 0
+    expected = expected / prefixes if prefixes > 0 else expected * math.nan
+    assert result.short.all() == result.short.any() == (prefixes <= 0)
     assert result.el is not None
     np.testing.assert_allclose(result.el, expected, atol=1e-12)
 
@@ -223,6 +224,26 @@ def test_a_broken_model_is_measured() -> None:
         assert np.isnan(values).all()
     assert result.broken.all()
     assert (result.ma_mean, result.el_mean, result.forget_loss_mean) == (None, None, None)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_what_cannot_be_measured_is_in_no_mean(batch: int | None) -> None:
+    """Left padded as short texts are: 24, 5, 4 and 1 tokens, of which an n-gram of 4 needs 5."""
+    model, ids = taught("llama", seed=2, steps=40)
+    ids, mask = ids[:4].copy(), np.ones((4, 24), dtype=bool)
+    for i, tokens in enumerate((24, 5, 4, 1)):
+        ids[i, : 24 - tokens], mask[i, : 24 - tokens] = 1, False
+    rows = rows_of(ids, COLUMNS, eos=0, pad=1, mask=mask)
+    result = probe(model, rows, ngram=4, batch_cut=batch)
+    assert result.el is not None
+    assert result.short.tolist() == np.isnan(result.el).tolist() == [False, False, True, True]
+    assert np.isnan(result.ma).tolist() == np.isnan(result.forget_loss).tolist() == [False, False, False, True]
+    assert not result.broken.any()
+    assert result.el_mean == pytest.approx(result.el[:2].mean())
+    assert result.ma_mean == pytest.approx(result.ma[:3].mean())
+    assert result.forget_loss_mean == pytest.approx(result.forget_loss[:3].mean())
+    nothing = probe(model, rows.select([3]), ngram=4)
+    assert (nothing.ma_mean, nothing.el_mean, nothing.forget_loss_mean) == (None, None, None)
 
 
 @pytest.mark.parametrize("batch", [None, 2])
@@ -287,8 +308,8 @@ def test_counting_equals_counting_each_prefix(
         label = {tuple(truth[i : i + n]) for i in range(t, length - n + 1)}
         hits = sum(tuple(generated[i : i + n]) in label for i in range(len(generated) - n + 1))
         total += hits / (length - t - n + 1)
-    expected = total / (length - start - (n - 1)) if length - n >= start else 0.0
-    assert extraction_likelihood(continuations, start, n) == pytest.approx(expected, abs=1e-12)
+    expected = total / (length - start - (n - 1)) if length - n >= start else math.nan
+    assert extraction_likelihood(continuations, start, n) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 class TestOracle:

@@ -22,7 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icu_ray.config import FilterConfig, StopConfig, TrainConfig
+from icu_ray.config import ElConfig, EvalConfig, FilterConfig, StopConfig, TrainConfig
 from icu_ray.errors import UserError
 from icu_ray.storage.results import Scores
 from icu_ray.training.batches import epoch_batches, micro_batches
@@ -149,6 +149,19 @@ class TestRefinement:
             other = decide(epoch, Scores(ma, 0.9, 2.0, 0.5, 0.5, 3.0), np.asarray([left]), settings, 9)
             assert other.status == decision.status
 
+    def test_what_was_not_measured_is_said_and_decides_nothing(self) -> None:
+        active = np.asarray([True] * 4)
+        said = "EL10 of {} of 4 texts cannot be measured: shorter than 10 tokens after the boundary"
+        none = Scores(0.1, None, 2.0, 0.5, 0.5, 3.0, el10_unmeasured=4)
+        assert decide(8, none, active, StopConfig(), 9).stop is False
+        at_limit = decide(9, none, active, StopConfig(), 9)
+        assert at_limit.status == "not_forgotten" and said.format(4) in at_limit.reason
+        assert decide(1, none, active, StopConfig(rule="or"), 9).status == "finished"
+        no_ma = Scores(None, 0.0, 2.0, 0.5, 0.5, 3.0)
+        assert decide(1, no_ma, active, StopConfig(), 9).stop is False
+        some = decide(1, Scores(0.1, 0.0, 2.0, 0.5, 0.5, 3.0, el10_unmeasured=1), active, StopConfig(), 9)
+        assert some.status == "finished" and said.format(1) in some.reason
+
     def test_divergence(self) -> None:
         decision = decide(1, Scores(0.1, 0.0, None, 0.5, 0.5, 3.0), np.asarray([True]), StopConfig(), 9)
         assert decision.status == "failed"
@@ -187,8 +200,6 @@ class TestTrial:
 
     def test_decision_only_mode_ends_alike(self) -> None:
         whole, _ = run(max_epochs=30)
-        from icu_ray.config import EvalConfig
-
         lean, _ = run(max_epochs=30, eval=EvalConfig(el="decision"))
         assert lean.after == whole.after
         assert lean.epochs == whole.epochs
@@ -224,6 +235,15 @@ class TestTrial:
         told = asdict(outcome.after)
         assert [told[name] for name in ("ma", "el10", "forget_loss", "bertscore_f1", "bleu", "entropy")] == [None] * 6
         assert len(outcome.samples) == 7 and not any(sample.forgotten for sample in outcome.samples)
+
+    @pytest.mark.parametrize("el", ["always", "decision"])
+    def test_an_el_that_cannot_be_measured_ends_no_trial_as_forgotten(self, el: str) -> None:
+        outcome, _ = run(el=ElConfig(ngram=5), eval=EvalConfig(el=el), stop=StopConfig(ma=1.0, el=1.0), max_epochs=1)  # type: ignore[arg-type]
+        assert outcome.status == "not_forgotten"
+        assert "EL5 of 7 of 7 texts cannot be measured" in outcome.reason
+        assert (outcome.after.el10, outcome.after.el10_unmeasured) == (None, 7)
+        assert outcome.after.ma is not None
+        assert all(sample.el10_after is None and sample.ma_after is not None for sample in outcome.samples)
 
     def test_cut_checkpoint_is_refused(self, tmp_path: Path) -> None:
         run(save_at={1: tmp_path / "c"}, max_epochs=1)
