@@ -229,6 +229,11 @@ HEADER = "row," + ",".join(COLUMNS)
         (f"{HEADER}\nx,1,2,3,4,5,6,7,8,nan\n", "expected a finite number"),
         (f"{HEADER}\nx,1,2,3\n", "line 2: expected 10 cells, found 4"),
         (f"{HEADER}\n", "holds no rows"),
+        (f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\n", "holds one row, 'x'; a score compares the rows of a table"),
+        (
+            f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\ny,1,2,3,4,5,6,7,8,9\n x,2,2,3,4,5,6,7,8,9\n",
+            "line 4: row 'x' stands there twice, first in line 2",
+        ),
     ],
 )
 def test_score_tables_that_are_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -246,6 +251,17 @@ def test_score_table_reads_the_cap(tmp_path: Path) -> None:
     assert read_score_table(path)[0].values[6:8] == (1000.0, 1000.0)
     equal = normalised_scores(read_score_table(path))
     assert (equal[0].s_m, equal[1].s_m) == (-2.0, 0.0)
+
+
+def test_a_perplexity_written_out_counts_as_the_cap(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        f"{HEADER}\nx,1,2,3,4,5,6,>1000,8,9\ny,1,2,3,4,5,6,2000,8,9\nz,1,2,3,4,5,6,7,8,9\nw,2000,2,3,4,5,6,7,8,9\n"
+    )
+    capped, written, known, other = normalised_scores(read_score_table(path))
+    assert (capped.s_z, capped.s_m) == (written.s_z, written.s_m)
+    assert known.s_m == 0.0 and capped.s_m == -1.0
+    assert other.s_z < known.s_z - 2  # no other column has a cap
 
 
 class TestOracle:
