@@ -146,7 +146,7 @@ def probe(
     finally:
         model.train(was_training)
     broken |= np.isnan(ma) & ~single
-    el[broken] = np.nan
+    el[broken] = loss[single] = np.nan
     return ProbeResult(rows.ids, ma, el if decode else None, loss, short, broken)
 
 
