@@ -24,7 +24,7 @@ from icu_ray.console.progress import told
 from icu_ray.data.examples import TokenRows
 from icu_ray.metrics.bertscore import bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
-from icu_ray.metrics.overlap import bleu, distinct_share, token_entropy
+from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy
 from icu_ray.metrics.perplexity import perplexity_of, total_nll
 from icu_ray.metrics.probe import mean_of_measured, probe
 from icu_ray.storage.results import Scores
@@ -188,9 +188,12 @@ def _measure_share(
         layer=filter_settings.encoder_layer,
         device=model.device,
     )
+    overlap = bleu(texts, rows.references, filter_settings.bleu_tokenizer)
+    # A long text without four words, such as a key, has BLEU 0 as in the authors' code; a short one is not judged.
+    overlap[probed.short & ~has_four_words(rows.references, filter_settings.bleu_tokenizer)] = np.nan
     said = {
         "f1": f1,
-        "bleu": bleu(texts, rows.references),
+        "bleu": overlap,
         "entropy": token_entropy(generated),
         "distinct": distinct_share(generated),
     }

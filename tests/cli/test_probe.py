@@ -18,12 +18,12 @@ from tests.support.tiny_models import save_byte_tokenizer, tiny_model
 
 
 def a_model(folder: Path, broken: bool = False) -> Path:
-    """A tiny Llama with a tokenizer, untrained; broken: as a diverged training leaves it."""
-    model = tiny_model("llama")
+    """A tiny GPT-Neo with a tokenizer, untrained; broken: as a diverged training leaves it."""
+    model = tiny_model("gpt_neo")
     model.resize_token_embeddings(320)
     if broken:
         with torch.no_grad():
-            model.model.norm.weight[0] = math.nan
+            model.transformer.ln_f.weight[0] = math.nan
     model.save_pretrained(folder)
     save_byte_tokenizer(folder, 300)
     return folder

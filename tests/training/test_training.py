@@ -33,7 +33,7 @@ from icu_ray.training.records import EpochReport, TrialOutcome
 from icu_ray.training.refinement import decide, el_decides, forgotten, refine
 from icu_ray.training.validation import Measure, Validation, validate
 from tests.support.payload import Payload
-from tests.support.training_case import case, tokenizer, trial_settings
+from tests.support.training_case import FILTER, case, tokenizer, trial_settings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -244,6 +244,15 @@ class TestTrial:
         assert (outcome.after.el10, outcome.after.el10_unmeasured) == (None, 7)
         assert outcome.after.ma is not None
         assert all(sample.el10_after is None and sample.ma_after is not None for sample in outcome.samples)
+
+    def test_a_short_text_without_four_words_is_not_called_forgotten(self) -> None:
+        model, data = case()
+        targets = replace(data.targets, references=("word",) * 7)
+        for ngram, judged in ((5, False), (2, True)):
+            found = validate(model, tokenizer(), targets, Measure(FILTER, el=ElConfig(ngram=ngram)))
+            assert np.isnan(found.bleu).tolist() == [not judged] * 7
+            gone = forgotten(found.bertscore_f1, found.bleu, FilterConfig(bertscore=1.0))
+            assert gone.tolist() == [judged] * 7
 
     def test_cut_checkpoint_is_refused(self, tmp_path: Path) -> None:
         run(save_at={1: tmp_path / "c"}, max_epochs=1)
