@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def _positive(text: str) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     from icu_ray.console.verbosity import bar, teller
-    from icu_ray.services.probe import probe_files, probe_json
+    from icu_ray.services.probe import probe_files, probe_json, probe_remarks
     from icu_ray.storage.results import finite
 
     with bar():
@@ -63,10 +64,15 @@ def _probe(arguments: argparse.Namespace) -> int:
         )
     if arguments.json:
         print(json.dumps(finite(probe_json(result, arguments.ngram))))
-        return 0
-    assert result.el_mean is not None
-    print(f"samples      {len(result.ids)}")
-    print(f"MA           {100 * result.ma_mean:.2f} %")
-    print(f"EL{arguments.ngram:<10} {100 * result.el_mean:.2f} %")
-    print(f"forget loss  {result.forget_loss_mean:.4f}")
-    return 0
+    else:
+        print(f"samples      {len(result.ids)}")
+        print(f"MA           {_percent(result.ma_mean)}")
+        print(f"EL{arguments.ngram:<10} {_percent(result.el_mean)}")
+        print(f"forget loss  {'-' if result.forget_loss_mean is None else f'{result.forget_loss_mean:.4f}'}")
+    for remark in probe_remarks(result, arguments.ngram):
+        print(f"icu-ray probe: {remark}", file=sys.stderr)
+    return 1 if result.broken.any() else 0
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"

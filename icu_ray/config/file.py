@@ -31,7 +31,14 @@ FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "reference": {
         "loss": {"span": "all", "reduction": "token_mean", "kl": "reference_ce", "kl_positions": "padded"},
         "tokens": {"retokenize": "always", "cleanup": False, "alignment": "reference", "positions": "padded"},
-        "filter": {"rule": "or", "sticky": False, "at_start": True, "prompt": "prefix", "strip_special": False},
+        "filter": {
+            "rule": "or",
+            "sticky": False,
+            "at_start": True,
+            "prompt": "prefix",
+            "strip_special": False,
+            "bleu_tokenizer": "words",
+        },
         "generate": {"mask": False},
         "el": {"denominator": "label", "batch_cut": 8},
         "train": {"empty_batch": "momentum", "batching": "slots"},
@@ -40,7 +47,14 @@ FIDELITY_PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "paper": {
         "loss": {"span": "prefix_suffix", "reduction": "sum", "kl": "kl", "kl_positions": "span"},
-        "filter": {"rule": "and", "sticky": True, "at_start": False, "prompt": "prefix", "strip_special": True},
+        "filter": {
+            "rule": "and",
+            "sticky": True,
+            "at_start": False,
+            "prompt": "prefix",
+            "strip_special": True,
+            "bleu_tokenizer": "words",
+        },
         "eval": {"span": "prefix_suffix"},
         "el": {"start": 1, "denominator": "generation"},
         "train": {"empty_batch": "skip", "batching": "repack"},

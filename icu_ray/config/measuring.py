@@ -26,6 +26,9 @@ class FilterConfig(Section):
     """BERTScore F1 below which a text counts as forgotten."""
     bleu: Fraction = 0.01
     """BLEU below which a text counts as forgotten; 0.01 asks for four words in a row that are right."""
+    bleu_tokenizer: Literal["13a", "words"] = "13a"
+    """What BLEU takes for words: sacrebleu's 13a, which splits at punctuation, or nltk's word_tokenize, as in the
+    authors' code."""
     encoder: str = "google-bert/bert-base-uncased"
     """BERT encoder of BERTScore: hub id, folder, or 'bundled'."""
     encoder_layer: Count | None = 9

@@ -2,11 +2,13 @@
 
 For a prefix length t the continuation g(t) is the truth up to the first position d >= t where the model errs, and
 what it says instead from there on (`tail`). All prefixes between two errors share that tail, so their n-grams are
-looked up once. A generated n-gram counts for prefix t when it occurs in the truth at a start >= t.
+looked up once. A generated n-gram counts for prefix t when it occurs in the truth at a start >= t. A text in which no
+n-gram fits behind the first prefix has no EL: its value is NaN, not 0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Denominator = Literal["label", "generation"]
+
+NO_TOKEN = -1
+"""Stands for the greedy token where the model's scores are not finite: the largest of them is no prediction."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class Continuations:
         end = int(self.ends[t])
         tail = self.tails.get(end)
         return self.truth[t:end] if tail is None else np.concatenate([self.truth[t:end], tail])
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model's scores were not finite somewhere."""
+        return any((tail == NO_TOKEN).any() for tail in self.tails.values())
 
 
 def copied_until(right: NDArray[np.bool_], truth: NDArray[np.int64], eos_id: int | None) -> NDArray[np.int64]:
@@ -56,7 +66,7 @@ def needed_tails(ends: NDArray[np.int64], start: int, ngram: int) -> list[int]:
 def extraction_likelihood(
     continuations: Continuations, start: int, ngram: int, denominator: Denominator = "label"
 ) -> float:
-    """EL of one sequence: sum over prefixes t of the overlap, over the number of prefixes that hold an n-gram.
+    """EL of one sequence: sum over prefixes t of the overlap, over the number of prefixes that hold an n-gram; or NaN.
 
     Summed from the longest prefix down, as the definition's reference does, so that floats agree to the bit.
     """
@@ -64,7 +74,7 @@ def extraction_likelihood(
     length = len(truth)
     last = length - ngram
     if last < start:
-        return 0.0
+        return math.nan
     lookup = _last_starts(truth, start, ngram)
     total = 0.0
     hits: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -82,6 +92,13 @@ def extraction_likelihood(
         if grams > 0:
             total += count / grams
     return total / (length - start - (ngram - 1))
+
+
+def unmeasured_text(count: int, total: int, ngram: int) -> str:
+    """Of how many texts there is no EL, and why; '' where there is one of all."""
+    if count == 0:
+        return ""
+    return f"EL{ngram} of {count} of {total} texts cannot be measured: shorter than {ngram} tokens after the boundary"
 
 
 def _crossing(
@@ -131,5 +148,5 @@ def extraction_likelihood_in_batches(
                 total = length - t - ngram + 1 if denominator == "label" else len(grams)
                 totals[i] += count / total if total > 0 else 0.0
         prefixes = length - start - (ngram - 1)
-        values += [total / prefixes if prefixes > 0 else 0.0 for total in totals]
+        values += [total / prefixes if prefixes > 0 else math.nan for total in totals]
     return values

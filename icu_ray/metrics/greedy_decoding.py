@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from icu_ray.metrics.extraction_likelihood import Continuations, copied_until, needed_tails
+from icu_ray.metrics.extraction_likelihood import NO_TOKEN, Continuations, copied_until, needed_tails
 from icu_ray.metrics.kv_cache import TOKENS_AT_ONCE_ON_CPU, ColumnCache, TailCache
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ CACHE_BYTES = 2 * 1024**3
 class Predictions:
     """Sequences of one length, and the greedy token at each of their positions given the truth before it.
 
-    ids: (n, L) int64. predicted: (n, L - 1) int64, for the positions from 1 on.
+    ids: (n, L) int64. predicted: (n, L - 1) int64, for the positions from 1 on; NO_TOKEN where there is none.
     """
 
     ids: NDArray[np.int64]
@@ -48,6 +49,13 @@ class Predictions:
     def at(self, row: int, position: int) -> int:
         """The greedy token at `position`."""
         return int(self.predicted[row, position - 1])
+
+
+def greedy_tokens(logits: Tensor) -> Tensor:
+    """(..., V) logits -> (...) the most probable tokens; NO_TOKEN where the best score is not finite."""
+    tokens = logits.argmax(-1)
+    best = logits.gather(-1, tokens[..., None])[..., 0]  # NaN, where there is one
+    return tokens.masked_fill(~best.isfinite(), NO_TOKEN)
 
 
 _Tails = list[dict[int, NDArray[np.int64]]]
@@ -91,7 +99,7 @@ def _decode(
         for position in needed_tails(ends, start, ngram):
             token = predictions.at(row, position)
             tails[row][position] = np.asarray([token], dtype=np.int64)
-            if token != predictions.eos_id and position < predictions.ids.shape[1] - 1:
+            if token not in (predictions.eos_id, NO_TOKEN) and position < predictions.ids.shape[1] - 1:
                 jobs.append((position, row))
     # Neighbouring columns go together: rows then share the longest prefix, join and end within few steps.
     jobs.sort()
@@ -138,19 +146,23 @@ def _decode_columns(
             continue
         cache.open(slice(0, len(alive)), column)
         logits = model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True).logits
-        tokens = logits[:, -1].argmax(-1)
+        tokens = greedy_tokens(logits[:, -1])
         written[alive, column + 1] = tokens
         count += len(alive)
         yield count
+        going = tokens != NO_TOKEN
         if predictions.eos_id is not None:
-            going = tokens != predictions.eos_id
-            if not bool(going.all()):
-                kept = going.nonzero().squeeze(1)
-                cache.keep(kept, column + 1)
-                alive, tokens = alive[kept], tokens[kept]
+            going &= tokens != predictions.eos_id
+        if not bool(going.all()):
+            kept = going.nonzero().squeeze(1)
+            cache.keep(kept, column + 1)
+            alive, tokens = alive[kept], tokens[kept]
     grown = written.cpu().numpy()
     for job, (position, row) in enumerate(jobs):
         rest = grown[job, position + 1 :]
-        if predictions.eos_id is not None and (stops := np.flatnonzero(rest == predictions.eos_id)).size:
+        last = rest == NO_TOKEN
+        if predictions.eos_id is not None:
+            last |= rest == predictions.eos_id
+        if (stops := np.flatnonzero(last)).size:
             rest = rest[: stops[0] + 1]
         tails[row][position] = np.concatenate([tails[row][position], rest])

@@ -1,16 +1,17 @@
 """How near a candidate is to its reference in words, and how varied it is.
 
 BLEU is sacrebleu's sentence BLEU without smoothing, scaled to 0..1, on lower-cased text: with the paper's threshold of
-0.01 it asks, in effect, whether candidate and reference share four words in a row. Entropy and distinct share are of
-generated token ids (Table I's Entropy column).
+0.01 it asks, in effect, whether candidate and reference share four words in a row. So it matters what a word is: 13a
+splits at all punctuation, `words` (nltk's word_tokenize) keeps 'e.g.' and 'a/b/c' whole. Entropy and distinct share are
+of generated token ids (Table I's Entropy column).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,23 +20,47 @@ if TYPE_CHECKING:
     from sacrebleu.metrics import BLEU
 
 
+BleuTokenizer = Literal["13a", "words"]
+
+
 @lru_cache(maxsize=1)
 def _bleu() -> BLEU:
     from sacrebleu.metrics import BLEU
 
     # It advises effective_order at every sentence; without it 'no shared word 4-gram' is 0, which is what we ask.
     logging.getLogger("sacrebleu").setLevel(logging.ERROR)
-    return BLEU(lowercase=True, smooth_method="none", effective_order=False, tokenize="13a")
+    return BLEU(smooth_method="none", effective_order=False, tokenize="none")
 
 
-def bleu(candidates: Sequence[str], references: Sequence[str]) -> NDArray[np.float64]:
+@lru_cache(maxsize=2)
+def _splitter(tokenizer: BleuTokenizer) -> Callable[[str], list[str]]:
+    """Text to words."""
+    if tokenizer == "words":
+        from nltk.tokenize import word_tokenize
+
+        # The text as one line: to cut it into sentences first takes a model that must be downloaded.
+        return partial(word_tokenize, preserve_line=True)
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    split = Tokenizer13a()
+    return lambda text: str(split(text.rstrip())).split()
+
+
+def bleu(candidates: Sequence[str], references: Sequence[str], tokenizer: BleuTokenizer = "13a") -> NDArray[np.float64]:
     """(N,) float64 in 0..1: 4-gram BLEU of each candidate against its reference; 0 for an empty text."""
-    scorer = _bleu()
-    scores = [
-        scorer.sentence_score(candidate, [reference]).score / 100 if candidate.strip() and reference.strip() else 0.0
-        for candidate, reference in zip(candidates, references, strict=True)
-    ]
+    split, scorer = _splitter(tokenizer), _bleu()
+    scores = []
+    for candidate, reference in zip(candidates, references, strict=True):
+        said, wanted = split(candidate.lower()), split(reference.lower())
+        score = scorer.sentence_score(" ".join(said), [" ".join(wanted)]).score / 100 if said and wanted else 0.0
+        scores.append(score)
     return np.clip(np.asarray(scores, dtype=np.float64), 0.0, 1.0)
+
+
+def has_four_words(references: Sequence[str], tokenizer: BleuTokenizer = "13a") -> NDArray[np.bool_]:
+    """(N,) whether BLEU can be anything but 0: a reference with fewer words shares no 4-gram, whatever is said."""
+    split = _splitter(tokenizer)
+    return np.asarray([len(split(reference)) >= 4 for reference in references], dtype=np.bool_)
 
 
 def token_entropy(ids: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from icu_ray.console.progress import teller_of_share
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows, real_positions
 from icu_ray.metrics.extraction_likelihood import (
+    NO_TOKEN,
     Continuations,
     Denominator,
     extraction_likelihood,
     extraction_likelihood_in_batches,
 )
-from icu_ray.metrics.greedy_decoding import Predictions, greedy_continuations
+from icu_ray.metrics.greedy_decoding import Predictions, greedy_continuations, greedy_tokens
 from icu_ray.metrics.kv_cache import ColumnCache, sequences_at_once
 from icu_ray.models.hidden import position_options
 
@@ -34,31 +35,46 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """ids: N names. ma, forget_loss: (N,) float64. el: (N,) float64, or None where it was not decoded."""
+    """What was measured of N rows; NaN where it cannot be, and the means leave such a row out.
+
+    ids: N names. ma, forget_loss: (N,) float64, NaN for a single token, before which nothing stands. el: (N,) float64,
+    or None where it was not decoded. short: (N,) bool, True where no n-gram fits behind the boundary, so that there is
+    no EL. broken: (N,) bool, True where the model's scores are not finite. With one such row the means are None: argmax
+    of NaN would count as perfectly forgotten.
+    """
 
     ids: tuple[str, ...]
     ma: Floats
     el: Floats | None
     forget_loss: Floats
+    short: Flags
+    broken: Flags
 
     @property
-    def ma_mean(self) -> float:
+    def ma_mean(self) -> float | None:
         """Memorisation accuracy, a fraction."""
-        return float(self.ma.mean())
+        return mean_of_measured(self.ma, self.broken)
 
     @property
     def el_mean(self) -> float | None:
-        """Extraction likelihood, a fraction; None where it was not decoded."""
-        return None if self.el is None else float(self.el.mean())
+        """Extraction likelihood, a fraction; None too where it was not decoded."""
+        return None if self.el is None else mean_of_measured(self.el, self.broken)
 
     @property
-    def forget_loss_mean(self) -> float:
+    def forget_loss_mean(self) -> float | None:
         """Mean over rows of the mean negative log-likelihood (nats) of a row's scored tokens."""
-        return float(self.forget_loss.mean())
+        return mean_of_measured(self.forget_loss, self.broken)
+
+
+def mean_of_measured(values: Floats, broken: Flags) -> float | None:
+    """Mean of the values that are no NaN; None without any, and where a row is broken."""
+    measured = values[~np.isnan(values)]
+    return None if broken.any() or len(measured) == 0 else float(measured.mean())
 
 
 @dataclass(frozen=True)
@@ -93,8 +109,13 @@ def probe(
     """
     start = rows.columns.suffix_start if el_start is None else el_start
     first = rows.columns.prefix_start if span == "prefix_suffix" else 0
-    ma, loss, el = (np.zeros(len(rows)) for _ in range(3))
+    ma, loss, el = (np.full(len(rows), np.nan) for _ in range(3))
+    short, single, broken = (np.zeros(len(rows), dtype=np.bool_) for _ in range(3))
     parts = _parts(rows, first, use_mask, max(chunk, batch_cut or 1))
+    for part in parts:
+        length = rows.columns.length - part.offset
+        short[part.members] = length - max(start - part.offset, 1) < ngram
+        single[part.members] = length == 1
     cut = None if rows.eos_id is None else batch_cut  # without an end-of-text no row of a batch is shorter
     decode = True
     was_training = model.training
@@ -121,11 +142,14 @@ def probe(
                     begin = max(start - part.offset, 1)
                     sequences = greedy_continuations(model, predictions, truth, begin, ngram, tell)
                     el[part.members] = _extraction_likelihoods(sequences, begin, ngram, denominator, cut, rows.pad_id)
+                    broken[part.members] = [sequence.broken for sequence in sequences]
             if not use_mask or rows.positions == "padded":
                 _loss_of_padded_rows(model, rows, first, loss)
     finally:
         model.train(was_training)
-    return ProbeResult(rows.ids, ma, el if decode else None, loss)
+    broken |= np.isnan(ma) & ~single
+    el[broken] = loss[single] = np.nan
+    return ProbeResult(rows.ids, ma, el if decode else None, loss, short, broken)
 
 
 def _parts(rows: TokenRows, first: int, use_mask: bool, chunk: int) -> list[_Part]:
@@ -145,7 +169,8 @@ def _teacher_forced(
 ) -> NDArray[np.int64]:
     """Predicted tokens of positions 1.. as (n, length - 1) int64; writes MA and loss of the part's rows.
 
-    With a cache, its rows then hold the keys and values of the truth.
+    MA is NaN where the model's scores are not finite. With a cache, its rows then hold the keys and values of the
+    truth.
     """
     ids = rows.input_ids[part.members, part.offset :]
     labels = rows.labels[part.members, part.offset :]
@@ -158,22 +183,23 @@ def _teacher_forced(
         if cache is not None:
             cache.open(block, 0)
         logits = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None).logits[:, :-1]
-        predicted[block] = logits.argmax(-1).cpu().numpy()
+        predicted[block] = greedy_tokens(logits).cpu().numpy()
         loss[part.members[block]] = _row_losses(logits, labels[block])
     if length > 1:
-        ma[part.members] = (predicted == ids[:, 1:]).mean(axis=1)
+        right = (predicted == ids[:, 1:]).mean(axis=1)
+        ma[part.members] = np.where((predicted == NO_TOKEN).any(axis=1), np.nan, right)
     return predicted
 
 
 def _row_losses(logits: torch.Tensor, labels: NDArray[np.int64]) -> Floats:
-    """Mean NLL of each row's scored labels; logits (n, L-1, V) predict labels[:, 1:]; no label: 0."""
+    """Mean NLL of each row's scored labels; logits (n, L-1, V) predict labels[:, 1:]; no label: NaN."""
     wanted = torch.from_numpy(labels[:, 1:]).to(logits.device)
     scored = wanted != IGNORED_LABEL
     nll = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
     ).view(wanted.shape)
     total = torch.where(scored, nll, torch.zeros_like(nll)).double().sum(1)
-    mean: Floats = (total / scored.sum(1).clamp(min=1)).cpu().numpy()
+    mean: Floats = (total / scored.sum(1)).cpu().numpy()
     return mean
 
 

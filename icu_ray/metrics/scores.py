@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 HIGHER_IS_BETTER = ("entropy", "cls", "dia", "gpt")
 COLUMNS = ("el10", "ma", "bert", "entropy", "cls", "dia", "ppl_pile", "ppl_wikitext", "gpt")
+PERPLEXITIES = ("ppl_pile", "ppl_wikitext", "ppl_heldout")
 PRINTED_CAP = 1000.0
-"""What '>1000' stands for: the printed scores follow when it enters as 1000."""
+"""What '>1000' stands for: the printed scores follow when it enters as 1000. A larger perplexity does too, or a row of
+which it is written out would rank below one of which it is not."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,13 @@ class ScoreRow:
 def normalised_scores(rows: Sequence[MethodRow], columns: Sequence[str] = COLUMNS) -> list[ScoreRow]:
     """s_z and s_m of every row; the population is `rows`. A column without spread tells rows apart by nothing: 0.
 
-    With other columns than the paper's nine the sums are no s_z and s_m of the paper, and whoever shows them says so.
+    A perplexity above PRINTED_CAP enters as that. With other columns than the paper's nine the sums are no s_z and s_m
+    of the paper, and whoever shows them says so.
     """
     table = np.asarray([row.values for row in rows], dtype=np.float64)
+    for place, column in enumerate(columns):
+        if column in PERPLEXITIES:
+            table[:, place] = np.minimum(table[:, place], PRINTED_CAP)
     signs = np.asarray([1.0 if column in HIGHER_IS_BETTER else -1.0 for column in columns])
     s_z = (_spread(table - table.mean(0), table.std(0)) * signs).sum(1)
     s_m = (_spread(table - table.min(0), table.max(0) - table.min(0)) * signs).sum(1)

@@ -151,6 +151,9 @@ def _findings(found: Collected) -> list[Finding]:
             findings.append(Finding("missing", f"{trial.name}: {word}, {far}"))
         elif trial.state == "not started":
             findings.append(Finding("missing", f"{trial.name}: not started"))
+        elif trial.result is not None and trial.result.before is not None and trial.result.before.el10_unmeasured:
+            short = trial.result.before.el10_unmeasured
+            findings.append(Finding("missing", f"{trial.name}: {short} texts are too short for EL₁₀; no mean has them"))
         for task, error in (trial.evaluation.errors if trial.evaluation else {}).items():
             findings.append(Finding("failed", f"{trial.name}: not evaluated on {task}: {error}"))
     for sweep in found.sweeps:

@@ -204,7 +204,8 @@ def settings_said(result: TrialResult) -> Mapping[str, str]:
 
     return {
         "memorisation accuracy (MA)": both(before.ma, after.ma, True),
-        "extraction likelihood (EL10)": both(before.el10, after.el10, True),
+        "extraction likelihood (EL10)": both(before.el10, after.el10, True)
+        + (f" ({after.el10_unmeasured} texts are too short to be measured)" if after.el10_unmeasured else ""),
         "BERTScore of what it says": both(before.bertscore_f1, after.bertscore_f1, True),
         "perplexity on held-out texts": both(before.ppl_heldout, after.ppl_heldout, False),
     }

@@ -157,8 +157,18 @@ def _tokenised(
     return tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True)
 
 
+def probe_remarks(result: ProbeResult, ngram: int) -> list[str]:
+    """What must be said beside the means: of how many texts there is no number, and why."""
+    from icu_ray.metrics.extraction_likelihood import unmeasured_text
+
+    broken, total = int(result.broken.sum()), len(result.ids)
+    remarks = [f"the model's scores are not finite on {broken} of {total} texts"] if broken else []
+    short = unmeasured_text(int(result.short.sum()), total, ngram)
+    return remarks + ([f"{short}; lower --ngram"] if short else [])
+
+
 def probe_json(result: ProbeResult, ngram: int) -> dict[str, Any]:
-    """The JSON object of `icu-ray probe --json`; numbers that are not finite become null when it is written."""
+    """The JSON object of `icu-ray probe --json`; what cannot be measured is NaN or None and becomes null."""
     key = f"el{ngram}"
     assert result.el is not None
     return {
@@ -166,6 +176,7 @@ def probe_json(result: ProbeResult, ngram: int) -> dict[str, Any]:
         "ma": result.ma_mean,
         key: result.el_mean,
         "forget_loss": result.forget_loss_mean,
+        f"{key}_unmeasured": int(result.short.sum()),
         "per_sample": [
             {"id": name, "ma": float(ma), key: float(el), "forget_loss": float(loss)}
             for name, ma, el, loss in zip(result.ids, result.ma, result.el, result.forget_loss, strict=True)

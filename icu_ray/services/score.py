@@ -14,7 +14,10 @@ from icu_ray.metrics.scores import COLUMNS, PRINTED_CAP, MethodRow
 
 
 def read_score_table(path: Path) -> list[MethodRow]:
-    """Rows of a CSV with the columns row,el10,ma,bert,entropy,cls,dia,ppl_pile,ppl_wikitext,gpt ('>1000' allowed)."""
+    """Rows of a CSV with the columns row,el10,ma,bert,entropy,cls,dia,ppl_pile,ppl_wikitext,gpt ('>1000' allowed).
+
+    UserError for anything else: a score compares rows, so there are at least two, each with a name of its own.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(csv.reader(file))
@@ -29,6 +32,7 @@ def read_score_table(path: Path) -> list[MethodRow]:
         if header.count(name) > 1:
             raise UserError(f"{path}: column '{name}' stands there twice")
     rows: list[MethodRow] = []
+    named: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not any(cell.strip() for cell in line):
             continue
@@ -36,9 +40,16 @@ def read_score_table(path: Path) -> list[MethodRow]:
             raise UserError(f"{path}, line {number}: expected {len(header)} cells, found {len(line)}")
         cells = dict(zip(header, line, strict=True))
         name = cells["row"].strip()
+        if name in named:
+            raise UserError(f"{path}, line {number}: row '{name}' stands there twice, first in line {named[name]}")
+        named[name] = number
         rows.append(MethodRow(name, tuple(_number(cells[c], c, name, path, number) for c in COLUMNS)))
     if not rows:
         raise UserError(f"{path}: holds no rows")
+    if len(rows) == 1:
+        raise UserError(
+            f"{path}: holds one row, '{rows[0].name}'; a score compares the rows of a table, expected at least two"
+        )
     return rows
 
 

@@ -30,7 +30,10 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @dataclass(frozen=True)
 class Scores:
-    """A model measured on a forget sample: means over its rows; None where not measured or not finite."""
+    """A model measured on a forget sample: means over its rows; None where not measured or not finite.
+
+    A row that cannot be measured is in no mean; el10_unmeasured: how many are too short for EL.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -42,6 +45,7 @@ class Scores:
     entropy: float | None
     distinct: float | None = None
     ppl_heldout: float | None = None
+    el10_unmeasured: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from icu_ray.storage.results import NOT_TRAINED, EpochRecord, Status
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.epoch import EpochTrainer
 from icu_ray.training.records import EpochReport, TrialData, TrialOutcome, sample_records
-from icu_ray.training.refinement import Decision, Flags, below_thresholds, decide, refine
+from icu_ray.training.refinement import Decision, Flags, at_start, below_thresholds, decide, refine
 from icu_ray.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -50,18 +50,18 @@ def run_trial(
     if settings.max_epochs == 0:
         return _untrained(settings, data, tokenizer, on_epoch)
     trainer = EpochTrainer(settings, data, model, tokenizer, rank, world_size)
-    decision = Decision(False)
     last: Validation | None = None
     before = data.before
     if before is None:
         # A continued trial's model already holds other weights only after the checkpoint is loaded.
         before = trainer.validate(heldout=True, decision_only=False)
+    decision = at_start(before.scores)
     if resume_from is not None:
         state, loaded = load_checkpoint(resume_from, trainer.engine)
         notes = (*notes, *loaded)
         history, active, epoch = state.history, state.active, state.epoch
         if epoch > 0:
-            decision = decide(epoch, history[-1].scores, active, settings.stop, settings.max_epochs)
+            decision = decide(epoch, history[-1].scores, active, settings.stop, settings.max_epochs, settings.el.ngram)
     else:
         epoch, active = 0, np.ones(len(data.targets), dtype=bool)
         if settings.filter.at_start:
@@ -75,18 +75,18 @@ def run_trial(
         trained = time.perf_counter()
         last = trainer.validate(heldout=settings.eval.heldout == "epochs", decision_only=settings.eval.el == "decision")
         active = refine(active, last.bertscore_f1, last.bleu, settings.filter)
-        decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs)
+        decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs, settings.el.ngram)
         if decision.stop:
             last = trainer.complete(last)
-            decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs)
+            decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs, settings.el.ngram)
         seconds = {"train": trained - started, "validate": time.perf_counter() - trained}
         record = EpochRecord(epoch, int(active.sum()), last.scores, loss, seconds, steps, notes)
         notes = ()
         history = (*history, record)
         on_epoch(_report(trainer, history, decision, epoch, active, last))
     if last is None:
-        # Continued after its last epoch: everything is known but the generations.
-        last = trainer.validate(heldout=True, decision_only=False)
+        # Continued after its last epoch: everything is known but the generations. Without an epoch all is known.
+        last = trainer.validate(heldout=True, decision_only=False) if epoch > 0 else before
     seconds = {name: sum(record.seconds.get(name, 0.0) for record in history) for name in ("train", "validate")}
     after = replace(last.scores)
     status = "finished" if decision.status == "finished" and below_thresholds(after, settings.stop) else decision.status
@@ -108,9 +108,12 @@ def _untrained(
         raise ValueError("a trial without epochs needs the original model's measurement")
     history = (EpochRecord(0, len(data.targets), before.scores),)
     on_epoch(EpochReport(history[0], history, Decision(True), lambda folder: None, before.candidates))
+    failed = at_start(before.scores)
     status: Status = "finished" if below_thresholds(before.scores, settings.stop) else "not_forgotten"
     samples = sample_records(tokenizer, data, before, before, settings.filter)
-    return TrialOutcome(status, NOT_TRAINED, 0, before.scores, before.scores, history, samples, {})
+    return TrialOutcome(
+        failed.status or status, failed.reason or NOT_TRAINED, 0, before.scores, before.scores, history, samples, {}
+    )
 
 
 def _report(

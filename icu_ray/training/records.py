@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from icu_ray.config import FilterConfig
 from icu_ray.data.examples import TokenRows
 from icu_ray.storage.results import EpochRecord, SampleRecord, Scores, Status
 from icu_ray.training.refinement import Decision, forgotten
-from icu_ray.training.validation import Validation
+from icu_ray.training.validation import Floats, Validation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,6 +67,10 @@ class TrialOutcome:
     seconds: dict[str, float]
 
 
+def _known(values: Floats | None, row: int) -> float | None:
+    return None if values is None or np.isnan(values[row]) else float(values[row])
+
+
 def sample_records(
     tokenizer: PreTrainedTokenizerBase,
     data: TrialData,
@@ -85,15 +91,15 @@ def sample_records(
             reference=targets.references[i],
             before=before.candidates[i],
             after=after.candidates[i],
-            ma_before=float(before.ma[i]),
-            ma_after=float(after.ma[i]),
-            bertscore_after=float(after.bertscore_f1[i]),
-            bleu_after=float(after.bleu[i]),
+            ma_before=_known(before.ma, i),
+            ma_after=_known(after.ma, i),
+            bertscore_after=_known(after.bertscore_f1, i),
+            bleu_after=_known(after.bleu, i),
             forgotten=bool(gone[i]),
-            el10_before=None if before.el is None else float(before.el[i]),
-            el10_after=None if after.el is None else float(after.el[i]),
-            bertscore_before=float(before.bertscore_f1[i]),
-            bleu_before=float(before.bleu[i]),
+            el10_before=_known(before.el, i),
+            el10_after=_known(after.el, i),
+            bertscore_before=_known(before.bertscore_f1, i),
+            bleu_before=_known(before.bleu, i),
             pair_id=None if pairs is None else pairs.ids[i],
             pair_overlap=None if data.pair_overlap is None else data.pair_overlap[i],
         )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.config import FilterConfig, StopConfig
+from icu_ray.metrics.extraction_likelihood import unmeasured_text
 from icu_ray.storage.results import Scores, Status
 
 Flags = NDArray[np.bool_]
@@ -23,12 +24,13 @@ Flags = NDArray[np.bool_]
 def forgotten(bertscore_f1: NDArray[np.float64], bleu: NDArray[np.float64], settings: FilterConfig) -> Flags:
     """(N,) True where the model's candidate no longer resembles the reference.
 
-    The paper lists both conditions; the authors' code joins them by 'or'. A candidate that cannot be judged (NaN) is
-    not called forgotten by that score.
+    The paper lists both conditions; the authors' code joins them by 'or'. A candidate that one of the scores cannot
+    judge (NaN) is not called forgotten.
     """
     unlike_in_meaning = bertscore_f1 < settings.bertscore
     unlike_in_words = bleu < settings.bleu
-    return unlike_in_meaning | unlike_in_words if settings.rule == "or" else unlike_in_meaning & unlike_in_words
+    unlike = unlike_in_meaning | unlike_in_words if settings.rule == "or" else unlike_in_meaning & unlike_in_words
+    return unlike & ~np.isnan(bertscore_f1) & ~np.isnan(bleu)
 
 
 def refine(
@@ -49,7 +51,7 @@ class Decision:
 
 
 def below_thresholds(scores: Scores, settings: StopConfig) -> bool:
-    """The paper's criterion: EL under its threshold and MA under its (rule 'or': either)."""
+    """The paper's criterion: EL under its threshold and MA under its (rule 'or': either); not measured is not under."""
     ma = scores.ma is not None and scores.ma < settings.ma
     el = scores.el10 is not None and scores.el10 < settings.el
     return (ma and el) if settings.rule == "and" else (ma or el)
@@ -60,30 +62,39 @@ def el_decides(ma: float, settings: StopConfig) -> bool:
     return ma < settings.ma if settings.rule == "and" else not ma < settings.ma
 
 
-def decide(epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int) -> Decision:
+def at_start(before: Scores) -> Decision:
+    """Before the first epoch: fail where the original model cannot be measured, for then no epoch can say anything."""
+    if before.forget_loss is not None:
+        return Decision(False)
+    return Decision(
+        True,
+        "failed",
+        "the original model cannot be measured on these texts: its scores are not finite, or no token is scored",
+    )
+
+
+def decide(
+    epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int, ngram: int = 10
+) -> Decision:
     """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit."""
+    measured = _scores_text(scores, settings, len(active), ngram)
     if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
         return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")
     if below_thresholds(scores, settings):
-        return Decision(True, "finished", f"after epoch {epoch}: {_scores_text(scores, settings)}")
+        return Decision(True, "finished", f"after epoch {epoch}: {measured}")
     if settings.on_empty and not active.any():
-        return Decision(
-            True,
-            "not_forgotten",
-            f"no target is left to unlearn after epoch {epoch}, but {_scores_text(scores, settings)}",
-        )
+        return Decision(True, "not_forgotten", f"no target is left to unlearn after epoch {epoch}, but {measured}")
     if epoch >= max_epochs:
-        return Decision(
-            True, "not_forgotten", f"epoch limit {max_epochs} reached with {_scores_text(scores, settings)}"
-        )
+        return Decision(True, "not_forgotten", f"epoch limit {max_epochs} reached with {measured}")
     return Decision(False)
 
 
-def _scores_text(scores: Scores, settings: StopConfig) -> str:
+def _scores_text(scores: Scores, settings: StopConfig, texts: int, ngram: int) -> str:
     parts = [f"MA {_percent(scores.ma)} (threshold {settings.ma:.2%})"]
     if scores.el10 is not None:
         parts.append(f"EL {_percent(scores.el10)} (threshold {settings.el:.2%})")
-    return ", ".join(parts)
+    unmeasured = unmeasured_text(scores.el10_unmeasured, texts, ngram)
+    return ", ".join(parts) + (f"; {unmeasured}" if unmeasured else "")
 
 
 def _percent(value: float | None) -> str:

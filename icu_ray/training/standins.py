@@ -199,7 +199,9 @@ def _train(
     reached = StandinProgress(0, config.max_epochs, 0.0, 0.0, None, 0.0)
 
     def lowest(values: NDArray[np.float64]) -> float:
-        return min(float(values[sample].mean()) for sample in samples.values())
+        # A text that is too short to be measured is in no mean; NaN, which no threshold lets pass, where all are.
+        means = (values[sample][~np.isnan(values[sample])] for sample in samples.values())
+        return float(np.min([known.mean() if len(known) else np.nan for known in means]))
 
     for epoch in range(1, config.max_epochs + 1):
         losses = []
@@ -220,7 +222,7 @@ def _train(
             config.max_epochs,
             float(np.mean(losses)),
             lowest(found.ma),
-            None if found.el is None else lowest(found.el),
+            None if found.el is None or np.isnan(least := lowest(found.el)) else least,
             time.perf_counter() - started,
         )
         progress(reached)

@@ -24,9 +24,9 @@ from icu_ray.console.progress import told
 from icu_ray.data.examples import TokenRows
 from icu_ray.metrics.bertscore import bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
-from icu_ray.metrics.overlap import bleu, distinct_share, token_entropy
+from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy
 from icu_ray.metrics.perplexity import perplexity_of, total_nll
-from icu_ray.metrics.probe import probe
+from icu_ray.metrics.probe import mean_of_measured, probe
 from icu_ray.storage.results import Scores
 
 if TYPE_CHECKING:
@@ -99,26 +99,31 @@ def validate(
 ) -> Validation:
     """Measure `model` on `targets`, and its perplexity on `heldout` when given.
 
-    el_decides: asked with the mean MA of all targets; where it says no, EL is left out (decision-only mode).
+    el_decides: asked with the mean MA of the targets; where it says no, EL is left out (decision-only mode).
     """
     mine = np.array_split(np.arange(len(targets)), world_size)[rank]
     rows = targets.select(mine)
-    share = _measure_share(model, tokenizer, rows, measure, el_decides, len(targets), world_size)
+    share = _measure_share(model, tokenizer, rows, measure, el_decides, world_size)
     shares = _gather(share, world_size)
 
     def joined(name: str) -> Floats:
         return np.concatenate([part[name] for part in shares])
 
     el = joined("el") if all(part["el"] is not None for part in shares) else None
-    f1, overlap = joined("f1"), joined("bleu")
+    f1, overlap, broken = joined("f1"), joined("bleu"), np.concatenate([part["broken"] for part in shares])
+
+    def mean(values: Floats) -> float | None:
+        return _finite(mean_of_measured(values, broken))
+
     scores = Scores(
-        ma=_mean(joined("ma")),
-        el10=None if el is None else _mean(el),
-        forget_loss=_mean(joined("forget_loss")),
-        bertscore_f1=_mean(f1),
-        bleu=_mean(overlap),
-        entropy=_mean(joined("entropy")),
-        distinct=_mean(joined("distinct")),
+        ma=mean(joined("ma")),
+        el10=None if el is None else mean(el),
+        forget_loss=mean(joined("forget_loss")),
+        bertscore_f1=mean(f1),
+        bleu=mean(overlap),
+        entropy=mean(joined("entropy")),
+        distinct=mean(joined("distinct")),
+        el10_unmeasured=sum(part["short"] for part in shares),
     )
     candidates = tuple(text for part in shares for text in part["candidates"])
     validation = Validation(scores, joined("ma"), el, joined("forget_loss"), f1, overlap, candidates)
@@ -141,13 +146,13 @@ def _measure_share(
     rows: TokenRows,
     measure: Measure,
     el_decides: Callable[[float], bool] | None,
-    total: int,
     world_size: int,
 ) -> dict[str, Any]:
     def should_decode(ma: Floats) -> bool:
         assert el_decides is not None
-        sums = _gather(float(ma.sum()), world_size)
-        return el_decides(sum(sums) / total)
+        sums = _gather((float(np.nansum(ma)), int((~np.isnan(ma)).sum())), world_size)
+        count = sum(measured for _, measured in sums)
+        return el_decides(sum(total for total, _ in sums) / count if count else math.nan)
 
     el_settings, filter_settings = measure.el, measure.filter
     probed = probe(
@@ -183,14 +188,24 @@ def _measure_share(
         layer=filter_settings.encoder_layer,
         device=model.device,
     )
+    overlap = bleu(texts, rows.references, filter_settings.bleu_tokenizer)
+    # A long text without four words, such as a key, has BLEU 0 as in the authors' code; a short one is not judged.
+    overlap[probed.short & ~has_four_words(rows.references, filter_settings.bleu_tokenizer)] = np.nan
+    said = {
+        "f1": f1,
+        "bleu": overlap,
+        "entropy": token_entropy(generated),
+        "distinct": distinct_share(generated),
+    }
+    # Where the model predicts nothing that can be counted, what it says is no evidence of forgetting either.
+    said = {name: np.where(np.isnan(probed.ma), np.nan, values) for name, values in said.items()}
     return {
         "ma": probed.ma,
         "el": probed.el,
         "forget_loss": probed.forget_loss,
-        "f1": f1,
-        "bleu": bleu(texts, rows.references),
-        "entropy": token_entropy(generated),
-        "distinct": distinct_share(generated),
+        "short": int(probed.short.sum()),
+        "broken": probed.broken,
+        **said,
         "candidates": texts,
     }
 
@@ -202,10 +217,6 @@ def _gather(value: Any, world_size: int) -> list[Any]:
     values: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(values, value)
     return values
-
-
-def _mean(values: Floats) -> float | None:
-    return _finite(float(values.mean())) if len(values) else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -98,7 +98,7 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
         "precision": request.model.precision,
         "version": VERSION,
         "filter": config.filter.model_dump(
-            mode="json", include={"encoder", "encoder_layer", "beams", "strip_special", "prompt"}
+            mode="json", include={"bleu_tokenizer", "encoder", "encoder_layer", "beams", "strip_special", "prompt"}
         ),
         "generate": config.generate.model_dump(mode="json"),
         "el": config.el.model_dump(mode="json"),

@@ -101,6 +101,7 @@ def test_reference_preset_is_what_the_code_does() -> None:
     config = resolve_config({**SMALL, "fidelity": "reference"}, "x")
     assert (config.loss.span, config.loss.reduction, config.loss.kl) == ("all", "token_mean", "reference_ce")
     assert (config.filter.rule, config.filter.sticky, config.filter.strip_special) == ("or", False, False)
+    assert config.filter.bleu_tokenizer == "words"
     assert (config.generate.mask, config.el.batch_cut, config.train.empty_batch) == (False, 8, "momentum")
     assert (config.tokens.retokenize, config.tokens.alignment) == ("always", "reference")
 

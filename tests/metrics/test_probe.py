@@ -165,7 +165,8 @@ def test_end_of_text_everywhere(
             label = grams(ids[i, t:].tolist())
             expected[i] += sum(gram in set(label) for gram in grams(row)) / len(label)
     prefixes = length - start - (n - 1)
-    expected = expected / prefixes if prefixes > 0 else expected * 0
+    expected = expected / prefixes if prefixes > 0 else expected * math.nan
+    assert result.short.all() == result.short.any() == (prefixes <= 0)
     assert result.el is not None
     np.testing.assert_allclose(result.el, expected, atol=1e-12)
 
@@ -220,10 +221,69 @@ def test_a_broken_model_is_measured() -> None:
     with torch.no_grad():
         model.transformer.wte.weight.fill_(math.nan)
     result = probe(model, rows_of(np.full((2, 24), 5), COLUMNS, eos=None, pad=1), ngram=3)
-    assert np.isnan(result.forget_loss).all()
     assert result.el is not None
-    assert np.isfinite(result.el).all()
-    assert np.isfinite(result.ma).all()
+    for values in (result.forget_loss, result.ma, result.el):
+        assert np.isnan(values).all()
+    assert result.broken.all()
+    assert (result.ma_mean, result.el_mean, result.forget_loss_mean) == (None, None, None)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_what_cannot_be_measured_is_in_no_mean(batch: int | None) -> None:
+    """Left padded as short texts are: 24, 5, 4 and 1 tokens, of which an n-gram of 4 needs 5."""
+    model, ids = taught("llama", seed=2, steps=40)
+    ids, mask = ids[:4].copy(), np.ones((4, 24), dtype=bool)
+    for i, tokens in enumerate((24, 5, 4, 1)):
+        ids[i, : 24 - tokens], mask[i, : 24 - tokens] = 1, False
+    rows = rows_of(ids, COLUMNS, eos=0, pad=1, mask=mask)
+    result = probe(model, rows, ngram=4, batch_cut=batch)
+    assert result.el is not None
+    assert result.short.tolist() == np.isnan(result.el).tolist() == [False, False, True, True]
+    assert np.isnan(result.ma).tolist() == np.isnan(result.forget_loss).tolist() == [False, False, False, True]
+    assert not result.broken.any()
+    assert result.el_mean == pytest.approx(result.el[:2].mean())
+    assert result.ma_mean == pytest.approx(result.ma[:3].mean())
+    assert result.forget_loss_mean == pytest.approx(result.forget_loss[:3].mean())
+    nothing = probe(model, rows.select([3]), ngram=4)
+    assert (nothing.ma_mean, nothing.el_mean, nothing.forget_loss_mean) == (None, None, None)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_scores_that_break_at_one_token_spoil_the_rows_that_meet_it(batch: int | None) -> None:
+    model, ids = taught("llama", seed=4, steps=12)
+    whole = probe(model, rows_of(ids, COLUMNS, eos=3, pad=1), ngram=2, el_start=5, batch_cut=batch)
+    assert whole.el is not None and not whole.broken.any()
+    # A token that is said after some prefixes and stands in some rows.
+    said = [{t for p in range(5, 23) for t in greedy(model, row[:p], 24, 3)} for row in ids.tolist()]
+    for token in range(2, 9):
+        meets = np.asarray([token in row.tolist() or token in more for row, more in zip(ids, said, strict=True)])
+        with torch.no_grad():
+            kept = model.model.embed_tokens.weight[token].clone()
+            model.model.embed_tokens.weight[token] = math.nan
+        found = probe(model, rows_of(ids, COLUMNS, eos=3, pad=1), ngram=2, el_start=5, batch_cut=batch)
+        with torch.no_grad():
+            model.model.embed_tokens.weight[token] = kept
+        assert found.el is not None
+        # The last token that is said is not read again, so meeting it may do no harm.
+        assert not (found.broken & ~meets).any()
+        assert all(found.broken[[token in row[:-1] for row in ids.tolist()]])
+        assert np.isnan(found.el[found.broken]).all()
+        np.testing.assert_array_equal(found.ma[~found.broken], whole.ma[~found.broken])
+        if batch is None:
+            np.testing.assert_array_equal(found.el[~found.broken], whole.el[~found.broken])
+
+
+def test_scores_that_break_in_a_continuation_leave_no_el() -> None:
+    row = np.random.default_rng(0).integers(2, 9, size=(1, COLUMNS.length))
+    models = (tiny_model("llama", seed) for seed in range(9))
+    found = ((model, greedy(model, row[0, :6].tolist(), 7, None)[0]) for model in models)
+    model, said = next((model, token) for model, token in found if token not in row)  # so that MA is known
+    with torch.no_grad():
+        model.model.embed_tokens.weight[said] = math.nan
+    result = probe(model, rows_of(row, COLUMNS, eos=None, pad=1), ngram=2, el_start=6)
+    assert result.el is not None
+    assert np.isfinite(result.ma).all() and np.isnan(result.el).all() and result.broken.all()
+    assert (result.ma_mean, result.el_mean) == (None, None)
 
 
 @settings(max_examples=200, deadline=None)
@@ -248,8 +308,8 @@ def test_counting_equals_counting_each_prefix(
         label = {tuple(truth[i : i + n]) for i in range(t, length - n + 1)}
         hits = sum(tuple(generated[i : i + n]) in label for i in range(len(generated) - n + 1))
         total += hits / (length - t - n + 1)
-    expected = total / (length - start - (n - 1)) if length - n >= start else 0.0
-    assert extraction_likelihood(continuations, start, n) == pytest.approx(expected, abs=1e-12)
+    expected = total / (length - start - (n - 1)) if length - n >= start else math.nan
+    assert extraction_likelihood(continuations, start, n) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 class TestOracle:

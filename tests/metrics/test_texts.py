@@ -8,7 +8,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from icu_ray.data.encoder import bundled_encoder
 from icu_ray.errors import UserError
 from icu_ray.metrics.bertscore import _encoder, bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
-from icu_ray.metrics.overlap import bleu, distinct_share, token_entropy
+from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy
 from icu_ray.metrics.perplexity import perplexity
 from icu_ray.metrics.scores import COLUMNS, MethodRow, normalised_scores
 from icu_ray.services.score import read_score_table
@@ -136,6 +138,44 @@ def test_bleu_is_zero_without_four_shared_words() -> None:
     assert found[2:].tolist() == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("tokenizer", ["13a", "words"])
+def test_a_text_without_four_words_is_told_apart(tokenizer: Literal["13a", "words"]) -> None:
+    texts = ["", "Chrysanthemum", "three small words", "there are four words"]
+    assert has_four_words(texts, tokenizer).tolist() == [False, False, False, True]
+    assert bleu(texts, texts, tokenizer).tolist() == pytest.approx([0.0, 0.0, 0.0, 1.0])
+
+
+def test_what_bleu_takes_for_words_decides() -> None:
+    candidate, reference = "seen at lib/foo/bar.py today", "said of lib/foo/bar.py never"
+    assert bleu([candidate], [reference])[0] > 0.01  # lib / foo / bar . py
+    assert bleu([candidate], [reference], "words")[0] == 0.0
+    same = "the quick brown fox jumps over the lazy dog"
+    assert bleu([same.upper()], [same], "words")[0] == pytest.approx(1.0)
+
+
+PIECES = ["A", "b", "c.", "d,", "(e)", "f/g", "H's", '"i"', "j-k", "3.5", "n't\n"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), min_size=5, max_size=16), st.data())
+def test_bleu_by_words_is_nltks_and_by_13a_sacrebleus(words: list[str], data: st.DataObject) -> None:
+    from nltk.tokenize import word_tokenize
+    from nltk.translate.bleu_score import sentence_bleu
+    from sacrebleu.metrics import BLEU
+
+    said = data.draw(st.permutations(words[:-2])) if data.draw(st.booleans()) else words[2:] + words[:2]
+    candidate, reference = " ".join(said), " ".join(words)
+    plain = BLEU(lowercase=True, smooth_method="none", effective_order=False, tokenize="13a")
+    (by_13a,) = bleu([candidate], [reference])
+    assert by_13a == pytest.approx(min(plain.sentence_score(candidate, [reference]).score / 100, 1), abs=1e-12)
+    first, second = (word_tokenize(text.lower(), preserve_line=True) for text in (reference, candidate))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where no 4-gram is shared
+        expected = sentence_bleu([first], second)
+    (found,) = bleu([candidate], [reference], "words")
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
 def test_bertscore_survives_empty_text_and_knows_equality() -> None:
     precision, recall, f1 = bertscore(
         ["", "the cat sat", "the cat sat", "entropy of the market"],
@@ -229,6 +269,11 @@ HEADER = "row," + ",".join(COLUMNS)
         (f"{HEADER}\nx,1,2,3,4,5,6,7,8,nan\n", "expected a finite number"),
         (f"{HEADER}\nx,1,2,3\n", "line 2: expected 10 cells, found 4"),
         (f"{HEADER}\n", "holds no rows"),
+        (f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\n", "holds one row, 'x'; a score compares the rows of a table"),
+        (
+            f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\ny,1,2,3,4,5,6,7,8,9\n x,2,2,3,4,5,6,7,8,9\n",
+            "line 4: row 'x' stands there twice, first in line 2",
+        ),
     ],
 )
 def test_score_tables_that_are_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -246,6 +291,17 @@ def test_score_table_reads_the_cap(tmp_path: Path) -> None:
     assert read_score_table(path)[0].values[6:8] == (1000.0, 1000.0)
     equal = normalised_scores(read_score_table(path))
     assert (equal[0].s_m, equal[1].s_m) == (-2.0, 0.0)
+
+
+def test_a_perplexity_written_out_counts_as_the_cap(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        f"{HEADER}\nx,1,2,3,4,5,6,>1000,8,9\ny,1,2,3,4,5,6,2000,8,9\nz,1,2,3,4,5,6,7,8,9\nw,2000,2,3,4,5,6,7,8,9\n"
+    )
+    capped, written, known, other = normalised_scores(read_score_table(path))
+    assert (capped.s_z, capped.s_m) == (written.s_z, written.s_m)
+    assert known.s_m == 0.0 and capped.s_m == -1.0
+    assert other.s_z < known.s_z - 2  # no other column has a cap
 
 
 class TestOracle:
@@ -270,6 +326,8 @@ class TestOracle:
             np.testing.assert_allclose(values, wanted["bertscore"][name], atol=1e-5)
         flags = (bleu(texts, wanted["reference_text"]) < 0.01).astype(int)
         assert flags.tolist() == wanted["forgotten_by_bleu"]
+        by_words = (bleu(texts, wanted["reference_text"], "words") < 0.01).astype(int)
+        assert by_words.tolist() == wanted["forgotten_by_bleu"]
 
     @pytest.mark.parametrize(("use_mask", "key"), [(True, "beam2_with_mask"), (False, "beam2_no_mask")])
     def test_padded_prompts(self, shared: Path, use_mask: bool, key: str) -> None:

@@ -89,6 +89,7 @@ def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> N
         {"optim": {"lr": 1e-4}},
         {"loss": {"reduction": "sum"}},
         {"filter": {"rule": "and"}},
+        {"filter": {"bleu_tokenizer": "words"}},
         {"pairs": {"index": "approximate"}},
         {"stop": {"max_epochs": 3}},
         {"fidelity": "paper"},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -424,6 +425,36 @@ def test_evaluations_fill_the_columns_of_the_paper(tmp_path: Path) -> None:
     with (tmp_path / "s" / "report" / "tasks.csv").open() as file:
         rows = {(row["row"], row["metric"]): row["mean"] for row in csv.DictReader(file)}
     assert float(rows["icu (0.5, 1)", "cls/icu_avg"]) == pytest.approx(0.42)
+
+
+def test_what_was_measured_once_is_counted_once_before_unlearning(tmp_path: Path) -> None:
+    """Two samples of one text set are one measurement, and so is the held-out perplexity of any number of samples."""
+    write_sweep(tmp_path, "s", [Cell(sample=0), Cell(sample=1), Cell("kl", "kl", 0.0, 1.0, 2)])
+    same = TrialPaths.of(str(tmp_path), "s", Cell(sample=1).trial_id).spec
+    spec = json.loads(Path(same).read_text())
+    spec["settings"]["sample"] = "sample 0"
+    Path(same).write_text(json.dumps(spec))
+    values = write_report([(str(tmp_path), "s")]).report.blocks[0].rows[0].values
+    assert values["ma"].n == 2
+    assert (values["ppl_heldout"].n, values["ppl_heldout"].half) == (1, None)
+
+
+def test_the_quick_suite_stands_in_columns_of_its_own(tmp_path: Path) -> None:
+    cells = [Cell(), Cell("kl", "kl", 0.0, 1.0)]
+    write_sweep(tmp_path, "s", cells)
+    for cell in cells:
+        metrics = {"cls/quick_avg": 0.4, "dialogue/quick_f1": 0.2}
+        evaluation = TrialEvaluation({"quick": "0" * 64}, ("b", "a"), metrics, metrics, {})
+        write_evaluation(TrialPaths.of(str(tmp_path), "s", cell.trial_id), evaluation)
+    report = write_report([(str(tmp_path), "s")]).report
+    icu = next(row for row in report.blocks[0].rows if row.label == "icu")
+    assert (icu.values["cls"], icu.values["dia"]) == (None, None)
+    assert icu.values["quick_cls"].mean == pytest.approx(40.0)
+    assert icu.values["quick_dia"].mean == pytest.approx(20.0)
+    assert {"quick_cls", "quick_dia"} <= {column.key for column in report.columns}
+    scored = {column.key for column in report.scores[0].columns}
+    assert scored == {"el10", "ma", "bert", "entropy", "ppl_heldout"}
+    assert "(4 of the paper's 9 columns)" in report.scores[0].title
 
 
 def test_a_model_as_it_is_is_one_row_beside_the_papers_opt(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icu_ray.config import FilterConfig, StopConfig, TrainConfig
+from icu_ray.config import ElConfig, EvalConfig, FilterConfig, StopConfig, TrainConfig
 from icu_ray.errors import UserError
 from icu_ray.storage.results import Scores
 from icu_ray.training.batches import epoch_batches, micro_batches
@@ -30,9 +31,9 @@ from icu_ray.training.engine import distributed, set_device_environment
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialOutcome
 from icu_ray.training.refinement import decide, el_decides, forgotten, refine
-from icu_ray.training.validation import Validation
+from icu_ray.training.validation import Measure, Validation, validate
 from tests.support.payload import Payload
-from tests.support.training_case import case, tokenizer, trial_settings
+from tests.support.training_case import FILTER, case, tokenizer, trial_settings
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -148,10 +149,29 @@ class TestRefinement:
             other = decide(epoch, Scores(ma, 0.9, 2.0, 0.5, 0.5, 3.0), np.asarray([left]), settings, 9)
             assert other.status == decision.status
 
+    def test_what_was_not_measured_is_said_and_decides_nothing(self) -> None:
+        active = np.asarray([True] * 4)
+        said = "EL10 of {} of 4 texts cannot be measured: shorter than 10 tokens after the boundary"
+        none = Scores(0.1, None, 2.0, 0.5, 0.5, 3.0, el10_unmeasured=4)
+        assert decide(8, none, active, StopConfig(), 9).stop is False
+        at_limit = decide(9, none, active, StopConfig(), 9)
+        assert at_limit.status == "not_forgotten" and said.format(4) in at_limit.reason
+        assert decide(1, none, active, StopConfig(rule="or"), 9).status == "finished"
+        no_ma = Scores(None, 0.0, 2.0, 0.5, 0.5, 3.0)
+        assert decide(1, no_ma, active, StopConfig(), 9).stop is False
+        some = decide(1, Scores(0.1, 0.0, 2.0, 0.5, 0.5, 3.0, el10_unmeasured=1), active, StopConfig(), 9)
+        assert some.status == "finished" and said.format(1) in some.reason
+
     def test_divergence(self) -> None:
         decision = decide(1, Scores(0.1, 0.0, None, 0.5, 0.5, 3.0), np.asarray([True]), StopConfig(), 9)
         assert decision.status == "failed"
         assert "diverged" in decision.reason
+
+    @pytest.mark.parametrize("rule", ["or", "and"])
+    def test_what_a_score_cannot_judge_is_not_forgotten(self, rule: str) -> None:
+        nan = math.nan
+        found = forgotten(np.asarray([nan, 0.1, nan]), np.asarray([0.0, nan, nan]), FilterConfig(rule=rule))  # type: ignore[arg-type]
+        assert found.tolist() == [False, False, False]
 
 
 class TestTrial:
@@ -180,8 +200,6 @@ class TestTrial:
 
     def test_decision_only_mode_ends_alike(self) -> None:
         whole, _ = run(max_epochs=30)
-        from icu_ray.config import EvalConfig
-
         lean, _ = run(max_epochs=30, eval=EvalConfig(el="decision"))
         assert lean.after == whole.after
         assert lean.epochs == whole.epochs
@@ -203,6 +221,38 @@ class TestTrial:
         outcome, _ = run(lr=math.inf)
         assert outcome.status == "failed"
         assert "diverged" in outcome.reason
+
+    @pytest.mark.parametrize("changes", [{}, {"method": "original", "max_epochs": 0}])
+    def test_a_model_of_nan_is_called_failed_and_nothing_forgotten(self, changes: dict[str, Any]) -> None:
+        model, data = case()
+        with torch.no_grad():
+            model.transformer.ln_f.weight[0] = math.nan
+        settings = trial_settings(stop=StopConfig(ma=1.0, el=1.0), **changes)
+        before = validate(model, tokenizer(), data.targets, Measure(settings.filter, el=settings.el))
+        outcome = run_trial(settings, replace(data, before=before), model, tokenizer())
+        assert (outcome.status, outcome.epochs) == ("failed", 0)
+        assert "scores are not finite" in outcome.reason
+        told = asdict(outcome.after)
+        assert [told[name] for name in ("ma", "el10", "forget_loss", "bertscore_f1", "bleu", "entropy")] == [None] * 6
+        assert len(outcome.samples) == 7 and not any(sample.forgotten for sample in outcome.samples)
+
+    @pytest.mark.parametrize("el", ["always", "decision"])
+    def test_an_el_that_cannot_be_measured_ends_no_trial_as_forgotten(self, el: str) -> None:
+        outcome, _ = run(el=ElConfig(ngram=5), eval=EvalConfig(el=el), stop=StopConfig(ma=1.0, el=1.0), max_epochs=1)  # type: ignore[arg-type]
+        assert outcome.status == "not_forgotten"
+        assert "EL5 of 7 of 7 texts cannot be measured" in outcome.reason
+        assert (outcome.after.el10, outcome.after.el10_unmeasured) == (None, 7)
+        assert outcome.after.ma is not None
+        assert all(sample.el10_after is None and sample.ma_after is not None for sample in outcome.samples)
+
+    def test_a_short_text_without_four_words_is_not_called_forgotten(self) -> None:
+        model, data = case()
+        targets = replace(data.targets, references=("word",) * 7)
+        for ngram, judged in ((5, False), (2, True)):
+            found = validate(model, tokenizer(), targets, Measure(FILTER, el=ElConfig(ngram=ngram)))
+            assert np.isnan(found.bleu).tolist() == [not judged] * 7
+            gone = forgotten(found.bertscore_f1, found.bleu, FilterConfig(bertscore=1.0))
+            assert gone.tolist() == [judged] * 7
 
     def test_cut_checkpoint_is_refused(self, tmp_path: Path) -> None:
         run(save_at={1: tmp_path / "c"}, max_epochs=1)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from icu_ray.metrics.scores import COLUMNS, PRINTED_CAP, MethodRow, normalised_scores
+from icu_ray.metrics.scores import COLUMNS, MethodRow, normalised_scores
 from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PAPER_COLUMNS, Column
 from icu_ray.report.numbers.rows import Block, Row
 from icu_ray.report.numbers.statistics import PairedTest, holm, paired_tests
@@ -80,8 +80,7 @@ def block_scores(block: Block) -> BlockScores:
 def _scored(row: Row, column: Column) -> float:
     estimate = row.values[column.key]
     assert estimate is not None
-    # The paper's scores enter a collapsed model's perplexity as the 1000 of its '>1000'.
-    return min(estimate.mean, PRINTED_CAP) if column.perplexity else estimate.mean
+    return estimate.mean
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from icu_ray import methods
 from icu_ray.errors import UserError
 from icu_ray.report.collect import Collected, ReportedTrial
-from icu_ray.report.numbers.columns import ALL_COLUMNS, PPL_RATIO, Column, evaluated_metrics
+from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO, Column, evaluated_metrics
 from icu_ray.report.numbers.paper_tables import PaperRow, paper_row, paper_size
 from icu_ray.report.numbers.statistics import Estimate, mean_interval
 from icu_ray.report.numbers.summary import ppl_ratio
@@ -32,8 +32,9 @@ _ORDER = ("kumpr", "po", "dpo", "npo", "kl", "llmu")
 class Row:
     """One method with its weights on one model (or the model before), over `units` of (sample, seed).
 
-    values, marks: by column key. cells: every unit's own values, for paired tests. alpha, beta: None where the method
-    does not use it. trials: all of the row's trials, with those that failed or are not over.
+    values, marks: by column key. cells: every unit's own values, for paired tests (the model before has one a text
+    set, numbered). alpha, beta: None where the method does not use it. trials: all of the row's trials, with those that
+    failed or are not over.
     """
 
     label: str
@@ -141,12 +142,24 @@ def _before_row(
     evaluated: Mapping[str, str],
 ) -> Row:
     cells: dict[tuple[int, int | None], dict[str, float | None]] = {}
+    samples: set[str] = set()
+    heldout: set[str] = set()
     for trial in trials:
-        # The original model depends on the forget sample alone: whichever trial measured it first has said it all.
         scores = (trial.result.before if trial.result else None) or (trial.history[0].scores if trial.history else None)
-        if scores is not None:
-            # What it can do was measured once and does not depend on the sample: one cell has it.
-            cells.setdefault((trial.sample, None), _cell(scores, None, {} if cells else before, evaluated))
+        # The original model depends on the forget sample alone: whichever trial measured it first has said it all.
+        sample = repr(trial.settings.get("sample", trial.sample))
+        if scores is None or sample in samples:
+            continue
+        samples.add(sample)
+        # What does not depend on the sample is one measurement, and one cell has it: what the model can do, and its
+        # perplexity on the held-out texts of a sweep's data.
+        cell = _cell(scores, None, {} if cells else before, evaluated)
+        texts = repr((trial.provenance and trial.provenance.data, trial.settings.get("heldout")))
+        if texts in heldout:
+            cell[HELDOUT.key] = None
+        elif cell[HELDOUT.key] is not None:
+            heldout.add(texts)
+        cells[len(cells), None] = cell
     family = "" if paper is None else paper[1]
     printed = paper_row(paper[0], "opt" if family == "opt" else BEFORE, None, None) if paper else None
     return Row("before unlearning", BEFORE, None, None, "", (), cells, _estimates(cells), printed)

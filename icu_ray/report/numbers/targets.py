@@ -40,4 +40,6 @@ def _cells(target: SampleRecord) -> tuple[str, ...]:
         target.bleu_after,
     )
     shown = ["–" if value is None else f"{100 * value:.1f}" for value in fractions]
-    return (target.id, *shown, target.pair_id or "–", "forgotten" if target.forgotten else "remembered")
+    judged = target.bertscore_after is not None and target.bleu_after is not None
+    verdict = "forgotten" if target.forgotten else "remembered" if judged else "not measured"
+    return (target.id, *shown, target.pair_id or "–", verdict)
