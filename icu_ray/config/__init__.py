@@ -23,7 +23,7 @@ from icu_ray.config.measuring import (
 )
 from icu_ray.config.methods import MethodConfig, MethodStop, RangeConfig, SearchConfig
 from icu_ray.config.models import ModelConfig, StandinConfig
-from icu_ray.config.section import Count, Fraction, Momentum, Name, Positive, Section, Seed, Setting, Weight
+from icu_ray.config.section import Count, Fraction, Momentum, Name, Place, Positive, Section, Seed, Setting, Weight
 from icu_ray.config.sweep import SweepConfig
 from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
 
@@ -50,6 +50,7 @@ __all__ = [
     "NodeTypeConfig",
     "OptimConfig",
     "PairsConfig",
+    "Place",
     "Positive",
     "PricesConfig",
     "RangeConfig",

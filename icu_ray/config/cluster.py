@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from icu_ray.config.section import Count, Name, Positive, Section
+from icu_ray.config.section import Count, Name, Place, Positive, Section
 
 
 class TrackingConfig(Section):
@@ -54,7 +54,7 @@ class ResourcesConfig(Section):
     further trial starts."""
     max_cost: Positive | None = None
     """The same in money; needs `prices`."""
-    prices: str | None = None
+    prices: Place | None = None
     """YAML file with what an hour costs (keys: see PricesConfig), for the plan's estimate and max_cost."""
     spot: bool = False
     """Whether max_cost counts spot prices."""

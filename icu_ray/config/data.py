@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icu_ray.config.section import Count, Section, Seed
+from icu_ray.config.section import Count, Place, Section, Seed
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class ExtractionData(Section):
 
     source: Literal["extraction"]
     """Which kind of data this is."""
-    folder: str = "data/lm_extraction"
+    folder: Place = "data/lm_extraction"
     """Where the benchmark's files lie."""
     tokens: str = "train_dataset.npy"
     """File of the token rows in `folder`."""
     sample_file: str = "lm_extraction_128_{sample}.csv"
     """The paper's forget samples; rows in ascending doc_id, whatever the file's order."""
-    tokenizer: str = "openai-community/gpt2"
+    tokenizer: Place = "openai-community/gpt2"
     """Hub id or folder of the GPT-2 tokenizer that wrote the rows."""
     draw: Count | None = None
     """When set, each sample is this many rows drawn with the sample number as seed, and no CSV is read."""
@@ -102,11 +102,11 @@ class RecordsData(Section):
 
     source: Literal["records"]
     """Which kind of data this is."""
-    forget: str
+    forget: Place
     """File of the texts to forget; may contain {sample}."""
-    pool: str | None = None
+    pool: Place | None = None
     """File of the remaining texts, from which pairs are drawn; may be left out for methods without pairs."""
-    heldout: str | None = None
+    heldout: Place | None = None
     """File of texts that nobody asked to forget, for held-out perplexity."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of the pool (its last) that are kept out of it instead, where there is no file of held-out texts."""

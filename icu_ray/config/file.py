@@ -9,6 +9,7 @@ key. The presets hold the choices where the paper and the authors' code differ; 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,7 +147,7 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return value
     if not isinstance(base, str):
         raise UserError(f"config {path}: base: expected a file name, found {base!r}")
-    below = _read_with_base(path.parent / base, (*seen, path.resolve()))
+    below = _read_with_base(path.parent / os.path.expanduser(base), (*seen, path.resolve()))
     return merge(below, value)
 
 

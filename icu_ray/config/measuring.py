@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icu_ray.config.section import Count, Fraction, Positive, Section, Weight
+from icu_ray.config.section import Count, Fraction, Place, Positive, Section, Weight
 
 
 class FilterConfig(Section):
@@ -29,7 +29,7 @@ class FilterConfig(Section):
     bleu_tokenizer: Literal["13a", "words"] = "13a"
     """What BLEU takes for words: sacrebleu's 13a, which splits at punctuation, or nltk's word_tokenize, as in the
     authors' code."""
-    encoder: str = "google-bert/bert-base-uncased"
+    encoder: Place = "google-bert/bert-base-uncased"
     """BERT encoder of BERTScore: hub id, folder, or 'bundled'."""
     encoder_layer: Count | None = 9
     """Its layer whose vectors are compared; null: its last."""
@@ -104,7 +104,7 @@ class JudgeConfig(Section):
     """None: the endpoint wants no key."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """None: the endpoint's own sampling, as in the paper."""
-    prompt_file: str | None = None
+    prompt_file: Place | None = None
     """A text file in place of the built-in instruction; it must ask for the last line 'Final score: X'."""
     max_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Requests under way at one time."""
@@ -141,9 +141,9 @@ class EvaluationConfig(Section):
     suites: tuple[Literal["lm_eval", "icu", "quick"], ...] = ()
     """lm_eval: nine tasks as the harness defines them. icu: as the authors ask them, dialogues and perplexities. quick:
     on held-out records of synthetic data."""
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[Place, ...] = ()
     """Further tasks by name: of a suite, or any of lm-evaluation-harness."""
-    mirror: str | None = None
+    mirror: Place | None = None
     """Folder written by `icu-ray data mirror`; default: the hub."""
     limit: Count | None = None
     """Documents of each task; default: all."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icu_ray.config.section import Count, Fraction, Name, Positive, Section, Seed
+from icu_ray.config.section import Count, Fraction, Name, Place, Positive, Section, Seed
 
 
 class StandinConfig(Section):
@@ -39,7 +39,7 @@ class ModelConfig(Section):
 
     name: Name
     """What tables, trials and other keys call it."""
-    source: str | None = None
+    source: Place | None = None
     """Hub id or local folder."""
     standin: StandinConfig | None = None
     """Settings of a stand-in, in place of `source`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -15,6 +16,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""
 Setting = Annotated[float, Field(allow_inf_nan=False)] | Annotated[int, Field(gt=-(2**63), lt=2**63)] | str | bool
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+Place = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A file or folder (or hub id, or URL). Its ~ is expanded here and nowhere else, so that all mean the same place."""
 
 
 class Section(BaseModel):

@@ -11,7 +11,7 @@ from icu_ray.config.data import ColumnsConfig, Data, SyntheticData
 from icu_ray.config.measuring import ElConfig, EvalConfig, EvaluationConfig, FilterConfig, GenerateConfig, StopConfig
 from icu_ray.config.methods import MethodConfig, SearchConfig
 from icu_ray.config.models import ModelConfig
-from icu_ray.config.section import Name, Section, Seed
+from icu_ray.config.section import Name, Place, Section, Seed
 from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
 
 
@@ -20,7 +20,7 @@ class SweepConfig(Section):
 
     name: Name
     """Of the sweep: its folder in the storage, its MLflow experiment."""
-    storage: str = "./runs"
+    storage: Place = "./runs"
     """Where everything is written: a folder, or a URL such as s3://bucket/runs."""
     fidelity: Literal["default", "reference", "paper"] = "default"
     """Whose side is taken where paper and authors' code differ; sets several keys together, each of which can be given

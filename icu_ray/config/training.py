@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from icu_ray.config.section import Count, Fraction, Momentum, Positive, Section
+from icu_ray.config.section import Count, Fraction, Momentum, Place, Positive, Section
 
 
 class TokensConfig(Section):
@@ -35,7 +35,7 @@ class PairsConfig(Section):
     """Where pairs are sought: among all rows that are not targets of the sample."""
     metric: Literal["cosine"] = "cosine"
     """Similarity of embeddings."""
-    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    encoder: Place = "sentence-transformers/all-MiniLM-L6-v2"
     """Hub id, folder, or 'bundled' for the copy of all-MiniLM-L6-v2 that is installed as a package."""
     max_ngram_overlap: Fraction | None = None
     """Refuse neighbours sharing more than this fraction of the target's 10-grams (None: keep all, as the authors)."""

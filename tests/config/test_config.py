@@ -62,6 +62,24 @@ def test_refused_in_one_line(change: dict[str, Any], said: str) -> None:
     assert said in lines[0]
 
 
+def test_the_home_folder_is_one_place_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base.yaml").write_text("name: t\nstorage: ~/runs\nmodels: [{name: a, source: ~/m}]\n")
+    mine = tmp_path / "far" / "mine.yaml"
+    mine.parent.mkdir()
+    mine.write_text(
+        "base: ~/base.yaml\ndata: {source: records, forget: ~/f.jsonl, pool: ~/p.jsonl, heldout: ~/h.jsonl}\n"
+        "pairs: {encoder: ~/e}\nfilter: {encoder: ~/e}\nevaluation: {mirror: ~/mirror, tasks: [~/task.yaml]}\n"
+    )
+    config = load_config(mine, ["resources.prices=~/prices.yaml"])
+    assert "~" not in config.model_dump_json()
+    assert config.models[0].source == f"{tmp_path}/m"
+    assert config.evaluation.tasks == (f"{tmp_path}/task.yaml",)
+    # A hub id and an address are left as they are.
+    other = load_config(mine, ["models.0.source=org/m", "storage=s3://b/~/runs"])
+    assert (other.models[0].source, other.storage) == ("org/m", "s3://b/~/runs")
+
+
 def test_several_problems_are_said_together() -> None:
     with pytest.raises(UserError) as refused:
         resolve_config(merge(SMALL, {"optim": {"lrr": 1}, "stop": {"ma": 2}}), "x")
