@@ -18,7 +18,7 @@ class UserError(Exception):
 
 _MENDABLE = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
 }
 
 
@@ -27,7 +27,9 @@ def refusal(error: OSError) -> str | None:
     if error.errno not in _MENDABLE or error.filename is None:
         return None
     name = str(error.filename)
-    return f"{name if len(name) < 200 else name[:200] + '...'}: {error.strerror}"
+    taken = error.errno == errno.EEXIST
+    said = "a file, or a link to nothing, stands where a folder is expected" if taken else error.strerror
+    return f"{name if len(name) < 200 else name[:200] + '...'}: {said}"
 
 
 class ClusterError(UserError):

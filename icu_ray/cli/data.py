@@ -58,7 +58,9 @@ def _data_fetch(arguments: argparse.Namespace) -> int:
 
 def _data_mirror(arguments: argparse.Namespace) -> int:
     from icu_ray.evaluation.suites import mirror_tasks
+    from icu_ray.storage.files import check_writable
 
+    check_writable(str(arguments.out))
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     with bar():
         mirror_tasks(names, arguments.out, teller())

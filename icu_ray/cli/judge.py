@@ -98,17 +98,17 @@ def _judge(arguments: argparse.Namespace) -> int:
 
 def _places(sources: list[str], out: Path | None, answers: Path | None) -> tuple[Path, Path]:
     """Folder of the results, file of the paid answers; the sweeps of one storage share theirs."""
-    from icu_ray.data.records import READERS
+    from icu_ray.data.table_files import READERS
     from icu_ray.storage.files import local_path
 
     first = local_path(sources[0])
     if out is None:
         if first is None or len(sources) > 1:
             raise UserError("judge: --out DIR is needed with several sources or a remote one")
-        out = first.parent / f"{first.stem}-judge" if sources[0].endswith(READERS) else first / "judge"
+        out = first.parent / f"{first.stem}-judge" if sources[0].lower().endswith(READERS) else first / "judge"
     if answers is None:
         answers = out / "answers.jsonl"
-        if first is not None and not sources[0].endswith(READERS):
+        if first is not None and not sources[0].lower().endswith(READERS):
             folder = first.absolute()
             sweep = folder.parent.parent if folder.parent.name == "trials" else folder
             answers = sweep.parent / "store" / "judge" / "answers.jsonl"

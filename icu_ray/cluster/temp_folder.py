@@ -12,17 +12,25 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from icu_ray.errors import ClusterError
+
 _PREFIX = "icu-ray-"
 _OWNER = "driver.pid"
+_SOCKET = f"/{_PREFIX}12345678/session_2026-01-01_00-00-00_123456_4194304/sockets/plasma_store"
+"""The longest path that Ray opens a socket at, below the folder for temporary files."""
+_LONGEST = 107
+"""Bytes of a socket's path, on every Linux."""
+_SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 @contextlib.contextmanager
 def temp_folder(keep_logs: Path | None) -> Iterator[Path]:
     """A new folder for the block; its path is short, as sockets in it may have 107 characters.
 
-    keep_logs: a folder that gets Ray's own logs when the block is left by an exception.
+    keep_logs: a folder that gets Ray's own logs when the block is left by an exception. ClusterError where no folder
+    for temporary files has a name that is short enough.
     """
-    base = Path(tempfile.gettempdir())
+    base = _base()
     _remove_orphans(base)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
     (folder / _OWNER).write_text(str(os.getpid()))
@@ -35,6 +43,18 @@ def temp_folder(keep_logs: Path | None) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _base() -> Path:
+    """The folder for temporary files (TMPDIR), or where its name is too long for Ray another that can be written."""
+    given, longest = tempfile.gettempdir(), _LONGEST - len(_SOCKET)
+    for folder in (given, *_SHORT):
+        if len(os.fsencode(folder)) <= longest and os.access(folder, os.W_OK | os.X_OK):
+            return Path(folder)
+    raise ClusterError(
+        f"TMPDIR: {given} is too long for Ray's sockets ({len(os.fsencode(given))} bytes, expected at most {longest}), "
+        f"and none of {', '.join(_SHORT)} can be written; set TMPDIR to a folder with a shorter name"
+    )
 
 
 def _remove_orphans(base: Path) -> None:

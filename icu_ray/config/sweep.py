@@ -14,6 +14,9 @@ from icu_ray.config.models import ModelConfig
 from icu_ray.config.section import Name, Place, Section, Seed
 from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
 
+_OF_THE_STORAGE = ("store", "mlflow.db", "mlflow.db-journal", "mlflow.db-wal", "mlflow.db-shm", "mlflow_artifacts")
+"""What lies in a storage beside the sweeps' folders."""
+
 
 class SweepConfig(Section):
     """A whole sweep: models x samples x methods' cells, and how each trial is run and judged."""
@@ -70,6 +73,10 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
+        if self.name.casefold() in _OF_THE_STORAGE:  # some disks take STORE for the same folder
+            raise ValueError(f"name: '{self.name}' is what the storage calls something of its own; choose another")
+        if not self.storage.removeprefix("file://").strip():
+            raise ValueError(f"storage: expected a folder, or a URL such as s3://bucket/runs, found '{self.storage}'")
         for what, values in (("models", [m.name for m in self.models]), ("samples", [str(s) for s in self.samples])):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO, cast, get_args
 
 from icu_ray.console.progress import TELL_SECONDS, Clock, Listener, line, listening
+from icu_ray.console.redirect import lasting
 from icu_ray.errors import UserError
 
 Verbosity = Literal["quiet", "normal", "verbose"]
@@ -85,7 +86,7 @@ def _own_stderr() -> Iterator[TextIO]:
     except OSError:  # a notebook's, which is no file
         yield sys.stderr
         return
-    with os.fdopen(descriptor, "w", buffering=1) as stream:
+    with lasting(descriptor) as stream:
         yield stream
 
 

@@ -1,18 +1,16 @@
-"""A user's own texts: .jsonl, .csv or .parquet files with a text column.
+"""A user's own texts: files with a text column, as data/table_files.py reads them.
 
 The forget file may name the sample (`forget-{sample}.jsonl`); its rows are the targets, the pool file's rows the pool.
-A row that is in both is refused: unlearning it while learning it says nothing. Whatever cannot be read is refused with
-file, line and what was expected.
+A row that is in both is refused: unlearning it while learning it says nothing. Texts that differ only in line ends and
+blanks are the same text. Whatever cannot be read is refused with file, line and what was expected.
 
     records = read_records(Path("forget.jsonl"), "text", None, key="data.forget")
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,8 @@ import numpy as np
 from icu_ray.config import RecordsData
 from icu_ray.data.corpus import Corpus, check_of, row_digests
 from icu_ray.data.examples import Examples
-from icu_ray.errors import UserError, did_you_mean
-
-READERS = (".jsonl", ".csv", ".parquet")
+from icu_ray.data.table_files import read_columns
+from icu_ray.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,11 @@ class Record:
     id: str
     text: str
     where: str
+
+    @property
+    def content(self) -> str:
+        """The same for texts that differ only in line ends, in blanks, or in how an accent is encoded."""
+        return " ".join(unicodedata.normalize("NFC", self.text).split())
 
 
 def read_records(path: Path, text_column: str, id_column: str | None, key: str, prefix: str = "row") -> list[Record]:
@@ -65,85 +67,8 @@ def read_records(path: Path, text_column: str, id_column: str | None, key: str, 
     return records
 
 
-def read_columns(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, list[Any]]]:
-    """('line 7', values in the columns' order) of each row of a .jsonl, .csv or .parquet file. `key`: for messages."""
-    if path.suffix not in READERS:
-        raise UserError(f"{key}: {path}: expected a file ending in {', '.join(READERS)}")
-    if not path.is_file():
-        near = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{key}: {path}: no such file{did_you_mean(path.name, near)}")
-    return {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix](path, columns, key)
-
-
 def _kind(value: Any) -> str:
     return "nothing" if value is None or value == "" else type(value).__name__
-
-
-def _missing(path: Path, key: str, column: str, found: Sequence[str], where: str = "") -> UserError:
-    shown = ", ".join(found) or "nothing"
-    return UserError(f"{key}: {path}: {where}no column '{column}'{did_you_mean(column, found)}; found {shown}")
-
-
-def _jsonl(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, list[Any]]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:  # no JSON or UTF-8, 5,000 digits, endless nesting
-                raise UserError(f"{key}: {path}: line {number}: no JSON object ({error}); cut short?") from error
-            if not isinstance(record, dict):
-                raise UserError(f"{key}: {path}: line {number}: found {type(record).__name__}, expected an object")
-            for column in columns:
-                if column not in record:
-                    raise _missing(path, key, column, list(record), f"line {number}: ")
-            yield f"line {number}", [record[column] for column in columns]
-
-
-def _csv(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, list[Any]]]:
-    limit = csv.field_size_limit(sys.maxsize)  # the default refuses texts above 128 KiB
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)  # strict: a quote that is never closed means a truncated file
-            header = next(reader, [])
-            for column in columns:
-                if column not in header:
-                    raise _missing(path, key, column, header)
-            places = [header.index(column) for column in columns]
-            for values in reader:
-                if not values:
-                    continue
-                where = f"the record ending on line {reader.line_num}"
-                if len(values) != len(header):
-                    raise UserError(f"{key}: {path}: {where}: found {len(values)} fields, expected {len(header)}")
-                yield where, [values[place] for place in places]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{key}: {path}: no readable CSV ({error}); cut short?") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _parquet(path: Path, columns: Sequence[str], key: str) -> Iterator[tuple[str, list[Any]]]:
-    # Only where a parquet file is read: the import costs half a second.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            found = file.schema_arrow.names
-            for column in columns:
-                if column not in found:
-                    raise _missing(path, key, column, found)
-            # Row group by row group, so that a file cut in the middle is found by the group that cannot be read.
-            number = 0
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=list(columns))
-                for values in zip(*(table.column(column).to_pylist() for column in columns), strict=True):
-                    number += 1
-                    yield f"row {number}", list(values)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{key}: {path}: no readable parquet ({error}); truncated?") from error
 
 
 def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
@@ -171,9 +96,9 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
                 "none to pair with"
             )
         heldout = pool[-data.heldout_rows :]
-        kept_out = {record.text for record in heldout}
+        kept_out = {record.content for record in heldout}
         # A text that stands in the pool once more would be learnt, and then asked for as one that was not.
-        pool = [record for record in pool[: -data.heldout_rows] if record.text not in kept_out]
+        pool = [record for record in pool[: -data.heldout_rows] if record.content not in kept_out]
     for sample, records in forget.items():
         name = data.forget.replace("{sample}", str(sample))
         _refuse_twice(records, name)
@@ -208,7 +133,7 @@ def _examples(records: Sequence[Record]) -> Examples:
 def _refuse_twice(forget: Sequence[Record], name: str) -> None:
     first: dict[str, Record] = {}
     for record in forget:
-        known = first.setdefault(record.text, record)
+        known = first.setdefault(record.content, record)
         if known is not record:
             raise UserError(
                 f"data.forget: {name}: the same text stands twice: '{known.id}' ({known.where}) and '{record.id}' "
@@ -217,9 +142,9 @@ def _refuse_twice(forget: Sequence[Record], name: str) -> None:
 
 
 def _refuse_overlap(forget: Sequence[Record], name: str, others: Sequence[Record], key: str, other_name: str) -> None:
-    by_text = {record.text: record for record in others}
+    by_text = {record.content: record for record in others}
     by_id = {record.id: record for record in others}
-    shared = [(record, by_text.get(record.text) or by_id.get(record.id)) for record in forget]
+    shared = [(record, by_text.get(record.content) or by_id.get(record.id)) for record in forget]
     pairs = [(mine, other) for mine, other in shared if other is not None]
     if pairs:
         named = "; ".join(f"'{mine.id}' ({mine.where}) is '{other.id}' ({other.where})" for mine, other in pairs[:5])

@@ -44,7 +44,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data = None if missing else check_data(config)
     if not dry_run:
-        check_writable(config.storage)
+        check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")
     return make_plan(config, data, provisional=missing)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from icu_ray.data.records import READERS, read_columns
+from icu_ray.data.table_files import READERS, read_columns
 from icu_ray.errors import UserError
 from icu_ray.storage.files import list_dir
 from icu_ray.storage.results import TrialSpec
@@ -62,7 +62,7 @@ def read_candidates(
     texts = None if references is None else _references(references)
     by_sweep: dict[str, list[Candidate]] = {}
     for source in sources:
-        if source.endswith(READERS):
+        if source.lower().endswith(READERS):
             by_sweep.setdefault("", []).extend(_from_file(Path(source), texts))
             continue
         if texts is not None:

@@ -12,8 +12,6 @@ of another export are never taken for these. The page needs no server and asks f
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -25,6 +23,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from icu_ray.errors import UserError
 from icu_ray.ratings.candidates import Candidate
+from icu_ray.storage.csv_files import csv_bytes
 from icu_ray.storage.files import read_bytes, write_atomic
 from icu_ray.storage.results import to_json
 from icu_ray.storage.store import content_hash
@@ -135,18 +134,9 @@ def _draw(
 
 
 def _csv(ids: Sequence[str], rows: Sequence[Candidate]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for row_id, row in zip(ids, rows, strict=True):
-        writer.writerow([row_id, *map(_plain, (row.prompt, row.reference, row.text)), ""])
+    lines = [(row_id, row.prompt, row.reference, row.text, "") for row_id, row in zip(ids, rows, strict=True)]
     # The mark tells spreadsheets that this is UTF-8.
-    return ("\ufeff" + text.getvalue()).encode()
-
-
-def _plain(text: str) -> str:
-    """A text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    return "\ufeff".encode() + csv_bytes(COLUMNS, lines)
 
 
 def _page(sheet: str, ids: Sequence[str], rows: Sequence[Candidate]) -> bytes:

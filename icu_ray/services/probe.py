@@ -110,7 +110,7 @@ def probe_files(
     say: Callable[[str], None] = lambda line: None,
 ) -> ProbeResult:
     """Measure a model on a forget file. length: tokens a text is cut to. UserError for anything that cannot be read."""
-    is_tokens = forget.suffix == ".npy"
+    is_tokens = forget.suffix.lower() == ".npy"
     ids = read_token_file(forget) if is_tokens else None
     texts = None if is_tokens else read_records(forget, text_column, None, "forget")
     width = length if ids is None or tokenizer is not None else ids.shape[1]

@@ -5,10 +5,10 @@ scores = normalised_scores(read_score_table(Path("table.csv")))
 
 from __future__ import annotations
 
-import csv
 import math
 from pathlib import Path
 
+from icu_ray.data.table_files import csv_lines
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.metrics.scores import COLUMNS, PRINTED_CAP, MethodRow
 
@@ -19,13 +19,12 @@ def read_score_table(path: Path) -> list[MethodRow]:
     UserError for anything else: a score compares rows, so there are at least two, each with a name of its own.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file))
+        lines = [(number, cells) for number, cells, _ in csv_lines(path, ("row", *COLUMNS), "score")]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a CSV with the columns row,{','.join(COLUMNS)}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
         raise UserError(f"{path}: cannot be read as CSV: {error}") from error
-    header = [name.strip() for name in lines[0]] if lines else []
+    header = [name.strip() for name in lines[0][1]] if lines else []
     for name in ("row", *COLUMNS):
         if name not in header:
             raise UserError(f"{path}: column '{name}' is missing{did_you_mean(name, header)}; found {header}")
@@ -33,7 +32,7 @@ def read_score_table(path: Path) -> list[MethodRow]:
             raise UserError(f"{path}: column '{name}' stands there twice")
     rows: list[MethodRow] = []
     named: dict[str, int] = {}
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in lines[1:]:
         if not any(cell.strip() for cell in line):
             continue
         if len(line) != len(header):

@@ -101,8 +101,9 @@ def list_dir(url: str) -> list[str]:
     return sorted(name for name in names if not name.endswith(".tmp"))
 
 
-def check_writable(root: str) -> None:
-    """UserError unless files can be written below `root`; creates nothing that stays."""
+def check_writable(root: str, *folders: str) -> None:
+    """UserError unless files can be written below `root`, on this machine also in these `folders` of it as far as they
+    are there; creates nothing that stays."""
     path = local_path(root)
     try:
         if path is None:
@@ -111,11 +112,15 @@ def check_writable(root: str) -> None:
             write_atomic(probe, b"")
             filesystem.rm_file(inside)
             return
-        existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.lexists(folder))
-        if not existing.is_dir():
-            raise UserError(f"storage {root}: {existing} is a file, expected a folder; set storage to another place")
-        with tempfile.TemporaryDirectory(dir=existing, prefix=".icu-ray-writable-"):
-            pass
+        for place in (path, *(path / name for name in folders)):
+            existing = next(at for at in (place.absolute(), *place.absolute().parents) if os.path.lexists(at))
+            if not existing.is_dir():
+                what = "a file" if existing.exists() else "a link to nothing"
+                raise UserError(
+                    f"storage {root}: {existing} is {what}, expected a folder; set storage to another place"
+                )
+            with tempfile.TemporaryDirectory(dir=existing, prefix=".icu-ray-writable-"):
+                pass
     except UserError:
         raise
     except Exception as error:  # a remote file system raises what its vendor likes; here all of it means 'no'

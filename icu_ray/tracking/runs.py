@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from icu_ray.errors import without_secrets
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.files import join, local_path
 from icu_ray.storage.results import Provenance, Sweep, TrialSpec
 from icu_ray.tracking.views import (
@@ -37,8 +37,17 @@ def milliseconds(seconds: float | None) -> int | None:
 
 
 def find_or_make_experiment(client: MlflowClient, name: str, storage: str, uri: str) -> str:
-    """Its id. The artefacts of a database file lie beside the results; a server knows itself where it keeps them."""
+    """Its id; UserError where it was deleted.
+
+    The artefacts of a database file lie beside the results; a server knows itself where it keeps them.
+    """
     found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        raise UserError(
+            f"MLflow at {without_secrets(uri)}: experiment '{name}' was deleted there and takes no runs; restore it "
+            f"({restore}, with MLFLOW_TRACKING_URI set) or remove it for good (mlflow gc)"
+        )
     if found is not None:
         return str(found.experiment_id)
     folder = local_path(storage)

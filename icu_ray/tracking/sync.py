@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icu_ray.errors import without_secrets
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.files import join, list_dir, read_bytes
 from icu_ray.storage.results import EpochRecord, Sweep, TrialEvaluation, TrialResult, to_json
 from icu_ray.storage.trial_files import (
@@ -102,6 +103,7 @@ def _result_digest(result: TrialResult, evaluation: TrialEvaluation | None) -> s
 
 
 def _client(uri: str) -> MlflowClient:
+    _refuse_no_database(uri)
     # A request that was not answered may have been carried out all the same. MLflow would send it again as it is, and
     # make a second run; the next sync looks first.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -111,6 +113,22 @@ def _client(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def _refuse_no_database(uri: str) -> None:
+    """UserError where an SQLite file is none: MLflow would try to open it for minutes."""
+    scheme, _, rest = uri.partition(":///")
+    path = Path(rest.partition("?")[0])
+    if not scheme.startswith("sqlite") or not os.path.lexists(path):
+        return
+    found = "a folder" if path.is_dir() else None if path.resolve().parent.is_dir() else "a link to nothing"
+    if found is None and path.is_file():
+        with path.open("rb") as file:
+            found = None if file.read(16) in (b"", b"SQLite format 3\0") else "no SQLite database"
+    if found is not None:
+        raise UserError(
+            f"MLflow at {uri}: {path} is {found}, expected the file of a database (or a name for a new one)"
+        )
 
 
 def _parent(client: MlflowClient, storage: str, sweep: str, known: Sweep | None, uri: str, state: SyncState) -> Run:

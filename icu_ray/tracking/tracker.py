@@ -16,7 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
-from icu_ray.errors import without_secrets
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.files import local_path
 from icu_ray.tracking.sync import SyncState, sync_sweep
 from icu_ray.tracking.views import trials_page
@@ -81,7 +81,7 @@ class Tracker:
         try:
             sync_sweep(self.storage, self.sweep, self.uri, state=self._state, over=over)
         except Exception as error:  # whatever the server or network does, the sweep goes on
-            text = without_secrets(f"{type(error).__name__}: {error}")
+            text = str(error) if isinstance(error, UserError) else without_secrets(f"{type(error).__name__}: {error}")
             if self.trouble is None:
                 _log.warning("MLflow at %s cannot be reached (%s); what is missing is sent later", self.uri_shown, text)
             self.trouble = text

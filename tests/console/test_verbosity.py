@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +43,66 @@ def test_another_word_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setenv(VARIABLE, "loud")
     assert main(["score", "none.csv"]) == 2
     assert "expected quiet, normal or verbose, found 'loud'" in capsys.readouterr().err
+
+
+COMMAND = f"{sys.executable} -m icu_ray.cli"
+PLAN = "plan quickstart --json"
+
+
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [(">&-", "is closed"), (">/dev/full", "cannot be written (No space left on device)"), ("<&- >&-", "is closed")],
+)
+def test_output_that_cannot_be_printed_is_no_success(where: str, said: str) -> None:
+    done = shell(f"{COMMAND} {PLAN} {where}")
+    assert done.returncode == 2
+    assert done.stderr == f"icu-ray: standard output {said}: nothing could be printed\n"
+
+
+@pytest.mark.parametrize("command", [PLAN, "plan quickstart"])
+def test_a_reader_that_has_left_is_no_failure(command: str) -> None:
+    done = shell(f"set -o pipefail; {COMMAND} {command} | true")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_messages_that_nobody_hears_end_nothing(tmp_path: Path) -> None:
+    for where in ("2>&-", "2>/dev/full"):
+        assert shell(f"{COMMAND} score {tmp_path}/none.csv {where}").returncode == 2
+
+
+LOST = """
+import sys, time
+from pathlib import Path
+from icu_ray.console.exit_codes import exit_code
+from icu_ray.console.redirect import redirected_output
+from icu_ray.sweep.run import console_on
+
+def run():
+    with redirected_output(Path(sys.argv[1])) as terminal:
+        console = console_on(terminal)
+        for line in range(20):
+            console.print(f"line {line}")
+            print(f"logged {line}", flush=True)
+            time.sleep(0.01)
+    print("behind", file=sys.stderr)
+    return 1
+
+sys.exit(exit_code("test", run))
+"""
+
+
+@pytest.mark.parametrize("where", ["| head -1", ">&-", ">/dev/full", "2>&1 | head -1", ">&- 2>&- <&-"])
+def test_a_sweep_outlives_its_terminal(tmp_path: Path, where: str) -> None:
+    log = tmp_path / "driver.log"
+    done = shell(f"set -o pipefail; {sys.executable} -c '{LOST}' {log} {where}")
+    assert done.returncode == 1
+    assert log.read_text().splitlines() == [f"logged {line}" for line in range(20)]
+    if "head" in where:
+        assert done.stdout == "line 0\n"
 
 
 def test_progress_into_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

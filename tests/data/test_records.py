@@ -128,6 +128,82 @@ def test_bad_records_are_refused(tmp_path: Path, case: str) -> None:
         check_data(_config(settings.pop("samples", None), forget=forget, **settings))
 
 
+LONG = "x" * 6_000_000
+TWO = '[\n {"text": "a", "n": 1},\n {"text": "é;\\nb", "n": 2}\n]'
+READ: dict[str, tuple[str, bytes]] = {
+    "semicolons": ("f.csv", 'n;text\n1;a\n2;"é;\nb"\n'.encode()),
+    "quoted semicolons": ("f.csv", '"n";"text"\r\n"1";"a"\r\n"2";"é;\nb"\r\n'.encode()),
+    "tabs": ("f.csv", 'n\ttext\n1\ta\n2\t"é;\nb"\n'.encode()),
+    "tsv": ("f.tsv", 'text\tn\na\t1\n"é;\nb"\t2\n'.encode()),
+    "utf-16": ("f.csv", 'n;text\r\n1;a\r\n2;"é;\nb"\r\n'.encode("utf-16")),
+    "utf-16 lines": ("f.jsonl", '{"text": "a"}\n{"text": "é;\\nb"}\n'.encode("utf-16")),
+    "utf-32": ("f.csv", 'n,text\n1,a\n2,"é;\nb"\n'.encode("utf-32")),
+    "CSV": ("f.CSV", 'n,text\n1,a\n2,"é;\nb"\n'.encode()),
+    "JSONL": ("f.JSONL", '{"text": "a"}\n{"text": "é;\\nb"}\n'.encode()),
+    "blank in the header": ("f.csv", 'n, text\n1, a\n2, "é;\nb"\n'.encode()),
+    "blank behind a name": ("f.csv", 'n,text \n1,a\n2,"é;\nb"\n'.encode()),
+    "blank lines first": ("f.csv", '\n\nn,text\n1,a\n2,"é;\nb"\n'.encode()),
+    "array": ("f.json", TWO.encode()),
+    "array in jsonl": ("f.jsonl", b"\xef\xbb\xbf" + TWO.encode()),
+    "lines in json": ("f.json", '{"text": "a"}\n{"text": "é;\\nb"}\n'.encode()),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_what_a_file_says_of_itself_is_believed(tmp_path: Path, case: str) -> None:
+    name, content = READ[case]
+    (tmp_path / name).write_bytes(content)
+    assert [record.text for record in read_records(tmp_path / name, "text", None, "k")] == ["a", "é;\nb"]
+
+
+CAUSES: dict[str, tuple[str, bytes, str]] = {
+    "semicolons": ("f.csv", b"id;body\n1;a\n", "no column 'text'; found id, body, separated by semicolons"),
+    "tabs": ("f.csv", b"id\tbody\n1\ta\n", "separated by tabs"),
+    "cp1252": ("f.csv", b"text\na\ncaf\xe9\n", "line 3: .*byte 0xe9 is not UTF-8, perhaps Windows-1252.*save"),
+    "cp1252 lines": ("f.jsonl", b'{"text": "a"}\n{"text": "caf\xe9"}\n', "line 2: .*not UTF-8"),
+    "utf-16 without mark": ("f.csv", "text\na\n".encode("utf-16-le"), "zero bytes: UTF-16 without its mark"),
+    "half utf-16": ("f.csv", "text\na\n".encode("utf-16")[:-1], "no UTF-16, as its mark says"),
+    "column twice": ("f.csv", b"text, text\na, b\n", "column 'text' stands there 2 times"),
+    "one object": ("f.json", b'{\n"text": "a"\n}', "one JSON object over several lines; expected an array"),
+    "array cut short": ("f.json", b'[{"text": "a"},\n', "no JSON array.*cut short"),
+    "array of texts": ("f.json", b'["a", "b"]', "row 1: found str, expected an object"),
+    "quote": ("f.csv", b'id,text\n1,"a" b\n', "no readable CSV"),
+    "long": ("f.jsonl", ('{"text": "' + LONG + '"}').encode(), "line 1: column 'text' holds 6,000,000 characters"),
+}
+
+
+@pytest.mark.parametrize("case", CAUSES)
+def test_a_refusal_names_the_cause(tmp_path: Path, case: str) -> None:
+    name, content, message = CAUSES[case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as refused:
+        read_records(tmp_path / name, "text", None, "k")
+    assert "\n" not in str(refused.value)
+    assert case in ("half utf-16", "array cut short") or "cut short" not in str(refused.value)
+
+
+@pytest.mark.parametrize("rows", [["a", "x" * 10**8], ["x" * 10**6] * 100], ids=["one long text", "one text often"])
+def test_a_small_parquet_may_not_hold_a_large_text(tmp_path: Path, rows: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "f.parquet"
+    pq.write_table(pa.table({"text": rows, "id": list(range(len(rows)))}), path, compression="zstd")
+    assert path.stat().st_size < 30_000
+    with pytest.raises(UserError, match=r"f\.parquet: [\d,]+ bytes unpack to [\d,]+ or more, expected at most 67,"):
+        read_records(path, "text", "id", "k")
+
+
+def test_line_ends_and_blanks_make_no_other_text(tmp_path: Path) -> None:
+    forget = _jsonl(tmp_path / "f.jsonl", [{"text": "Anna lives\nat 12 Hill Road"}])
+    rows = [{"text": "another"}, {"text": " Anna lives\r\nat  12 Hill\u00a0Road\n"}, {"text": "a third"}]
+    pool = _jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(UserError, match=r"1 rows to forget .* are in it too: 'forget-1' \(line 1\) is 'pool-2'"):
+        check_data(_config(forget=str(forget), pool=str(pool)))
+    with pytest.raises(UserError, match="the same text stands twice: 'forget-1'"):
+        check_data(_config(forget=str(_jsonl(tmp_path / "twice.jsonl", [{"text": "a  b"}, {"text": "a b\n"}]))))
+
+
 def test_a_parquet_cut_anywhere_is_refused(tmp_path: Path) -> None:
     path = _parquet(tmp_path / "f.parquet", {"text": [f"text {n} {'lorem ' * n}" for n in range(50)]})
     whole = path.read_bytes()

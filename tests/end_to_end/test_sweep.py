@@ -253,6 +253,13 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("too many workers", ["models.0.workers=4000", "train.batch_size=4000"], "needs 4000 workers"),
     ("sample larger than the pool", ["data.sample_size=47"], "sample"),
     ("unwritable storage", ["storage=file.txt/x"], "file.txt"),
+    ("no storage", ["storage=''"], "storage: expected a folder, or a URL such as s3://bucket/runs, found ''"),
+    ("blank storage", ["storage='file:// '"], "storage: expected a folder, or a URL"),
+    ("storage is a link to nothing", ["storage=dangling"], "dangling is a link to nothing, expected a folder"),
+    ("sweep is a file", ["storage=.", "name=file.txt"], "file.txt is a file, expected a folder"),
+    ("trials are a file", ["storage=.", "name=tok2"], "tok2/trials is a link to nothing, expected a folder"),
+    ("name of the store", ["name=store"], "name: 'store' is what the storage calls something of its own"),
+    ("name of the database", ["name=MLflow.db"], "name: 'MLflow.db' is what the storage calls"),
 ]
 
 
@@ -265,6 +272,9 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty.jsonl").write_text('{"text": "good"}\n{"text": "  "}\n')
     (folder / "cut.parquet").write_bytes(b"PAR1 and then nothing")
     (folder / "file.txt").write_text("a file where a folder should be")
+    (folder / "dangling").symlink_to(folder / "nowhere")
+    (folder / "tok2").mkdir()
+    (folder / "tok2" / "trials").symlink_to(folder / "nowhere")
     (folder / "bare").mkdir()
     (folder / "tok").mkdir()
     save_byte_tokenizer(folder / "tok", 300)

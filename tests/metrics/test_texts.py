@@ -285,6 +285,16 @@ def test_score_tables_that_are_refused(tmp_path: Path, text: str, said: str) -> 
     assert str(path) in str(refused.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_score_table_of_a_spreadsheet_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\n\ny,1,2,3\n".replace(",", ";"), encoding=encoding)
+    with pytest.raises(UserError, match="line 4: expected 10 cells, found 4"):
+        read_score_table(path)
+    path.write_text(f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\n".replace(",", ";"), encoding=encoding)
+    assert read_score_table(path)[0].values == (1, 2, 3, 4, 5, 6, 7, 8, 9)
+
+
 def test_score_table_reads_the_cap(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(f"{HEADER}\nx,1,2,3,4,5,6,>1000,> 1000,9\ny,1,2,3,4,5,6,7,8,9\n")

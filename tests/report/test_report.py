@@ -20,10 +20,11 @@ from icu_ray.report.figures.case_study import marked_words, wrap
 from icu_ray.report.figures.curves import mean_curve
 from icu_ray.report.formats import latex, markdown
 from icu_ray.report.formats.page import png_size
+from icu_ray.report.numbers.summary import summarise, write_tables
 from icu_ray.report.write import Written, write_report
 from icu_ray.storage.files import read_bytes
 from icu_ray.storage.results import Generations, TrialEvaluation
-from icu_ray.storage.trial_files import TrialPaths, add_generations, write_evaluation
+from icu_ray.storage.trial_files import TrialPaths, add_generations, read_samples, write_evaluation, write_samples
 from icu_ray.tracking.sync import sync_sweep
 from icu_ray.tracking.tracker import tracking_uri
 from tests.support.report_case import REFERENCE, Cell, config, write_sweep
@@ -478,6 +479,23 @@ def test_the_only_cell_of_icu_on_a_stand_in_stands_beside_the_papers(tmp_path: P
     }
     assert [paper.name for paper in rows["one"] if paper] == ["NEO + ICU (ours)"]
     assert rows["two"] == [None, None]
+
+
+@pytest.mark.parametrize("evil", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@SUM(1)", "\t=1", " =1", "\x1b[2J", "a\r=1+1"])
+def test_no_table_holds_a_cell_that_a_spreadsheet_runs(tmp_path: Path, evil: str) -> None:
+    folder = write_sweep(tmp_path, "one", [Cell(reason=evil)])
+    paths = TrialPaths.of(str(tmp_path), "one", Cell().trial_id)
+    write_samples(paths, [replace(sample, id=evil, pair_id=evil) for sample in read_samples(paths)[:1]])
+    write_tables(summarise(str(tmp_path), "one"))
+    report = write_report([(str(tmp_path), "one")])
+    tables = {path: list(csv.reader(path.open(newline=""))) for path in folder.rglob("*.csv")}
+    cells = [cell for rows in tables.values() for row in rows for cell in row]
+    for cell in cells:
+        assert not cell.lstrip(" ").startswith(("=", "+", "@", "\t", "\r", "\x1b")), cell
+        assert not cell.startswith("-") or float(cell) < 0, cell
+    assert len(tables) == 2 + sum(name.endswith(".csv") for name in report.files)
+    assert all(len({len(row) for row in rows}) == 1 for rows in tables.values())  # "\r" begins no row
+    assert sum(cell in (evil, f"'{evil}") for cell in cells) == 3  # reason, id, pair's id
 
 
 def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:

@@ -313,6 +313,45 @@ def test_a_sweep_that_is_anothers_is_left_as_it_is(tmp_path: Path) -> None:
     assert [r.info.status for r in client.search_runs([experiment.experiment_id])] == ["RUNNING", "RUNNING"]
 
 
+@pytest.mark.parametrize("what", ["a folder", "no SQLite database", "a link to nothing"])
+def test_what_is_no_database_is_refused_at_once(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    make_sweep(tmp_path, "s", trials=1)
+    place = tmp_path / "mlflow.db"
+    if what == "a folder":
+        place.mkdir()
+    elif what == "a link to nothing":
+        place.symlink_to(tmp_path / "nowhere" / "mlflow.db")
+    else:
+        place.write_text("notes")
+    began = time.monotonic()
+    assert cli(["sync", str(tmp_path / "s")]) == 2
+    assert time.monotonic() - began < 30  # MLflow alone tries for 100 s
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{place} is {what}, expected the file of a database" in line
+
+
+def test_a_deleted_experiment_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = tracking_uri(str(tmp_path))
+    make_sweep(tmp_path, "s", trials=1)
+    assert cli(["sync", str(tmp_path / "s")]) == 0
+    client = MlflowClient(uri)
+    number = client.get_experiment_by_name("s").experiment_id
+    client.delete_experiment(number)
+    capsys.readouterr()
+    assert cli(["sync", str(tmp_path / "s")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "experiment 's' was deleted there" in line and f"restore --experiment-id {number}" in line
+    assert "nothing is lost" not in line
+    client.restore_experiment(number)
+    assert cli(["sync", str(tmp_path / "s")]) == 0
+
+
 def test_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert tracking_uri(str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"

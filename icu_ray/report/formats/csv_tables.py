@@ -6,30 +6,19 @@ for name, data in csv_tables(report).items(): ...
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-
 from icu_ray.report.contents import Report
 from icu_ray.report.numbers.targets import HEADINGS
+from icu_ray.storage.csv_files import csv_bytes
 
 
 def csv_tables(report: Report) -> dict[str, bytes]:
-    """File contents by name, UTF-8; numbers in full, empty where there is none."""
+    """File contents by name, UTF-8; numbers in full, empty where there is none; no formula."""
     tables = {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
     if report.tasks:
         tables["tasks.csv"] = _tasks(report)
     if report.targets:
-        tables["targets.csv"] = _csv(HEADINGS, [row.cells for row in report.targets])
+        tables["targets.csv"] = csv_bytes(HEADINGS, [row.cells for row in report.targets])
     return tables
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return buffer.getvalue().encode()
 
 
 def _main(report: Report) -> bytes:
@@ -46,7 +35,7 @@ def _main(report: Report) -> bytes:
                 line += [None, None, 0] if value is None else [value.mean, value.half, value.n]
                 line += [row.marks.get(column.key), None if row.paper is None else row.paper.printed.get(column.key)]
             rows.append(line)
-    return _csv(header, rows)
+    return csv_bytes(header, rows)
 
 
 def _tasks(report: Report) -> bytes:
@@ -56,7 +45,7 @@ def _tasks(report: Report) -> bytes:
         for metric, values in table.lines
         for row, value in zip(table.rows, values, strict=True)
     ]
-    return _csv(["model", "row", "metric", "mean"], rows)
+    return csv_bytes(["model", "row", "metric", "mean"], rows)
 
 
 def _scores(report: Report) -> bytes:
@@ -74,7 +63,7 @@ def _scores(report: Report) -> bytes:
         for scores in report.scores
         for name in scores.s_z
     ]
-    return _csv(header, rows)
+    return csv_bytes(header, rows)
 
 
 def _tests(report: Report) -> bytes:
@@ -96,4 +85,4 @@ def _tests(report: Report) -> bytes:
         ]
         for item in report.tests
     ]
-    return _csv([*header, "note"], rows)
+    return csv_bytes([*header, "note"], rows)

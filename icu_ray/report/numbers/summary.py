@@ -10,12 +10,11 @@ Fractions become percent here and nowhere else.
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from icu_ray.storage.csv_files import csv_bytes
 from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.results import Scores, TrialEvaluation, TrialResult, to_json
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, trial_ids
@@ -136,8 +135,8 @@ def _spread(values: Sequence[float | None]) -> tuple[float, float | None] | None
 def write_tables(summary: Summary) -> str:
     """trials.csv, cells.csv and summary.json in the sweep's folder; returns that folder."""
     folder = join(summary.storage, summary.sweep)
-    write_atomic(join(folder, "trials.csv"), _csv(*trial_rows(summary)))
-    write_atomic(join(folder, "cells.csv"), _csv(*cell_rows(summary)))
+    write_atomic(join(folder, "trials.csv"), csv_bytes(*trial_rows(summary)))
+    write_atomic(join(folder, "cells.csv"), csv_bytes(*cell_rows(summary)))
     content = {
         "sweep": summary.sweep,
         "trials": [asdict(result) for result in summary.results],
@@ -147,14 +146,6 @@ def write_tables(summary: Summary) -> str:
     }
     write_atomic(join(folder, "summary.json"), to_json(content, indent=2))
     return folder
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return buffer.getvalue().encode()
 
 
 def trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
