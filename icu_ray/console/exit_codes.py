@@ -2,7 +2,8 @@
 
     sys.exit(exit_code("icu-ray", lambda: run(arguments)))
 
-2 the input was refused; 130 interrupted. Any other exception is a defect and keeps its traceback.
+2 the input was refused; 130 interrupted. Any other exception is a defect and keeps its traceback. What is said is said
+without secrets.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from icu_ray.errors import UserError, refusal
+from icu_ray.errors import UserError, refusal, without_secrets
 
 
 def exit_code(name: str, run: Callable[[], int]) -> int:
@@ -31,5 +32,5 @@ def exit_code(name: str, run: Callable[[], int]) -> int:
         if refused is None:
             raise
         said, code = refused, 2
-    sys.stderr.write(f"{name}: {said}\n")
+    sys.stderr.write(f"{name}: {without_secrets(said)}\n")
     return code
