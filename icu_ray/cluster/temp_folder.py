@@ -14,6 +14,8 @@ from pathlib import Path
 
 _PREFIX = "icu-ray-"
 _OWNER = "driver.pid"
+_RAY = "r"
+"""Ray's own folder in it. Ray opens that to everybody, so that only the one around it is private."""
 
 
 @contextlib.contextmanager
@@ -27,11 +29,11 @@ def temp_folder(keep_logs: Path | None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
     (folder / _OWNER).write_text(str(os.getpid()))
     try:
-        yield folder
+        yield folder / _RAY
     except Exception:
         if keep_logs is not None:
             with contextlib.suppress(OSError, shutil.Error):
-                shutil.copytree(folder / "session_latest" / "logs", keep_logs, dirs_exist_ok=True)
+                shutil.copytree(folder / _RAY / "session_latest" / "logs", keep_logs, dirs_exist_ok=True)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
