@@ -42,7 +42,33 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{nearest[0]}'?)" if nearest else ""
 
 
+_NAMES = (
+    r"(?:token(?!i[sz])|secret|passw|passphrase|pwd|key|credential|signature|authorization|cookie|bearer"
+    r"|(?<![a-z])(?:auth|pass|pat|sas|sig|jwt)(?![a-z]))"
+)
+_FORMS = (
+    r"(?-i:\b(?:hf_[A-Za-z0-9]{16,}|gh[opusr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-(?=[\w-]*\d)[\w-]{16,}"
+    r"|xox[abeprs]-[\w-]{10,}|A[KS]IA[A-Z0-9]{16}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----)"
+)
+"""The list of what is secret: names of variables and of keys in addresses, and the forms that services give tokens."""
+
+_NEXT = r"(?:(?<=[\s'\"([{<,=;])|(?<=::))[a-z][a-z0-9+.-]*://"
+_USER = re.compile(rf"(?i)(?<![a-z0-9+.-])([a-z0-9+.-]*://)(?:(?!{_NEXT})[^\n])*@")
+_VALUE = re.compile(rf"(?i)([?&#;][^\s=&#;?]*{_NAMES}[^\s=&#;?]*=)[^&\s]+")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what an environment variable or an address holds under this name is a secret, as far as names tell."""
+    return name not in ("PWD", "OLDPWD") and re.search(f"(?i){_NAMES}", name) is not None
+
+
 def without_secrets(text: str) -> str:
-    """An address, or a text that holds some, as it may be shown: without user, password and secret query values."""
-    shown = re.sub(r"://[^\s'\"]*@", "://", text)  # up to the last @: a password may hold / and @ itself
-    return re.sub(r"(?i)([?&][^=&\s]*(?:token|key|password|secret|sig)[^=&\s]*=)[^&\s'\"]+", r"\1...", shown)
+    """An address, or a text that holds some, as it may be shown.
+
+    User and password go, and as nobody can tell where a password ends that is not percent-encoded, all up to the last @
+    before the next address or the line's end. So do values under secret names in queries and fragments, and tokens of
+    known form.
+    """
+    shown = _VALUE.sub(r"\1...", _USER.sub(r"\1", text))
+    return re.sub(_FORMS, "...", shown)

@@ -40,6 +40,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--documents", type=Path, metavar="FILE", help="write every document's result as parquet")
     parser.add_argument("--revision", help="revision of hub models")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that a model's folder brings")
+    parser.add_argument("--trust-task-code", action="store_true", help="run code that a task's YAML file names")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -63,6 +64,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         mirror=arguments.mirror,
         limit=arguments.limit,
         keep="start" if arguments.fidelity == "reference" else "end",
+        trust_task_code=arguments.trust_task_code,
     )
     # Ray's own words go to a file meanwhile.
     with bar(above=False):

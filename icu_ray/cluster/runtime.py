@@ -1,8 +1,8 @@
 """Ray's runtime for the time of a block: a cluster that is there, or one of our own that is started here.
 
 With RAY_ADDRESS set (or inside a submitted Ray job) that cluster is used; otherwise a Ray of our own is started on
-this machine, in a folder of its own, reachable only with its own token, and gone with this process even when that is
-killed.
+this machine, in a private folder, on addresses that only this machine reaches and only with its own token, and gone
+with this process even when that is killed.
 
     with connected() as cluster:
         refuse_impossible(groups, cluster.nodes())        # icu_ray/cluster/nodes.py
@@ -107,16 +107,17 @@ def _start_or_join(temp: Path | None, cpus: int | None, gpus: int | None, proces
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if temp is not None:
         setup = {} if process_setup is None else {"worker_process_setup_hook": process_setup}
-        ray.init(
-            num_cpus=usable_cpus() if cpus is None else cpus,
-            num_gpus=gpus,
-            _temp_dir=str(temp),
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            runtime_env={"env_vars": worker_environment(local=True), **setup},
-            _system_config=_LOCAL_SETTINGS,
-            **common,
-        )
+        with _loopback_addresses():
+            ray.init(
+                num_cpus=usable_cpus() if cpus is None else cpus,
+                num_gpus=gpus,
+                _temp_dir=str(temp),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                runtime_env={"env_vars": worker_environment(local=True), **setup},
+                _system_config=_LOCAL_SETTINGS,
+                **common,
+            )
     elif inside_job():
         # Ray joins this with the job's own, and raises where both set one variable.
         taken = json.loads(os.environ[_JOB_CONFIG]).get("runtime_env", {}).get("env_vars", {})
@@ -129,6 +130,20 @@ def _start_or_join(temp: Path | None, cpus: int | None, gpus: int | None, proces
             runtime_env={"env_vars": worker_environment(local=False)},
             **common,
         )
+
+
+@contextlib.contextmanager
+def _loopback_addresses() -> Iterator[None]:
+    """A node that is started inside has the address 127.0.0.1, and its processes listen there alone. Ray does so on
+    Macs, by this switch, and turns any such address that it is given into the machine's own."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _check_listening(address: str) -> None:

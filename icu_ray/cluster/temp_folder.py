@@ -16,7 +16,9 @@ from icu_ray.errors import ClusterError
 
 _PREFIX = "icu-ray-"
 _OWNER = "driver.pid"
-_SOCKET = f"/{_PREFIX}12345678/session_2026-01-01_00-00-00_123456_4194304/sockets/plasma_store"
+_RAY = "r"
+"""Ray's own folder in it. Ray opens that to everybody, so that only the one around it is private."""
+_SOCKET = f"/{_PREFIX}12345678/{_RAY}/session_2026-01-01_00-00-00_123456_4194304/sockets/plasma_store"
 """The longest path that Ray opens a socket at, below the folder for temporary files."""
 _LONGEST = 107
 """Bytes of a socket's path, on every Linux."""
@@ -35,11 +37,11 @@ def temp_folder(keep_logs: Path | None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
     (folder / _OWNER).write_text(str(os.getpid()))
     try:
-        yield folder
+        yield folder / _RAY
     except Exception:
         if keep_logs is not None:
             with contextlib.suppress(OSError, shutil.Error):
-                shutil.copytree(folder / "session_latest" / "logs", keep_logs, dirs_exist_ok=True)
+                shutil.copytree(folder / _RAY / "session_latest" / "logs", keep_logs, dirs_exist_ok=True)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

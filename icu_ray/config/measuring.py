@@ -143,6 +143,8 @@ class EvaluationConfig(Section):
     on held-out records of synthetic data."""
     tasks: tuple[Place, ...] = ()
     """Further tasks by name: of a suite, or any of lm-evaluation-harness."""
+    trust_task_code: bool = False
+    """Run the code that a YAML file of your own among `tasks` names (`!function`, classes, scripts as metrics)."""
     mirror: Place | None = None
     """Folder written by `icu-ray data mirror`; default: the hub."""
     limit: Count | None = None

@@ -3,7 +3,8 @@
     sys.exit(exit_code("icu-ray", lambda: run(arguments)))
 
 2 the input was refused, or the output cannot be written; 130 interrupted. Any other exception is a defect and keeps its
-traceback. A reader that has left (head, less) is no failure of what has been done by then.
+traceback. A reader that has left (head, less) is no failure of what has been done by then. What is said is said without
+secrets.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from icu_ray.console.redirect import lasting
-from icu_ray.errors import UserError, refusal
+from icu_ray.errors import UserError, refusal, without_secrets
 
 
 def exit_code(name: str, run: Callable[[], int]) -> int:
@@ -41,7 +42,7 @@ def exit_code(name: str, run: Callable[[], int]) -> int:
         why = "is closed" if lost.errno == errno.EBADF else f"cannot be written ({lost.strerror})"
         said, code = said or f"standard output {why}: nothing could be printed", code or 2
     if said:
-        sys.stderr.write(f"{name}: {said}\n")
+        sys.stderr.write(f"{name}: {without_secrets(said)}\n")
     return code
 
 

@@ -23,6 +23,8 @@ from icu_ray.storage.store import JsonValue, file_hash
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
+TRUST = "trust_task_code (evaluation.trust_task_code=true, icu-ray evaluate --trust-task-code)"
+"""What a user sets to have the code of his own tasks run, as messages say it."""
 OWN_FOLDER = Path(__file__).parent / "tasks"
 HARNESS_FILES: Mapping[str, str] = {
     "hellaswag": "hellaswag/hellaswag.yaml",
@@ -46,6 +48,8 @@ class Definition:
     config: Mapping[str, Any]
     own: bool = False
     """Whether this is a user's own file."""
+    trusted: bool = True
+    """Whether code that it names may be run; without, it names none."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -91,11 +95,26 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that takes `!function module.name` for the text after it."""
 
 
+class _LoaderWithoutCode(yaml.SafeLoader):
+    """SafeLoader that refuses `!function module.name`."""
+
+
 def _function_name(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
     return str(loader.construct_scalar(node))
 
 
+def _no_function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    raise _CodeError(f"line {node.start_mark.line + 1}: '!function {loader.construct_scalar(node)}'")
+
+
+class _CodeError(Exception):
+    """A task's file names code. The text: where and what."""
+
+
 _Loader.add_constructor("!function", _function_name)
+_LoaderWithoutCode.add_constructor("!function", _no_function)
+_CODE_KEYS = ("class", "use_prompt")
+"""Keys for which the harness imports a class, or reads another file by its own reader."""
 
 
 def read_definition(name: str, path: Path) -> Definition:
@@ -103,11 +122,14 @@ def read_definition(name: str, path: Path) -> Definition:
     return Definition(name, path, _merged(path))
 
 
-def _merged(path: Path) -> dict[str, Any]:
-    config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+def _merged(path: Path, loader: type[yaml.SafeLoader] = _Loader) -> dict[str, Any]:
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except _CodeError as error:
+        raise _CodeError(f"{path.name}, {error}") from None
     include = config.get("include")
     for other in [include] if isinstance(include, str) else include or ():
-        config = {**_merged(path.parent / other), **config}
+        config = {**_merged(path.parent / other, loader), **config}
     return dict(config)
 
 
@@ -116,14 +138,14 @@ def own_names() -> list[str]:
     return sorted(path.stem for path in OWN_FOLDER.glob("*.yaml"))
 
 
-def find_definition(name: str, known: tuple[str, ...] = ()) -> Definition:
+def find_definition(name: str, known: tuple[str, ...] = (), trust_code: bool = False) -> Definition:
     """The task called `name`; UserError with the nearest names for an unknown one, a group or a tag.
 
     name: of a task here or of the harness, or the path of a user's own YAML file in the harness's format. known:
-    further names a user may have meant.
+    further names a user may have meant. trust_code: a user's own file may name code; else that is refused.
     """
     if name.endswith(".yaml"):
-        return _own_definition(Path(name), known)
+        return _own_definition(Path(name), known, trust_code)
     if name in own_names():
         return read_definition(name, OWN_FOLDER / f"{name}.yaml")
     if name in HARNESS_FILES:
@@ -141,20 +163,24 @@ def find_definition(name: str, known: tuple[str, ...] = ()) -> Definition:
     return read_definition(name, path)
 
 
-def _own_definition(path: Path, known: tuple[str, ...]) -> Definition:
+def _own_definition(path: Path, known: tuple[str, ...], trust_code: bool) -> Definition:
     """A user's own task, called as its key `task` says."""
     try:
-        config = _merged(path)
+        config = _merged(path, _Loader if trust_code else _LoaderWithoutCode)
+        if not trust_code and (keys := [key for key in _CODE_KEYS if key in config]):
+            raise _CodeError(f"key '{keys[0]}'")
+    except _CodeError as error:
+        raise UserError(f"task {path}: {error}: code, which is run only with {TRUST}") from None
     except FileNotFoundError as error:
         raise UserError(f"task {path}: no such file ({error.filename}); expected a task of lm-eval's format") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, AttributeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"task {path}: cannot be read: {error}; expected a task of lm-eval's format") from error
     name = config.get("task")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_]+", name):
         raise UserError(f"task {path}: task: expected a name of letters, digits and '_', found {name!r}")
     if name in (*known, *own_names(), *HARNESS_FILES):
         raise UserError(f"task {path}: task: '{name}' is the name of a task that is there; give it another")
-    return Definition(name, path.resolve(), config, own=True)
+    return Definition(name, path.resolve(), config, own=True, trusted=trust_code)
 
 
 @functools.cache

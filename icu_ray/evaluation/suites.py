@@ -51,12 +51,14 @@ MEANS: Mapping[str, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Options:
     """mirror: a folder as `icu-ray data mirror` writes it; None: the hub, and the authors' files from their repository.
-    limit: documents of each task, from its first; None: all. keep: of a dialogue that is too long (authors: start)."""
+    limit: documents of each task, from its first; None: all. keep: of a dialogue that is too long (authors: start).
+    trust_task_code: run the code that a user's own task names."""
 
     mirror: Path | None = None
     limit: int | None = None
     keep: Keep = "end"
     world: QuickWorld = QuickWorld()
+    trust_task_code: bool = False
 
 
 def tasks_of(suites: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
@@ -69,12 +71,12 @@ def tasks_of(suites: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for suite in suites for name in SUITES[suite]), *tasks]))
 
 
-def check_names(names: Sequence[str]) -> None:
-    """UserError for a name that is no task; reads no rows."""
+def check_names(names: Sequence[str], trust_task_code: bool) -> None:
+    """UserError for a name that is no task, or one whose code is not to be run; reads no rows."""
     known = tuple(task for tasks in SUITES.values() for task in tasks)
     for name in names:
         if name not in known:
-            find_definition(name, known)
+            find_definition(name, known, trust_task_code)
 
 
 def open_tasks(names: Sequence[str], options: Options) -> list[TaskSource]:
@@ -95,7 +97,7 @@ def open_task(name: str, options: Options) -> TaskSource:
     if name == "quick_heldout":
         return TaskSource(name, made, lambda: rolling_task(name, world.texts()[:limit]))
     known = tuple(task for tasks in SUITES.values() for task in tasks)
-    definition = find_definition(name, known)
+    definition = find_definition(name, known, options.trust_task_code)
     if "synthetic" in definition.metadata:
         rows = RowsFrom(made=quick_rows(str(definition.metadata["synthetic"]), world), made_key=world.key())
     elif "file" in definition.metadata:
@@ -114,8 +116,11 @@ def mirror_tasks(names: Sequence[str], out: Path, say: Callable[[str], None]) ->
     names = names or tasks_of(["lm_eval", "icu"], [])
     authors = [name for name in names if name in DIALOGUES or name in PERPLEXITIES]
     known = tuple(task for tasks in SUITES.values() for task in tasks)
+    # Of what a task names as code nothing is run here.
     definitions = [
-        find_definition(name, known) for name in names if name not in authors and name not in SUITES["quick"]
+        find_definition(name, known, trust_code=True)
+        for name in names
+        if name not in authors and name not in SUITES["quick"]
     ]
     from_hub = [each for each in definitions if "file" not in each.metadata]
     write_mirror(out, from_hub, say, authors=bool(authors) or len(from_hub) < len(definitions))

@@ -21,7 +21,8 @@ def sweep_tasks(config: SweepConfig) -> tuple[tuple[str, ...], Options]:
     if isinstance(data, SyntheticData):
         world = QuickWorld(data.seed, data.records, data.heldout, config.columns.length)
     mirror = None if asked.mirror is None else Path(asked.mirror)
-    return tasks_of(asked.suites, asked.tasks), Options(mirror, asked.limit, asked.dialogue_context, world)
+    options = Options(mirror, asked.limit, asked.dialogue_context, world, asked.trust_task_code)
+    return tasks_of(asked.suites, asked.tasks), options
 
 
 def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
@@ -31,7 +32,7 @@ def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
         raise UserError(
             f"evaluation.mirror: {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'"
         )
-    check_names(names)
+    check_names(names, options.trust_task_code)
     if read:
         for source in open_tasks(names, options):
             source.load()

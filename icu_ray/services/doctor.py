@@ -185,7 +185,7 @@ def _hub() -> Finding:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         with urllib.request.urlopen(endpoint, timeout=_TIMEOUT):
-            return Finding("ok", "model hub", f"{endpoint} answers")
+            return Finding("ok", "model hub", f"{without_secrets(endpoint)} answers")
     except (OSError, ValueError, http.client.HTTPException) as error:
         remedy = "without it: folders as models, 'icu-ray data mirror' for tasks; behind a proxy set HTTPS_PROXY"
         return Finding("note", "model hub", f"{without_secrets(endpoint)} does not answer ({_said(error)})", remedy)
@@ -209,7 +209,10 @@ def _mlflow(storage: str, tracking: str | None) -> Finding:
         if error.code in (401, 403):
             remedy = "set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN; " + remedy
         return Finding("note", "MLflow", f"{shown} answers {error.code} {error.reason}", remedy)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (http.client.InvalidURL, ValueError):  # it would quote the address, which holds the password perhaps
+        remedy = "write /, ?, # and @ of a password as %2F, %3F, %23, %40"
+        return Finding("note", "MLflow", f"{shown} is no address of a server", remedy)
+    except (OSError, http.client.HTTPException) as error:
         remedy = "start it, or unset MLFLOW_TRACKING_URI; runs are kept and sent later by 'icu-ray sync'"
         return Finding("note", "MLflow", f"{shown} does not answer ({_said(error)})", remedy)
 
@@ -236,7 +239,8 @@ def _ray() -> Finding:
     remedy = "start the cluster, set RAY_ADDRESS to HOST:PORT of its head as 'ray start' says it, or unset it"
     host, _, port = address.rpartition(":")
     if "://" in address:
-        return Finding("bad", "Ray", f"{address} is no HOST:PORT; job servers are for 'icu-ray submit'", remedy)
+        shown = without_secrets(address)
+        return Finding("bad", "Ray", f"{shown} is no HOST:PORT; job servers are for 'icu-ray submit'", remedy)
     if host and port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=_TIMEOUT).close()

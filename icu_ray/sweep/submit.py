@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import shlex
 import tempfile
 import time
@@ -28,7 +27,7 @@ from icu_ray.cluster.authentication import authenticate
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
-from icu_ray.errors import UserError, without_secrets
+from icu_ray.errors import UserError, is_secret_name, without_secrets
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.files import local_path
 from icu_ray.version import COMMIT_VARIABLE, code_version
@@ -40,7 +39,8 @@ STOP_WAIT_SECONDS = 60
 RECONNECT_SECONDS, RECONNECTIONS = 5.0, 60
 """The log is asked for again so often before the following is given up; a port-forward drops now and then."""
 _TRACKING = "MLFLOW_TRACKING_URI"
-_SECRET = re.compile(r"(?i)token|secret|passw|credential|key(_id)?$")
+_SECRET_LENGTH = 8
+"""Shorter values of this shell's secrets are not looked for elsewhere, nor such as are a word."""
 _STOPPED = 130
 _TALKATIVE = (
     *("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"),
@@ -78,7 +78,7 @@ def submit(
     """Check the config and start the job; UserError for a bad config and a cluster that does not answer.
 
     pass_on: names of environment variables whose values the job gets. Whoever may see the cluster's jobs sees them, so
-    names and arguments that look like secrets are refused. MLflow's address goes too, unless it holds a password.
+    names, values and a config that hold secrets are refused. MLflow's address goes too, unless it holds a password.
     wait: a job that finds another driver at this sweep waits for its end, as `icu-ray sweep --wait`.
     """
     root = working_dir.resolve()
@@ -86,7 +86,7 @@ def submit(
         raise UserError(f"--working-dir {working_dir}: no such folder")
     settings = load_config(find_config(config), overrides)
     arguments = [*([] if config is None else [_inside(config, root)]), *overrides]
-    _refuse_secrets(arguments, pass_on)
+    _refuse_secrets([*arguments, *_texts(settings.model_dump(mode="json"))], pass_on)
     _refuse_lost_storage(settings)
     _check_here(settings, say)
     chosen = submission_id or f"{settings.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -117,21 +117,28 @@ def _inside(config: str, root: Path) -> str:
     return str(path.resolve().relative_to(root))
 
 
-def _refuse_secrets(arguments: Sequence[str], names: Sequence[str]) -> None:
-    for argument in arguments:
-        if without_secrets(argument) != argument:
-            raise UserError(
-                f"{without_secrets(argument)}: holds a password, which everybody who may see the cluster's jobs would "
-                "see; set MLFLOW_TRACKING_URI and the like in the cluster's own environment"
-            )
+def _refuse_secrets(texts: Sequence[str], names: Sequence[str]) -> None:
+    everybody = "which everybody who may see the cluster's jobs would see; set it in the cluster's own environment"
+    held = {value for name, value in os.environ.items() if is_secret_name(name)}
+    known = [value for value in held if len(value) >= _SECRET_LENGTH and not value.isalpha()]
+    for text in texts:
+        shown = _shown(text, known)
+        if shown != text:
+            raise UserError(f"{shown}: holds a password or a key, {everybody}")
     for name in names:
-        if _SECRET.search(name):
-            raise UserError(
-                f"--env {name}: looks like a secret, and everybody who may see the cluster's jobs would see its value; "
-                "set it in the cluster's own environment"
-            )
+        if is_secret_name(name):
+            raise UserError(f"--env {name}: looks like a secret, {everybody}")
         if name not in os.environ:
             raise UserError(f"--env {name}: not set here")
+        if _shown(os.environ[name], known) != os.environ[name]:
+            raise UserError(f"--env {name}: its value holds a password or a key, {everybody}")
+
+
+def _shown(text: str, known: Sequence[str]) -> str:
+    """The text without secrets and without the `known` values."""
+    for value in known:
+        text = text.replace(value, "...")
+    return without_secrets(text)
 
 
 def _refuse_lost_storage(settings: SweepConfig) -> None:

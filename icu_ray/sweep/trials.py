@@ -24,6 +24,7 @@ from icu_ray.cluster.head_watch import watched_head
 from icu_ray.cluster.nodes import refuse_impossible
 from icu_ray.cluster.runtime import CONTROL, Cluster, connected
 from icu_ray.config import SweepConfig
+from icu_ray.errors import is_secret_name
 from icu_ray.plan.grid import Plan, claims_of, coming_trial
 from icu_ray.plan.schedule import Limits
 from icu_ray.plan.trial import Trial
@@ -168,6 +169,7 @@ def _tune(running: RunningTrials, searcher: Searcher | None, cluster: Cluster, l
         scheduler = search.scheduler(plan.config)
         if searcher is not None:
             queue = search.SearchQueue(plan, searcher, nodes, limits, running)
+    _propagate_no_secrets()
     function: Any = trainable(running.tasks, worker_environment(cluster.local))
     tuner = tune.Tuner(
         tune.with_resources(function, CONTROL),
@@ -187,3 +189,11 @@ def _tune(running: RunningTrials, searcher: Searcher | None, cluster: Cluster, l
         ),
     )
     tuner.fit()
+
+
+def _propagate_no_secrets() -> None:
+    """Tune copies keys of AWS from this process's environment into what Ray keeps and logs of each trial. The
+    nodes have theirs: on this machine they inherit them, and a cluster's are given to it."""
+    from ray.tune.execution import class_cache
+
+    class_cache.ENV_VARS_TO_PROPAGATE = {n for n in class_cache.ENV_VARS_TO_PROPAGATE if not is_secret_name(n)}

@@ -11,6 +11,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -48,7 +49,10 @@ evaluation: {suites: [quick], limit: 4}
 
 
 CANARY = f"canary-{secrets.token_hex(8)}"
-SECRETS = ("HF_TOKEN", "OPENAI_API_KEY", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+SECRETS = (
+    *("HF_TOKEN", "OPENAI_API_KEY", "MLFLOW_TRACKING_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+    *("AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"),
+)
 """What a user's shell may hold and no file may."""
 
 
@@ -59,6 +63,15 @@ def no_secret(folder: Path, *outputs: str) -> None:
     assert {"sweep.json", "spec.json", "result.json", "driver.log", "report.html", "mlflow.db"} <= names
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
     assert not [output for output in outputs if CANARY in output]
+
+
+def no_secret_of_ray(driver: int) -> None:
+    """Nor does any file that the Ray of a running driver keeps: its logs and all besides."""
+    ours = [owner for owner in Path(tempfile.gettempdir()).glob("icu-ray-*/**/driver.pid") if owner.is_file()]
+    folder = next(owner.parent for owner in ours if owner.read_text() == str(driver))
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert any(path.name.startswith("runtime_env_agent") for path in files)
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -175,6 +188,7 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path, trained: Path) ->
         if epochs_told() > so_far:
             break
         time.sleep(0.1)
+    no_secret_of_ray(process.pid)
     process.send_signal(signal.SIGKILL)
     assert process.stdout is not None
     said = process.stdout.read()
@@ -193,6 +207,7 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path, trained: Path) ->
     }
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(mlflow_runs(killed)) == 3
+    no_secret(killed, output)
 
     # Everything is there: a third run starts nothing, touches no result and says the same.
     written = {path: path.stat().st_mtime_ns for path in (killed / "runs" / "t" / "trials").glob("*/result.json")}

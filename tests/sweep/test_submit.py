@@ -113,6 +113,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     _git(checkout, "add", ".")
     _git(checkout, "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "tree")
     server = {"MLFLOW_TRACKING_URI": f"http://user:{PASSWORD}@127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
+    server |= dict.fromkeys(("HF_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), PASSWORD)
     with ray_head(server) as head:
         yield Case(head, checkout, storage, _git(checkout, "rev-parse", "HEAD").strip())
 
@@ -153,6 +154,28 @@ def test_what_is_refused_before_anything_is_sent(
         assert said in one_line(output)
         assert PASSWORD not in output
     assert case.ask("/api/jobs/") == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [f"postgresql://u:{PASSWORD}@host/db", f"http://host/x#access_token={PASSWORD}", PASSWORD, "hf_" + "a1" * 16],
+)
+def test_a_variable_is_judged_by_its_value_too(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_SETTING", value)
+    monkeypatch.setenv("DATABASE_PASSWORD", PASSWORD)  # the same under a name that hides it
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    given = ["submit", "c.yaml", f"storage={tmp_path}/runs", "--address", "http://127.0.0.1:9"]
+    monkeypatch.chdir(tmp_path)
+    assert cli([*given, "--env", "MY_SETTING"]) == 2
+    said = one_line(capsys.readouterr().err)
+    assert "--env MY_SETTING: its value holds a password or a key, which everybody" in said and value not in said
+    # The config's own texts travel as well.
+    (tmp_path / "c.yaml").write_text(f"{CONFIG}tracking: {{uri: 'http://u:{PASSWORD}@host'}}\n")
+    assert cli(given) == 2
+    said = one_line(capsys.readouterr().err)
+    assert "http://host: holds a password or a key" in said and PASSWORD not in said
 
 
 def test_what_lies_on_the_cluster_is_left_to_it(
@@ -350,7 +373,7 @@ def files_hash(package: Path) -> str:
 
 
 def _no_secret(case: Case, outputs: Sequence[str]) -> None:
-    """Neither the token nor MLflow's password stands anywhere a job can be looked at."""
+    """None of the head's secrets, the token and MLflow's password among them, stands where a job can be looked at."""
     canaries = [case.head.token, PASSWORD]
     told = [*outputs, json.dumps(case.ask("/api/jobs/"))]
     assert not [text for text in told for canary in canaries if canary in text]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.errors import UserError
 from icu_ray.evaluation.definition import Definition
 from icu_ray.evaluation.kinds.harness_scores import score_documents
+from icu_ray.evaluation.kinds.without_code import refuse_foreign_metrics, sandbox_templates, task_of_values
 from icu_ray.evaluation.model_requests import Answer, Kind, Measure, Request
 from icu_ray.evaluation.rows.read_mirror import Row, read_csv, read_jsonl, rows_file
 from icu_ray.evaluation.task import Scores, Task, TaskSource
@@ -102,6 +103,8 @@ def _splits(definition: Definition, rows: RowsFrom) -> dict[str, _Split] | None:
 
 def _load(definition: Definition, splits: Mapping[str, _Split] | None, limit: int | None) -> Task:
     with _quiet():
+        if not definition.trusted:
+            refuse_foreign_metrics(definition)
         if splits is None:
             where, harness = f"task {definition.name}", _from_hub(definition)
         else:
@@ -191,9 +194,13 @@ def _first_failing(rows: Sequence[Row], build: Callable[[Sequence[Row]], object]
 def _built(definition: Definition, overrides: Mapping[str, Any]) -> ConfigurableTask:
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_defaults=False, include_path=str(definition.path.parent))
-    group = {"group": "icu_ray", "task": [{**overrides, "task": definition.name}]}
-    task: Any = manager.load([group])["tasks"][definition.name]
+    sandbox_templates()
+    if definition.trusted:
+        manager = TaskManager(include_defaults=False, include_path=str(definition.path.parent))
+        group = {"group": "icu_ray", "task": [{**overrides, "task": definition.name}]}
+        task: Any = manager.load([group])["tasks"][definition.name]
+    else:
+        task = task_of_values(definition, overrides)
     task.set_fewshot_seed(FEWSHOT_SEED)
     return task
 
