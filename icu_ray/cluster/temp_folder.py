@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from icu_ray.storage.processes import is_gone, this_process
+
 _PREFIX = "icu-ray-"
 _OWNER = "driver.pid"
 
@@ -25,7 +27,7 @@ def temp_folder(keep_logs: Path | None) -> Iterator[Path]:
     base = Path(tempfile.gettempdir())
     _remove_orphans(base)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-    (folder / _OWNER).write_text(str(os.getpid()))
+    (folder / _OWNER).write_text(this_process())
     try:
         yield folder
     except Exception:
@@ -43,8 +45,8 @@ def _remove_orphans(base: Path) -> None:
         try:
             if folder.stat().st_uid != os.getuid():
                 continue
-            os.kill(int((folder / _OWNER).read_text()), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
+            gone = is_gone((folder / _OWNER).read_text())
         except (OSError, ValueError):
             continue
+        if gone:
+            shutil.rmtree(folder, ignore_errors=True)
