@@ -22,7 +22,7 @@ from icu_ray.storage.retry import with_retries
 from icu_ray.storage.store import Store
 from icu_ray.storage.trial_files import add_generations, write_events, write_result, write_samples
 from icu_ray.trial.artefacts import get_artefact, load_original, load_rows
-from icu_ray.trial.checkpoints import check_room, newest_checkpoint, scratch_folder
+from icu_ray.trial.checkpoints import TRIAL_FILE, check_room, newest_checkpoint, scratch_folder
 from icu_ray.trial.out_of_memory import halve_micro_batch, is_out_of_memory, read_micro_batch
 from icu_ray.trial.task import TrialTask, result_of
 
@@ -68,6 +68,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if not report.decision.stop:  # after the end comes the result
             with scratch_folder() as folder:
                 report.save(folder)
+                (folder / TRIAL_FILE).write_text(task.trial.trial_id)
                 with_retries(lambda: check_room(paths, folder), paths.checkpoint)
                 ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
         # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from icu_ray.errors import UserError
 from icu_ray.storage.files import check_writable, join, list_dir, read_bytes, write_atomic
+from icu_ray.storage.folders import remove
 from icu_ray.storage.store import JsonValue, Store, content_hash, verify
 
 plain = st.recursive(
@@ -139,6 +140,28 @@ def test_a_damaged_artefact_is_made_again(tmp_path: Path, caplog: pytest.LogCapt
     assert verify(folder) is None
     assert "damaged" in caplog.text
     assert "made again" in caplog.text
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_an_artefact_in_another_one_s_place_is_not_taken_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, remote: bool
+) -> None:
+    root = f"memory://{uuid.uuid4().hex}/store" if remote else str(tmp_path / "store")
+    first, second = Store(root, cache=str(tmp_path / "one")), Store(root, cache=str(tmp_path / "two"))
+    other = first.get_or_make("m", {"k": 2}, lambda folder: void((folder / "b.bin").write_bytes(b"of another")))
+    mine = first.get_or_make("m", {"k": 1}, _write)
+    place = join(root, "m", mine.name)
+    remove(place)
+    for file in other.iterdir():
+        write_atomic(join(place, file.name), file.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        again = second.get_or_make("m", {"k": 1}, _write)
+    assert (again / "sub" / "a.txt").read_text() == "hello"
+    assert f"manifest.json is of another artefact, {other.name[:12]}" in caplog.text
+
+
+def void(_: object) -> None:
+    return None
 
 
 def test_a_second_machine_takes_the_remote_artefact(tmp_path: Path) -> None:
