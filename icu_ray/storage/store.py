@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from icu_ray.storage.files import file_system, join, local_path, read_bytes, sync_folder, write_atomic
 
@@ -121,6 +121,13 @@ class Store:
             if self.remote is not None:
                 self._upload(final, kind, name)
         return final
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed makers of this machine left; the lock of one that is at work keeps its own."""
+        for staging in self.folder.glob(f"*/.*-{socket.gethostname()}-*.staging"):
+            name = staging.name[1:].partition("-")[0]
+            with contextlib.suppress(Timeout), FileLock(staging.parent / f".{name}.lock", timeout=0):
+                self._remove_leftovers(staging.parent, name)
 
     @staticmethod
     def _usable(final: Path, kind: str, name: str) -> bool:

@@ -9,7 +9,7 @@
                                        /samples.jsonl  one SampleRecord a line: what the model said before and after
                                        /result.json    TrialResult, written last and atomically: the trial is over
                                        /evaluation.json, /documents.parquet   TrialEvaluation, where one was asked for
-                                       /checkpoint/, /model/
+                                       /checkpoint/, /model/, /error.txt
 
     sweep = open_sweep(storage, name, config, planned, provenance)   # the driver, each time it starts
     paths = TrialPaths.of(storage, name, trial_id)
@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.files import join, list_dir, write_atomic
+from icu_ray.storage.processes import this_process
 from icu_ray.storage.results import (
     Beat,
     EpochRecord,
@@ -97,6 +98,11 @@ class TrialPaths:
         return join(self.root, "result.json")
 
     @property
+    def error(self) -> str:
+        """error.txt: the traceback of an attempt that failed."""
+        return join(self.root, "error.txt")
+
+    @property
     def evaluation(self) -> str:
         """evaluation.json."""
         return join(self.root, "evaluation.json")
@@ -143,7 +149,7 @@ def read_sweep(storage: str, name: str) -> Sweep | None:
 
 def write_beat(storage: str, name: str, state: SweepState) -> None:
     """Say that the driver lives (`running`), or how it ended."""
-    write_atomic(_beat_file(storage, name), to_json(asdict(Beat(time.time(), state))))
+    write_atomic(_beat_file(storage, name), to_json(asdict(Beat(time.time(), state, this_process()))))
 
 
 def read_beat(storage: str, name: str) -> Beat | None:

@@ -246,6 +246,20 @@ def test_a_killed_maker_blocks_nobody(tmp_path: Path) -> None:
     assert [path for path in folder.parent.iterdir() if path.name.endswith(".staging")] == []
 
 
+def test_what_a_killed_maker_left_goes_also_where_nobody_asks_for_it_again(tmp_path: Path) -> None:
+    store, seen = Store(str(tmp_path / "s")), []
+
+    def make(folder: Path) -> None:
+        left = folder.with_name(folder.name.replace(content_hash(["m", {"k": 1}]), content_hash(["m", {"k": 2}])))
+        left.mkdir()
+        store.remove_leftovers()
+        seen.append((folder.is_dir(), left.exists()))  # a maker at work keeps its own
+        _write(folder)
+
+    store.get_or_make("m", {"k": 1}, make)
+    assert seen == [(True, False)]
+
+
 @pytest.mark.parametrize("kind", ["path", "file", "memory"])
 def test_small_files_by_path_or_url(tmp_path: Path, kind: str) -> None:
     root = {"path": str(tmp_path), "file": f"file://{tmp_path}", "memory": f"memory://{uuid.uuid4().hex}"}[kind]
