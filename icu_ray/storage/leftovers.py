@@ -29,9 +29,10 @@ _DRIVERS = ("beat.json", "sweep.json")
 def remove_leftovers(storage: str, sweep: str) -> None:
     """Remove what earlier runs of a sweep left; only its driver may, for nobody else is writing then."""
     folder = local_path(join(storage, sweep))
-    for name in _DRIVERS:
-        for half in [] if folder is None else folder.glob(f".{name}.*.tmp"):
-            remove(str(half))
+    if folder is not None:
+        for name in _DRIVERS:
+            for half in folder.glob(f".{name}.*.tmp"):
+                remove(str(half))
     paths = [TrialPaths.of(storage, sweep, trial_id) for trial_id in trial_ids(storage, sweep)]
     with ThreadPoolExecutor(_READERS) as pool:  # a remote storage answers after tens of milliseconds
         list(pool.map(_remove_of_trial, paths))

@@ -247,7 +247,8 @@ def test_a_killed_maker_blocks_nobody(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_maker_left_goes_also_where_nobody_asks_for_it_again(tmp_path: Path) -> None:
-    store, seen = Store(str(tmp_path / "s")), []
+    store = Store(str(tmp_path / "s"))
+    seen: list[tuple[bool, bool]] = []
 
     def make(folder: Path) -> None:
         left = folder.with_name(folder.name.replace(content_hash(["m", {"k": 1}]), content_hash(["m", {"k": 2}])))
