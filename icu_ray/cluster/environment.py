@@ -46,6 +46,8 @@ _START_ENVIRONMENT: Mapping[str, str] = {
     "RAY_raylet_start_wait_time_s": "180",
     # A raylet whose agents are later than this ends itself.
     "RAY_agent_register_timeout_ms": "180000",
+    # Ray's agents ask a head that died with a killed driver this long before they end too; Ray's default is a minute.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 
 

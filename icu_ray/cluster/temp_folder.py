@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from icu_ray.errors import ClusterError
+from icu_ray.storage.processes import is_gone, this_process
 
 _PREFIX = "icu-ray-"
 _OWNER = "driver.pid"
@@ -35,7 +36,7 @@ def temp_folder(keep_logs: Path | None) -> Iterator[Path]:
     base = _base()
     _remove_orphans(base)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-    (folder / _OWNER).write_text(str(os.getpid()))
+    (folder / _OWNER).write_text(this_process())
     try:
         yield folder / _RAY
     except Exception:
@@ -65,8 +66,8 @@ def _remove_orphans(base: Path) -> None:
         try:
             if folder.stat().st_uid != os.getuid():
                 continue
-            os.kill(int((folder / _OWNER).read_text()), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
+            gone = is_gone((folder / _OWNER).read_text())
         except (OSError, ValueError):
             continue
+        if gone:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -177,6 +177,10 @@ def _check_weights(folder: Path, source: str) -> None:
         if (folder / f"{name}.index.json").is_file():
             index = _read_json(folder / f"{name}.index.json", source)
             shards = sorted(set(index.get("weight_map", {}).values()))
+            if outside := [shard for shard in shards if Path(shard).name != shard]:
+                raise UserError(
+                    f"model {source}: {name}.index.json names {outside[0]!r}; expected files of this folder alone"
+                )
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing or not shards:
                 raise UserError(f"model {source}: {name}.index.json lacks {missing or 'any file'}")

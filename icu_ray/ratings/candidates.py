@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from icu_ray.data.table_files import READERS, read_columns
 from icu_ray.errors import UserError
-from icu_ray.storage.files import list_dir
+from icu_ray.storage.files import list_dir, local_path
 from icu_ray.storage.results import TrialSpec
 from icu_ray.storage.store import content_hash
 from icu_ray.storage.trial_files import TrialPaths, read_samples, read_spec, trial_ids
@@ -91,7 +91,8 @@ def _trials(source: str) -> list[TrialPaths]:
     """The trial that a folder is, or the trials of the sweep that it is."""
     root = source.rstrip("/")
     if {"spec.json", "samples.jsonl"} & set(list_dir(root)):
-        return [TrialPaths(root)]
+        folder = local_path(root)
+        return [TrialPaths(root if folder is None else str(folder.resolve()))]
     storage, _, name = root.rpartition("/")
     ids = trial_ids(storage or ".", name)
     if not ids:

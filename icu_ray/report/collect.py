@@ -219,5 +219,6 @@ def _try(read: Callable[[], _T], broken: list[str]) -> _T | None:
     try:
         return read()
     except UserError as error:
-        broken.append(str(error))
+        if str(error) not in broken:  # what is read for the sake of another file may be met twice
+            broken.append(str(error))
         return None

@@ -3,7 +3,7 @@
     paths = TrialPaths.of("./runs", "quickstart", trial_id); result = read_result(paths)      # trial_files.py
 
 From the ground: `files.py` and `folders.py` (one file, a whole folder; local or s3://, gs://), `retry.py` (a storage
-that is away for a while), `store.py` (artefacts under the hash of what made them), `results.py` (the values),
-`provenance.py` (which code made them), `trial_files.py` (which file holds which value). Storage is the truth; MLflow
-and reports are views of it. No Ray, no torch.
+that is away for a while), `processes.py` (who made a file, and whether he lives), `store.py` (artefacts under the hash
+of what made them), `results.py` (the values), `provenance.py` (which code made them), `trial_files.py` (which file
+holds which value). Storage is the truth; MLflow and reports are views of it. No Ray, no torch.
 """

@@ -86,6 +86,16 @@ def read_bytes(url: str) -> bytes | None:
         return None
 
 
+def modified(url: str) -> float:
+    """When a file was last written, in Unix seconds of the storage's clock; NotImplementedError where it tells none."""
+    path = local_path(url)
+    if path is not None:
+        return path.stat().st_mtime
+    filesystem, inside = file_system(url)
+    filesystem.invalidate_cache()
+    return float(filesystem.modified(inside).timestamp())
+
+
 def list_dir(url: str) -> list[str]:
     """Sorted names directly below `url`, [] where there is no such folder; unfinished writes are left out."""
     path = local_path(url)

@@ -6,13 +6,13 @@ with fetched("s3://bucket/runs/demo/trials/ab12/model") as folder: ...
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.files import file_system, local_path
+from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.store import stays_inside
 
 
@@ -35,7 +35,7 @@ def fetched(url: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
         yield folder
         return
     filesystem, inside = file_system(url)
-    with tempfile.TemporaryDirectory(prefix="icu_ray_fetched_") as copy:
+    with scratch_folder() as copy:
         root = inside.rstrip("/") + "/"
         names = [str(path).removeprefix(root) for path in filesystem.find(inside)]
         names = [name for name in names if not name.endswith(without)]
@@ -43,9 +43,9 @@ def fetched(url: str, *, without: tuple[str, ...] = ()) -> Iterator[Path]:
             if not stays_inside(name):  # a bucket takes '..' for a name like any other
                 shown = without_secrets(url)
                 raise UserError(f"{shown}: holds a file named {name!r}, which leads out of the folder; remove it")
-            (Path(copy) / name).parent.mkdir(parents=True, exist_ok=True)
-        filesystem.get([root + name for name in names], [str(Path(copy) / name) for name in names])
-        yield Path(copy)
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        filesystem.get([root + name for name in names], [str(copy / name) for name in names])
+        yield copy
 
 
 def put(folder: str, url: str) -> None:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
+from icu_ray.storage.processes import is_gone
+
 Status = Literal["finished", "failed", "not_forgotten"]
 
 SweepState = Literal["running", "finished", "failed", "interrupted"]
@@ -208,17 +210,18 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Beat:
-    """beat.json: the driver's last sign of life (Unix seconds) and the state it said to be in."""
+    """beat.json: the driver's last sign of life (Unix seconds), the state it said to be in, and its process."""
 
     __pydantic_config__ = _STRICT
 
     time: UnixSeconds
     state: SweepState
+    process: str = ""
 
     def state_at(self, now: float) -> SweepState:
-        """`state`, but a driver that says 'running' and has been silent for long was killed."""
-        silent = self.state == "running" and now - self.time > SILENT_SECONDS
-        return "interrupted" if silent else self.state
+        """`state`, but a driver that says 'running' and has been silent for long, or is gone from here, was killed."""
+        killed = abs(now - self.time) > SILENT_SECONDS or is_gone(self.process)
+        return "interrupted" if self.state == "running" and killed else self.state
 
 
 def finite(value: Any) -> Any:

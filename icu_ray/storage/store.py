@@ -1,10 +1,10 @@
 """Artefacts that several trials share, each made once and kept under the hash of what decides its content.
 
 A store lives at a local folder or an fsspec URL (s3://…, gs://…, memory://…). An artefact is a folder of files that
-`make` writes; it becomes visible all at once, with a manifest of sizes and SHA-256 sums, and is checked against that
-manifest on every read: what is damaged is made again and the log says so. Two makers on one machine wait for each
-other; two on different machines may both work, and the later one takes the earlier one's. Remote artefacts are
-mirrored to a local cache, so `get_or_make` always answers with a local folder.
+`make` writes; it becomes visible all at once, with a manifest of its key, sizes and SHA-256 sums, and is checked
+against that manifest on every read: what is damaged, or another artefact, is made again and the log says so. Two makers
+on one machine wait for each other; two on different machines may both work, and the later one takes the earlier one's.
+Remote artefacts are mirrored to a local cache, so `get_or_make` always answers with a local folder.
 
     folder = Store("runs/store").get_or_make("pairs", {"sample": 0, "texts": fingerprint}, make)
 """
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from icu_ray.storage.files import file_system, join, local_path, read_bytes, sync_folder, write_atomic
 
@@ -122,11 +122,18 @@ class Store:
                 self._upload(final, kind, name)
         return final
 
+    def remove_leftovers(self) -> None:
+        """Remove what killed makers of this machine left; the lock of one that is at work keeps its own."""
+        for staging in self.folder.glob(f"*/.*-{socket.gethostname()}-*.staging"):
+            name = staging.name[1:].partition("-")[0]
+            with contextlib.suppress(Timeout), FileLock(staging.parent / f".{name}.lock", timeout=0):
+                self._remove_leftovers(staging.parent, name)
+
     @staticmethod
     def _usable(final: Path, kind: str, name: str) -> bool:
         if not final.exists():
             return False
-        trouble = verify(final)
+        trouble = verify(final, name)
         if trouble is None:
             return True
         log.warning("artefact %s/%s in %s is damaged (%s); it is made again", kind, name[:12], final, trouble)
@@ -155,7 +162,7 @@ class Store:
             os.rename(staging, final)
         except OSError:
             # Another machine on a shared folder was faster; its artefact has the same key, hence the same meaning.
-            if verify(final) is not None:
+            if verify(final, final.name) is not None:
                 raise
         sync_folder(final.parent)
 
@@ -184,7 +191,7 @@ class Store:
                     filesystem, inside = file_system(join(self.remote, kind, name, file))
                     (staging / file).parent.mkdir(parents=True, exist_ok=True)
                     filesystem.get_file(inside, str(staging / file))
-                trouble = verify(staging)
+                trouble = verify(staging, name)
             except (FileNotFoundError, ValueError) as error:
                 trouble = str(error)
             if trouble is None:
@@ -194,10 +201,12 @@ class Store:
         return False
 
 
-def verify(folder: Path) -> str | None:
-    """None when every file is as the manifest says, else what is wrong."""
+def verify(folder: Path, name: str | None = None) -> str | None:
+    """None when every file is as the manifest says, else what is wrong. name: of the artefact that it must be of."""
     try:
         expected = _manifest_files(folder)
+        if name is not None and (found := _manifest_name(folder)) != name:
+            return f"{MANIFEST} is of another artefact, {found[:12]}"
     except FileNotFoundError:
         return f"no {MANIFEST}"
     except ValueError as error:
@@ -237,6 +246,15 @@ def _manifest_files(folder: Path) -> dict[str, tuple[int, str]]:
         if not stays_inside(name):
             raise ValueError(f"names {name!r}, outside the artefact")
     return files
+
+
+def _manifest_name(folder: Path) -> str:
+    """The name of the artefact that a manifest says it is of; ValueError where it has none."""
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    try:
+        return content_hash([manifest["kind"], manifest["key"]])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"unexpected content: {error!r}") from error
 
 
 def _write_manifest(folder: Path, kind: str, key: Mapping[str, JsonValue]) -> None:

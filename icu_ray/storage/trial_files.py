@@ -9,7 +9,7 @@
                                        /samples.jsonl  one SampleRecord a line: what the model said before and after
                                        /result.json    TrialResult, written last and atomically: the trial is over
                                        /evaluation.json, /documents.parquet   TrialEvaluation, where one was asked for
-                                       /checkpoint/, /model/
+                                       /checkpoint/, /model/, /error.txt
 
     sweep = open_sweep(storage, name, config, planned, provenance)   # the driver, each time it starts
     paths = TrialPaths.of(storage, name, trial_id)
@@ -17,23 +17,22 @@
     write_beat(storage, name, "running")                             # the driver, every BEAT_SECONDS
 
 events.jsonl is written whole from the trial's history at every epoch, so a continued trial leaves no line twice.
-What is read is checked against the schema: an unknown, missing or wrong key is a UserError that names the file.
+What is read is checked against the schema, and against the trial whose folder it lies in: an unknown, missing or wrong
+key, and another trial's value, is a UserError that names the file.
 `storage` may be a path or an fsspec URL.
 """
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from icu_ray.errors import UserError, without_secrets
-from icu_ray.storage.files import join, list_dir, read_bytes, write_atomic
+from icu_ray.storage.files import join, list_dir, write_atomic
+from icu_ray.storage.processes import this_process
 from icu_ray.storage.results import (
     Beat,
     EpochRecord,
@@ -47,8 +46,9 @@ from icu_ray.storage.results import (
     TrialSpec,
     to_json,
 )
+from icu_ray.storage.values import read_lines, read_value
 
-_T = TypeVar("_T")
+_OwnT = TypeVar("_OwnT", TrialSpec, TrialResult)
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ class TrialPaths:
     def of(storage: str, sweep: str, trial_id: str) -> TrialPaths:
         """The folder of a trial of a sweep."""
         return TrialPaths(join(storage, sweep, "trials", trial_id))
+
+    @property
+    def trial_id(self) -> str:
+        """The id of the trial, which its folder is called by."""
+        return self.root.rpartition("/")[2]
 
     @property
     def spec(self) -> str:
@@ -93,6 +98,11 @@ class TrialPaths:
         return join(self.root, "result.json")
 
     @property
+    def error(self) -> str:
+        """error.txt: the traceback of an attempt that failed."""
+        return join(self.root, "error.txt")
+
+    @property
     def evaluation(self) -> str:
         """evaluation.json."""
         return join(self.root, "evaluation.json")
@@ -116,8 +126,10 @@ class TrialPaths:
 def open_sweep(
     storage: str, name: str, config: Mapping[str, Any], trials: Sequence[TrialSpec], provenance: Provenance
 ) -> Sweep:
-    """Write sweep.json; a sweep that is continued keeps its id and the time of its first start."""
+    """Write sweep.json; a sweep that is continued keeps its id and the time of its first start, a copy does not."""
     before = read_sweep(storage, name)
+    if before is not None and before.name != name:
+        before = None
     sweep = Sweep(
         id=uuid.uuid4().hex if before is None else before.id,
         name=name,
@@ -132,17 +144,17 @@ def open_sweep(
 
 def read_sweep(storage: str, name: str) -> Sweep | None:
     """sweep.json, or None where no sweep of this name was started."""
-    return _read(Sweep, _sweep_file(storage, name), "remove the file to write it anew")
+    return read_value(Sweep, _sweep_file(storage, name), "remove the file to write it anew")
 
 
 def write_beat(storage: str, name: str, state: SweepState) -> None:
     """Say that the driver lives (`running`), or how it ended."""
-    write_atomic(_beat_file(storage, name), to_json(asdict(Beat(time.time(), state))))
+    write_atomic(_beat_file(storage, name), to_json(asdict(Beat(time.time(), state, this_process()))))
 
 
 def read_beat(storage: str, name: str) -> Beat | None:
     """The driver's last sign of life."""
-    return _read(Beat, _beat_file(storage, name), "remove the file")
+    return read_value(Beat, _beat_file(storage, name), "remove the file")
 
 
 def start_trial(paths: TrialPaths, spec: TrialSpec) -> TrialSpec:
@@ -182,32 +194,47 @@ def write_evaluation(paths: TrialPaths, evaluation: TrialEvaluation) -> None:
 
 def read_spec(paths: TrialPaths) -> TrialSpec | None:
     """spec.json, or None where the trial has not started."""
-    return _read(TrialSpec, paths.spec, "remove the file; it is written when the trial goes on")
+    remedy = "give the folder its trial's id, or remove the file; it is written when the trial goes on"
+    return _read_own(TrialSpec, paths, paths.spec, remedy)
 
 
 def read_events(paths: TrialPaths) -> tuple[EpochRecord, ...]:
     """The history so far; empty where there is none."""
-    return _read_lines(EpochRecord, paths.events)
+    return read_lines(EpochRecord, paths.events)
 
 
 def read_generations(paths: TrialPaths) -> tuple[Generations, ...]:
     """What was said after each epoch; empty where nothing was kept."""
-    return _read_lines(Generations, paths.generations)
+    return read_lines(Generations, paths.generations)
 
 
 def read_samples(paths: TrialPaths) -> tuple[SampleRecord, ...]:
     """Generations before and after; empty where there are none."""
-    return _read_lines(SampleRecord, paths.samples)
+    return read_lines(SampleRecord, paths.samples)
 
 
 def read_result(paths: TrialPaths) -> TrialResult | None:
     """result.json, or None while the trial is not over."""
-    return _read(TrialResult, paths.result, "remove the file to run the trial again")
+    return _read_own(TrialResult, paths, paths.result, "remove the file to run the trial again")
 
 
 def read_evaluation(paths: TrialPaths) -> TrialEvaluation | None:
     """evaluation.json, or None where the trial was not evaluated."""
-    return _read(TrialEvaluation, paths.evaluation, "remove the file to have the trial evaluated again")
+    remedy = "remove the file to have the trial evaluated again"
+    found = read_value(TrialEvaluation, paths.evaluation, remedy)
+    result = None if found is None else read_result(paths)
+    if found is not None and result is not None and result.model_hash and found.models[1] != result.model_hash:
+        raise UserError(f"{without_secrets(paths.evaluation)}: is of another model than {paths.result}; {remedy}")
+    return found
+
+
+def _read_own(kind: type[_OwnT], paths: TrialPaths, url: str, remedy: str) -> _OwnT | None:
+    """The value of a file, None where there is none; UserError where it is of another trial than the folder's."""
+    found = read_value(kind, url, remedy)
+    if found is not None and found.trial_id != paths.trial_id:
+        said = f"is of trial {found.trial_id[:40]!r}, expected {paths.trial_id}"
+        raise UserError(f"{without_secrets(url)}: {said}; {remedy}")
+    return found
 
 
 def trial_ids(storage: str, sweep: str) -> tuple[str, ...]:
@@ -221,76 +248,3 @@ def _sweep_file(storage: str, name: str) -> str:
 
 def _beat_file(storage: str, name: str) -> str:
     return join(storage, name, "beat.json")
-
-
-_ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind)
-    for kind in (EpochRecord, Generations, SampleRecord, TrialSpec, TrialResult, TrialEvaluation, Sweep, Beat)
-}
-
-
-def _misshapen(config: Mapping[str, Any]) -> str | None:
-    """The first section of a resolved config that is none; what other versions of this package added to one may be."""
-    for key in ("models", "methods"):
-        entries = config.get(key, [])
-        if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-            return key
-        if not all(isinstance(entry.get("name"), str) for entry in entries):
-            return key
-        if not all(isinstance(entry.get(part), Mapping | None) for entry in entries for part in ("standin", "stop")):
-            return key
-    for key in ("stop", "optim", "tracking", "search", "evaluation", "resources"):
-        if not isinstance(config.get(key), Mapping | None):
-            return key
-    stop: Mapping[str, Any] = config.get("stop") or {}
-    limits = [stop[key] for key in ("ma", "el") if key in stop]
-    return None if all(isinstance(limit, float | int) and abs(limit) < _LARGEST for limit in limits) else "stop"
-
-
-_NUMBERS = ("alpha", "beta", "lr", "seed")
-_LARGEST = 1e300
-
-
-def _parse(kind: type[_T], data: bytes, where: str, remedy: str) -> _T:
-    where = without_secrets(where)
-    try:
-        value: _T = _ADAPTERS[kind].validate_json(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        what = f"{key}: {first['msg']}" if key else first["msg"]
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise UserError(f"{where}: is no {kind.__name__}: {what}{more}; {remedy}") from error
-    configs = [getattr(each, "config", None) for each in (value, getattr(value, "provenance", None))]
-    for config in configs:
-        if config is not None and (section := _misshapen(config)):
-            raise UserError(f"{where}: is no {kind.__name__}: config.{section}: is not as a config has it; {remedy}")
-    for each in value.trials if isinstance(value, Sweep) else (value,):
-        for key, found in getattr(each, "hyperparameters", {}).items():
-            if key in _NUMBERS and (isinstance(found, str | bool) or abs(found) > _LARGEST):
-                said = f"hyperparameters.{key}: expected a number, found {str(found)[:40]!r}"
-                raise UserError(f"{where}: is no {kind.__name__}: {said}; {remedy}")
-    return value
-
-
-def _read(kind: type[_T], url: str, remedy: str) -> _T | None:
-    data = read_bytes(url)
-    return None if data is None else _parse(kind, data, url, remedy)
-
-
-def _read_lines(kind: type[_T], url: str) -> tuple[_T, ...]:
-    """One record a line. A last line without its end may be half of one: it counts only when it is whole."""
-    *lines, rest = (read_bytes(url) or b"").split(b"\n")
-    remedy = "remove the file; a trial writes it anew"
-    records = [
-        _parse(kind, line, f"{url}, line {number}", remedy)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if rest.strip():
-        try:
-            json.loads(rest)
-        except (ValueError, RecursionError):
-            return tuple(records)
-        records.append(_parse(kind, rest, f"{url}, line {len(lines) + 1}", remedy))
-    return tuple(records)

@@ -108,16 +108,25 @@ def message_if_killed(message: str, file: TextIO) -> Iterator[Callable[[], None]
 
 @contextlib.contextmanager
 def interruptions(interrupted: threading.Event, before_exit: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM set `interrupted` and raise KeyboardInterrupt; a second one calls `before_exit` and ends."""
+    """SIGINT, SIGTERM and SIGHUP set `interrupted` and raise KeyboardInterrupt; a second calls `before_exit` and ends.
+
+    A terminal that is closed may say SIGHUP more than once, by itself and by its shell: the second one ends nothing.
+    Under nohup it is not heard.
+    """
 
     def stop(number: int, frame: Any) -> None:
+        if interrupted.is_set() and number == signal.SIGHUP:
+            return
         if interrupted.is_set():
             before_exit()
             os._exit(130)
         interrupted.set()
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:

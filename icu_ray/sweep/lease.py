@@ -6,15 +6,17 @@
 
 The lease is a small object <storage>/<sweep>/driver-N.json (host, process, since, last renewal). Whoever finds the
 newest one released, its process gone from this machine, or not renewed for SILENT_SECONDS (five renewals missed), makes
-number N + 1. On a local file system that is exclusive: of two drivers one succeeds. fsspec promises no exclusive
-creation for every URL: it is asked for (S3 and GCS have it), and after PAUSE_SECONDS the object is read back; of two
-that wrote the same number, who finds his own word has the sweep.
+number N + 1. How long it was not renewed is told by the storage's own clock, which times both the renewal and a small
+object written now: machines need not agree on the time. On a local file system a number is made by one alone: of two
+drivers one succeeds. fsspec promises no exclusive creation for every URL: it is asked for (S3 and GCS have it), and
+after PAUSE_SECONDS the object is read back; of two that wrote the same number, who finds his own word has the sweep.
 
 What this cannot exclude: on a file system without exclusive creation, two drivers of which one needs longer than
-PAUSE_SECONDS to write; and a driver that stood still for SILENT_SECONDS (a machine that slept, clocks that far apart)
-and wakes beside its successor. Both are ended by the next renewal of the one with the lower number, or whose word was
-overwritten; until then two run and do the same work twice. Results are written whole; of a trial that both have under
-way the one that ends first may take the other's checkpoints away, and that one begins its trial anew.
+PAUSE_SECONDS to write; and a driver that stood still for SILENT_SECONDS (a machine that slept, or clocks that far apart
+where the storage tells no time) and wakes beside its successor. Both are ended by the next renewal of the one with the
+lower number, or whose word was overwritten; until then two run and do the same work twice. Results are written whole;
+of a trial that both have under way the one that ends first may take the other's checkpoints away, and that one begins
+its trial anew.
 """
 
 from __future__ import annotations
@@ -29,14 +31,17 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from icu_ray.errors import without_secrets
-from icu_ray.storage.files import file_system, join, list_dir, local_path, read_bytes, write_atomic
+from icu_ray.storage.files import file_system, join, list_dir, local_path, modified, read_bytes, write_atomic
 from icu_ray.storage.folders import remove
+from icu_ray.storage.processes import began, machine
 from icu_ray.storage.results import SILENT_SECONDS, to_json
 
 log = logging.getLogger(__name__)
@@ -63,17 +68,17 @@ class Holder:
     def me() -> Holder:
         """This process."""
         now = time.time()
-        return Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now, _machine(), _began(os.getpid()))
+        return Holder(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now, machine(), began(os.getpid()))
 
-    def lives(self) -> bool:
-        """Whether the sweep is still its own, as far as this machine can know."""
+    def lives(self, silent: Callable[[], float]) -> bool:
+        """Whether the sweep is still its own, as far as this machine can know. silent: seconds without a renewal."""
         if self.released:
             return False
-        if self.machine and self.machine == _machine():
+        if self.machine and self.machine == machine():
             if self.process == os.getpid():  # an earlier lease of this process, which could not be released
                 return self.id in _HELD_HERE
-            return _began(self.process) == self.began
-        return time.time() - self.renewed < SILENT_SECONDS
+            return began(self.process) == self.began
+        return silent() < SILENT_SECONDS
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
@@ -134,7 +139,7 @@ def take(storage: str, sweep: str) -> Lease:
     folder = join(storage, sweep)
     while True:
         number, newest = _newest(folder)
-        if newest is not None and newest.lives():
+        if newest is not None and newest.lives(partial(_silent_seconds, folder, number, newest)):
             raise Held(newest)
         lease = Lease(folder, number + 1, Holder.me())
         _HELD_HERE.add(lease.holder.id)  # before anybody can read it
@@ -158,6 +163,20 @@ def _newest(folder: str) -> tuple[int, Holder | None]:
         return number, None if content is None else _HOLDER.validate_json(content)
     except ValidationError:
         return number, None
+
+
+def _silent_seconds(folder: str, number: int, holder: Holder) -> float:
+    """How long ago a lease was last written."""
+    probe = join(folder, f".clock-{uuid.uuid4().hex}.tmp")
+    try:
+        write_atomic(probe, b"")
+        return modified(probe) - modified(_url(folder, number))
+    except FileNotFoundError:  # another driver has taken over just now
+        return 0.0
+    except NotImplementedError:  # no clock: this machine's, and who is that far ahead of it counts as silent too
+        return abs(time.time() - holder.renewed)
+    finally:
+        remove(probe)
 
 
 _HOLDER = TypeAdapter(Holder)
@@ -186,20 +205,3 @@ def _create(url: str, data: bytes) -> bool:
     time.sleep(PAUSE_SECONDS)
     content = read_bytes(url)
     return content is not None and json.loads(content)["id"] == json.loads(data)["id"]
-
-
-def _machine() -> str:
-    """Names what process numbers mean something in: a boot of a kernel and a namespace of it; '' where unknown."""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    return ""
-
-
-def _began(process: int) -> str:
-    """When a process of this machine was started, in the kernel's ticks; '' where there is none."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]

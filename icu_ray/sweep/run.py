@@ -33,9 +33,11 @@ from icu_ray.plan.grid import Plan, claims_of, make_plan, trials_now
 from icu_ray.plan.schedule import Limits
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.files import join, local_path
+from icu_ray.storage.leftovers import remove_leftovers
 from icu_ray.storage.provenance import provenance_of
 from icu_ray.storage.results import SweepState
 from icu_ray.storage.retry import with_retries
+from icu_ray.storage.store import Store
 from icu_ray.storage.trial_files import open_sweep, write_beat
 from icu_ray.sweep.driver import (
     claim,
@@ -106,6 +108,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     provenance = provenance_of(config, "" if plan.data is None else plan.data.fingerprint)
     specs = [spec_of(trial) for trial in plan.trials]
     with_retries(lambda: open_sweep(config.storage, config.name, provenance.config, specs, provenance), config.name)
+    with_retries(lambda: remove_leftovers(config.storage, config.name), "what an earlier run left")
+    Store(join(config.storage, "store")).remove_leftovers()
     uri = tracking_uri(config.storage, config.tracking.uri)
     tracker = Tracker(config.storage, config.name, uri) if config.tracking.enabled else None
     state: SweepState = "failed"
@@ -153,6 +157,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         except ClusterError as error:
             state, trouble = "interrupted", str(error)
         finally:
+            if interrupted.is_set():  # whatever else went wrong on the way out, such as a terminal that is gone
+                state = "interrupted"
             if taken_over.is_set():
                 # What storage and MLflow say of the sweep is its new driver's now.
                 if tracker is not None:

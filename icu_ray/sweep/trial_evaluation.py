@@ -8,10 +8,8 @@ errors = write_files(models, tasks, found)                # evaluation.json and 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError
@@ -22,6 +20,7 @@ from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
 from icu_ray.storage.files import write_atomic
+from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.results import ENDED_EARLY, TrialEvaluation, TrialResult
 from icu_ray.storage.store import Store, content_hash
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, write_evaluation
@@ -101,6 +100,7 @@ def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subje
         dtype="bfloat16" if model.precision == "bf16" else "float32",
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
+        recorded=True,
     )
 
 
@@ -113,8 +113,8 @@ def write_files(
     """
     distinct = dict.fromkeys(subject.name for subject in models.subjects)
     evaluations = [found[subject, task] for subject in distinct for task in tasks]
-    with tempfile.TemporaryDirectory(prefix="icu_ray_documents_") as folder:
-        path = Path(folder) / "documents.parquet"
+    with scratch_folder() as folder:
+        path = folder / "documents.parquet"
         if any(evaluation.table is not None for evaluation in evaluations):
             write_documents(evaluations, path)
             write_atomic(models.paths.documents, path.read_bytes())

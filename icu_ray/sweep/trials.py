@@ -34,7 +34,7 @@ from icu_ray.storage.results import Provenance
 from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.sweep.prepare import Prepared, prepare
 from icu_ray.sweep.running_trials import RunningTrials
-from icu_ray.trial.artefacts import pinned
+from icu_ray.trial.artefacts import Needs, pinned
 from icu_ray.trial.task import TrialTask, write_failure
 from icu_ray.trial.trainable import trainable
 from icu_ray.trial.worker_pool import PRELOAD, WorkerPool
@@ -138,7 +138,7 @@ def _preparable(plan: Plan, prepared: Prepared, provenance: Provenance, view: Li
 
 def _task(config: SweepConfig, prepared: Prepared, provenance: Provenance, store: str, trial: Trial) -> TrialTask:
     """All that a trial is told."""
-    artefacts = prepared.artefacts[trial.model.name, trial.sample]
+    artefacts = prepared.artefacts[trial.model.name, trial.sample].of(Needs.of([trial]))
     return TrialTask(
         replace(trial, model=pinned(trial.model)),
         artefacts,

@@ -79,7 +79,7 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
         make = functools.partial(_make_rows, examples=examples, request=request, store=store)
         rows[part] = load_rows(store.get_or_make("rows", keys[part], make))
     reference_key: ArtefactKey | None = None
-    if needs.distributions or needs.token_losses:
+    if needs.reference:
         reference_key = {
             "pairs": keys.get("pairs"),
             "targets": keys["targets"] if needs.token_losses else None,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +89,16 @@ class ArtefactKeys:
     head: ArtefactKey | None
     pair_overlap: tuple[float, ...] | None
 
+    def of(self, needs: Needs) -> ArtefactKeys:
+        """What one trial takes of them: whatever else the sample's other trials need shows nowhere in its files."""
+        return replace(
+            self,
+            rows={part: key for part, key in self.rows.items() if needs.pairs or part != "pairs"},
+            pair_overlap=self.pair_overlap if needs.pairs else None,
+            reference=self.reference if needs.reference else None,
+            head=self.head if needs.reference else None,
+        )
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -97,6 +107,11 @@ class Needs:
     pairs: bool
     distributions: bool
     token_losses: bool
+
+    @property
+    def reference(self) -> bool:
+        """Whether anything of the frozen original is kept."""
+        return self.distributions or self.token_losses
 
     @staticmethod
     def of(trials: Iterable[Trial]) -> Needs:

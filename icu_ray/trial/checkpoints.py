@@ -13,17 +13,18 @@ import json
 import logging
 import os
 import shutil
-import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from icu_ray.storage.files import join, list_dir, local_path, read_bytes
 from icu_ray.storage.folders import fetched, remove
+from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.trial_files import TrialPaths
 
+__all__ = ["TRIAL_FILE", "check_room", "newest_checkpoint", "scratch_folder", "sign_of_progress"]
 log = logging.getLogger(__name__)
-_SCRATCH = f"icu_ray_checkpoint_{socket.gethostname()}_"
+TRIAL_FILE = "trial_id.txt"
+"""In a checkpoint: whose it is."""
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
@@ -41,12 +42,23 @@ def newest_checkpoint(paths: TrialPaths) -> Iterator[Path | None]:
             folder = stack.enter_context(fetched(join(paths.checkpoint, name)))
             try:
                 read_state(folder)
+                _check_trial(folder, paths)
             except DamagedCheckpoint as error:
                 log.warning("not continued from a damaged checkpoint: %s", error)
                 continue
             yield folder
             return
         yield None
+
+
+def _check_trial(folder: Path, paths: TrialPaths) -> None:
+    """DamagedCheckpoint where a checkpoint is another trial's."""
+    from icu_ray.training.checkpoints import DamagedCheckpoint
+
+    file = folder / TRIAL_FILE
+    found = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    if found and found != paths.trial_id:  # checkpoints of earlier versions do not say
+        raise DamagedCheckpoint(f"{folder}: is of trial {found[:40]!r}")
 
 
 def drop_broken_snapshot(paths: TrialPaths) -> None:
@@ -75,20 +87,6 @@ def check_room(paths: TrialPaths, folder: Path) -> None:
         raise OSError(errno.ENOSPC, f"no room for {needed} bytes", str(root))
     if os.statvfs(root).f_flag & os.ST_RDONLY:
         raise OSError(errno.EROFS, "mounted read-only", str(root))
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A folder of this machine for a checkpoint on its way to storage; those that killed workers left are removed."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        try:
-            os.kill(int(left.name.removeprefix(_SCRATCH).split("_")[0]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(left, ignore_errors=True)
-        except OSError:
-            continue  # another user's
-    with tempfile.TemporaryDirectory(prefix=f"{_SCRATCH}{os.getpid()}_") as folder:
-        yield Path(folder)
 
 
 def sign_of_progress(paths: TrialPaths) -> bytes | None:

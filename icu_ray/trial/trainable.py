@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import UserError
 from icu_ray.plan.search_objective import OBJECTIVE, objective_of
-from icu_ray.storage.files import join, read_bytes, write_atomic
+from icu_ray.storage.files import read_bytes, write_atomic
 from icu_ray.storage.folders import arrow_file_system, remove
 from icu_ray.storage.results import EpochRecord, Scores
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, start_trial
@@ -96,7 +96,7 @@ def run(task: TrialTask, on_workers_started: OnWorkersStarted, node: str | None 
     model, paths = task.trial.model, task.paths
     if read_bytes(paths.result) is not None:  # it has failed before: whatever it ran short of may be there now
         remove(paths.micro_batch)
-    for stale in (paths.result, paths.evaluation, paths.documents):
+    for stale in (paths.result, paths.evaluation, paths.documents, paths.error):
         remove(stale)
     start_trial(paths, spec_of(task.trial, task.provenance))
     drop_broken_snapshot(paths)
@@ -133,7 +133,7 @@ def run(task: TrialTask, on_workers_started: OnWorkersStarted, node: str | None 
             trainer.fit()
     except Exception as error:
         log.exception("trial %s", task.trial.name)
-        write_atomic(join(paths.root, "error.txt"), traceback.format_exc().encode())
+        write_atomic(paths.error, traceback.format_exc().encode())
         reason = reason_of(error)
         if watchdog.hung:
             times = f"{watchdog.ended} times " if watchdog.ended > 1 else ""

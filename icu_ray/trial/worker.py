@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.storage.files import local_path
 from icu_ray.storage.folders import put, remove
+from icu_ray.storage.leftovers import remove_unfinished, unfinished_model
+from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.results import Generations
 from icu_ray.storage.retry import with_retries
 from icu_ray.storage.store import Store
-from icu_ray.storage.trial_files import add_generations, write_events, write_result, write_samples
+from icu_ray.storage.trial_files import TrialPaths, add_generations, write_events, write_result, write_samples
 from icu_ray.trial.artefacts import get_artefact, load_original, load_rows
-from icu_ray.trial.checkpoints import check_room, newest_checkpoint, scratch_folder
+from icu_ray.trial.checkpoints import TRIAL_FILE, check_room, newest_checkpoint
 from icu_ray.trial.out_of_memory import halve_micro_batch, is_out_of_memory, read_micro_batch
 from icu_ray.trial.task import TrialTask, result_of
 
@@ -68,6 +68,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if not report.decision.stop:  # after the end comes the result
             with scratch_folder() as folder:
                 report.save(folder)
+                (folder / TRIAL_FILE).write_text(task.trial.trial_id)
                 with_retries(lambda: check_room(paths, folder), paths.checkpoint)
                 ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
         # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for
@@ -137,7 +138,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     if task.trial.settings.max_epochs == 0:
         model_hash = task.provenance.model  # nothing was changed, so nothing is saved
     elif task.keep_model:
-        model_hash = with_retries(lambda: _save_model(loaded, paths.model), paths.model)
+        model_hash = with_retries(lambda: _save_model(loaded, paths), paths.model)
     with_retries(lambda: write_events(paths, outcome.history), paths.events)
     with_retries(lambda: write_samples(paths, outcome.samples), paths.samples)
     seconds = {**seconds, **outcome.seconds, "save": time.time() - started}
@@ -155,18 +156,19 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     with_retries(lambda: write_result(paths, result), paths.result)
 
 
-def _save_model(loaded: LoadedModel, url: str) -> str:
+def _save_model(loaded: LoadedModel, paths: TrialPaths) -> str:
     """The unlearned model and its tokenizer, whole or not at all; the hash of their files."""
-    target = local_path(url)
-    with tempfile.TemporaryDirectory(prefix=".model-", dir=None if target is None else target.parent) as folder:
+    remove_unfinished(paths)
+    target = local_path(paths.model)
+    with scratch_folder() if target is None else unfinished_model(target.parent) as folder:
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-        model_hash = folder_fingerprint(Path(folder))
-        remove(url)
+        model_hash = folder_fingerprint(folder)
+        remove(paths.model)
         if target is not None:
             os.chmod(folder, 0o755)  # mkdtemp's folders are for their owner alone; results are for whoever may read
             os.rename(folder, target)
             os.mkdir(folder)  # for the context manager to remove
         else:
-            put(folder, url)
+            put(str(folder), paths.model)
     return model_hash

@@ -17,12 +17,22 @@ from typing import Any
 
 import pytest
 
+from icu_ray.errors import UserError
 from icu_ray.evaluation.model_requests import cut_slices
 from icu_ray.evaluation.stage import run
-from icu_ray.evaluation.stage.actors import GPU_SHARES, Answered, Pool, Subject, default_pool, gpu_share
+from icu_ray.evaluation.stage.actors import (
+    GPU_SHARES,
+    Answered,
+    Evaluator,
+    Pool,
+    Subject,
+    default_pool,
+    gpu_share,
+)
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks
+from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.storage.store import Store
 from tests.support.evaluation_case import save_model, write_mirror_rows
 
@@ -216,3 +226,13 @@ def test_small_models_share_a_gpu(weights: float, actors: int) -> None:
 
 def test_actors_by_cpu_and_memory(ray_cluster: None, subjects: list[Subject]) -> None:
     assert default_pool(subjects) == Pool(actors=2)
+
+
+@pytest.mark.parametrize("source", ["{}", "local://{}"])
+def test_weights_that_are_not_those_of_the_record_are_not_evaluated(tmp_path: Path, source: str) -> None:
+    folder = save_model(tmp_path / "model", 0)
+    subject = Subject("model", source.format(folder), folder_fingerprint(folder), recorded=True)
+    assert Evaluator(1)._model(subject).model is not None
+    save_model(folder, 1)
+    with pytest.raises(UserError, match=f"model: its files have changed since their SHA-256 {subject.hash[:12]}"):
+        Evaluator(1)._model(subject)

@@ -85,6 +85,13 @@ def lacks_a_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
 
 
+def names_another_folder(folder: Path) -> None:
+    save_model(folder.parent / "other")
+    (folder / "model.safetensors").unlink()
+    shards = {"a": "../other/model.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+
 def written(name: str, text: str) -> Callable[[Path], None]:
     return lambda folder: void((folder / name).write_text(text))
 
@@ -107,6 +114,7 @@ SEEN_BEFORE_LOADING = {
     "weights of text": (written("model.safetensors", "weights"), "no safetensors file"),
     "empty weights": (written("model.safetensors", ""), "no safetensors file"),
     "a shard is missing": (lacks_a_shard, "model-00002-of-00002"),
+    "a shard of another folder": (names_another_folder, "names '../other/model.safetensors'"),
     "no tokenizer": (without_tokenizer, "no tokenizer in this folder"),
 }
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,7 @@ def test_samples_come_back(tmp_path_factory: pytest.TempPathFactory, samples: li
 @ROUND_TRIPS
 @given(written=RESULTS)
 def test_result_comes_back_with_its_types(tmp_path_factory: pytest.TempPathFactory, written: TrialResult) -> None:
+    written = replace(written, trial_id="abc")
     where = paths(tmp_path_factory.mktemp("r"))
     write_result(where, written)
     back = read_result(where)
@@ -234,6 +236,30 @@ def test_wrong_result_names_its_file(tmp_path: Path) -> None:
     Path(where.result).write_text(json.dumps(raw)[:40])
     with pytest.raises(UserError, match="remove the file to run the trial again"):
         read_result(where)
+
+
+def test_what_is_of_another_trial_is_refused(tmp_path: Path) -> None:
+    where, other = paths(tmp_path), TrialPaths.of(str(tmp_path), "sweep", "def")
+    start_trial(other, spec(trial_id="def"))
+    write_result(other, result(trial_id="def", model_hash="weights"))
+    write_evaluation(other, TrialEvaluation({"piqa": "h"}, ("b", "weights"), {}, {}))
+    assert read_evaluation(other) is not None
+    shutil.copytree(other.root, where.root)
+    for read, name in ((read_result, "result"), (read_spec, "spec"), (read_evaluation, "result")):
+        with pytest.raises(UserError, match=rf"abc/{name}\.json: is of trial 'def', expected abc; .*remove the file"):
+            read(where)
+    write_result(where, result(model_hash="other weights"))
+    with pytest.raises(UserError, match=r"abc/evaluation\.json: is of another model than .*abc/result\.json; remove"):
+        read_evaluation(where)
+
+
+def test_a_copy_under_another_name_is_another_sweep(tmp_path: Path) -> None:
+    made_by = Provenance("0.1.0", "c0ffee", False)
+    first = open_sweep(str(tmp_path), "s", {}, [spec()], made_by)
+    shutil.copytree(tmp_path / "s", tmp_path / "t")
+    copy = open_sweep(str(tmp_path), "t", {}, [spec()], made_by)
+    assert (copy.name, copy.id != first.id) == ("t", True)
+    assert read_sweep(str(tmp_path), "s") == first
 
 
 def test_an_address_is_named_without_its_password() -> None:

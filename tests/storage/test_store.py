@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from icu_ray.errors import UserError
 from icu_ray.storage.files import check_writable, join, list_dir, read_bytes, write_atomic
+from icu_ray.storage.folders import remove
 from icu_ray.storage.store import JsonValue, Store, content_hash, verify
 
 plain = st.recursive(
@@ -141,6 +142,28 @@ def test_a_damaged_artefact_is_made_again(tmp_path: Path, caplog: pytest.LogCapt
     assert "made again" in caplog.text
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_an_artefact_in_another_one_s_place_is_not_taken_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, remote: bool
+) -> None:
+    root = f"memory://{uuid.uuid4().hex}/store" if remote else str(tmp_path / "store")
+    first, second = Store(root, cache=str(tmp_path / "one")), Store(root, cache=str(tmp_path / "two"))
+    other = first.get_or_make("m", {"k": 2}, lambda folder: void((folder / "b.bin").write_bytes(b"of another")))
+    mine = first.get_or_make("m", {"k": 1}, _write)
+    place = join(root, "m", mine.name)
+    remove(place)
+    for file in other.iterdir():
+        write_atomic(join(place, file.name), file.read_bytes())
+    with caplog.at_level(logging.WARNING):
+        again = second.get_or_make("m", {"k": 1}, _write)
+    assert (again / "sub" / "a.txt").read_text() == "hello"
+    assert f"manifest.json is of another artefact, {other.name[:12]}" in caplog.text
+
+
+def void(_: object) -> None:
+    return None
+
+
 def test_a_second_machine_takes_the_remote_artefact(tmp_path: Path) -> None:
     root = f"memory://{uuid.uuid4().hex}/store"
     Store(root, cache=str(tmp_path / "one")).get_or_make("m", {"k": 1}, _write)
@@ -221,6 +244,21 @@ def test_a_killed_maker_blocks_nobody(tmp_path: Path) -> None:
     folder = store.get_or_make("pairs", {"k": 1}, _write)
     assert verify(folder) is None
     assert [path for path in folder.parent.iterdir() if path.name.endswith(".staging")] == []
+
+
+def test_what_a_killed_maker_left_goes_also_where_nobody_asks_for_it_again(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "s"))
+    seen: list[tuple[bool, bool]] = []
+
+    def make(folder: Path) -> None:
+        left = folder.with_name(folder.name.replace(content_hash(["m", {"k": 1}]), content_hash(["m", {"k": 2}])))
+        left.mkdir()
+        store.remove_leftovers()
+        seen.append((folder.is_dir(), left.exists()))  # a maker at work keeps its own
+        _write(folder)
+
+    store.get_or_make("m", {"k": 1}, make)
+    assert seen == [(True, False)]
 
 
 @pytest.mark.parametrize("kind", ["path", "file", "memory"])

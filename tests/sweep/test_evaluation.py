@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.services.evaluate import evaluate
 from icu_ray.storage.results import Provenance, Scores, TrialResult
-from icu_ray.storage.trial_files import TrialPaths, read_evaluation, write_result
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, write_result
 from icu_ray.sweep import evaluation as sweep_evaluation
 from icu_ray.sweep.evaluation import SweepEvaluation
-from icu_ray.sweep.trial_evaluation import outstanding
+from icu_ray.sweep.trial_evaluation import models_of, outstanding
 from tests.support.evaluation_case import save_model, write_mirror_rows
 
 TASKS = ["hellaswag", "wow", "pile_icu"]
@@ -100,6 +101,15 @@ def test_what_is_left_equals_an_evaluation_alone(ray_cluster: None, tmp_path: Pa
     # Nothing is outstanding now; a config that asks for more is.
     assert outstanding(plan) == ()
     assert len(outstanding(ended_sweep(tmp_path, mirror, [*TASKS, "pile_rolling"]))) == 1
+
+
+def test_a_trial_s_models_are_checked_against_their_record(tmp_path: Path, mirror: Path) -> None:
+    plan = ended_sweep(tmp_path, mirror, ["wow"])
+    result = read_result(TrialPaths.of(plan.config.storage, "t", plan.trials[0].trial_id))
+    assert result is not None
+    for epochs in (0, 1):
+        models = models_of(plan, str(tmp_path / "store"), plan.trials[0], replace(result, epochs=epochs))
+        assert [subject.recorded for subject in models.subjects] == [True, True]
 
 
 def test_what_cannot_be_evaluated_is_said_and_tried_again(ray_cluster: None, tmp_path: Path, mirror: Path) -> None:

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from icu_ray.storage.files import list_dir, write_atomic
 from icu_ray.storage.results import SILENT_SECONDS, to_json
 from icu_ray.sweep import lease
-from icu_ray.sweep.lease import Held, Holder, take
+from icu_ray.sweep.lease import Held, Holder, Lease, take
 
 ROOT = Path(__file__).parents[2]
 TAKER = """
@@ -82,11 +82,18 @@ def test_a_sweep_is_one_driver_s_until_it_is_released(storage: str) -> None:
         take(storage, "s")
 
 
+def renewed_elsewhere(lease: Lease, seconds: float, clock: float = 0.0) -> None:
+    """A lease of another machine, renewed so many seconds ago. clock: how far that machine's is ahead."""
+    when = time.time() - seconds
+    holder = replace(lease.holder, machine="another", process=1, renewed=when + clock)
+    write_atomic(lease.url, to_json(asdict(holder)))
+    os.utime(lease.url.removeprefix("local://"), (when, when))
+
+
 def test_a_driver_on_another_machine_is_dead_when_it_was_silent_for_long(storage: str) -> None:
     first = take(storage, "s")
-    elsewhere = replace(first.holder, machine="another", process=1)
     for silent, dead in ((SILENT_SECONDS - 20, False), (SILENT_SECONDS + 1, True)):
-        write_atomic(first.url, to_json(asdict(replace(elsewhere, renewed=time.time() - silent))))
+        renewed_elsewhere(first, silent)
         if not dead:
             with pytest.raises(Held, match=f"process 1 on {first.holder.host}, since 20"):
                 take(storage, "s")
@@ -101,6 +108,33 @@ def test_a_driver_on_another_machine_is_dead_when_it_was_silent_for_long(storage
     assert take(storage, "s").number == 3
     write_atomic(f"{storage}/s/driver-9.json", b"{")  # written by nobody that could still live
     assert take(storage, "s").number == 10
+
+
+@pytest.mark.parametrize("clock", [-86400.0, -300.0, 300.0, 86400.0])
+def test_the_clock_of_another_machine_tells_nothing(storage: str, clock: float) -> None:
+    first = take(storage, "s")
+    renewed_elsewhere(first, 1.0, clock)
+    with pytest.raises(Held):
+        take(storage, "s")
+    renewed_elsewhere(first, SILENT_SECONDS + 1, clock)
+    assert take(storage, "s").number == 2
+    assert [path.name for path in Path(storage.removeprefix("local://"), "s").iterdir()] == ["driver-2.json"]
+
+
+@pytest.mark.parametrize("clock", [-86400.0, 86400.0])
+def test_where_the_storage_tells_no_time_a_clock_ahead_holds_nobody(
+    storage: str, clock: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def modified(url: str) -> float:
+        raise NotImplementedError
+
+    monkeypatch.setattr(lease, "modified", modified)
+    first = take(storage, "s")
+    renewed_elsewhere(first, 1.0)
+    with pytest.raises(Held):
+        take(storage, "s")
+    renewed_elsewhere(first, 1.0, clock)
+    assert take(storage, "s").number == 2
 
 
 @pytest.fixture

@@ -6,16 +6,23 @@ Needs: nothing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from icu_ray.config.file import resolve_config
 from icu_ray.data.examples import Examples
+from icu_ray.models.reference import Reference
+from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial import Trial
-from icu_ray.storage.results import Provenance
+from icu_ray.storage.results import Provenance, SampleRecord
+from icu_ray.sweep.prepare import Prepared
+from icu_ray.sweep.trials import _task
+from icu_ray.training.records import sample_records
 from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
 from icu_ray.trial.artefacts import Needs, model_key
 from icu_ray.trial.task import TrialTask
@@ -29,10 +36,9 @@ def texts(count: int, seed: int) -> Examples:
     return Examples(tuple(f"{seed}-{i}" for i in range(count)), tuple(" ".join(f"w{t}" for t in row) for row in rows))
 
 
-def test_samples_of_a_model_share_its_output_matrix(tmp_path: Path) -> None:
-    folder, root = tmp_path / "model", str(tmp_path / "store")
-    original = tiny_model("gpt_neo")
-    original.save_pretrained(folder)
+def planned(folder: Path, **changes: Any) -> Plan:
+    """A plan on a model that is saved in `folder`."""
+    tiny_model("gpt_neo").save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     values = {
         "name": "t",
@@ -43,24 +49,35 @@ def test_samples_of_a_model_share_its_output_matrix(tmp_path: Path) -> None:
         "el": {"ngram": 2},
         "filter": {"encoder": "bundled", "encoder_layer": 1},
         "tokens": {"columns_of": "model"},
+        **changes,
     }
-    config = resolve_config(values, "t")
-    trials: dict[int, Trial] = {trial.sample: trial for trial in plan_sweep(config, dry_run=True).trials}
-    model, made, loaded = config.models[0], Counter[str](), {}
+    return plan_sweep(resolve_config(values, "t"), dry_run=True)
+
+
+def requested(plan: Plan, root: str, sample: int, trials: Sequence[Trial]) -> ArtefactRequest:
+    """What these trials ask for."""
+    needs = Needs.of(trials)
+    return ArtefactRequest(
+        root=root,
+        config=plan.config,
+        model=plan.config.models[0],
+        standin=None,
+        model_key=model_key(plan.config.models[0], COLUMNS, "corpus"),
+        targets=texts(4, 10 + sample),
+        pairs=texts(4, 20 + sample) if needs.pairs else None,
+        pair_overlap=(0.25,) * 4 if needs.pairs else None,
+        heldout=None,
+        needs=needs,
+    )
+
+
+def test_samples_of_a_model_share_its_output_matrix(tmp_path: Path) -> None:
+    folder, root = tmp_path / "model", str(tmp_path / "store")
+    plan, original = planned(folder), tiny_model("gpt_neo")
+    trials: dict[int, Trial] = {trial.sample: trial for trial in plan.trials}
+    made, loaded = Counter[str](), {}
     for sample, trial in trials.items():
-        request = ArtefactRequest(
-            root=root,
-            config=config,
-            model=model,
-            standin=None,
-            model_key=model_key(model, COLUMNS, "corpus"),
-            targets=texts(4, 10 + sample),
-            pairs=texts(4, 20 + sample),
-            pair_overlap=None,
-            heldout=None,
-            needs=Needs.of([trial]),
-        )
-        keys, records = make_artefacts(request)
+        keys, records = make_artefacts(requested(plan, root, sample, [trial]))
         made.update(record.kind for record in records if record.made)
         task = TrialTask(trial, keys, str(tmp_path), "t", root, 0, False, None, Provenance("0", "", False))
         loaded[sample] = _load(task)[1]
@@ -72,3 +89,24 @@ def test_samples_of_a_model_share_its_output_matrix(tmp_path: Path) -> None:
         where = torch.arange(len(wanted))
         found = data.reference.batch(range(4)).scores_into(torch.empty_like(wanted), where).log_softmax(-1)
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_a_trial_is_told_the_same_whichever_others_are_planned(tmp_path: Path) -> None:
+    named = [{"name": "icu"}, {"name": "npo"}, {"name": "kumpr"}, {"name": "icu", "label": "alone", "cells": [[0, 0]]}]
+    plan, root = planned(tmp_path / "model", methods=named, samples=[0]), str(tmp_path / "store")
+
+    def told(trial: Trial, others: Sequence[Trial]) -> tuple[tuple[SampleRecord, ...], Reference | None]:
+        keys, _ = make_artefacts(requested(plan, root, 0, others))
+        prepared = Prepared({("m", 0): keys}, {}, ())
+        loaded, data = _load(_task(plan.config, prepared, Provenance("0", "", False), root, trial))
+        assert data.before is not None
+        return sample_records(loaded.tokenizer, data, data.before, data.before, trial.settings.filter), data.reference
+
+    for trial in plan.trials:
+        (together, shared), (alone, own) = told(trial, plan.trials), told(trial, [trial])
+        assert together == alone
+        assert {record.pair_id is not None for record in alone} == {trial.label == "icu"}
+        assert (shared is None) == (own is None) == (trial.label not in ("icu", "npo"))
+        if trial.label == "npo" and shared is not None and own is not None:
+            found, wanted = shared.batch(range(4)).target_nll, own.batch(range(4)).target_nll
+            assert found is not None and wanted is not None and torch.equal(found, wanted)

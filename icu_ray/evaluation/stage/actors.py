@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.evaluation.model_requests import dump_answers
+from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.loading import Dtype, LoadedModel, load_model, local_folder
 from icu_ray.storage.files import file_system
 from icu_ray.storage.folders import fetched
@@ -30,7 +31,10 @@ _GPU_OVERHEAD = 2**31
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate. source: hub id, folder (the same on every node) or fsspec URL of one. hash: of its files."""
+    """A model to evaluate. source: hub id, folder (the same on every node) or fsspec URL of one. hash: of its files.
+
+    recorded: whether the hash is an earlier record, against which the files are checked before they are used.
+    """
 
     name: str
     source: str
@@ -38,6 +42,7 @@ class Subject:
     dtype: Dtype = "float32"
     revision: str | None = None
     trust_remote_code: bool = False
+    recorded: bool = False
 
     @contextmanager
     def folder(self, *, weights: bool = True) -> Iterator[str]:
@@ -124,6 +129,7 @@ class Evaluator:
             self.loaded = None  # the old one's memory goes before the new one comes
             self.loads += 1
             with subject.folder() as source:
+                _check_recorded(subject, source)
                 loaded = load_model(
                     source,
                     revision=subject.revision,
@@ -135,6 +141,15 @@ class Evaluator:
                 loaded.model.to("cuda")  # type: ignore[arg-type]
             self.loaded = (subject, loaded)
         return self.loaded[1]
+
+
+def _check_recorded(subject: Subject, source: str) -> None:
+    """UserError where the files are not those whose hash was recorded."""
+    if subject.recorded and folder_fingerprint(local_folder(source, subject.revision)) != subject.hash:
+        raise UserError(
+            f"{without_secrets(subject.source)}: its files have changed since their SHA-256 {subject.hash[:12]} was "
+            "recorded; put those back, or remove the trial's result.json to run it again"
+        )
 
 
 def default_pool(subjects: Sequence[Subject], resources: Mapping[str, float] | None = None) -> Pool:

@@ -1,0 +1,70 @@
+"""What a killed run of a sweep leaves in storage that no later one uses, and taking it away.
+
+    remove_leftovers(storage, sweep)        # by the sweep's driver, before its trials run
+    with unfinished_model(folder) as made: ...      # in a trial's folder, to be renamed when it is whole
+
+Of a trial that is done these are its checkpoints and the error of an attempt before; of every trial, files and models
+that were not written to their end. What a trial goes on from stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from icu_ray.errors import UserError
+from icu_ray.storage.files import join, list_dir, local_path
+from icu_ray.storage.folders import remove
+from icu_ray.storage.trial_files import TrialPaths, read_result, trial_ids
+
+_READERS = 16
+_MODEL = ".model-"
+_DRIVERS = ("beat.json", "sweep.json")
+"""Files of a sweep's folder that its driver alone writes."""
+
+
+def remove_leftovers(storage: str, sweep: str) -> None:
+    """Remove what earlier runs of a sweep left; only its driver may, for nobody else is writing then."""
+    folder = local_path(join(storage, sweep))
+    if folder is not None:
+        for name in _DRIVERS:
+            for half in folder.glob(f".{name}.*.tmp"):
+                remove(str(half))
+    paths = [TrialPaths.of(storage, sweep, trial_id) for trial_id in trial_ids(storage, sweep)]
+    with ThreadPoolExecutor(_READERS) as pool:  # a remote storage answers after tens of milliseconds
+        list(pool.map(_remove_of_trial, paths))
+
+
+def _remove_of_trial(paths: TrialPaths) -> None:
+    remove_unfinished(paths)
+    there = {join(paths.root, name) for name in list_dir(paths.root)} & {paths.checkpoint, paths.error}
+    if there and _is_done(paths):
+        for url in there:
+            remove(url)
+
+
+def _is_done(paths: TrialPaths) -> bool:
+    try:
+        result = read_result(paths)
+    except UserError:  # whoever needs it says so
+        return False
+    return result is not None and result.status != "failed"
+
+
+def remove_unfinished(paths: TrialPaths) -> None:
+    """Remove files and models of a trial that were not written to their end; a remote storage shows none."""
+    folder = local_path(paths.root)
+    if folder is not None:
+        for name in (f"{_MODEL}*", ".*.tmp"):
+            for half in folder.glob(name):
+                remove(str(half))
+
+
+@contextlib.contextmanager
+def unfinished_model(folder: Path) -> Iterator[Path]:
+    """A folder for a model on its way into a trial's `folder`."""
+    with tempfile.TemporaryDirectory(prefix=_MODEL, dir=folder) as made:
+        yield Path(made)
