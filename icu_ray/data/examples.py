@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.config import Columns
+from icu_ray.data.positions import real_positions
 
 IGNORED_LABEL = -100
 
@@ -118,9 +119,3 @@ class TokenRows:
             self.eos_id,
             self.positions,
         )
-
-
-def real_positions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N, L) of left-padded rows, `mask` True where a real token stands: the real tokens before each; 0 at pads."""
-    positions: NDArray[np.int64] = np.maximum(np.cumsum(mask, axis=1, dtype=np.int64) - 1, 0)
-    return positions

@@ -10,7 +10,7 @@ import torch
 
 from icu_ray.console.progress import told
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
-from icu_ray.models.hidden import position_options
+from icu_ray.data.positions import position_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from icu_ray.console.progress import teller_of_share
-from icu_ray.data.examples import IGNORED_LABEL, TokenRows, real_positions
+from icu_ray.data.examples import IGNORED_LABEL, TokenRows
+from icu_ray.data.positions import position_options, real_positions
 from icu_ray.metrics.extraction_likelihood import (
     NO_TOKEN,
     Continuations,
@@ -29,7 +30,6 @@ from icu_ray.metrics.extraction_likelihood import (
 )
 from icu_ray.metrics.greedy_decoding import Predictions, greedy_continuations, greedy_tokens
 from icu_ray.metrics.kv_cache import ColumnCache, sequences_at_once
-from icu_ray.models.hidden import position_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

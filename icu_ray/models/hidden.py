@@ -10,13 +10,13 @@ are refused there.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING
 
+from icu_ray.data.positions import position_options
 from icu_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -37,14 +37,6 @@ def last_hidden(
     )
     hidden: Tensor = output.last_hidden_state
     return hidden
-
-
-def position_options(module: nn.Module, positions: Tensor | None) -> dict[str, Tensor]:
-    """Positions as arguments of a model's forward; none for models that take none, which count from the mask or not
-    at all (ALiBi)."""
-    if positions is None or "position_ids" not in inspect.signature(module.forward).parameters:
-        return {}
-    return {"position_ids": positions}
 
 
 def output_head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:

@@ -35,7 +35,8 @@ from transformers import (
 )
 
 from icu_ray.config import Columns, StandinConfig, TokensConfig
-from icu_ray.data.examples import Examples, TokenRows, real_positions
+from icu_ray.data.examples import Examples, TokenRows
+from icu_ray.data.positions import real_positions
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
 from icu_ray.metrics.probe import probe
