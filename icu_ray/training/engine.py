@@ -94,6 +94,9 @@ class Engine:
                 config=deepspeed_config(settings, world_size, device),
                 dist_init_required=False,
             )
+        # In bf16 without ZeRO, DeepSpeed's wrapper has made Adam's moments by a step on zero gradients. The weights
+        # stay as they are, but Adam has counted the step, and every bias correction would be one step late.
+        self.inner.basic_optimizer.state.clear()
         if world_size == 1 and settings.zero_stage == 0:
             # Alone it would still copy all gradients into one buffer, average that with nobody, and copy them back.
             self.inner.enable_backward_allreduce = False
