@@ -14,23 +14,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
-import pickle
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icu_ray.console.progress import told
 from icu_ray.errors import UserError
+from icu_ray.models.architecture import check_architecture, check_forward, explained, read_config
 from icu_ray.models.hub import TOKENIZER_FILES, cached_folder, commit_of, download, looks_local
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+log = logging.getLogger(__name__)
 Dtype = Literal["float32", "bfloat16"]
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+OLD_BUFFERS = re.compile(r"(?:attn|attention)\.(?:masked_bias|bias|causal_mask)$|(?:inv_freq|position_ids)$")
+"""Constants that checkpoints of GPT-Neo, GPT-2, GPT-J and others once held beside their weights."""
 
 
 @dataclass(frozen=True)
@@ -49,30 +54,29 @@ def load_model(
     folder = local_folder(source, revision)
     told("loading the model")
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
-    with _explained(source, "model"):
+    config = read_config(folder, source, trust_remote_code=trust_remote_code)
+    check_architecture(config, source, trust_remote_code=trust_remote_code)
+    with explained(source, "model"), _no_progress_bar():
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        without_dropout(config)
-        with _no_progress_bar():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype],
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                weights_only=True,
-            )
-            model, report = loaded
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype],
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            weights_only=True,
+        )
+        model, report = loaded
     fuse_activations(model)
     if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
         raise UserError(
-            f"model {source}: its weights hold no {', '.join(missing[:3])}"
-            f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; expected all weights of "
+            f"model {source}: its weights hold no {_some(report['missing_keys'])}; expected all weights of "
             f"{type(model).__name__}"
         )
+    _check_unused(model, report["unexpected_keys"], source)
+    check_forward(model, source)
     rows = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= rows:
@@ -82,12 +86,31 @@ def load_model(
     return LoadedModel(model, tokenizer, folder)
 
 
+def _some(names: Iterable[str]) -> str:
+    first = sorted(names)
+    return ", ".join(first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
+
+
+def _check_unused(model: PreTrainedModel, unexpected: Iterable[str], source: str) -> None:
+    """Refuse weights of the network itself that the config has no place for; others (a value head) are only told."""
+    names = [name for name in unexpected if not OLD_BUFFERS.search(name)]
+    prefix = f"{model.base_model_prefix}."
+    within = [n for n in names if n.startswith(prefix) or hasattr(model.base_model, n.partition(".")[0])]
+    if within:
+        raise UserError(
+            f"model {source}: its weights hold {_some(within)}, which its config.json has no place for; expected the "
+            f"config.json that {type(model).__name__} was saved with"
+        )
+    if names:
+        log.warning("model %s: its weights hold %s, which is not used", source, _some(names))
+
+
 def load_tokenizer(
     source: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """The tokenizer alone; pads on the left, with end-of-text for want of a pad token; cuts on the right."""
     folder = local_folder(source, revision, weights=False)
-    with _explained(source, "tokenizer"):
+    with explained(source, "tokenizer"):
         from transformers import AutoTokenizer
 
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -98,13 +121,6 @@ def load_tokenizer(
     tokenizer.padding_side = "left"
     tokenizer.truncation_side = "right"
     return tokenizer
-
-
-def without_dropout(config: PretrainedConfig) -> None:
-    """Set every dropout probability of a config to 0, whatever the family calls it."""
-    for name, value in vars(config).items():
-        if ("drop" in name) and isinstance(value, float):
-            setattr(config, name, 0.0)
 
 
 def fuse_activations(model: PreTrainedModel) -> None:
@@ -135,11 +151,18 @@ def check_folder(folder: Path, source: str, weights: bool = True) -> None:
         found = "a file" if folder.exists() else "no such folder"
         raise UserError(f"model {source}: {found}; expected a folder with config.json, weights and a tokenizer")
     if weights:
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(
+                f"model {source}: holds an adapter (adapter_config.json), which is not applied here; expected a whole "
+                "model: merge it into its base (peft: merge_and_unload, then save_pretrained)"
+            )
         config = folder / "config.json"
         if not config.is_file():
             raise UserError(f"model {source}: no config.json in this folder; expected a saved causal LM")
-        if "model_type" not in _read_json(config, source):
+        described = _read_json(config, source)
+        if "model_type" not in described:
             raise UserError(f"model {source}: {config.name} has no 'model_type'; expected that of a causal LM")
+        _refuse_quantised(described, source)
         _check_weights(folder, source)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
@@ -170,6 +193,26 @@ def _check_hub_id(source: str) -> None:
     name = source.rpartition("/")[2]
     if not name or any(c.isspace() for c in source) or source.endswith((".json", ".safetensors", ".bin")):
         raise UserError(f"model '{source}': expected a hub id such as EleutherAI/gpt-neo-125m or a local folder")
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(source)
+    except HFValidationError as error:
+        raise UserError(f"model '{source}': no hub id: {' '.join(str(error).split())}") from error
+
+
+def _refuse_quantised(config: dict[str, Any], source: str) -> None:
+    """Quantised weights cannot be trained, and most kinds ask for a package or a GPU only to be read."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        found = part.get("quantization_config")
+        if found is None:
+            continue
+        kind = found if isinstance(found, dict) else {}
+        bits = {"load_in_8bit": 8, "load_in_4bit": 4}
+        width = next((bits[key] for key in bits if kind.get(key)), kind.get("bits"))
+        words = str(kind.get("quant_method", "quantised")) + ("" if width is None else f" {width}-bit")
+        raise UserError(f"model {source}: its config.json asks for {words} weights; give the unquantised model")
 
 
 def _check_weights(folder: Path, source: str) -> None:
@@ -219,21 +262,6 @@ def _read_json(path: Path, source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"model {source}: {path.name} holds a {type(value).__name__}, expected an object")
     return value
-
-
-@contextlib.contextmanager
-def _explained(source: str, what: str) -> Iterator[None]:
-    """What transformers raises for files it cannot use becomes a UserError with the source's name."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"{what} {source}: brings code of its own, which was not run; read its .py files, and if you trust "
-                "them set trust_remote_code (of a sweep's model) or --trust-remote-code"
-            ) from error
-        first = str(error).strip().splitlines()
-        raise UserError(f"{what} {source}: cannot be loaded: {first[0] if first else error!r}") from error
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ plan = plan_config(find_config("paper"), ["samples=[0]"])      # find_config: co
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from icu_ray.config.file import load_config
 from icu_ray.data.encoder import resolve_encoder
 from icu_ray.data.sources import check_data
 from icu_ray.errors import UserError
-from icu_ray.models.loading import check_model_source
+from icu_ray.models.checking import check_models
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.storage.files import check_writable
@@ -28,9 +27,7 @@ def plan_config(path: Path, overrides: Sequence[str] = (), *, dry_run: bool = Fa
 
 def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     """Check a config's models, storage and data, and expand it."""
-    for model in config.models:
-        if model.source is not None:
-            check_model_source(model.source)
+    check_models(config.models)
     _refuse_impossible_scale(config)
     _check_filter_encoder(config.filter)
     Budget(config, ())
@@ -60,7 +57,7 @@ def _refuse_impossible_scale(config: SweepConfig) -> None:
 
 def _check_filter_encoder(settings: FilterConfig) -> None:
     """UserError when BERTScore's encoder is a folder that is none, or has fewer layers than the config asks for."""
-    folder = Path(os.path.expanduser(resolve_encoder(settings.encoder)))
+    folder = Path(resolve_encoder(settings.encoder))
     if not folder.is_dir():
         if settings.encoder.startswith((".", "/", "~")):
             raise UserError(f"filter.encoder: {settings.encoder}: no such folder; give a hub id, a folder or 'bundled'")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.cluster.runtime import connected
+from icu_ray.config import ModelConfig
 from icu_ray.console.redirect import redirected_output
 from icu_ray.errors import UserError
 from icu_ray.evaluation.stage.results import Evaluation
@@ -43,10 +44,13 @@ def evaluate(
 
     from icu_ray.evaluation.stage.actors import Subject
     from icu_ray.evaluation.stage.run import evaluate_models
+    from icu_ray.models.checking import check_models
     from icu_ray.models.fingerprints import folder_fingerprint
     from icu_ray.models.hub import looks_local
     from icu_ray.models.loading import local_folder
 
+    asked = {"revision": revision, "trust_remote_code": trust_remote_code}
+    check_models([ModelConfig(name=f"model{number}", source=model, **asked) for number, model in enumerate(models)])
     subjects = []
     for model in models:
         found = local_folder(model, revision)
