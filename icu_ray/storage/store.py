@@ -205,8 +205,8 @@ def verify(folder: Path, name: str | None = None) -> str | None:
     """None when every file is as the manifest says, else what is wrong. name: of the artefact that it must be of."""
     try:
         expected = _manifest_files(folder)
-        if name is not None and (found := _manifest_name(folder)) != name:
-            return f"{MANIFEST} is of another artefact, {found[:12]}"
+        if name is not None and (told := _manifest_name(folder)) != name:
+            return f"{MANIFEST} is of another artefact, {told[:12]}"
     except FileNotFoundError:
         return f"no {MANIFEST}"
     except ValueError as error:
@@ -214,12 +214,12 @@ def verify(folder: Path, name: str | None = None) -> str | None:
     found = set(_files(folder))
     if found != set(expected):
         return f"files differ from the manifest: {', '.join(sorted(found ^ set(expected)))}"
-    for name, (size, digest) in expected.items():
-        path = folder / name
+    for file, (size, digest) in expected.items():
+        path = folder / file
         if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, expected {size}"
+            return f"{file} has {path.stat().st_size} bytes, expected {size}"
         if file_hash(path) != digest:
-            return f"{name} has another SHA-256 than when it was written"
+            return f"{file} has another SHA-256 than when it was written"
     return None
 
 
