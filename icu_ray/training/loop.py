@@ -61,7 +61,8 @@ def run_trial(
         notes = (*notes, *loaded)
         history, active, epoch = state.history, state.active, state.epoch
         if epoch > 0:
-            decision = decide(epoch, history[-1].scores, active, settings.stop, settings.max_epochs)
+            skipped = trainer.engine.skipped_in_a_row
+            decision = decide(epoch, history[-1].scores, active, settings.stop, settings.max_epochs, skipped)
     else:
         epoch, active = 0, np.ones(len(data.targets), dtype=bool)
         if settings.filter.at_start:
@@ -71,16 +72,27 @@ def run_trial(
     while not decision.stop:
         epoch += 1
         started = time.perf_counter()
+        skipped_before = trainer.engine.skipped_steps
         loss, steps = trainer.train(epoch, active)
+        skipped = trainer.engine.skipped_in_a_row
         trained = time.perf_counter()
         last = trainer.validate(heldout=settings.eval.heldout == "epochs", decision_only=settings.eval.el == "decision")
         active = refine(active, last.bertscore_f1, last.bleu, settings.filter)
-        decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs)
+        decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs, skipped)
         if decision.stop:
             last = trainer.complete(last)
-            decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs)
+            decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs, skipped)
         seconds = {"train": trained - started, "validate": time.perf_counter() - trained}
-        record = EpochRecord(epoch, int(active.sum()), last.scores, loss, seconds, steps, notes)
+        record = EpochRecord(
+            epoch,
+            int(active.sum()),
+            last.scores,
+            loss,
+            seconds,
+            steps,
+            notes,
+            trainer.engine.skipped_steps - skipped_before,
+        )
         notes = ()
         history = (*history, record)
         on_epoch(_report(trainer, history, decision, epoch, active, last))

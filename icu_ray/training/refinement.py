@@ -19,6 +19,9 @@ from icu_ray.storage.results import Scores, Status
 
 Flags = NDArray[np.bool_]
 
+SKIPS_IN_A_ROW = 3
+"""A trial has diverged after so many steps in a row whose gradients were not finite."""
+
 
 def forgotten(bertscore_f1: NDArray[np.float64], bleu: NDArray[np.float64], settings: FilterConfig) -> Flags:
     """(N,) True where the model's candidate no longer resembles the reference.
@@ -60,8 +63,19 @@ def el_decides(ma: float, settings: StopConfig) -> bool:
     return ma < settings.ma if settings.rule == "and" else not ma < settings.ma
 
 
-def decide(epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int) -> Decision:
-    """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit."""
+def decide(
+    epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int, skipped_in_a_row: int = 0
+) -> Decision:
+    """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit.
+
+    skipped_in_a_row: the last steps that changed nothing, because a gradient was not finite.
+    """
+    if skipped_in_a_row >= SKIPS_IN_A_ROW:
+        return Decision(
+            True,
+            "failed",
+            f"diverged: the gradients of {skipped_in_a_row} steps in a row were not finite, the last in epoch {epoch}",
+        )
     if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
         return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")
     if below_thresholds(scores, settings):
