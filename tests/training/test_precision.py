@@ -111,7 +111,11 @@ def spoilt_trial(
 
 
 @pytest.mark.parametrize(
-    ("precision", "stage"), [*(("bf16", stage) for stage in STAGES), *(("fp32", stage) for stage in STAGES[1:])]
+    ("precision", "stage"),
+    [
+        *(("bf16", stage) for stage in STAGES),
+        *(pytest.param("fp32", stage, marks=pytest.mark.slow) for stage in STAGES[1:]),
+    ],
 )
 def test_skipped_steps_are_told_and_end_the_trial_after_some_in_a_row(
     precision: Literal["bf16", "fp32"], stage: int
