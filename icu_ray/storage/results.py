@@ -55,7 +55,8 @@ class EpochRecord:
     """One epoch of a trial. epoch 0 is the original model; `active` counts samples not yet forgotten after it.
 
     loss: each term of equation (6) as a mean over the epoch's steps. seconds: train, validate, checkpoint.
-    notes: what happened besides, such as an optimizer that had to start anew.
+    notes: what happened besides, such as an optimizer that had to start anew. skipped_steps: how many of `steps`
+    changed nothing, because a gradient was not finite.
     """
 
     __pydantic_config__ = _STRICT
@@ -67,6 +68,7 @@ class EpochRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     steps: int = 0
     notes: tuple[str, ...] = ()
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,15 @@ class Engine:
         self.rank = rank
         self.world_size = world_size
         self.device = device
+        self.skipped_in_a_row = 0
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps since the trial's start that changed nothing, because a gradient was not finite; alike on all ranks.
+
+        DeepSpeed skips them in bf16 and, with ZeRO, in fp32. In fp32 without ZeRO they are taken.
+        """
+        return int(self.inner.skipped_steps)
 
     def step(self, batches: Sequence[Batch]) -> dict[str, float]:
         """One optimizer step on this rank's micro batches; returns this rank's share of each loss term.
@@ -116,6 +125,7 @@ class Engine:
         parts: dict[str, float] = {}
         self.inner.train()
         scale = self.world_size * self.settings.accumulation
+        skipped = self.skipped_steps
         for i, batch in enumerate(batches):
             self.inner.set_gradient_accumulation_boundary(i == len(batches) - 1)
             terms = self.inner(batch)
@@ -123,21 +133,24 @@ class Engine:
             self.inner.step()
             for name, value in terms.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(value)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if self.skipped_steps > skipped else 0
         return parts
 
     def save(self, folder: Path) -> None:
         """Every rank writes its part of weights and optimizer state."""
         with _quiet():
-            self.inner.save_checkpoint(str(folder), tag="state")
+            counts = {"skipped_in_a_row": self.skipped_in_a_row}
+            self.inner.save_checkpoint(str(folder), tag="state", client_state=counts)
 
     def load(self, folder: Path, weights_only: bool) -> None:
         """Weights, and unless `weights_only` the optimizer's state. UserError for a file that would run code."""
         with _quiet():
-            loaded, _ = self.inner.load_checkpoint(
+            loaded, counts = self.inner.load_checkpoint(
                 str(folder), tag="state", load_optimizer_states=not weights_only, load_module_only=weights_only
             )
         if loaded is None:
             raise FileNotFoundError(f"{folder}: holds no DeepSpeed checkpoint")
+        self.skipped_in_a_row = int(counts.get("skipped_in_a_row", 0))
 
     @contextlib.contextmanager
     def whole_model(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.batches import Indices, epoch_batches, micro_batches
 from icu_ray.training.engine import Engine, EngineSettings
 from icu_ray.training.records import TrialData
-from icu_ray.training.refinement import Flags, el_decides
+from icu_ray.training.refinement import SKIPS_IN_A_ROW, Flags, el_decides
 from icu_ray.training.validation import Measure, Validation, validate, with_heldout
 
 if TYPE_CHECKING:
@@ -73,7 +73,10 @@ class EpochTrainer:
         self.measure = Measure(settings.filter, settings.generate, settings.el, settings.eval)
 
     def train(self, epoch: int, active: Flags) -> tuple[dict[str, float | None], int]:
-        """One epoch; the mean of each loss term over its steps, and their number."""
+        """One epoch; the mean of each loss term over its steps, and their number.
+
+        It ends early where the engine has skipped SKIPS_IN_A_ROW steps: `decide` then ends the trial.
+        """
         torch.manual_seed(self.settings.seed + epoch)
         batches = epoch_batches(
             active,
@@ -83,15 +86,19 @@ class EpochTrainer:
             settings=self.settings.train,
         )
         sums: dict[str, float] = {}
+        done = 0
         for batch in batches:
+            if self.engine.skipped_in_a_row >= SKIPS_IN_A_ROW:
+                break
+            done += 1
             for name, value in self.engine.step(self._micro_batches(batch, active)).items():
                 sums[name] = sums.get(name, 0.0) + value
         names = sorted(sums)
         totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.engine.device)
         if self.world_size > 1:
             torch.distributed.all_reduce(totals)
-        steps = max(len(batches), 1)
-        return {name: float(total) / steps for name, total in zip(names, totals, strict=True)}, len(batches)
+        steps = max(done, 1)
+        return {name: float(total) / steps for name, total in zip(names, totals, strict=True)}, done
 
     def _micro_batches(self, batch: Indices, active: Flags) -> list[Batch]:
         """This rank's part of a step: the active rows alone, weighted as rows of the whole batch."""

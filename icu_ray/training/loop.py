@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icu_ray.plan.trial_settings import TrialSettings
-from icu_ray.storage.results import NOT_TRAINED, EpochRecord, Status
+from icu_ray.storage.results import NOT_TRAINED, EpochRecord, Scores, Status
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.epoch import EpochTrainer
 from icu_ray.training.records import EpochReport, TrialData, TrialOutcome, sample_records
@@ -50,6 +50,11 @@ def run_trial(
     if settings.max_epochs == 0:
         return _untrained(settings, data, tokenizer, on_epoch)
     trainer = EpochTrainer(settings, data, model, tokenizer, rank, world_size)
+
+    def judged(epoch: int, scores: Scores, active: Flags) -> Decision:
+        stop, ngram, skipped = settings.stop, settings.el.ngram, trainer.engine.skipped_in_a_row
+        return decide(epoch, scores, active, stop, settings.max_epochs, ngram=ngram, skipped_in_a_row=skipped)
+
     last: Validation | None = None
     before = data.before
     if before is None:
@@ -61,7 +66,7 @@ def run_trial(
         notes = (*notes, *loaded)
         history, active, epoch = state.history, state.active, state.epoch
         if epoch > 0:
-            decision = decide(epoch, history[-1].scores, active, settings.stop, settings.max_epochs, settings.el.ngram)
+            decision = judged(epoch, history[-1].scores, active)
     else:
         epoch, active = 0, np.ones(len(data.targets), dtype=bool)
         if settings.filter.at_start:
@@ -71,16 +76,26 @@ def run_trial(
     while not decision.stop:
         epoch += 1
         started = time.perf_counter()
+        skipped_before = trainer.engine.skipped_steps
         loss, steps = trainer.train(epoch, active)
         trained = time.perf_counter()
         last = trainer.validate(heldout=settings.eval.heldout == "epochs", decision_only=settings.eval.el == "decision")
         active = refine(active, last.bertscore_f1, last.bleu, settings.filter)
-        decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs, settings.el.ngram)
+        decision = judged(epoch, last.scores, active)
         if decision.stop:
             last = trainer.complete(last)
-            decision = decide(epoch, last.scores, active, settings.stop, settings.max_epochs, settings.el.ngram)
+            decision = judged(epoch, last.scores, active)
         seconds = {"train": trained - started, "validate": time.perf_counter() - trained}
-        record = EpochRecord(epoch, int(active.sum()), last.scores, loss, seconds, steps, notes)
+        record = EpochRecord(
+            epoch,
+            int(active.sum()),
+            last.scores,
+            loss,
+            seconds,
+            steps,
+            notes,
+            trainer.engine.skipped_steps - skipped_before,
+        )
         notes = ()
         history = (*history, record)
         on_epoch(_report(trainer, history, decision, epoch, active, last))

@@ -20,6 +20,9 @@ from icu_ray.storage.results import Scores, Status
 
 Flags = NDArray[np.bool_]
 
+SKIPS_IN_A_ROW = 3
+"""A trial has diverged after so many steps in a row whose gradients were not finite."""
+
 
 def forgotten(bertscore_f1: NDArray[np.float64], bleu: NDArray[np.float64], settings: FilterConfig) -> Flags:
     """(N,) True where the model's candidate no longer resembles the reference.
@@ -74,9 +77,26 @@ def at_start(before: Scores) -> Decision:
 
 
 def decide(
-    epoch: int, scores: Scores, active: Flags, settings: StopConfig, max_epochs: int, ngram: int = 10
+    epoch: int,
+    scores: Scores,
+    active: Flags,
+    settings: StopConfig,
+    max_epochs: int,
+    *,
+    ngram: int = 10,
+    skipped_in_a_row: int = 0,
 ) -> Decision:
-    """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit."""
+    """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit.
+
+    ngram: of EL, for the reason's text.
+    skipped_in_a_row: the last steps that changed nothing, because a gradient was not finite.
+    """
+    if skipped_in_a_row >= SKIPS_IN_A_ROW:
+        return Decision(
+            True,
+            "failed",
+            f"diverged: the gradients of {skipped_in_a_row} steps in a row were not finite, the last in epoch {epoch}",
+        )
     measured = _scores_text(scores, settings, len(active), ngram)
     if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
         return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")

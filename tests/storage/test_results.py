@@ -184,6 +184,15 @@ def test_numbers_that_json_cannot_say_are_null(tmp_path: Path) -> None:
     assert finite({"a": [math.nan, (1, math.inf)]}) == {"a": [None, [1, None]]}
 
 
+def test_an_epoch_of_an_older_version_skipped_no_step(tmp_path: Path) -> None:
+    where = paths(tmp_path)
+    Path(where.events).parent.mkdir(parents=True, exist_ok=True)
+    scores = '{"ma": 0.9, "el10": 0.5, "forget_loss": 1.0, "bertscore_f1": 0.8, "bleu": 0.2, "entropy": 3.0}'
+    Path(where.events).write_text(f'{{"epoch": 1, "active": 4, "scores": {scores}, "steps": 2, "notes": []}}\n')
+    [record] = read_events(where)
+    assert record == EpochRecord(1, 4, Scores(0.9, 0.5, 1.0, 0.8, 0.2, 3.0), steps=2, skipped_steps=0)
+
+
 def test_half_a_character_is_kept_as_a_question_mark() -> None:
     assert json.loads(to_json({"text": "a\ud800b"})) == {"text": "a?b"}
 

@@ -1,21 +1,28 @@
-"""bf16 training: torch's Adam on fp32 masters at every ZeRO stage.
+"""bf16 training: torch's Adam on fp32 masters at every ZeRO stage, and what becomes of steps that are skipped.
 
 Needs: a C++ compiler (DeepSpeed).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
+from icu_ray.config import TrainConfig
+from icu_ray.models.reference import build_reference
 from icu_ray.training.engine import distributed, set_device_environment
-from tests.support import bf16_case
+from icu_ray.training.loop import run_trial
+from icu_ray.training.records import EpochReport, TrialOutcome
+from tests.support import bf16_case, training_case
 from tests.support.bf16_case import ROWS, STAGES, STEPS, adam_steps, engine_steps
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +73,69 @@ def test_bf16_on_two_workers_trains_as_adam_on_fp32_masters(tmp_path: Path) -> N
     found: dict[int, list[torch.Tensor]] = torch.load(out, weights_only=True)
     for stage in STAGES:
         assert_steps_of_adam(found[stage], ROWS // 2)
+
+
+def spoilt_trial(
+    spoilt: set[int],
+    stage: int,
+    precision: Literal["bf16", "fp32"] = "bf16",
+    resume: Path | None = None,
+    save: tuple[int, Path] | None = None,
+    **changes: object,
+) -> TrialOutcome:
+    """A trial that forgets next to nothing, with gradients that are not finite in the steps `spoilt`, counted from 1.
+
+    save: the epoch after which a checkpoint goes where.
+    """
+    model, data = training_case.case(count=4)
+    if precision == "bf16":
+        assert data.pairs is not None
+        model.bfloat16()
+        data = replace(data, reference=build_reference(model, data.pairs))
+    steps = 0
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal steps
+        steps += 1
+        return gradient * math.nan if steps in spoilt else gradient
+
+    def on_epoch(report: EpochReport) -> None:
+        if save is not None and report.record.epoch == save[0]:
+            report.save(save[1])
+
+    next(model.parameters()).register_hook(spoil)
+    settings = training_case.trial_settings(
+        **{"precision": precision, "zero_stage": stage, "max_epochs": 9, "lr": 1e-6, **changes}
+    )
+    return run_trial(settings, data, model, training_case.tokenizer(), resume_from=resume, on_epoch=on_epoch)
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage"),
+    [
+        *(("bf16", stage) for stage in STAGES),
+        *(pytest.param("fp32", stage, marks=pytest.mark.slow) for stage in STAGES[1:]),
+    ],
+)
+def test_skipped_steps_are_told_and_end_the_trial_after_some_in_a_row(
+    precision: Literal["bf16", "fp32"], stage: int
+) -> None:
+    outcome = spoilt_trial({2, 4, 5, 6}, stage, precision)
+    assert [record.skipped_steps for record in outcome.history] == [0, 0, 1, 0, 1, 1, 1]
+    assert outcome.status == "failed"
+    assert outcome.reason == "diverged: the gradients of 3 steps in a row were not finite, the last in epoch 6"
+
+
+def test_an_epoch_ends_with_the_last_step_that_it_may_skip() -> None:
+    train = TrainConfig(batch_size=1)
+    outcome = spoilt_trial({1, 2, 3, 4}, 0, batch_size=1, train=train)
+    assert [(record.steps, record.skipped_steps) for record in outcome.history] == [(0, 0), (3, 3)]
+    assert outcome.status == "failed"
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_continued_trial_counts_on(stage: int, tmp_path: Path) -> None:
+    whole = spoilt_trial({2, 3, 4}, stage, save=(3, tmp_path / "c"))
+    again = spoilt_trial({1}, stage, resume=tmp_path / "c")
+    assert (again.status, again.reason, again.epochs) == (whole.status, whole.reason, 4)
+    assert [record.skipped_steps for record in again.history] == [0, 0, 1, 1, 1]
