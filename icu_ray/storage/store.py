@@ -205,8 +205,8 @@ def verify(folder: Path, name: str | None = None) -> str | None:
     """None when every file is as the manifest says, else what is wrong. name: of the artefact that it must be of."""
     try:
         expected = _manifest_files(folder)
-        if name is not None and (told := _manifest_name(folder)) != name:
-            return f"{MANIFEST} is of another artefact, {told[:12]}"
+        if name is not None and (actual := _manifest_name(folder)) != name:
+            return f"{MANIFEST} is of another artefact, {actual[:12]}"
     except FileNotFoundError:
         return f"no {MANIFEST}"
     except ValueError as error:

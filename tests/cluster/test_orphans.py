@@ -34,7 +34,7 @@ WITH_RAY = """
 from icu_ray.cluster.runtime import connected
 with connected(cpus=1) as cluster:
     import ray
-    ray.get(ray.remote(num_cpus=0)(str).remote())
+    ray.get(ray.remote(num_cpus=0)(lambda: 1).remote())
     print("ray", cluster.temp, "-", flush=True)
     input()
 """

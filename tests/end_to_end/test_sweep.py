@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from icu_ray.storage.results import TrialEvaluation
-from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_events, read_result, trial_ids
+from icu_ray.storage.trial_files import TrialPaths, read_beat, read_evaluation, read_events, read_result, trial_ids
 from icu_ray.sweep.__main__ import main
 from tests.support.tiny_models import save_byte_tokenizer
 from tests.support.trained import lent
@@ -193,6 +193,8 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path, trained: Path) ->
     assert process.stdout is not None
     said = process.stdout.read()
     process.wait()
+    beat = read_beat(storage, "t")
+    assert beat is not None and beat.state_at(time.time()) == "interrupted"
     assert "The driver was ended at once: killed, or" in said and "driver.log. What was finished is kept" in said
     done = {name: (killed / "runs" / "t" / "trials").glob("*/result.json") for name in results(killed)}
     before = {path: path.stat().st_mtime_ns for paths in done.values() for path in paths}
@@ -208,6 +210,16 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path, trained: Path) ->
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(mlflow_runs(killed)) == 3
     no_secret(killed, output)
+    trials = killed / "runs" / "t" / "trials"
+    promised = {"spec.json", "events.jsonl", "generations.jsonl", "samples.jsonl", "result.json"}
+    promised |= {"evaluation.json", "documents.parquet", "model"}
+    assert {path.name for folder in trials.iterdir() for path in folder.iterdir()} <= promised
+
+    # A trial was killed between its result and the end, and others before: what is left of that goes.
+    ended = next(trials.iterdir())
+    for name in ("checkpoint/checkpoint_2026/state", ".model-left/model.safetensors", "error.txt"):
+        (ended / name).parent.mkdir(parents=True, exist_ok=True)
+        (ended / name).touch()
 
     # Everything is there: a third run starts nothing, touches no result and says the same.
     written = {path: path.stat().st_mtime_ns for path in (killed / "runs" / "t" / "trials").glob("*/result.json")}
@@ -222,6 +234,7 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path, trained: Path) ->
     assert third.returncode == 0, output
     assert "0 trials to run, 2 already done" in output
     assert gone.read_bytes() == content
+    assert {path.name for path in ended.iterdir()} <= promised
 
     # A tracking server's password in the config: it is away, and neither it nor who asks later is told.
     with_password = f"tracking.uri=http://user:{CANARY}@127.0.0.1:9"
