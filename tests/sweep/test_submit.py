@@ -159,6 +159,12 @@ def test_what_is_refused_before_anything_is_sent(
 @pytest.mark.parametrize(
     "value",
     [f"postgresql://u:{PASSWORD}@host/db", f"http://host/x#access_token={PASSWORD}", PASSWORD, "hf_" + "a1" * 16],
+    ids=[
+        "in an address",
+        "in a fragment",
+        "alone",
+        "of a known form",
+    ],  # the processes of a run must agree on the names
 )
 def test_a_variable_is_judged_by_its_value_too(
     value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
