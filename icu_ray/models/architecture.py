@@ -99,7 +99,9 @@ def check_architecture(config: PretrainedConfig, source: str, *, trust_remote_co
         from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+            model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                copy.deepcopy(config), trust_remote_code=trust_remote_code
+            )
         without = _without_cache(model)
         reads_both_ways = getattr(model.config, "is_decoder", None) is False and any(
             getattr(module, "is_decoder", None) is False for module in model.modules()
@@ -128,7 +130,7 @@ def check_forward(model: PreTrainedModel, source: str) -> None:
     """Refuse a model whose scores of a token depend on later tokens, or which returns no cache."""
     import torch
 
-    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]]) % model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]]) % model.get_input_embeddings().weight.shape[0]  # type: ignore[index]
     with explained(source, "model"), torch.no_grad():
         output = model(input_ids=ids.to(model.device), use_cache=True)
         change = (output.logits[0].float() - output.logits[1].float()).abs().amax(-1)

@@ -194,7 +194,7 @@ def _check_hub_id(source: str) -> None:
     if not name or any(c.isspace() for c in source) or source.endswith((".json", ".safetensors", ".bin")):
         raise UserError(f"model '{source}': expected a hub id such as EleutherAI/gpt-neo-125m or a local folder")
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(source)

@@ -49,8 +49,12 @@ def evaluate(
     from icu_ray.models.hub import looks_local
     from icu_ray.models.loading import local_folder
 
-    asked = {"revision": revision, "trust_remote_code": trust_remote_code}
-    check_models([ModelConfig(name=f"model{number}", source=model, **asked) for number, model in enumerate(models)])
+    check_models(
+        [
+            ModelConfig(name="evaluated", source=model, revision=revision, trust_remote_code=trust_remote_code)
+            for model in models
+        ]
+    )
     subjects = []
     for model in models:
         found = local_folder(model, revision)
