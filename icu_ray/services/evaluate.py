@@ -51,8 +51,8 @@ def evaluate(
 
     check_models(
         [
-            ModelConfig(name=f"model{number}", source=model, revision=revision, trust_remote_code=trust_remote_code)
-            for number, model in enumerate(models)
+            ModelConfig(name="evaluated", source=model, revision=revision, trust_remote_code=trust_remote_code)
+            for model in models
         ]
     )
     subjects = []
