@@ -33,12 +33,15 @@ from icu_ray.evaluation.definition import find_definition
 
 ROOT = Path(__file__).parents[2]
 # In this order: later pages go on with the tutorial's files and sweep.
-RUN = [
+STORY = [
     "docs/tutorial.md",
     "docs/how-to/add-a-seed.md",
     "docs/how-to/resume.md",
     "docs/how-to/evaluation.md",
     "docs/how-to/deletion-request.md",
+]
+"""Pages whose blocks take minutes, one after the other."""
+RUN = [
     "docs/how-to/table-1.md",
     "docs/how-to/cluster.md",
     "docs/how-to/air-gapped.md",
@@ -204,10 +207,10 @@ def check_yaml(path: Path) -> None:
 
 def test_no_page_is_left_out() -> None:
     pages = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")} | {"README.md"}
-    assert pages == set(RUN)
+    assert pages == {*STORY, *RUN}
 
 
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize("page", [*(pytest.param(page, marks=pytest.mark.slow) for page in STORY), *RUN])
 def test_every_block_runs(page: str, place: Place) -> None:
     for block in blocks(page):
         run_block(block, place)
@@ -283,7 +286,7 @@ CHECKS = {
 
 
 def test_links_lead_somewhere() -> None:
-    for page in RUN:
+    for page in [*STORY, *RUN]:
         text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if not target.startswith(("http://", "https://", "#")):

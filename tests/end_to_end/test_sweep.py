@@ -119,6 +119,7 @@ def mlflow_runs(folder: Path) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id]))
 
 
+@pytest.mark.slow
 def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path, trained: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):

@@ -97,6 +97,7 @@ def test_an_unknown_algorithm_is_refused_with_its_name() -> None:
         make_searcher(SearchConfig(space=CONFIG["search"]["space"], algorithm="optunaa"))
 
 
+@pytest.mark.slow
 def test_a_search_runs_and_goes_on(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tree = {**CONFIG, "storage": str(tmp_path / "runs")}
