@@ -4,7 +4,8 @@ Trials wait in the plan's order. The first of the line starts as soon as its gro
 earliest time at which it will (by the estimated ends of what runs) is reserved for it, and a later trial may start
 only if it fits now and leaves that time untouched: because it is over by then, or because the first of the line fits
 beside it (EASY backfilling, Lifka 1995, with nodes). Estimates that were too short delay the head of the line by no
-more than those trials overrun, for nothing that could stand in its way is let past it once its reserved time has come.
+more than those trials overrun: once its reserved time has come and what should be over still runs, nothing is let past
+it to a node where it could stand as soon as some of those end, for nobody knows in which order they will.
 
 The plan's order is by work (`by_work`): a group of six leaves a node of eight to trials of one, which fill the gaps
 later, and the other way round it would be the groups that wait for a whole node at the end.
@@ -159,12 +160,20 @@ def next_start(
         return Placed(head, spot, now)
     reserved = _reserve(head, settled, board, now)
     staying = [p for p in settled if p.ends(now) > reserved]
+    has_come = reserved <= now + _SOON
+    kept = board.stands(head, staying) if has_come else set()
     # Where a group may stand for a while, and where for as long as it likes, is the same for all of one shape.
     known: dict[tuple[int, float, float], tuple[tuple[str, ...] | None, tuple[str, ...] | None]] = {}
     for group in line:
         if group.shape not in known:
             spots = list(board.spots(group, settled))
-            beside = (s for s in spots if board.fits(head, [*staying, Placed(group, s, now)]))
+            # While nobody knows which overdue trial ends first, all of them still count against the limits.
+            allowed = not has_come or limits.allow([*(p.group for p in settled), group], head)
+            beside = (
+                s
+                for s in spots
+                if allowed and kept.isdisjoint(s) and board.fits(head, [*staying, Placed(group, s, now)])
+            )
             known[group.shape] = spots[0] if spots else None, next(beside, None)
         soon, beside_head = known[group.shape]
         if soon is not None and Placed(group, soon, now).ends(now) <= reserved:
@@ -215,6 +224,12 @@ class _Board:
         if self.limits.allow((p.group for p in running), group):
             largest = max(node.holds(group) for node in self.nodes)
             yield from places(group, self.free(running), largest)
+
+    def stands(self, group: WorkerGroup, running: Sequence[Placed]) -> set[str]:
+        """The nodes on which workers of `group` could stand beside `running`, or beside more than that."""
+        if any(node.holds(group) >= group.workers for node in self.nodes):
+            return {name for spot in self.spots(group, running) for name in spot}
+        return {node.name for node in self.nodes}
 
     def fits(self, group: WorkerGroup, running: Sequence[Placed]) -> bool:
         """Whether there is such a place."""

@@ -33,7 +33,7 @@ from icu_ray.evaluation.definition import find_definition
 
 ROOT = Path(__file__).parents[2]
 # In this order: later pages go on with the tutorial's files and sweep.
-STORY = [
+SLOW_PAGES = [
     "docs/tutorial.md",
     "docs/how-to/add-a-seed.md",
     "docs/how-to/resume.md",
@@ -41,7 +41,7 @@ STORY = [
     "docs/how-to/deletion-request.md",
 ]
 """Pages whose blocks take minutes, one after the other."""
-RUN = [
+QUICK_PAGES = [
     "docs/how-to/table-1.md",
     "docs/how-to/cluster.md",
     "docs/how-to/air-gapped.md",
@@ -207,10 +207,10 @@ def check_yaml(path: Path) -> None:
 
 def test_no_page_is_left_out() -> None:
     pages = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")} | {"README.md"}
-    assert pages == {*STORY, *RUN}
+    assert pages == {*SLOW_PAGES, *QUICK_PAGES}
 
 
-@pytest.mark.parametrize("page", [*(pytest.param(page, marks=pytest.mark.slow) for page in STORY), *RUN])
+@pytest.mark.parametrize("page", [*(pytest.param(page, marks=pytest.mark.slow) for page in SLOW_PAGES), *QUICK_PAGES])
 def test_every_block_runs(page: str, place: Place) -> None:
     for block in blocks(page):
         run_block(block, place)
@@ -286,7 +286,7 @@ CHECKS = {
 
 
 def test_links_lead_somewhere() -> None:
-    for page in [*STORY, *RUN]:
+    for page in [*SLOW_PAGES, *QUICK_PAGES]:
         text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if not target.startswith(("http://", "https://", "#")):
