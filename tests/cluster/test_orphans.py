@@ -25,7 +25,7 @@ HOLDER = """
 from icu_ray.cluster.temp_folder import temp_folder
 from icu_ray.storage.processes import scratch_folder, this_process
 with temp_folder(None) as ray, scratch_folder() as scratch:
-    print(this_process(), ray, scratch, flush=True)
+    print(this_process(), ray.parent, scratch, flush=True)
     input()
 """
 

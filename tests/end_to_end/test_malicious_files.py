@@ -137,7 +137,7 @@ def void(_: object) -> None:
 
 @pytest.mark.parametrize("form", ["pickle", "archive"])
 def test_artefact_of_the_store(form: str, mark: Path, tmp_path: Path) -> None:
-    rest = {"ids": ["a"], "references": ["a"], "columns": [4, 1, 2], "pad_id": 0, "eos_id": 0}
+    rest = {"ids": ["a"], "references": ["a"], "columns": [4, 1, 2], "pad_id": 0, "eos_id": 0, "positions": "real"}
 
     def write(folder: Path) -> None:
         (folder / "rows.json").write_text(json.dumps(rest))

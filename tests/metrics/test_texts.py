@@ -291,7 +291,7 @@ def test_a_score_table_of_a_spreadsheet_is_read(tmp_path: Path, encoding: str) -
     path.write_text(f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\n\ny,1,2,3\n".replace(",", ";"), encoding=encoding)
     with pytest.raises(UserError, match="line 4: expected 10 cells, found 4"):
         read_score_table(path)
-    path.write_text(f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\n".replace(",", ";"), encoding=encoding)
+    path.write_text(f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\n\ny,1,2,3,4,5,6,7,8,8\n".replace(",", ";"), encoding=encoding)
     assert read_score_table(path)[0].values == (1, 2, 3, 4, 5, 6, 7, 8, 9)
 
 

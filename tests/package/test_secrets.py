@@ -20,7 +20,9 @@ from tests.support.fuzz_case import fuzz, places
 SCHEMES = st.sampled_from(["http", "https", "postgresql", "mysql+pymysql", "s3", "memory", "simplecache::s3", "HTTP"])
 HOSTS = st.sampled_from(["h", "mlflow.example.org:5000", "[::1]:80", "bucket/runs", "127.0.0.1/a%20b/c.json"])
 PASSWORDS = st.text(
-    st.sampled_from("ab1 \t'\"@/?#&=:;,%()[]{}<>\\é€\u2028\x00") | st.characters(exclude_characters="\n"), min_size=1
+    st.sampled_from("ab1 \t'\"@/?#&=:;,%()[]{}<>\\é€\u2028\x00")
+    | st.characters(exclude_characters="\n", exclude_categories=["Cs"]),
+    min_size=1,
 ).filter(lambda text: "://" not in text)
 AROUND = st.sampled_from(["", " ", "'", '"', "(", "tracking.uri=", "MLflow at ", "OSError: PUT "])
 AFTER = st.sampled_from(["", " did not answer", "': refused", " and http://other/x is there", "\nme@host wrote it"])

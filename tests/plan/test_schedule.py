@@ -145,6 +145,17 @@ def test_a_wrong_estimate_lets_nobody_past_the_head_for_ever() -> None:
     assert all(told[name][1] <= 10 for name in past)
 
 
+def test_nobody_takes_a_node_where_the_head_could_be_next() -> None:
+    """Two trials have outlived their estimates: whichever ends first, the head stands in its place."""
+    nodes = (Node("a", 64, 2), Node("b", 64, 2), Node("c", 64, 1))
+    late = [Placed(gpu("late-a", 1, 1), ("a",), 0), Placed(gpu("late-b", 1, 1), ("b",), 0)]
+    head, small = gpu("head", 2, 10), gpu("small", 1, 10)
+    assert next_start([head, small], late, nodes, 2) == Placed(small, ("c",), 2)
+    assert next_start([head, small], late, nodes[:2], 2) is None
+    # Nor, where only so many trials may run, a place among them that the head needs.
+    assert next_start([head, small], late, nodes, 2, Limits(trials=3)) is None
+
+
 sizes = st.sampled_from([1, 1, 2, 3, 6])
 minutes = st.floats(0.1, 60)
 

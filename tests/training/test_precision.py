@@ -19,7 +19,6 @@ import torch
 
 from icu_ray.config import TrainConfig
 from icu_ray.models.reference import build_reference
-from icu_ray.training.engine import distributed, set_device_environment
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialOutcome
 from tests.support import bf16_case, training_case
@@ -29,13 +28,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _group() -> Iterator[None]:
-    set_device_environment(torch.device("cpu"))
+def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     # As tests/support/bf16_case.py: another number of threads adds up in another order, and bf16 shows it.
     torch.set_num_threads(1)
-    with distributed(0, 1):
-        yield
+    yield
     torch.set_num_threads(threads)
 
 

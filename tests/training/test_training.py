@@ -11,7 +11,6 @@ import math
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,20 +26,13 @@ from icu_ray.errors import UserError
 from icu_ray.storage.results import Scores
 from icu_ray.training.batches import epoch_batches, micro_batches
 from icu_ray.training.checkpoints import DamagedCheckpoint, read_state
-from icu_ray.training.engine import distributed, set_device_environment
+from icu_ray.training.engine import set_device_environment
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialOutcome
 from icu_ray.training.refinement import decide, el_decides, forgotten, refine
 from icu_ray.training.validation import Measure, Validation, validate
 from tests.support.payload import Payload
 from tests.support.training_case import FILTER, case, tokenizer, trial_settings
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _group() -> Iterator[None]:
-    set_device_environment(torch.device("cpu"))
-    with distributed(0, 1):
-        yield
 
 
 def test_training_on_a_gpu_overrules_what_the_worker_pool_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
