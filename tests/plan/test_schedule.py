@@ -152,7 +152,7 @@ def test_nobody_takes_a_node_where_the_head_could_be_next() -> None:
     head, small = gpu("head", 2, 10), gpu("small", 1, 10)
     assert next_start([head, small], late, nodes, 2) == Placed(small, ("c",), 2)
     assert next_start([head, small], late, nodes[:2], 2) is None
-    # Nor, where only so many trials may run, a place among them that the head needs.
+    # Limits count both late ones beside the head: nobody knows how many will have ended by then.
     assert next_start([head, small], late, nodes, 2, Limits(trials=3)) is None
 
 
