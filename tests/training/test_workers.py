@@ -76,20 +76,23 @@ def masked_epoch(active: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str,
 
         def scores(model: Any, rows: Any, batch: np.ndarray = batch) -> torch.Tensor:
             ids, mask = torch.from_numpy(rows.input_ids[batch]), torch.from_numpy(rows.mask[batch].astype(np.int64))
-            return model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)  # type: ignore[no-any-return]
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+            return logits.log_softmax(-1)  # type: ignore[no-any-return]
 
         def mean_nll(log_q: torch.Tensor, rows: Any, batch: np.ndarray = batch, live: Any = live) -> torch.Tensor:
             labels = torch.from_numpy(rows.labels[batch])[:, 1:]
             nll = -log_q[:, :-1].gather(2, labels.clamp(min=0)[..., None])[..., 0]
             return nll[live][labels[live] >= 0].mean()
 
+        real = torch.from_numpy(data.pairs.mask[batch])
         log_q = {"target": scores(model, data.targets), "pair": scores(model, data.pairs)}
         with torch.no_grad():
             log_p = scores(original, data.pairs)
         terms = {
             "forget": mean_nll(log_q["target"], data.targets),
             "learn": mean_nll(log_q["pair"], data.pairs),
-            "kl": (log_p.exp() * (log_p - log_q["pair"])).sum(-1)[live].mean(),
+            "kl": (log_p.exp() * (log_p - log_q["pair"])).sum(-1)[live][real[live]].mean(),
         }
         optimizer.zero_grad()
         (-terms["forget"] + 0.5 * terms["learn"] + terms["kl"]).backward()
