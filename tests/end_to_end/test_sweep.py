@@ -68,7 +68,7 @@ def no_secret(folder: Path, *outputs: str) -> None:
 def no_secret_of_ray(driver: int) -> None:
     """Nor does any file that the Ray of a running driver keeps: its logs and all besides."""
     ours = [owner for owner in Path(tempfile.gettempdir()).glob("icu-ray-*/**/driver.pid") if owner.is_file()]
-    folder = next(owner.parent for owner in ours if owner.read_text() == str(driver))
+    folder = next(owner.parent for owner in ours if owner.read_text().rsplit("-", 2)[1] == str(driver))
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert any(path.name.startswith("runtime_env_agent") for path in files)
     assert not [path for path in files if CANARY.encode() in path.read_bytes()]
