@@ -30,6 +30,7 @@ from icu_ray.cli.main import make_parser
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import config_folder, find_config
 from icu_ray.evaluation.definition import find_definition
+from icu_ray.report.formats.glossary import GLOSSARY
 
 ROOT = Path(__file__).parents[2]
 # In this order: later pages go on with the tutorial's files and sweep.
@@ -46,6 +47,7 @@ QUICK_PAGES = [
     "docs/how-to/cluster.md",
     "docs/how-to/air-gapped.md",
     "docs/index.md",
+    "docs/glossary.md",
     "docs/method.md",
     "docs/architecture.md",
     "docs/faults.md",
@@ -169,13 +171,13 @@ def run_block(block: Block, place: Place) -> None:
     if block.language == "yaml":
         assert block.file is not None, where
         check_yaml(place.folder / block.file)
-    elif block.language == "python" and (block.file is None or "/" not in block.file):
+    elif block.language == "python" and block.file is None:  # a script is run by the page's own command
         exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / block.page), "exec"), place.python)
     elif block.language == "bash":
         count = check_commands(block, place.folder)
         if block.not_run is not None:
             return
-        assert count or "pip install" in block.text, where
+        assert count or re.search(r"pip install|^python \S+\.py", block.text, re.MULTILINE), where
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block.text],
             cwd=place.folder,
@@ -291,6 +293,11 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
             if not target.startswith(("http://", "https://", "#")):
                 assert ((ROOT / page).parent / target.split("#")[0]).exists(), f"{page}: {target}"
+
+
+def test_the_glossary_is_that_of_the_report() -> None:
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (.+) \| (.+) \|$", page, re.MULTILINE)[1:] == list(GLOSSARY)
 
 
 def test_the_reference_is_what_the_code_says() -> None:
