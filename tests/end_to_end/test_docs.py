@@ -53,6 +53,8 @@ QUICK_PAGES = [
     "docs/index.md",
     "docs/glossary.md",
     "docs/outputs.md",
+    "docs/trust.md",
+    "docs/paper.md",
     "docs/method.md",
     "docs/architecture.md",
     "docs/faults.md",
