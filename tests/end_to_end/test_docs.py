@@ -248,7 +248,7 @@ def check_tutorial(place: Place) -> None:
     """Two trials by two methods, the plug-in among them, evaluated on the page's task; the frames hold the same."""
     run: Any = place.python["run"]
     trials = run.trials.set_index("name")
-    assert list(trials.index) == ["gentle-letters-s0-a0.5", "icu-letters-s0-a0.5-b1.0"]
+    assert list(trials.index) == ["icu-letters-s0-a0.5-b4.0", "npo_rt-letters-s0-a0.5"]
     assert run.exit_code == 0
     found = results(place.folder / "runs" / "letters")
     for path, result in found.items():
@@ -257,7 +257,9 @@ def check_tutorial(place: Place) -> None:
         assert row["ma_after"] == pytest.approx(100 * result["after"]["ma"])
         evaluation = json.loads((path.parent / "evaluation.json").read_text())
         assert not evaluation["errors"]
-        assert row["cls/next_sentence_acc_after"] == evaluation["after"]["cls/next_sentence_acc"]
+        assert row["cls/recall_acc_after"] == evaluation["after"]["cls/recall_acc"]
+        assert result["status"] == "finished"
+        assert evaluation["after"]["cls/recall_acc"] < evaluation["before"]["cls/recall_acc"]
         epochs = run.epochs[run.epochs["trial"] == result["name"]]
         assert list(epochs["epoch"]) == list(range(result["epochs"] + 1))
         assert epochs["ma"].iloc[-1] == result["after"]["ma"]
@@ -282,7 +284,7 @@ def check_request(place: Place) -> None:
         assert {key: done.scores.loc[side, key] for key in ("ma", "el10", "ppl_heldout")} == {
             key: result[side][key] for key in ("ma", "el10", "ppl_heldout")
         }
-    assert set(done.texts["id"]) == {f"forget-1-{number}" for number in range(6)}
+    assert set(done.texts["id"]) == {f"forget-1-{number}" for number in range(8)}
     assert list(done.epochs["epoch"]) == list(range(result["epochs"] + 1))
     assert (place.folder / "unlearned" / "model" / "config.json").is_file()
 
