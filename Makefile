@@ -33,7 +33,7 @@ test: $(READY)
 test-all: $(READY)
 	@$(PYTEST)
 
-# Style, and the floors: which room may import which (pyproject.toml, docs/architecture.md).
+# Style, and the layers: which package may import which (pyproject.toml, docs/architecture.md).
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache --no-logo
 

@@ -1,8 +1,8 @@
-"""docs/images/architecture.svg: the floors of icu_ray, drawn from the contracts in pyproject.toml that keep them.
+"""docs/images/architecture.svg: the layers of icu_ray, drawn from the contracts in pyproject.toml that keep them.
 
-python docs/architecture.py      # after a change of a contract or of a room's first sentence; a test compares
+python docs/architecture.py      # after a change of a contract or of a package's first sentence; a test compares
 
-A box is a room, with the first sentence of its docstring. Its colour and tag are the library that it may import and
+A box is a package, with the first sentence of its docstring. Its colour and tag are the library that it may import and
 most others may not. Boxes are opaque and what stands between them is grey, so that the picture suits a light page and a
 dark one.
 """
@@ -44,7 +44,7 @@ def contracts() -> list[dict[str, Any]]:
 
 
 def floors() -> list[Floor]:
-    """From the roof down."""
+    """From the top down."""
     (contract,) = (each for each in contracts() if each["id"] == "floors")
     return [
         Floor(tuple(room.strip() for room in layer.replace(":", "|").split("|")), ":" in layer)
@@ -53,7 +53,7 @@ def floors() -> list[Floor]:
 
 
 def libraries() -> dict[str, list[str]]:
-    """The protected libraries that a room may import, by room."""
+    """The protected libraries that a package may import, by package."""
     found: dict[str, list[str]] = {}
     for contract in contracts():
         if contract["type"] == "protected":
@@ -63,12 +63,12 @@ def libraries() -> dict[str, list[str]]:
 
 
 def purpose(room: str) -> str:
-    """The first sentence of a room's docstring."""
+    """The first sentence of a package's docstring."""
     path = ROOT / "icu_ray" / room / "__init__.py"
     path = path if path.is_file() else ROOT / "icu_ray" / f"{room}.py"
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     if not said:
-        raise SystemExit(f"{path}: expected a docstring whose first sentence says what the room is for")
+        raise SystemExit(f"{path}: expected a docstring whose first sentence says what the package is for")
     return " ".join(said.split("\n\n")[0].split()).split(". ")[0].removesuffix(".").replace("`", "")
 
 
@@ -90,7 +90,7 @@ def picture() -> str:
             if place and floor.acquainted:
                 body.append(f'<text class="k" x="{left - GAP / 2:g}" y="{top + height / 2 + 4:g}">↔</text>')
         top += height + 10
-    note = "A room imports only rooms of lower floors; ↔ joins two that may import each other. A tag names a library."
+    note = "A package imports only lower ones; ↔ joins two that may import each other. A tag names a library."
     body.append(f'<text class="f" x="{GUTTER}" y="{top + 10}">{note}</text>')
     style = (
         "rect{stroke:#8c959f;stroke-width:1}"
@@ -100,7 +100,7 @@ def picture() -> str:
     )
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top + 20}" role="img" '
-        'aria-label="The rooms of icu_ray, floor by floor">'
+        'aria-label="The packages of icu_ray, layer by layer">'
     )
     return "\n".join([head, f"<style>{style}</style>", *body, "</svg>", ""])
 

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and the words to say it with.
+"""The one exception for what a user can fix, and the words to say it with.
 
 Everything that is refused before work starts raises `UserError`; the command line prints its message without a
 traceback and leaves with exit code 2. Any other exception is a defect and keeps its traceback.

@@ -1,4 +1,4 @@
-"""icu-ray doctor: whether a sweep will run here, and what to mend."""
+"""icu-ray doctor: whether a sweep will run here, and what to fix."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ def add(commands: Any) -> None:
         "icu-ray doctor --storage s3://bucket/runs",
         _doctor,
     )
-    parser.add_argument("--storage", default="./runs", help="where results are to go (default ./runs)")
-    parser.add_argument("--tracking", metavar="URI", help="of MLflow (default: MLFLOW_TRACKING_URI, else a local file)")
+    parser.add_argument("--storage", default="./runs", help="folder or URL for results (default ./runs)")
+    parser.add_argument(
+        "--tracking", metavar="URI", help="address of MLflow (default: MLFLOW_TRACKING_URI, else a local file)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -27,15 +27,19 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--tasks", default="", metavar="A,B", help="further tasks: of a suite, any of lm-eval's, or a YAML file"
     )
-    parser.add_argument("--mirror", type=Path, metavar="DIR", help="read rows here, not on the hub")
+    parser.add_argument(
+        "--mirror", type=Path, metavar="DIR", help="read the tasks' rows from this folder, not from the hub"
+    )
     parser.add_argument("--limit", type=_positive, help="documents of each task (default: all)")
-    parser.add_argument("--storage", default="./runs", help="results are kept in its store (default ./runs)")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the weights (default fp32)")
+    parser.add_argument("--storage", default="./runs", help="where results are kept (default ./runs)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the weights (default fp32)"
+    )
     parser.add_argument(
         "--fidelity",
         choices=("default", "reference"),
         default="default",
-        help="reference: dialogues that are too long lose their end, as the authors'",
+        help="reference: cut the end of too long dialogues, as the paper's authors do",
     )
     parser.add_argument("--documents", type=Path, metavar="FILE", help="write every document's result as parquet")
     parser.add_argument("--revision", help="revision of hub models")

@@ -32,9 +32,9 @@ def add(commands: Any) -> None:
     )
     add_sources(export)
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the sheets and their key")
-    export.add_argument("--raters", type=_positive, default=2, help="people who rate every row (default 2)")
-    export.add_argument("--seed", type=int, default=0, help="of the draw and the orders (default 0)")
-    export.add_argument("--per-cell", type=_positive, metavar="K", help="rows of each cell (default: all)")
+    export.add_argument("--raters", type=_positive, default=2, help="number of people who rate every row (default 2)")
+    export.add_argument("--seed", type=int, default=0, help="seed of the drawing and the order of rows (default 0)")
+    export.add_argument("--per-cell", type=_positive, metavar="K", help="rows per cell (default: all)")
     back = add_command(
         parts,
         "import",

@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings of the judge (default: built in)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: beside the source)")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="where paid answers are kept (default: the store)")
-    parser.add_argument("--dry-run", action="store_true", help="say what it would cost and ask nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what it would cost, and ask nothing")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -48,7 +48,10 @@ def add_sources(parser: Any, more: str = "") -> None:
         help=f"folder of a sweep or trial, or a .jsonl, .csv, .parquet of id, prompt, reference, candidate{more}",
     )
     parser.add_argument(
-        "--which", choices=("before", "after", "both"), default="both", help="whose texts (default both)"
+        "--which",
+        choices=("before", "after", "both"),
+        default="both",
+        help="texts written before unlearning, after it, or both (default)",
     )
     parser.add_argument(
         "--references", type=Path, metavar="FILE", help="id, prompt, reference of files that hold id and candidate only"

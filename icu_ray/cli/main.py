@@ -1,4 +1,4 @@
-"""The command `icu-ray`: one file a sub-command beside this one, each a thin layer over a room.
+"""The command `icu-ray`: one file a sub-command beside this one, each a thin layer over a package.
 
 Exit codes: 0 done; 1 some trials failed; 2 the input was refused before anything ran; 130 interrupted, resumable.
 """

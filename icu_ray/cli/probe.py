@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--forget", required=True, type=Path, metavar="FILE", help=".npy of token ids, or .jsonl, .csv, .parquet"
     )
-    parser.add_argument("--tokenizer", metavar="NAME", help="who wrote the .npy's ids, when not the model's tokenizer")
+    parser.add_argument("--tokenizer", metavar="NAME", help="tokenizer of the .npy's ids, if not the model's")
     parser.add_argument("--el-start", type=_positive, default=150, help="first prefix length of EL (default 150)")
     parser.add_argument("--ngram", type=_positive, default=10, help="n of EL's n-grams (default 10)")
     parser.add_argument("--length", type=_positive, default=200, help="tokens a text is cut to (default 200)")

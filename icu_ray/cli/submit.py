@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "submit",
-        "Run a sweep as a job on a Ray cluster, and follow it. Submitting the same config again goes on with it.",
+        "Run a sweep as a job on a Ray cluster, and follow it. Submit the same config again to continue it.",
         "icu-ray submit --address http://127.0.0.1:8265 tune_configs/table1.yaml storage=s3://bucket/runs",
         _submit,
     )
@@ -25,20 +25,26 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--address",
         metavar="URL",
-        help="of the job server (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
+        help="address of the job server (default: RAY_API_SERVER_ADDRESS, else http://127.0.0.1:8265)",
     )
-    parser.add_argument("--working-dir", type=Path, default=Path(), metavar="DIR", help="what travels (default: here)")
     parser.add_argument(
-        "--id", dest="submission_id", metavar="ID", help="name of the job (default: the sweep's, with the time)"
+        "--working-dir",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="folder that is copied to the cluster (default: this one)",
+    )
+    parser.add_argument(
+        "--id", dest="submission_id", metavar="ID", help="name of the job (default: the sweep's name and the time)"
     )
     parser.add_argument(
         "--env",
         action="append",
         default=[],
         metavar="NAME",
-        help="a variable of this shell that the job gets too (may be repeated); no secrets: all of the cluster sees it",
+        help="pass on a variable of this shell (may be repeated); no secrets: everyone on the cluster sees it",
     )
-    parser.add_argument("--wait", action="store_true", help="where another driver runs this sweep: wait for its end")
+    parser.add_argument("--wait", action="store_true", help="if another process runs this sweep, wait for its end")
     parser.add_argument("--no-follow", action="store_true", help="return when the job is submitted")
     parser.add_argument("--attach", metavar="ID", help="follow a job that was submitted before")
     parser.add_argument("--stop", metavar="ID", help="stop a job; what it finished is kept")

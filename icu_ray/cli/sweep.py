@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "sweep",
-        "Run a grid of trials, or go on with it where it stopped.",
+        "Run a sweep (a grid of trials), or continue it where it stopped.",
         "icu-ray sweep tune_configs/extraction_small.yaml optim.lr=1e-4",
         _sweep,
         progress=True,
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
-    parser.add_argument("--wait", action="store_true", help="where another driver runs this sweep: wait for its end")
+    parser.add_argument("--wait", action="store_true", help="if another process runs this sweep, wait for its end")
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

@@ -41,9 +41,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--heldout", metavar="FILE", help="held-out texts, to measure what was lost (default: a tenth of --retain)"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to leave everything")
-    parser.add_argument("--text-column", default="text", help="of the files (default text)")
-    parser.add_argument("--id-column", help="of the files (default: rows are numbered)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the model, the report and all files")
+    parser.add_argument("--text-column", default="text", help="column of the texts (default text)")
+    parser.add_argument("--id-column", help="column of the texts' ids (default: rows are numbered)")
     parser.add_argument("--method", help="icu, kl, llmu, ... (default icu, without --retain kumpr)")
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of learning the pairs (default 0.5)")
     parser.add_argument("--beta", type=float, help="weight of staying near the original (default 1, of a stand-in 4)")
@@ -52,9 +52,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--gpus", type=int, help="of each worker (default 1, of a stand-in 0)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--suite", nargs="+", default=[], help="evaluate before and after: lm_eval, icu, quick")
-    parser.add_argument("--mirror", metavar="DIR", help="read the suites' rows here, not on the hub")
+    parser.add_argument("--mirror", metavar="DIR", help="read the suites' rows from this folder, not from the hub")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and start nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
     parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
 
 

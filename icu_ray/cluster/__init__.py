@@ -8,6 +8,6 @@ Read in this order:
 - head_watch.py: tells the driver when the Ray under it is gone
 - spot_notice.py: a command for spot machines: drains the node when its cloud takes it away
 
-The room knows Ray and plain values of plan/ (a node, a worker group). It must not know trials or models.
+The package knows Ray and plain values of plan/ (a node, a worker group). It must not know trials or models.
 Importing it does not import Ray, so that a dry run stays quick.
 """

@@ -53,7 +53,7 @@ class ResourcesConfig(Section):
     """GPU hours (hours of CPU cores in a sweep without GPUs), ended and running trials together, after which no
     further trial starts."""
     max_cost: Positive | None = None
-    """The same in money; needs `prices`."""
+    """Money after which no further trial starts; needs `prices`."""
     prices: Place | None = None
     """YAML file with what an hour costs (keys: see PricesConfig), for the plan's estimate and max_cost."""
     spot: bool = False
@@ -72,10 +72,10 @@ class PricesConfig(Section):
     currency: str = "USD"
     """Shown beside sums."""
     gpu_hour: Annotated[float, Field(ge=0)]
-    """Of one GPU, on demand."""
+    """Price of an hour of one GPU, on demand."""
     spot_gpu_hour: Annotated[float, Field(ge=0)] | None = None
     """The same on a spot machine."""
     cpu_hour: Annotated[float, Field(ge=0)] | None = None
-    """Of one CPU core in a sweep without GPUs."""
+    """Price of an hour of one CPU core, in a sweep without GPUs."""
     spot_cpu_hour: Annotated[float, Field(ge=0)] | None = None
     """The same on a spot machine."""

@@ -53,12 +53,12 @@ class ColumnsConfig(Section):
         return self
 
     def value(self) -> Columns:
-        """The plain value the other rooms use."""
+        """The plain value that the other packages use."""
         return Columns(self.length, self.prefix_start, self.suffix_start)
 
 
 class SyntheticData(Section):
-    """Seeded private-looking records made with Faker: needs no download."""
+    """Made-up personal records, by Faker; needs no download."""
 
     source: Literal["synthetic"]
     """Which kind of data this is."""
@@ -69,7 +69,7 @@ class SyntheticData(Section):
     heldout: Count = 64
     """Further rows that no stand-in ever sees, for held-out perplexity."""
     seed: Seed = 0
-    """Of the records; another seed is another world."""
+    """Another seed makes other records."""
 
 
 class ExtractionData(Section):

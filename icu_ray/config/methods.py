@@ -87,7 +87,7 @@ class SearchConfig(Section):
     space: dict[Literal["alpha", "beta", "lr"], RangeConfig]
     """Ranges of alpha, beta and lr; what is left out keeps its value."""
     trials: Count = 20
-    """All together, with those of earlier runs of the same command."""
+    """Number of trials in all, with those of earlier runs of the same command."""
     algorithm: str = "optuna"
     """optuna, random, or another of Ray Tune's searchers by its name there (its package must be installed)."""
     objective: Literal["forget_cheaply"] = "forget_cheaply"
@@ -98,4 +98,4 @@ class SearchConfig(Section):
     grace_epochs: Count = 3
     """Epochs that every trial is given before it can be ended early."""
     seed: Seed = 0
-    """Of the searcher."""
+    """Seed of the searcher."""

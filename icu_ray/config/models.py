@@ -31,7 +31,7 @@ class StandinConfig(Section):
     min_extraction: Fraction = 0.5
     """EL10 that every forget sample must reach before training ends."""
     seed: Seed = 0
-    """Of its weights and of the order of its corpus."""
+    """Seed of its weights and of the order of its corpus."""
 
 
 class ModelConfig(Section):
@@ -54,7 +54,7 @@ class ModelConfig(Section):
     cpus_per_worker: Count = 1
     """CPU cores of one worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of weights and gradients in training."""
+    """Number format of weights and gradients in training."""
     zero_stage: Annotated[int, Field(ge=0, le=2)] = 0
     """ZeRO stage; at 3 the weights are spread over workers, which saving does not gather yet."""
     offload_optimizer: bool = False

@@ -22,14 +22,14 @@ class SweepConfig(Section):
     """A whole sweep: models x samples x methods' cells, and how each trial is run and judged."""
 
     name: Name
-    """Of the sweep: its folder in the storage, its MLflow experiment."""
+    """Name of the sweep, of its folder in the storage, and of its MLflow experiment."""
     storage: Place = "./runs"
     """Where everything is written: a folder, or a URL such as s3://bucket/runs."""
     fidelity: Literal["default", "reference", "paper"] = "default"
-    """Whose side is taken where paper and authors' code differ; sets several keys together, each of which can be given
-    by itself."""
+    """What to follow where the paper and its authors' code differ: the code (reference), the paper, or the code without
+    its bugs (default). It sets several keys together; each can be set by itself too."""
     seed: Seed = 42
-    """Of what is random in a trial: the order of batches, dropout."""
+    """Seed of what is random in a trial: the order of batches, dropout."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     """The models of the grid."""
     data: Data

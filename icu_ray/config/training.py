@@ -25,7 +25,7 @@ class TokensConfig(Section):
     padding too, as in the authors' code, where models with absolute positions see a short text at places where they
     have never seen it."""
     columns_of: Literal["auto", "source", "model"] = "auto"
-    """Whose tokens the columns count: the source's (GPT-2), or the model's own; auto: the model's own for stand-ins."""
+    """Which tokens the columns count: the source's (GPT-2) or the model's own; auto: the model's own for stand-ins."""
 
 
 class PairsConfig(Section):

@@ -130,8 +130,8 @@ def add_options(parser: Any) -> None:
     """--quiet and --verbose, as `verbosity` in what is parsed."""
     options = parser.add_mutually_exclusive_group()
     options.add_argument(
-        "-q", "--quiet", dest="verbosity", action="store_const", const="quiet", help="say the results and errors alone"
+        "-q", "--quiet", dest="verbosity", action="store_const", const="quiet", help="print only results and errors"
     )
     options.add_argument(
-        "-v", "--verbose", dest="verbosity", action="store_const", const="verbose", help="say what is logged as well"
+        "-v", "--verbose", dest="verbosity", action="store_const", const="verbose", help="print the log too"
     )

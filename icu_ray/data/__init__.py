@@ -6,6 +6,6 @@ In the order of a text's way: `sources.py` is the front of the three sources `sy
 own) and `extraction.py` (the benchmark; `fetch.py` gets it, `vocabulary.py` decodes it). `examples.py` and
 `corpus.py` are the values they give. `tokens.py` makes rows of one model's vocabulary. `pairing.py` finds each
 target's nearest neighbour, by `embedding.py` (with the encoder that `encoder.py` finds) and `neighbours.py`; these
-two and the pairing itself run on Ray Data, the rest needs no Ray. This room must not know models nor methods: a
+two and the pairing itself run on Ray Data, the rest needs no Ray. This package must not know models nor methods: a
 tokenizer comes as an argument.
 """

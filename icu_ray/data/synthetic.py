@@ -2,8 +2,8 @@
 
 Contact cards, clinic notes, account letters, order histories, staff files and insurance claims of invented people. Each
 record has a head with the person's details and then dated entries until it is long enough; wording varies, clinics,
-products and officers are shared by all, so that a nearest neighbour is analogous and held-out records tell of the same
-world. Names, addresses and numbers come from Faker, seeded for each record alone: record 7 is the same text in a corpus
+products and officers are shared by all, so that a nearest neighbour is analogous and held-out records name the same
+ones. Names, addresses and numbers come from Faker, seeded for each record alone: record 7 is the same text in a corpus
 of 8 and of 8,000, today and next year.
 
     texts = make_records(seed=0, start=0, stop=384, tokens=128)
@@ -177,7 +177,7 @@ class Pen:
 
 
 def make_records(seed: int, start: int, stop: int, tokens: int) -> list[str]:
-    """Records number start..stop-1 of the world of `seed`, each of at least `tokens` tokens of a small BPE."""
+    """Records number start..stop-1 that `seed` makes, each of at least `tokens` tokens of a small BPE."""
     from faker import Faker  # a third of a second: only where records are written
 
     fake = Faker("en_US", use_weighting=False)  # weighted choice over a thousand names is three times slower

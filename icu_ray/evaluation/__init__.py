@@ -19,5 +19,6 @@ In the order to read:
 `tasks/authors.py` and `texts.py` are named in the store's keys by their content: a change in them, be it a comment,
 has every task of suite `icu` evaluated anew.
 
-This room must not know the epochs of a trial. Only `stage/` knows Ray; naming tasks imports neither torch nor lm-eval.
+This package must not know the epochs of a trial. Only `stage/` knows Ray; naming tasks imports neither torch nor
+lm-eval.
 """

@@ -3,7 +3,7 @@
     sources = open_tasks(tasks_of(["icu"], ["boolq"]), Options(mirror=Path("mirror")))
 
 lm_eval: the nine tasks as the harness defines them. icu: the same nine as the authors ask them, four dialogues and two
-perplexities, in the authors' form and in the harness's. quick: on the quickstart's synthetic world. Any other task of
+perplexities, in the authors' form and in the harness's. quick: on the quickstart's made-up records. Any other task of
 the harness by its name, and a user's own by its YAML file. Metrics are called cls/hellaswag_acc, dialogue/wow_f1,
 ppl/wikitext_icu and so on.
 """

@@ -1,4 +1,4 @@
-"""What a task is to the rest of the room: requests for any model, and scores from its answers.
+"""What a task is to the rest of the package: requests for any model, and scores from its answers.
 
 `TaskSource` is a task by name that has not read its documents yet: its identity is enough to find in the store what
 was evaluated before. `Task` is one that has.

@@ -9,5 +9,5 @@ Read in this order:
 - bertscore.py, overlap.py: candidates against references; BLEU, entropy. perplexity.py: held-out rows
 - scores.py: s_z and s_m of a table. agreement.py: raters and correlations
 
-Plain functions of models, arrays and texts. The room must not know Ray, MLflow or what storage holds.
+Plain functions of models, arrays and texts. The package must not know Ray, MLflow or what storage holds.
 """

@@ -5,5 +5,5 @@
 `loading.py` first: a hub id or a folder becomes a model and its tokenizer; `hub.py` fetches by commit. `hidden.py`
 splits a model where losses and probes need it: last hidden states on one side, output matrix on the other.
 `reference.py` is the frozen original of equation (4), and `fingerprints.py` what decides a model in a trial's
-identity. This room must not know methods, training or Ray.
+identity. This package must not know methods, training or Ray.
 """

@@ -11,5 +11,5 @@ In the order to read:
 3. People (`icu-ray human`). `human_sheets.py` writes blinded sheets and pages (`human_page.html`); `human.py` takes
    the ratings that come back, and compares raters with each other and with the judge.
 
-Nothing here runs a model, and no command but these two comes here. The room must not know Ray or a sweep's driver.
+Nothing here runs a model, and no command but these two comes here. The package must not know Ray or a sweep's driver.
 """

@@ -17,5 +17,5 @@ From storage to page, in the order to read:
 
 `terminal/` prints: the plan, a running sweep, the state of one, the summary of one that ended.
 
-This room must not know Ray, nor a sweep's driver: it reads storage, so a report can be made anywhere and at any time.
+This package must not know Ray, nor a sweep's driver: it reads storage, so a report can be made anywhere, at any time.
 """

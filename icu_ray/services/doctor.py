@@ -1,4 +1,4 @@
-"""Looks at a machine, or a cluster, the way a sweep will: what is there, what is wrong, and how to mend it.
+"""Looks at a machine, or a cluster, the way a sweep will: what is there, what is wrong, and how to fix it.
 
 for finding in examine(storage="./runs"): print(finding.state, finding.what, finding.found, finding.remedy)
 """

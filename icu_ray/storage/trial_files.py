@@ -2,7 +2,7 @@
 
     <storage>/<sweep>/sweep.json                   Sweep: resolved config, planned trials, who made it
                      /beat.json                    when the driver was last alive, and how it ended
-                     /driver-N.json                whose the sweep is: the lease of its Nth driver (icu_ray.sweep.lease)
+                     /driver-N.json                the lease of the sweep's Nth driver (icu_ray.sweep.lease)
                      /trials/<trial id>/spec.json      TrialSpec, written when the trial first starts
                                        /events.jsonl   one EpochRecord a line; epoch 0 is before training
                                        /generations.jsonl  one Generations a line: what was said after each epoch

@@ -13,5 +13,5 @@ Read in this order:
     prometheus_metrics    what an operator's Prometheus sees
     submit                the same command on another cluster
 
-The room must not know DeepSpeed or MLflow; training and tracking speak to them.
+The package must not know DeepSpeed or MLflow; training and tracking speak to them.
 """

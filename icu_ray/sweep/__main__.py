@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None, *, name: str = "icu_ray.sweep") -> i
     """Run the job; the process's exit code. name: of the command, before what it says of errors."""
     parser = argparse.ArgumentParser(
         prog="python -m icu_ray.sweep",
-        description="Run a grid of unlearning trials, or go on with it where it stopped.",
+        description="Run a grid of unlearning trials, or continue it where it stopped.",
         epilog="example:\n  python -m icu_ray.sweep tune_configs/extraction_small.yaml optim.lr=1e-4 --dry-run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None, *, name: str = "icu_ray.sweep") -> i
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
-    parser.add_argument("--wait", action="store_true", help="where another driver runs this sweep: wait for its end")
+    parser.add_argument("--wait", action="store_true", help="if another process runs this sweep, wait for its end")
     add_options(parser)
     arguments = parser.parse_intermixed_args(argv)
     return exit_code(name, lambda: _run(arguments))

@@ -1,4 +1,4 @@
-"""MLflow: a view of what lies in storage. No other room talks to it.
+"""MLflow: a view of what lies in storage. No other package talks to it.
 
 Storage is the truth; whatever is sent here can be sent again, and a sweep goes on when the server is away.
 Read in this order:
@@ -10,5 +10,5 @@ Read in this order:
 - artifacts.py: files of a run
 - views.py: descriptions and saved views that MLflow's pages show (pure)
 
-The room reads storage only. It must not know training, Ray or a trial in the making.
+The package reads storage only. It must not know training, Ray or a trial in the making.
 """

@@ -9,5 +9,5 @@ Read in this order:
 - engine.py: DeepSpeed, known here alone
 - standins.py, muon.py: small models trained here until they know the forget samples
 
-The room must not know Ray, Tune or MLflow: who calls it decides where its reports and checkpoints go.
+The package must not know Ray, Tune or MLflow: who calls it decides where its reports and checkpoints go.
 """

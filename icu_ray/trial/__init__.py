@@ -12,5 +12,5 @@ Read in this order:
     watchdog              ends a worker group that hangs
     worker_pool           processes that have imported what training needs
 
-The room must not know the sweep: not the other trials, not who waits for this one.
+The package must not know the sweep: not the other trials, not who waits for this one.
 """

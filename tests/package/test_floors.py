@@ -1,4 +1,4 @@
-"""The floors of the house: what `make lint` refuses, and the picture of it.
+"""The layers of packages: what `make lint` refuses, and the picture of it.
 
 Imports are planted into a copy of icu_ray/, which import-linter then reads with the project's own contracts.
 

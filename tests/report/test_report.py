@@ -19,6 +19,7 @@ from icu_ray.cli.main import main as cli
 from icu_ray.report.figures.case_study import marked_words, wrap
 from icu_ray.report.figures.curves import mean_curve
 from icu_ray.report.formats import latex, markdown
+from icu_ray.report.formats.glossary import GLOSSARY
 from icu_ray.report.formats.page import png_size
 from icu_ray.report.numbers.summary import summarise, write_tables
 from icu_ray.report.write import Written, write_report
@@ -156,6 +157,8 @@ def test_the_page_is_complete_in_itself(whole: Written) -> None:
     assert len(images) == 5 and all(attrs["alt"] for attrs in images)
     assert all(attrs.get("scope") for tag, attrs in page.tags if tag == "th")
     assert "lang" in dict(page.tags)["html"]
+    foot = " ".join(page.text.split("Glossary")[-1].split())
+    assert all(word in foot and meaning in foot for word, meaning in GLOSSARY)
     # What the model said is text, not markup.
     assert "said <script>alert(1)</script> & $x_1$" in " ".join(page.text.split())
     assert "<mark>Alice</mark>" in text

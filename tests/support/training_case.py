@@ -1,4 +1,4 @@
-"""A small trial for tests of the training room, runnable as a process of a gloo group.
+"""A small trial for tests of the training package, runnable as a process of a gloo group.
 
 python tests/support/training_case.py RANK WORLD_SIZE ZERO_STAGE RENDEZVOUS_FILE OUT_FILE [FLAGS]
 

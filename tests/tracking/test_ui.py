@@ -170,7 +170,7 @@ def test_curves_have_the_points_of_the_trials(shown: Shown) -> None:
     drawn: dict[str, dict[str, list[Any]]] = {}
     colours: dict[str, set[str]] = {}
     for metric, name, colour, points in lines:
-        colours.setdefault(name, set()).add(colour[: len("#rrggbb")])  # a transparent twin lies under each line
+        colours.setdefault(name, set()).add(colour[: len("#rrggbb")])  # a transparent copy lies under each line
         drawn.setdefault(metric, {})[name] = [(int(x), y) for x, y in points]
     for metric in ("ma", "el10"):
         assert set(drawn[metric]) == NAMES

@@ -1,4 +1,4 @@
-"""The training room: batches, refinement, engine, checkpoints and whole trials, without Ray.
+"""The training package: batches, refinement, engine, checkpoints and whole trials, without Ray.
 
 Needs: a C++ compiler (DeepSpeed); ../shared for some of its tests.
 """

@@ -1,1 +1,1 @@
-"""Where the documents of tasks come from: a mirror of public data, or the synthetic world of the quickstart."""
+"""Where the documents of tasks come from: a mirror of public data, or the quickstart's made-up records."""

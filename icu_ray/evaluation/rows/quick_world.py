@@ -1,4 +1,4 @@
-"""A small suite on the synthetic world of the quickstart: what a stand-in can know of records it has never read.
+"""A small suite on the quickstart's made-up records: what a stand-in can know of records it has never read.
 
     tasks = quick_rows("choice", QuickWorld()), quick_rows("cloze", QuickWorld())
 
@@ -33,7 +33,7 @@ _KINDS = ("clinic", "bank", "shop", "insurer")
 
 @dataclass(frozen=True)
 class QuickWorld:
-    """Whose held-out records: those after `records` rows of the world of `seed`, as a sweep's data section says."""
+    """Whose held-out records: those after the first `records` that `seed` makes, as a sweep's data section says."""
 
     seed: int = 0
     records: int = 640
@@ -41,7 +41,7 @@ class QuickWorld:
     tokens: int = 128
 
     def key(self) -> dict[str, JsonValue]:
-        """What decides the rows made of this world."""
+        """What decides the rows."""
         return {"world": dict(asdict(self)), "version": 1}
 
     def texts(self) -> list[str]:

@@ -18,6 +18,7 @@ from icu_ray.report.figures.case_study import marked_words
 from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.figures.theme import DPI
 from icu_ray.report.formats import wording
+from icu_ray.report.formats.glossary import GLOSSARY
 from icu_ray.report.numbers.targets import HEADINGS
 
 _TEMPLATE = "page.html.jinja"
@@ -61,6 +62,7 @@ def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, byt
         standing=wording.standing_of,
         wording=wording,
         words=STATE_WORD,
+        glossary=GLOSSARY,
     )
 
 

@@ -29,7 +29,7 @@ TARGETS_NOTE = (
 TASKS_NOTE = (
     "Means over the trials of a row. Accuracies and F1 in per cent, 'ppl/' perplexities. Names that end in _icu are "
     "asked and scored as the paper's authors did, others as lm-evaluation-harness defines them; quick_ tasks are about "
-    "held-out records of the synthetic world."
+    "held-out ones of the made-up records."
 )
 TESTS_NOTE = (
     "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval, over pairs of "

@@ -116,7 +116,7 @@ PPL_RATIO = Column(
     2,
     meaning="held-out perplexity after unlearning over before",
 )
-# The quick suite asks about the synthetic world, not what the paper asks: never in the paper's columns or scores.
+# The quick suite asks about made-up records, not what the paper asks: never in the paper's columns or scores.
 QUICK_CLS = Column(
     "quick_cls",
     "quick Cls (ACC)",
