@@ -195,7 +195,7 @@ def heartbeat(storage: str, sweep: str, lease: Lease, taken_over: threading.Even
 
 @contextlib.contextmanager
 def logging_to(file: Path, console: Console | None = None) -> Iterator[None]:
-    """What this process logs goes to `file`, and to a console where one is given; before and after, as it was."""
+    """What this process logs goes to `file`, and to a console by rich's handler; before and after, as it was."""
     handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
     handlers[0].setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
     if console is not None:
