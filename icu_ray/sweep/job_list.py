@@ -19,7 +19,10 @@ from icu_ray.sweep.submit import explained, job_client
 
 _LONGEST = 160
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
-_OPENING = re.compile(r"^(\S+): (\d+) trials to run.*?(?:, (\d+) already done)?; log in ", re.MULTILINE)
+_OPENING = re.compile(
+    r"^(\S+): (\d+) trials to run(?: and (\d+) to be chosen by the search)?(?:, (\d+) already done)?; log in ",
+    re.MULTILINE,
+)
 """A sweep's first line (sweep/run.py)."""
 _COUNT = re.compile(r"\[(\d+)/(\d+)\]$", re.MULTILINE)
 """The end of the line that a sweep prints when a trial ends (report/terminal/live.py)."""
@@ -96,8 +99,8 @@ def _counted(log: str) -> tuple[str, int | None, int | None]:
     counts = _COUNT.findall(log)
     if counts:
         return opening[1], int(counts[-1][0]), int(counts[-1][1])
-    already = int(opening[3] or 0)
-    return opening[1], already, int(opening[2]) + already
+    waiting, chosen, already = (int(number or 0) for number in opening.groups()[1:])
+    return opening[1], already, waiting + chosen + already
 
 
 def _seconds(milliseconds: int | None) -> float | None:

@@ -396,6 +396,9 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     )
     assert plain.returncode == 0, plain.stdout + plain.stderr
     assert "0 trials to run, 1 already done" in plain.stdout
+    code, output = case.submit("--list", "--json")
+    [plainly] = [job for job in json.loads(output) if job["id"] == "plainly"]
+    assert code == 0 and (plainly["sweep"], plainly["done"], plainly["trials"]) == ("t", 1, 1)  # from what it printed
     assert read_sweep(storage, "t").provenance.commit == files_hash(case.checkout / "icu_ray")  # type: ignore[union-attr]
 
     # The doctor sees that cluster.
