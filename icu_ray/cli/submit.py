@@ -109,7 +109,7 @@ def _as_lines(found: Sequence[ListedJob]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row, job in zip(rows, (None, *found), strict=True):
-        lines.append("  ".join(map(str.ljust, row, widths)).rstrip())
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         if job is not None:
             below = (job.progress, "" if job.sweep else job.command)
             lines += [f"{'':{widths[0]}}  {text}" for text in below if text]
