@@ -1,6 +1,9 @@
 """The command `icu-ray`: one file a sub-command beside this one, each a thin layer over a package.
 
 Exit codes: 0 done; 1 some trials failed; 2 the input was refused before anything ran; 130 interrupted, resumable.
+
+Why argparse and not Typer: the completion (shtab) and the reference (docs/generate.py) are made of these parsers, and
+`python -m icu_ray.sweep` has one of its own. Typer would be a second way beside them and change nothing that is typed.
 """
 
 from __future__ import annotations

@@ -5,10 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.cli.command import add_command, split_config
+from icu_ray.console.progress import duration
+from icu_ray.errors import without_secrets
+
+if TYPE_CHECKING:
+    from icu_ray.sweep.job_list import ListedJob
 
 
 def add(commands: Any) -> None:
@@ -48,21 +56,22 @@ def add(commands: Any) -> None:
     parser.add_argument("--no-follow", action="store_true", help="return when the job is submitted")
     parser.add_argument("--attach", metavar="ID", help="follow a job that was submitted before")
     parser.add_argument("--stop", metavar="ID", help="stop a job; what it finished is kept")
-    parser.add_argument("--list", action="store_true", help="the cluster's sweeps, the newest last")
+    parser.add_argument("--list", action="store_true", help="the cluster's submitted jobs, the newest last")
     parser.add_argument("--json", action="store_true", help="with --list: print JSON")
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from icu_ray.sweep.submit import Job, follow, job_address, jobs, state, stop, submit
+    from icu_ray.sweep.submit import Job, follow, job_address, state, stop, submit
 
     address = job_address(arguments.address)
     if arguments.list:
+        from icu_ray.sweep.job_list import jobs
+
         found = jobs(address)
         if arguments.json:
-            print(json.dumps([{"id": name, "status": status} for name, status in found.items()]))
+            print(json.dumps([_as_json(job) for job in found]))
         else:
-            for name, status in found.items():
-                print(f"{status:<10} {name}")
+            print("\n".join(_as_lines(found)) or f"no jobs at {without_secrets(address)}")
         return 0
     if arguments.stop:
         running = stop(Job(address, arguments.stop))
@@ -93,3 +102,45 @@ def _submit(arguments: argparse.Namespace) -> int:
         name = job.submission_id
         print(f"\n{name} goes on; --attach {name} follows it, --stop {name} ends it", file=sys.stderr)
         return 130
+
+
+def _as_lines(found: Sequence[ListedJob]) -> list[str]:
+    """A table, and under each row what is known besides; [] for no jobs."""
+    if not found:
+        return []
+    rows = [("status", "job", "sweep", "started", "time")]
+    rows += [(job.status, job.id, job.sweep or "-", _moment(job.started), _took(job)) for job in found]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row, job in zip(rows, (None, *found), strict=True):
+        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if job is not None:
+            below = (job.progress, "" if job.sweep else job.command)
+            lines += [f"{'':{widths[0]}}  {text}" for text in below if text]
+    return lines
+
+
+def _as_json(job: ListedJob) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "status": job.status,
+        "sweep": job.sweep or None,
+        "command": job.command,
+        "started": _iso(job.started),
+        "ended": _iso(job.ended),
+        "done": job.done,
+        "trials": job.trials,
+        "said": job.said or None,
+    }
+
+
+def _moment(seconds: float | None) -> str:
+    return "-" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _took(job: ListedJob) -> str:
+    return "-" if job.started is None else duration(max(0.0, (job.ended or time.time()) - job.started))
+
+
+def _iso(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

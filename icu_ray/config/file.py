@@ -4,6 +4,10 @@
 
 Whatever is wrong raises `UserError` naming file and key, what was found and what was expected, with the nearest known
 key. The presets hold the choices where the paper and the authors' code differ; each can also be set by itself.
+
+Why not OmegaConf or Hydra: layers and overrides are the short part here. The long part is messages that name the file,
+the key and the nearest known one; pydantic finds what is wrong, and a second schema beside it would have to be kept
+equal to it. Interpolation, which they bring, hides values from who reads a config.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ what is there already is not loaded again, a broken download goes on where it st
 the list of what to put where.
 
     fetch_data(Path("data"), print)         # icu-ray data fetch
+
+Why not pooch: it checks hashes and tries again too, but begins a broken download at its first byte, and tells neither a
+server that is not there from a file that is gone, nor how far it is to who listens (console/progress.py).
 """
 
 from __future__ import annotations

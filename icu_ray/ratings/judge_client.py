@@ -5,6 +5,9 @@ no answer in time and an answer that is no answer are tried again after a growin
 Retry-After says, which then holds for all. A refused key, an unknown model or an exhausted account stop everything.
 
     async with JudgeClient(config, read_key(config)) as client: answer = await client.ask(messages)
+
+Why not tenacity: it tries one call again. Here a pause that the server asks for holds for all calls, and each new try
+takes its turn within the limits of requests and tokens a minute.
 """
 
 from __future__ import annotations

@@ -104,12 +104,16 @@ class ReportedTrial:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """One folder: storage, name, sweep.json where it could be read, and the state of its driver ('' if unknown)."""
+    """One folder: storage, name, sweep.json where it could be read, and the state of its driver ('' if unknown).
+
+    under_way: the steps of the shared work that a running driver is at, each with its stage.
+    """
 
     storage: str
     name: str
     record: Sweep | None
     state: str
+    under_way: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,8 @@ def _collect_one(
     trials = [
         _collect_trial(storage, name, trial_id, planned.get(trial_id), record, state, broken) for trial_id in wanted
     ]
-    return SweepFolder(storage, name, record, state), trials
+    under_way = beat.under_way if beat is not None and state == "running" else ()
+    return SweepFolder(storage, name, record, state, under_way), trials
 
 
 def _collect_trial(
@@ -179,6 +184,7 @@ def _collect_trial(
     before = len(broken)
     started = _try(lambda: read_spec(paths), broken)
     spec = started or planned
+    in_plan = record is None or planned is not None
     history = _try(lambda: read_events(paths), broken) or ()
     result = _try(lambda: read_result(paths), broken)
     samples = _try(lambda: read_samples(paths), broken) or ()
@@ -189,8 +195,8 @@ def _collect_trial(
         state = "broken"
     elif started is None and not history:
         state = "not started"
-    else:
-        state = "running" if driver == "running" else "interrupted"
+    else:  # what an earlier config left is nothing that the driver runs
+        state = "running" if driver == "running" and in_plan else "interrupted"
     source = result or spec
     if source is None:
         return ReportedTrial(sweep, trial_id, trial_id, "?", "?", -1, {}, state, planned=False)
@@ -209,7 +215,7 @@ def _collect_trial(
         samples,
         spec.settings if spec else {},
         provenance,
-        planned=record is None or planned is not None,
+        planned=in_plan,
         evaluation=evaluation,
         storage=storage,
     )

@@ -81,8 +81,8 @@ def _said(error: BaseException) -> str:
 
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
-    fits = (3, 11) <= sys.version_info < (3, 13)
-    return Finding("ok" if fits else "bad", "Python", found, "" if fits else "use Python 3.11 or 3.12")
+    fits = sys.version_info[:2] == (3, 11)
+    return Finding("ok" if fits else "bad", "Python", found, "" if fits else "use Python 3.11")
 
 
 def _packages() -> Finding:

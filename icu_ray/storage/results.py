@@ -212,13 +212,17 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Beat:
-    """beat.json: the driver's last sign of life (Unix seconds), the state it said to be in, and its process."""
+    """beat.json: the driver's last sign of life (Unix seconds), the state it said to be in, and its process.
+
+    under_way: the steps of the shared work that it was at, each with its stage: 'pairs: embedding, 34 %'.
+    """
 
     __pydantic_config__ = _STRICT
 
     time: UnixSeconds
     state: SweepState
     process: str = ""
+    under_way: tuple[str, ...] = ()
 
     def state_at(self, now: float) -> SweepState:
         """`state`, but a driver that says 'running' and has been silent for long, or is gone from here, was killed."""

@@ -1,6 +1,9 @@
 """Retries for storage that is full, read-only or away for a while: what was to be written is kept and tried again.
 
 with_retries(lambda: write_events(paths, history), "events.jsonl")
+
+Why not tenacity: what matters here is which errors may pass and how long a storage is waited for, which it would have
+to be told as well. What it would save is the loop, fifteen lines, for one more package on every node.
 """
 
 from __future__ import annotations

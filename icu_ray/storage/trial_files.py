@@ -147,9 +147,10 @@ def read_sweep(storage: str, name: str) -> Sweep | None:
     return read_value(Sweep, _sweep_file(storage, name), "remove the file to write it anew")
 
 
-def write_beat(storage: str, name: str, state: SweepState) -> None:
-    """Say that the driver lives (`running`), or how it ended."""
-    write_atomic(_beat_file(storage, name), to_json(asdict(Beat(time.time(), state, this_process()))))
+def write_beat(storage: str, name: str, state: SweepState, under_way: Sequence[str] = ()) -> None:
+    """Say that the driver lives (`running`) and what it is at, or how it ended."""
+    beat = Beat(time.time(), state, this_process(), tuple(under_way))
+    write_atomic(_beat_file(storage, name), to_json(asdict(beat)))
 
 
 def read_beat(storage: str, name: str) -> Beat | None:

@@ -11,7 +11,7 @@ Read in this order:
     evaluation            models evaluated beside the trials; evaluation_rounds: one round, and what it may take;
                           trial_evaluation: one trial's models and files
     prometheus_metrics    what an operator's Prometheus sees
-    submit                the same command on another cluster
+    submit                the same command on another cluster; upload: what travels there; job_list: what runs there
 
 The package must not know DeepSpeed or MLflow; training and tracking speak to them.
 """

@@ -2,7 +2,7 @@
 
 lease = claim(storage, sweep, wait=False, say=print)
 with message_if_killed("...", terminal) as cancel, interruptions(interrupted, cancel):
-    with heartbeat(storage, sweep, lease, taken_over): ...
+    with heartbeat(storage, sweep, lease, taken_over) as tell: ...
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
+from icu_ray.console.progress import Step, line
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.files import join, local_path
 from icu_ray.storage.results import BEAT_SECONDS, SILENT_SECONDS
@@ -28,6 +29,8 @@ from icu_ray.sweep.lease import Held, Lease, take
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 2.0
+STEP_SECONDS = 5.0
+"""A step of the shared work is told in storage no more often than this."""
 _MESSAGE_IF_KILLED = r"""
 read -r cancelled
 [ -t 1 ] && printf '\033[?25h'
@@ -134,17 +137,42 @@ def interruptions(interrupted: threading.Event, before_exit: Callable[[], None])
             signal.signal(number, handler)
 
 
+class _UnderWay:
+    """The steps of a sweep's shared work that have not ended, as they were told last."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Event()
+        self._steps: dict[str, Step] = {}
+        self._lock = threading.Lock()
+
+    def tell(self, step: Step) -> None:
+        with self._lock:
+            if step.part == 1:
+                self._steps.pop(step.name, None)
+            else:
+                self._steps[step.name] = step
+        self.changed.set()
+
+    def lines(self) -> list[str]:
+        with self._lock:
+            return [f"{step.name}: {line(step.text, step.part or None, '')}" for step in self._steps.values()]
+
+
 @contextlib.contextmanager
-def heartbeat(storage: str, sweep: str, lease: Lease, taken_over: threading.Event) -> Iterator[None]:
-    """Say every while that this driver lives; if another has taken the sweep over, set `taken_over` and interrupt."""
-    stop = threading.Event()
+def heartbeat(storage: str, sweep: str, lease: Lease, taken_over: threading.Event) -> Iterator[Callable[[Step], None]]:
+    """Say every while that this driver lives; if another has taken the sweep over, set `taken_over` and interrupt.
+
+    Yields what takes the steps of the shared work, so that `icu-ray status` can tell them from any other machine.
+    """
+    stop, under_way = threading.Event(), _UnderWay()
 
     def beat() -> None:
-        while True:
+        while not stop.is_set():
+            under_way.changed.clear()
             try:
                 lease.renew()
                 if not stop.is_set():
-                    write_beat(storage, sweep, "running")
+                    write_beat(storage, sweep, "running", under_way.lines())
             except Held as held:
                 log.warning("another driver (%s) has taken this sweep over", held)
                 taken_over.set()
@@ -152,21 +180,22 @@ def heartbeat(storage: str, sweep: str, lease: Lease, taken_over: threading.Even
                 return
             except Exception as error:  # storage is away, in whatever words its library has for that
                 log.warning("the driver's beat: %s: %s", type(error).__name__, without_secrets(str(error)))
-            if stop.wait(BEAT_SECONDS):
-                return
+            if not stop.wait(STEP_SECONDS):
+                under_way.changed.wait(BEAT_SECONDS - STEP_SECONDS)
 
     thread = threading.Thread(target=beat, name="beat", daemon=True)
     thread.start()
     try:
-        yield
+        yield under_way.tell
     finally:
         stop.set()
+        under_way.changed.set()
         thread.join(timeout=5)
 
 
 @contextlib.contextmanager
 def logging_to(file: Path, console: Console | None = None) -> Iterator[None]:
-    """What this process logs goes to `file`, and to a console where one is given; before and after, as it was."""
+    """What this process logs goes to `file`, and to a console by rich's handler; before and after, as it was."""
     handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
     handlers[0].setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
     if console is not None:

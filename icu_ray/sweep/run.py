@@ -143,14 +143,17 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
 
         trouble = ""
         try:
-            with interruptions(interrupted, cancel_message), heartbeat(config.storage, config.name, lease, taken_over):
+            with (
+                interruptions(interrupted, cancel_message),
+                heartbeat(config.storage, config.name, lease, taken_over) as tell,
+            ):
                 if tracker is not None:
                     tracker.start()
                 unevaluated = _unevaluated(plan)
                 if plan.waiting or plan.open_trials or unevaluated:
                     from icu_ray.sweep.trials import run_trials
 
-                    undone = run_trials(plan, unevaluated, provenance, limits, telling, logs, interrupted, lost)
+                    undone = run_trials(plan, unevaluated, provenance, limits, telling, logs, interrupted, lost, tell)
             state = "interrupted" if interrupted.is_set() else "finished"
         except KeyboardInterrupt:
             state = "interrupted"

@@ -3,9 +3,9 @@
     job = submit("http://head:8265", "table1.yaml", ["samples=[0]", "storage=s3://bucket/runs"], say=print)
     exit_code = follow(job, print)          # the sweep's own: 0 done, 1 failed, 2 refused; 130 stopped
 
-The working folder travels with the job, less what .rayignore leaves out. The config is checked here before anything is
-sent, as far as this machine can know. A job that failed or was stopped is gone on with by submitting the same config
-again: what it finished lies in storage. Importing this module does not import Ray.
+The working folder travels with the job; what of it, is said before (sweep/upload.py). The config is checked here before
+anything is sent, as far as this machine can know. A job that failed or was stopped is gone on with by submitting the
+same config again: what it finished lies in storage. Importing this module does not import Ray.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError, is_secret_name, without_secrets
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.files import local_path
+from icu_ray.sweep.upload import known_secrets, what_travels
 from icu_ray.version import COMMIT_VARIABLE, code_version
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -39,8 +40,6 @@ STOP_WAIT_SECONDS = 60
 RECONNECT_SECONDS, RECONNECTIONS = 5.0, 60
 """The log is asked for again so often before the following is given up; a port-forward drops now and then."""
 _TRACKING = "MLFLOW_TRACKING_URI"
-_SECRET_LENGTH = 8
-"""Shorter values of this shell's secrets are not looked for elsewhere, nor such as are a word."""
 _STOPPED = 130
 _TALKATIVE = (
     *("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"),
@@ -90,14 +89,14 @@ def submit(
     _refuse_lost_storage(settings)
     _check_here(settings, say)
     chosen = submission_id or f"{settings.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    client = _client(address)
-    say(f"sending {root}")
-    with _explained(f"job {chosen} at {address}"):
+    client = job_client(address)
+    say(f"sending {root}: {what_travels(root)}")
+    with explained(f"job {chosen} at {address}"):
         made = client.submit_job(
             entrypoint=entrypoint(arguments, wait),
             submission_id=chosen,
             runtime_env={"working_dir": str(root), "env_vars": _variables(root, pass_on, say)},
-            metadata={"sweep": settings.name},
+            metadata={"sweep": settings.name, "job_name": settings.name},  # the second is what Ray calls it
         )
     return Job(address, str(made))
 
@@ -119,8 +118,7 @@ def _inside(config: str, root: Path) -> str:
 
 def _refuse_secrets(texts: Sequence[str], names: Sequence[str]) -> None:
     everybody = "which everybody who may see the cluster's jobs would see; set it in the cluster's own environment"
-    held = {value for name, value in os.environ.items() if is_secret_name(name)}
-    known = [value for value in held if len(value) >= _SECRET_LENGTH and not value.isalpha()]
+    known = known_secrets()
     for text in texts:
         shown = _shown(text, known)
         if shown != text:
@@ -206,7 +204,7 @@ def follow(job: Job, say: Say) -> int:
             if fresh:
                 say(fresh)
 
-    client = _client(job.address)
+    client = job_client(job.address)
     while True:
         # A line that breaks closes the log like a job that ends, so the job itself is asked.
         with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
@@ -238,27 +236,20 @@ def _exit_code(found: Any, say: Say) -> int | None:
 
 def state(job: Job) -> str:
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
-    client = _client(job.address)
-    with _explained(f"job {job.submission_id} at {job.address}"):
+    client = job_client(job.address)
+    with explained(f"job {job.submission_id} at {job.address}"):
         return str(client.get_job_status(job.submission_id).value)
 
 
 def stop(job: Job) -> bool:
     """Ask the job to stop, which keeps what is finished; whether it was running."""
-    client = _client(job.address)
-    with _explained(f"job {job.submission_id} at {job.address}"):
+    client = job_client(job.address)
+    with explained(f"job {job.submission_id} at {job.address}"):
         return bool(client.stop_job(job.submission_id))
 
 
-def jobs(address: str) -> Mapping[str, str]:
-    """Status by submission id, of the sweeps among the cluster's jobs, the newest last."""
-    client = _client(address)
-    with _explained(f"jobs at {address}"):
-        found = sorted(client.list_jobs(), key=lambda job: job.start_time or 0)
-    return {str(job.submission_id): str(job.status.value) for job in found if "sweep" in (job.metadata or {})}
-
-
-def _client(address: str) -> Any:
+def job_client(address: str) -> Any:
+    """Ray's own client of a job server; UserError where none answers or it refuses."""
     authenticate()
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -286,7 +277,8 @@ def _client(address: str) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
+    """Have what goes wrong between this machine and the job server said as a UserError."""
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:  # refused, unreadable working folder, gone

@@ -24,6 +24,7 @@ from icu_ray.cluster.head_watch import watched_head
 from icu_ray.cluster.nodes import refuse_impossible
 from icu_ray.cluster.runtime import CONTROL, Cluster, connected
 from icu_ray.config import SweepConfig
+from icu_ray.console.progress import Step
 from icu_ray.errors import is_secret_name
 from icu_ray.plan.grid import Plan, claims_of, coming_trial
 from icu_ray.plan.schedule import Limits
@@ -55,6 +56,7 @@ def run_trials(
     logs: Path,
     interrupted: threading.Event,
     on_loss: Callable[[str], None],
+    tell: Callable[[Step], None],
 ) -> list[str]:
     """Run what waits and evaluate what asks for it, `unevaluated` trials of earlier runs too.
 
@@ -68,12 +70,15 @@ def run_trials(
     RunningTrials       hears from the queue (TrialEvents) and tells view, evaluation, pool and the budget
     trainable           what Tune runs for each trial
 
-    on_loss: told, in a thread of its own, why Ray is gone, when it is; must end the process.
+    on_loss: told, in a thread of its own, why Ray is gone, when it is; must end the process. tell: told every step of
+    the shared work, for those who look from elsewhere.
     """
     config = plan.config
     store = join(config.storage, "store")
     with contextlib.ExitStack() as stack:
+        tell(Step("Ray", None, "starting"))
         cluster = stack.enter_context(connected(keep_logs=logs / "ray", process_setup=PRELOAD))
+        tell(Step("Ray", 1, "started"))
         stack.enter_context(watched_head(on_loss))
         refuse_impossible(claims_of(plan, plan.waiting), cluster.nodes(config.resources.node_types), limits)
         searcher = _searcher(plan)
@@ -81,11 +86,16 @@ def run_trials(
         from icu_ray.sweep.prometheus_metrics import PrometheusMetrics
 
         view = stack.enter_context(LiveView(plan, console, PrometheusMetrics(plan).observe))
+
+        def on_step(step: Step) -> None:
+            view.step(step)
+            tell(step)
+
         evaluation = None
         if config.evaluation.asked:
             from icu_ray.sweep.evaluation import SweepEvaluation
 
-            evaluation = SweepEvaluation(plan, store, view.step)
+            evaluation = SweepEvaluation(plan, store, on_step)
             stack.enter_context(evaluation.running())
             # The preparation comes first: nothing is evaluated before it is done.
             evaluation.waits(_PREPARATION, 0, 0)
@@ -93,7 +103,7 @@ def run_trials(
                 evaluation.add(trial)
         # A search's trials are not known yet, but what they will need is.
         coming = (coming_trial(plan),) if plan.open_trials else ()
-        prepared = prepare(replace(plan, trials=(*plan.trials, *coming)), store, view.step)
+        prepared = prepare(replace(plan, trials=(*plan.trials, *coming)), store, on_step)
         if evaluation is not None:
             evaluation.ended(_PREPARATION)
         log.info("prepared: %s", [(record.kind, record.name[:12], record.made) for record in prepared.records])

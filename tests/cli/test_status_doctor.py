@@ -78,6 +78,45 @@ def test_status_of_a_running_sweep(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [trial["reason"] for trial in found["trials"]] == ["", "", "", "hung: no epoch ended", ""]
 
 
+def test_status_of_a_preparation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_sweep(tmp_path, "run", [Cell(status=None)])
+    under_way = ("stand-in small: epoch 4, MA 0.31, 34 %", "pairs: embedding, 70 %")
+    write_beat(str(tmp_path), "run", "running", under_way)
+    assert cli(["status", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == ["run: running", *(f"  {line}" for line in under_way)]
+    assert cli(["status", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["under_way"] == list(under_way)
+
+    # A driver that was killed in the middle of it does nothing now.
+    (folder / "beat.json").write_bytes(to_json(asdict(Beat(time.time() - 1000, "running", under_way=under_way))))
+    assert cli(["status", str(folder)]) == 0
+    assert "embedding" not in capsys.readouterr().out
+    assert cli(["status", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["under_way"] == []
+
+
+def test_status_says_nothing_of_trials_outside_the_plan_as_running(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an earlier config left in the folder: one trial under way, one with a result."""
+    write_sweep(tmp_path, "run", CELLS[:2])
+    folder = write_sweep(tmp_path, "run", CELLS[2:3])
+    write_beat(str(tmp_path), "run", "running")
+    assert cli(["status", str(folder)]) == 0
+    output = capsys.readouterr().out
+    assert rows(output) == {"icu-125m-s0-a0.5-b2.0": "not started"}
+    assert output.splitlines()[-2].startswith("1 not started; first started ")
+    assert output.splitlines()[-1] == (
+        "not in the plan, left by an earlier config: icu-125m-s0-a0.5-b0.5 (interrupted), "
+        "icu-125m-s0-a0.5-b1.0 (forgotten)"
+    )
+    assert cli(["status", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["trials"]
+    assert [(trial["planned"], trial["state"]) for trial in found] == [
+        *((True, "not started"), (False, "interrupted"), (False, "finished"))
+    ]
+
+
 def test_status_of_other_drivers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_sweep(tmp_path, "run", CELLS[:2])
     for beat, said in (

@@ -9,10 +9,16 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from icu_ray.sweep.driver import interruptions
+from icu_ray.console.progress import Step
+from icu_ray.storage.results import Beat
+from icu_ray.storage.trial_files import read_beat
+from icu_ray.sweep import driver
+from icu_ray.sweep.driver import heartbeat, interruptions
+from icu_ray.sweep.lease import take
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -44,3 +50,27 @@ def test_nohup_is_respected() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert not interrupted.is_set()
+
+
+def test_the_beat_tells_the_steps_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "STEP_SECONDS", 0.02)
+    monkeypatch.setattr(driver, "BEAT_SECONDS", 60.0)  # what is told is written before the next beat is due
+    lease = take(str(tmp_path), "s")
+
+    def told(*lines: str) -> Beat:
+        deadline = time.monotonic() + 10
+        while (beat := read_beat(str(tmp_path), "s")) is None or beat.under_way != lines:
+            assert time.monotonic() < deadline, beat
+            time.sleep(0.01)
+        return beat
+
+    with heartbeat(str(tmp_path), "s", lease, threading.Event()) as tell:
+        told()
+        tell(Step("stand-in small", 0.31, "epoch 4"))
+        tell(Step("pairs", None, "waiting for a CPU"))
+        assert told("stand-in small: epoch 4, 31 %", "pairs: waiting for a CPU").state == "running"
+        tell(Step("stand-in small", 1, "made in 30 s"))
+        told("pairs: waiting for a CPU")
+        began = time.monotonic()
+    assert time.monotonic() - began < 5  # nor does the end wait for a beat
+    lease.release()

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +155,58 @@ def test_what_is_refused_before_anything_is_sent(
         output = "".join(capsys.readouterr())
         assert said in one_line(output)
         assert PASSWORD not in output
+    (case.checkout / "hf_token").write_text("x")
+    code, output = case.submit(*case.config)
+    (case.checkout / "hf_token").unlink()
+    assert code == 2
+    assert f"--working-dir {case.checkout}: hf_token: this looks like keys, tokens or passwords" in one_line(output)
     assert case.ask("/api/jobs/") == []
+    code, output = case.submit("--list")
+    assert code == 0 and one_line(output) == f"no jobs at {case.head.jobs}"
+
+
+def test_jobs_of_plain_ray_are_listed_too(case: Case) -> None:
+    """One that runs and prints what a sweep prints, and one that is no sweep."""
+    said = (
+        r"t: 3 trials to run, 1 already done; log in x\nforgotten     a: MA low [2/4]\nepoch    b 4: MA 60.1 percent\n"
+    )
+    sweep = f"printf {shlex.quote(said)}; sleep 600; python -m icu_ray.sweep"
+    headers = {"Authorization": f"Bearer {case.head.token}", "Content-Type": "application/json"}
+    for name, command in (("plain", sweep), ("other", "echo http://u:word-0@host")):
+        body = json.dumps({"entrypoint": command, "submission_id": name}).encode()
+        urllib.request.urlopen(urllib.request.Request(f"{case.head.jobs}/api/jobs/", body, headers)).close()
+    deadline = time.monotonic() + 120
+    while "\nepoch" not in case.ask("/api/jobs/plain/logs")["logs"] or case.job("other")["status"] != "SUCCEEDED":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    asked = case.start("--list", "--json")
+    code, output = case.submit("--list")
+    assert code == 0 and "word-0" not in output
+    listed = {job["id"]: job for job in json.loads(asked.communicate(timeout=300)[0])}
+    plain, other = listed["plain"], listed["other"]
+    assert {**plain, "command": "", "started": ""} == {
+        "id": "plain",
+        "status": "RUNNING",
+        "sweep": "t",
+        "command": "",
+        "started": "",
+        "ended": None,
+        "done": 2,
+        "trials": 4,
+        "said": "epoch b 4: MA 60.1 percent",
+    }
+    assert (other["status"], other["sweep"], other["trials"], other["command"]) == (
+        *("SUCCEEDED", None, None),
+        "echo http://host",
+    )
+    assert datetime.fromisoformat(other["started"]) <= datetime.fromisoformat(other["ended"]) <= datetime.now(UTC)
+    lines = output.splitlines()
+    assert lines[0].split() == ["status", "job", "sweep", "started", "time"]
+    at = next(number for number, line in enumerate(lines) if line.startswith("RUNNING    plain  t "))
+    assert lines[at + 1].strip() == "2 of 4 trials done; epoch b 4: MA 60.1 percent"
+    assert f"{'':9}  echo http://host" in lines
+    code, output = case.submit("--stop", "plain")
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(
@@ -302,7 +355,7 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     assert result is not None and result.epochs == 40 and result.status == "not_forgotten"
     assert result.provenance is not None and result.provenance.commit == case.commit and not result.provenance.dirty
     log = case.ask("/api/jobs/second/logs")["logs"]
-    told = [f"sending {case.checkout}", "MLFLOW_TRACKING_URI is not sent, as it holds a password; set it in the"]
+    told = [f"sending {case.checkout}: ", "MLFLOW_TRACKING_URI is not sent, as it holds a password; set it in the"]
     before, _, after = output.partition("submitted second\n")
     assert [line[: len(said)] for line, said in zip(before.splitlines(), told, strict=True)] == told
     assert after == log
@@ -314,9 +367,13 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     for_scripts = case.start("--list", "--json")
     code, output = case.submit("--list")
     assert code == 0
-    listed = json.loads(for_scripts.communicate(timeout=300)[0])
-    assert [f"{job['status']:<10} {job['id']}" for job in listed] == output.splitlines()
-    assert output.splitlines() == [f"{'STOPPED':<10} first", f"{'SUCCEEDED':<10} second", f"{'SUCCEEDED':<10} third"]
+    listed = [job for job in json.loads(for_scripts.communicate(timeout=300)[0]) if job["sweep"] == "t"]
+    expected = [("first", "STOPPED"), ("second", "SUCCEEDED"), ("third", "SUCCEEDED")]
+    mine = [(job["id"], job["status"]) for job in listed if job["id"] != "plain"]
+    assert mine == expected
+    shown = [tuple(reversed(line.split()[:2])) for line in output.splitlines()]
+    assert [row for row in shown if row in expected] == expected
+    assert case.job("third")["metadata"] == {"sweep": "t", "job_name": "t"}
 
     # What only the cluster can know is refused there, and the exit code says so here.
     nowhere = "data={source: extraction, folder: nowhere}"
@@ -329,7 +386,7 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     plain = subprocess.run(
         [
             *(sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", "."),
-            *("--submission-id", "plain", "--", "python", "-m", "icu_ray.sweep", *case.config),
+            *("--submission-id", "plainly", "--", "python", "-m", "icu_ray.sweep", *case.config),
         ],
         cwd=case.checkout,
         env={**case.environment(case.head.token), "RAY_AUTH_MODE": "token"},
@@ -339,6 +396,9 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     )
     assert plain.returncode == 0, plain.stdout + plain.stderr
     assert "0 trials to run, 1 already done" in plain.stdout
+    code, output = case.submit("--list", "--json")
+    [plainly] = [job for job in json.loads(output) if job["id"] == "plainly"]
+    assert code == 0 and (plainly["sweep"], plainly["done"], plainly["trials"]) == ("t", 1, 1)  # from what it printed
     assert read_sweep(storage, "t").provenance.commit == files_hash(case.checkout / "icu_ray")  # type: ignore[union-attr]
 
     # The doctor sees that cluster.

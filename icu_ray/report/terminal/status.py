@@ -30,30 +30,34 @@ _WORD = {**STATE_WORD, "running": "running"}
 
 
 def status_table(found: Collected) -> RenderableType:
-    """The driver's state, one row a trial, counts, and why trials failed."""
+    """The driver's state and the steps it is at, one row a trial of the plan, counts, and why trials failed."""
     sweep = found.sweeps[0]
     most = {} if sweep.record is None else {spec.trial_id: spec.max_epochs for spec in sweep.record.trials}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading, right in (("trial", 0), ("state", 0), ("epoch", 1), ("MA %", 1), ("EL10 %", 1), ("active", 1)):
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for trial in found.trials:
+    planned = [trial for trial in found.trials if trial.planned]
+    for trial in planned:
         last = trial.history[-1] if trial.history else None
         scores = _scores(trial)
         table.add_row(
             Text(trial.name),
-            Text(_WORD.get(trial.state, trial.state), style=STATUS_STYLE.get(trial.state, "")),
+            Text(_word(trial), style=STATUS_STYLE.get(trial.state, "")),
             "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
             _percent(None if scores is None else scores.ma),
             _percent(None if scores is None else scores.el10),
             "" if last is None else str(last.active),
         )
-    counts = Counter(_WORD.get(trial.state, trial.state) for trial in found.trials)
-    failed = [(trial.name, trial.result.reason) for trial in found.trials if trial.result and trial.state == "failed"]
+    counts = Counter(_word(trial) for trial in planned)
+    failed = [(trial.name, trial.result.reason) for trial in planned if trial.result and trial.state == "failed"]
+    others = [f"{trial.name} ({_word(trial)})" for trial in found.trials if not trial.planned]
     return Group(
         Text(f"{sweep.name}: {_DRIVER.get(sweep.state, sweep.state)}", style="bold"),
+        *(Text(f"  {line}", style="cyan") for line in sweep.under_way),
         table,
         Text(", ".join(f"{count} {word}" for word, count in counts.items()) + _since(found), style="dim"),
         *(Text(f"{name}: failed: {reason}", style="red") for name, reason in failed),
+        *([Text(f"not in the plan, left by an earlier config: {', '.join(others)}", style="dim")] if others else ()),
         *(Text(line, style="red") for line in found.broken),
     )
 
@@ -67,6 +71,7 @@ def status_json(found: Collected) -> dict[str, Any]:
             {
                 "trial_id": trial.trial_id,
                 "name": trial.name,
+                "planned": trial.planned,
                 "state": trial.state,
                 "reason": "" if trial.result is None else trial.result.reason,
                 "epoch": trial.epochs,
@@ -77,7 +82,17 @@ def status_json(found: Collected) -> dict[str, Any]:
             }
         )
     sweep = found.sweeps[0]
-    return {"sweep": sweep.name, "driver": sweep.state, "trials": trials, "unreadable": list(found.broken)}
+    return {
+        "sweep": sweep.name,
+        "driver": sweep.state,
+        "under_way": list(sweep.under_way),
+        "trials": trials,
+        "unreadable": list(found.broken),
+    }
+
+
+def _word(trial: ReportedTrial) -> str:
+    return _WORD.get(trial.state, trial.state)
 
 
 def _scores(trial: ReportedTrial) -> Scores | None:
