@@ -140,6 +140,21 @@ QUICK_DIA = Column(
     ("dialogue/quick_f1",),
 )
 OWN_COLUMNS = (HELDOUT, PPL_RATIO, QUICK_CLS, QUICK_DIA)
+MORE_MEASURES = (
+    Column(
+        "forget_loss",
+        "forget loss",
+        "forget loss",
+        "forget_loss",
+        "higher",
+        2,
+        meaning="mean negative log-likelihood of the forget sample's tokens",
+    ),
+    Column(
+        "bleu", "BLEU (%)", r"BLEU (\%)", "bleu", "lower", 1, True, "words that what is said shares with the true text"
+    ),
+)
+"""Measured, and in trials.csv; no column of the report's tables."""
 ALL_COLUMNS = (*PAPER_COLUMNS, *OWN_COLUMNS)
 
 
