@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from icu_ray.cli.command import add_command
+from icu_ray.console.verbosity import teller
 from icu_ray.requests.wording import named_as_typed
 
 
@@ -60,6 +61,7 @@ def add(commands: Any) -> None:
 
 
 def _typed(arguments: argparse.Namespace) -> int:
+    teller(terminal_only=True)("looking at the model and the texts ...")
     with named_as_typed("--{}".format, arguments.overrides):
         return _unlearn(arguments)
 
@@ -74,8 +76,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
     options |= {"gpus": arguments.gpus, "precision": arguments.precision, "suites": arguments.suite}
     options |= {"mirror": arguments.mirror, "overrides": arguments.overrides}
     if arguments.dry_run:
-        from rich.console import Console
-
+        from icu_ray.console.terminal import rich_console
         from icu_ray.report.terminal.plan_table import plan_json, print_plan
 
         config = unlearn_config(arguments.model, forget=arguments.forget, out=arguments.out, **options)
@@ -83,7 +84,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(plan_json(plan))
         else:
-            print_plan(plan, Console(width=160, highlight=False))
+            print_plan(plan, rich_console())
         return 0
     with _output_to_error() if arguments.json else contextlib.nullcontext():
         done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)

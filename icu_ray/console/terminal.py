@@ -10,6 +10,10 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 UNBOUNDED = 10**6
 """Width of a file or pipe: one line stays one line."""
@@ -19,6 +23,18 @@ NARROWEST = 20
 def width() -> int:
     """Columns of the terminal that standard output is, UNBOUNDED for a file or pipe."""
     return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else UNBOUNDED
+
+
+def rich_console(stream: TextIO | None = None) -> Console:
+    """Of a terminal's own width; one line stays one line in a file or pipe. What is printed is no markup by itself.
+
+    Lines with a path, address or command in them are to be printed with soft_wrap=True: the terminal breaks them, and
+    they are one line for who copies them.
+    """
+    from rich.console import Console
+
+    stream = sys.stdout if stream is None else stream
+    return Console(file=stream, width=None if stream.isatty() else UNBOUNDED, highlight=False)
 
 
 def wrapped(text: str, indent: int = 0, columns: int | None = None) -> str:

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 from icu_ray.config.shipped import find_config
 from icu_ray.console.exit_codes import exit_code
-from icu_ray.console.verbosity import add_options, chosen
+from icu_ray.console.terminal import rich_console
+from icu_ray.console.verbosity import add_options, chosen, teller
 from icu_ray.errors import UserError
 from icu_ray.plan.planning import plan_config
 from icu_ray.report.terminal.plan_table import plan_json, print_plan
-from icu_ray.sweep.run import console_on, run_sweep
+from icu_ray.sweep.run import run_sweep
 
 
 def main(argv: Sequence[str] | None = None, *, name: str = "icu_ray.sweep") -> int:
@@ -44,15 +45,16 @@ def _run(arguments: argparse.Namespace) -> int:
     config = given.pop(0) if given and "=" not in given[0] else None
     if arguments.json and not arguments.dry_run:
         raise UserError("--json: goes with --dry-run; icu-ray status --json tells of a sweep that runs or has run")
-    plan = plan_config(find_config(config), given, dry_run=arguments.dry_run)
-    if arguments.dry_run:
-        if arguments.json:
-            print(plan_json(plan))
-        else:
-            print_plan(plan, console_on(sys.stdout))
-        return 0
     with chosen(arguments.verbosity):
-        return run_sweep(plan, wait=arguments.wait)
+        teller(terminal_only=True)("looking at the config, its models and its data ...")
+        plan = plan_config(find_config(config), given, dry_run=arguments.dry_run)
+        if not arguments.dry_run:
+            return run_sweep(plan, wait=arguments.wait)
+    if arguments.json:
+        print(plan_json(plan))
+    else:
+        print_plan(plan, rich_console())
+    return 0
 
 
 if __name__ == "__main__":
