@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from icu_ray.cli.main import main as cli
+from icu_ray.report.collect import collect
+from icu_ray.report.contents import Report, make_report
 from icu_ray.report.figures.case_study import marked_words, wrap
 from icu_ray.report.figures.curves import mean_curve
 from icu_ray.report.formats import latex, markdown
@@ -517,6 +519,11 @@ def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:
     assert "targets.csv" not in write_report([(str(tmp_path), "two")]).files
 
 
+def undrawn(storage: Path, name: str) -> Report:
+    """A report's contents, without its pictures, which take a second."""
+    return make_report(collect([(str(storage), name)]))
+
+
 def test_tables_say_what_varied_in_which_unit_and_nothing_empty(tmp_path: Path) -> None:
     cells = [Cell(), Cell(sample=1), Cell(seed=7), Cell(lr=1e-4)]
     folder = write_sweep(tmp_path, "varied", cells)
@@ -542,7 +549,7 @@ def test_tables_say_what_varied_in_which_unit_and_nothing_empty(tmp_path: Path) 
     assert summary.cells[0].told
     # alpha and beta are in no row of KUMPR, and no score is of one row: no column for them.
     write_sweep(tmp_path, "bare", [Cell("kumpr", "kumpr", 0.0, 0.0)])
-    text = text_of(write_report([(str(tmp_path), "bare")]), "report.md")
+    text = markdown.to_markdown(undrawn(tmp_path, "bare"), ())
     header = text.split("## Results\n\n")[1].split("\n")[0]
     assert "alpha" not in header and "s\\_z" not in header and "MA (%)" in header
     assert "alpha" in text_of(written, "report.md").split("## Results\n\n")[1].split("\n")[0]
@@ -560,7 +567,7 @@ def test_the_first_sentence_says_what_came_out(tmp_path: Path) -> None:
     assert written.report.summary.startswith(begin), written.report.summary
     assert text_of(written, "report.html").count("at the least cost") == 1
     write_sweep(tmp_path, "t", [Cell(status="not_forgotten", final=(0.7, 0.2, 22.0, 4.0)), Cell(sample=1)])
-    said = write_report([(str(tmp_path), "t")]).report.summary
+    said = undrawn(tmp_path, "t").summary
     assert "no method forgot in every trial; icu (0.5, 1) came nearest, with 1 of 2: MA" in said
 
 
@@ -569,9 +576,7 @@ def test_intervals_are_of_three_or_more(tmp_path: Path) -> None:
         cells = [Cell(sample=n, final=(0.5 + n / 100, 0.04, 24.0 + n, 3.8)) for n in range(count)]
         write_sweep(tmp_path, f"n{count}", cells)
         write_tables(summarise(str(tmp_path), f"n{count}"))
-        text = (
-            text_of(write_report([(str(tmp_path), f"n{count}")]), "report.md").split("## Results")[1].split("\n\n")[1]
-        )
+        text = markdown.main_table(undrawn(tmp_path, f"n{count}"))
         assert ("±" in text) is shown, text
         header = (tmp_path / f"n{count}" / "cells.csv").read_text().split("\n")[0]
         assert ("ma_after_pct_std" in header) is shown
@@ -580,7 +585,7 @@ def test_intervals_are_of_three_or_more(tmp_path: Path) -> None:
 def test_the_latex_table_fits_a_page(tmp_path: Path) -> None:
     cells = [Cell(alpha=a / 10, beta=b / 10, sample=n) for a in range(1, 8) for b in range(1, 8) for n in range(3)]
     write_sweep(tmp_path, "many", cells)
-    text = text_of(write_report([(str(tmp_path), "many")]), "table.tex")
+    text = latex.to_latex(undrawn(tmp_path, "many"))
     tables = text.split(r"\begin{table*}")[1:]
     assert len(tables) == 2 and r"125m (continued) & " in tables[1]
     for table in tables:
