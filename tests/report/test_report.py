@@ -247,8 +247,10 @@ def test_a_broken_result_is_named_and_the_others_reported(tmp_path: Path, capsys
     said = capsys.readouterr()
     assert str(bad) in said.err and "is no TrialResult" in said.err
     assert "icu-125m-s2-a0.5-b1.0" in said.out
-    table = (folder / "report" / "table.csv").read_text().split("\n")
-    assert table[2].split(",")[:7] == ["125m", "icu", "0.5", "1.0", "", "3", "2"]
+    with (folder / "report" / "table.csv").open() as file:
+        _, row = csv.DictReader(file)
+    told = [row[name] for name in ("model", "method", "alpha", "beta", "lr", "seed", "trials", "forgotten")]
+    assert told == ["125m", "icu", "0.5", "1.0", "5e-06", "42", "3", "2"] and "variant" not in row
     assert str(bad) in (folder / "report" / "report.html").read_text()
 
 
@@ -547,8 +549,8 @@ def test_tables_say_what_varied_in_which_unit_and_nothing_empty(tmp_path: Path) 
     # Another seed is another repetition of a cell, another lr another cell.
     assert sorted(found) == [("0.0001", "42", "1"), ("5e-06", "42 7", "3")]
     assert summary.cells[0].told
-    # alpha and beta are in no row of KUMPR, and no score is of one row: no column for them.
-    write_sweep(tmp_path, "bare", [Cell("kumpr", "kumpr", 0.0, 0.0)])
+    # alpha and beta are in no row of KUMPR, and there is no score of one row: no columns for them.
+    write_sweep(tmp_path, "bare", [Cell("kumpr", "kumpr", 0.0, 0.0, model="mine")])
     text = markdown.to_markdown(undrawn(tmp_path, "bare"), ())
     header = text.split("## Results\n\n")[1].split("\n")[0]
     assert "alpha" not in header and "s\\_z" not in header and "MA (%)" in header
