@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from icu_ray.config.keys import written
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
@@ -203,7 +204,7 @@ def _mixed(found: Collected) -> list[str]:
     for key in differing_keys(flat):
         if any(key.startswith(f"{name}.") for name in whole):
             continue
-        values = dict.fromkeys(repr(tree[key]) if key in tree else "nothing" for tree in flat)
+        values = dict.fromkeys(written(tree[key]) if key in tree else "nothing" for tree in flat)
         shown = " / ".join(value if len(value) <= 120 else value[:117] + "..." for value in values)
         lines.append(f"configs differ in {key}: {shown}")
     return lines
