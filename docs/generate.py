@@ -6,19 +6,14 @@ python docs/generate.py          # after a change of icu_ray/config/ or icu_ray/
 from __future__ import annotations
 
 import argparse
-import ast
-import functools
 import inspect
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from icu_ray import config as schema
 from icu_ray.cli.main import make_parser
 from icu_ray.config.file import FIDELITY_PRESETS
+from icu_ray.config.keys import default_of, models, places, sentences, takes, written
 
 FOLDER = Path(__file__).parent / "reference"
 _MADE = "<!-- Made by docs/generate.py; change the source, not this page. -->"
@@ -31,12 +26,9 @@ def pages() -> dict[str, str]:
 
 def undocumented() -> list[str]:
     """Config keys without a sentence."""
-    sentences = _sentences()
+    known = sentences()
     return [
-        f"{name}.{key}"
-        for name, model in _models().items()
-        for key in model.model_fields
-        if not sentences.get((name, key))
+        f"{name}.{key}" for name, model in models().items() for key in model.model_fields if not known.get((name, key))
     ]
 
 
@@ -53,7 +45,7 @@ def config_page() -> str:
         "",
     ]
     lines += _section("The top level", "SweepConfig")
-    order = [name for name in _models() if name not in ("SweepConfig", "JudgeConfig", "PricesConfig")]
+    order = [name for name in models() if name not in ("SweepConfig", "JudgeConfig", "PricesConfig")]
     for name in order:
         lines += _section(_heading(name), name)
     lines += _section("The judge's own file: `icu-ray judge --config FILE`", "JudgeConfig")
@@ -61,131 +53,32 @@ def config_page() -> str:
     lines += ["## What `fidelity` sets", "", "| key | reference | paper |", "|---|---|---|"]
     presets = {name: dict(_flat(preset)) for name, preset in FIDELITY_PRESETS.items()}
     for key in dict.fromkeys([*presets["reference"], *presets["paper"]]):
-        values = [f"`{_yaml(presets[side][key])}`" if key in presets[side] else "" for side in ("reference", "paper")]
+        values = [f"`{written(presets[side][key])}`" if key in presets[side] else "" for side in ("reference", "paper")]
         lines.append(f"| `{key}` | {values[0]} | {values[1]} |")
     lines += ["", "What is empty keeps its default.", ""]
     return "\n".join(lines)
 
 
-@functools.cache
-def _models() -> dict[str, type[BaseModel]]:
-    """Every section by its class's name, in the order of the keys that lead to it."""
-    found: dict[str, type[BaseModel]] = {"SweepConfig": schema.SweepConfig}
-    sections = {name: each for name in schema.__all__ if _is_section(each := getattr(schema, name))}
-    _add_sections(found, schema.SweepConfig, sections)
-    return found | sections
-
-
-def _is_section(each: Any) -> bool:
-    return inspect.isclass(each) and issubclass(each, schema.Section) and each is not schema.Section
-
-
-def _add_sections(found: dict[str, type[BaseModel]], model: type[BaseModel], sections: Mapping[str, Any]) -> None:
-    for field in model.model_fields.values():
-        for name, other in sections.items():
-            if re.search(rf"\b{name}\b", str(field.annotation)) and name not in found:
-                found[name] = other
-                _add_sections(found, other, sections)
-
-
-@functools.cache
-def _sentences() -> dict[tuple[str, str], str]:
-    """The text under each field, by (class, field): Python itself throws it away."""
-    found = {}
-    for model in _models().values():
-        node = ast.parse(inspect.getsource(model)).body[0]
-        if isinstance(node, ast.ClassDef):
-            for field, after in zip(node.body, node.body[1:], strict=False):
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                    value = after.value if isinstance(after, ast.Expr) else None
-                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                        found[node.name, field.target.id] = " ".join(value.value.split())
-    return found
-
-
-@functools.cache
-def _places() -> dict[str, list[str]]:
-    """Where in a config each class stands."""
-    places: dict[str, list[str]] = {}
-
-    def walk(name: str, prefix: str) -> None:
-        for key, field in _models()[name].model_fields.items():
-            for other in _models():
-                if other in str(field.annotation):
-                    many = "tuple[" in str(field.annotation) or "list[" in str(field.annotation)
-                    place = f"{prefix}{key}" + (".<number>" if many else "")
-                    if "dict[" in str(field.annotation):
-                        place += ".<name>"
-                    places.setdefault(other, []).append(place)
-                    walk(other, f"{place}.")
-
-    walk("SweepConfig", "")
-    return places
-
-
 def _heading(name: str) -> str:
-    place = f"`{_places()[name][0]}`"
-    source = _models()[name].model_fields.get("source")
+    place = f"`{places()[name][0]}`"
+    source = models()[name].model_fields.get("source")
     if source is not None and source.is_required():
         place += f" with `source: {source.annotation.__args__[0]}`"  # type: ignore[union-attr]
     return place
 
 
 def _section(heading: str, name: str) -> list[str]:
-    model = _models()[name]
+    model = models()[name]
     description = " ".join(inspect.getdoc(model).split()) if inspect.getdoc(model) else ""
     lines = [f"## {heading}", "", _escaped(description), "", "| key | value | default | meaning |", "|---|---|---|---|"]
     described = model.model_json_schema()
     for key, field in described["properties"].items():
-        required = key in described.get("required", ())
-        default = "required" if required else f"`{_yaml(field.get('default'))}`"
-        if not required and "{" in default:
-            default = "its own defaults"
-        meaning = _escaped(_sentences().get((name, key), ""))
-        lines.append(f"| `{key}` | {_value(field, described.get('$defs', {}))} | {default} | {meaning} |")
+        default = default_of(field, key in described.get("required", ()))
+        if default not in ("required", "its own defaults"):
+            default = f"`{default}`"
+        meaning = _escaped(sentences().get((name, key), ""))
+        lines.append(f"| `{key}` | {takes(field)} | {default} | {meaning} |")
     return [*lines, ""]
-
-
-def _value(field: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
-    """What a key takes, in words."""
-    if "$ref" in field:
-        return "a section"
-    if "const" in field:
-        return f"`{field['const']}`"
-    if "enum" in field:
-        return ", ".join(f"`{value}`" for value in field["enum"])
-    if "oneOf" in field:
-        return "one of several sections"
-    if "anyOf" in field:
-        return " or ".join(dict.fromkeys(_value(each, defs) for each in field["anyOf"]))
-    kind = field.get("type", "anything")
-    if kind == "array":
-        if "prefixItems" in field:
-            return f"[{', '.join(_value(each, defs) for each in field['prefixItems'])}]"
-        return f"list of: {_value(field['items'], defs)}"
-    if kind == "object":
-        below = field.get("additionalProperties")
-        return f"mapping to: {_value(below, defs)}" if isinstance(below, dict) else "mapping"
-    words = {
-        "integer": "whole number",
-        "number": "number",
-        "string": "text",
-        "boolean": "true or false",
-        "null": "null",
-    }
-    bounds = [("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")]
-    limits = [f"{sign} {field[bound]:g}" for bound, sign in bounds if bound in field]
-    return " ".join([words.get(kind, kind), *limits])
-
-
-def _yaml(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_yaml(each) for each in value)}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_yaml(each)}" for key, each in value.items()) + "}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

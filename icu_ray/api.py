@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from icu_ray.requests.wording import with_arguments_named
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -104,6 +106,7 @@ def probe(
     return frame
 
 
+@with_arguments_named
 def unlearn(
     model: str | Path = "standin",
     *,

@@ -18,8 +18,11 @@ from icu_ray.cli import (
     data,
     doctor,
     evaluate,
+    explain,
     human,
+    init,
     judge,
+    listing,
     plan,
     probe,
     report,
@@ -35,7 +38,10 @@ from icu_ray.console.exit_codes import exit_code
 from icu_ray.console.verbosity import chosen, verbosity
 from icu_ray.version import __version__
 
-COMMANDS = (sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, sync, data, doctor)
+COMMANDS = (
+    *(sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, sync, data, doctor),
+    *(init, listing, explain),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from icu_ray.cli.command import add_command, split_config
+from icu_ray.console.terminal import rich_console
 
 
 def add(commands: Any) -> None:
@@ -24,8 +24,6 @@ def add(commands: Any) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from icu_ray.config.shipped import find_config
     from icu_ray.plan.planning import plan_config
     from icu_ray.report.terminal.plan_table import plan_json, print_plan
@@ -35,5 +33,5 @@ def _plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(plan_json(plan))
     else:
-        print_plan(plan, Console(width=None if sys.stdout.isatty() else 140))
+        print_plan(plan, rich_console())
     return 0

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from icu_ray.cli.command import add_command, split_sweep
+from icu_ray.console.terminal import rich_console
 from icu_ray.errors import without_secrets
 
 
@@ -28,8 +29,6 @@ def add(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from icu_ray.report.numbers.summary import summarise, write_tables
     from icu_ray.report.terminal.summary_tables import print_tables
     from icu_ray.report.write import write_report
@@ -37,7 +36,7 @@ def _report(arguments: argparse.Namespace) -> int:
     sweeps = [split_sweep(folder) for folder in arguments.sweeps]
     written = write_report(sweeps)
     found = written.report.found
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = rich_console()
     for storage, sweep in sweeps:
         own = [(t.trial_id, t.name) for t in found.trials if t.sweep == sweep and t.state != "broken"]
         summary = summarise(storage, sweep, own)

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from icu_ray.cli.command import add_command
+from icu_ray.console.verbosity import LOOKING, teller
 
 
 def add(commands: Any) -> None:
@@ -26,6 +27,7 @@ def add(commands: Any) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
+    teller(terminal_only=True)(LOOKING)
     from icu_ray.sweep.__main__ import main as sweep
 
     flags = {"--dry-run": arguments.dry_run, "--json": arguments.json, "--wait": arguments.wait}

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from icu_ray.cli.command import add_command
+from icu_ray.console.verbosity import teller
+from icu_ray.requests.wording import named_as_typed
 
 
 def add(commands: Any) -> None:
@@ -20,7 +22,7 @@ def add(commands: Any) -> None:
         "unlearn",
         "Make one model forget the texts of a file: model, report page and a line for every text are left in --out.",
         "icu-ray unlearn --model EleutherAI/gpt-neo-125m --forget my.jsonl --retain others.jsonl --out unlearned",
-        _unlearn,
+        _typed,
         progress=True,
     )
     parser.add_argument(
@@ -49,13 +51,19 @@ def add(commands: Any) -> None:
     parser.add_argument("--beta", type=float, help="weight of staying near the original (default 1, of a stand-in 4)")
     parser.add_argument("--length", type=int, help="tokens of each text (default 200, of a stand-in 128)")
     parser.add_argument("--workers", type=int, default=1, help="training workers (default 1)")
-    parser.add_argument("--gpus", type=int, help="of each worker (default 1, of a stand-in 0)")
+    parser.add_argument("--gpus", type=int, help="of each worker (default: 1 where there is one; of a stand-in 0)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--suite", nargs="+", default=[], help="evaluate before and after: lm_eval, icu, quick")
     parser.add_argument("--mirror", metavar="DIR", help="read the suites' rows from this folder, not from the hub")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
     parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
+
+
+def _typed(arguments: argparse.Namespace) -> int:
+    teller(terminal_only=True)("looking at the model and the texts ...")
+    with named_as_typed("--{}".format, arguments.overrides):
+        return _unlearn(arguments)
 
 
 def _unlearn(arguments: argparse.Namespace) -> int:
@@ -68,8 +76,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
     options |= {"gpus": arguments.gpus, "precision": arguments.precision, "suites": arguments.suite}
     options |= {"mirror": arguments.mirror, "overrides": arguments.overrides}
     if arguments.dry_run:
-        from rich.console import Console
-
+        from icu_ray.console.terminal import rich_console
         from icu_ray.report.terminal.plan_table import plan_json, print_plan
 
         config = unlearn_config(arguments.model, forget=arguments.forget, out=arguments.out, **options)
@@ -77,7 +84,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(plan_json(plan))
         else:
-            print_plan(plan, Console(width=160, highlight=False))
+            print_plan(plan, rich_console())
         return 0
     with _output_to_error() if arguments.json else contextlib.nullcontext():
         done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)

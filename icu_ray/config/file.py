@@ -193,12 +193,12 @@ def _set(node: Any, keys: Sequence[str], value: Any, override: str) -> Any:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read, merge, override, fill by fidelity preset and validate; UserError on anything wrong."""
-    return resolve_config(_read_tree(path, overrides), f"config {path}")
+    return resolve_config(_read_tree(path, overrides), f"config {path}", overrides)
 
 
 def load_section(kind: type[_S], path: Path | None, overrides: Sequence[str], where: str) -> _S:
     """A config that is one section (no file: its defaults) with overrides; `where` begins messages without a file."""
-    return _validate(kind, _read_tree(path, overrides), where if path is None else f"config {path}")
+    return _validate(kind, _read_tree(path, overrides), where if path is None else f"config {path}", overrides)
 
 
 def _read_tree(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
@@ -208,14 +208,14 @@ def _read_tree(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
     return tree
 
 
-def resolve_config(tree: Mapping[str, Any], where: str) -> SweepConfig:
-    """Validate a plain tree after putting the fidelity preset below it."""
+def resolve_config(tree: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Validate a plain tree after putting the fidelity preset below it. overrides: those in it, for messages."""
     fidelity = tree.get("fidelity", "default")
     preset = FIDELITY_PRESETS.get(fidelity, {}) if isinstance(fidelity, str) else {}
-    return _validate(SweepConfig, merge(preset, tree), where)
+    return _validate(SweepConfig, merge(preset, tree), where, overrides)
 
 
-def _validate(kind: type[_S], tree: Mapping[str, Any], where: str) -> _S:
+def _validate(kind: type[_S], tree: Mapping[str, Any], where: str, overrides: Sequence[str]) -> _S:
     try:
         # JSON mode keeps strictness (no "3" for 3) and still turns lists into tuples.
         text = json.dumps(tree, allow_nan=True)
@@ -224,23 +224,25 @@ def _validate(kind: type[_S], tree: Mapping[str, Any], where: str) -> _S:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(_explain(error, kind, where)) from error
+        raise UserError(_explain(error, kind, where, overrides)) from error
 
 
-def _explain(error: ValidationError, kind: type[Section], where: str) -> str:
-    """One line a problem: file, key, what was expected, what was found."""
+def _explain(error: ValidationError, kind: type[Section], where: str, overrides: Sequence[str]) -> str:
+    """One line a problem: file (of a key that was typed as an override: that), key, what was expected and found."""
     problems: dict[str, list[tuple[str, str]]] = {}
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"] if not _is_internal(part))
         problems.setdefault(key, []).append((item["type"], _said(item, key, kind)))
     lines = []
     for key, said in problems.items():
+        typed = [each for each in overrides if f"{key}.".startswith(f"{each.partition('=')[0]}.")]
+        origin = f"override '{typed[-1]}'" if typed else where
         deeper = any(other.startswith(f"{key}.") for other in problems)
         # A list with a wrong item is also reported as too short, and a number as no list.
         telling = [text for code, text in said if not (deeper and code in ("too_short", *_TYPE_ERRORS))]
         better = [text for code, text in said if code not in _TYPE_ERRORS]
         for text in (better if better and len(said) > 1 else telling)[:1]:
-            lines.append(f"{where}: {key + ': ' if key else ''}{text}")
+            lines.append(f"{origin}: {key + ': ' if key else ''}{text}")
     return "\n".join(dict.fromkeys(lines))
 
 

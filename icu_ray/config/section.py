@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -34,6 +35,11 @@ class Section(BaseModel):
                         f"{key}: holds a zero byte, or is longer than a path (4095 bytes) or a name in it (255) can be"
                     )
         return self
+
+
+def as_name(text: str, default: str) -> str:
+    """`text` as a `Name`: what a name cannot hold becomes '-'; `default` where nothing is left."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:64] or default
 
 
 def _nameable(text: str) -> bool:

@@ -5,6 +5,7 @@ config = load_config(find_config("table1"))
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from icu_ray.errors import UserError, did_you_mean
@@ -22,6 +23,13 @@ def config_folder() -> Path:
 def shipped_configs() -> list[str]:
     """Names of the shipped configs, sorted."""
     return sorted(path.stem for path in config_folder().glob("*.yaml"))
+
+
+def config_summary(name: str) -> str:
+    """What a shipped config says of itself: the comment at its top."""
+    text = (config_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    top = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line.lstrip("# ") for line in top)
 
 
 def find_config(name: str | None) -> Path:

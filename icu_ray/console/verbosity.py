@@ -45,6 +45,10 @@ def chosen(value: Verbosity | None) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
+LOOKING = "looking at the config, its models and its data ..."
+"""What a command says at once, before it imports what takes a second."""
+
+
 def teller(terminal_only: bool = False) -> Callable[[str], None]:
     """Prints lines to standard error, but none when quiet. terminal_only: into a file or pipe only when verbose."""
 

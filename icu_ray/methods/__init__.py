@@ -12,15 +12,17 @@ A package adds a method by an entry point, without touching icu_ray:
     [project.entry-points."icu_ray.methods"]
     mine = "my_package.my_module:Mine"        # a subclass of icu_ray.methods.base.Method
 
-`names()` lists, `get()` builds. Neither imports torch. A plug-in that cannot be imported is named when it is
-asked for (and by `broken()`); all others go on working.
+`names()` lists, `described()` says what one does, `get()` builds. None of them imports torch. A plug-in that cannot be
+imported is named when it is asked for (and by `broken()`); all others go on working.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
@@ -70,6 +72,25 @@ def method_class(name: str) -> type[Method]:
     if name not in points:
         raise UserError(f"method '{name}' is not known{did_you_mean(name, names())}; known: {', '.join(names())}")
     return _load_plug_in(name, points[name])
+
+
+@dataclass(frozen=True)
+class Described:
+    """A method for people. weights: what of alpha, beta and its own settings it uses. summary: one sentence."""
+
+    weights: str
+    summary: str
+
+
+def described(name: str) -> Described:
+    """What a method says of itself; of a broken plug-in, what is wrong with it."""
+    try:
+        method = method_class(name)
+    except UserError as error:
+        return Described("", str(error))
+    used = [word for word, is_used in (("alpha", method.uses_alpha), ("beta", method.uses_beta)) if is_used]
+    text = sys.modules[method.__module__].__doc__ or method.__doc__ or ""
+    return Described(", ".join([*used, *method.defaults]), " ".join(text.strip().split("\n\n")[0].split()))
 
 
 def get(

@@ -226,7 +226,7 @@ def _check_weights(folder: Path, source: str) -> None:
                 )
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing or not shards:
-                raise UserError(f"model {source}: {name}.index.json lacks {missing or 'any file'}")
+                raise UserError(f"model {source}: {name}.index.json lacks {', '.join(missing) or 'any file'}")
         elif (folder / name).is_file():
             shards = [name]
         else:

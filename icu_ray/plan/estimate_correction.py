@@ -54,4 +54,6 @@ def error_said(trials: Sequence[Trial]) -> str:
         return f"± {100 * spread:.0f} % a trial, by the {count} that have ended"
     if paces:
         return "corrected by the few trials that have ended; a model of which none has may be off by a factor of 3"
-    return f"counted operations, may be off by a factor of {UNMEASURED_ERROR:g}; see minutes_per_epoch"
+    measured = all(not trial.model.gpus for trial in trials)
+    speed = " at the speed measured on this machine" if measured else ""
+    return f"counted operations{speed}; a trial may be off by a factor of {UNMEASURED_ERROR:g}, see minutes_per_epoch"

@@ -11,12 +11,14 @@ import re
 from collections.abc import Mapping
 
 from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.plan.machine_speed import core_flops
 
-EXPECTED_EPOCHS = 12
-TRIAL_OVERHEAD_MINUTES = 0.5
+EXPECTED_EPOCHS, STANDIN_EPOCHS = 12, 8
+"""Of a real model by the paper's settings, and of a stand-in by the shipped configs'."""
+TRIAL_OVERHEAD_MINUTES, STANDIN_OVERHEAD_MINUTES = 0.5, 0.1
 """Start of the workers, loading and saving."""
-GPU_FLOPS, CPU_FLOPS = 60e12, 20e9
-"""Sustained floating point operations a second of one GPU (bf16/fp32 mix) and of one CPU core."""
+GPU_FLOPS = 60e12
+"""Sustained floating point operations a second of one GPU (bf16/fp32 mix); of a CPU core see machine_speed.py."""
 STANDIN_PARAMETERS: Mapping[str, float] = {"small": 0.5e6, "medium": 1.2e6, "large": 3.5e6}
 
 
@@ -26,13 +28,16 @@ def estimate_minutes(model: ModelConfig, config: SweepConfig, targets: int | Non
     An epoch trains targets and pairs (6 operations a parameter and token) and probes the targets (2 a token, about
     five times their tokens by the exact fast algorithm at MA 0.6).
     """
-    epochs = min(EXPECTED_EPOCHS, model.max_epochs or config.stop.max_epochs)
+    expected, overhead = EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES
+    if model.standin is not None:
+        expected, overhead = STANDIN_EPOCHS, STANDIN_OVERHEAD_MINUTES
+    epochs = min(expected, model.max_epochs or config.stop.max_epochs)
     if model.minutes_per_epoch is not None:
-        return epochs * model.minutes_per_epoch + TRIAL_OVERHEAD_MINUTES
+        return epochs * model.minutes_per_epoch + overhead
     tokens = (targets or 128) * config.columns.length
     operations = parameters_of(model) * tokens * (6 * 2 + 2 * 5)
-    rate = GPU_FLOPS * model.gpus if model.gpus else CPU_FLOPS * model.cpus_per_worker
-    return epochs * operations / (rate * model.workers) / 60 + TRIAL_OVERHEAD_MINUTES
+    rate = GPU_FLOPS * model.gpus if model.gpus else core_flops() * model.cpus_per_worker
+    return epochs * operations / (rate * model.workers) / 60 + overhead
 
 
 def parameters_of(model: ModelConfig) -> float:

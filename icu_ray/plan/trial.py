@@ -141,7 +141,7 @@ def trial_of(
     label = method.label or method.name
     return Trial(
         trial_id=content_hash(identity)[:16],
-        name=f"{label}-{model.name}-s{sample}" + _weights_of(settings),
+        name=f"{label}-{model.name}-s{sample}" + _weights_of(settings) + _seed_of(settings),
         model=model,
         sample=sample,
         label=label,
@@ -158,6 +158,11 @@ def _weights_of(settings: TrialSettings) -> str:
     known = methods.method_class(settings.method)
     alpha = f"-a{_short(settings.alpha)}" if known.uses_alpha else ""
     return alpha + (f"-b{_short(settings.beta)}" if known.uses_beta else "")
+
+
+def _seed_of(settings: TrialSettings) -> str:
+    """'-seed7', nothing for the default: trials of several seeds are told apart wherever their names stand."""
+    return "" if settings.seed == SweepConfig.model_fields["seed"].default else f"-seed{settings.seed}"
 
 
 def _short(value: float) -> str:

@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from icu_ray.config.keys import written
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
+from icu_ray.report.numbers.outcome import outcome
 from icu_ray.report.numbers.rows import Block, Mark, Row, make_blocks, rank, shown_columns
 from icu_ray.report.numbers.statistics import Estimate
 from icu_ray.report.numbers.targets import TargetRow, target_rows
 from icu_ray.report.numbers.tasks import TaskTable, task_tables
-from icu_ray.report.numbers.variants import differing_keys, flatten
+from icu_ray.report.numbers.variants import differing_keys
+from icu_ray.storage.flat import flatten
 from icu_ray.storage.store import content_hash
 from icu_ray.version import code_version
 
@@ -36,6 +39,7 @@ SCORES = (
     Column("s_z", "s_z", "$s_z$", "", "higher", 2, meaning="sum of z-scores, bad columns subtracted"),
     Column("s_m", "s_m", "$s_m$", "", "higher", 2, meaning="sum of min-max scores, bad columns subtracted"),
 )
+NOTHING = "–"
 _NO_PART_OF_RESULTS = ("name", "storage", "tracking", "resources")
 
 
@@ -86,10 +90,28 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """One sentence: how complete this is."""
+        """What came out, a sentence a model; then how complete this is."""
         models = len(self.blocks)
         said = f"{self.ended} of {self.planned} planned trials have a result, on {models} model{'s' * (models != 1)}"
-        return said + ("." if self.ended == self.planned else "; what is missing is listed below.")
+        said += "." if self.ended == self.planned else "; what is missing is listed below."
+        return " ".join([*filter(None, map(outcome, self.blocks)), said])
+
+    @property
+    def score_columns(self) -> tuple[Column, ...]:
+        """Those of the two scores that any row has, here or in the paper."""
+        cells = [self.row_scores(block, row) for block in self.blocks for row in block.rows]
+        return tuple(c for c in SCORES if any(each[c.key].text != NOTHING or each[c.key].paper for each in cells))
+
+    @property
+    def weighted(self) -> tuple[bool, bool]:
+        """Whether any method uses alpha, and whether any uses beta: the columns that are not empty."""
+        rows = [row for block in self.blocks for row in block.methods]
+        return any(row.alpha is not None for row in rows), any(row.beta is not None for row in rows)
+
+    def weights(self, row: Row) -> list[str]:
+        """A row's cells of alpha and beta, of those columns that are not empty."""
+        known = zip((row.alpha, row.beta), self.weighted, strict=True)
+        return ["" if row.before else NOTHING if w is None else f"{w:g}" for w, shown in known if shown]
 
     def row_scores(self, block: Block, row: Row) -> dict[str, TableCell]:
         """s_z and s_m of a row of the main table: refused ('–') unless all the paper's columns are there."""
@@ -103,8 +125,10 @@ class Report:
         return cells
 
     def cells(self, block: Block, row: Row) -> tuple[TableCell, ...]:
-        """A row of the main table, column by column, then the two scores."""
-        return (*(cell_of(row, column) for column in self.columns), *self.row_scores(block, row).values())
+        """A row of the main table, column by column, then the scores that any row has."""
+        scores = self.row_scores(block, row)
+        own = (cell_of(row, column) for column in self.columns)
+        return (*own, *(scores[column.key] for column in self.score_columns))
 
 
 def cell_of(row: Row, column: Column) -> TableCell:
@@ -112,7 +136,7 @@ def cell_of(row: Row, column: Column) -> TableCell:
     estimate = row.values.get(column.key)
     paper = "" if row.paper is None else row.paper.printed.get(column.key, "")
     if estimate is None:
-        return TableCell("–", "", None, paper)
+        return TableCell(NOTHING, "", None, paper)
     text = column.text(estimate.mean)
     interval = ""
     if estimate.half is not None and not text.startswith(">"):
@@ -180,7 +204,7 @@ def _mixed(found: Collected) -> list[str]:
     for key in differing_keys(flat):
         if any(key.startswith(f"{name}.") for name in whole):
             continue
-        values = dict.fromkeys(repr(tree[key]) if key in tree else "nothing" for tree in flat)
+        values = dict.fromkeys(written(tree[key]) if key in tree else "nothing" for tree in flat)
         shown = " / ".join(value if len(value) <= 120 else value[:117] + "..." for value in values)
         lines.append(f"configs differ in {key}: {shown}")
     return lines

@@ -1,4 +1,4 @@
-"""A report's files: report.html, report.md, table.tex, table.csv, scores.csv, tests.csv and one PNG a figure.
+"""A report's files: report.html, report.md, table.tex, table.csv, scores.csv, tests.csv; each figure as PNG, SVG, PDF.
 
 written = write_report([("runs", "quickstart")])
 print(written.folder)                   # runs/quickstart/report
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from icu_ray.report.collect import collect
 from icu_ray.report.contents import Report, make_report
 from icu_ray.report.figures.pictures import pictures
-from icu_ray.report.figures.theme import DARK, LIGHT, render
+from icu_ray.report.figures.theme import DARK, FORMATS, LIGHT, render
 from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.latex import to_latex
 from icu_ray.report.formats.markdown import to_markdown
@@ -43,18 +43,19 @@ def write_report(sweeps: Sequence[tuple[str, str]]) -> Written:
     (storage, first), others = sweeps[0], [name for _, name in sweeps[1:]]
     folder = join(storage, first, "-with-".join([FOLDER, "-".join(others)]) if others else FOLDER)
     drawn = pictures(report)
-    light = {picture.name: render(picture.draw, LIGHT) for picture in drawn}
-    dark = {picture.name: render(picture.draw, DARK) for picture in drawn if picture.case is None}
+    printed = {picture.name: render(picture.draw, LIGHT, tuple(FORMATS)) for picture in drawn}
+    light = {name: forms["png"] for name, forms in printed.items()}
+    dark = {picture.name: render(picture.draw, DARK)["png"] for picture in drawn if picture.case is None}
     files = {
         "report.html": to_html(report, drawn, light, dark).encode("utf-8", errors="replace"),
         "report.md": to_markdown(report, drawn).encode("utf-8", errors="replace"),
         "table.tex": to_latex(report).encode("utf-8", errors="replace"),
         **csv_tables(report),
-        **{f"{name}.png": png for name, png in light.items()},
+        **{f"{name}.{ending}": data for name, forms in printed.items() for ending, data in forms.items()},
     }
     for name, data in files.items():
         write_atomic(join(folder, name), data)
     for name in set(list_dir(folder)) - set(files):
-        if name.endswith(".png"):
+        if name.endswith(tuple(f".{ending}" for ending in FORMATS)):
             remove(join(folder, name))
     return Written(folder, report, tuple(files))

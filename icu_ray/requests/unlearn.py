@@ -16,8 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from icu_ray.cluster.nodes import machine
+from icu_ray.cluster.runtime import will_start_locally
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import apply_override, resolve_config
+from icu_ray.config.section import as_name
 from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
@@ -103,7 +106,9 @@ def unlearn_config(
         "tracking": {"enabled": False},
         "evaluation": {"suites": list(suites), "mirror": mirror},
     }
-    described: dict[str, Any] = {"name": Path(model).name or "model", "source": model, "precision": precision}
+    if gpus is None and not is_standin and will_start_locally():
+        gpus = min(1, int(machine().gpus))
+    described: dict[str, Any] = {"name": as_name(Path(model).name, "model"), "source": model, "precision": precision}
     if is_standin:
         described = {"name": STANDIN, "standin": {"size": size or "small", "target_repeats": 6}}
         # As in the quickstart: a stand-in needs larger steps than a real model.

@@ -27,7 +27,9 @@ def read_score_table(path: Path) -> list[MethodRow]:
     header = [name.strip() for name in lines[0][1]] if lines else []
     for name in ("row", *COLUMNS):
         if name not in header:
-            raise UserError(f"{path}: column '{name}' is missing{did_you_mean(name, header)}; found {header}")
+            raise UserError(
+                f"{path}: column '{name}' is missing{did_you_mean(name, header)}; found {', '.join(header)}"
+            )
         if header.count(name) > 1:
             raise UserError(f"{path}: column '{name}' stands there twice")
     rows: list[MethodRow] = []

@@ -19,6 +19,12 @@ def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     return "".join(lines).encode("utf-8", "replace")
 
 
+def filled(header: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[list[str], list[list[object]]]:
+    """A table without the columns that are empty in all rows; one without rows keeps its header."""
+    kept = [place for place in range(len(header)) if not rows or any(row[place] not in (None, "") for row in rows)]
+    return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
 def guarded(text: str) -> str:
     """A text that a spreadsheet shows and does not run: one that begins like a formula gets an apostrophe before it."""
     return f"'{text}" if text.startswith(_RUN) or text.lstrip().startswith(_RUN) else text

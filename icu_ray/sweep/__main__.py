@@ -14,14 +14,17 @@ from collections.abc import Sequence
 
 from icu_ray.config.shipped import find_config
 from icu_ray.console.exit_codes import exit_code
-from icu_ray.console.verbosity import add_options, chosen
+from icu_ray.console.terminal import rich_console
+from icu_ray.console.verbosity import LOOKING, add_options, chosen, teller
 from icu_ray.errors import UserError
 from icu_ray.plan.planning import plan_config
 from icu_ray.report.terminal.plan_table import plan_json, print_plan
-from icu_ray.sweep.run import console_on, run_sweep
+from icu_ray.sweep.run import run_sweep
+
+OWN_NAME = "icu_ray.sweep"
 
 
-def main(argv: Sequence[str] | None = None, *, name: str = "icu_ray.sweep") -> int:
+def main(argv: Sequence[str] | None = None, *, name: str = OWN_NAME) -> int:
     """Run the job; the process's exit code. name: of the command, before what it says of errors."""
     parser = argparse.ArgumentParser(
         prog="python -m icu_ray.sweep",
@@ -36,23 +39,25 @@ def main(argv: Sequence[str] | None = None, *, name: str = "icu_ray.sweep") -> i
     parser.add_argument("--wait", action="store_true", help="if another process runs this sweep, wait for its end")
     add_options(parser)
     arguments = parser.parse_intermixed_args(argv)
-    return exit_code(name, lambda: _run(arguments))
+    return exit_code(name, lambda: _run(arguments, announce=name == OWN_NAME))
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, announce: bool) -> int:
     given = [text for text in (arguments.config, *arguments.overrides) if text]
     config = given.pop(0) if given and "=" not in given[0] else None
     if arguments.json and not arguments.dry_run:
         raise UserError("--json: goes with --dry-run; icu-ray status --json tells of a sweep that runs or has run")
-    plan = plan_config(find_config(config), given, dry_run=arguments.dry_run)
-    if arguments.dry_run:
-        if arguments.json:
-            print(plan_json(plan))
-        else:
-            print_plan(plan, console_on(sys.stdout))
-        return 0
     with chosen(arguments.verbosity):
-        return run_sweep(plan, wait=arguments.wait)
+        if announce:  # `icu-ray sweep` has done so before it imported this
+            teller(terminal_only=True)(LOOKING)
+        plan = plan_config(find_config(config), given, dry_run=arguments.dry_run)
+        if not arguments.dry_run:
+            return run_sweep(plan, wait=arguments.wait)
+    if arguments.json:
+        print(plan_json(plan))
+    else:
+        print_plan(plan, rich_console())
+    return 0
 
 
 if __name__ == "__main__":

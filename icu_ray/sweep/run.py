@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,6 +27,7 @@ from icu_ray.cluster.nodes import machine, refuse_impossible
 from icu_ray.cluster.runtime import inside_job, will_start_locally
 from icu_ray.config import SweepConfig
 from icu_ray.console.redirect import redirected_output
+from icu_ray.console.terminal import rich_console
 from icu_ray.console.verbosity import teller, verbosity
 from icu_ray.errors import ClusterError, refusal
 from icu_ray.plan.grid import Plan, claims_of, make_plan, trials_now
@@ -56,11 +57,6 @@ _KEPT = "What was finished is kept; the same command goes on from here."
 _KILLED = "The driver was ended at once: killed, or by Ray, which is gone; its last lines are in {log}. {kept}"
 
 
-def console_on(stream: Any) -> Console:
-    """A terminal's own width; one line stays one line in a file or pipe."""
-    return Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
-
-
 def run_sweep(plan: Plan, *, wait: bool = False) -> int:
     """Run what the plan still has to run, and report; the exit code. wait: for another driver of the sweep to end."""
     require_main_thread()
@@ -71,7 +67,7 @@ def run_sweep(plan: Plan, *, wait: bool = False) -> int:
         refuse_impossible(claims_of(plan, plan.trials), [machine()], limits)
     storage = _absolute(config.storage)
     if inside_job() and storage != config.storage:
-        console_on(sys.stderr).print(
+        rich_console(sys.stderr).print(
             f"storage {config.storage} lies in the job's own copy of the working folder, which the cluster throws "
             "away; give storage=URL, or the absolute path of a folder that all nodes share, to keep it",
             markup=False,
@@ -85,7 +81,7 @@ def run_sweep(plan: Plan, *, wait: bool = False) -> int:
     except OSError as error:
         if (said := refusal(error)) is None:
             raise
-        console_on(sys.stderr).print(f"{said}. {_KEPT}", markup=False, soft_wrap=True)
+        rich_console(sys.stderr).print(f"{said}. {_KEPT}", markup=False, soft_wrap=True)
         return 1
     finally:
         lease.release()
@@ -117,7 +113,7 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     undone: list[str] = []
     with contextlib.ExitStack() as stack:
         terminal = stack.enter_context(redirected_output(logs / "driver.log"))
-        console = console_on(terminal)
+        console = rich_console(terminal)
         stack.enter_context(logging_to(logs / "driver.log", console if verbosity() == "verbose" else None))
         telling = Console(quiet=True) if verbosity() == "quiet" else console
         waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
@@ -127,7 +123,9 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         cancel_message = stack.enter_context(
             message_if_killed(_KILLED.format(log=shown(logs / "driver.log"), kept=_KEPT), terminal)
         )
-        telling.print(f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {log_said}")
+        telling.print(
+            f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {log_said}", soft_wrap=True
+        )
 
         def lost(why: str) -> None:
             # Nothing is asked of Ray any more, not even to end: such calls may never return.
@@ -187,8 +185,10 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         console.print()
         print_tables(summary, console)
         for line in undone:
-            console.print(line, style="yellow", markup=False)
-        telling.print(f"\nTables: {shown(Path(where))}/trials.csv, cells.csv, summary.json", markup=False)
+            console.print(line, style="yellow", markup=False, soft_wrap=True)
+        telling.print(
+            f"\nTables: {shown(Path(where))}/trials.csv, cells.csv, summary.json", markup=False, soft_wrap=True
+        )
         telling.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
             if not synced:

@@ -134,7 +134,7 @@ class SearchQueue(TrialQueue):
         try:
             self._chooser.add_evaluated_point(self._point(trial), value)
         except Exception as error:  # it knows no earlier points, or this one lies outside a space that was narrowed
-            log.info("searcher %s was not told of %s: %r", type(self._chooser).__name__, trial.name, error)
+            log.info("searcher %s was not told of %s: %s", type(self._chooser).__name__, trial.name, error)
 
     def _point(self, trial: Trial) -> dict[str, float]:
         values = {"alpha": trial.settings.alpha, "beta": trial.settings.beta, "lr": trial.settings.lr}

@@ -22,7 +22,7 @@ from rich.console import Console
 from icu_ray.cluster.environment import worker_environment
 from icu_ray.cluster.head_watch import watched_head
 from icu_ray.cluster.nodes import refuse_impossible
-from icu_ray.cluster.runtime import CONTROL, Cluster, connected
+from icu_ray.cluster.runtime import CONTROL, Cluster, connected, will_start_locally
 from icu_ray.config import SweepConfig
 from icu_ray.console.progress import Step
 from icu_ray.errors import is_secret_name
@@ -77,6 +77,8 @@ def run_trials(
     store = join(config.storage, "store")
     with contextlib.ExitStack() as stack:
         tell(Step("Ray", None, "starting"))
+        local = will_start_locally()
+        console.print("starting Ray on this machine ..." if local else "connecting to the Ray cluster ...", style="dim")
         cluster = stack.enter_context(connected(keep_logs=logs / "ray", process_setup=PRELOAD))
         tell(Step("Ray", 1, "started"))
         stack.enter_context(watched_head(on_loss))
@@ -106,7 +108,8 @@ def run_trials(
         prepared = prepare(replace(plan, trials=(*plan.trials, *coming)), store, on_step)
         if evaluation is not None:
             evaluation.ended(_PREPARATION)
-        log.info("prepared: %s", [(record.kind, record.name[:12], record.made) for record in prepared.records])
+        said = [f"{each.kind} {each.name[:12]} {'made' if each.made else 'reused'}" for each in prepared.records]
+        log.info("prepared: %s", ", ".join(said))
         undone = [
             prepared.failures[t.model.name, t.sample] for t in coming if (t.model.name, t.sample) in prepared.failures
         ]

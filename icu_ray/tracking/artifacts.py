@@ -17,7 +17,7 @@ from icu_ray.storage.results import SampleRecord, TrialEvaluation
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_REPORT_SUFFIXES = (".html", ".md", ".csv", ".tex", ".png")
+_REPORT_SUFFIXES = (".html", ".md", ".csv", ".tex", ".png", ".svg", ".pdf")
 
 
 def send_samples(client: MlflowClient, run_id: str, samples: Sequence[SampleRecord]) -> None:

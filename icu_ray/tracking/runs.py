@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.files import join, local_path
+from icu_ray.storage.flat import flatten
 from icu_ray.storage.results import Provenance, Sweep, TrialSpec
 from icu_ray.tracking.views import (
     COLOR_TAG,
@@ -116,12 +117,15 @@ def find_or_make_child(client: MlflowClient, parent: Run, spec: TrialSpec, color
         "seed": str(weights.get("seed", "")),
         "alpha": str(weights.get("alpha", "")),
         "beta": str(weights.get("beta", "")),
+        "lr": str(weights.get("lr", "")),
         **_code_tags(spec.provenance),
         NOTE_TAG: trial_note(spec, None),
         **({} if color is None else {COLOR_TAG: color}),
     }
     run = client.create_run(experiment, start_time=milliseconds(spec.started), run_name=spec.name, tags=tags)
     params = {"model": spec.model, "method": spec.method, "sample": spec.sample, **weights}
+    # All that decides a result, so that MLflow's comparison of runs shows what differs; a batch holds a hundred.
+    params |= {key: value for key, value in flatten(spec.settings).items() if key not in params}
     client.log_batch(run.info.run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()][:100])
     client.log_dict(run.info.run_id, dict(spec.settings), "settings.yaml")
     return str(run.info.run_id)

@@ -27,7 +27,7 @@ TRIAL_TAG = "icu_ray.trial_id"
 SIGNATURE = "*Kept up to date by icu_ray; remove this line to write here yourself.*"
 _VIEW_TAG = "mlflow.sharedViewState."
 _TRIALS, _CURVES = "icu-ray-trials", "icu-ray-curves"
-_TAG_COLUMNS = ("model", "method", "sample", "alpha", "beta", "status")
+_TAG_COLUMNS = ("model", "method", "sample", "alpha", "beta", "lr", "seed", "status")
 _METRIC_COLUMNS = ("after/ma", "after/el10", "ppl_heldout_ratio", "after/bertscore_f1", "after/entropy", "epochs")
 _CURVE_METRICS = ("ma", "el10", "active_samples", "ppl_heldout", "forget_loss", "entropy")
 _MOST_CELLS = 40
@@ -177,11 +177,11 @@ def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None
 def _cells_table(cells: bytes) -> str:
     rows = list(csv.DictReader(io.StringIO(cells.decode())))
     lines = [
-        "| model | method | α | β | MA % | EL10 % | held-out PPL ratio | forgotten |",
+        "| model | method | alpha | beta | MA % | EL10 % | held-out PPL ratio | forgotten |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows[:_MOST_CELLS]:
-        means = [_mean(row, f"{name}_after", 1) for name in ("ma", "el10")]
+        means = [_mean(row, f"{name}_after_pct", 1) for name in ("ma", "el10")]
         what = [_literal(row["model"]), _literal(row["method"]), f"{float(row['alpha']):g}", f"{float(row['beta']):g}"]
         values = [*what, *means, _mean(row, "ppl_ratio", 2), f"{row['forgotten']}/{row['trials']}"]
         lines.append(f"| {' &emsp;| '.join(values)} |")  # MLflow's own tables leave no room between columns

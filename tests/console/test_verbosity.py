@@ -79,11 +79,11 @@ import sys, time
 from pathlib import Path
 from icu_ray.console.exit_codes import exit_code
 from icu_ray.console.redirect import redirected_output
-from icu_ray.sweep.run import console_on
+from icu_ray.console.terminal import rich_console
 
 def run():
     with redirected_output(Path(sys.argv[1])) as terminal:
-        console = console_on(terminal)
+        console = rich_console(terminal)
         for line in range(20):
             console.print(f"line {line}")
             print(f"logged {line}", flush=True)

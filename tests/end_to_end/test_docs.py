@@ -254,10 +254,10 @@ def check_tutorial(place: Place) -> None:
     for path, result in found.items():
         row = trials.loc[result["name"]]
         assert row["trial_id"] == result["trial_id"] and row["epochs"] == result["epochs"]
-        assert row["ma_after"] == pytest.approx(100 * result["after"]["ma"])
+        assert row["ma_after_pct"] == pytest.approx(100 * result["after"]["ma"])
         evaluation = json.loads((path.parent / "evaluation.json").read_text())
         assert not evaluation["errors"]
-        assert row["cls/recall_acc_after"] == evaluation["after"]["cls/recall_acc"]
+        assert row["cls/recall_acc_after_pct"] == 100 * evaluation["after"]["cls/recall_acc"]
         assert result["status"] == "finished"
         assert evaluation["after"]["cls/recall_acc"] < evaluation["before"]["cls/recall_acc"]
         epochs = run.epochs[run.epochs["trial"] == result["name"]]

@@ -5,7 +5,9 @@ Needs: nothing.
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icu_ray.config import PricesConfig, SweepConfig
-from icu_ray.config.file import resolve_config
+from icu_ray.config.file import load_config, resolve_config
+from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError
 from icu_ray.plan.budget import Budget, cost_of, load_prices
 from icu_ray.plan.estimate_correction import corrected, error_said
 from icu_ray.plan.estimates import estimate_minutes
+from icu_ray.plan.machine_speed import REFERENCE_SCORE, core_flops
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import EpochRecord, Scores, TrialResult, TrialSpec
@@ -219,3 +223,38 @@ def test_price_files_that_are_refused(
     file.write_text(content)
     with pytest.raises(UserError, match=said):
         planned(tmp_path, models, prices=str(file), **resources)
+
+
+@pytest.fixture
+def speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file that keeps this machine's speed, in an empty folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    core_flops.cache_clear()
+    yield tmp_path / "cache" / "icu_ray" / "machine_speed.json"
+    core_flops.cache_clear()
+
+
+def test_the_speed_of_this_machine_is_measured_once_and_kept(speed: Path) -> None:
+    first = core_flops()
+    kept = json.loads(speed.read_text())
+    assert first > 1e8 and len(kept) == 1
+    speed.write_text(json.dumps({name: 2 * score for name, score in kept.items()}))
+    core_flops.cache_clear()
+    assert core_flops() == pytest.approx(2 * first)  # read, not measured again
+    for damaged in ("", "[1]", '{"other": "x"}'):
+        speed.write_text(damaged)
+        core_flops.cache_clear()
+        assert core_flops() > 1e8
+
+
+def test_the_estimate_of_a_sweep_is_near_what_it_took(speed: Path) -> None:
+    """extraction_small: six cells of three samples, 251 s a sample on the machine of reference (docs/results.md)."""
+    core_flops()
+    (name,) = json.loads(speed.read_text())
+    speed.write_text(json.dumps({name: REFERENCE_SCORE}))
+    core_flops.cache_clear()
+    sweep = load_config(find_config("extraction_small"))
+    cells = sum(len(method.grid()) for method in sweep.methods) * len(sweep.samples)
+    estimated = 60 * cells * sum(estimate_minutes(model, sweep, 32) for model in sweep.models)
+    took = 3 * (20 + 48 + 72 + 13 + 42 + 56)
+    assert 1 / 1.5 < estimated / took < 1.5, estimated

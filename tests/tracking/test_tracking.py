@@ -57,7 +57,8 @@ def history(epochs: int) -> list[EpochRecord]:
 
 def make_sweep(storage: Path, name: str, trials: int = 2) -> list[TrialPaths]:
     """A sweep with `trials` running trials of two epochs."""
-    specs = [TrialSpec(f"id{i}", f"icu-m-s{i}", "m", "icu", i, WEIGHTS, 10, {}, None, MADE_BY) for i in range(trials)]
+    told = {"stop": {"ma": 0.5994}}
+    specs = [TrialSpec(f"id{i}", f"icu-m-s{i}", "m", "icu", i, WEIGHTS, 10, told, None, MADE_BY) for i in range(trials)]
     open_sweep(str(storage), name, {"name": name, "fidelity": "default"}, specs, MADE_BY)
     paths = [TrialPaths.of(str(storage), name, spec.trial_id) for spec in specs]
     for path, spec in zip(paths, specs, strict=True):
@@ -131,8 +132,16 @@ def test_a_sweep_on_a_server(server: Server, tmp_path: Path, capfd: pytest.Captu
     assert result.after is not None
     assert done.data.metrics["after/ma"] == pytest.approx(result.after.ma)
     assert done.data.metrics["ppl_heldout_ratio"] == pytest.approx(23 / 20)
-    assert done.data.params["alpha"] == "0.5"
-    wanted = {"model": "m", "method": "icu", "seed": "42", "alpha": "0.5", "beta": "1.0", "dataset_hash": "d" * 16}
+    assert (done.data.params["alpha"], done.data.params["stop.ma"]) == ("0.5", "0.5994")
+    wanted = {
+        "model": "m",
+        "method": "icu",
+        "seed": "42",
+        "alpha": "0.5",
+        "beta": "1.0",
+        "lr": str(WEIGHTS["lr"]),
+        "dataset_hash": "d" * 16,
+    }
     assert wanted.items() <= done.data.tags.items()
     assert done.data.tags["model_hash"] == "m" * 16
     assert "model_path" not in done.data.tags  # no model was kept

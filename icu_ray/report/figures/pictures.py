@@ -1,6 +1,6 @@
 """The pictures of a report: which ones its trials allow, with their words, and their PNG files.
 
-for picture in pictures(report): png = render(picture.draw, LIGHT)
+for picture in pictures(report): png = render(picture.draw, LIGHT)["png"]
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def pictures(report: Report) -> tuple[Picture, ...]:
             Picture(
                 "ablation",
                 "What each loss is worth",
-                "ICU with and without its learning and divergence losses; whiskers: 95 % intervals, cut where they "
-                "are wider than the panel.",
+                "ICU with and without its learning and divergence losses. Whiskers: 95 % intervals of at least three "
+                "values, cut where they are wider than the panel; of two values the points themselves.",
                 "Bar charts of ICU's ablations. " + _numbers(report, "ma"),
                 lambda theme: ablation(report, theme),
             )

@@ -10,7 +10,7 @@ and marker, so that nothing is said by colour alone.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -161,11 +161,22 @@ def _settings(theme: Theme) -> Any:
         "grid.color": theme.faint,
         "grid.linewidth": 0.5,
         "lines.linewidth": 1.8,
+        "svg.hashsalt": "icu_ray",
+        "svg.fonttype": "none",  # text stays text, to be found and edited
+        "pdf.fonttype": 42,  # TrueType: journals refuse the default, Type 3
     }
 
 
-def render(draw: Any, theme: Theme) -> bytes:
-    """A drawing function's figure as PNG bytes at 150 dpi; nothing in it depends on the time."""
+FORMATS: Mapping[str, Mapping[str, Any]] = {
+    "png": {"dpi": DPI, "metadata": {"Software": None}},
+    "svg": {"metadata": {"Date": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+}
+"""How figures are written, by the end of the file's name: nothing in it depends on the time."""
+
+
+def render(draw: Any, theme: Theme, formats: Sequence[str] = ("png",)) -> dict[str, bytes]:
+    """A drawing function's figure, drawn once, as the bytes of each format."""
     import warnings
 
     import matplotlib
@@ -174,9 +185,12 @@ def render(draw: Any, theme: Theme) -> bytes:
         # A model may say characters that the font does not have; they are drawn as boxes and stand in the page.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure: Figure = draw(theme)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+        written = {}
+        for name in formats:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=name, **FORMATS[name])
+            written[name] = buffer.getvalue()
+    return written
 
 
 def panels(

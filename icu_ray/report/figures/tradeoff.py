@@ -172,7 +172,10 @@ def ablation_name(row: Row) -> str:
 
 
 def ablation(report: Report, theme: Theme) -> Figure:
-    """Bars of ICU with and without its losses (as Figure 3): a line of panels a model, 95 % intervals as whiskers."""
+    """Bars of ICU with and without its losses (as Figure 3): a line of panels a model.
+
+    Whiskers are 95 % intervals, of at least three values; fewer are drawn as points.
+    """
     blocks = [block for block in report.blocks if ablations(block)]
     looks = styles(theme, report.blocks)
     columns = [_COLUMN[k] for k in _ABLATION if any(row.values[k] for b in blocks for row in ablations(b))]
@@ -188,9 +191,12 @@ def ablation(report: Report, theme: Theme) -> Figure:
                 axis.barh(
                     height, value.mean, xerr=value.half, color=looks[row.name].color, height=0.7, ecolor=theme.ink
                 )
+                if value.half is None and value.n > 1:
+                    points = [point for cell in row.cells.values() if (point := cell[column.key]) is not None]
+                    axis.plot(points, [height] * len(points), "o", color=theme.ink, markersize=3)
             axis.set_yticks(range(len(rows)), [ablation_name(row) for row in rows] if place == 0 else [""] * len(rows))
             axis.set_title(f"{column.heading} {column.arrow}", fontsize=9)
-            # Two samples give intervals that would squeeze the bars; such whiskers are cut.
+            # Three samples give intervals that would squeeze the bars; such whiskers are cut.
             axis.set_xlim(0, 1.4 * max((v.mean for row in rows if (v := row.values[column.key])), default=1.0) or 1.0)
             axis.set_ylim(-0.6, len(rows) - 0.4)
             axis.tick_params(axis="y", length=0)

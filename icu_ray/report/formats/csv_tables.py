@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from icu_ray.report.contents import Report
 from icu_ray.report.numbers.targets import HEADINGS
-from icu_ray.storage.csv_files import csv_bytes
+from icu_ray.storage.csv_files import csv_bytes, filled
 
 
 def csv_tables(report: Report) -> dict[str, bytes]:
-    """File contents by name, UTF-8; numbers in full, empty where there is none; no formula."""
+    """File contents by name, UTF-8; numbers in full, empty where there is none; no formula, no column without a value.
+
+    A header says its column's unit: `_pct` is per cent, _ci95 half of the 95 % interval in the unit of the mean.
+    """
     tables = {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
     if report.tasks:
         tables["tasks.csv"] = _tasks(report)
@@ -22,30 +25,32 @@ def csv_tables(report: Report) -> dict[str, bytes]:
 
 
 def _main(report: Report) -> bytes:
-    header = ["model", "method", "alpha", "beta", "variant", "trials", "forgotten", "epochs"]
+    varied = list(dict.fromkeys(key for block in report.blocks for row in block.rows for key in row.varied))
+    header = ["model", "method", "alpha", "beta", *varied, "variant", "trials", "forgotten", "epochs"]
     for column in report.columns:
-        header += [f"{column.key}_{what}" for what in ("mean", "ci95", "n", "mark", "paper")]
+        header += [f"{column.in_files}_{what}" for what in ("mean", "ci95", "n", "mark", "paper")]
     rows = []
     for block in report.blocks:
         for row in block.rows:
-            line: list[object] = [block.model, row.label, row.alpha, row.beta, row.variant]
+            line: list[object] = [block.model, row.label, row.alpha, row.beta]
+            line += [*(row.varied.get(key) for key in varied), row.variant]
             line += [len(row.trials), row.forgotten, row.epochs]
             for column in report.columns:
                 value = row.values[column.key]
-                line += [None, None, 0] if value is None else [value.mean, value.half, value.n]
+                line += [None, None, None] if value is None else [value.mean, value.half, value.n]
                 line += [row.marks.get(column.key), None if row.paper is None else row.paper.printed.get(column.key)]
             rows.append(line)
-    return csv_bytes(header, rows)
+    return csv_bytes(*filled(header, rows))
 
 
 def _tasks(report: Report) -> bytes:
     rows = [
-        [table.model, row, metric, value]
+        [table.model, row, metric, value, "perplexity" if metric.startswith("ppl/") else "fraction"]
         for table in report.tasks
         for metric, values in table.lines
         for row, value in zip(table.rows, values, strict=True)
     ]
-    return csv_bytes(["model", "row", "metric", "mean"], rows)
+    return csv_bytes(["model", "row", "metric", "mean", "unit"], rows)
 
 
 def _scores(report: Report) -> bytes:
@@ -85,4 +90,4 @@ def _tests(report: Report) -> bytes:
         ]
         for item in report.tests
     ]
-    return csv_bytes([*header, "note"], rows)
+    return csv_bytes(*filled([*header, "note"], rows))

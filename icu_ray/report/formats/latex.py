@@ -1,13 +1,15 @@
 r"""The main table as LaTeX, in the form of the paper's Table I.
 
-text = to_latex(report)     # a table*; needs booktabs and graphicx
+text = to_latex(report)     # table* environments, each no larger than a page; needs booktabs and adjustbox
 """
 
 from __future__ import annotations
 
-from icu_ray.report.contents import SCORES, Report, TableCell
+from collections.abc import Sequence
+
+from icu_ray.report.contents import Report, TableCell
 from icu_ray.report.formats.wording import standing_of
-from icu_ray.report.numbers.rows import Row
+from icu_ray.report.numbers.rows import Block, Row
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -31,6 +33,10 @@ _ESCAPES = {
 }
 
 
+ROWS = 40
+"""Rows of one table: more would be too small to read where a page holds them."""
+
+
 def escape(text: str) -> str:
     """Text that LaTeX takes literally."""
     return "".join(_ESCAPES.get(character, character) for character in " ".join(text.split()))
@@ -49,31 +55,52 @@ def _name(row: Row) -> str:
 
 
 def to_latex(report: Report) -> str:
-    """One table* with a block a model, best bold, second best underlined, the paper's value in brackets."""
+    """Tables with a block a model, best bold, second best underlined, the paper's value in brackets.
+
+    A table holds at most ROWS rows, and is made smaller where it is wider or higher than a page, never larger.
+    """
+    parts: list[list[tuple[Block, int, Row]]] = [[]]
+    for block in report.blocks:
+        if parts[-1] and len(parts[-1]) + len(block.rows) > ROWS:
+            parts.append([])
+        for place, row in enumerate(block.rows):
+            if len(parts[-1]) == ROWS:
+                parts.append([])
+            parts[-1].append((block, place, row))
+    tables = [_table(report, part, number, len(parts)) for number, part in enumerate(parts, start=1)]
+    return "\n".join([r"% needs \usepackage{booktabs,adjustbox}", *tables]) + "\n"
+
+
+def _table(report: Report, part: Sequence[tuple[Block, int, Row]], number: int, parts: int) -> str:
     arrows = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}
-    columns = (*report.columns, *SCORES)
-    headings = " & ".join(rf"{column.latex} {arrows[column.better]}" for column in columns)
+    columns = (*report.columns, *report.score_columns)
+    weights = [name for name, shown in zip((r"$\alpha$", r"$\beta$"), report.weighted, strict=True) if shown]
+    headings = ["Model", "Method", *weights, *(f"{column.latex} {arrows[column.better]}" for column in columns)]
     lines = [
-        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table*}",
         r"\centering",
-        r"\resizebox{\textwidth}{!}{%",
-        rf"\begin{{tabular}}{{llrr{'r' * len(columns)}}}",
+        r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}",
+        rf"\begin{{tabular}}{{ll{'r' * (len(headings) - 2)}}}",
         r"\toprule",
-        rf"Model & Method & $\alpha$ & $\beta$ & {headings} \\",
+        " & ".join(headings) + r" \\",
     ]
-    for block in report.blocks:
-        lines.append(r"\midrule")
-        for place, row in enumerate(block.rows):
-            weights = ["" if row.before else "--" if w is None else f"{w:g}" for w in (row.alpha, row.beta)]
-            cells = [_cell(cell) for cell in report.cells(block, row)]
-            lines.append(" & ".join([escape(block.model) if place == 0 else "", _name(row), *weights, *cells]) + r" \\")
-    standing = " ".join(f"{escape(block.model)}: {escape(standing_of(block))}" for block in report.blocks)
+    model = None
+    for block, place, row in part:
+        if block.model != model:
+            lines.append(r"\midrule")
+        name = escape(block.model) + (" (continued)" if place else "") if block.model != model else ""
+        model = block.model
+        cells = [*map(escape, report.weights(row)), *(_cell(cell) for cell in report.cells(block, row))]
+        lines.append(" & ".join([name, _name(row), *cells]) + r" \\")
+    shown = {block.model: standing_of(block) for block, _, _ in part}
+    standing = " ".join(f"{escape(name)}: {escape(said)}" for name, said in shown.items() if said)
+    title = escape(report.title) + (f" ({number} of {parts})" if parts > 1 else "")
     lines += [
         r"\bottomrule",
-        r"\end{tabular}}",
-        rf"\caption{{{escape(report.title)}: mean over forget samples, $\pm$ half of the 95\,\% confidence interval. "
+        r"\end{tabular}",
+        r"\end{adjustbox}",
+        rf"\caption{{{title}: mean over forget samples, $\pm$ half of the 95\,\% confidence interval ($n \geq 3$). "
         rf"Best \textbf{{bold}}, second best \underline{{underlined}}; in brackets the paper's own value. {standing}}}",
         r"\end{table*}",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)

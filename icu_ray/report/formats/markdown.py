@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from icu_ray.report.contents import SCORES, STATE_WORD, Report, TableCell
+from icu_ray.report.contents import STATE_WORD, Report, TableCell
 from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.formats.wording import (
     MAIN_NOTE,
@@ -44,9 +44,11 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         parts.append("## What the models can still do")
         for table in report.tasks:
             lines = [
-                [escape(name), *(escape(table.text(name, value)) for value in values)] for name, values in table.lines
+                [escape(name), table.unit(name), *(escape(table.text(name, value)) for value in values)]
+                for name, values in table.lines
             ]
-            parts += [f"### {escape(table.model)}", _table(["", *map(escape, table.rows)], lines)]
+            head = ["metric", "unit", *map(escape, table.rows)]
+            parts += [f"### {escape(table.model)}", _table(head, lines, left=2)]
         parts.append(TASKS_NOTE)
     if report.orders:
         parts += ["## Order of methods beside the paper's", _orders(report.orders), ORDERS_NOTE]
@@ -84,16 +86,17 @@ def _cell(cell: TableCell) -> str:
 
 def main_table(report: Report) -> str:
     """Table I's form: one line a model's method."""
-    header = ["Model", "Method", "α", "β", *(f"{escape(c.heading)} {c.arrow}" for c in (*report.columns, *SCORES))]
+    weights = [name for name, shown in zip(("alpha", "beta"), report.weighted, strict=True) if shown]
+    columns = (*report.columns, *report.score_columns)
+    header = ["Model", "Method", *weights, *(f"{escape(c.heading)} {c.arrow}" for c in columns)]
     rows = []
     for block in report.blocks:
         for row in block.rows:
             label = row.label + (f" [{row.variant}]" if row.variant else "")
-            weights = ["" if row.before else "–" if w is None else f"{w:g}" for w in (row.alpha, row.beta)]
             numbers = [_cell(cell) for cell in report.cells(block, row)]
             count = "" if row.before else f"{row.forgotten}/{len(row.trials)}"
             epochs = "" if row.epochs is None else f"{row.epochs:.1f}"
-            rows.append([escape(block.model), escape(label), *weights, *numbers, count, epochs])
+            rows.append([escape(block.model), escape(label), *report.weights(row), *numbers, count, epochs])
     return _table([*header, "forgotten", "epochs"], rows, left=2)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icu_ray.report.contents import SCORES, STATE_WORD, Report
+from icu_ray.report.contents import STATE_WORD, Report
 from icu_ray.report.figures.case_study import marked_words
 from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.figures.theme import DPI
@@ -55,7 +55,9 @@ def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, byt
     return environment.get_template(_TEMPLATE).render(
         report=report,
         headings=HEADINGS,
-        columns=(*report.columns, *SCORES),
+        columns=(*report.columns, *report.score_columns),
+        weights=[name for name, shown in zip(("alpha", "beta"), report.weighted, strict=True) if shown],
+        notes=any(test.test.note for test in report.tests),
         charts=charts,
         cases=[picture for picture in pictures if picture.case is not None],
         marked=marked_words,

@@ -6,9 +6,10 @@ from icu_ray.report.numbers.rows import Block
 from icu_ray.report.numbers.statistics import WILCOXON_PAIRS
 
 MAIN_NOTE = (
-    "Mean over forget samples (and seeds) ± half of the 95 % confidence interval (Student's t). Best bold, second best "
-    "underlined, among the methods of one model as printed. In brackets, or after 'paper': what the paper prints "
-    "for that row (for a stand-in's only cell of ICU, whatever its weights, that of α = 0.5, β = 1). "
+    "Mean over forget samples (and seeds) ± half of the 95 % confidence interval (Student's t), where there are at "
+    "least three of them. Best bold, second best underlined, among the methods of one model as printed. In brackets, "
+    "or after 'paper': what the paper prints for that row (for a stand-in's only cell of ICU, whatever its weights, "
+    "that of alpha = 0.5, beta = 1). "
     "'Forgotten' counts trials that reached the thresholds; trials that failed are in no mean. '–': not measured, or "
     "no score because one of the paper's nine columns was not measured."
 )
@@ -22,12 +23,12 @@ ORDERS_NOTE = (
     "the same order in both, of the pairs that the paper's printed values tell apart."
 )
 TARGETS_NOTE = (
-    "In per cent; BERTScore and BLEU compare what the model says after the prompt now with the text. Equation (5) "
+    "BERTScore and BLEU compare what the model says after the prompt now with the text. Equation (5) "
     "calls a text forgotten when either is under its threshold; the whole set is forgotten when the means of MA and "
     "EL10 are."
 )
 TASKS_NOTE = (
-    "Means over the trials of a row. Accuracies and F1 in per cent, 'ppl/' perplexities. Names that end in _icu are "
+    "Means over the trials of a row, in the unit that stands beside the metric. Names that end in _icu are "
     "asked and scored as the paper's authors did, others as lm-evaluation-harness defines them; quick_ tasks are about "
     "held-out ones of the made-up records."
 )

@@ -35,6 +35,12 @@ class Column:
     metrics: tuple[str, ...] = ()
 
     @property
+    def in_files(self) -> str:
+        """The key with its unit, as CSV headers have it: ma_pct."""
+        unit = "_pct" if self.percent else "_bits" if "(bits)" in self.heading else ""
+        return f"{self.key}{unit}"
+
+    @property
     def arrow(self) -> str:
         """↓ or ↑, as the paper marks the better direction."""
         return "↓" if self.better == "lower" else "↑"
@@ -64,17 +70,18 @@ def _paper(
     key: str, heading: str, field: str, decimals: int, percent: bool, meaning: str, *metrics: str, latex: str = ""
 ) -> Column:
     better: Literal["lower", "higher"] = "higher" if key in HIGHER_IS_BETTER else "lower"
-    return Column(key, heading, latex or heading, field, better, decimals, percent, meaning, metrics)
+    in_latex = latex or heading.replace("%", r"\%")
+    return Column(key, heading, in_latex, field, better, decimals, percent, meaning, metrics)
 
 
 PAPER_COLUMNS: tuple[Column, ...] = (
-    _paper("el10", "EL₁₀ (%)", "el10", 1, True, "extraction likelihood of the forget sample", latex=r"EL$_{10}$ (\%)"),
+    _paper("el10", "EL10 (%)", "el10", 1, True, "extraction likelihood of the forget sample", latex=r"EL$_{10}$ (\%)"),
     _paper("ma", "MA (%)", "ma", 1, True, "memorisation accuracy on the forget sample", latex=r"MA (\%)"),
-    _paper("bert", "BERT (F1)", "bertscore_f1", 1, True, "BERTScore of what is said after the prompt"),
-    _paper("entropy", "Entropy", "entropy", 3, False, "bits of the tokens of what is said after the prompt"),
+    _paper("bert", "BERT F1 (%)", "bertscore_f1", 1, True, "BERTScore of what is said after the prompt"),
+    _paper("entropy", "Entropy (bits)", "entropy", 3, False, "bits of the tokens of what is said after the prompt"),
     _paper(
         "cls",
-        "Cls Avg. (ACC)",
+        "Cls Avg. (%)",
         "",
         1,
         True,
@@ -82,7 +89,7 @@ PAPER_COLUMNS: tuple[Column, ...] = (
         "cls/icu_avg",
         "cls/avg",
     ),
-    _paper("dia", "Dia Avg. (F1)", "", 1, True, "mean F1 of dialogue tasks", "dialogue/avg"),
+    _paper("dia", "Dia Avg. (%)", "", 1, True, "mean F1 of dialogue tasks", "dialogue/avg"),
     _paper("ppl_pile", "Pile (PPL)", "", 1, False, "perplexity on Pile texts", "ppl/pile_icu", "ppl/pile_rolling"),
     _paper(
         "ppl_wikitext",
@@ -119,8 +126,8 @@ PPL_RATIO = Column(
 # The quick suite asks about made-up records, not what the paper asks: never in the paper's columns or scores.
 QUICK_CLS = Column(
     "quick_cls",
-    "quick Cls (ACC)",
-    "quick Cls (ACC)",
+    "quick Cls (%)",
+    r"quick Cls (\%)",
     "",
     "higher",
     1,
@@ -130,8 +137,8 @@ QUICK_CLS = Column(
 )
 QUICK_DIA = Column(
     "quick_dia",
-    "quick Dia (F1)",
-    "quick Dia (F1)",
+    "quick Dia (%)",
+    r"quick Dia (\%)",
     "",
     "higher",
     1,
@@ -140,6 +147,21 @@ QUICK_DIA = Column(
     ("dialogue/quick_f1",),
 )
 OWN_COLUMNS = (HELDOUT, PPL_RATIO, QUICK_CLS, QUICK_DIA)
+MORE_MEASURES = (
+    Column(
+        "forget_loss",
+        "forget loss",
+        "forget loss",
+        "forget_loss",
+        "higher",
+        2,
+        meaning="mean negative log-likelihood of the forget sample's tokens",
+    ),
+    Column(
+        "bleu", "BLEU (%)", r"BLEU (\%)", "bleu", "lower", 1, True, "words that what is said shares with the true text"
+    ),
+)
+"""Measured, and in trials.csv; no column of the report's tables."""
 ALL_COLUMNS = (*PAPER_COLUMNS, *OWN_COLUMNS)
 
 

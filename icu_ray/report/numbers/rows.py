@@ -60,6 +60,13 @@ class Row:
         return self.label + weights + (f" [{self.variant}]" if self.variant else "")
 
     @property
+    def varied(self) -> dict[str, str]:
+        """What else its trials were told, by key, such as lr and seed; several values joined by a space."""
+        told = [trial.hyperparameters for trial in self.trials]
+        keys = dict.fromkeys(key for each in told for key in each if key not in ("alpha", "beta"))
+        return {key: " ".join(dict.fromkeys(str(each[key]) for each in told if key in each)) for key in keys}
+
+    @property
     def forgotten(self) -> int:
         """Trials that reached the thresholds."""
         return sum(trial.state == "finished" for trial in self.trials)

@@ -3,8 +3,9 @@
     mean_interval([4.1, 4.6, 4.4])          # Student's t
     paired_tests([4.1, 4.6], [5.0, 5.3])    # the same samples under two methods
 
-Few repetitions say little, and every answer says so: an interval needs two values, and with n pairs the smallest
-two-sided p of Wilcoxon's test is 2 / 2^n, so that below six pairs it cannot fall under 0.05.
+Few repetitions say little, and every answer says so: an interval needs three values (of two, Student's 95 % interval is
+nine times as wide as their distance), and with n pairs the smallest two-sided p of Wilcoxon's test is 2 / 2^n, so that
+below six pairs it cannot fall under 0.05.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95
+FEWEST = 3
+"""Values of which an interval or a deviation is told; of fewer their mean and they themselves."""
 WILCOXON_PAIRS = 6
 """Fewest pairs with which Wilcoxon's signed-rank test can reach p < 0.05 (two-sided)."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of n values; half: half the width of its 95 % confidence interval, None for a single value."""
+    """A mean of n values; half: half the width of its 95 % confidence interval, None for fewer than FEWEST."""
 
     n: int
     mean: float
@@ -41,12 +44,12 @@ class PairedTest:
 
 
 def mean_interval(values: Sequence[float | None]) -> Estimate | None:
-    """Mean and 95 % interval by Student's t over the known values; None without any."""
+    """Mean and 95 % interval (of at least FEWEST) by Student's t over the known values; None without any."""
     known = [value for value in values if value is not None]
     if not known:
         return None
-    if len(known) == 1:
-        return Estimate(1, known[0], None)
+    if len(known) < FEWEST:
+        return Estimate(len(known), statistics.fmean(known), None)
     from scipy import stats  # type: ignore[import-untyped]
 
     quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1))

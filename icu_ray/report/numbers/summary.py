@@ -3,6 +3,8 @@
     summary = summarise(storage, sweep)
     write_tables(summary)            # trials.csv, cells.csv, summary.json in the sweep's folder
 
+A header says its column's unit: `_pct` is per cent, `_bits` bits, `seconds` seconds; ratios and perplexities have none.
+
 `terminal/summary_tables.py` prints it.
 
 Fractions become percent here and nowhere else.
@@ -12,9 +14,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
-from icu_ray.storage.csv_files import csv_bytes
+from icu_ray.report.numbers.statistics import FEWEST
+from icu_ray.storage.csv_files import csv_bytes, filled
 from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.results import Scores, TrialEvaluation, TrialResult, to_json
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, trial_ids
@@ -28,6 +31,11 @@ class Metric:
     heading: str
     read: Callable[[Scores], float | None]
     decimals: int
+    unit: str = ""
+
+    def column(self, side: str) -> str:
+        """Its header in CSV: ma_before_pct."""
+        return f"{self.key}_{side}" + (f"_{self.unit}" if self.unit else "")
 
 
 def _percent(value: float | None) -> float | None:
@@ -35,19 +43,22 @@ def _percent(value: float | None) -> float | None:
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("ma", "MA %", lambda s: _percent(s.ma), 1),
-    Metric("el10", "EL10 %", lambda s: _percent(s.el10), 1),
+    Metric("ma", "MA %", lambda s: _percent(s.ma), 1, "pct"),
+    Metric("el10", "EL10 %", lambda s: _percent(s.el10), 1, "pct"),
     Metric("forget_loss", "forget loss", lambda s: s.forget_loss, 2),
-    Metric("bertscore_f1", "BERT F1", lambda s: _percent(s.bertscore_f1), 1),
-    Metric("bleu", "BLEU %", lambda s: _percent(s.bleu), 1),
-    Metric("entropy", "entropy", lambda s: s.entropy, 2),
+    Metric("bertscore_f1", "BERT F1 %", lambda s: _percent(s.bertscore_f1), 1, "pct"),
+    Metric("bleu", "BLEU %", lambda s: _percent(s.bleu), 1, "pct"),
+    Metric("entropy", "entropy", lambda s: s.entropy, 2, "bits"),
     Metric("ppl_heldout", "held-out PPL", lambda s: s.ppl_heldout, 1),
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """All samples of one model, method and weights; values are (mean, deviation or None) by metric key."""
+    """All samples (and seeds) of one model, method and weights; values are (mean, deviation or None) by metric key.
+
+    told: what else its trials were told, such as lr; seeds: those of its trials.
+    """
 
     model: str
     method: str
@@ -59,6 +70,8 @@ class Cell:
     before: dict[str, tuple[float, float | None] | None]
     after: dict[str, tuple[float, float | None] | None]
     ppl_ratio: tuple[float, float | None] | None
+    told: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,44 +112,46 @@ def ppl_ratio(result: TrialResult) -> float | None:
 
 
 def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
-    groups: dict[tuple[str, str, float, float], list[TrialResult]] = {}
+    groups: dict[str, list[TrialResult]] = {}
     for result in results:
-        weights = result.hyperparameters
-        key = (result.model, result.method, float(weights["alpha"]), float(weights["beta"]))
-        groups.setdefault(key, []).append(result)
+        told = {key: value for key, value in result.hyperparameters.items() if key != "seed"}
+        groups.setdefault(repr((result.model, result.method, sorted(told.items()))), []).append(result)
     cells = []
-    for (model, method, alpha, beta), members in groups.items():
+    for members in groups.values():
+        first = members[0].hyperparameters
         measured = [r for r in members if r.status != "failed"]
         cells.append(
             Cell(
-                model,
-                method,
-                alpha,
-                beta,
+                members[0].model,
+                members[0].method,
+                float(first["alpha"]),
+                float(first["beta"]),
                 len(members),
                 sum(r.status == "finished" for r in members),
                 statistics.fmean(r.epochs for r in members),
                 {m.key: _spread([m.read(r.before) for r in measured if r.before]) for m in METRICS},
                 {m.key: _spread([m.read(r.after) for r in measured if r.after]) for m in METRICS},
                 _spread([ppl_ratio(r) for r in measured]),
+                {key: value for key, value in first.items() if key not in ("alpha", "beta", "seed")},
+                tuple(dict.fromkeys(int(r.hyperparameters["seed"]) for r in members if "seed" in r.hyperparameters)),
             )
         )
     return tuple(cells)
 
 
 def _spread(values: Sequence[float | None]) -> tuple[float, float | None] | None:
-    """Mean and sample standard deviation (None for a single value); None without values."""
+    """Mean and sample standard deviation (None for fewer than FEWEST values); None without values."""
     known = [value for value in values if value is not None]
     if not known:
         return None
-    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) >= FEWEST else None
 
 
 def write_tables(summary: Summary) -> str:
     """trials.csv, cells.csv and summary.json in the sweep's folder; returns that folder."""
     folder = join(summary.storage, summary.sweep)
-    write_atomic(join(folder, "trials.csv"), csv_bytes(*trial_rows(summary)))
-    write_atomic(join(folder, "cells.csv"), csv_bytes(*cell_rows(summary)))
+    write_atomic(join(folder, "trials.csv"), csv_bytes(*filled(*trial_rows(summary))))
+    write_atomic(join(folder, "cells.csv"), csv_bytes(*filled(*cell_rows(summary))))
     content = {
         "sweep": summary.sweep,
         "trials": [asdict(result) for result in summary.results],
@@ -150,31 +165,39 @@ def write_tables(summary: Summary) -> str:
 
 def trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     """Header and rows of trials.csv."""
-    header = ["trial_id", "name", "model", "method", "sample", "alpha", "beta", "status", "reason", "epochs"]
-    header += [f"{m.key}_{side}" for m in METRICS for side in ("before", "after")] + ["ppl_ratio", "seconds"]
+    told = list(dict.fromkeys(["alpha", "beta", *(key for r in summary.results for key in r.hyperparameters)]))
+    header = ["trial_id", "name", "model", "method", "sample", *told, "status", "reason", "epochs"]
+    header += [m.column(side) for m in METRICS for side in ("before", "after")] + ["ppl_ratio", "seconds"]
     evaluated = list(dict.fromkeys(name for found in summary.evaluations.values() for name in found.after))
-    header += [f"{name}_{side}" for name in evaluated for side in ("before", "after")]
+    header += [f"{name}_{side}{'' if _plain(name) else '_pct'}" for name in evaluated for side in ("before", "after")]
     rows: list[list[object]] = []
     for r in summary.results:
         row: list[object] = [r.trial_id, r.name, r.model, r.method, r.sample]
-        row += [r.hyperparameters["alpha"], r.hyperparameters["beta"], r.status, r.reason, r.epochs]
+        row += [*(r.hyperparameters.get(key) for key in told), r.status, r.reason, r.epochs]
         for metric in METRICS:
             row += [None if side is None else metric.read(side) for side in (r.before, r.after)]
         found = summary.evaluations.get(r.trial_id)
         sides = ({}, {}) if found is None else (found.before, found.after)
-        metrics = [side.get(name) for name in evaluated for side in sides]
+        metrics = [v if _plain(name) else _percent(v) for name in evaluated for v in (s.get(name) for s in sides)]
         rows.append([*row, ppl_ratio(r), round(r.seconds.get("total", 0.0), 3), *metrics])
     return header, rows
 
 
+def _plain(name: str) -> bool:
+    """Whether an evaluated metric is no fraction."""
+    return name.startswith("ppl/")
+
+
 def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     """Header and rows of cells.csv."""
-    header = ["model", "method", "alpha", "beta", "trials", "forgotten", "epochs_mean"]
-    header += [f"{m.key}_{side}_{what}" for m in METRICS for side in ("before", "after") for what in ("mean", "std")]
+    told = list(dict.fromkeys(key for cell in summary.cells for key in cell.told))
+    header = ["model", "method", "alpha", "beta", *told, "seed", "trials", "forgotten", "epochs_mean"]
+    header += [f"{m.column(side)}_{what}" for m in METRICS for side in ("before", "after") for what in ("mean", "std")]
     header += ["ppl_ratio_mean", "ppl_ratio_std"]
     rows: list[list[object]] = []
     for cell in summary.cells:
-        row: list[object] = [cell.model, cell.method, cell.alpha, cell.beta, cell.trials, cell.forgotten, cell.epochs]
+        row: list[object] = [cell.model, cell.method, cell.alpha, cell.beta, *(cell.told.get(key) for key in told)]
+        row += [" ".join(map(str, cell.seeds)), cell.trials, cell.forgotten, cell.epochs]
         for metric in METRICS:
             for side in (cell.before, cell.after):
                 row += list(side[metric.key] or (None, None))

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from icu_ray.report.collect import Collected
 from icu_ray.storage.results import SampleRecord
 
-HEADINGS = ("text", "MA before", "MA after", "EL₁₀ before", "EL₁₀ after", "BERTScore", "BLEU", "pair", "equation (5)")
+HEADINGS = (
+    *("text", "MA before (%)", "MA after (%)", "EL10 before (%)", "EL10 after (%)"),
+    *("BERTScore (%)", "BLEU (%)", "pair", "equation (5)"),
+)
 
 
 @dataclass(frozen=True)

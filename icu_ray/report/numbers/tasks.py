@@ -20,6 +20,10 @@ class TaskTable:
     rows: tuple[str, ...]
     lines: tuple[tuple[str, tuple[float | None, ...]], ...]
 
+    def unit(self, metric: str) -> str:
+        """Of a metric's values as tables print them."""
+        return "PPL" if metric.startswith("ppl/") else "%"
+
     def text(self, metric: str, value: float | None) -> str:
         """A value as tables print it: fractions in per cent, perplexities as they are."""
         if value is None:

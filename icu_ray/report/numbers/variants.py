@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icu_ray.report.collect import ReportedTrial
+from icu_ray.storage.flat import flatten
 
 _SAME_FOR_ALL = ("method", "sample", "seed", "format")
 
@@ -23,20 +24,6 @@ def variants_of(trials: Sequence[ReportedTrial]) -> dict[str, str]:
     return {
         trial_id: ", ".join(f"{key}={settings[key]}" for key in differing if settings and key in settings)
         for trial_id, settings in flat.items()
-    }
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists of named things likewise, other lists count as values."""
-    if isinstance(tree, list | tuple) and tree and all(isinstance(item, Mapping) and "name" in item for item in tree):
-        named = {str(item.get("label") or item["name"]): item for item in tree}
-        tree = named if len(named) == len(tree) else tree
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, item in tree.items()
-        for key, value in flatten(item, f"{prefix}.{name}".lstrip(".")).items()
     }
 
 

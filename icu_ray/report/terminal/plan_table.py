@@ -7,53 +7,52 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from icu_ray.errors import without_secrets
 from icu_ray.plan.budget import cost_of, load_prices
 from icu_ray.plan.estimate_correction import error_said
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE
+from icu_ray.report.terminal.fitting import Heading, print_fitting
 
 
 def print_plan(plan: Plan, console: Console) -> None:
     """One row a trial in the order of starting, and what the whole asks for."""
     config = plan.config
-    table = Table(box=None, pad_edge=False)
-    for heading, right in (
-        ("trial", False),
-        ("model", False),
-        ("sample", True),
-        ("method", False),
-        ("α", True),
-        ("β", True),
-        ("lr", True),
-        ("workers", True),
-        ("status", False),
-        ("GPU h", True),
-    ):
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    headings = (
+        *(Heading("trial"), Heading("model", spare=6), Heading("sample", True, 5), Heading("method", spare=7)),
+        *(Heading("alpha", True, 4), Heading("beta", True, 3), Heading("lr", True, 2)),
+        *(Heading("workers", True), Heading("status"), Heading("GPU h", True, 1)),
+    )
+    rows = []
     for trial in plan.trials:
         status = trial.status if trial.status != "resumable" else f"resumable at epoch {trial.epochs_done}"
         kind = "GPU" if trial.model.gpus else "CPU"
-        table.add_row(
-            f"{trial.name} [dim]{trial.trial_id[:8]}[/dim]",
-            trial.model.name,
-            str(trial.sample),
-            trial.label,
-            f"{trial.settings.alpha:g}",
-            f"{trial.settings.beta:g}",
-            f"{trial.settings.lr:g}",
-            f"{trial.workers} {kind}",
-            status.replace("_", " "),
-            f"{trial.gpu_hours:.2f}" if trial.model.gpus else "-",
+        rows.append(
+            (
+                f"{escape(trial.name)} [dim]{trial.trial_id[:8]}[/dim]",
+                escape(trial.model.name),
+                str(trial.sample),
+                escape(trial.label),
+                f"{trial.settings.alpha:g}",
+                f"{trial.settings.beta:g}",
+                f"{trial.settings.lr:g}",
+                f"{trial.workers} {kind}",
+                status.replace("_", " "),
+                f"{trial.gpu_hours:.2f}" if trial.model.gpus else "-",
+            )
         )
-    console.print(table)
+    print_fitting(console, headings, rows)
     counts = Counter(trial.status for trial in plan.trials)
     said = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
     widest = max(model.workers for model in config.models)
     if plan.trials:
-        console.print(f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.", markup=False)
+        console.print(
+            f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.",
+            markup=False,
+            soft_wrap=True,
+        )
     if config.search is not None:
         ranges = ", ".join(f"{name} {r.low:g} to {r.high:g}" for name, r in config.search.space.items())
         console.print(
@@ -63,21 +62,21 @@ def print_plan(plan: Plan, console: Console) -> None:
     if waiting:
         gpus = any(trial.model.gpus for trial in waiting)
         much = f"{plan.gpu_hours:.1f} GPU hours" if gpus else f"{plan.worker_minutes:.0f} worker minutes on CPU"
-        console.print(f"Estimate for what is left: {much} ({error_said(plan.trials)}).", markup=False)
+        console.print(f"Estimate for what is left: {much} ({error_said(plan.trials)}).", markup=False, soft_wrap=True)
         if config.resources.prices is not None:
             cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)
             cost = cost_of(plan.gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
-            console.print(f"It costs {cost}.", markup=False)
+            console.print(f"It costs {cost}.", markup=False, soft_wrap=True)
     evaluation = config.evaluation
     if evaluation.asked:
         names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
         trained = sum(trial.settings.max_epochs > 0 for trial in plan.trials)
         models = trained + len({trial.model.name for trial in plan.trials})
-        console.print(f"Evaluated beside the trials: {names}, on {models} models.", markup=False)
+        console.print(f"Evaluated beside the trials: {names}, on {models} models.", markup=False, soft_wrap=True)
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
-    console.print(f"Fidelity '{config.fidelity}'; results go to {folder}.", markup=False)
+    console.print(f"Fidelity '{config.fidelity}'; results go to {folder}.", markup=False, soft_wrap=True)
     if plan.provisional:
-        console.print(f"Ids are provisional: {plan.provisional}", style="yellow", markup=False)
+        console.print(f"Ids are provisional: {plan.provisional}", style="yellow", markup=False, soft_wrap=True)
 
 
 def plan_json(plan: Plan) -> str:

@@ -6,10 +6,12 @@ print_tables(summarise("runs", "quickstart"), Console())
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from icu_ray.report.numbers.columns import PAPER_COLUMNS, Column, evaluated_metrics
+from icu_ray.report.numbers.statistics import FEWEST
 from icu_ray.report.numbers.summary import METRICS, Metric, Summary
+from icu_ray.report.terminal.fitting import Heading, print_fitting
 from icu_ray.storage.results import NOT_TRAINED, TrialEvaluation, TrialResult
 
 STATUS_STYLE = {"finished": "green", "not_forgotten": "yellow", "failed": "red"}
@@ -19,51 +21,62 @@ STATUS_WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "faile
 def print_tables(summary: Summary, console: Console) -> None:
     """Each trial before -> after, then each cell as mean ± standard deviation over its samples."""
     if not summary.results:
-        console.print(f"No trial of '{summary.sweep}' has a result yet.")
+        console.print(f"No trial of '{summary.sweep}' has a result yet.", markup=False, soft_wrap=True)
         return
     shown = [m for m in METRICS if m.key in ("ma", "el10", "bertscore_f1", "ppl_heldout")]
     evaluated = _evaluated_columns(summary)
-    trials = Table(title="Trials (before → after)", title_justify="left", box=None, pad_edge=False)
-    trials.add_column("trial", overflow="fold")
-    for metric in shown:
-        trials.add_column(metric.heading, justify="right")
-    for column, _ in evaluated:
-        trials.add_column(column.heading, justify="right")
-    trials.add_column("epochs", justify="right")
-    trials.add_column("time", justify="right")
-    trials.add_column("status")
+    spare = {"bertscore_f1": 6, "ppl_heldout": 0}
+    varied = _varied(summary)
+    headings = [Heading("trial"), *(Heading(key, True, 1) for key in varied)]
+    headings += [Heading(m.heading, True, spare.get(m.key, 0)) for m in shown]
+    headings += [Heading(column.heading, True, 7 + place) for place, (column, _) in enumerate(evaluated)]
+    headings += [Heading("epochs", True, 2), Heading("time", True, 3), Heading("status")]
+    rows = []
     for result in summary.results:
         cells = [_arrow(result, metric) for metric in shown]
         cells += [_evaluated_arrow(summary.evaluations.get(result.trial_id), *each) for each in evaluated]
         seconds = f"{result.seconds.get('total', 0.0):.0f} s"
         style = STATUS_STYLE[result.status]
         status = NOT_TRAINED if result.reason == NOT_TRAINED else f"[{style}]{STATUS_WORD[result.status]}[/{style}]"
-        trials.add_row(result.name, *cells, str(result.epochs), seconds, status)
-    console.print(trials)
-    by_cell = Table(
-        title="Cells after unlearning (mean ± standard deviation over samples)",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-    )
-    for heading in ("model", "method", "α", "β"):
-        by_cell.add_column(heading)
-    for metric in shown:
-        by_cell.add_column(metric.heading, justify="right")
-    by_cell.add_column("PPL ratio", justify="right")
-    by_cell.add_column("forgotten", justify="right")
+        told = [str(result.hyperparameters.get(key, "")) for key in varied]
+        rows.append([escape(result.name), *told, *cells, str(result.epochs), seconds, status])
+    print_fitting(console, headings, rows, title="Trials (before -> after)", where="trials.csv")
+    headings = [*(Heading(name) for name in ("model", "method")), Heading("alpha", True), Heading("beta", True)]
+    headings += [Heading(m.heading, True, {"bertscore_f1": 3, "ppl_heldout": 2}.get(m.key, 0)) for m in shown]
+    headings += [Heading("PPL ratio", True), Heading("forgotten", True)]
+    told = [key for key in varied if key != "seed"]
+    headings[4:4] = [Heading(key, True) for key in told]
+    rows = []
     for cell in summary.cells:
         values = [_plus_minus(cell.after[metric.key], metric.decimals) for metric in shown]
         count = f"{cell.forgotten}/{cell.trials}"
-        ratio = _plus_minus(cell.ppl_ratio, 2)
-        by_cell.add_row(cell.model, cell.method, f"{cell.alpha:g}", f"{cell.beta:g}", *values, ratio, count)
+        others = [str(cell.told.get(key, "")) for key in told]
+        weights = [f"{cell.alpha:g}", f"{cell.beta:g}", *others]
+        rows.append([escape(cell.model), escape(cell.method), *weights, *values, _plus_minus(cell.ppl_ratio, 2), count])
     console.print()
-    console.print(by_cell)
+    title = f"Cells after unlearning (mean ± standard deviation of {FEWEST} samples or more)"
+    print_fitting(console, headings, rows, title=title, where="cells.csv")
     for result in summary.results:
         if result.status != "finished" and result.reason != NOT_TRAINED:
-            console.print(f"{result.name}: {STATUS_WORD[result.status]}: {result.reason}", style="yellow", markup=False)
+            said = f"{result.name}: {STATUS_WORD[result.status]}: {result.reason}"
+            console.print(said, style="yellow", markup=False, soft_wrap=True)
     for name in summary.missing:
-        console.print(f"{name}: no result yet", style="yellow")
+        console.print(f"{name}: no result yet", style="yellow", markup=False, soft_wrap=True)
+
+
+def _varied(summary: Summary) -> list[str]:
+    """What trials were told that not all were told alike, besides alpha and beta."""
+    told = [result.hyperparameters for result in summary.results]
+    keys = dict.fromkeys(key for each in told for key in each if key not in ("alpha", "beta"))
+    # A model's own lr says nothing that its name does not say.
+    return [key for key in keys if any(len(set(values)) > 1 for values in _by_model(summary, key).values())]
+
+
+def _by_model(summary: Summary, key: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for result in summary.results:
+        found.setdefault(result.model, []).append(str(result.hyperparameters.get(key, "")))
+    return found
 
 
 def _evaluated_columns(summary: Summary) -> list[tuple[Column, str]]:
@@ -75,12 +88,12 @@ def _evaluated_columns(summary: Summary) -> list[tuple[Column, str]]:
 def _evaluated_arrow(found: TrialEvaluation | None, column: Column, metric: str) -> str:
     sides = ({}, {}) if found is None else (found.before, found.after)
     values = (column.value(None, side, metric) for side in sides)
-    return " → ".join("-" if value is None else column.text(value) for value in values)
+    return " -> ".join("-" if value is None else column.text(value) for value in values)
 
 
 def _arrow(result: TrialResult, metric: Metric) -> str:
     sides = (_number(metric.read(s) if s else None, metric.decimals) for s in (result.before, result.after))
-    return " → ".join(sides)
+    return " -> ".join(sides)
 
 
 def _number(value: float | None, decimals: int) -> str:

@@ -1,0 +1,59 @@
+"""How wide what is printed may be: lines are wrapped between words for a terminal, and left whole for a file or pipe.
+
+print(wrapped("a long sentence", indent=4))
+
+A path, URL or command is never cut in two: it must be possible to copy it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+UNBOUNDED = 10**6
+"""Width of a file or pipe: one line stays one line."""
+NARROWEST = 20
+
+
+def width() -> int:
+    """Columns of the terminal that standard output is, UNBOUNDED for a file or pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else UNBOUNDED
+
+
+def rich_console(stream: TextIO | None = None) -> Console:
+    """Of a terminal's own width; one line stays one line in a file or pipe. What is printed is no markup by itself.
+
+    Lines with a path, address or command in them are to be printed with soft_wrap=True: the terminal breaks them, and
+    they are one line for who copies them.
+    """
+    from rich.console import Console
+
+    stream = sys.stdout if stream is None else stream
+    return Console(file=stream, width=None if stream.isatty() else UNBOUNDED, highlight=False)
+
+
+def wrapped(text: str, indent: int = 0, columns: int | None = None) -> str:
+    """`text` wrapped between words; all lines but the first are indented, for which the first has been already."""
+    return textwrap.fill(
+        text,
+        max(NARROWEST, (columns or width()) - indent),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ).replace("\n", "\n" + " " * indent)
+
+
+def columns(rows: list[tuple[str, ...]], headings: tuple[str, ...] = ()) -> str:
+    """Rows of words as columns, the last of which is wrapped."""
+    every = [headings, *rows] if headings else rows
+    widths = [max(len(row[place]) for row in every) for place in range(len(every[0]) - 1)]
+    indent = sum(widths) + 2 * len(widths)
+    lines = []
+    for *short, last in every:
+        begin = "".join(f"{word:<{wide}}  " for word, wide in zip(short, widths, strict=True))
+        lines.append((begin + wrapped(last, indent)).rstrip())
+    return "\n".join(lines)

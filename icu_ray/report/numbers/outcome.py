@@ -1,0 +1,60 @@
+"""What came out on one model, in one sentence: the first thing a reader wants to know.
+
+outcome(block)      # "On 125m, icu (0.5, 1) forgot in 5 of 5 trials at the least cost: MA 95.0 % to 51.5 %, ..."
+"""
+
+from __future__ import annotations
+
+from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO
+from icu_ray.report.numbers.rows import Block, Row
+
+_COLUMN = {column.key: column for column in ALL_COLUMNS}
+
+
+def outcome(block: Block) -> str:
+    """The method that forgot in every trial at the least cost; where none did, in the most of them; '' for no method.
+
+    Methods of fewer trials than another are not compared with it.
+    """
+    known = [row for row in block.methods if row.values["ma"] is not None]
+    if not known:
+        return ""
+    whole = [row for row in known if row.forgotten == len(row.trials)]
+    if whole:
+        count = max(len(row.trials) for row in whole)
+        whole = [row for row in whole if len(row.trials) == count]
+        best = min(whole, key=_cost)
+        cheapest = " at the least cost" if len(whole) > 1 and best.values[PPL_RATIO.key] is not None else ""
+        return f"On {block.model}, {best.name} forgot in {count} of {count} trials{cheapest}: {_told(block, best)}."
+    best = max(known, key=lambda row: (row.forgotten / len(row.trials), -_ma(row)))
+    nearest = f"{best.name} came nearest, with {best.forgotten} of {len(best.trials)}: {_told(block, best)}"
+    return f"On {block.model}, no method forgot in every trial; {nearest}."
+
+
+def _cost(row: Row) -> tuple[float, float]:
+    ratio = row.values[PPL_RATIO.key]
+    return (float("inf") if ratio is None else ratio.mean), _ma(row)
+
+
+def _ma(row: Row) -> float:
+    found = row.values["ma"]
+    return 0.0 if found is None else found.mean
+
+
+def _told(block: Block, row: Row) -> str:
+    """Forgetting from before to after, and what became of texts that nobody asked to forget."""
+    before = next((each for each in block.rows if each.before), None)
+    said = []
+    for key in ("ma", "el10"):
+        now, then = row.values[key], None if before is None else before.values[key]
+        if now is not None:
+            name = _COLUMN[key].heading.split()[0]
+            said.append(
+                f"{name} " + (f"{now.mean:.1f} %" if then is None else f"{then.mean:.1f} % to {now.mean:.1f} %")
+            )
+    ratio, heldout = row.values[PPL_RATIO.key], row.values[HELDOUT.key]
+    if ratio is not None and heldout is not None:
+        said.append(f"perplexity on held-out texts {ratio.mean:.2f} times as high ({heldout.mean:.1f})")
+    else:
+        said.append("perplexity on held-out texts not measured")
+    return ", ".join(said)

@@ -1,0 +1,56 @@
+"""A table as wide as the terminal: columns that are worth least are left out where there is no room for them.
+
+    print_fitting(console, [Heading("trial"), Heading("MA %", right=True), Heading("epochs", spare=1)], rows)
+
+What is left out is said below, with where it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from icu_ray.console.terminal import UNBOUNDED
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A column. spare: 0 is never left out; of the others the highest goes first."""
+
+    name: str
+    right: bool = False
+    spare: int = 0
+
+
+def print_fitting(
+    console: Console, headings: Sequence[Heading], rows: Sequence[Sequence[str]], *, title: str = "", where: str = ""
+) -> None:
+    """Print rows of rich markup. where: which file has the columns that are left out; nothing is said without."""
+    shown = list(range(len(headings)))
+    unbounded = console.options.update(max_width=UNBOUNDED)
+    while Measurement.get(console, unbounded, table := _table(headings, rows, shown)).maximum > console.width:
+        spare = [place for place in shown if headings[place].spare]
+        if not spare:
+            break
+        shown.remove(max(spare, key=lambda place: headings[place].spare))
+    if title:
+        console.print(title, style="italic", markup=False)
+    console.print(table)
+    left_out = [heading.name for place, heading in enumerate(headings) if place not in shown]
+    if left_out and where:
+        said = f"Left out, for the terminal is narrow: {', '.join(left_out)}; see {where}."
+        console.print(said, style="dim", markup=False, soft_wrap=True)
+
+
+def _table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], shown: Sequence[int]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for place in shown:
+        heading = headings[place]
+        table.add_column(heading.name, justify="right" if heading.right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(row[place] for place in shown))
+    return table

@@ -1,0 +1,159 @@
+"""What the command line says of configs, methods and errors: in the words of who typed."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from icu_ray import api, methods
+from icu_ray.cli.main import main
+from icu_ray.config.file import load_config
+from icu_ray.config.keys import all_keys
+from icu_ray.config.shipped import shipped_configs
+from icu_ray.errors import UserError
+from icu_ray.requests.unlearn import unlearn_config
+from icu_ray.requests.wording import as_typed
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, made the current one, with texts to forget and to keep."""
+    for name, texts in (("forget", ["one text", "another"]), ("retain", ["a third", "a fourth", "a fifth"])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "overlap.jsonl").write_text('{"text": "one text"}\n{"text": "else"}\n{"text": "more"}\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--retain", "none.jsonl"], "--retain: none.jsonl: no such file"),
+        (["--retain", "overlap.jsonl"], "--retain: overlap.jsonl: 1 rows to forget (forget.jsonl) are in it too"),
+        (["--retain", "retain.jsonl", "--text-column", "body"], "--retain: retain.jsonl: line 1: no column 'body'"),
+        (["--forget", "none.jsonl"], "--forget: none.jsonl: no such file"),
+        (["--method", "icu"], "--retain: methods icu pair each target"),
+        (["--method", "icuu"], "--method: unknown method 'icuu' (did you mean 'icu'?)"),
+        (["--alpha", "-1"], "--alpha: expected greater than or equal to 0, found -1.0"),
+        (["--length", "3"], "--length: expected greater than or equal to 4"),
+        (["--workers", "0"], "--workers: expected greater than or equal to 1"),
+        (["--suite", "lm_evil"], "--suite: expected 'lm_eval'"),
+        (["--out", "file"], "--out file: {folder}/file is a file, expected a folder; set --out to another place"),
+        (["data.pool=none.jsonl"], "data.pool: none.jsonl: no such file"),
+        (["stop.max_epochs=0"], "stop.max_epochs: expected greater than or equal to 1"),
+    ],
+)
+def test_an_error_names_what_was_typed(
+    files: Path, typed: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["unlearn", "--forget", "forget.jsonl", "--out", "out", *typed]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"icu-ray: {said.replace('{folder}', str(files))}") and len(error.splitlines()) == 1, error
+
+
+def test_from_python_an_error_names_the_argument(files: Path) -> None:
+    with pytest.raises(UserError, match=r"^retain: none.jsonl: no such file"):
+        api.unlearn(forget="forget.jsonl", retain="none.jsonl", out="out")
+
+
+def test_only_whole_keys_are_renamed() -> None:
+    said = "data.heldout_rows: see data.heldout, data.pool. My data is mine"
+    assert as_typed(said, "--{}".format) == "data.heldout_rows: see --heldout, --retain. My data is mine"
+
+
+def test_an_error_in_an_override_names_it(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("name: mine\nmodels: [{name: a, standin: {size: small}}]\ndata: {source: synthetic}\nseed: -1\n")
+    with pytest.raises(UserError) as refused:
+        load_config(mine, ["optim.lr=-1"])
+    lines = str(refused.value).splitlines()
+    assert lines[0].startswith(f"config {mine}: seed: expected")
+    assert lines[1].startswith("override 'optim.lr=-1': optim.lr: expected greater than 0")
+
+
+@pytest.mark.parametrize(("listed", "address", "gpus"), [("", "", 0), ("0,1", "", 1), ("", "10.0.0.1:6379", 1)])
+def test_a_request_asks_for_a_gpu_where_there_is_one(
+    files: Path, monkeypatch: pytest.MonkeyPatch, listed: str, address: str, gpus: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    (model,) = unlearn_config("org/some model", forget="forget.jsonl", out="out").models
+    assert (model.gpus, model.name) == (gpus, "some-model")
+    assert unlearn_config("org/m", forget="forget.jsonl", out="out", gpus=3).models[0].gpus == 3
+    assert unlearn_config("standin", forget="forget.jsonl", out="out").models[0].gpus == 0
+
+
+def test_every_key_of_the_reference_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "reference" / "config.md").read_text(encoding="utf-8")
+    assert main(["explain", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {key["path"] for key in told} == {key.path for key in all_keys()} and len(told) > 100
+    for key in told:
+        assert key["meaning"], key["path"]
+        assert f"| `{key['path'].rsplit('.', 1)[-1]}` |" in page
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("optim.lr", ["optim.lr\n", "Learning rate.", "number > 0", "5e-06", "icu-ray sweep mine.yaml optim.lr=5e-06"]),
+        ("models.0.workers=3", ["models.<number>.workers\n", "models.0.workers=1"]),
+        ("filter.rule", ["and, with fidelity=paper", "filter.rule=and"]),
+        ("data.pool", ["source: records"]),
+        ("stop", ["stop.ma ", "stop.max_epochs ", "default"]),
+        ("lr", ["optim.lr ", "models.<number>.lr "]),
+    ],
+)
+def test_explain_says_what_a_key_means(asked: str, says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", asked]) == 0
+    out = capsys.readouterr().out
+    assert all(each in out for each in says), out
+
+
+def test_a_key_that_is_none_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "optim.rl"]) == 2
+    assert "there is no key 'optim.rl' (did you mean 'optim.lr'?)" in capsys.readouterr().err
+
+
+def test_list_names_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {}
+    for what in ("methods", "configs", "tasks", "measures"):
+        assert main(["list", what]) == 0
+        assert "\n\n" in capsys.readouterr().out
+        assert main(["list", what, "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)
+        assert all(all(row.values()) for row in rows if row.get("weights") != ""), rows
+        listed[what] = {next(iter(row.values())) for row in rows}
+    assert listed["methods"] == set(methods.names())
+    assert listed["configs"] == set(shipped_configs())
+    assert {"hellaswag", "hellaswag_icu", "wow", "quick_cloze"} <= listed["tasks"]
+    assert {"MA (%)", "forget loss", "BLEU (%)", "held-out PPL"} <= listed["measures"]
+
+
+@pytest.mark.parametrize(
+    ("options", "source"),
+    [
+        ([], "synthetic"),
+        (["--forget", "forget.jsonl", "--retain", "retain.jsonl"], "records"),
+        (["--model", "org/some model", "--forget", "it's.jsonl"], "records"),
+    ],
+)
+def test_init_writes_a_config_that_says_what_it_means(
+    files: Path, options: list[str], source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "own.yaml", *options]) == 0
+    assert "icu-ray plan own.yaml" in capsys.readouterr().out
+    config, text = load_config(Path("own.yaml")), (files / "own.yaml").read_text()
+    assert (config.name, config.data.source) == ("own", source)
+    lines = text.splitlines()
+    for before, line in itertools.pairwise(lines):
+        assert line.lstrip().startswith(("#", "-")) or not line or before.lstrip().startswith("#"), line
+    assert max(map(len, lines)) <= 80
+    assert main(["init", "own.yaml"]) == 2
+    assert "own.yaml: is there already" in capsys.readouterr().err
