@@ -239,9 +239,9 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
 
 
 def thresholds(config: Mapping[str, Any]) -> dict[str, float] | None:
-    """A config's stopping thresholds in percent by column, None where it has none."""
+    """A config's stopping thresholds in percent by column, None where it has none, or a trial makes its own."""
     stop = config.get("stop") or {}
-    if "ma" not in stop or "el" not in stop:
+    if not all(isinstance(stop.get(key), int | float) for key in ("ma", "el")):
         return None
     return {"ma": 100 * float(stop["ma"]), "el10": 100 * float(stop["el"])}
 

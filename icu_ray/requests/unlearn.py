@@ -32,6 +32,8 @@ _STANDIN_BETA = 4.0
 _ON_TOP = ("model", "report.html", "targets.csv")
 HELDOUT_SHARE, HELDOUT_MOST = 10, 64
 """Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
+HELDOUT_ENOUGH = 16
+"""From so many held-out texts on the thresholds are what the model does on them; of fewer the mean says too little."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def unlearn_config(
         tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
     for override in overrides:
         tree = apply_override(tree, override)
+    if _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
+        tree["stop"] = {"ma": "heldout", "el": "heldout"} | (tree.get("stop") or {})
     return resolve_config(tree, "icu-ray unlearn")
 
 
@@ -132,6 +136,17 @@ def _records(
         rows = len(read_records(Path(retain), text_column, id_column, "data.pool", "pool"))
         data["heldout_rows"] = min(HELDOUT_MOST, rows // HELDOUT_SHARE)
     return data
+
+
+def _heldout_texts(data: Any) -> int:
+    """How many there are; 0 where this cannot be told, which the check of the config then says."""
+    if not isinstance(data, Mapping):
+        return 0
+    count = data.get("heldout_rows" if data.get("source") == "records" else "heldout")
+    if isinstance(data.get("heldout"), str):
+        columns = data.get("text_column", "text"), data.get("id_column")
+        return len(read_records(Path(data["heldout"]), *columns, "data.heldout", "held-out texts"))
+    return count if isinstance(count, int) else 0
 
 
 def unlearn(model: str, *, forget: str | None, out: str | Path, **options: Any) -> Unlearned:

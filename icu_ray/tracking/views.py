@@ -160,7 +160,8 @@ def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None
         intro = f"{len(sweep.trials)} trials, each a child run."
         stop = sweep.config.get("stop") or {}
         if "ma" in stop and "el" in stop:
-            rule = f"MA < {100 * stop['ma']:.2f} % {stop.get('rule', 'and')} EL10 < {100 * stop['el']:.2f} %"
+            ma, el = (_limit(stop[key]) for key in ("ma", "el"))
+            rule = f"MA {ma} {stop.get('rule', 'and')} EL10 {el}"
             intro += f" A forget sample counts as forgotten when {rule}, if its method has no rule of its own."
     parts = [intro]
     if cells is not None:
@@ -172,6 +173,10 @@ def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None
         SIGNATURE,
     ]
     return "\n\n".join(parts)
+
+
+def _limit(value: float | str) -> str:
+    return "≤ the mean of the held-out texts" if isinstance(value, str) else f"< {100 * value:.2f} %"
 
 
 def _cells_table(cells: bytes) -> str:

@@ -141,6 +141,32 @@ def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -
     assert told["after"]["cls/avg"] == 0.25 and told["after"]["ppl_heldout"] is None
 
 
+@pytest.mark.parametrize(
+    ("heldout", "overrides", "expected"),
+    [
+        (16, [], ("heldout", "heldout")),
+        (15, [], (0.5994, 0.0499)),
+        (16, ["stop.el=0.1"], ("heldout", 0.1)),
+        (16, ["data.heldout_rows=0"], (0.5994, 0.0499)),
+        (0, ["data.heldout_rows=20"], ("heldout", "heldout")),
+    ],
+)
+def test_enough_heldout_texts_give_the_thresholds(
+    tmp_path: Path, heldout: int, overrides: list[str], expected: tuple[object, object]
+) -> None:
+    forget = write(tmp_path / "forget.jsonl", ["one text", "another text"])
+    retain = write(tmp_path / "retain.jsonl", [f"text number {n}" for n in range(10 * heldout or 30)])
+    for given in (None, str(write(tmp_path / "heldout.jsonl", [f"other text {n}" for n in range(heldout)]))):
+        if given is not None and (not heldout or any("heldout_rows" in text for text in overrides)):
+            continue
+        config = unlearn_config(
+            "gpt2", forget=str(forget), retain=str(retain), heldout=given, out="o", overrides=overrides
+        )
+        assert (config.stop.ma, config.stop.el) == expected
+    stop = unlearn_config("standin", forget=None, out="o").stop
+    assert (stop.ma, stop.el) == ("heldout", "heldout")
+
+
 def test_without_retain_texts_only_ascent_is_left(tmp_path: Path) -> None:
     forget = write(tmp_path / "forget.jsonl", ["one text", "another text"])
     config = unlearn_config("standin", forget=str(forget), out=str(tmp_path))
