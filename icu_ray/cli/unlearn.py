@@ -39,7 +39,10 @@ def add(commands: Any) -> None:
         "that can be done is gradient ascent, which costs a model much more",
     )
     parser.add_argument(
-        "--heldout", metavar="FILE", help="held-out texts, to measure what was lost (default: a tenth of --retain)"
+        "--heldout",
+        metavar="FILE",
+        help="texts that the model has never read: they tell what forgetting costs and, 16 or more, what a model "
+        "does on texts it does not know, which are the thresholds then (default: a tenth of --retain)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where to leave everything")
     parser.add_argument("--text-column", default="text", help="of the files (default text)")
@@ -83,16 +86,23 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)
     if arguments.json:
         print(json.dumps(request_json(done), ensure_ascii=False))
-        return done.exit_code if done.forgotten else done.exit_code or 1
+        return done.exit_code if done.success else done.exit_code or 1
     if done.result is None:
         return done.exit_code or 1
-    print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
+    verdict = done.verdict
+    if verdict is None:
+        print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
+    else:
+        print(f"\n{verdict.headline}")
+        for question, sentences in verdict.lines:
+            for place, said in enumerate(sentences):
+                print(f"  {'' if place else question:<16} {said}")
     for what, said in settings_said(done.result).items():
         print(f"  {what:<30} {said}")
     for what, path in (("model", "model"), ("report", "report.html"), ("every text", "targets.csv")):
         if (done.folder / path).exists():
             print(f"  {what:<30} {done.folder / path}")
-    return done.exit_code if done.forgotten else 1
+    return done.exit_code if done.success else 1
 
 
 @contextlib.contextmanager

@@ -88,6 +88,8 @@ class StopConfig(Section):
     model's mean on the held-out texts."""
     el: Threshold = 0.0499
     """Extraction likelihood below which a sample counts as forgotten: a number, or 'heldout', as `ma`."""
+    max_ppl_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Cost limit: a model whose held-out perplexity is more than this many times the original's is no success."""
     on_empty: bool = True
     """End also when the filter has left no target to unlearn."""
     max_epochs: Count = 50

@@ -19,7 +19,8 @@ def thresholds_of(stop: StopConfig, before: Scores | None = None, ngram: int = 1
         _limit(stop.ma, before.ma_heldout, before.ma_heldout_spread, before.heldout_texts),
         _limit(stop.el, before.el10_heldout, before.el10_heldout_spread, before.heldout_texts),
         stop.rule,
-        ngram=ngram,
+        stop.max_ppl_ratio,
+        ngram,
     )
 
 

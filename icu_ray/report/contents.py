@@ -21,6 +21,7 @@ from icu_ray.report.numbers.targets import TargetRow, target_rows
 from icu_ray.report.numbers.tasks import TaskTable, task_tables
 from icu_ray.report.numbers.variants import differing_keys, flatten
 from icu_ray.storage.store import content_hash
+from icu_ray.storage.verdict import Verdict
 from icu_ray.version import code_version
 
 STATE_WORD = {
@@ -32,6 +33,7 @@ STATE_WORD = {
     "interrupted": "interrupted",
     "running": "still running",
 }
+_VERDICT_WORD = {"too_costly": "forgotten, too costly", "collapsed": "forgotten, but collapsed"}
 SCORES = (
     Column("s_z", "s_z", "$s_z$", "", "higher", 2, meaning="sum of z-scores, bad columns subtracted"),
     Column("s_m", "s_m", "$s_m$", "", "higher", 2, meaning="sum of min-max scores, bad columns subtracted"),
@@ -73,6 +75,8 @@ class Report:
     made: str
     tasks: tuple[TaskTable, ...] = ()
     targets: tuple[TargetRow, ...] = ()
+    verdict: Verdict | None = None
+    """Of a report's only trial."""
 
     @property
     def planned(self) -> int:
@@ -107,6 +111,13 @@ class Report:
         return (*(cell_of(row, column) for column in self.columns), *self.row_scores(block, row).values())
 
 
+def state_word(trial: ReportedTrial) -> str:
+    """How a trial stands, in a word or two; what is no success is not called one."""
+    verdict = trial.verdict
+    word = STATE_WORD[trial.state]
+    return word if verdict is None else _VERDICT_WORD.get(verdict.outcome, word)
+
+
 def cell_of(row: Row, column: Column) -> TableCell:
     """One cell: the mean with its interval, its mark, the paper's value."""
     estimate = row.values.get(column.key)
@@ -137,6 +148,7 @@ def make_report(found: Collected) -> Report:
         made=f"{time.strftime('%Y-%m-%d %H:%M %Z')} by icu_ray {code['version']} {str(code['commit'])[:12]}",
         tasks=task_tables(blocks),
         targets=target_rows(found),
+        verdict=found.trials[0].verdict if len(found.trials) == 1 else None,
     )
 
 

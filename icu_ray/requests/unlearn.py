@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.config import SweepConfig
-from icu_ray.config.file import apply_override, resolve_config
+from icu_ray.config.file import apply_override, merge, resolve_config
 from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.results import TrialResult, finite
-from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, read_samples
+from icu_ray.storage.verdict import Verdict, verdict_json, verdict_of
 from icu_ray.sweep.run import run_sweep
 
 RUN = "run"
@@ -34,6 +35,8 @@ HELDOUT_SHARE, HELDOUT_MOST = 10, 64
 """Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
 HELDOUT_ENOUGH = 16
 """From so many held-out texts on the thresholds are what the model does on them; of fewer the mean says too little."""
+MAX_PPL_RATIO = 1.5
+"""A model whose held-out perplexity is more than this many times the original's is not acceptable, unless asked."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,21 @@ class Unlearned:
 
     @property
     def forgotten(self) -> bool:
-        """Whether MA and EL10 of the texts fell below the thresholds."""
+        """Whether the means of MA and EL of the texts fell below the thresholds, whatever that cost."""
         return self.result is not None and self.result.status == "finished"
+
+    @property
+    def success(self) -> bool:
+        """Whether they did so at an acceptable cost."""
+        verdict = self.verdict
+        return self.forgotten if verdict is None else verdict.success
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The answer; None where the trial did not end, or was of an earlier version."""
+        if self.result is None or self.paths is None:
+            return None
+        return verdict_of(self.result, read_samples(self.paths), read_evaluation(self.paths))
 
     @property
     def paths(self) -> TrialPaths | None:
@@ -122,8 +138,10 @@ def unlearn_config(
         tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
     for override in overrides:
         tree = apply_override(tree, override)
+    stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
     if _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
-        tree["stop"] = {"ma": "heldout", "el": "heldout"} | (tree.get("stop") or {})
+        stop |= {"ma": "heldout", "el": "heldout"}
+    tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
     return resolve_config(tree, "icu-ray unlearn")
 
 
@@ -193,7 +211,7 @@ def request_json(done: Unlearned) -> dict[str, Any]:
 
     status: finished, not_forgotten or failed, None where the trial did not end. before, after: `Unlearned.scores`.
     """
-    result, scores = done.result, done.scores()
+    result, scores, verdict = done.result, done.scores(), done.verdict
     files = {"model": "model", "report": "report.html", "targets": "targets.csv"}
     told = {
         "forgotten": done.forgotten,
@@ -202,13 +220,14 @@ def request_json(done: Unlearned) -> dict[str, Any]:
         "epochs": None if result is None else result.epochs,
         "before": scores.get("before"),
         "after": scores.get("after"),
+        "verdict": None if verdict is None else verdict_json(verdict),
         **{key: str(done.folder / name) if (done.folder / name).exists() else None for key, name in files.items()},
     }
     return {key: finite(value) for key, value in told.items()}
 
 
 def settings_said(result: TrialResult) -> Mapping[str, str]:
-    """The lines of a request's summary: what was forgotten, and what it cost."""
+    """The lines of a request's summary: what was measured before and after."""
     before, after = result.before, result.after
     if before is None or after is None:
         return {}
@@ -217,9 +236,10 @@ def settings_said(result: TrialResult) -> Mapping[str, str]:
         shown = ["-" if v is None else f"{100 * v:.1f} %" if percent else f"{v:.2f}" for v in (first, last)]
         return " -> ".join(shown)
 
+    ngram = 10 if result.thresholds is None else result.thresholds.ngram
     return {
         "memorisation accuracy (MA)": both(before.ma, after.ma, True),
-        "extraction likelihood (EL10)": both(before.el10, after.el10, True)
+        f"extraction likelihood (EL{ngram})": both(before.el10, after.el10, True)
         + (f" ({after.el10_unmeasured} texts are too short to be measured)" if after.el10_unmeasured else ""),
         "BERTScore of what it says": both(before.bertscore_f1, after.bertscore_f1, True),
         "perplexity on held-out texts": both(before.ppl_heldout, after.ppl_heldout, False),

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from icu_ray.cli.main import main
+from icu_ray.config.file import load_config
+from icu_ray.config.shipped import find_config
 from icu_ray.data.synthetic import make_records
 from icu_ray.errors import UserError
 from icu_ray.requests.unlearn import RUN, Unlearned, request_json, unlearn_config
@@ -125,6 +127,7 @@ def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -
     assert request_json(Unlearned(tmp_path, RUN, 130, None)) == {
         "forgotten": False,
         "reason": "",
+        "verdict": None,
         **dict.fromkeys(ended),
     }
     scores = Scores(0.9, 0.5, 1.0, None, 0.2, 3.0)
@@ -165,6 +168,14 @@ def test_enough_heldout_texts_give_the_thresholds(
         assert (config.stop.ma, config.stop.el) == expected
     stop = unlearn_config("standin", forget=None, out="o").stop
     assert (stop.ma, stop.el) == ("heldout", "heldout")
+
+
+def test_the_cost_limit_is_that_of_unlearn_alone() -> None:
+    config = unlearn_config("standin", forget=None, out="o")
+    assert (config.stop.max_ppl_ratio, config.eval.heldout) == (1.5, "epochs")
+    free = unlearn_config("standin", forget=None, out="o", overrides=["stop.max_ppl_ratio=null"])
+    assert free.stop.max_ppl_ratio is None
+    assert load_config(find_config("table1")).stop.max_ppl_ratio is None
 
 
 def test_without_retain_texts_only_ascent_is_left(tmp_path: Path) -> None:
