@@ -41,6 +41,7 @@ from icu_ray.data.synthetic import make_records
 from icu_ray.data.tokens import tokenise
 from icu_ray.metrics import probe as probe_module
 from icu_ray.metrics.overlap import bleu
+from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.storage.results import Scores
 from icu_ray.training import validation
 from icu_ray.training.refinement import Decision, Flags, decide, el_decides, refine
@@ -121,7 +122,7 @@ def measure_ours(case: Case, epoch: int, active: Flags) -> Measured:
     started = time.perf_counter()
 
     def run(decision_only: bool) -> Measured:
-        asked = (lambda ma: el_decides(ma, STOP)) if decision_only else None
+        asked = (lambda ma: el_decides(ma, thresholds_of(STOP))) if decision_only else None
         found = validation.validate(case.model, case.tokenizer, case.targets, measure, el_decides=asked)
         return Measured(found.scores, found.bertscore_f1, found.bleu, time.perf_counter() - started)
 

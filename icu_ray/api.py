@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from icu_ray.plan.grid import Plan
     from icu_ray.storage.trial_files import TrialPaths
+    from icu_ray.storage.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class SweepFrames:
 class UnlearnFrames:
     """A deletion request.
 
-    folder: `out`; the model lies in folder / "model". forgotten: whether MA and EL fell below the thresholds; reason:
-    why the trial ended, '' where it did not. exit_code: as the command's. scores: two rows, `before` and `after`; with
+    folder: `out`; the model lies in folder / "model". verdict: the answer, as the command prints it (success, headline,
+    lines, cost, texts). forgotten: whether MA and EL fell below the thresholds, whatever that cost; reason: why the
+    trial ended, '' where it did not. exit_code: as the command's. scores: two rows, `before` and `after`; with
     a suite its metrics stand there too, such as cls/avg. texts: one row a text to forget: id, prompt, reference, what
     the model said before and after, MA, EL, BERTScore, BLEU, its pair. epochs: one row an epoch.
     """
@@ -64,6 +66,7 @@ class UnlearnFrames:
     scores: pd.DataFrame
     texts: pd.DataFrame
     epochs: pd.DataFrame
+    verdict: Verdict | None = None
 
 
 def probe(
@@ -163,6 +166,7 @@ def unlearn(
         pd.DataFrame.from_dict(done.scores(), orient="index"),
         _texts_frame(paths),
         _epochs_frame({} if result is None or paths is None else {result.name: paths}),
+        done.verdict,
     )
 
 

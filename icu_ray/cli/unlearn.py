@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from icu_ray.cli.command import add_command
@@ -41,7 +42,10 @@ def add(commands: Any) -> None:
         "that can be done is gradient ascent, which costs a model much more",
     )
     parser.add_argument(
-        "--heldout", metavar="FILE", help="held-out texts, to measure what was lost (default: a tenth of --retain)"
+        "--heldout",
+        metavar="FILE",
+        help="texts that the model has never read: they tell what forgetting costs and, 16 or more, what a model "
+        "does on texts it does not know, which are the thresholds then (default: a tenth of --retain)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the model, the report and all files")
     parser.add_argument("--text-column", default="text", help="column of the texts (default text)")
@@ -90,16 +94,57 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)
     if arguments.json:
         print(json.dumps(request_json(done), ensure_ascii=False))
-        return done.exit_code if done.forgotten else done.exit_code or 1
+        return done.exit_code if done.success else done.exit_code or 1
     if done.result is None:
         return done.exit_code or 1
-    print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
+    verdict = done.verdict
+    if verdict is None:
+        print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
+    else:
+        print(f"\n{verdict.headline}")
+        for question, sentences in verdict.lines:
+            for place, said in enumerate(sentences):
+                print(f"  {'' if place else question:<16} {said}")
     for what, said in settings_said(done.result).items():
         print(f"  {what:<30} {said}")
-    for what, path in (("model", "model"), ("report", "report.html"), ("every text", "targets.csv")):
+    if done.model is not None:
+        print(f"  {'model':<30} {done.model}")
+    if done.kept is not None:
+        print(f"  {'kept, of an earlier request':<30} {done.kept}: it is a success, and this one's model is none")
+    for what, path in (("report", "report.html"), ("every text", "targets.csv")):
         if (done.folder / path).exists():
             print(f"  {what:<30} {done.folder / path}")
-    return done.exit_code if done.forgotten else 1
+    for each in done.next_tries:
+        print(f"\nNext: {each.why}\n  {next_command(arguments, each.changes)}")
+    return done.exit_code if done.success else 1
+
+
+# In this order: what takes several values stands before another option, not before the overrides.
+_OPTIONS = (
+    *("suite", "model", "forget", "retain", "heldout", "out", "text_column", "id_column", "method", "alpha", "beta"),
+    *("length", "workers", "gpus", "precision", "mirror"),
+)
+
+
+def next_command(arguments: argparse.Namespace, changes: Mapping[str, float | int | str]) -> str:
+    """The command that was given, with some values changed; ready for a shell."""
+    given = {**vars(arguments), **({"beta": f"{changes['beta']:g}"} if "beta" in changes else {})}
+    words = ["icu-ray", "unlearn"]
+    for name in _OPTIONS:
+        value = given.get(name)
+        if value not in (None, [], _DEFAULTS.get(name)):
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    replaced = {*changes, *({"methods.0.beta"} if "beta" in changes else ())}
+    words += [text for text in arguments.overrides if text.partition("=")[0] not in replaced]
+    words += [
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in changes.items()
+        if key != "beta"
+    ]
+    return shlex.join(words)
+
+
+_DEFAULTS = {"text_column": "text", "alpha": 0.5, "workers": 1, "precision": "fp32"}
 
 
 @contextlib.contextmanager

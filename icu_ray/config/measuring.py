@@ -75,15 +75,21 @@ class EvalConfig(Section):
     """When perplexity on held-out rows is measured: before and after, or after every epoch."""
 
 
+Threshold = Fraction | Literal["heldout"]
+
+
 class StopConfig(Section):
     """When a trial ends (sections IV-D, V-D)."""
 
     rule: Literal["and", "or"] = "and"
     """Whether MA and EL must both be below their thresholds, or one."""
-    ma: Fraction = 0.5994
-    """Memorisation accuracy below which a sample counts as forgotten."""
-    el: Fraction = 0.0499
-    """Extraction likelihood below which a sample counts as forgotten."""
+    ma: Threshold = 0.5994
+    """Memorisation accuracy below which a sample counts as forgotten: a number, or 'heldout': no more than the original
+    model's mean on the held-out texts."""
+    el: Threshold = 0.0499
+    """Extraction likelihood below which a sample counts as forgotten: a number, or 'heldout', as `ma`."""
+    max_ppl_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """Cost limit: a model whose held-out perplexity is more than this many times the original's is no success."""
     on_empty: bool = True
     """End also when the filter has left no target to unlearn."""
     max_epochs: Count = 50

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from icu_ray.config.section import Count, Fraction, Name, Section, Seed, Setting, Weight
+from icu_ray.config.measuring import Threshold
+from icu_ray.config.section import Count, Name, Section, Seed, Setting, Weight
 
 
 class MethodStop(Section):
@@ -14,9 +15,9 @@ class MethodStop(Section):
 
     rule: Literal["and", "or"] | None = None
     """As stop.rule."""
-    ma: Fraction | None = None
+    ma: Threshold | None = None
     """As stop.ma."""
-    el: Fraction | None = None
+    el: Threshold | None = None
     """As stop.el."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from icu_ray.config.cluster import ResourcesConfig, TrackingConfig
-from icu_ray.config.data import ColumnsConfig, Data, SyntheticData
+from icu_ray.config.data import ColumnsConfig, Data, RecordsData, SyntheticData
 from icu_ray.config.measuring import ElConfig, EvalConfig, EvaluationConfig, FilterConfig, GenerateConfig, StopConfig
 from icu_ray.config.methods import MethodConfig, SearchConfig
 from icu_ray.config.models import ModelConfig
@@ -90,6 +90,7 @@ class SweepConfig(Section):
             raise ValueError(f"el.ngram={self.el.ngram} does not fit a suffix of {suffix_length} tokens")
         if self.search is not None:
             self._check_search(self.search)
+        self._check_heldout()
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
         if quick and not isinstance(self.data, SyntheticData):
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
@@ -106,6 +107,20 @@ class SweepConfig(Section):
                     "a worker"
                 )
         return self
+
+    def _check_heldout(self) -> None:
+        """What is asked about held-out texts needs some."""
+        data = self.data
+        given = data.heldout or (isinstance(data, RecordsData) and data.heldout_rows)
+        limits = {f"stop.{key}": getattr(self.stop, key) for key in ("ma", "el")}
+        for place, method in enumerate(self.methods):
+            limits |= {f"methods.{place}.stop.{key}": getattr(method.stop, key) for key in ("ma", "el")}
+        for key, value in limits.items():
+            if value == "heldout" and not given:
+                where = (
+                    "data.heldout (a file) or data.heldout_rows" if isinstance(data, RecordsData) else "data.heldout"
+                )
+                raise ValueError(f"{key}=heldout: there are no held-out texts; give {where}, or a number from 0 to 1")
 
     def _check_search(self, search: SearchConfig) -> None:
         counts = {"models": len(self.models), "samples": len(self.samples), "methods": len(self.methods)}

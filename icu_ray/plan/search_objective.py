@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from icu_ray.config import SearchConfig, StopConfig
+from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.storage.results import Scores
 
 OBJECTIVE = "objective"
@@ -18,13 +19,17 @@ NOT_FORGOTTEN = 10.0
 def objective_of(after: Scores, before: Scores | None, stop: StopConfig) -> float | None:
     """'forget_cheaply': -(10 (MA - threshold)+ + 10 (EL10 - threshold)+ + log(perplexity after / before)).
 
-    None where the perplexity was not measured. A perplexity that is not finite counts as 1000 times the one before.
+    None where the perplexity was not measured, or there is no threshold. A perplexity that is not finite counts as 1000
+    times the one before.
     """
     if before is None or before.ppl_heldout is None:
         return None
     ratio = 1000.0 if after.ppl_heldout is None else min(after.ppl_heldout / before.ppl_heldout, 1000.0)
-    above = max(0.0, (1.0 if after.ma is None else after.ma) - stop.ma)
-    above += max(0.0, (after.el10 or 0.0) - stop.el)
+    limits = thresholds_of(stop, before)
+    if not limits.known:
+        return None
+    above = max(0.0, (1.0 if after.ma is None else after.ma) - limits.ma.value)
+    above += max(0.0, (after.el10 or 0.0) - limits.el.value)
     return -(NOT_FORGOTTEN * above + math.log(ratio))
 
 

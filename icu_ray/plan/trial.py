@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from icu_ray import methods
-from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, SweepConfig
+from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, StopConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_minutes
 from icu_ray.plan.schedule import WorkerGroup
@@ -134,7 +134,7 @@ def trial_of(
         "generate": config.generate.model_dump(mode="json"),
         "el": config.el.model_dump(mode="json"),
         "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),
-        "stop": {**stop.model_dump(mode="json", exclude={"max_epochs"}), "max_epochs": settings.max_epochs},
+        "stop": {**_stop_identity(stop), "max_epochs": settings.max_epochs},
         "precision": settings.precision,
         "seed": settings.seed,
     }
@@ -168,6 +168,13 @@ def _seed_of(settings: TrialSettings) -> str:
 def _short(value: float) -> str:
     text = f"{value:g}"
     return text if "." in text or "e" in text else f"{text}.0"
+
+
+def _stop_identity(stop: StopConfig) -> dict[str, Any]:
+    # A key that came later enters only where it is set, so that trials of before are found again.
+    later = {"max_ppl_ratio"}
+    unset = {name for name in later if getattr(stop, name) == StopConfig.model_fields[name].default}
+    return stop.model_dump(mode="json", exclude={"max_epochs", *unset})
 
 
 def _pairs_identity(pairs: PairsConfig, data: DataCheck | None) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from icu_ray.storage.trial_files import (
     read_sweep,
     trial_ids,
 )
+from icu_ray.storage.verdict import Verdict, verdict_of
 
 _T = TypeVar("_T")
 
@@ -95,6 +96,11 @@ class ReportedTrial:
         if self.result is not None:
             return self.result.epochs
         return self.history[-1].epoch if self.history else 0
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The answer about it, None where there is none yet."""
+        return None if self.result is None else verdict_of(self.result, self.samples, self.evaluation)
 
     @property
     def measured(self) -> TrialResult | None:

@@ -24,6 +24,7 @@ from icu_ray.report.numbers.tasks import TaskTable, task_tables
 from icu_ray.report.numbers.variants import differing_keys
 from icu_ray.storage.flat import flatten
 from icu_ray.storage.store import content_hash
+from icu_ray.storage.verdict import Verdict
 from icu_ray.version import code_version
 
 STATE_WORD = {
@@ -35,6 +36,7 @@ STATE_WORD = {
     "interrupted": "interrupted",
     "running": "still running",
 }
+_VERDICT_WORD = {"too_costly": "forgotten, too costly", "collapsed": "forgotten, but collapsed"}
 SCORES = (
     Column("s_z", "s_z", "$s_z$", "", "higher", 2, meaning="sum of z-scores, bad columns subtracted"),
     Column("s_m", "s_m", "$s_m$", "", "higher", 2, meaning="sum of min-max scores, bad columns subtracted"),
@@ -77,6 +79,8 @@ class Report:
     made: str
     tasks: tuple[TaskTable, ...] = ()
     targets: tuple[TargetRow, ...] = ()
+    verdict: Verdict | None = None
+    """Of a report's only trial."""
 
     @property
     def planned(self) -> int:
@@ -131,6 +135,13 @@ class Report:
         return (*own, *(scores[column.key] for column in self.score_columns))
 
 
+def state_word(trial: ReportedTrial) -> str:
+    """How a trial stands, in a word or two; what is no success is not called one."""
+    verdict = trial.verdict
+    word = STATE_WORD[trial.state]
+    return word if verdict is None else _VERDICT_WORD.get(verdict.outcome, word)
+
+
 def cell_of(row: Row, column: Column) -> TableCell:
     """One cell: the mean with its interval, its mark, the paper's value."""
     estimate = row.values.get(column.key)
@@ -161,6 +172,7 @@ def make_report(found: Collected) -> Report:
         made=f"{time.strftime('%Y-%m-%d %H:%M %Z')} by icu_ray {code['version']} {str(code['commit'])[:12]}",
         tasks=task_tables(blocks),
         targets=target_rows(found),
+        verdict=found.trials[0].verdict if len(found.trials) == 1 else None,
     )
 
 
@@ -263,9 +275,9 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
 
 
 def thresholds(config: Mapping[str, Any]) -> dict[str, float] | None:
-    """A config's stopping thresholds in percent by column, None where it has none."""
+    """A config's stopping thresholds in percent by column, None where it has none, or a trial makes its own."""
     stop = config.get("stop") or {}
-    if "ma" not in stop or "el" not in stop:
+    if not all(isinstance(stop.get(key), int | float) for key in ("ma", "el")):
         return None
     return {"ma": 100 * float(stop["ma"]), "el10": 100 * float(stop["el"])}
 

@@ -19,37 +19,83 @@ from typing import Any
 from icu_ray.cluster.nodes import machine
 from icu_ray.cluster.runtime import will_start_locally
 from icu_ray.config import SweepConfig
-from icu_ray.config.file import apply_override, resolve_config
+from icu_ray.config.file import apply_override, merge, resolve_config
 from icu_ray.config.section import as_name
 from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
+from icu_ray.plan.trial_settings import TrialSettings
+from icu_ray.requests.next_try import NextTry, next_tries
 from icu_ray.storage.results import TrialResult, finite
-from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_events, read_result, read_samples
+from icu_ray.storage.verdict import Verdict, verdict_json, verdict_of
 from icu_ray.sweep.run import run_sweep
 
 RUN = "run"
 STANDIN = "standin"
 _STANDIN_BETA = 4.0
-_ON_TOP = ("model", "report.html", "targets.csv")
+_REPORTED = ("report.html", "targets.csv")
 HELDOUT_SHARE, HELDOUT_MOST = 10, 64
 """Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
+HELDOUT_ENOUGH = 16
+"""From so many held-out texts on the thresholds are what the model does on them; of fewer the mean says too little."""
+MAX_PPL_RATIO = 1.5
+"""A model whose held-out perplexity is more than this many times the original's is not acceptable, unless asked."""
 
 
 @dataclass(frozen=True)
 class Unlearned:
-    """folder: `out`. run: the request's own folder in it. exit_code: of the run. result: None where it did not end."""
+    """folder: `out`. run: the request's own folder in it. exit_code: of the run. result: None where it did not end.
+
+    settings: of its trial, for what to try next.
+    """
 
     folder: Path
     run: str
     exit_code: int
     result: TrialResult | None
+    settings: TrialSettings | None = None
 
     @property
     def forgotten(self) -> bool:
-        """Whether MA and EL10 of the texts fell below the thresholds."""
+        """Whether the means of MA and EL of the texts fell below the thresholds, whatever that cost."""
         return self.result is not None and self.result.status == "finished"
+
+    @property
+    def success(self) -> bool:
+        """Whether they did so at an acceptable cost."""
+        verdict = self.verdict
+        return self.forgotten if verdict is None else verdict.success
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The answer; None where the trial did not end, or was of an earlier version."""
+        if self.result is None or self.paths is None:
+            return None
+        return verdict_of(self.result, read_samples(self.paths), read_evaluation(self.paths))
+
+    @property
+    def next_tries(self) -> tuple[NextTry, ...]:
+        """What to try after what was no success."""
+        verdict, paths = self.verdict, self.paths
+        if verdict is None or paths is None or self.settings is None:
+            return ()
+        return next_tries(verdict, read_events(paths), self.settings)
+
+    @property
+    def model(self) -> Path | None:
+        """The request's own model: `out`/model, or in its own folder where an earlier one keeps that place."""
+        top, own = self.folder / "model", None if self.paths is None else Path(self.paths.model)
+        if own is None or not own.is_dir():
+            return None
+        return top if top.is_dir() and top.resolve() == own.resolve() else own
+
+    @property
+    def kept(self) -> Path | None:
+        """`out`/model where it is still an earlier request's, which forgot; this one's did not."""
+        top = self.folder / "model"
+        return top if top.is_dir() and self.model != top else None
 
     @property
     def paths(self) -> TrialPaths | None:
@@ -125,6 +171,10 @@ def unlearn_config(
         tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
     for override in overrides:
         tree = apply_override(tree, override)
+    stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
+    if _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
+        stop |= {"ma": "heldout", "el": "heldout"}
+    tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
     return resolve_config(tree, "icu-ray unlearn")
 
 
@@ -139,6 +189,17 @@ def _records(
     return data
 
 
+def _heldout_texts(data: Any) -> int:
+    """How many there are; 0 where this cannot be told, which the check of the config then says."""
+    if not isinstance(data, Mapping):
+        return 0
+    count = data.get("heldout_rows" if data.get("source") == "records" else "heldout")
+    if isinstance(data.get("heldout"), str):
+        columns = data.get("text_column", "text"), data.get("id_column")
+        return len(read_records(Path(data["heldout"]), *columns, "data.heldout", "held-out texts"))
+    return count if isinstance(count, int) else 0
+
+
 def unlearn(model: str, *, forget: str | None, out: str | Path, **options: Any) -> Unlearned:
     """Carry a request out (see `unlearn_config`), and leave model, report and targets.csv in `out`."""
     if "://" in str(out):
@@ -149,7 +210,10 @@ def unlearn(model: str, *, forget: str | None, out: str | Path, **options: Any) 
     plan = plan_request(unlearn_config(model, forget=forget, out=str(out), **options))
     code = run_sweep(plan)
     run = plan.config.name
-    return Unlearned(Path(out), run, code, _collect(Path(out), run, plan.trials[0].trial_id))
+    trial = plan.trials[0]
+    done = Unlearned(Path(out), run, code, read_result(TrialPaths.of(str(out), run, trial.trial_id)), trial.settings)
+    _collect(done)
+    return done
 
 
 def plan_request(config: SweepConfig, *, dry_run: bool = False) -> Plan:
@@ -159,32 +223,44 @@ def plan_request(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     return make_plan(named, plan.data, provisional=plan.provisional)
 
 
-def _collect(out: Path, run: str, trial_id: str) -> TrialResult | None:
-    """Put what a practitioner wants on top: of this request, and nothing of an earlier one."""
-    paths = TrialPaths.of(str(out), run, trial_id)
-    result = read_result(paths)
-    for name in _ON_TOP:
+def _collect(done: Unlearned) -> None:
+    """Put what a practitioner wants on top: of this request, but no model that did not forget over one that did."""
+    out, result = done.folder, done.result
+    ended = result is not None and result.status != "failed"
+    report = out / done.run / "report"
+    for name in _REPORTED:
         (out / name).unlink(missing_ok=True)
-    if result is None or result.status == "failed":
-        return result
-    report = out / run / "report"
-    for name in ("report.html", "targets.csv"):
-        if (report / name).is_file():
+        if ended and (report / name).is_file():
             shutil.copyfile(report / name, out / name)
-    made = Path(paths.model)
-    if made.is_dir():
+    link, made = out / "model", None if done.paths is None or not ended else Path(done.paths.model)
+    if not done.success and _has_forgotten(link):
+        return
+    link.unlink(missing_ok=True)
+    if made is not None and made.is_dir():
         # A link: each request's model stays with its trial, where a later evaluation looks for it.
-        (out / "model").symlink_to(os.path.relpath(made, out), target_is_directory=True)
-    return result
+        link.symlink_to(os.path.relpath(made, out), target_is_directory=True)
+
+
+def _has_forgotten(link: Path) -> bool:
+    """Whether the model that an earlier request left there is a success."""
+    trial = link.resolve().parent
+    if not link.is_dir() or trial.parent.name != "trials":
+        return False
+    try:
+        result = read_result(TrialPaths(str(trial)))
+    except UserError:
+        return False
+    return result is not None and Unlearned(link.parent, trial.parent.parent.name, 0, result).success
 
 
 def request_json(done: Unlearned) -> dict[str, Any]:
     """A request's outcome for scripts. MA and EL are fractions; what was not measured or is not there is None.
 
+    kept_model: an earlier request's, which forgot and keeps its place. next: what to try after what was no success.
     status: finished, not_forgotten or failed, None where the trial did not end. before, after: `Unlearned.scores`.
     """
-    result, scores = done.result, done.scores()
-    files = {"model": "model", "report": "report.html", "targets": "targets.csv"}
+    result, scores, verdict = done.result, done.scores(), done.verdict
+    files = {"report": "report.html", "targets": "targets.csv"}
     told = {
         "forgotten": done.forgotten,
         "status": None if result is None else result.status,
@@ -192,13 +268,17 @@ def request_json(done: Unlearned) -> dict[str, Any]:
         "epochs": None if result is None else result.epochs,
         "before": scores.get("before"),
         "after": scores.get("after"),
+        "verdict": None if verdict is None else verdict_json(verdict),
+        "next": [asdict(each) for each in done.next_tries],
+        "model": None if done.model is None else str(done.model),
+        "kept_model": None if done.kept is None else str(done.kept),
         **{key: str(done.folder / name) if (done.folder / name).exists() else None for key, name in files.items()},
     }
     return {key: finite(value) for key, value in told.items()}
 
 
 def settings_said(result: TrialResult) -> Mapping[str, str]:
-    """The lines of a request's summary: what was forgotten, and what it cost."""
+    """The lines of a request's summary: what was measured before and after."""
     before, after = result.before, result.after
     if before is None or after is None:
         return {}
@@ -207,9 +287,10 @@ def settings_said(result: TrialResult) -> Mapping[str, str]:
         shown = ["-" if v is None else f"{100 * v:.1f} %" if percent else f"{v:.2f}" for v in (first, last)]
         return " -> ".join(shown)
 
+    ngram = 10 if result.thresholds is None else result.thresholds.ngram
     return {
         "memorisation accuracy (MA)": both(before.ma, after.ma, True),
-        "extraction likelihood (EL10)": both(before.el10, after.el10, True)
+        f"extraction likelihood (EL{ngram})": both(before.el10, after.el10, True)
         + (f" ({after.el10_unmeasured} texts are too short to be measured)" if after.el10_unmeasured else ""),
         "BERTScore of what it says": both(before.bertscore_f1, after.bertscore_f1, True),
         "perplexity on held-out texts": both(before.ppl_heldout, after.ppl_heldout, False),

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import ConfigDict, Field
 
 from icu_ray.storage.processes import is_gone
+from icu_ray.storage.thresholds import Thresholds
 
 Status = Literal["finished", "failed", "not_forgotten"]
 
@@ -35,6 +36,8 @@ class Scores:
     """A model measured on a forget sample: means over its rows; None where not measured or not finite.
 
     A row that cannot be measured is in no mean; el10_unmeasured: how many are too short for EL.
+    heldout_texts: how many texts nobody asked to forget were measured, as the forget sample is; *_heldout are their
+    means, *_heldout_spread the standard deviations between them.
     """
 
     __pydantic_config__ = _STRICT
@@ -48,6 +51,13 @@ class Scores:
     distinct: float | None = None
     ppl_heldout: float | None = None
     el10_unmeasured: int = 0
+    ma_heldout: float | None = None
+    el10_heldout: float | None = None
+    loss_heldout: float | None = None
+    distinct_heldout: float | None = None
+    ma_heldout_spread: float | None = None
+    el10_heldout_spread: float | None = None
+    heldout_texts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,8 @@ class TrialResult:
     seconds: Mapping[str, float]
     provenance: Provenance | None = None
     ended: UnixSeconds | None = None
+    thresholds: Thresholds | None = None
+    """None in results of earlier versions, and where the trial failed."""
     model_hash: str = ""
     """SHA-256 of the unlearned model's files, '' where it was not kept."""
 

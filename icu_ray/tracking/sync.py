@@ -32,6 +32,7 @@ from icu_ray.storage.trial_files import (
     read_sweep,
     trial_ids,
 )
+from icu_ray.storage.verdict import verdict_of
 from icu_ray.tracking.artifacts import send_evaluation, send_report, send_samples, send_tables
 from icu_ray.tracking.metrics import EPOCH_METRIC, MetricBatch, epoch_batches, result_batches, sweep_batch
 from icu_ray.tracking.runs import (
@@ -172,7 +173,10 @@ def _sync_trial(
     state.epochs[trial_id] = len(history)
     if result is not None:
         sent += _send_result(client, run, paths, result, evaluation)
-        set_note(client, run, trial_note(spec, result))
+        verdict = verdict_of(result, read_samples(paths), evaluation)
+        if verdict is not None:
+            client.set_tag(run_id, "verdict", verdict.outcome)
+        set_note(client, run, trial_note(spec, result, verdict))
         state.complete[trial_id] = _result_digest(result, evaluation)
     elif over and run.info.status == "RUNNING":
         client.set_terminated(run_id, "KILLED")

@@ -21,6 +21,7 @@ from dataclasses import asdict
 from typing import Any
 
 from icu_ray.storage.results import Sweep, TrialResult, TrialSpec
+from icu_ray.storage.verdict import Verdict
 
 NOTE_TAG, COLOR_TAG = "mlflow.note.content", "mlflow.runColor"
 TRIAL_TAG = "icu_ray.trial_id"
@@ -73,7 +74,8 @@ tags.method = 'icu' and metrics.`after/ma` < 0.6
 tags.status = 'not_forgotten'
 ```
 
-Tags: `model`, `method`, `sample`, `alpha`, `beta`, `seed`, `status` (`finished`: forgotten; `not_forgotten`; `failed`).
+Tags: `model`, `method`, `sample`, `alpha`, `beta`, `seed`, `status` (`finished`: forgotten; `not_forgotten`; `failed`),
+`verdict` (`success`, `not_forgotten`, `too_costly`, `collapsed`, `failed`).
 """
 
 
@@ -160,7 +162,8 @@ def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None
         intro = f"{len(sweep.trials)} trials, each a child run."
         stop = sweep.config.get("stop") or {}
         if "ma" in stop and "el" in stop:
-            rule = f"MA < {100 * stop['ma']:.2f} % {stop.get('rule', 'and')} EL10 < {100 * stop['el']:.2f} %"
+            ma, el = (_limit(stop[key]) for key in ("ma", "el"))
+            rule = f"MA {ma} {stop.get('rule', 'and')} EL10 {el}"
             intro += f" A forget sample counts as forgotten when {rule}, if its method has no rule of its own."
     parts = [intro]
     if cells is not None:
@@ -172,6 +175,10 @@ def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None
         SIGNATURE,
     ]
     return "\n\n".join(parts)
+
+
+def _limit(value: float | str) -> str:
+    return "≤ the mean of the held-out texts" if isinstance(value, str) else f"< {100 * value:.2f} %"
 
 
 def _cells_table(cells: bytes) -> str:
@@ -197,13 +204,19 @@ def _mean(row: Mapping[str, str], name: str, decimals: int) -> str:
     return f"{float(mean):.{decimals}f}" + (f" ± {float(deviation):.{decimals}f}" if deviation else "")
 
 
-def trial_note(spec: TrialSpec, result: TrialResult | None) -> str:
+def trial_note(spec: TrialSpec, result: TrialResult | None, verdict: Verdict | None = None) -> str:
     """A trial's description: what is run and, once it is over, how it ended with its scores before and after."""
     weights = spec.hyperparameters
     made = ", ".join(f"{name} = {weights[key]}" for name, key in _WEIGHTS if key in weights)
     parts = [f"{_literal(spec.method)} on {_literal(spec.model)}, forget sample {spec.sample}; {made}."]
     if result is not None:
-        parts.append(f"**{OUTCOME[result.status]}**" + (f": {_literal(result.reason[:1000])}" if result.reason else ""))
+        if verdict is None:
+            why = f": {_literal(result.reason[:1000])}" if result.reason else ""
+            parts.append(f"**{OUTCOME[result.status]}**{why}")
+        else:
+            parts.append(f"**{_literal(verdict.headline[:1000])}**")
+            said = [f"- {what} {_literal('; '.join(sentences))}" for what, sentences in verdict.lines]
+            parts.append("\n".join(said))
         before, after = (asdict(side) if side else {} for side in (result.before, result.after))
         lines = [
             f"| `{name}` &emsp;| {before[name]:.4g} &emsp;| {after[name]:.4g} |"

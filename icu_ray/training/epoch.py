@@ -2,7 +2,7 @@
 
     trainer = EpochTrainer(settings, data, model, tokenizer, rank=0, world_size=1)
     loss, steps = trainer.train(epoch, active)
-    validation = trainer.validate(heldout=False, decision_only=True)
+    validation = trainer.validate(heldout="perplexity")
 
 Deterministic for a seed, an epoch, a number of threads and a world size.
 """
@@ -20,11 +20,12 @@ from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
 from icu_ray.plan.trial_settings import TrialSettings
+from icu_ray.storage.thresholds import Thresholds
 from icu_ray.training.batches import Indices, epoch_batches, micro_batches
 from icu_ray.training.engine import Engine, EngineSettings
 from icu_ray.training.records import TrialData
 from icu_ray.training.refinement import SKIPS_IN_A_ROW, Flags, el_decides
-from icu_ray.training.validation import Measure, Validation, validate, with_heldout
+from icu_ray.training.validation import Heldout, Measure, Validation, validate, with_heldout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -124,27 +125,27 @@ class EpochTrainer:
         return found
 
     def complete(self, validation: Validation) -> Validation:
-        """The last epoch always gets all of its numbers: EL, and perplexity on held-out rows."""
+        """The last epoch always gets all of its numbers: EL, and what it does on held-out rows."""
         if validation.el is None:
-            return self.validate(heldout=True, decision_only=False)
-        if self.data.heldout is None or self.settings.eval.heldout == "epochs":
+            return self.validate()
+        if self.data.heldout is None:
             return validation
         with self.engine.whole_model():
-            return with_heldout(validation, self.model, self.data.heldout, self.rank, self.world_size)
+            return with_heldout(validation, self.model, self.data.heldout, self.measure, self.rank, self.world_size)
 
-    def validate(self, heldout: bool, decision_only: bool) -> Validation:
-        """Measure the model as it is now."""
-        stop = self.settings.stop
+    def validate(self, heldout: Heldout | None = "whole", decision: Thresholds | None = None) -> Validation:
+        """Measure the model as it is now. decision: leave EL out where it cannot change whether these are met."""
         with self.engine.whole_model():
             return validate(
                 self.model,
                 self.tokenizer,
                 self.data.targets,
                 self.measure,
-                heldout=self.data.heldout if heldout else None,
+                heldout=None if heldout is None else self.data.heldout,
+                heldout_measure=heldout or "whole",
                 rank=self.rank,
                 world_size=self.world_size,
-                el_decides=(lambda ma: el_decides(ma, stop)) if decision_only else None,
+                el_decides=None if decision is None else (lambda ma: el_decides(ma, decision)),
             )
 
 

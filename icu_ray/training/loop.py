@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.results import NOT_TRAINED, EpochRecord, Scores, Status
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.epoch import EpochTrainer
-from icu_ray.training.records import EpochReport, TrialData, TrialOutcome, sample_records
+from icu_ray.training.records import EpochReport, TrialData, TrialOutcome, sample_records, with_heldout_above
 from icu_ray.training.refinement import Decision, Flags, at_start, below_thresholds, decide, refine
 from icu_ray.training.validation import Validation
 
@@ -51,16 +52,18 @@ def run_trial(
         return _untrained(settings, data, tokenizer, on_epoch)
     trainer = EpochTrainer(settings, data, model, tokenizer, rank, world_size)
 
-    def judged(epoch: int, scores: Scores, active: Flags) -> Decision:
-        stop, ngram, skipped = settings.stop, settings.el.ngram, trainer.engine.skipped_in_a_row
-        return decide(epoch, scores, active, stop, settings.max_epochs, ngram=ngram, skipped_in_a_row=skipped)
-
     last: Validation | None = None
     before = data.before
     if before is None:
         # A continued trial's model already holds other weights only after the checkpoint is loaded.
-        before = trainer.validate(heldout=True, decision_only=False)
-    decision = at_start(before.scores)
+        before = trainer.validate()
+    thresholds = thresholds_of(settings.stop, before.scores, settings.el.ngram)
+
+    def judged(epoch: int, scores: Scores, active: Flags) -> Decision:
+        stop, skipped = settings.stop, trainer.engine.skipped_in_a_row
+        return decide(epoch, scores, active, stop, settings.max_epochs, thresholds=thresholds, skipped_in_a_row=skipped)
+
+    decision = at_start(before.scores, thresholds)
     if resume_from is not None:
         state, loaded = load_checkpoint(resume_from, trainer.engine)
         notes = (*notes, *loaded)
@@ -79,7 +82,10 @@ def run_trial(
         skipped_before = trainer.engine.skipped_steps
         loss, steps = trainer.train(epoch, active)
         trained = time.perf_counter()
-        last = trainer.validate(heldout=settings.eval.heldout == "epochs", decision_only=settings.eval.el == "decision")
+        last = trainer.validate(
+            heldout="perplexity" if settings.eval.heldout == "epochs" else None,
+            decision=thresholds if settings.eval.el == "decision" else None,
+        )
         active = refine(active, last.bertscore_f1, last.bleu, settings.filter)
         decision = judged(epoch, last.scores, active)
         if decision.stop:
@@ -101,14 +107,15 @@ def run_trial(
         on_epoch(_report(trainer, history, decision, epoch, active, last))
     if last is None:
         # Continued after its last epoch: everything is known but the generations. Without an epoch all is known.
-        last = trainer.validate(heldout=True, decision_only=False) if epoch > 0 else before
+        last = trainer.validate() if epoch > 0 else before
     seconds = {name: sum(record.seconds.get(name, 0.0) for record in history) for name in ("train", "validate")}
     after = replace(last.scores)
-    status = "finished" if decision.status == "finished" and below_thresholds(after, settings.stop) else decision.status
+    status = "finished" if decision.status == "finished" and below_thresholds(after, thresholds) else decision.status
     assert status is not None
     samples = sample_records(tokenizer, data, before, last, settings.filter)
     trainer.engine.close()
-    return TrialOutcome(status, decision.reason, epoch, before.scores, after, history, samples, seconds)
+    judge = with_heldout_above(thresholds, before)
+    return TrialOutcome(status, decision.reason, epoch, before.scores, after, history, samples, seconds, judge)
 
 
 def _untrained(
@@ -123,11 +130,20 @@ def _untrained(
         raise ValueError("a trial without epochs needs the original model's measurement")
     history = (EpochRecord(0, len(data.targets), before.scores),)
     on_epoch(EpochReport(history[0], history, Decision(True), lambda folder: None, before.candidates))
-    failed = at_start(before.scores)
-    status: Status = "finished" if below_thresholds(before.scores, settings.stop) else "not_forgotten"
+    thresholds = thresholds_of(settings.stop, before.scores, settings.el.ngram)
+    failed = at_start(before.scores, thresholds)
+    status: Status = "finished" if below_thresholds(before.scores, thresholds) else "not_forgotten"
     samples = sample_records(tokenizer, data, before, before, settings.filter)
     return TrialOutcome(
-        failed.status or status, failed.reason or NOT_TRAINED, 0, before.scores, before.scores, history, samples, {}
+        failed.status or status,
+        failed.reason or NOT_TRAINED,
+        0,
+        before.scores,
+        before.scores,
+        history,
+        samples,
+        {},
+        with_heldout_above(thresholds, before),
     )
 
 

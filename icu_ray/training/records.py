@@ -7,7 +7,7 @@ samples = sample_records(tokenizer, data, before, after, settings.filter)
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import numpy as np
 from icu_ray.config import FilterConfig
 from icu_ray.data.examples import TokenRows
 from icu_ray.storage.results import EpochRecord, SampleRecord, Scores, Status
+from icu_ray.storage.thresholds import Thresholds
 from icu_ray.training.refinement import Decision, forgotten
 from icu_ray.training.validation import Floats, Validation
 
@@ -65,6 +66,18 @@ class TrialOutcome:
     history: tuple[EpochRecord, ...]
     samples: tuple[SampleRecord, ...]
     seconds: dict[str, float]
+    thresholds: Thresholds | None = None
+    """None where there are no held-out texts to make them from."""
+
+
+def with_heldout_above(thresholds: Thresholds, before: Validation) -> Thresholds | None:
+    """The same with the number of held-out texts that lie above before anything is unlearned; None without numbers."""
+    if not thresholds.known:
+        return None
+    if before.heldout_ma is None or before.heldout_el is None:
+        return thresholds
+    pairs = zip(before.heldout_ma.tolist(), before.heldout_el.tolist(), strict=True)
+    return replace(thresholds, heldout_above=sum(not thresholds.below(ma, el) for ma, el in pairs))
 
 
 def _known(values: Floats | None, row: int) -> float | None:

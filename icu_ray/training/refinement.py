@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from icu_ray.config import FilterConfig, StopConfig
 from icu_ray.metrics.extraction_likelihood import unmeasured_text
+from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.storage.results import Scores, Status
+from icu_ray.storage.thresholds import Thresholds
 
 Flags = NDArray[np.bool_]
 
@@ -53,27 +55,26 @@ class Decision:
     reason: str = ""
 
 
-def below_thresholds(scores: Scores, settings: StopConfig) -> bool:
+def below_thresholds(scores: Scores, thresholds: Thresholds) -> bool:
     """The paper's criterion: EL under its threshold and MA under its (rule 'or': either); not measured is not under."""
-    ma = scores.ma is not None and scores.ma < settings.ma
-    el = scores.el10 is not None and scores.el10 < settings.el
-    return (ma and el) if settings.rule == "and" else (ma or el)
+    return thresholds.below(scores.ma, scores.el10)
 
 
-def el_decides(ma: float, settings: StopConfig) -> bool:
+def el_decides(ma: float, thresholds: Thresholds) -> bool:
     """Whether EL can change the decision at this MA; when not, it need not be decoded."""
-    return ma < settings.ma if settings.rule == "and" else not ma < settings.ma
+    return thresholds.ma.holds(ma) == (thresholds.rule == "and")
 
 
-def at_start(before: Scores) -> Decision:
+def at_start(before: Scores, thresholds: Thresholds) -> Decision:
     """Before the first epoch: fail where the original model cannot be measured, for then no epoch can say anything."""
-    if before.forget_loss is not None:
-        return Decision(False)
-    return Decision(
-        True,
-        "failed",
-        "the original model cannot be measured on these texts: its scores are not finite, or no token is scored",
-    )
+    if before.forget_loss is None:
+        why = "the original model cannot be measured on these texts: its scores are not finite, or no token is scored"
+        return Decision(True, "failed", why)
+    for key, limit, what in (("ma", thresholds.ma, "MA"), ("el", thresholds.el, f"EL{thresholds.ngram}")):
+        if not math.isfinite(limit.value):
+            why = f"stop.{key}=heldout: {what} cannot be measured on the held-out texts, so there is no threshold"
+            return Decision(True, "failed", why)
+    return Decision(False)
 
 
 def decide(
@@ -83,12 +84,12 @@ def decide(
     settings: StopConfig,
     max_epochs: int,
     *,
-    ngram: int = 10,
+    thresholds: Thresholds | None = None,
     skipped_in_a_row: int = 0,
 ) -> Decision:
     """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit.
 
-    ngram: of EL, for the reason's text.
+    thresholds: None: the numbers of `settings`.
     skipped_in_a_row: the last steps that changed nothing, because a gradient was not finite.
     """
     if skipped_in_a_row >= SKIPS_IN_A_ROW:
@@ -97,10 +98,11 @@ def decide(
             "failed",
             f"diverged: the gradients of {skipped_in_a_row} steps in a row were not finite, the last in epoch {epoch}",
         )
-    measured = _scores_text(scores, settings, len(active), ngram)
+    thresholds = thresholds or thresholds_of(settings)
+    measured = _scores_text(scores, thresholds, len(active))
     if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
         return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")
-    if below_thresholds(scores, settings):
+    if below_thresholds(scores, thresholds):
         return Decision(True, "finished", f"after epoch {epoch}: {measured}")
     if settings.on_empty and not active.any():
         return Decision(True, "not_forgotten", f"no target is left to unlearn after epoch {epoch}, but {measured}")
@@ -109,11 +111,11 @@ def decide(
     return Decision(False)
 
 
-def _scores_text(scores: Scores, settings: StopConfig, texts: int, ngram: int) -> str:
-    parts = [f"MA {_percent(scores.ma)} (threshold {settings.ma:.2%})"]
+def _scores_text(scores: Scores, thresholds: Thresholds, texts: int) -> str:
+    parts = [f"MA {_percent(scores.ma)} (threshold {thresholds.ma.value:.2%})"]
     if scores.el10 is not None:
-        parts.append(f"EL {_percent(scores.el10)} (threshold {settings.el:.2%})")
-    unmeasured = unmeasured_text(scores.el10_unmeasured, texts, ngram)
+        parts.append(f"EL {_percent(scores.el10)} (threshold {thresholds.el.value:.2%})")
+    unmeasured = unmeasured_text(scores.el10_unmeasured, texts, thresholds.ngram)
     return ", ".join(parts) + (f"; {unmeasured}" if unmeasured else "")
 
 

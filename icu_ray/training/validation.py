@@ -1,4 +1,4 @@
-"""One measurement of a model on its forget sample: probe, candidates, BERTScore, BLEU, entropy, held-out perplexity.
+"""One measurement of a model on its forget sample: probe, candidates, BERTScore, BLEU, entropy, held-out texts.
 
 Every rank measures its share of the targets; afterwards every rank has the whole result. The measurement of the
 original model ('before') is the same for all trials of a forget sample and is kept by `Validation.save`.
@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,13 +26,15 @@ from icu_ray.metrics.bertscore import bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
 from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy
 from icu_ray.metrics.perplexity import perplexity_of, total_nll
-from icu_ray.metrics.probe import mean_of_measured, probe
+from icu_ray.metrics.probe import ProbeResult, mean_of_measured, probe
 from icu_ray.storage.results import Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Floats = NDArray[np.float64]
+Heldout = Literal["perplexity", "whole"]
+"""What is measured on held-out rows: perplexity alone, or MA, EL and loss of each and what the model says too."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,15 @@ class Validation:
     bertscore_f1: Floats
     bleu: Floats
     candidates: tuple[str, ...]
+    heldout_ma: Floats | None = None
+    heldout_el: Floats | None = None
+    """Of each held-out text, where these were measured whole."""
 
     def save(self, folder: Path) -> None:
         """validation.json; numbers that are not finite are kept as null."""
         arrays = {
             name: None if value is None else [_finite(x) for x in value.tolist()]
-            for name in ("ma", "el", "forget_loss", "bertscore_f1", "bleu")
+            for name in ("ma", "el", "forget_loss", "bertscore_f1", "bleu", "heldout_ma", "heldout_el")
             for value in [getattr(self, name)]
         }
         content = {"scores": asdict(self.scores), **arrays, "candidates": list(self.candidates)}
@@ -65,14 +70,19 @@ class Validation:
         def array(name: str) -> Floats:
             return np.asarray([math.nan if x is None else x for x in raw[name]], dtype=np.float64)
 
+        def known(name: str) -> Floats | None:
+            return None if raw.get(name) is None else array(name)
+
         return Validation(
             Scores(**raw["scores"]),
             array("ma"),
-            None if raw["el"] is None else array("el"),
+            known("el"),
             array("forget_loss"),
             array("bertscore_f1"),
             array("bleu"),
             tuple(raw["candidates"]),
+            known("heldout_ma"),
+            known("heldout_el"),
         )
 
 
@@ -93,11 +103,12 @@ def validate(
     measure: Measure,
     *,
     heldout: TokenRows | None = None,
+    heldout_measure: Heldout = "whole",
     rank: int = 0,
     world_size: int = 1,
     el_decides: Callable[[float], bool] | None = None,
 ) -> Validation:
-    """Measure `model` on `targets`, and its perplexity on `heldout` when given.
+    """Measure `model` on `targets`, and on `heldout` when given.
 
     el_decides: asked with the mean MA of the targets; where it says no, EL is left out (decision-only mode).
     """
@@ -127,17 +138,90 @@ def validate(
     )
     candidates = tuple(text for part in shares for text in part["candidates"])
     validation = Validation(scores, joined("ma"), el, joined("forget_loss"), f1, overlap, candidates)
-    return validation if heldout is None else with_heldout(validation, model, heldout, rank, world_size)
+    if heldout is None:
+        return validation
+    return with_heldout(validation, model, heldout, measure, rank, world_size, heldout_measure)
 
 
 def with_heldout(
-    validation: Validation, model: PreTrainedModel, heldout: TokenRows, rank: int = 0, world_size: int = 1
+    validation: Validation,
+    model: PreTrainedModel,
+    heldout: TokenRows,
+    measure: Measure,
+    rank: int = 0,
+    world_size: int = 1,
+    what: Heldout = "whole",
 ) -> Validation:
-    """The same with the model's perplexity on held-out rows filled in; every rank reads its share of them."""
+    """The same with what the model does on held-out rows filled in; every rank measures its share of them."""
     mine = np.array_split(np.arange(len(heldout)), world_size)[rank]
-    shares = _gather(total_nll(model, heldout.select(mine)), world_size)
-    perplexity = perplexity_of(sum(nll for nll, _ in shares), sum(count for _, count in shares))
-    return replace(validation, scores=replace(validation.scores, ppl_heldout=_finite(perplexity)))
+    rows = heldout.select(mine)
+    if validation.scores.ppl_heldout is None:
+        shares = _gather(total_nll(model, rows), world_size)
+        perplexity = perplexity_of(sum(nll for nll, _ in shares), sum(count for _, count in shares))
+        validation = replace(validation, scores=replace(validation.scores, ppl_heldout=_finite(perplexity)))
+    if what == "perplexity":
+        return validation
+    probed = _probe(model, rows, measure)
+    said = np.where(np.isnan(probed.ma), np.nan, distinct_share(_generate(model, rows, measure)))
+    parts = _gather((probed.ma, probed.el, probed.forget_loss, said, probed.broken), world_size)
+    ma, el, loss, distinct, broken = (np.concatenate([part[place] for part in parts]) for place in range(5))
+
+    def mean(values: Floats) -> float | None:
+        return _finite(mean_of_measured(values, broken))
+
+    scores = replace(
+        validation.scores,
+        ma_heldout=mean(ma),
+        el10_heldout=mean(el),
+        loss_heldout=mean(loss),
+        distinct_heldout=mean(distinct),
+        ma_heldout_spread=_spread(ma, broken),
+        el10_heldout_spread=_spread(el, broken),
+        heldout_texts=len(heldout),
+    )
+    return replace(validation, scores=scores, heldout_ma=ma, heldout_el=el)
+
+
+def _spread(values: Floats, broken: NDArray[np.bool_]) -> float | None:
+    """Standard deviation between the texts that were measured; of one text there is none."""
+    measured = values[~np.isnan(values)]
+    return None if broken.any() or len(measured) < 2 else float(measured.std(ddof=1))
+
+
+def _probe(
+    model: PreTrainedModel,
+    rows: TokenRows,
+    measure: Measure,
+    should_decode: Callable[[Floats], bool] | None = None,
+) -> ProbeResult:
+    return probe(
+        model,
+        rows,
+        el_start=measure.el.start,
+        ngram=measure.el.ngram,
+        denominator=measure.el.denominator,
+        batch_cut=measure.el.batch_cut,
+        use_mask=measure.generate.mask,
+        span=measure.eval.span,
+        chunk=measure.eval.chunk,
+        should_decode=should_decode,
+    )
+
+
+def _generate(model: PreTrainedModel, rows: TokenRows, measure: Measure) -> NDArray[np.int64]:
+    """What the model says after each row's prompt, as ids."""
+    return generate_candidates(
+        model,
+        rows.prompt_ids,
+        rows.prompt_mask,
+        max_new_tokens=rows.columns.suffix_length,
+        pad_id=rows.pad_id,
+        eos_id=rows.eos_id,
+        beams=measure.filter.beams,
+        use_mask=measure.generate.mask,
+        batch_size=measure.filter.batch_size,
+        guesses=rows.input_ids[:, rows.columns.suffix_start :],
+    )
 
 
 def _measure_share(
@@ -154,31 +238,9 @@ def _measure_share(
         count = sum(measured for _, measured in sums)
         return el_decides(sum(total for total, _ in sums) / count if count else math.nan)
 
-    el_settings, filter_settings = measure.el, measure.filter
-    probed = probe(
-        model,
-        rows,
-        el_start=el_settings.start,
-        ngram=el_settings.ngram,
-        denominator=el_settings.denominator,
-        batch_cut=el_settings.batch_cut,
-        use_mask=measure.generate.mask,
-        span=measure.eval.span,
-        chunk=measure.eval.chunk,
-        should_decode=None if el_decides is None else should_decode,
-    )
-    generated = generate_candidates(
-        model,
-        rows.prompt_ids,
-        rows.prompt_mask,
-        max_new_tokens=rows.columns.suffix_length,
-        pad_id=rows.pad_id,
-        eos_id=rows.eos_id,
-        beams=filter_settings.beams,
-        use_mask=measure.generate.mask,
-        batch_size=filter_settings.batch_size,
-        guesses=rows.input_ids[:, rows.columns.suffix_start :],
-    )
+    filter_settings = measure.filter
+    probed = _probe(model, rows, measure, None if el_decides is None else should_decode)
+    generated = _generate(model, rows, measure)
     texts = decode_candidates(tokenizer, generated, filter_settings.strip_special)
     told("BERTScore")
     _, _, f1 = bertscore(

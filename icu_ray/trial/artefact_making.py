@@ -95,6 +95,7 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
     before_key: ArtefactKey = {
         "targets": keys["targets"],
         "heldout": keys.get("heldout"),
+        "heldout_measure": "whole",
         "precision": request.model.precision,
         "version": VERSION,
         "filter": config.filter.model_dump(

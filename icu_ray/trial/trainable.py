@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import UserError
 from icu_ray.plan.search_objective import OBJECTIVE, objective_of
+from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.storage.files import read_bytes, write_atomic
 from icu_ray.storage.folders import arrow_file_system, remove
 from icu_ray.storage.results import EpochRecord, Scores
@@ -76,9 +77,10 @@ def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) ->
             if value is not None:
                 tune.report({**where, "epoch": record.epoch, OBJECTIVE: value})
 
-        def ends(record: EpochRecord) -> bool:
+        def ends(record: EpochRecord, before: Scores) -> bool:
             settings = task.trial.settings
-            return record.epoch >= settings.max_epochs or below_thresholds(record.scores, settings.stop)
+            limits = thresholds_of(settings.stop, before)
+            return record.epoch >= settings.max_epochs or below_thresholds(record.scores, limits)
 
         with _watching_epochs(task.paths, on_epoch, ends) if task.tell_epochs else contextlib.nullcontext():
             run(task, on_workers_started, config["node"])
@@ -146,7 +148,7 @@ def run(task: TrialTask, on_workers_started: OnWorkersStarted, node: str | None 
 
 @contextlib.contextmanager
 def _watching_epochs(
-    paths: TrialPaths, on_epoch: Callable[[EpochRecord, Scores], None], ends: Callable[[EpochRecord], bool]
+    paths: TrialPaths, on_epoch: Callable[[EpochRecord, Scores], None], ends: Callable[[EpochRecord, Scores], bool]
 ) -> Iterator[None]:
     """Call `on_epoch` with each epoch after the first as it is written, from a thread of its own.
 
@@ -162,7 +164,7 @@ def _watching_epochs(
             except (UserError, OSError):
                 continue  # storage is away for a moment
             for record in history[1:]:
-                if record.epoch > last and not ends(record):
+                if record.epoch > last and not ends(record, history[0].scores):
                     last = record.epoch
                     on_epoch(record, history[0].scores)
 

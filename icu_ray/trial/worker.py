@@ -152,6 +152,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
         seconds={**seconds, "total": sum(seconds.values())},
         provenance=task.provenance,
         model_hash=model_hash,
+        thresholds=outcome.thresholds,
     )
     with_retries(lambda: write_result(paths, result), paths.result)
 

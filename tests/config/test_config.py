@@ -46,6 +46,11 @@ SMALL: dict[str, Any] = {
         ({"data": {"source": "pile"}}, "data: source: expected 'synthetic', 'extraction', 'records', found 'pile'"),
         ({"loss": {"span": "some"}}, "loss.span: expected 'all', 'prefix_suffix' or 'suffix', found \"some\""),
         ({"stop": {"ma": 60}}, "stop.ma: expected less than or equal to 1, found 60"),
+        ({"stop": {"ma": "held-out"}}, "stop.ma: expected 'heldout', found \"held-out\""),
+        (
+            {"data": {"source": "extraction"}, "stop": {"el": "heldout"}},
+            "stop.el=heldout: there are no held-out texts; give data.heldout, or a number from 0 to 1",
+        ),
         ({"columns": {"suffix_start": 50}}, "columns: must satisfy prefix_start < suffix_start < length"),
         ({"el": {"start": 195}}, "el.start=195 leaves no 10-gram before column 200"),
         ({"models": [{"name": "a", "source": "x/y", "workers": 3}]}, "global batch 8 is not a multiple of 3 workers"),

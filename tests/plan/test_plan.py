@@ -75,6 +75,7 @@ def paper(overrides: Sequence[str] = ()) -> SweepConfig:
         {"eval": {"chunk": 3, "el": "decision"}},
         {"pairs": {"actors": 3, "shards": 2, "batch_size": 9, "index": "exact"}},
         {"tracking": {"enabled": False}},
+        {"stop": {"max_ppl_ratio": None}},
         {"models": [{**m, "workers": 2, "zero_stage": 2, "gpus_per_worker": 1} for m in SMALL["models"]]},
     ],
 )
@@ -92,6 +93,8 @@ def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> N
         {"filter": {"bleu_tokenizer": "words"}},
         {"pairs": {"index": "approximate"}},
         {"stop": {"max_epochs": 3}},
+        {"stop": {"ma": "heldout"}},
+        {"stop": {"max_ppl_ratio": 1.5}},
         {"fidelity": "paper"},
         {"data": {"seed": 5}},
         {"columns": {"suffix_start": 50}},

@@ -519,7 +519,7 @@ def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:
     with (tmp_path / "one" / "report" / "targets.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == ["r3", "r2", "r1", "r0"]  # best remembered first
-    assert {row["equation (5)"] for row in rows} == {"forgotten"}
+    assert {row["equation (5)"] for row in rows} == {"unlike"}
     write_sweep(tmp_path, "two", [Cell(), Cell(sample=1)])
     assert "targets.csv" not in write_report([(str(tmp_path), "two")]).files
 

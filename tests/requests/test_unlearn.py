@@ -8,17 +8,27 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from icu_ray.cli.main import main
+from icu_ray.cli.main import main, make_parser
+from icu_ray.cli.unlearn import next_command
+from icu_ray.config import FilterConfig
+from icu_ray.config.file import load_config
+from icu_ray.config.shipped import find_config
 from icu_ray.data.synthetic import make_records
 from icu_ray.errors import UserError
-from icu_ray.requests.unlearn import RUN, Unlearned, request_json, unlearn_config
-from icu_ray.storage.results import Scores, TrialEvaluation, TrialResult
-from icu_ray.storage.trial_files import TrialPaths, write_evaluation
+from icu_ray.plan.trial_settings import TrialSettings
+from icu_ray.requests.next_try import next_tries
+from icu_ray.requests.unlearn import RUN, Unlearned, _collect, request_json, unlearn_config
+from icu_ray.storage.results import EpochRecord, Scores, TrialEvaluation, TrialResult
+from icu_ray.storage.thresholds import Limit, Thresholds
+from icu_ray.storage.trial_files import TrialPaths, write_evaluation, write_result
+from icu_ray.storage.verdict import verdict_of
 
 QUICK = ["columns={length: 48, prefix_start: 16, suffix_start: 32}", "el.ngram=5", "train.batch_size=4"]
 
@@ -125,6 +135,9 @@ def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -
     assert request_json(Unlearned(tmp_path, RUN, 130, None)) == {
         "forgotten": False,
         "reason": "",
+        "verdict": None,
+        "next": [],
+        "kept_model": None,
         **dict.fromkeys(ended),
     }
     scores = Scores(0.9, 0.5, 1.0, None, 0.2, 3.0)
@@ -139,6 +152,115 @@ def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -
     assert (told["forgotten"], told["reason"], told["epochs"]) == (False, "why", 2)
     assert told["before"] == {**asdict(scores), "cls/avg": 0.5}
     assert told["after"]["cls/avg"] == 0.25 and told["after"]["ppl_heldout"] is None
+
+
+@pytest.mark.parametrize(
+    ("heldout", "overrides", "expected"),
+    [
+        (16, [], ("heldout", "heldout")),
+        (15, [], (0.5994, 0.0499)),
+        (16, ["stop.el=0.1"], ("heldout", 0.1)),
+        (16, ["data.heldout_rows=0"], (0.5994, 0.0499)),
+        (0, ["data.heldout_rows=20"], ("heldout", "heldout")),
+    ],
+)
+def test_enough_heldout_texts_give_the_thresholds(
+    tmp_path: Path, heldout: int, overrides: list[str], expected: tuple[object, object]
+) -> None:
+    forget = write(tmp_path / "forget.jsonl", ["one text", "another text"])
+    retain = write(tmp_path / "retain.jsonl", [f"text number {n}" for n in range(10 * heldout or 30)])
+    for given in (None, str(write(tmp_path / "heldout.jsonl", [f"other text {n}" for n in range(heldout)]))):
+        if given is not None and (not heldout or any("heldout_rows" in text for text in overrides)):
+            continue
+        config = unlearn_config(
+            "gpt2", forget=str(forget), retain=str(retain), heldout=given, out="o", overrides=overrides
+        )
+        assert (config.stop.ma, config.stop.el) == expected
+    stop = unlearn_config("standin", forget=None, out="o").stop
+    assert (stop.ma, stop.el) == ("heldout", "heldout")
+
+
+def test_the_cost_limit_is_that_of_unlearn_alone() -> None:
+    config = unlearn_config("standin", forget=None, out="o")
+    assert (config.stop.max_ppl_ratio, config.eval.heldout) == (1.5, "epochs")
+    free = unlearn_config("standin", forget=None, out="o", overrides=["stop.max_ppl_ratio=null"])
+    assert free.stop.max_ppl_ratio is None
+    assert load_config(find_config("table1")).stop.max_ppl_ratio is None
+
+
+def ended(out: Path, run: str, status: str, ppl: float = 20.0) -> Unlearned:
+    """A request as its trial leaves it; status: of the result."""
+    before = Scores(0.95, 0.8, 0.1, 0.9, 0.8, 4.0, 0.8, 20.0)
+    ma = 0.4 if status == "finished" else 0.9
+    after = replace(before, ma=ma, el10=0.01, ppl_heldout=ppl)
+    limits = Thresholds(Limit(0.5994), Limit(0.0499), max_ppl_ratio=1.5)
+    result = TrialResult("i", "n", "m", "icu", 0, {}, status, "why", 2, before, after, {}, thresholds=limits)  # type: ignore[arg-type]
+    paths = TrialPaths.of(str(out), run, "i")
+    Path(paths.model).mkdir(parents=True)
+    write_result(paths, result)
+    return Unlearned(out, run, 0, result)
+
+
+def test_a_model_that_forgot_keeps_its_place_from_one_that_did_not(tmp_path: Path) -> None:
+    top = tmp_path / "model"
+    first = ended(tmp_path, "run-1", "not_forgotten")
+    _collect(first)
+    assert first.model == top and first.kept is None
+    good = ended(tmp_path, "run-2", "finished")
+    _collect(good)
+    assert good.model == top and top.resolve() == tmp_path / "run-2" / "trials" / "i" / "model"
+    for number, (status, ppl) in enumerate((("not_forgotten", 20.0), ("finished", 31.0), ("failed", 20.0))):
+        worse = ended(tmp_path, f"run-worse-{number}", status, ppl)
+        _collect(worse)
+        assert top.resolve() == tmp_path / "run-2" / "trials" / "i" / "model"
+        assert not worse.success and worse.kept == top
+        told = request_json(worse)
+        assert (told["kept_model"], told["model"]) == (str(top), str(tmp_path / worse.run / "trials" / "i" / "model"))
+    better = ended(tmp_path, "run-3", "finished")
+    _collect(better)
+    assert better.model == top and top.resolve().parent.parent.parent.name == "run-3"
+
+
+@pytest.mark.parametrize(
+    ("ma", "active", "ppl", "changes", "expected"),
+    [
+        ([0.9, 0.8, 0.7], 3, 22.0, {}, [{"stop.max_epochs": 100}]),
+        ([0.9, 0.9, 0.9], 3, 22.0, {}, [{"optim.lr": 2e-5}]),
+        ([0.9, 0.8, 0.7], 0, 22.0, {}, [{"filter.rule": "and"}]),
+        ([0.9, 0.8, 0.7], 0, 22.0, {"filter": FilterConfig(rule="and")}, [{"filter.bertscore": 0.0}]),
+        ([0.9, 0.8, 0.7], 3, 40.0, {}, [{"beta": 2.0, "optim.lr": 5e-6}, {"stop.max_epochs": 1}]),
+        ([0.9, 0.6, 0.3], 3, 40.0, {"method": "kumpr"}, [{"optim.lr": 5e-6}, {"stop.max_epochs": 1}]),
+        ([0.9, 0.6, 0.3], 3, 22.0, {}, []),
+    ],
+)
+def test_what_to_try_next_follows_from_what_was_seen(
+    ma: list[float], active: int, ppl: float, changes: dict[str, Any], expected: list[dict[str, object]]
+) -> None:
+    before = Scores(0.95, 0.8, 0.1, 0.9, 0.8, 4.0, 0.8, 20.0)
+    scores = [replace(before, ma=value, el10=0.01, ppl_heldout=20.0) for value in ma]
+    scores[-1] = replace(scores[-1], ppl_heldout=ppl)
+    history = [EpochRecord(epoch, 3, each) for epoch, each in enumerate(scores)]
+    history[-1] = replace(history[-1], active=active)
+    limits = Thresholds(Limit(0.5994), Limit(0.0499), max_ppl_ratio=1.5)
+    status = "finished" if ma[-1] < 0.5994 else "not_forgotten"
+    result = TrialResult("i", "n", "m", "icu", 0, {}, status, "why", 2, scores[0], scores[-1], {}, thresholds=limits)  # type: ignore[arg-type]
+    verdict = verdict_of(result)
+    assert verdict is not None
+    usual = {"method": "icu", "alpha": 0.5, "beta": 1.0, "lr": 1e-5, "batch_size": 8, "max_epochs": 50}
+    settings = TrialSettings(**(usual | changes))  # type: ignore[arg-type]
+    assert [dict(each.changes) for each in next_tries(verdict, history, settings)] == expected
+
+
+def test_the_next_command_is_the_given_one_with_its_changes() -> None:
+    given = ["unlearn", "--model", "my model", "--forget", "f.jsonl", "--out", "o", "--suite", "quick", "--beta", "1"]
+    given += ["optim.lr=1e-5", "el.ngram=5"]
+    arguments = make_parser().parse_args(given)
+    said = next_command(arguments, {"beta": 2.0, "optim.lr": 5e-6})
+    assert said == (
+        "icu-ray unlearn --suite quick --model 'my model' --forget f.jsonl --out o --beta 2 el.ngram=5 optim.lr=5e-06"
+    )
+    again = make_parser().parse_args(shlex.split(said)[1:])
+    assert (again.suite, again.beta, again.overrides) == (["quick"], 2.0, ["el.ngram=5", "optim.lr=5e-06"])
 
 
 def test_without_retain_texts_only_ascent_is_left(tmp_path: Path) -> None:

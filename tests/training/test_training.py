@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from icu_ray.config import ElConfig, EvalConfig, FilterConfig, StopConfig, TrainConfig
 from icu_ray.errors import UserError
+from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.storage.results import Scores
 from icu_ray.training.batches import epoch_batches, micro_batches
 from icu_ray.training.checkpoints import DamagedCheckpoint, read_state
@@ -136,7 +137,7 @@ class TestRefinement:
         decision = decide(epoch, scores, np.asarray([left]), settings, max_epochs=9)
         assert decision.status == status
         assert decision.stop == (status is not None)
-        if el is not None and not el_decides(ma, settings):
+        if el is not None and not el_decides(ma, thresholds_of(settings)):
             # Where EL is said not to decide, no value of EL may change the verdict.
             other = decide(epoch, Scores(ma, 0.9, 2.0, 0.5, 0.5, 3.0), np.asarray([left]), settings, 9)
             assert other.status == decision.status
@@ -153,6 +154,18 @@ class TestRefinement:
         assert decide(1, no_ma, active, StopConfig(), 9).stop is False
         some = decide(1, Scores(0.1, 0.0, 2.0, 0.5, 0.5, 3.0, el10_unmeasured=1), active, StopConfig(), 9)
         assert some.status == "finished" and said.format(1) in some.reason
+
+    def test_thresholds_of_heldout_texts_are_their_means_and_may_be_touched(self) -> None:
+        stop = StopConfig(ma="heldout", el="heldout")
+        before = Scores(0.9, 0.5, 2.0, 0.5, 0.5, 3.0, ma_heldout=0.25, el10_heldout=0.0, heldout_texts=3)
+        limits = thresholds_of(stop, before, ngram=5)
+        assert (limits.ma.value, limits.el.value, limits.ma.texts, limits.ngram) == (0.25, 0.0, 3, 5)
+        active = np.asarray([True])
+        for ma, el, status in ((0.25, 0.0, "finished"), (0.26, 0.0, None), (0.2, 0.01, None)):
+            scores = Scores(ma, el, 2.0, 0.5, 0.5, 3.0)
+            assert decide(1, scores, active, stop, 9, thresholds=limits).status == status
+        unknown = thresholds_of(stop, replace(before, el10_heldout=None))
+        assert not unknown.known and not unknown.below(0.0, 0.0)
 
     def test_divergence(self) -> None:
         decision = decide(1, Scores(0.1, 0.0, None, 0.5, 0.5, 3.0), np.asarray([True]), StopConfig(), 9)
@@ -189,6 +202,33 @@ class TestTrial:
         assert [r.scores for r in again.history] == [r.scores for r in whole.history]
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(parameter, resumed.get_parameter(name), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("heldout", ["ends", "epochs"])
+    def test_heldout_texts_are_measured_as_targets_before_and_after(self, heldout: str) -> None:
+        model, data = case()
+        assert data.heldout is not None
+        alone = validate(model, tokenizer(), data.heldout, Measure(FILTER, el=ElConfig(ngram=2)))
+        stop = StopConfig(ma="heldout", el="heldout", on_empty=False)
+        outcome, _ = run(max_epochs=3, stop=stop, eval=EvalConfig(heldout=heldout))  # type: ignore[arg-type]
+        before, after, limits = outcome.before, outcome.after, outcome.thresholds
+        told = (before.ma_heldout, before.el10_heldout, before.loss_heldout, before.distinct_heldout)
+        assert told == pytest.approx(
+            (alone.scores.ma, alone.scores.el10, alone.scores.forget_loss, alone.scores.distinct)
+        )
+        assert before.ma_heldout_spread == pytest.approx(alone.ma.std(ddof=1))
+        assert (before.heldout_texts, after.heldout_texts) == (3, 3)
+        assert after.ma_heldout is not None and after.loss_heldout != before.loss_heldout
+        assert limits is not None and (limits.ma.value, limits.el.value) == (before.ma_heldout, before.el10_heldout)
+        assert limits.ma.source == "heldout" and limits.heldout_above is not None and 0 < limits.heldout_above <= 3
+        assert (outcome.status == "finished") == limits.below(after.ma, after.el10)
+        assert all(record.scores.ma_heldout is None for record in outcome.history[1:-1])
+
+    def test_thresholds_that_cannot_be_made_fail_before_the_first_epoch(self) -> None:
+        model, data = case()
+        settings = trial_settings(stop=StopConfig(el="heldout"))
+        outcome = run_trial(settings, replace(data, heldout=None), model, tokenizer())
+        assert (outcome.status, outcome.epochs, outcome.thresholds) == ("failed", 0, None)
+        assert outcome.reason.startswith("stop.el=heldout: EL2 cannot be measured on the held-out texts")
 
     def test_decision_only_mode_ends_alike(self) -> None:
         whole, _ = run(max_epochs=30)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from icu_ray.report.contents import STATE_WORD, Report, TableCell
+from icu_ray.report.contents import Report, TableCell, state_word
 from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.formats.wording import (
     MAIN_NOTE,
@@ -28,6 +28,9 @@ from icu_ray.report.numbers.targets import HEADINGS
 def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
     """The whole report; pictures are linked by their file names beside it."""
     parts = [f"# {escape(report.title)}", escape(report.summary)]
+    if report.verdict is not None:
+        said = [f"- {what} {escape('; '.join(sentences))}" for what, sentences in report.verdict.lines]
+        parts += ["## Verdict", f"**{escape(report.verdict.headline)}**", "\n".join(said)]
     if report.findings:
         parts += ["## What is missing or mixed", "\n".join(f"- {escape(f.text)}" for f in report.findings)]
     parts += ["## Results", main_table(report), MAIN_NOTE]
@@ -138,7 +141,5 @@ def _trials(report: Report) -> str:
         result = trial.result
         seconds = "" if result is None else f"{result.seconds.get('total', 0.0):.0f}"
         reason = "" if result is None else result.reason
-        rows.append(
-            [*map(escape, (trial.name, trial.trial_id, STATE_WORD[trial.state], reason)), str(trial.epochs), seconds]
-        )
+        rows.append([*map(escape, (trial.name, trial.trial_id, state_word(trial), reason)), str(trial.epochs), seconds])
     return _table(["Trial", "Id", "State", "Why", "Epochs", "Seconds"], rows, left=4)

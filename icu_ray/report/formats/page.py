@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from icu_ray.report.contents import STATE_WORD, Report
+from icu_ray.report.contents import Report, state_word
 from icu_ray.report.figures.case_study import marked_words
 from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.figures.theme import DPI
@@ -63,7 +63,7 @@ def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, byt
         marked=marked_words,
         standing=wording.standing_of,
         wording=wording,
-        words=STATE_WORD,
+        word=state_word,
         glossary=GLOSSARY,
     )
 

@@ -23,9 +23,9 @@ ORDERS_NOTE = (
     "the same order in both, of the pairs that the paper's printed values tell apart."
 )
 TARGETS_NOTE = (
-    "BERTScore and BLEU compare what the model says after the prompt now with the text. Equation (5) "
-    "calls a text forgotten when either is under its threshold; the whole set is forgotten when the means of MA and "
-    "EL10 are."
+    "BERTScore and BLEU compare what the model says after the prompt now with the text. Equation (5), "
+    "the filter, calls it unlike the text when either is under its threshold, and then does not train on the text. The "
+    "verdict asks MA and EL: forgotten, or still above a threshold; all texts together by their means."
 )
 TASKS_NOTE = (
     "Means over the trials of a row, in the unit that stands beside the metric. Names that end in _icu are "

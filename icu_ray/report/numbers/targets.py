@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from icu_ray.report.collect import Collected
 from icu_ray.storage.results import SampleRecord
+from icu_ray.storage.verdict import State
 
 HEADINGS = (
     *("text", "MA before (%)", "MA after (%)", "EL10 before (%)", "EL10 after (%)"),
-    *("BERTScore (%)", "BLEU (%)", "pair", "equation (5)"),
+    *("BERTScore (%)", "BLEU (%)", "pair", "equation (5)", "verdict"),
 )
 
 
@@ -30,10 +31,15 @@ def target_rows(found: Collected) -> tuple[TargetRow, ...]:
     if len(found.trials) != 1 or not trials:
         return ()
     ranked = sorted(trials[0].samples, key=lambda target: (-(target.ma_after or 0.0), target.id))
-    return tuple(TargetRow(_cells(target), target.forgotten) for target in ranked)
+    verdict = trials[0].verdict
+    states = {} if verdict is None else {text.id: _WORD[text.state] for text in verdict.texts}
+    return tuple(TargetRow(_cells(target, states.get(target.id, "–")), target.forgotten) for target in ranked)
 
 
-def _cells(target: SampleRecord) -> tuple[str, ...]:
+_WORD: dict[State, str] = {"forgotten": "forgotten", "left": "above", "not_measured": "not measured"}
+
+
+def _cells(target: SampleRecord, state: str) -> tuple[str, ...]:
     fractions = (
         target.ma_before,
         target.ma_after,
@@ -44,5 +50,5 @@ def _cells(target: SampleRecord) -> tuple[str, ...]:
     )
     shown = ["–" if value is None else f"{100 * value:.1f}" for value in fractions]
     judged = target.bertscore_after is not None and target.bleu_after is not None
-    verdict = "forgotten" if target.forgotten else "remembered" if judged else "not measured"
-    return (target.id, *shown, target.pair_id or "–", verdict)
+    unlike = "unlike" if target.forgotten else "alike" if judged else "not measured"
+    return (target.id, *shown, target.pair_id or "–", unlike, state)

@@ -1,0 +1,74 @@
+"""What to try next after a request that was no success, from what was seen in its epochs. Plain values.
+
+for each in next_tries(verdict, history, settings):
+    each.why, each.changes                                   # "...", {"stop.max_epochs": 100}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from icu_ray import methods
+from icu_ray.plan.trial_settings import TrialSettings
+from icu_ray.storage.results import EpochRecord
+from icu_ray.storage.verdict import Verdict
+
+FALLING = 0.005
+"""MA or EL still falls when an epoch, over the last three, took so much of it away on average."""
+
+
+@dataclass(frozen=True)
+class NextTry:
+    """Another attempt. changes: values by config key; 'beta' stands for the option --beta."""
+
+    why: str
+    changes: Mapping[str, float | int | str]
+
+
+def next_tries(verdict: Verdict, history: Sequence[EpochRecord], settings: TrialSettings) -> tuple[NextTry, ...]:
+    """The most promising first; nothing after a success, or where nothing was trained."""
+    if verdict.outcome in ("success", "failed") or len(history) < 2:
+        return ()
+    if verdict.outcome != "not_forgotten" or verdict.cost.within is False:
+        earlier = _within_limit(verdict, history)
+        return (_gentler(settings), *(() if earlier is None else (earlier,)))
+    more = {"stop.max_epochs": 2 * settings.max_epochs}
+    if settings.stop.on_empty and history[-1].active == 0:
+        if settings.filter.rule == "or":
+            why = "the filter left no text to train on: let it leave out a text only where both its scores say so"
+            return (NextTry(why, {"filter.rule": "and"}),)
+        return (NextTry("the filter left no text to train on: switch it off", {"filter.bertscore": 0.0}),)
+    if _falling(history):
+        return (NextTry("MA or EL was still falling: give it more epochs", more),)
+    return (NextTry("MA and EL no longer fell: take larger steps", {"optim.lr": 2 * settings.lr}),)
+
+
+def _gentler(settings: TrialSettings) -> NextTry:
+    changes: dict[str, float | int | str] = {"optim.lr": settings.lr / 2}
+    said = "smaller steps"
+    if methods.method_class(settings.method).uses_beta:
+        changes = {"beta": 2 * settings.beta or 1.0, **changes}
+        said = "a larger weight of staying near the original and smaller steps"
+    return NextTry(f"it cost too much: try {said}", changes)
+
+
+def _within_limit(verdict: Verdict, history: Sequence[EpochRecord]) -> NextTry | None:
+    """The last epoch before the last whose held-out perplexity kept the limit, as a model to have."""
+    first, limit = verdict.cost.ppl_before, verdict.cost.limit
+    if first is None or limit is None:
+        return None
+    for record in reversed(history[1:-1]):
+        ppl, ma = record.scores.ppl_heldout, record.scores.ma
+        if ppl is not None and ppl / first <= limit:
+            reached = "" if ma is None else f", its MA {100 * ma:.1f} %"
+            why = f"epoch {record.epoch} is the last that kept the limit: its perplexity ratio is {ppl / first:.2f}"
+            return NextTry(why + reached, {"stop.max_epochs": record.epoch})
+    return None
+
+
+def _falling(history: Sequence[EpochRecord]) -> bool:
+    last, earlier = history[-1].scores, history[max(0, len(history) - 4)].scores
+    epochs = min(3, len(history) - 1)
+    pairs = ((earlier.ma, last.ma), (earlier.el10, last.el10))
+    return any(a is not None and b is not None and a - b > FALLING * epochs for a, b in pairs)
