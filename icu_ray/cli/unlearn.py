@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--method", help="icu, kl, llmu, ... (default icu, without --retain kumpr)")
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of learning the pairs (default 0.5)")
     parser.add_argument("--beta", type=float, help="weight of staying near the original (default 1, of a stand-in 4)")
-    parser.add_argument("--length", type=int, help="tokens of each text (default 200, of a stand-in 128)")
+    parser.add_argument("--length", type=int, help="tokens of a row (default: of the longest text; of a stand-in 128)")
     parser.add_argument("--workers", type=int, default=1, help="training workers (default 1)")
     parser.add_argument("--gpus", type=int, help="of each worker (default 1, of a stand-in 0)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")

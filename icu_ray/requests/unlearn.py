@@ -22,6 +22,7 @@ from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
+from icu_ray.requests.row_length import columns_for
 from icu_ray.storage.results import TrialResult, finite
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result
 from icu_ray.sweep.run import run_sweep
@@ -87,7 +88,8 @@ def unlearn_config(
 
     model: hub id, folder, or 'standin' ('standin:medium'): one that is trained here until it knows the texts.
     beta: default 1.0, as in the paper; of a stand-in 4.0. forget: None, with a stand-in: the embedded synthetic
-    records. retain: None: there are no texts to pair with, and gradient ascent is all that can be done.
+    records. length: tokens of a row; None: the longest text's (requests/row_length.py), and no text is cut unless
+    rows.long=cut says so. retain: None: there are no texts to pair with, and gradient ascent is all that can be done.
     """
     standin, _, size = model.partition(":")
     is_standin = standin == STANDIN
@@ -118,8 +120,12 @@ def unlearn_config(
     length = length or (128 if is_standin else None)
     if length is not None:
         tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
+    # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
+    tree["rows"] = {"long": "cut" if is_standin else "refuse"}
     for override in overrides:
         tree = apply_override(tree, override)
+    if "columns" not in tree and not is_standin:
+        tree["columns"] = columns_for(tree)
     return resolve_config(tree, "icu-ray unlearn")
 
 
