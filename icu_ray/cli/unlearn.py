@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -42,6 +43,15 @@ def add(commands: Any) -> None:
         "--heldout", metavar="FILE", help="held-out texts, to measure what was lost (default: a tenth of --retain)"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where to leave everything")
+    parser.add_argument(
+        "--also-check",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="texts of earlier requests: are they still forgotten? (same columns as --forget)",
+    )
+    parser.add_argument("--request-id", help="name of the request in its record (default: the trial's id)")
+    parser.add_argument("--asked-by", metavar="NAME", help="who asks, for the record")
     parser.add_argument("--text-column", default="text", help="of the files (default text)")
     parser.add_argument("--id-column", help="of the files (default: rows are numbered)")
     parser.add_argument("--method", help="icu, kl, llmu, ... (default icu, without --retain kumpr)")
@@ -59,6 +69,8 @@ def add(commands: Any) -> None:
 
 
 def _unlearn(arguments: argparse.Namespace) -> int:
+    from icu_ray.errors import without_secrets
+    from icu_ray.requests.record import Asked, said_of_earlier
     from icu_ray.requests.unlearn import plan_request, request_json, settings_said, unlearn, unlearn_config
 
     options = {
@@ -79,20 +91,31 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         else:
             print_plan(plan, Console(width=160, highlight=False))
         return 0
+    command = without_secrets(shlex.join(["icu-ray", *arguments.words]))
+    asked = Asked(command, arguments.request_id, arguments.asked_by, tuple(arguments.also_check))
     with _output_to_error() if arguments.json else contextlib.nullcontext():
-        done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)
+        done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, asked=asked, **options)
+    earlier = said_of_earlier(done.record) if done.record and asked.also_check else []
+    lost = any(forgotten is False for _, forgotten in earlier)
     if arguments.json:
         print(json.dumps(request_json(done), ensure_ascii=False))
-        return done.exit_code if done.forgotten else done.exit_code or 1
+        return done.exit_code if done.forgotten and not lost else done.exit_code or 1
     if done.result is None:
         return done.exit_code or 1
     print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
     for what, said in settings_said(done.result).items():
         print(f"  {what:<30} {said}")
-    for what, path in (("model", "model"), ("report", "report.html"), ("every text", "targets.csv")):
+    for what, path in (
+        ("model", "model"),
+        ("report", "report.html"),
+        ("every text", "targets.csv"),
+        ("record", "record.html"),
+    ):
         if (done.folder / path).exists():
             print(f"  {what:<30} {done.folder / path}")
-    return done.exit_code if done.forgotten else 1
+    for said, _ in earlier:
+        print(f"  {'texts of an earlier request':<30} {said}")
+    return done.exit_code if done.forgotten and not lost else done.exit_code or 1
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
     done = unlearn("my-model", forget="my.jsonl", retain="others.jsonl", out="unlearned")
     done.forgotten, done.folder / "model"          # AutoModelForCausalLM.from_pretrained takes that folder
 
-In `out` lie model/, report.html, targets.csv and, below run-.../ (one for each request) and store/, what a second call
-goes on from.
+In `out` lie model/, record.json, record.html, report.html, targets.csv and, below run-.../ (one for each request) and
+store/, what a second call goes on from.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
+from icu_ray.requests.recheck import make_record, read_earlier
+from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record
 from icu_ray.requests.row_length import columns_for
 from icu_ray.storage.results import TrialResult, finite
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result
@@ -30,7 +32,7 @@ from icu_ray.sweep.run import run_sweep
 RUN = "run"
 STANDIN = "standin"
 _STANDIN_BETA = 4.0
-_ON_TOP = ("model", "report.html", "targets.csv")
+_ON_TOP = ("model", "report.html", "targets.csv", "record.json", "record.html")
 HELDOUT_SHARE, HELDOUT_MOST = 10, 64
 """Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
 
@@ -53,6 +55,11 @@ class Unlearned:
     def paths(self) -> TrialPaths | None:
         """The trial's files, None where it did not end."""
         return None if self.result is None else TrialPaths.of(str(self.folder), self.run, self.result.trial_id)
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What record.json holds, None where there is none."""
+        return read_record(self.folder)
 
     def scores(self) -> dict[str, dict[str, float | None]]:
         """What was measured `before` and `after`, a suite's metrics (cls/avg) among it; a side not measured lacks."""
@@ -140,17 +147,29 @@ def _records(
     return data
 
 
-def unlearn(model: str, *, forget: str | None, out: str | Path, **options: Any) -> Unlearned:
-    """Carry a request out (see `unlearn_config`), and leave model, report and targets.csv in `out`."""
+def unlearn(
+    model: str, *, forget: str | None, out: str | Path, asked: Asked | None = None, **options: Any
+) -> Unlearned:
+    """Carry a request out (see `unlearn_config`), and leave model, report, record and targets.csv in `out`.
+
+    asked: who asks, by which command, and which earlier texts are to be asked again, for the record.
+    """
     if "://" in str(out):
         raise UserError(f"--out {out}: expected a folder of this machine; a sweep's storage may be a URL")
     model_there = Path(out) / "model"
     if model_there.exists() and not model_there.is_symlink():
         raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
     plan = plan_request(unlearn_config(model, forget=forget, out=str(out), **options))
+    asked = asked or Asked()
+    for file in asked.also_check:
+        read_earlier(file, plan.config)  # refused before anything starts
     code = run_sweep(plan)
     run = plan.config.name
-    return Unlearned(Path(out), run, code, _collect(Path(out), run, plan.trials[0].trial_id))
+    done = Unlearned(Path(out), run, code, _collect(Path(out), run, plan.trials[0].trial_id))
+    if done.result is not None and done.paths is not None:
+        verdict = plain_verdict(done.result)
+        leave_record(make_record(asked, plan.config, done.paths, done.scores(), verdict), Path(out) / run, Path(out))
+    return done
 
 
 def plan_request(config: SweepConfig, *, dry_run: bool = False) -> Plan:
@@ -185,7 +204,7 @@ def request_json(done: Unlearned) -> dict[str, Any]:
     status: finished, not_forgotten or failed, None where the trial did not end. before, after: `Unlearned.scores`.
     """
     result, scores = done.result, done.scores()
-    files = {"model": "model", "report": "report.html", "targets": "targets.csv"}
+    files = {"model": "model", "report": "report.html", "targets": "targets.csv", "record": "record.json"}
     told = {
         "forgotten": done.forgotten,
         "status": None if result is None else result.status,

@@ -53,6 +53,14 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
         rows = list(csv.DictReader(file))
     assert {row["text"] for row in rows} == {f"forget-{n}" for n in range(6)}
     assert all(row["pair"].startswith("retain-") for row in rows)
+    record = json.loads((out / "record.json").read_text())
+    assert record["texts"]["count"] == 6 and record["texts"]["row_tokens"] == 48 and record["verdict"]["forgotten"]
+    assert (
+        f"--out {out}" in record["command"] and record["model"]["sha256_after"] and record["scores"]["after"]["el5"] < 1
+    )
+    assert not any(
+        text[:40] in (out / name).read_text() for text in texts[:6] for name in ("record.json", "record.html")
+    )
     # The same request again finds it done; asked to be quiet it says the outcome alone.
     assert main(command) == 0
     assert "0 trials to run, 1 already done" in capfd.readouterr().out
@@ -95,6 +103,7 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
         ("none", "no such file"),
         ("nothing to forget", "--forget: give a file"),
         ("few", "leave none to pair with"),
+        ("no earlier file", "--also-check: "),
     ],
 )
 def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,6 +120,8 @@ def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: 
         (tmp_path / "taken" / "model").mkdir(parents=True)
     if what == "none":
         retain.unlink()
+    if what == "no earlier file":
+        extra = ["--also-check", str(tmp_path / "gone.jsonl")]
     if what == "few":
         extra = ["data.heldout_rows=2"]
     given = [] if what == "nothing to forget" else ["--forget", str(forget), "--retain", str(retain)]
@@ -123,7 +134,7 @@ def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: 
 
 
 def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -> None:
-    ended = ("status", "epochs", "before", "after", "model", "report", "targets")
+    ended = ("status", "epochs", "before", "after", "model", "report", "targets", "record")
     assert request_json(Unlearned(tmp_path, RUN, 130, None)) == {
         "forgotten": False,
         "reason": "",
