@@ -26,12 +26,11 @@ def refuse_texts_too_long(config: SweepConfig) -> None:
     """
     if config.rows.long != "refuse" or not isinstance(config.data, RecordsData):
         return
-    models = [model for model in config.models if model.source is not None]
-    corpus = load_corpus(config) if models else None
-    for model in models:
-        for sample in config.samples if corpus is not None else ():
-            targets, _ = corpus.sample(sample)
+    corpus = load_corpus(config)
+    for model in config.models:
+        for sample in config.samples if model.source is not None else ():
             assert model.source is not None
+            targets, _ = corpus.sample(sample)
             lengths, positions = lengths_in(model.source, targets.texts, model.revision, model.trust_remote_code)
             where = f"{config.data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
             refuse_long_texts(targets.ids, lengths, config.columns.length, where, positions)

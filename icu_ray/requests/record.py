@@ -69,7 +69,7 @@ def below(ma: float | None, el: float | None, thresholds: Mapping[str, Any]) -> 
     under = [
         None if value is None or limit is None else value < limit for value, limit in zip((ma, el), limits, strict=True)
     ]
-    decisive = thresholds.get("rule") == "or"
+    decisive: bool = thresholds.get("rule") == "or"
     if decisive in under:
         return decisive
     return None if None in under else not decisive

@@ -159,10 +159,10 @@ def unlearn(
     model_there = Path(out) / "model"
     if model_there.exists() and not model_there.is_symlink():
         raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
-    plan = plan_request(unlearn_config(model, forget=forget, out=str(out), **options))
-    asked = asked or Asked()
+    config, asked = unlearn_config(model, forget=forget, out=str(out), **options), asked or Asked()
     for file in asked.also_check:
-        read_earlier(file, plan.config)  # refused before anything starts
+        read_earlier(file, config)  # refused before anything is written
+    plan = plan_request(config)
     code = run_sweep(plan)
     run = plan.config.name
     done = Unlearned(Path(out), run, code, _collect(Path(out), run, plan.trials[0].trial_id))
