@@ -128,20 +128,25 @@ def unlearn(
     precision: Literal["fp32", "bf16"] = "fp32",
     suite: Sequence[str] = (),
     mirror: str | Path | None = None,
+    also_check: Sequence[str | Path] = (),
+    request_id: str | None = None,
+    asked_by: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> UnlearnFrames:
-    """Make one model forget the texts of a file; model, report and targets.csv are left in `out`.
+    """Make one model forget the texts of a file; model, record, report and targets.csv are left in `out`.
 
     The same call again finds the request done, or goes on with it. overrides: config keys, such as {"optim.lr": 1e-5}.
     """
     import pandas as pd
 
+    from icu_ray.requests.record import Asked
     from icu_ray.requests.unlearn import unlearn as carry_out
 
     done = carry_out(
         str(model),
         forget=_text(forget),
         out=out,
+        asked=Asked("", request_id, asked_by, tuple(str(file) for file in also_check)),
         retain=_text(retain),
         heldout=_text(heldout),
         text_column=text_column,

@@ -69,7 +69,7 @@ def _probe(arguments: argparse.Namespace) -> int:
         print(f"MA           {_percent(result.ma_mean)}")
         print(f"EL{arguments.ngram:<10} {_percent(result.el_mean)}")
         print(f"forget loss  {'-' if result.forget_loss_mean is None else f'{result.forget_loss_mean:.4f}'}")
-    for remark in probe_remarks(result, arguments.ngram):
+    for remark in probe_remarks(result, arguments.ngram, arguments.length):
         print(f"icu-ray probe: {remark}", file=sys.stderr)
     return 1 if result.broken.any() else 0
 

@@ -48,12 +48,21 @@ def add(commands: Any) -> None:
         "does on texts it does not know, which are the thresholds then (default: a tenth of --retain)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the model, the report and all files")
+    parser.add_argument(
+        "--also-check",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="texts of earlier requests: are they still forgotten? (same columns as --forget)",
+    )
+    parser.add_argument("--request-id", help="name of the request in its record (default: the trial's id)")
+    parser.add_argument("--asked-by", metavar="NAME", help="who asks, for the record")
     parser.add_argument("--text-column", default="text", help="column of the texts (default text)")
     parser.add_argument("--id-column", help="column of the texts' ids (default: rows are numbered)")
     parser.add_argument("--method", help="icu, kl, llmu, ... (default icu, without --retain kumpr)")
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of learning the pairs (default 0.5)")
     parser.add_argument("--beta", type=float, help="weight of staying near the original (default 1, of a stand-in 4)")
-    parser.add_argument("--length", type=int, help="tokens of each text (default 200, of a stand-in 128)")
+    parser.add_argument("--length", type=int, help="tokens of a row (default: of the longest text; of a stand-in 128)")
     parser.add_argument("--workers", type=int, default=1, help="training workers (default 1)")
     parser.add_argument("--gpus", type=int, help="of each worker (default: 1 where there is one; of a stand-in 0)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -71,6 +80,8 @@ def _typed(arguments: argparse.Namespace) -> int:
 
 
 def _unlearn(arguments: argparse.Namespace) -> int:
+    from icu_ray.errors import without_secrets
+    from icu_ray.requests.record import Asked, said_of_earlier
     from icu_ray.requests.unlearn import plan_request, request_json, settings_said, unlearn, unlearn_config
 
     options = {
@@ -90,11 +101,15 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         else:
             print_plan(plan, rich_console())
         return 0
+    command = without_secrets(shlex.join(["icu-ray", *arguments.words]))
+    asked = Asked(command, arguments.request_id, arguments.asked_by, tuple(arguments.also_check))
     with _output_to_error() if arguments.json else contextlib.nullcontext():
-        done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, **options)
+        done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, asked=asked, **options)
+    earlier = said_of_earlier(done.record) if done.record and asked.also_check else []
+    lost = any(forgotten is False for _, forgotten in earlier)
     if arguments.json:
         print(json.dumps(request_json(done), ensure_ascii=False))
-        return done.exit_code if done.success else done.exit_code or 1
+        return done.exit_code if done.success and not lost else done.exit_code or 1
     if done.result is None:
         return done.exit_code or 1
     verdict = done.verdict
@@ -111,18 +126,20 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         print(f"  {'model':<30} {done.model}")
     if done.kept is not None:
         print(f"  {'kept, of an earlier request':<30} {done.kept}: it is a success, and this one's model is none")
-    for what, path in (("report", "report.html"), ("every text", "targets.csv")):
+    for what, path in (("report", "report.html"), ("every text", "targets.csv"), ("record", "record.html")):
         if (done.folder / path).exists():
             print(f"  {what:<30} {done.folder / path}")
+    for said, _ in earlier:
+        print(f"  {'texts of an earlier request':<30} {said}")
     for each in done.next_tries:
         print(f"\nNext: {each.why}\n  {next_command(arguments, each.changes)}")
-    return done.exit_code if done.success else 1
+    return done.exit_code if done.success and not lost else done.exit_code or 1
 
 
 # In this order: what takes several values stands before another option, not before the overrides.
 _OPTIONS = (
     *("suite", "model", "forget", "retain", "heldout", "out", "text_column", "id_column", "method", "alpha", "beta"),
-    *("length", "workers", "gpus", "precision", "mirror"),
+    *("length", "workers", "gpus", "precision", "mirror", "also_check", "request_id", "asked_by"),
 )
 
 

@@ -11,7 +11,7 @@ sentence under a key is its documentation (docs/reference/config.md is made of t
 from __future__ import annotations
 
 from icu_ray.config.cluster import NodeTypeConfig, PricesConfig, ResourcesConfig, TrackingConfig
-from icu_ray.config.data import Columns, ColumnsConfig, Data, ExtractionData, RecordsData, SyntheticData
+from icu_ray.config.data import Columns, ColumnsConfig, Data, ExtractionData, RecordsData, RowsConfig, SyntheticData
 from icu_ray.config.measuring import (
     ElConfig,
     EvalConfig,
@@ -56,6 +56,7 @@ __all__ = [
     "RangeConfig",
     "RecordsData",
     "ResourcesConfig",
+    "RowsConfig",
     "SearchConfig",
     "Section",
     "Seed",

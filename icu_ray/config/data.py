@@ -57,6 +57,14 @@ class ColumnsConfig(Section):
         return Columns(self.length, self.prefix_start, self.suffix_start)
 
 
+class RowsConfig(Section):
+    """Texts to forget that are longer than a row (`columns.length`)."""
+
+    long: Literal["cut", "refuse"] = "cut"
+    """cut: the first `columns.length` tokens are forgotten and measured, and how many texts are cut is said, with their
+    ids; refuse: nothing starts while a text is longer."""
+
+
 class SyntheticData(Section):
     """Made-up personal records, by Faker; needs no download."""
 

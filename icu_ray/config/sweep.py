@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from icu_ray.config.cluster import ResourcesConfig, TrackingConfig
-from icu_ray.config.data import ColumnsConfig, Data, RecordsData, SyntheticData
+from icu_ray.config.data import ColumnsConfig, Data, RecordsData, RowsConfig, SyntheticData
 from icu_ray.config.measuring import ElConfig, EvalConfig, EvaluationConfig, FilterConfig, GenerateConfig, StopConfig
 from icu_ray.config.methods import MethodConfig, SearchConfig
 from icu_ray.config.models import ModelConfig
@@ -38,6 +38,8 @@ class SweepConfig(Section):
     """Numbers of the forget samples; each is unlearned in its own trials."""
     columns: ColumnsConfig = ColumnsConfig()
     """Layout of a row in tokens."""
+    rows: RowsConfig = RowsConfig()
+    """What becomes of texts that are longer than a row."""
     methods: Annotated[tuple[MethodConfig, ...], Field(min_length=1)] = (MethodConfig(),)
     """The methods of the grid with their (alpha, beta) cells."""
     tokens: TokensConfig = TokensConfig()

@@ -73,6 +73,7 @@ class TokenRows:
     prompt_ids, prompt_mask: (N, P) the filter's prompt (prefix tokens), left padded.
     references: N texts of the true suffix, which the filter compares with.
     positions: whether positions count real tokens alone or, as in the authors' code, left pads too.
+    lengths: N tokens of each whole text, more than L where its end is cut off; None: not known.
     """
 
     ids: tuple[str, ...]
@@ -86,6 +87,7 @@ class TokenRows:
     pad_id: int
     eos_id: int | None
     positions: Literal["real", "padded"] = "real"
+    lengths: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -103,6 +105,11 @@ class TokenRows:
         """(N, L) int64, 0 for a row's first real token and for its pads; None: the model counts columns."""
         return real_positions(self.mask) if self.positions == "real" else None
 
+    @property
+    def cut_tokens(self) -> tuple[int, ...] | None:
+        """N tokens at each text's end that its row has no place for; None: not known."""
+        return None if self.lengths is None else tuple(max(n - self.columns.length, 0) for n in self.lengths)
+
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> TokenRows:
         """The rows at `indices`, in that order."""
         chosen = [int(i) for i in indices]
@@ -118,4 +125,5 @@ class TokenRows:
             self.pad_id,
             self.eos_id,
             self.positions,
+            None if self.lengths is None else tuple(self.lengths[i] for i in chosen),
         )

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
+from icu_ray.data.long_texts import refuse_long_texts
 from icu_ray.data.vocabulary import clean_up, decode_rows, load_vocabulary
 from icu_ray.errors import UserError
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Prompt = Literal["prefix", "full"]
+LongTexts = Literal["cut", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Specials:
         """lead + ids + trail in at most `length` tokens, ids cut on the right."""
         return [*self.lead, *ids[: length - len(self.lead) - len(self.trail)], *self.trail]
 
+    def whole(self, ids: Sequence[int]) -> int:
+        """Tokens of a whole text with what stands around it."""
+        return len(self.lead) + len(ids) + len(self.trail)
+
     def start(self) -> list[int]:
         """What stands before a text of which nothing is known."""
         return [*self.lead] or [self.pad_id if self.eos_id is None else self.eos_id]
@@ -60,8 +66,12 @@ def tokenise(
     *,
     own_columns: bool,
     prompt: Prompt = "prefix",
+    long: LongTexts = "cut",
 ) -> TokenRows:
-    """`examples` as a model with this tokenizer sees them; prompt 'full' is everything before the suffix."""
+    """`examples` as a model with this tokenizer sees them; prompt 'full' is everything before the suffix.
+
+    long: what becomes of texts that have more tokens than a row; 'refuse': UserError that counts and names them.
+    """
     specials = specials_of(tokenizer)
     if own_columns:
         plain = _encode(tokenizer, examples.texts)
@@ -70,6 +80,9 @@ def tokenise(
     else:
         plain, prompts, width, references = _source_parts(examples, tokenizer, specials, columns, settings, prompt)
         bodies = [specials.surround(ids, columns.length) for ids in plain]
+    lengths = tuple(specials.whole(ids) for ids in plain)
+    if long == "refuse":
+        refuse_long_texts(examples.ids, lengths, columns.length, "rows.long=refuse")
     input_ids, mask = left_pad([body or specials.start() for body in bodies], columns.length, specials.pad_id)
     if settings.alignment == "reference":
         labels, scored = left_pad([ids[: columns.length] for ids in plain], columns.length, specials.pad_id)
@@ -93,7 +106,14 @@ def tokenise(
         specials.pad_id,
         specials.eos_id,
         settings.positions,
+        lengths,
     )
+
+
+def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens of each whole text, with the special tokens that the tokenizer puts around it."""
+    specials = specials_of(tokenizer)
+    return tuple(specials.whole(ids) for ids in _encode(tokenizer, texts))
 
 
 def _own_parts(

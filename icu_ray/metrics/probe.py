@@ -54,6 +54,8 @@ class ProbeResult:
     forget_loss: Floats
     short: Flags
     broken: Flags
+    cut_tokens: tuple[int, ...] | None = None
+    """N tokens at each text's end that its row has no place for, so that they were not measured; None: not known."""
 
     @property
     def ma_mean(self) -> float | None:
@@ -149,7 +151,7 @@ def probe(
         model.train(was_training)
     broken |= np.isnan(ma) & ~single
     el[broken] = loss[single] = np.nan
-    return ProbeResult(rows.ids, ma, el if decode else None, loss, short, broken)
+    return ProbeResult(rows.ids, ma, el if decode else None, loss, short, broken, rows.cut_tokens)
 
 
 def _parts(rows: TokenRows, first: int, use_mask: bool, chunk: int) -> list[_Part]:

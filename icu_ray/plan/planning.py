@@ -17,6 +17,7 @@ from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.grid import Plan, make_plan
+from icu_ray.plan.text_lengths import refuse_texts_too_long
 from icu_ray.storage.files import check_writable
 
 
@@ -40,6 +41,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data = None if missing else check_data(config)
+    refuse_texts_too_long(config)
     if not dry_run:
         check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")
     return make_plan(config, data, provisional=missing)

@@ -190,6 +190,8 @@ def _findings(found: Collected) -> list[Finding]:
         elif trial.result is not None and trial.result.before is not None and trial.result.before.el10_unmeasured:
             short = trial.result.before.el10_unmeasured
             findings.append(Finding("missing", f"{trial.name}: {short} texts are too short for EL₁₀; no mean has them"))
+        if cut := _texts_cut(trial):
+            findings.append(Finding("missing", f"{trial.name}: {cut}"))
         for task, error in (trial.evaluation.errors if trial.evaluation else {}).items():
             findings.append(Finding("failed", f"{trial.name}: not evaluated on {task}: {error}"))
     for sweep in found.sweeps:
@@ -199,6 +201,19 @@ def _findings(found: Collected) -> list[Finding]:
             text = f"{sweep.storage}/{sweep.name} holds {len(extra)} trials of an earlier config, in rows too: {names}"
             findings.append(Finding("mixed", text))
     return findings + [Finding("mixed", text) for text in _mixed(found)]
+
+
+def _texts_cut(trial: ReportedTrial) -> str:
+    """How many of a user's texts were longer than a row, and which; '' where none was, or nothing is known of it."""
+    data = {} if trial.provenance is None else trial.provenance.config.get("data")
+    if not isinstance(data, Mapping) or data.get("source") != "records":
+        return ""  # other sources cut their rows out of longer texts
+    cut = sorted(((each.cut_tokens or 0, each.id) for each in trial.samples), reverse=True)
+    cut = [item for item in cut if item[0]]
+    named = ", ".join(f"{name} ({tokens} tokens)" for tokens, name in cut[:5])
+    more = f" and {len(cut) - 5} more" if len(cut) > 5 else ""
+    what = f"{len(cut)} of {len(trial.samples)} texts are longer than a row"
+    return f"{what}; their ends were neither forgotten nor measured: {named}{more}" if cut else ""
 
 
 def _mixed(found: Collected) -> list[str]:

@@ -3,8 +3,8 @@
     done = unlearn("my-model", forget="my.jsonl", retain="others.jsonl", out="unlearned")
     done.forgotten, done.folder / "model"          # AutoModelForCausalLM.from_pretrained takes that folder
 
-In `out` lie model/, report.html, targets.csv and, below run-.../ (one for each request) and store/, what a second call
-goes on from.
+In `out` lie model/, record.json, record.html, report.html, targets.csv and, below run-.../ (one for each request) and
+store/, what a second call goes on from.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.next_try import NextTry, next_tries
+from icu_ray.requests.recheck import make_record, read_earlier
+from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, thresholds_told
+from icu_ray.requests.row_length import columns_for
 from icu_ray.storage.results import TrialResult, finite
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_events, read_result, read_samples
 from icu_ray.storage.verdict import Verdict, verdict_json, verdict_of
@@ -36,6 +39,7 @@ RUN = "run"
 STANDIN = "standin"
 _STANDIN_BETA = 4.0
 _REPORTED = ("report.html", "targets.csv")
+_RECORD = ("record.json", "record.html")
 HELDOUT_SHARE, HELDOUT_MOST = 10, 64
 """Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
 HELDOUT_ENOUGH = 16
@@ -102,6 +106,11 @@ class Unlearned:
         """The trial's files, None where it did not end."""
         return None if self.result is None else TrialPaths.of(str(self.folder), self.run, self.result.trial_id)
 
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What record.json holds, None where there is none."""
+        return read_record(self.folder)
+
     def scores(self) -> dict[str, dict[str, float | None]]:
         """What was measured `before` and `after`, a suite's metrics (cls/avg) among it; a side not measured lacks."""
         if self.result is None or self.paths is None:
@@ -136,7 +145,8 @@ def unlearn_config(
 
     model: hub id, folder, or 'standin' ('standin:medium'): one that is trained here until it knows the texts.
     beta: default 1.0, as in the paper; of a stand-in 4.0. forget: None, with a stand-in: the embedded synthetic
-    records. retain: None: there are no texts to pair with, and gradient ascent is all that can be done.
+    records. length: tokens of a row; None: the longest text's (requests/row_length.py), and no text is cut unless
+    rows.long=cut says so. retain: None: there are no texts to pair with, and gradient ascent is all that can be done.
     """
     standin, _, size = model.partition(":")
     is_standin = standin == STANDIN
@@ -169,12 +179,16 @@ def unlearn_config(
     length = length or (128 if is_standin else None)
     if length is not None:
         tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
+    # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
+    tree["rows"] = {"long": "cut" if is_standin else "refuse"}
     for override in overrides:
         tree = apply_override(tree, override)
     stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
     if _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
         stop |= {"ma": "heldout", "el": "heldout"}
     tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
+    if "columns" not in tree and not is_standin:
+        tree["columns"] = columns_for(tree)
     return resolve_config(tree, "icu-ray unlearn")
 
 
@@ -200,19 +214,32 @@ def _heldout_texts(data: Any) -> int:
     return count if isinstance(count, int) else 0
 
 
-def unlearn(model: str, *, forget: str | None, out: str | Path, **options: Any) -> Unlearned:
-    """Carry a request out (see `unlearn_config`), and leave model, report and targets.csv in `out`."""
+def unlearn(
+    model: str, *, forget: str | None, out: str | Path, asked: Asked | None = None, **options: Any
+) -> Unlearned:
+    """Carry a request out (see `unlearn_config`), and leave model, report, record and targets.csv in `out`.
+
+    asked: who asks, by which command, and which earlier texts are to be asked again, for the record.
+    """
     if "://" in str(out):
         raise UserError(f"--out {out}: expected a folder of this machine; a sweep's storage may be a URL")
     model_there = Path(out) / "model"
     if model_there.exists() and not model_there.is_symlink():
         raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
-    plan = plan_request(unlearn_config(model, forget=forget, out=str(out), **options))
+    config, asked = unlearn_config(model, forget=forget, out=str(out), **options), asked or Asked()
+    for file in asked.also_check:
+        read_earlier(file, config)  # refused before anything is written
+    plan = plan_request(config)
     code = run_sweep(plan)
     run = plan.config.name
     trial = plan.trials[0]
     done = Unlearned(Path(out), run, code, read_result(TrialPaths.of(str(out), run, trial.trial_id)), trial.settings)
     _collect(done)
+    if done.result is not None and done.paths is not None:
+        result, verdict = done.result, plain_verdict(done.result, done.verdict)
+        limits = None if result.thresholds is None else thresholds_told(result.thresholds)
+        record = make_record(asked, config, done.paths, done.scores(), verdict, limits)
+        leave_record(record, Path(out) / run, Path(out))
     return done
 
 
@@ -228,9 +255,9 @@ def _collect(done: Unlearned) -> None:
     out, result = done.folder, done.result
     ended = result is not None and result.status != "failed"
     report = out / done.run / "report"
-    for name in _REPORTED:
+    for name in (*_REPORTED, *_RECORD):
         (out / name).unlink(missing_ok=True)
-        if ended and (report / name).is_file():
+        if ended and name in _REPORTED and (report / name).is_file():
             shutil.copyfile(report / name, out / name)
     link, made = out / "model", None if done.paths is None or not ended else Path(done.paths.model)
     if not done.success and _has_forgotten(link):
@@ -260,7 +287,7 @@ def request_json(done: Unlearned) -> dict[str, Any]:
     status: finished, not_forgotten or failed, None where the trial did not end. before, after: `Unlearned.scores`.
     """
     result, scores, verdict = done.result, done.scores(), done.verdict
-    files = {"report": "report.html", "targets": "targets.csv"}
+    files = {"report": "report.html", "targets": "targets.csv", "record": "record.json"}
     told = {
         "forgotten": done.forgotten,
         "status": None if result is None else result.status,

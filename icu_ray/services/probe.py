@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
+from icu_ray.data.long_texts import long_texts_said
 from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 
@@ -157,14 +158,20 @@ def _tokenised(
     return tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True)
 
 
-def probe_remarks(result: ProbeResult, ngram: int) -> list[str]:
-    """What must be said beside the means: of how many texts there is no number, and why."""
+def probe_remarks(result: ProbeResult, ngram: int, length: int) -> list[str]:
+    """What must be said beside the means: of how many texts there is no number, or only of their beginning.
+
+    length: tokens that texts were cut to.
+    """
     from icu_ray.metrics.extraction_likelihood import unmeasured_text
 
     broken, total = int(result.broken.sum()), len(result.ids)
     remarks = [f"the model's scores are not finite on {broken} of {total} texts"] if broken else []
     short = unmeasured_text(int(result.short.sum()), total, ngram)
-    return remarks + ([f"{short}; lower --ngram"] if short else [])
+    lengths = [length + cut for cut in result.cut_tokens or (0,) * total]
+    long = long_texts_said(result.ids, lengths, length)
+    remarks += [f"{short}; lower --ngram"] if short else []
+    return remarks + ([f"{long}; only their beginning is measured; raise --length"] if long else [])
 
 
 def probe_json(result: ProbeResult, ngram: int) -> dict[str, Any]:
@@ -177,6 +184,7 @@ def probe_json(result: ProbeResult, ngram: int) -> dict[str, Any]:
         key: result.el_mean,
         "forget_loss": result.forget_loss_mean,
         f"{key}_unmeasured": int(result.short.sum()),
+        "cut": None if result.cut_tokens is None else sum(cut > 0 for cut in result.cut_tokens),
         "per_sample": [
             {"id": name, "ma": float(ma), key: float(el), "forget_loss": float(loss)}
             for name, ma, el, loss in zip(result.ids, result.ma, result.el, result.forget_loss, strict=True)

@@ -104,6 +104,8 @@ class SampleRecord:
     pair_id: str | None = None
     pair_overlap: float | None = None
     """Share of the target's 10-grams that its pair holds too."""
+    cut_tokens: int | None = None
+    """Tokens at the text's end that were neither forgotten nor measured, for want of room; None: not known."""
 
 
 @dataclass(frozen=True)

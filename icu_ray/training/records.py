@@ -115,6 +115,7 @@ def sample_records(
             bleu_before=_known(before.bleu, i),
             pair_id=None if pairs is None else pairs.ids[i],
             pair_overlap=None if data.pair_overlap is None else data.pair_overlap[i],
+            cut_tokens=None if targets.cut_tokens is None else targets.cut_tokens[i],
         )
         for i in range(len(targets))
     )

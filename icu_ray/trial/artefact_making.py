@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.config import ModelConfig, RecordsData, SweepConfig
 from icu_ray.data.examples import Examples, TokenRows
+from icu_ray.data.long_texts import long_texts_said
 from icu_ray.data.sources import counts_own_tokens
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.storage.store import Store
@@ -34,6 +35,7 @@ from icu_ray.trial.artefacts import (
 )
 
 if TYPE_CHECKING:
+    from icu_ray.data.tokens import LongTexts
     from icu_ray.models.loading import LoadedModel
 
 
@@ -75,8 +77,10 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
     for part, examples in parts.items():
         if examples is None:
             continue
-        keys[part] = _rows_key(request, examples)
-        make = functools.partial(_make_rows, examples=examples, request=request, store=store)
+        # Where the end of a pair or of a held-out text is cut off, nothing is claimed of it.
+        long: LongTexts = config.rows.long if part == "targets" else "cut"
+        keys[part] = _rows_key(request, examples, long)
+        make = functools.partial(_make_rows, examples=examples, request=request, store=store, long=long)
         rows[part] = load_rows(store.get_or_make("rows", keys[part], make))
     reference_key: ArtefactKey | None = None
     if needs.reference:
@@ -107,8 +111,24 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
     }
     store.get_or_make("before", before_key, lambda folder: _make_before(folder, model(), rows, config))
     model_hash = _model_hash(request, store)
-    found = ArtefactKeys(request.standin, model_hash, keys, before_key, reference_key, head_key, request.pair_overlap)
+    found = ArtefactKeys(
+        request.standin,
+        model_hash,
+        keys,
+        before_key,
+        reference_key,
+        head_key,
+        request.pair_overlap,
+        _long_texts(rows["targets"], config),
+    )
     return found, store.records
+
+
+def _long_texts(targets: TokenRows, config: SweepConfig) -> str:
+    """What to say of a user's texts that are longer than a row. Other sources cut rows out of longer texts."""
+    if not isinstance(config.data, RecordsData) or targets.lengths is None:
+        return ""
+    return long_texts_said(targets.ids, targets.lengths, targets.columns.length)
 
 
 def _model_hash(request: ArtefactRequest, store: Store) -> str:
@@ -120,7 +140,7 @@ def _model_hash(request: ArtefactRequest, store: Store) -> str:
     return folder_fingerprint(local_folder(request.model.source, request.model.revision))
 
 
-def _rows_key(request: ArtefactRequest, examples: Examples) -> ArtefactKey:
+def _rows_key(request: ArtefactRequest, examples: Examples, long: LongTexts) -> ArtefactKey:
     config = request.config
     return {
         "version": VERSION,
@@ -130,10 +150,11 @@ def _rows_key(request: ArtefactRequest, examples: Examples) -> ArtefactKey:
         "own_columns": counts_own_tokens(config, request.model.standin is not None),
         "tokens": config.tokens.model_dump(mode="json", exclude={"columns_of"}),
         "prompt": config.filter.prompt,
+        **({} if long == "cut" else {"long": long}),  # rows of before there was a choice keep their key
     }
 
 
-def _make_rows(folder: Path, examples: Examples, request: ArtefactRequest, store: Store) -> None:
+def _make_rows(folder: Path, examples: Examples, request: ArtefactRequest, store: Store, long: LongTexts) -> None:
     from icu_ray.data.tokens import tokenise
     from icu_ray.models.loading import load_tokenizer
 
@@ -147,6 +168,7 @@ def _make_rows(folder: Path, examples: Examples, request: ArtefactRequest, store
         request.config.tokens,
         own_columns=counts_own_tokens(request.config, model.standin is not None),
         prompt=request.config.filter.prompt,
+        long=long,
     )
     save_rows(rows, folder)
 

@@ -78,7 +78,7 @@ class ArtefactKeys:
 
     model: a stand-in's folder, None for other models. rows: 'targets' and, where there are any, 'pairs' and 'heldout'.
     model_hash: SHA-256 of the original model's files. head: its output matrix, if the reference needs it.
-    pair_overlap: see data/pairing.py, one a target.
+    pair_overlap: see data/pairing.py, one a target. long_texts: how many targets are cut, and which; '' for none.
     """
 
     model: ArtefactKey | None
@@ -88,6 +88,7 @@ class ArtefactKeys:
     reference: ArtefactKey | None
     head: ArtefactKey | None
     pair_overlap: tuple[float, ...] | None
+    long_texts: str = ""
 
     def of(self, needs: Needs) -> ArtefactKeys:
         """What one trial takes of them: whatever else the sample's other trials need shows nowhere in its files."""
@@ -178,6 +179,7 @@ def save_rows(rows: TokenRows, folder: Path) -> None:
         "pad_id": rows.pad_id,
         "eos_id": rows.eos_id,
         "positions": rows.positions,
+        "lengths": rows.lengths,
     }
     (folder / "rows.json").write_text(json.dumps(rest, ensure_ascii=False), encoding="utf-8")
 
@@ -193,5 +195,6 @@ def load_rows(folder: Path) -> TokenRows:
             pad_id=rest["pad_id"],
             eos_id=rest["eos_id"],
             positions=rest["positions"],
+            lengths=None if rest.get("lengths") is None else tuple(rest["lengths"]),
             **{name: arrays[name] for name in _ARRAYS},
         )

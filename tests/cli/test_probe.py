@@ -63,3 +63,17 @@ def test_texts_that_are_too_short_have_no_el(tmp_path: Path, capsys: pytest.Capt
     asked = capsys.readouterr()
     assert "EL4          -\n" in asked.out
     assert "EL4 of 1 of 1 texts cannot be measured: shorter than 4 tokens after the boundary" in asked.err
+
+
+def test_texts_that_are_cut_are_counted_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, forget = a_model(tmp_path / "model"), tmp_path / "forget.jsonl"
+    texts = [
+        "the quick brown fox jumps over the lazy dog, which is @@@@@@@@@@@@@@@@@@",
+        "lazy dogs sleep, and foxes do",
+    ]
+    forget.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert probe(model, forget, "--length", "24", "--el-start", "12", "--json") == 0
+    asked = capsys.readouterr()
+    assert json.loads(asked.out)["cut"] == 1
+    assert "1 of 2 texts is longer than 24 tokens: row-1 (" in asked.err
+    assert "only their beginning is measured; raise --length" in asked.err

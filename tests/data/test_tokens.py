@@ -6,6 +6,7 @@ Needs: ../shared for some of its tests.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from icu_ray.config import Columns, ExtractionData, TokensConfig
 from icu_ray.data.examples import Examples
 from icu_ray.data.extraction import open_extraction
+from icu_ray.data.long_texts import long_texts_said
 from icu_ray.data.synthetic import make_records
-from icu_ray.data.tokens import specials_of, tokenise
+from icu_ray.data.tokens import specials_of, token_counts, tokenise
 from icu_ray.data.vocabulary import clean_up, decode_rows, load_vocabulary
 from icu_ray.errors import UserError
 
@@ -156,6 +158,24 @@ def test_own_columns_count_the_model_s_tokens(tokenizers: dict[str, str], kind: 
             assert real == ids[:lead] + ids[lead:-12][-12:]
         else:  # nothing stands before the suffix: the prompt is the start of a text, never an empty row
             assert real == [tokenizer.bos_token_id if kind == "bos" else tokenizer.eos_token_id]
+
+
+def test_texts_that_do_not_fit_are_counted_named_or_refused(tokenizers: dict[str, str]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizers["bos"])
+    texts = (TEXTS[0][:20], "x" * 3000, TEXTS[-1])
+    counts = token_counts(texts, tokenizer)
+    assert list(counts) == [len(tokenizer(text)["input_ids"]) for text in texts]
+    examples = Examples(("a", "b", "c"), texts)
+    rows = tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=True)
+    assert rows.lengths == counts and rows.cut_tokens == (0, counts[1] - 40, counts[2] - 40)
+    assert rows.select([2]).lengths == counts[2:]
+    said = f"2 of 3 texts are longer than 40 tokens: b ({counts[1]}), c ({counts[2]})"
+    assert long_texts_said(examples.ids, counts, 40) == said
+    assert long_texts_said(examples.ids, counts, max(counts)) == ""
+    with pytest.raises(UserError, match=re.escape(said)):
+        tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=True, long="refuse")
+    short = tokenise(examples.select([0]), tokenizer, COLUMNS, TokensConfig(), own_columns=True, long="refuse")
+    assert short.cut_tokens == (0,)
 
 
 def test_end_of_text_is_not_scored_where_it_pads(tokenizers: dict[str, str]) -> None:

@@ -604,3 +604,19 @@ def test_the_latex_table_fits_a_page(tmp_path: Path) -> None:
     done = subprocess.run([compiler, "page.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "Float too large" not in done.stdout + done.stderr and "Overfull" not in done.stdout + done.stderr
+
+
+def test_texts_that_are_longer_than_a_row_are_named(tmp_path: Path) -> None:
+    for source, said in (("records", True), ("synthetic", False)):
+        settings = config(source) | {"data": {"source": source}}
+        write_sweep(tmp_path, source, [Cell()], settings)
+        paths = TrialPaths.of(str(tmp_path), source, Cell().trial_id)
+        cut = [replace(each, cut_tokens=12 * number) for number, each in enumerate(read_samples(paths))]
+        write_samples(paths, cut)
+        found = write_report([(str(tmp_path), source)]).report.findings
+        told = [finding.text for finding in found if "longer than a row" in finding.text]
+        assert bool(told) is said
+        if said:
+            assert (
+                "3 of 4 texts are longer than a row; their ends were neither forgotten nor measured: r3 (36" in told[0]
+            )

@@ -29,6 +29,8 @@ from icu_ray.storage.results import EpochRecord, Scores, TrialEvaluation, TrialR
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.trial_files import TrialPaths, write_evaluation, write_result
 from icu_ray.storage.verdict import verdict_of
+from tests.support.tiny_models import tiny_model
+from tests.support.training_case import tokenizer
 
 QUICK = ["columns={length: 48, prefix_start: 16, suffix_start: 32}", "el.ngram=5", "train.batch_size=4"]
 
@@ -61,6 +63,14 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
         rows = list(csv.DictReader(file))
     assert {row["text"] for row in rows} == {f"forget-{n}" for n in range(6)}
     assert all(row["pair"].startswith("retain-") for row in rows)
+    record = json.loads((out / "record.json").read_text())
+    assert record["texts"]["count"] == 6 and record["texts"]["row_tokens"] == 48 and record["verdict"]["forgotten"]
+    assert (
+        f"--out {out}" in record["command"] and record["model"]["sha256_after"] and record["scores"]["after"]["el5"] < 1
+    )
+    assert not any(
+        text[:40] in (out / name).read_text() for text in texts[:6] for name in ("record.json", "record.html")
+    )
     # The same request again finds it done; asked to be quiet it says the outcome alone.
     assert main(command) == 0
     assert "0 trials to run, 1 already done" in capfd.readouterr().out
@@ -103,6 +113,7 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
         ("none", "no such file"),
         ("nothing to forget", "--forget: give a file"),
         ("few", "leave none to pair with"),
+        ("no earlier file", "--also-check: "),
     ],
 )
 def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +130,8 @@ def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: 
         (tmp_path / "taken" / "model").mkdir(parents=True)
     if what == "none":
         retain.unlink()
+    if what == "no earlier file":
+        extra = ["--also-check", str(tmp_path / "gone.jsonl")]
     if what == "few":
         extra = ["data.heldout_rows=2"]
     given = [] if what == "nothing to forget" else ["--forget", str(forget), "--retain", str(retain)]
@@ -131,7 +144,7 @@ def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: 
 
 
 def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -> None:
-    ended = ("status", "epochs", "before", "after", "model", "report", "targets")
+    ended = ("status", "epochs", "before", "after", "model", "report", "targets", "record")
     assert request_json(Unlearned(tmp_path, RUN, 130, None)) == {
         "forgotten": False,
         "reason": "",
@@ -270,3 +283,42 @@ def test_without_retain_texts_only_ascent_is_left(tmp_path: Path) -> None:
     assert unlearn_config("standin", forget=None, out=str(tmp_path)).methods[0].name == "icu"
     with pytest.raises(UserError, match=r"--forget"):
         unlearn_config("gpt2", forget=None, out=str(tmp_path))
+
+
+def a_model(folder: Path) -> Path:
+    """Untrained, with 32 positions; each word of a text is a token."""
+    tiny_model("gpt_neo").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def words(count: int, first: int = 2) -> str:
+    return " ".join(f"w{20 + (first + n) % 40}" for n in range(count))
+
+
+def test_rows_are_as_long_as_the_texts_and_none_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(a_model(tmp_path / "model"))
+    forget = str(write(tmp_path / "forget.jsonl", [words(12), words(10, 5), words(20, 9)]))
+
+    def columns(*overrides: str, length: int | None = None) -> tuple[int, int, int]:
+        asked = unlearn_config(
+            model, forget=forget, out=str(tmp_path), length=length, overrides=["el.ngram=2", *overrides]
+        )
+        assert asked.rows.long == ("cut" if "rows.long=cut" in overrides else "refuse")
+        return asked.columns.length, asked.columns.prefix_start, asked.columns.suffix_start
+
+    # The longest has 20 tokens; a quarter of the median's 12 is asked for after as many.
+    assert columns() == columns("rows.long=cut") == (20, 14, 17)
+    assert columns(length=16) == (16, 8, 12)
+    assert columns("columns={length: 12, prefix_start: 4, suffix_start: 8}") == (12, 4, 8)
+
+    def refused(*more: str) -> str:
+        command = ["unlearn", "--model", model, "--forget", forget, "--id-column", "id", "--gpus", "0", "el.ngram=2"]
+        assert main([*command, "--out", str(tmp_path / "out"), *more]) == 2
+        return capsys.readouterr().err
+
+    assert "2 of 3 texts are longer than 11 tokens: forget-2 (20), forget-0 (12)" in (said := refused("--length", "11"))
+    assert f"{forget} in tokens of model: " in said and "--length) to 20, or give rows.long=cut" in said
+    write(tmp_path / "forget.jsonl", [words(12), words(40, 9)])
+    assert "rows of this model have at most 32; split these texts" in refused()
+    assert not (tmp_path / "out").exists()

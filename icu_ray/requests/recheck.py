@@ -1,0 +1,157 @@
+"""Makes the record of a request, with what its models are asked once more: earlier texts, the first original.
+
+    record = make_record(asked, config, trial_paths, scores, verdict)
+    found = also_checked("earlier.jsonl", {"before": "my-model", "after": "unlearned/model"}, config, thresholds)
+    perplexity, why_not = perplexity_of_first(first_original, heldout, config)
+
+The models are loaded in this process, on a GPU where it sees one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icu_ray.config import RecordsData, SweepConfig
+from icu_ray.data.examples import Examples
+from icu_ray.data.records import Record, read_records
+from icu_ray.data.sources import load_corpus
+from icu_ray.errors import UserError
+from icu_ray.plan.text_lengths import lengths_in
+from icu_ray.requests.record import (
+    Asked,
+    Ended,
+    against_first,
+    below,
+    content_sha256,
+    earlier_record,
+    read_record,
+    request_record,
+    thresholds_of,
+)
+from icu_ray.requests.row_length import layout
+from icu_ray.storage.results import finite
+from icu_ray.storage.trial_files import TrialPaths, read_result, read_samples, read_spec
+
+KEY = "--also-check"
+
+
+def make_record(
+    asked: Asked,
+    config: SweepConfig,
+    paths: TrialPaths,
+    scores: Mapping[str, Mapping[str, float | None]],
+    verdict: Mapping[str, Any],
+    thresholds: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The whole record of a request whose trial has ended. thresholds: ma, el, rule, from; None: as the config says.
+
+    What an earlier record of the same unlearned model tells of other texts stays in it.
+    """
+    result = read_result(paths)
+    assert result is not None
+    folder = Path(paths.model) if Path(paths.model).is_dir() else None
+    source = config.models[0].source
+    earlier = earlier_record(source, None if result.provenance is None else result.provenance.model)
+    corpus = load_corpus(config)
+    limits = thresholds_of(config) if thresholds is None else thresholds
+    ended = Ended(read_spec(paths), result, read_samples(paths), scores, folder)
+    record = request_record(asked, config, corpus, ended, verdict=verdict, thresholds=limits, earlier=earlier)
+    known = read_record(Path(paths.root).parents[1])
+    same = known is not None and known["model"] == record["model"]
+    if earlier is not None:
+        if same and known is not None and known["cost"]["first_original"]["perplexity"] is not None:
+            against_first(record, known["cost"]["first_original"]["perplexity"])
+        else:
+            against_first(record, *perplexity_of_first(record["first_original"], corpus.heldout, config))
+    found = {each["file"]: each for each in known["also_checked"]} if same and known is not None else {}
+    models = {"before": source, "after": None if folder is None else str(folder)}
+    found |= {file: also_checked(file, models, config, limits) for file in asked.also_check}
+    return record | {"also_checked": list(found.values())}
+
+
+def read_earlier(file: str, config: SweepConfig) -> list[Record]:
+    """The texts of an earlier request, read by the same columns as this one's; UserError where that cannot be."""
+    data = config.data
+    columns = (data.text_column, data.id_column) if isinstance(data, RecordsData) else ("text", None)
+    return read_records(Path(file), *columns, KEY, "earlier")
+
+
+def also_checked(
+    file: str, models: Mapping[str, str | None], config: SweepConfig, thresholds: Mapping[str, Any]
+) -> dict[str, Any]:
+    """MA and EL of a file's texts under the models before and after; forgotten: whether the one after is under both
+    thresholds. A model that is not there has null."""
+    records = read_earlier(file, config)
+    el = f"el{config.el.ngram}"
+    measured = {
+        side: None if model is None else _measured(model, records, file, config) for side, model in models.items()
+    }
+    means: dict[str, Any] = {"ma": {}, el: {}}
+    each: list[dict[str, Any]] = [{"id": r.id, "sha256": content_sha256(r.text)} for r in records]
+    for side, result in measured.items():
+        means["ma"][side] = None if result is None else result.ma_mean
+        means[el][side] = None if result is None else result.el_mean
+        for number, known in enumerate(each):
+            known[f"ma_{side}"] = None if result is None else float(result.ma[number])
+            known[f"{el}_{side}"] = None if result is None or result.el is None else float(result.el[number])
+    after = measured["after"]
+    found: dict[str, Any] = finite(
+        {
+            "file": file,
+            "count": len(records),
+            **means,
+            "forgotten": below(means["ma"]["after"], means[el]["after"], thresholds),
+            "cut": None if after is None or after.cut_tokens is None else sum(n > 0 for n in after.cut_tokens),
+            "each": each,
+        }
+    )
+    return found
+
+
+def _measured(model: str, records: Sequence[Record], file: str, config: SweepConfig) -> Any:
+    from icu_ray.services.probe import probe_files
+
+    lengths, positions = lengths_in(model, [record.text for record in records])
+    columns = layout(lengths, positions, config.el.ngram)
+    text_column = config.data.text_column if isinstance(config.data, RecordsData) else "text"
+    return probe_files(
+        model,
+        Path(file),
+        el_start=config.el.start or columns["suffix_start"],
+        ngram=config.el.ngram,
+        length=columns["length"],
+        text_column=text_column,
+    )
+
+
+def perplexity_of_first(
+    first: Mapping[str, Any], heldout: Examples | None, config: SweepConfig
+) -> tuple[float | None, str]:
+    """Perplexity of the first original on this request's held-out texts, or None and why it was not measured.
+
+    first: the record's first_original: source, revision, sha256.
+    """
+    source, wanted = first.get("source"), first.get("sha256")
+    if heldout is None or not len(heldout):
+        return None, "there are no held-out texts"
+    if not isinstance(source, str):
+        return None, "the record of the earlier request does not name the first original"
+    from icu_ray.data.tokens import tokenise
+    from icu_ray.metrics.perplexity import perplexity
+    from icu_ray.models.fingerprints import folder_fingerprint
+    from icu_ray.models.loading import load_model, local_folder
+
+    try:
+        if wanted and folder_fingerprint(local_folder(source, first.get("revision"))) != wanted:
+            return None, f"{source} is not the model any more that the first request started from"
+        loaded = load_model(source, revision=first.get("revision"))
+    except (UserError, OSError) as error:
+        return None, f"the first original cannot be loaded: {error}"
+    import torch
+
+    if torch.cuda.is_available():
+        loaded.model.to("cuda")  # type: ignore[arg-type]
+    rows = tokenise(heldout, loaded.tokenizer, config.columns.value(), config.tokens, own_columns=True)
+    return finite(perplexity(loaded.model, rows)), ""
