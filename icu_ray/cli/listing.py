@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from icu_ray.cli.command import add_command
 from icu_ray.console.terminal import columns, wrapped
 
-Listing = tuple[tuple[str, ...], list[tuple[str, ...]], str]
+Listing = tuple[Sequence[str], Sequence[Sequence[str]], str]
 """Headings, rows, and what is said below them."""
 
 

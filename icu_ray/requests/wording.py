@@ -18,7 +18,8 @@ from typing import ParamSpec, TypeVar
 
 from icu_ray.errors import ClusterError, UserError
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 OPTIONS: Mapping[str, str] = {
     "data.forget": "forget",
     "data.pool": "retain",
