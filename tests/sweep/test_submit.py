@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -172,10 +173,17 @@ def test_jobs_of_plain_ray_are_listed_too(case: Case) -> None:
     )
     sweep = f"printf {shlex.quote(said)}; sleep 600; python -m icu_ray.sweep"
     headers = {"Authorization": f"Bearer {case.head.token}", "Content-Type": "application/json"}
+    deadline = time.monotonic() + 120
     for name, command in (("plain", sweep), ("other", "echo http://u:word-0@host")):
         body = json.dumps({"entrypoint": command, "submission_id": name}).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{case.head.jobs}/api/jobs/", body, headers)).close()
-    deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(urllib.request.Request(f"{case.head.jobs}/api/jobs/", body, headers)).close()
+                break
+            except urllib.error.HTTPError:  # the server answers before the agent that takes jobs is there
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
     while "\nepoch" not in case.ask("/api/jobs/plain/logs")["logs"] or case.job("other")["status"] != "SUCCEEDED":
         assert time.monotonic() < deadline
         time.sleep(0.5)
