@@ -83,6 +83,7 @@ def test_installed_elsewhere_it_knows_its_configs_and_version(wheel: Path, tmp_p
     assert len(configs.split(",")) == len(list((CHECKOUT / "tune_configs").glob("*.yaml")))
 
 
+@pytest.mark.slow
 def test_installed_into_an_environment_it_is_a_command(wheel: Path, tmp_path: Path) -> None:
     """As `pip install` and `uv tool install` leave it: a script that finds its own package."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
