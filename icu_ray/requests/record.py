@@ -74,7 +74,11 @@ def thresholds_told(limits: Thresholds) -> dict[str, Any]:
     values: dict[str, Any] = {name: finite(limit.value) for name, limit in both.items()}
     made = [name for name, limit in both.items() if limit.source == "heldout"]
     texts = max(limit.texts for limit in both.values())
-    parts = [f"{' and '.join(made).upper()}: the mean of {texts} held-out texts before unlearning"] if made else []
+    parts = (
+        [f"{' and '.join(name.upper() for name in made)}: the mean of {texts} held-out texts before unlearning"]
+        if made
+        else []
+    )
     for name in [name for name in both if name not in made]:
         paper = values[name] == getattr(StopConfig(), name)
         parts.append(f"{name.upper()}: {'the paper (section V-D)' if paper else f'this request (stop.{name})'}")

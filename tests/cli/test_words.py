@@ -83,9 +83,9 @@ def test_a_request_asks_for_a_gpu_where_there_is_one(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     monkeypatch.setenv("RAY_ADDRESS", address)
-    (model,) = unlearn_config("org/some model", forget="forget.jsonl", out="out").models
+    (model,) = unlearn_config("org/some model", forget="forget.jsonl", out="out", length=48).models
     assert (model.gpus, model.name) == (gpus, "some-model")
-    assert unlearn_config("org/m", forget="forget.jsonl", out="out", gpus=3).models[0].gpus == 3
+    assert unlearn_config("org/m", forget="forget.jsonl", out="out", length=48, gpus=3).models[0].gpus == 3
     assert unlearn_config("standin", forget="forget.jsonl", out="out").models[0].gpus == 0
 
 

@@ -16,16 +16,27 @@ import pytest
 from icu_ray.config import SweepConfig
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.requests.recheck import make_record
-from icu_ray.requests.record import Asked, below, earlier_record, leave_record, plain_verdict, said_of_earlier
+from icu_ray.requests.record import (
+    Asked,
+    below,
+    earlier_record,
+    leave_record,
+    plain_verdict,
+    said_of_earlier,
+    thresholds_told,
+)
 from icu_ray.requests.unlearn import unlearn_config
 from icu_ray.storage.results import Provenance, SampleRecord, Scores, TrialResult, TrialSpec
+from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.trial_files import TrialPaths, start_trial, write_result, write_samples
+from icu_ray.storage.verdict import verdict_of
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import tokenizer
 
 TEXTS = [" ".join(f"w{20 + (7 * n + k) % 40}" for k in range(12)) for n in range(6)]
 BEFORE = Scores(0.9, 0.5, 1.0, 0.8, 0.2, 3.0, ppl_heldout=20.0)
 AFTER = replace(BEFORE, ma=0.4, el10=0.01, ppl_heldout=25.0)
+LIMITS = Thresholds(Limit(0.5994), Limit(0.0499), max_ppl_ratio=1.5, ngram=2)
 
 
 def saved(folder: Path, seed: int) -> Path:
@@ -63,7 +74,8 @@ def request(tmp_path: Path, model: Path, out: Path, trial: str, texts: list[str]
     ]
     write_samples(paths, samples)
     values = (trial, "n", "m", "icu", 0, {"beta": 1.0}, "finished", "after epoch 2", 2, BEFORE, AFTER, {"total": 3.0})
-    write_result(paths, TrialResult(*values, made, 1_700_000_000.0, folder_fingerprint(after)))  # type: ignore[arg-type]
+    ended = {"thresholds": LIMITS, "model_hash": folder_fingerprint(after)}
+    write_result(paths, TrialResult(*values, made, 1_700_000_000.0, **ended))  # type: ignore[arg-type]
     return config, paths
 
 
@@ -73,7 +85,8 @@ def record_of(asked: Asked, config: SweepConfig, paths: TrialPaths) -> dict[str,
     result = read_result(paths)
     assert result is not None and result.before is not None and result.after is not None
     scores = {"before": asdict(result.before), "after": {**asdict(result.after), "cls/avg": 0.5}}
-    record = make_record(asked, config, paths, scores, plain_verdict(result))
+    verdict = plain_verdict(result, verdict_of(result))
+    record = make_record(asked, config, paths, scores, verdict, thresholds_told(LIMITS))
     run = Path(paths.root).parents[1]
     leave_record(record, run, run.parent)
     return record
@@ -88,7 +101,7 @@ def test_a_record_names_everything_and_holds_no_text(tmp_path: Path) -> None:
     assert json.loads(files[0]) == json.loads(json.dumps(record))
     assert not any(text[:30] in file for text in TEXTS for file in files)
     page = files[1]
-    assert "Record of deletion request ticket &lt;17&gt;" in page and "Anna B." in page and ">Forgotten<" in page
+    assert "Record of deletion request ticket &lt;17&gt;" in page and "Anna B." in page and ">Forgotten.<" in page
     assert "20.00 → 25.00 (× 1.25)" in page and "EL2" in page and "EL10" not in page and "the paper" in page
     assert "cls/avg" in page and "not measured → 50.0 %" in page
     assert record["ended"] == "2023-11-14T22:13:20Z" and record["started"].endswith("Z")
@@ -97,8 +110,11 @@ def test_a_record_names_everything_and_holds_no_text(tmp_path: Path) -> None:
     assert record["texts"]["each"][0]["el2_after"] is None and record["scores"]["after"]["el2"] == 0.01
     assert record["model"]["sha256_before"] == folder_fingerprint(model)
     assert record["model"]["sha256_after"] == folder_fingerprint(Path(paths.model)) == record_hash(tmp_path / "out")
-    assert record["thresholds"] == {"ma": 0.5994, "el": 0.0499, "rule": "and", "from": "the paper (section V-D)"}
-    assert record["verdict"] == {"forgotten": True, "status": "finished", "reason": "after epoch 2", "epochs": 2}
+    source = "MA: the paper (section V-D); EL: the paper (section V-D)"
+    known = {"ma": 0.5994, "el": 0.0499, "rule": "and", "from": source, "at_most": [], "max_ppl_ratio": 1.5}
+    assert record["thresholds"] == known
+    ended = {"forgotten": True, "success": True, "status": "finished", "reason": "after epoch 2", "epochs": 2}
+    assert {key: record["verdict"][key] for key in ended} == ended and record["verdict"]["left"] == []
     assert record["earlier_requests"] == [] and record["cost"]["first_original"]["perplexity"] is None
 
 
@@ -145,3 +161,13 @@ def test_a_second_request_knows_the_first_and_its_texts(tmp_path: Path) -> None:
 )
 def test_what_was_not_measured_is_not_forgotten(ma: float, el: float | None, rule: str, said: bool | None) -> None:
     assert below(ma, el, {"ma": 0.6, "el": 0.05, "rule": rule}) is said
+
+
+def test_thresholds_of_held_out_texts_may_be_reached_but_not_passed() -> None:
+    limits = Thresholds(Limit(0.3, "heldout", 0.1, 20), Limit(0.0, "heldout", 0.0, 20))
+    told = thresholds_told(limits)
+    assert (
+        told["at_most"] == ["ma", "el"] and told["from"] == "MA and EL: the mean of 20 held-out texts before unlearning"
+    )
+    for ma, el in ((0.3, 0.0), (0.2, 0.0), (0.3, 0.01), (0.31, 0.0)):
+        assert below(ma, el, told) is limits.below(ma, el)
