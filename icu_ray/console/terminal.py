@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def wrapped(text: str, indent: int = 0, columns: int | None = None) -> str:
     ).replace("\n", "\n" + " " * indent)
 
 
-def columns(rows: list[tuple[str, ...]], headings: tuple[str, ...] = ()) -> str:
+def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> str:
     """Rows of words as columns, the last of which is wrapped."""
-    every = [headings, *rows] if headings else rows
+    every = [headings, *rows] if headings else list(rows)
     widths = [max(len(row[place]) for row in every) for place in range(len(every[0]) - 1)]
     indent = sum(widths) + 2 * len(widths)
     lines = []

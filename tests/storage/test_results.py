@@ -59,11 +59,8 @@ from icu_ray.storage.trial_files import (
 
 NUMBER = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-SCORES = st.builds(
-    Scores,
-    **{item.name: NUMBER for item in fields(Scores)}
-    | {"el10_unmeasured": st.integers(0, 999), "heldout_texts": st.none() | st.integers(0, 999)},
-)
+COUNTS = {"el10_unmeasured": st.integers(0, 999), "heldout_texts": st.none() | st.integers(0, 999)}
+SCORES = st.builds(Scores, **{item.name: NUMBER for item in fields(Scores)} | COUNTS)
 RECORDS = st.builds(
     EpochRecord,
     epoch=st.integers(0, 99),
