@@ -23,8 +23,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("forget loss", "The model's loss per token on the targets. It rises as they are forgotten."),
     (
         "forgotten",
-        "A forget sample counts as forgotten when the means of MA and EL over its texts are below their thresholds "
-        "(in the paper 59.94 % and 4.99 %).",
+        "A forget sample counts as forgotten when the means of MA and EL over its texts are below their thresholds: "
+        "those of the paper (59.94 % and 4.99 %), or what the model does on held-out texts before unlearning.",
     ),
     (
         "filter",
