@@ -21,6 +21,7 @@ State = Literal["forgotten", "left", "not_measured"]
 
 _DISTINCT_LOST = 0.5
 """A model has collapsed when the share of distinct tokens in what it says falls below so much of what it was."""
+_NOTHING = Scores(None, None, None, None, None, None)
 _NAMED = 10
 """So many ids stand in a line; the JSON has all."""
 
@@ -109,7 +110,8 @@ class Verdict:
         if self.outcome == "collapsed":
             return f"NOT acceptable: the texts are forgotten, but the model has collapsed; {_speech_said(self.speech)}."
         if left:
-            return f"Forgotten on average; {left} of {len(self.texts)} texts are still above the thresholds."
+            some = f"{left} of {len(self.texts)} texts {'is' if left == 1 else 'are'}"
+            return f"Forgotten on average; {some} still above the thresholds."
         return "Forgotten." if self.cost.ppl_ratio is not None else "Forgotten; what it cost was not measured."
 
     @property
@@ -155,18 +157,18 @@ def verdict_of(
     result: TrialResult, samples: Sequence[SampleRecord] = (), evaluation: TrialEvaluation | None = None
 ) -> Verdict | None:
     """None for a result that does not say its thresholds: of an earlier version, or ended before its time."""
-    limits, after = result.thresholds, result.after
-    if result.status != "failed" and (limits is None or after is None):
+    limits, failed = result.thresholds, result.status == "failed"
+    if not failed and (limits is None or result.after is None):
         return None
-    before, after = result.before or _NOTHING, after or _NOTHING
-    texts = _judged(samples, after, limits) if result.status != "failed" and limits is not None else ()
+    before, after = result.before or _NOTHING, result.after or _NOTHING
+    texts = () if failed or limits is None else _judged(samples, after, limits)
     below = limits is not None and limits.below(after.ma, after.el10)
     # A mean of values below a threshold lies below it, but for the last digit of its rounding.
-    together = result.status != "failed" and (below or (bool(texts) and all(t.state == "forgotten" for t in texts)))
+    together = not failed and (below or (bool(texts) and all(text.state == "forgotten" for text in texts)))
     cost = _cost_of(before, after, None if limits is None else limits.max_ppl_ratio, evaluation)
     speech = _speech_of(before, after)
     outcome: Outcome = "success"
-    if result.status == "failed":
+    if failed:
         outcome = "failed"
     elif not together:
         outcome = "not_forgotten"
@@ -203,9 +205,6 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
     return {key: finite(value) for key, value in told.items()}
 
 
-_NOTHING = Scores(None, None, None, None, None, None)
-
-
 def _judged(samples: Sequence[SampleRecord], after: Scores, limits: Thresholds) -> tuple[TextVerdict, ...]:
     """Each text by the measures that the means are judged by.
 
@@ -237,8 +236,9 @@ def _cost_of(before: Scores, after: Scores, limit: float | None, evaluation: Tri
     first, last = before.ppl_heldout, after.ppl_heldout
     ratio = None if not first or last is None else last / first
     within = None if limit is None or first is None else ratio is not None and ratio <= limit
-    told = {} if evaluation is None else {**evaluation.before, **evaluation.after}
-    tasks = {name: (evaluation.before.get(name), evaluation.after.get(name)) for name in told} if evaluation else {}
+    none: Mapping[str, float | None] = {}
+    sides = (none, none) if evaluation is None else (evaluation.before, evaluation.after)
+    tasks = {name: (sides[0].get(name), sides[1].get(name)) for name in {**sides[0], **sides[1]}}
     return Cost(first, last, ratio, limit, within, tasks)
 
 
@@ -253,9 +253,9 @@ def _speech_of(before: Scores, after: Scores) -> Speech:
 
 
 def _cost_said(cost: Cost) -> str:
-    limit = "" if cost.limit is None else f" (limit {cost.limit:g})"
     if cost.ppl_before is None:
         return "not measured: there are no held-out texts"
+    limit = "" if cost.limit is None else f" (limit {cost.limit:g})"
     if cost.ppl_after is None or cost.ppl_ratio is None:
         return f"held-out perplexity rose from {cost.ppl_before:.2f} beyond every number{limit}"
     told = f"{cost.ppl_before:.2f} -> {cost.ppl_after:.2f}"
@@ -283,6 +283,8 @@ def _thresholds_said(limits: Thresholds) -> list[str]:
         lines.append(f"{' and '.join(made)}: the mean of {texts} held-out texts before unlearning")
         if limits.heldout_above is not None:
             lines.append(f"of these held-out texts, {limits.heldout_above} are above the thresholds")
+    else:
+        lines.append("given as numbers, not measured on this model")
     return lines
 
 
@@ -295,5 +297,4 @@ def _count(ids: Sequence[str]) -> str:
 
 
 def _named(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-    return ", ".join(ids[:_NAMED]) + more
+    return ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")

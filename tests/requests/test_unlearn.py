@@ -53,7 +53,12 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
     code = main(command)
     said = capfd.readouterr().out
     assert code == 0, said
-    assert "Forgotten." in said and "memorisation accuracy (MA)" in said and "perplexity on held-out texts" in said
+    assert (
+        "\nForgotten" in said
+        and "what is left?" in said
+        and "memorisation accuracy (MA)" in said
+        and "perplexity on held-out texts" in said
+    )
     model = AutoModelForCausalLM.from_pretrained(out / "model")
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
     assert model.config.vocab_size >= len(tokenizer) > 300
@@ -76,7 +81,7 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
     assert "0 trials to run, 1 already done" in capfd.readouterr().out
     assert main([*command, "--quiet"]) == 0
     quietly = capfd.readouterr().out
-    assert "to run" not in quietly and "Tables:" not in quietly and "Forgotten." in quietly
+    assert "to run" not in quietly and "Tables:" not in quietly and "Forgotten" in quietly
     assert (out / "model" / "config.json").is_file()
     # For scripts it is one object on standard output, and what goes on stands beside it.
     assert main([*command, "--json"]) == 0
@@ -85,6 +90,10 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
     assert "0 trials to run, 1 already done" in asked.err
     assert {key: told[key] for key in ("forgotten", "status")} == {"forgotten": True, "status": "finished"}
     assert told["epochs"] > 0 and told["reason"]
+    verdict = told["verdict"]
+    assert verdict["success"] and verdict["headline"] in said
+    assert verdict["cost"]["within"] and verdict["cost"]["limit"] == 1.5
+    assert f"<b>{verdict['headline']}</b>" in page
     assert told["before"]["ma"] > told["after"]["ma"] and told["after"]["ppl_heldout"] > 1
     places = [str(out / name) for name in ("model", "report.html", "targets.csv")]
     assert [told[key] for key in ("model", "report", "targets")] == places

@@ -36,6 +36,7 @@ from icu_ray.storage.results import (
     finite,
     to_json,
 )
+from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.trial_files import (
     TrialPaths,
     add_generations,
@@ -59,8 +60,9 @@ from icu_ray.storage.trial_files import (
 
 NUMBER = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-COUNTS = {"el10_unmeasured": st.integers(0, 999), "heldout_texts": st.none() | st.integers(0, 999)}
-SCORES = st.builds(Scores, **{item.name: NUMBER for item in fields(Scores)} | COUNTS)
+WHOLE = {"el10_unmeasured": st.integers(0, 99), "heldout_texts": st.none() | st.integers(0, 99)}
+SCORES = st.builds(Scores, **({item.name: NUMBER for item in fields(Scores)} | WHOLE))
+LIMITS = st.builds(Limit, st.floats(0, 1), st.sampled_from(["number", "heldout"]), NUMBER, st.integers(0, 99))
 RECORDS = st.builds(
     EpochRecord,
     epoch=st.integers(0, 99),
@@ -107,6 +109,7 @@ RESULTS = st.builds(
     seconds=st.dictionaries(TEXT, st.floats(0, 1e6), max_size=3),
     provenance=st.none() | PROVENANCE,
     ended=st.none() | st.floats(0, 1e10),
+    thresholds=st.none() | st.builds(Thresholds, LIMITS, LIMITS),
 )
 
 

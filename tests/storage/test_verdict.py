@@ -94,7 +94,7 @@ def test_it_cannot_contradict_itself(
     ("texts", "ppl", "said", "outcome", "headline"),
     [
         ([(0.4, 0.1)] * 2, 26.0, 0.6, "success", "Forgotten."),
-        ([(0.4, 0.1), (0.51, 0.1)], 26.0, 0.6, "success", "Forgotten on average; 1 of 2 texts are still above"),
+        ([(0.4, 0.1), (0.51, 0.1)], 26.0, 0.6, "success", "Forgotten on average; 1 of 2 texts is still above"),
         ([(0.9, 0.1)] * 2, 26.0, 0.6, "not_forgotten", "NOT forgotten: why"),
         ([(0.4, None)] * 2, 26.0, 0.6, "not_forgotten", "NOT forgotten: why"),
         (
@@ -145,7 +145,10 @@ def test_lines_say_where_thresholds_come_from_and_what_is_left() -> None:
     )
     assert lines["what is left?"] == ("1 text above the thresholds: t1", "1 text could not be measured: t2")
     numbers = judge([(0.4, 0.1)], Thresholds(Limit(0.5994), Limit(0.0499)))
-    assert dict(numbers.lines)["thresholds"] == ("MA below 59.94 % and EL10 below 4.99 %",)
+    assert dict(numbers.lines)["thresholds"] == (
+        "MA below 59.94 % and EL10 below 4.99 %",
+        "given as numbers, not measured on this model",
+    )
 
 
 def test_what_was_not_measured_is_said() -> None:
