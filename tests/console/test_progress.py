@@ -160,7 +160,7 @@ def test_a_terminal_shows_open_steps_with_their_time_left(tmp_path: Path, now: l
 
 def test_a_command_shows_a_bar_on_a_terminal_alone(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model")
-    lines = [json.dumps({"text": " ".join(f"w{(7 * row + k) % 40}" for k in range(60))}) for row in range(64)]
+    lines = [json.dumps({"text": " ".join(f"w{(7 * row + k) % 40}" for k in range(20))}) for row in range(64)]
     (tmp_path / "forget.jsonl").write_text("\n".join(lines))
     command = [sys.executable, "-m", "icu_ray.cli", "probe", "--model", str(model), "--json"]
     command += ["--forget", str(tmp_path / "forget.jsonl"), "--length", "60", "--el-start", "20"]
