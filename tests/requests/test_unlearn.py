@@ -195,7 +195,7 @@ def test_enough_heldout_texts_give_the_thresholds(
         if given is not None and (not heldout or any("heldout_rows" in text for text in overrides)):
             continue
         config = unlearn_config(
-            "gpt2", forget=str(forget), retain=str(retain), heldout=given, out="o", overrides=overrides
+            "gpt2", forget=str(forget), retain=str(retain), heldout=given, out="o", length=48, overrides=overrides
         )
         assert (config.stop.ma, config.stop.el) == expected
     stop = unlearn_config("standin", forget=None, out="o").stop
