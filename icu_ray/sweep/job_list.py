@@ -69,9 +69,9 @@ def _listed(client: Any, job: Any) -> ListedJob:
     if running or (not sweep and "icu_ray.sweep" in job.entrypoint):
         with contextlib.suppress(RuntimeError, OSError):  # its node is gone, or not there yet
             log = client.get_job_logs(job.submission_id)
-    # Ray writes the command on top of what it prints.
-    _, begun, printed = log.partition(f"Running entrypoint for job {job.submission_id}: {job.entrypoint}\n")
-    log = _STYLE.sub("", printed if begun else log)
+    # Ray writes the command among what it prints: above it, or below where the job was quicker.
+    log = log.replace(f"Running entrypoint for job {job.submission_id}: {job.entrypoint}\n", "", 1)
+    log = _STYLE.sub("", log)
     name, done, trials = _counted(log)
     lines = log.split("\n")
     said = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "") if running else ""
