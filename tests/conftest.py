@@ -36,6 +36,8 @@ torch.set_num_threads(1)
 # A shell without job control starts what runs in its background with interruptions ignored, and children inherit that:
 # the processes that tests interrupt would not hear it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does nohup with hang-ups.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 SEED = "ICU_RAY_TEST_SEED"
