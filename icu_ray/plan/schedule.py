@@ -222,12 +222,15 @@ class _Board:
     def spots(self, group: WorkerGroup, running: Sequence[Placed]) -> Iterator[tuple[str, ...]]:
         """Where `group` could stand beside `running`, best first."""
         if self.limits.allow((p.group for p in running), group):
-            largest = max(node.holds(group) for node in self.nodes)
-            yield from places(group, self.free(running), largest)
+            yield from places(group, self.free(running), self.largest(group))
+
+    def largest(self, group: WorkerGroup) -> int:
+        """Workers of `group` that the roomiest empty node holds."""
+        return max(node.holds(group) for node in self.nodes)
 
     def stands(self, group: WorkerGroup, running: Sequence[Placed]) -> set[str]:
         """The nodes on which workers of `group` could stand beside `running`, or beside more than that."""
-        if any(node.holds(group) >= group.workers for node in self.nodes):
+        if self.largest(group) >= group.workers:
             return {name for spot in self.spots(group, running) for name in spot}
         return {node.name for node in self.nodes}
 

@@ -143,4 +143,5 @@ def test_a_node_with_the_only_copy_of_an_object_is_lost_while_texts_are_embedded
     for rows, block in told:
         found[rows] = block
     assert sum(len(rows) for rows, _ in told) == len(texts)
-    assert np.array_equal(found, expected)
+    # Another process may have another number of threads, and adds up in another order.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

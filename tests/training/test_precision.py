@@ -36,13 +36,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def assert_steps_of_adam(found: list[torch.Tensor], share: int) -> None:
-    """After each step the weights are Adam's, but for a thousandth of the way they have come."""
+def assert_steps_of_adam(found: list[torch.Tensor], share: int, limit: float = 1e-3) -> None:
+    """After each step the weights are Adam's, but for `limit` of the way they have come."""
     start, *wanted = adam_steps(found, share)
     assert len(found) == len(wanted) == STEPS
     for step, (mine, theirs) in enumerate(zip(found, wanted, strict=True), start=1):
         apart = float((mine - theirs).norm() / (theirs - start).norm())
-        assert apart <= 1e-3, f"after step {step}: {apart:.4f} of the way apart"
+        assert apart <= limit, f"after step {step}: {apart:.4f} of the way apart"
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -73,7 +73,9 @@ def test_bf16_on_two_workers_trains_as_adam_on_fp32_masters(tmp_path: Path) -> N
     assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
     found: dict[int, list[torch.Tensor]] = torch.load(out, weights_only=True)
     for stage in CONFIGURED:
-        assert_steps_of_adam(found[stage], ROWS // 2)
+        # Another process may round a bf16 gradient otherwise (by its kernels, or where its buffers lie), which moves
+        # the steps by up to 3 %. Adam's corrections one step late move them by 17 to 29 %.
+        assert_steps_of_adam(found[stage], ROWS // 2, limit=0.05)
 
 
 def spoilt_trial(
