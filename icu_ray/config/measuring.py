@@ -90,6 +90,9 @@ class StopConfig(Section):
     """Extraction likelihood below which a sample counts as forgotten: a number, or 'heldout', as `ma`."""
     max_ppl_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     """Cost limit: a model whose held-out perplexity is more than this many times the original's is no success."""
+    keep: Literal["last", "best"] = "last"
+    """Whose model is left: the last epoch's, or the best one's: of the epochs that keep the cost limit, the one nearest
+    to the thresholds; of equals, the one with the lowest held-out perplexity. best needs eval.heldout=epochs."""
     on_empty: bool = True
     """End also when the filter has left no target to unlearn."""
     max_epochs: Count = 50

@@ -117,6 +117,8 @@ class SweepConfig(Section):
         limits = {f"stop.{key}": getattr(self.stop, key) for key in ("ma", "el")}
         for place, method in enumerate(self.methods):
             limits |= {f"methods.{place}.stop.{key}": getattr(method.stop, key) for key in ("ma", "el")}
+        if self.stop.keep == "best" and self.eval.heldout != "epochs":
+            raise ValueError("stop.keep=best compares what the epochs cost: set eval.heldout to 'epochs'")
         for key, value in limits.items():
             if value == "heldout" and not given:
                 where = (

@@ -18,7 +18,7 @@ from pathlib import Path
 from icu_ray.errors import UserError
 from icu_ray.storage.files import join, list_dir, local_path
 from icu_ray.storage.folders import remove
-from icu_ray.storage.trial_files import TrialPaths, read_result, trial_ids
+from icu_ray.storage.trial_files import BEST, TrialPaths, read_result, trial_ids
 
 _READERS = 16
 _MODEL = ".model-"
@@ -40,7 +40,9 @@ def remove_leftovers(storage: str, sweep: str) -> None:
 
 def _remove_of_trial(paths: TrialPaths) -> None:
     remove_unfinished(paths)
-    there = {join(paths.root, name) for name in list_dir(paths.root)} & {paths.checkpoint, paths.error}
+    names = list_dir(paths.root)
+    there = {join(paths.root, name) for name in names} & {paths.checkpoint, paths.error}
+    there |= {join(paths.root, name) for name in names if name.startswith(BEST)}
     if there and _is_done(paths):
         for url in there:
             remove(url)

@@ -179,6 +179,8 @@ class TrialResult:
     """None in results of earlier versions, and where the trial failed."""
     model_hash: str = ""
     """SHA-256 of the unlearned model's files, '' where it was not kept."""
+    kept_epoch: int | None = None
+    """The epoch whose model this is, where it is not the last one's (stop.keep=best)."""
 
 
 ENDED_EARLY = "ended early by the search: it fell behind the other trials"

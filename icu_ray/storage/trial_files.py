@@ -48,6 +48,8 @@ from icu_ray.storage.results import (
 )
 from icu_ray.storage.values import read_lines, read_value
 
+BEST = "best-"
+"""How the names begin of the files with weights of a trial's best epochs."""
 _OwnT = TypeVar("_OwnT", TrialSpec, TrialResult)
 
 
@@ -121,6 +123,10 @@ class TrialPaths:
     def checkpoint(self) -> str:
         """Folder of the trial's checkpoints."""
         return join(self.root, "checkpoint")
+
+    def best(self, epoch: int) -> str:
+        """The weights after an epoch that may be left in the end (stop.keep=best), until the trial is over."""
+        return join(self.root, f"{BEST}{epoch}.safetensors")
 
 
 def open_sweep(

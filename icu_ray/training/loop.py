@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,11 @@ import numpy as np
 from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.results import NOT_TRAINED, EpochRecord, Scores, Status
+from icu_ray.training.best_epoch import best_epoch, load_weights, save_weights
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.epoch import EpochTrainer
 from icu_ray.training.records import EpochReport, TrialData, TrialOutcome, sample_records, with_heldout_above
-from icu_ray.training.refinement import Decision, Flags, at_start, below_thresholds, decide, refine
+from icu_ray.training.refinement import Decision, Flags, at_start, below_thresholds, decide, refine, with_best
 from icu_ray.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -40,13 +41,15 @@ def run_trial(
     world_size: int = 1,
     resume_from: Path | None = None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    best_weights: Callable[[int], AbstractContextManager[Path | None]] = lambda epoch: nullcontext(),
     notes: tuple[str, ...] = (),
 ) -> TrialOutcome:
     """Unlearn `data.targets` in `model` until the paper's rule says stop.
 
     Needs a torch.distributed group (training.engine.distributed makes one for a single process). on_epoch is called on
-    every rank after every epoch, epoch 0 included. resume_from: a folder that EpochReport.save wrote. notes: what
-    happened before, for the record of the next epoch.
+    every rank after every epoch, epoch 0 included. resume_from: a folder that EpochReport.save wrote. best_weights: the
+    file that EpochReport.save_weights wrote after an epoch, None where it is gone; asked with stop.keep=best alone.
+    notes: what happened before, for the record of the next epoch.
     """
     if settings.max_epochs == 0:
         return _untrained(settings, data, tokenizer, on_epoch)
@@ -63,6 +66,9 @@ def run_trial(
         stop, skipped = settings.stop, trainer.engine.skipped_in_a_row
         return decide(epoch, scores, active, stop, settings.max_epochs, thresholds=thresholds, skipped_in_a_row=skipped)
 
+    def best_so_far(history: tuple[EpochRecord, ...]) -> int | None:
+        return best_epoch(history, thresholds) if settings.stop.keep == "best" and len(history) > 1 else None
+
     decision = at_start(before.scores, thresholds)
     if resume_from is not None:
         state, loaded = load_checkpoint(resume_from, trainer.engine)
@@ -75,7 +81,7 @@ def run_trial(
         if settings.filter.at_start:
             active = refine(active, before.bertscore_f1, before.bleu, settings.filter)
         history = (EpochRecord(0, int(active.sum()), before.scores),)
-        on_epoch(_report(trainer, history, decision, epoch, active, before))
+        on_epoch(_report(trainer, history, decision, active, before))
     while not decision.stop:
         epoch += 1
         started = time.perf_counter()
@@ -104,18 +110,36 @@ def run_trial(
         )
         notes = ()
         history = (*history, record)
-        on_epoch(_report(trainer, history, decision, epoch, active, last))
+        on_epoch(_report(trainer, history, decision, active, last, best_so_far(history)))
+    best = best_so_far(history)
+    kept = None
+    if best is not None and best != epoch and decision.status != "failed":
+        with best_weights(best) as file:
+            if file is not None:
+                load_weights(model, file)
+                kept, last = best, trainer.validate()
+        measured = None if last is None else last.scores
+        decision = with_best(decision, best, measured if kept else None, thresholds, len(data.targets))
     if last is None:
         # Continued after its last epoch: everything is known but the generations. Without an epoch all is known.
         last = trainer.validate() if epoch > 0 else before
     seconds = {name: sum(record.seconds.get(name, 0.0) for record in history) for name in ("train", "validate")}
-    after = replace(last.scores)
-    status = "finished" if decision.status == "finished" and below_thresholds(after, thresholds) else decision.status
-    assert status is not None
+    assert decision.status is not None
     samples = sample_records(tokenizer, data, before, last, settings.filter)
     trainer.engine.close()
     judge = with_heldout_above(thresholds, before)
-    return TrialOutcome(status, decision.reason, epoch, before.scores, after, history, samples, seconds, judge)
+    return TrialOutcome(
+        decision.status,
+        decision.reason,
+        epoch,
+        before.scores,
+        last.scores,
+        history,
+        samples,
+        seconds,
+        judge,
+        kept_epoch=kept,
+    )
 
 
 def _untrained(
@@ -129,7 +153,7 @@ def _untrained(
     if before is None:
         raise ValueError("a trial without epochs needs the original model's measurement")
     history = (EpochRecord(0, len(data.targets), before.scores),)
-    on_epoch(EpochReport(history[0], history, Decision(True), lambda folder: None, before.candidates))
+    on_epoch(EpochReport(history[0], history, Decision(True), before.candidates))
     thresholds = thresholds_of(settings.stop, before.scores, settings.el.ngram)
     failed = at_start(before.scores, thresholds)
     status: Status = "finished" if below_thresholds(before.scores, thresholds) else "not_forgotten"
@@ -151,15 +175,23 @@ def _report(
     trainer: EpochTrainer,
     history: tuple[EpochRecord, ...],
     decision: Decision,
-    epoch: int,
     active: Flags,
     measured: Validation,
+    best: int | None = None,
 ) -> EpochReport:
-    state = TrialState(epoch, active.copy(), history)
+    state = TrialState(history[-1].epoch, active.copy(), history)
+
+    def save_model(file: Path) -> None:
+        with trainer.engine.whole_model():
+            if trainer.rank == 0:
+                save_weights(trainer.model, file)
+
     return EpochReport(
         history[-1],
         history,
         decision,
-        lambda folder: save_checkpoint(folder, trainer.engine, state),
         measured.candidates,
+        best,
+        lambda folder: save_checkpoint(folder, trainer.engine, state),
+        save_model,
     )

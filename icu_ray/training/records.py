@@ -42,16 +42,20 @@ class TrialData:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What the caller is told after an epoch. save(folder) writes a checkpoint; every rank must call it or none.
+    """What the caller is told after an epoch.
 
-    said: what the model said after each target's prompt, in the targets' order.
+    said: what the model said after each target's prompt, in the targets' order. best: the epoch whose model would be
+    left if the trial ended here, None where that is the last one's. save(folder) writes a checkpoint and
+    save_weights(file) the model's weights, on rank 0; every rank must call them or none.
     """
 
     record: EpochRecord
     history: tuple[EpochRecord, ...]
     decision: Decision
-    save: Callable[[Path], None]
     said: tuple[str, ...]
+    best: int | None = None
+    save: Callable[[Path], None] = lambda folder: None
+    save_weights: Callable[[Path], None] = lambda file: None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class TrialOutcome:
     seconds: dict[str, float]
     thresholds: Thresholds | None = None
     """None where there are no held-out texts to make them from."""
+    kept_epoch: int | None = None
+    """The epoch whose weights the model holds, where they are not the last one's (stop.keep=best)."""
 
 
 def with_heldout_above(thresholds: Thresholds, before: Validation) -> Thresholds | None:

@@ -111,6 +111,18 @@ def decide(
     return Decision(False)
 
 
+def with_best(decision: Decision, best: int, scores: Scores | None, thresholds: Thresholds, texts: int) -> Decision:
+    """How a trial ends that leaves the model of an earlier epoch; scores: of that one, None where it is gone."""
+    ended = decision.reason
+    if decision.status == "finished" and thresholds.max_ppl_ratio is not None:
+        ended += f", but held-out perplexity was more than {thresholds.max_ppl_ratio:g} times what it was"
+    if scores is None:
+        gone = f"{decision.reason}; epoch {best} was the best, but its weights are gone, so the last epoch's are kept"
+        return Decision(True, decision.status, gone)
+    said = f"epoch {best} is kept as the best, with {_scores_text(scores, thresholds, texts)}; {ended}"
+    return Decision(True, "finished" if below_thresholds(scores, thresholds) else "not_forgotten", said)
+
+
 def _scores_text(scores: Scores, thresholds: Thresholds, texts: int) -> str:
     parts = [f"MA {_percent(scores.ma)} (threshold {thresholds.ma.value:.2%})"]
     if scores.el10 is not None:

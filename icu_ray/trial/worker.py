@@ -22,6 +22,7 @@ from icu_ray.storage.retry import with_retries
 from icu_ray.storage.store import Store
 from icu_ray.storage.trial_files import TrialPaths, add_generations, write_events, write_result, write_samples
 from icu_ray.trial.artefacts import get_artefact, load_original, load_rows
+from icu_ray.trial.best_weights import drop_weights, keep_weights, kept_weights
 from icu_ray.trial.checkpoints import TRIAL_FILE, check_room, newest_checkpoint
 from icu_ray.trial.out_of_memory import halve_micro_batch, is_out_of_memory, read_micro_batch
 from icu_ray.trial.task import TrialTask, result_of
@@ -66,11 +67,16 @@ def train_worker(config: dict[str, Any]) -> None:
         if report.record.epoch == 0:
             return  # the start is cheap to have again
         if not report.decision.stop:  # after the end comes the result
+            # Before the checkpoint, and those of earlier epochs only after it: whoever continues finds the best one.
+            if report.best == report.record.epoch:
+                keep_weights(paths, report.best, report.save_weights, rank)
             with scratch_folder() as folder:
                 report.save(folder)
                 (folder / TRIAL_FILE).write_text(task.trial.trial_id)
                 with_retries(lambda: check_room(paths, folder), paths.checkpoint)
                 ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
+            if rank == 0 and report.best == report.record.epoch:
+                drop_weights(paths, report.best)
         # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for
         # lost and is not, on a node without its raylet, say, fails here, and leaves the result to its successor.
         leave = ray.train.get_preemption_info() is not None
@@ -89,6 +95,7 @@ def train_worker(config: dict[str, Any]) -> None:
                 world_size=world_size,
                 resume_from=checkpoint,
                 on_epoch=on_epoch,
+                best_weights=lambda epoch: kept_weights(paths, epoch),
                 notes=notes,
             )
         except (RuntimeError, MemoryError) as error:
@@ -153,8 +160,10 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
         provenance=task.provenance,
         model_hash=model_hash,
         thresholds=outcome.thresholds,
+        kept_epoch=outcome.kept_epoch,
     )
     with_retries(lambda: write_result(paths, result), paths.result)
+    with_retries(lambda: drop_weights(paths), paths.root)
 
 
 def _save_model(loaded: LoadedModel, paths: TrialPaths) -> str:

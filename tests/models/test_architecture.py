@@ -82,7 +82,7 @@ def test_a_dry_run_refuses_it_without_importing_torch(good: Path, tmp_path: Path
     )
     asked = ["unlearn", "--model", str(folder), "--forget", str(tmp_path / "forget.jsonl")]
     done = subprocess.run(
-        [sys.executable, "-c", code, *asked, "--out", str(tmp_path / "out"), "--dry-run"],
+        [sys.executable, "-c", code, *asked, "--out", str(tmp_path / "out"), "--length", "48", "--dry-run"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
