@@ -30,8 +30,8 @@ def next_tries(verdict: Verdict, history: Sequence[EpochRecord], settings: Trial
     """The most promising first; nothing after a success, or where nothing was trained."""
     if verdict.outcome in ("success", "failed") or len(history) < 2:
         return ()
-    if verdict.outcome != "not_forgotten" or verdict.cost.within is False:
-        earlier = _within_limit(verdict, history)
+    if verdict.outcome != "not_forgotten" or not _keeps_limit(verdict, history[-1]):
+        earlier = _within_limit(verdict, history) if settings.stop.keep == "last" else None
         return (_gentler(settings), *(() if earlier is None else (earlier,)))
     more = {"stop.max_epochs": 2 * settings.max_epochs}
     if settings.stop.on_empty and history[-1].active == 0:
@@ -55,16 +55,22 @@ def _gentler(settings: TrialSettings) -> NextTry:
 
 def _within_limit(verdict: Verdict, history: Sequence[EpochRecord]) -> NextTry | None:
     """The last epoch before the last whose held-out perplexity kept the limit, as a model to have."""
-    first, limit = verdict.cost.ppl_before, verdict.cost.limit
-    if first is None or limit is None:
+    first = verdict.cost.ppl_before
+    if first is None or verdict.cost.limit is None:
         return None
     for record in reversed(history[1:-1]):
         ppl, ma = record.scores.ppl_heldout, record.scores.ma
-        if ppl is not None and ppl / first <= limit:
+        if ppl is not None and _keeps_limit(verdict, record):
             reached = "" if ma is None else f", its MA {100 * ma:.1f} %"
             why = f"epoch {record.epoch} is the last that kept the limit: its perplexity ratio is {ppl / first:.2f}"
             return NextTry(why + reached, {"stop.max_epochs": record.epoch})
     return None
+
+
+def _keeps_limit(verdict: Verdict, record: EpochRecord) -> bool:
+    """Whether an epoch's held-out perplexity does; where there is no limit, or nothing held out, every one does."""
+    first, limit, ppl = verdict.cost.ppl_before, verdict.cost.limit, record.scores.ppl_heldout
+    return first is None or limit is None or (ppl is not None and ppl / first <= limit)
 
 
 def _falling(history: Sequence[EpochRecord]) -> bool:

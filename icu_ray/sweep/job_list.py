@@ -20,7 +20,7 @@ from icu_ray.sweep.submit import explained, job_client
 _LONGEST = 160
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _OPENING = re.compile(
-    r"^(\S+): (\d+) trials to run(?: and (\d+) to be chosen by the search)?(?:, (\d+) already done)?; log in ",
+    r"^(\S+): (\d+) trials? to run(?: and (\d+) to be chosen by the search)?(?:, (\d+) already done)?; log in ",
     re.MULTILINE,
 )
 """A sweep's first line (sweep/run.py)."""

@@ -124,7 +124,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
             message_if_killed(_KILLED.format(log=shown(logs / "driver.log"), kept=_KEPT), terminal)
         )
         telling.print(
-            f"[bold]{config.name}[/bold]: {waiting} trials to run{chosen}{already}; log in {log_said}", soft_wrap=True
+            f"[bold]{config.name}[/bold]: {waiting} trial{'' if waiting == 1 else 's'} to run{chosen}{already}; log in {log_said}",
+            soft_wrap=True,
         )
 
         def lost(why: str) -> None:

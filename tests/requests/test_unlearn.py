@@ -17,7 +17,7 @@ import pytest
 
 from icu_ray.cli.main import main, make_parser
 from icu_ray.cli.unlearn import next_command
-from icu_ray.config import FilterConfig
+from icu_ray.config import FilterConfig, StopConfig
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
 from icu_ray.data.synthetic import make_records
@@ -243,6 +243,40 @@ def test_a_model_that_forgot_keeps_its_place_from_one_that_did_not(tmp_path: Pat
     assert better.model == top and top.resolve().parent.parent.parent.name == "run-3"
 
 
+@pytest.mark.slow
+def test_a_model_that_is_destroyed_is_no_success_and_the_best_epoch_may_be_kept(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    texts = make_records(3, 0, 60, 48)
+    forget, retain = write(tmp_path / "forget.jsonl", texts[:6]), write(tmp_path / "retain.jsonl", texts[6:])
+    out = tmp_path / "out"
+    command = ["unlearn", "--forget", str(forget), "--retain", str(retain), "--out", str(out), "--method", "kumpr"]
+    command += [*QUICK, "models.0.standin.vocabulary=600", "models.0.standin.target_repeats=8", "stop.max_epochs=25"]
+
+    assert main([*command, "optim.lr=3e-3"]) == 1
+    said = capfd.readouterr().out
+    assert "\nNOT acceptable: the texts are forgotten, but held-out perplexity is " in said
+    assert "Next: it cost too much: try smaller steps" in said
+    destroyed = json.loads((out / "record.json").read_text())
+    assert not destroyed["verdict"]["success"] and destroyed["model"]["sha256_after"]
+
+    assert main([*command, "optim.lr=2e-4", "stop.keep=best"]) == 1
+    assert "is kept as the best, with MA " in capfd.readouterr().out
+    results = [json.loads(file.read_text()) for file in out.glob("run-*/trials/*/result.json")]
+    best = next(result for result in results if result["kept_epoch"] is not None)
+    assert len(results) == 2 and 0 < best["kept_epoch"] < best["epochs"]
+    lines = (
+        (out / f"run-{best['trial_id'][:8]}" / "trials" / best["trial_id"] / "events.jsonl").read_text().splitlines()
+    )
+    assert json.loads(lines[best["kept_epoch"]])["scores"]["ppl_heldout"] == best["after"]["ppl_heldout"]
+    assert best["after"]["ppl_heldout"] <= 1.5 * best["before"]["ppl_heldout"]
+    assert not list(out.rglob("best-*"))
+    loaded = AutoModelForCausalLM.from_pretrained(out / "model")
+    assert all(bool(weight.isfinite().all()) for weight in loaded.parameters())
+
+
 @pytest.mark.parametrize(
     ("ma", "active", "ppl", "changes", "expected"),
     [
@@ -252,6 +286,7 @@ def test_a_model_that_forgot_keeps_its_place_from_one_that_did_not(tmp_path: Pat
         ([0.9, 0.8, 0.7], 0, 22.0, {"filter": FilterConfig(rule="and")}, [{"filter.bertscore": 0.0}]),
         ([0.9, 0.8, 0.7], 3, 40.0, {}, [{"beta": 2.0, "optim.lr": 5e-6}, {"stop.max_epochs": 1}]),
         ([0.9, 0.6, 0.3], 3, 40.0, {"method": "kumpr"}, [{"optim.lr": 5e-6}, {"stop.max_epochs": 1}]),
+        ([0.9, 0.8, 0.7], 3, 40.0, {"stop": StopConfig(keep="best")}, [{"beta": 2.0, "optim.lr": 5e-6}]),
         ([0.9, 0.6, 0.3], 3, 22.0, {}, []),
     ],
 )
@@ -271,6 +306,18 @@ def test_what_to_try_next_follows_from_what_was_seen(
     usual = {"method": "icu", "alpha": 0.5, "beta": 1.0, "lr": 1e-5, "batch_size": 8, "max_epochs": 50}
     settings = TrialSettings(**(usual | changes))  # type: ignore[arg-type]
     assert [dict(each.changes) for each in next_tries(verdict, history, settings)] == expected
+
+
+def test_a_kept_earlier_epoch_does_not_hide_that_the_last_was_too_costly() -> None:
+    before = Scores(0.95, 0.8, 0.1, 0.9, 0.8, 4.0, 0.8, 20.0)
+    kept, last = replace(before, ma=0.8, ppl_heldout=22.0), replace(before, ma=0.4, el10=0.01, ppl_heldout=40.0)
+    history = [EpochRecord(epoch, 3, each) for epoch, each in enumerate((before, kept, last))]
+    limits = Thresholds(Limit(0.5994), Limit(0.0499), max_ppl_ratio=1.5)
+    result = TrialResult("i", "n", "m", "icu", 0, {}, "not_forgotten", "why", 2, before, kept, {}, thresholds=limits)
+    verdict = verdict_of(replace(result, kept_epoch=1))
+    assert verdict is not None and verdict.cost.within
+    settings = TrialSettings("icu", 0.5, 1.0, 1e-5, 8, 50, stop=StopConfig(keep="best"))
+    assert [each.changes for each in next_tries(verdict, history, settings)] == [{"beta": 2.0, "optim.lr": 5e-6}]
 
 
 def test_the_next_command_is_the_given_one_with_its_changes() -> None:

@@ -353,7 +353,7 @@ def test_stopped_submitted_again_finished_and_plain_ray_job_submit(case: Case) -
     output = ""
     for text in following.stdout:
         output += text
-        if "1 trials to run" in text:
+        if "1 trial to run" in text:
             looked_at_and_left(case)
         if text.startswith("start "):
             assert line.cut()
@@ -427,7 +427,7 @@ def looked_at_and_left(case: Case) -> None:
     """Ctrl-C ends the following, not the job."""
     attached = case.start("--attach", "second")
     assert attached.stdout is not None
-    while "1 trials to run" not in attached.stdout.readline():
+    while "1 trial to run" not in attached.stdout.readline():
         assert attached.poll() is None
     attached.send_signal(signal.SIGINT)
     said, _ = attached.communicate(timeout=300)
