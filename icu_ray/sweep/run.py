@@ -123,10 +123,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         cancel_message = stack.enter_context(
             message_if_killed(_KILLED.format(log=shown(logs / "driver.log"), kept=_KEPT), terminal)
         )
-        telling.print(
-            f"[bold]{config.name}[/bold]: {waiting} trial{'' if waiting == 1 else 's'} to run{chosen}{already}; log in {log_said}",
-            soft_wrap=True,
-        )
+        trials = f"{waiting} trial{'' if waiting == 1 else 's'} to run"
+        telling.print(f"[bold]{config.name}[/bold]: {trials}{chosen}{already}; log in {log_said}", soft_wrap=True)
 
         def lost(why: str) -> None:
             # Nothing is asked of Ray any more, not even to end: such calls may never return.
