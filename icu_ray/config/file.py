@@ -23,7 +23,7 @@ import yaml
 from pydantic import ValidationError
 
 from icu_ray.config import Section, SweepConfig
-from icu_ray.errors import UserError, did_you_mean
+from icu_ray.errors import UserError, did_you_mean, is_secret_name, without_secrets
 
 _S = TypeVar("_S", bound=Section)
 DEEPEST = 64
@@ -168,10 +168,17 @@ def apply_override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     """`tree` with one dotted 'key=value' set (the value read as YAML; list items by number: models.0.workers=2)."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"override '{override}': expected key=value, for example optim.lr=1e-5")
-    value = parse_yaml(text, f"override '{override}'")
+        raise UserError(f"{_typed(override)}: expected key=value, for example optim.lr=1e-5")
+    value = parse_yaml(text, _typed(override))
     changed: dict[str, Any] = _set(tree, key.split("."), value, override)
     return changed
+
+
+def _typed(override: str) -> str:
+    """An override as it was typed, but for what may be a secret."""
+    key, _, value = override.partition("=")
+    secret = is_secret_name(key) and not re.fullmatch(r"[\d.e+-]*", value)
+    return f"override '{key}=...'" if secret else f"override '{without_secrets(override)}'"
 
 
 def _set(node: Any, keys: Sequence[str], value: Any, override: str) -> Any:
@@ -180,12 +187,12 @@ def _set(node: Any, keys: Sequence[str], value: Any, override: str) -> Any:
     head, rest = keys[0], keys[1:]
     if isinstance(node, list):
         if not head.isdigit() or int(head) >= len(node):
-            raise UserError(f"override '{override}': expected an item number below {len(node)}, found '{head}'")
+            raise UserError(f"{_typed(override)}: expected an item number below {len(node)}, found '{head}'")
         items = list(node)
         items[int(head)] = _set(items[int(head)], rest, value, override)
         return items
     if node is not None and not isinstance(node, Mapping):
-        raise UserError(f"override '{override}': '{head}' is below a plain value, not a section")
+        raise UserError(f"{_typed(override)}: '{head}' is below a plain value, not a section")
     tree = dict(node or {})
     tree[head] = _set(tree.get(head), rest, value, override)
     return tree
@@ -236,7 +243,7 @@ def _explain(error: ValidationError, kind: type[Section], where: str, overrides:
     lines = []
     for key, said in problems.items():
         typed = [each for each in overrides if f"{key}.".startswith(f"{each.partition('=')[0]}.")]
-        origin = f"override '{typed[-1]}'" if typed else where
+        origin = _typed(typed[-1]) if typed else where
         deeper = any(other.startswith(f"{key}.") for other in problems)
         # A list with a wrong item is also reported as too short, and a number as no list.
         telling = [text for code, text in said if not (deeper and code in ("too_short", *_TYPE_ERRORS))]
