@@ -277,6 +277,7 @@ def plain_verdict(result: TrialResult, verdict: Verdict | None) -> dict[str, Any
         "status": result.status,
         "reason": result.reason,
         "epochs": result.epochs,
+        "kept_epoch": result.kept_epoch,
     }
     if verdict is not None:
         known = verdict_json(verdict)

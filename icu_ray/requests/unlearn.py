@@ -285,6 +285,7 @@ def request_json(done: Unlearned) -> dict[str, Any]:
 
     kept_model: an earlier request's, which forgot and keeps its place. next: what to try after what was no success.
     status: finished, not_forgotten or failed, None where the trial did not end. before, after: `Unlearned.scores`.
+    kept_epoch: whose model it is, where it is not the last of `epochs`.
     """
     result, scores, verdict = done.result, done.scores(), done.verdict
     files = {"report": "report.html", "targets": "targets.csv", "record": "record.json"}
@@ -293,6 +294,7 @@ def request_json(done: Unlearned) -> dict[str, Any]:
         "status": None if result is None else result.status,
         "reason": "" if result is None else result.reason,
         "epochs": None if result is None else result.epochs,
+        "kept_epoch": None if result is None else result.kept_epoch,
         "before": scores.get("before"),
         "after": scores.get("after"),
         "verdict": None if verdict is None else verdict_json(verdict),

@@ -153,7 +153,7 @@ def test_a_request_that_cannot_be(tmp_path: Path, what: str, said: str, capsys: 
 
 
 def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -> None:
-    ended = ("status", "epochs", "before", "after", "model", "report", "targets", "record")
+    ended = ("status", "epochs", "kept_epoch", "before", "after", "model", "report", "targets", "record")
     assert request_json(Unlearned(tmp_path, RUN, 130, None)) == {
         "forgotten": False,
         "reason": "",
