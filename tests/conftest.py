@@ -43,14 +43,19 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 SEED = "ICU_RAY_TEST_SEED"
 
 
+LONG = ("end_to_end", "sweep", "requests", "cluster")
+"""Folders whose files take minutes. They come first, so that no process is left alone with one at the end."""
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With ICU_RAY_TEST_SEED=123 files come in an order of its own, the same in every process; tests in a file stay."""
+    files = sorted({item.path for item in items})
     if seed := os.environ.get(SEED):
-        files = sorted({item.path for item in items})
         random.Random(seed).shuffle(files)
-        place = {path: number for number, path in enumerate(files)}
-        items.sort(key=lambda item: place[item.path])
+    files.sort(key=lambda path: path.parent.name not in LONG)
+    place = {path: number for number, path in enumerate(files)}
+    items.sort(key=lambda item: place[item.path])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
