@@ -9,7 +9,7 @@
                                        /samples.jsonl  one SampleRecord a line: what the model said before and after
                                        /result.json    TrialResult, written last and atomically: the trial is over
                                        /evaluation.json, /documents.parquet   TrialEvaluation, where one was asked for
-                                       /checkpoint/, /model/, /error.txt
+                                       /checkpoint/, /best-N.safetensors, /model/, /error.txt
 
     sweep = open_sweep(storage, name, config, planned, provenance)   # the driver, each time it starts
     paths = TrialPaths.of(storage, name, trial_id)
