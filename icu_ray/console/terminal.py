@@ -7,6 +7,7 @@ A path, URL or command is never cut in two: it must be possible to copy it.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 UNBOUNDED = 10**6
 """Width of a file or pipe: one line stays one line."""
 NARROWEST = 20
+_QUOTED = re.compile(r"(?<!\w)'[^']+'(?!\w)")
+_JOINED = "\0"
+"""Stands for a blank at which no line is broken."""
 
 
 def width() -> int:
@@ -39,13 +43,18 @@ def rich_console(stream: TextIO | None = None) -> Console:
 
 
 def wrapped(text: str, indent: int = 0, columns: int | None = None) -> str:
-    """`text` wrapped between words; all lines but the first are indented, for which the first has been already."""
-    return textwrap.fill(
-        text,
-        max(NARROWEST, (columns or width()) - indent),
+    """`text` wrapped between words; all lines but the first are indented, for which the first has been already.
+
+    What stands in quotes is one word, as it may be a command.
+    """
+    room = max(NARROWEST, (columns or width()) - indent)
+    lines = textwrap.wrap(
+        _QUOTED.sub(lambda quoted: quoted[0].replace(" ", _JOINED), text),
+        room,
         break_long_words=False,
         break_on_hyphens=False,
-    ).replace("\n", "\n" + " " * indent)
+    )
+    return ("\n" + " " * indent).join(lines).replace(_JOINED, " ")
 
 
 def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> str:

@@ -56,7 +56,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     if config.search is not None:
         ranges = ", ".join(f"{name} {r.low:g} to {r.high:g}" for name, r in config.search.space.items())
         console.print(
-            f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.", markup=False
+            f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.",
+            markup=False,
+            soft_wrap=True,
         )
     waiting = [trial for trial in plan.trials if trial.status not in DONE]
     if waiting:
