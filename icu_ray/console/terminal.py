@@ -45,16 +45,20 @@ def rich_console(stream: TextIO | None = None) -> Console:
 def wrapped(text: str, indent: int = 0, columns: int | None = None) -> str:
     """`text` wrapped between words; all lines but the first are indented, for which the first has been already.
 
-    What stands in quotes is one word, as it may be a command.
+    What stands in quotes is one word, as it may be a command. A word that is too long for a line gets one of its own,
+    which begins as far to the left as it must.
     """
-    room = max(NARROWEST, (columns or width()) - indent)
+    wide = columns or width()
+    room = max(NARROWEST, wide - indent)
     lines = textwrap.wrap(
         _QUOTED.sub(lambda quoted: quoted[0].replace(" ", _JOINED), text),
         room,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return ("\n" + " " * indent).join(lines).replace(_JOINED, " ")
+    starts = [indent if len(line) <= room else min(indent, max(0, wide - len(line))) for line in lines]
+    below = "".join(f"\n{' ' * start}{line}" for start, line in zip(starts, lines, strict=True)).replace(_JOINED, " ")
+    return below.removeprefix("\n" + " " * indent)
 
 
 def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> str:
