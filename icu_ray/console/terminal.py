@@ -61,6 +61,12 @@ def wrapped(text: str, indent: int = 0, columns: int | None = None) -> str:
     return below.removeprefix("\n" + " " * indent)
 
 
+def print_words(console: Console, text: str, style: str = "") -> None:
+    """One line for a file or pipe, wrapped between words for a terminal; paths and quoted text stay whole."""
+    wide = console.width if console.is_terminal else UNBOUNDED
+    console.print(wrapped(text, columns=wide), style=style, markup=False, soft_wrap=True)
+
+
 def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> str:
     """Rows of words as columns, the last of which is wrapped."""
     every = [headings, *rows] if headings else list(rows)

@@ -61,6 +61,9 @@ def test_a_plan_fits_eighty_columns(tmp_path: Path) -> None:
     assert lines[0].split() == ["trial", "lr", "workers", "status", "GPU", "h"]
     assert all(len(line) <= 80 for line in table) and all(t.name in " ".join(table) for t in plan.trials)
     assert any(line.endswith(f"{storage.removeprefix('storage=')}/quickstart.") for line in lines)  # not cut in two
+    # Words are not cut either.
+    assert all(len(line) <= 80 for line in lines if "a-long-folder" not in line)
+    assert "12 trials (12 new); the widest needs 1 worker." in lines
     wide = terminal(160)
     print_plan(plan, wide)
     assert {"model", "sample", "method", "alpha", "beta"} <= set(said(wide)[0].split())
