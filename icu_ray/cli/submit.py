@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.cli.command import add_command, split_config
 from icu_ray.console.progress import duration
 from icu_ray.console.terminal import width
+from icu_ray.console.verbosity import LOOKING, teller
 from icu_ray.errors import without_secrets
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def add(commands: Any) -> None:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
+    asks = arguments.list or arguments.stop or arguments.attach
+    teller(terminal_only=True)("asking the cluster ..." if asks else LOOKING)
     from icu_ray.sweep.submit import Job, follow, job_address, state, stop, submit
 
     address = job_address(arguments.address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,27 @@ def test_an_example_of_a_key_is_one_line_however_narrow_the_terminal(
 )
 def test_what_a_key_takes_is_said_in_words(key: str, takes: str) -> None:
     assert [known.takes for known in all_keys() if known.path == key] == [takes]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["report", "nosuch"],
+        ["sync", "nosuch"],
+        ["data", "check", "nosuch"],
+        ["submit", "nosuch"],
+        ["submit", "--list", "--address", "nosuch"],
+        ["evaluate", "--model", "nosuch", "--tasks", "nosuch"],
+        ["sweep", "nosuch"],
+        ["unlearn", "--out", "out", "--forget", "nosuch.jsonl"],
+    ],
+)
+def test_a_terminal_is_told_at_once_what_is_done(
+    typed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed) == 2
+    piped = capsys.readouterr().err.splitlines()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(typed) == 2
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.endswith(" ...") and [last] == piped
