@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from icu_ray.console.terminal import UNBOUNDED
+from icu_ray.console.terminal import UNBOUNDED, print_words
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def print_fitting(
         console.print(title, style="italic", markup=False)
     console.print(table)
     if said:
-        console.print(said, style="dim", markup=False, soft_wrap=True)
+        print_words(console, said, "dim")
 
 
 def fitted(
@@ -51,7 +51,7 @@ def fitted(
             break
         shown.remove(max(spare, key=lambda place: headings[place].spare))
     left_out = ", ".join(heading.name for place, heading in enumerate(headings) if place not in shown)
-    return table, f"Left out because the terminal is narrow: {left_out}; see {where}." if left_out and where else ""
+    return table, f"Left out (narrow terminal): {left_out}; see {where}." if left_out and where else ""
 
 
 def _table(headings: Sequence[Heading], rows: Sequence[Sequence[str | Text]], shown: Sequence[int]) -> Table:

@@ -60,7 +60,7 @@ def status_table(found: Collected, console: Console) -> RenderableType:
                 "" if last is None else str(last.active),
             )
         )
-    table, left_out = fitted(console, _HEADINGS, rows, where="icu-ray status --json")
+    table, left_out = fitted(console, _HEADINGS, rows, where="'icu-ray status --json'")
     counts = Counter(_word(trial) for trial in planned)
     failed = [(trial.name, trial.result.reason) for trial in planned if trial.result and trial.state == "failed"]
     others = [f"{trial.name} ({_word(trial)})" for trial in found.trials if not trial.planned]
