@@ -6,14 +6,18 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from icu_ray.console.terminal import wrapped
 from icu_ray.console.verbosity import add_options
 
 
 class Help(argparse.HelpFormatter):
-    """Wraps descriptions, and leaves the example below as it is."""
+    """Wraps between words alone, not at a hyphen as argparse does, and leaves the example below as it is."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text.startswith("example:") else super()._fill_text(text, width, indent)
+        return text if text.startswith("example:") else "\n".join(self._split_lines(text, width))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrapped(" ".join(text.split()), columns=width).split("\n")
 
 
 def add_command(

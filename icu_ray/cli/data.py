@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.cli.command import add_command, add_group, split_config
-from icu_ray.console.verbosity import bar, teller
+from icu_ray.console.verbosity import LOOKING, bar, teller
 
 
 def add(commands: Any) -> None:
@@ -68,6 +68,7 @@ def _data_mirror(arguments: argparse.Namespace) -> int:
 
 
 def _data_check(arguments: argparse.Namespace) -> int:
+    teller(terminal_only=True)(LOOKING)
     from icu_ray.config.file import load_config
     from icu_ray.config.shipped import find_config
     from icu_ray.data.sources import check_data

@@ -6,20 +6,18 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.cli.command import add_command
+from icu_ray.console.terminal import UNBOUNDED, rich_console, wrapped
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.console import Console
 
     from icu_ray.services.doctor import Finding
 
 _STYLE = {"ok": "green", "note": "yellow", "bad": "red"}
 _MARGIN = 20
-_UNBOUNDED = 10**6
-"""Width of a file or pipe: one line stays one line."""
 
 
 def add(commands: Any) -> None:
@@ -39,39 +37,28 @@ def add(commands: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from icu_ray.services.doctor import examine
 
-    console = Console(highlight=False)
-    width = console.width if console.is_terminal else _UNBOUNDED
+    console = rich_console()
     findings = []
     with contextlib.nullcontext() if arguments.json else console.status("looking ..."):
         for finding in examine(arguments.storage, arguments.tracking):
             findings.append(finding)
             if not arguments.json:
-                console.print(_lines(finding, width), soft_wrap=True)
+                print_finding(finding, console)
     if arguments.json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     return 1 if any(finding.state == "bad" for finding in findings) else 0
 
 
-def _lines(finding: Finding, width: int) -> Text:
-    """State, what it is about, what was found; below it what to do."""
+def print_finding(finding: Finding, console: Console) -> None:
+    """State, what it is about, what was found; below it what to do. A path or command in it can be copied."""
     from rich.text import Text
 
-    def wrapped(text: str) -> str:
-        return textwrap.fill(
-            text,
-            max(_MARGIN, width - _MARGIN),
-            subsequent_indent=" " * _MARGIN,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-
+    width = console.width if console.is_terminal else UNBOUNDED
     line = Text(f"{finding.state:<5}", style=_STYLE[finding.state])
     line.append(f"{finding.what:<{_MARGIN - 6}} ", style="bold")
-    line.append(wrapped(finding.found), style="")
+    line.append(wrapped(finding.found, _MARGIN, width))
     if finding.remedy:
-        line.append(f"\n{'':<{_MARGIN}}{wrapped(finding.remedy)}", style="dim")
-    return line
+        line.append(f"\n{'':<{_MARGIN}}{wrapped(finding.remedy, _MARGIN, width)}", style="dim")
+    console.print(line, soft_wrap=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.cli.command import add_command
+from icu_ray.console.verbosity import bar, teller
 
 
 def add(commands: Any) -> None:
@@ -56,7 +57,7 @@ def _positive(text: str) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from icu_ray.console.verbosity import bar
+    teller(terminal_only=True)("looking at the models and the tasks ...")
     from icu_ray.evaluation.stage.results import write_documents
     from icu_ray.evaluation.suites import Options, tasks_of
     from icu_ray.services.evaluate import evaluate, evaluations_json

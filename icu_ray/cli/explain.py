@@ -49,14 +49,16 @@ def _brief(key: Key) -> str:
 
 
 def _whole(key: Key) -> str:
-    said = {"meaning": _brief(key), "takes": key.takes.replace("`", ""), "default": key.default}
-    said |= {f"{name}": f"{value}, with fidelity={name}" for name, value in key.presets}
+    lines = {"meaning": _brief(key), "takes": key.takes.replace("`", ""), "default": key.default}
+    lines |= {f"{name}": f"{value}, with fidelity={name}" for name, value in key.presets}
+    said = {what: wrapped(text, _INDENT) for what, text in lines.items()}
+    # A command is not wrapped.
     path = key.path.replace("<number>", "0")
     if key.below:
         said["its keys"] = f"icu-ray explain {key.plain()}."
     elif "<" not in path:
         said["example"] = f"icu-ray sweep mine.yaml {path}={_example(key)}"
-    return "\n".join([key.path, *(f"  {what:<{_INDENT - 2}}{wrapped(text, _INDENT)}" for what, text in said.items())])
+    return "\n".join([key.path, *(f"  {what:<{_INDENT - 2}}{text}" for what, text in said.items())])
 
 
 def _example(key: Key) -> str:

@@ -45,7 +45,7 @@ def _methods() -> Listing:
         rows.append((name, about.weights, about.summary))
     below = (
         "alpha weighs learning the pairs, beta staying near the original model; a weight that is not listed is not "
-        "used. Run one with icu-ray unlearn --method NAME, or name it under 'methods' in a config."
+        "used. Run one with 'icu-ray unlearn --method NAME', or name it under 'methods' in a config."
     )
     return ("method", "weights", "what it does"), rows, below
 
@@ -54,7 +54,7 @@ def _configs() -> Listing:
     from icu_ray.config.shipped import config_summary, shipped_configs
 
     rows = [(name, config_summary(name)) for name in shipped_configs()]
-    return ("config", "what it runs"), rows, "Look at one with icu-ray plan NAME, run it with icu-ray sweep NAME."
+    return ("config", "what it runs"), rows, "Look at one with 'icu-ray plan NAME', run it with 'icu-ray sweep NAME'."
 
 
 def _tasks() -> Listing:
@@ -65,7 +65,7 @@ def _tasks() -> Listing:
     rows = [(name, kinds.get(name, "classification"), suite) for suite, names in SUITES.items() for name in names]
     below = (
         "A suite is asked for with --suite NAME or evaluation.suites=[NAME], a single task with --tasks NAME or "
-        "evaluation.tasks=[NAME]. Any other task of lm-evaluation-harness goes by its name there (lm-eval ls tasks), "
+        "evaluation.tasks=[NAME]. Any other task of lm-evaluation-harness goes by its name there ('lm-eval ls tasks'), "
         "one of your own by its YAML file."
     )
     return ("task", "kind", "suite"), rows, below

@@ -8,6 +8,7 @@ from typing import Any
 
 from icu_ray.cli.command import add_command, split_sweep
 from icu_ray.console.terminal import rich_console
+from icu_ray.console.verbosity import teller
 from icu_ray.errors import without_secrets
 
 
@@ -29,6 +30,7 @@ def add(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    teller(terminal_only=True)("reading what the trials have left ...")
     from icu_ray.report.numbers.summary import summarise, write_tables
     from icu_ray.report.terminal.summary_tables import print_tables
     from icu_ray.report.write import write_report

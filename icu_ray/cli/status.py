@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.cli.command import add_command, split_sweep
+from icu_ray.console.terminal import rich_console
 from icu_ray.errors import UserError, without_secrets
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def add(commands: Any) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.live import Live
 
     from icu_ray.report.collect import collect
@@ -47,7 +46,7 @@ def _status(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(without_secrets(f"{arguments.sweep}: cannot be read: {error}")) from error
     states = _until_the_end(folder, found) if arguments.follow else iter((found,))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = rich_console()
     if arguments.json:
         told = ""
         for found in states:
@@ -58,12 +57,12 @@ def _status(arguments: argparse.Namespace) -> int:
     elif arguments.follow and console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             for found in states:
-                live.update(status_table(found), refresh=True)
+                live.update(status_table(found, console), refresh=True)
     else:
-        console.print(status_table(found))
+        console.print(status_table(found, console), soft_wrap=True)
         last = deque(states, maxlen=1)[0]
         if last is not found:
-            console.print(status_table(last))
+            console.print(status_table(last, console), soft_wrap=True)
     return 0
 
 

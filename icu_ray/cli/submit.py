@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from icu_ray.cli.command import add_command, split_config
 from icu_ray.console.progress import duration
+from icu_ray.console.terminal import width
+from icu_ray.console.verbosity import LOOKING, teller
 from icu_ray.errors import without_secrets
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def add(commands: Any) -> None:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
+    asks = arguments.list or arguments.stop or arguments.attach
+    teller(terminal_only=True)("asking the cluster ..." if asks else LOOKING)
     from icu_ray.sweep.submit import Job, follow, job_address, state, stop, submit
 
     address = job_address(arguments.address)
@@ -71,7 +75,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps([_as_json(job) for job in found]))
         else:
-            print("\n".join(_as_lines(found)) or f"no jobs at {without_secrets(address)}")
+            print("\n".join(job_lines(found, width())) or f"no jobs at {without_secrets(address)}")
         return 0
     if arguments.stop:
         running = stop(Job(address, arguments.stop))
@@ -104,18 +108,25 @@ def _submit(arguments: argparse.Namespace) -> int:
         return 130
 
 
-def _as_lines(found: Sequence[ListedJob]) -> list[str]:
-    """A table, and under each row what is known besides; [] for no jobs."""
+def job_lines(found: Sequence[ListedJob], columns: int) -> list[str]:
+    """A table, and under each row what is known besides; [] for no jobs.
+
+    Where a row is longer than `columns`, all but status and job stands below, too.
+    """
     if not found:
         return []
     rows = [("status", "job", "sweep", "started", "time")]
     rows += [(job.status, job.id, job.sweep or "-", _moment(job.started), _took(job)) for job in found]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    narrow = sum(widths) + 2 * (len(widths) - 1) > columns
     lines = []
     for row, job in zip(rows, (None, *found), strict=True):
-        lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        shown = row[:2] if narrow else row
+        lines.append("  ".join(f"{cell:<{wide}}" for cell, wide in zip(shown, widths, strict=False)).rstrip())
         if job is not None:
-            below = (job.progress, "" if job.sweep else job.command)
+            began = "not started" if job.started is None else f"started {row[3]}, {row[4]}"
+            rest = ", ".join(([f"sweep {job.sweep}"] if job.sweep else []) + [began]) if narrow else ""
+            below = (rest, job.progress, "" if job.sweep else job.command)
             lines += [f"{'':{widths[0]}}  {text}" for text in below if text]
     return lines
 

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from icu_ray.cli.command import add_command, split_sweep
+from icu_ray.console.verbosity import teller
 from icu_ray.errors import UserError, without_secrets
 
 
@@ -25,6 +26,7 @@ def add(commands: Any) -> None:
 
 
 def _sync(arguments: argparse.Namespace) -> int:
+    teller(terminal_only=True)("reading what the trials have left, and what MLflow has of it ...")
     from icu_ray.storage.trial_files import read_beat, read_sweep, trial_ids
     from icu_ray.tracking.sync import sync_sweep
     from icu_ray.tracking.tracker import tracking_uri

@@ -193,9 +193,18 @@ def takes(field: Mapping[str, Any]) -> str:
         "boolean": "true or false",
         "null": "null",
     }
-    bounds = [("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")]
-    limits = [f"{sign} {field[bound]:g}" for bound, sign in bounds if bound in field]
-    return " ".join([words.get(kind, kind), *limits])
+    limits = {bound: _number(field[bound]) for bound in _BOUNDS if bound in field}
+    if set(limits) == {"minimum", "maximum"}:
+        return f"{words.get(kind, kind)} from {limits['minimum']} to {limits['maximum']}"
+    said = " and ".join(f"{_BOUNDS[bound]} {limit}" for bound, limit in limits.items())
+    return f"{words.get(kind, kind)} {said}".rstrip()
+
+
+_BOUNDS = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below"}
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def written(value: Any) -> str:

@@ -7,6 +7,7 @@ A path, URL or command is never cut in two: it must be possible to copy it.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 UNBOUNDED = 10**6
 """Width of a file or pipe: one line stays one line."""
 NARROWEST = 20
+_QUOTED = re.compile(r"(?<!\w)'[^']+'(?!\w)")
+_JOINED = "\0"
+"""Stands for a blank at which no line is broken."""
 
 
 def width() -> int:
@@ -39,13 +43,28 @@ def rich_console(stream: TextIO | None = None) -> Console:
 
 
 def wrapped(text: str, indent: int = 0, columns: int | None = None) -> str:
-    """`text` wrapped between words; all lines but the first are indented, for which the first has been already."""
-    return textwrap.fill(
-        text,
-        max(NARROWEST, (columns or width()) - indent),
+    """`text` wrapped between words; all lines but the first are indented, for which the first has been already.
+
+    What stands in quotes is one word, as it may be a command. A word that is too long for a line gets one of its own,
+    which begins as far to the left as it must.
+    """
+    wide = columns or width()
+    room = max(NARROWEST, wide - indent)
+    lines = textwrap.wrap(
+        _QUOTED.sub(lambda quoted: quoted[0].replace(" ", _JOINED), text),
+        room,
         break_long_words=False,
         break_on_hyphens=False,
-    ).replace("\n", "\n" + " " * indent)
+    )
+    starts = [indent if len(line) <= room else min(indent, max(0, wide - len(line))) for line in lines]
+    below = "".join(f"\n{' ' * start}{line}" for start, line in zip(starts, lines, strict=True)).replace(_JOINED, " ")
+    return below.removeprefix("\n" + " " * indent)
+
+
+def print_words(console: Console, text: str, style: str = "") -> None:
+    """One line for a file or pipe, wrapped between words for a terminal; paths and quoted text stay whole."""
+    wide = console.width if console.is_terminal else UNBOUNDED
+    console.print(wrapped(text, columns=wide), style=style, markup=False, soft_wrap=True)
 
 
 def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> str:

@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 2.0
 STEP_SECONDS = 5.0
 """A step of the shared work is told in storage no more often than this."""
+_SILENT = {
+    "fontTools": logging.WARNING,  # lists every glyph of a figure's letters
+    "ray.tune.analysis.experiment_analysis": logging.ERROR,  # misses files of Tune's own that no trial here writes
+}
+"""Loggers that would bury the driver's log, and from which level on they are heard."""
 _MESSAGE_IF_KILLED = r"""
 read -r cancelled
 [ -t 1 ] && printf '\033[?25h'
@@ -204,13 +209,16 @@ def logging_to(file: Path, console: Console | None = None) -> Iterator[None]:
         handlers.append(RichHandler(console=console, show_path=False, markup=False))
         handlers[1].setFormatter(logging.Formatter("%(name)s %(message)s"))
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
+    before, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", *_SILENT)}
     root.handlers[:] = handlers
     root.setLevel(logging.INFO)
+    for name, level in _SILENT.items():
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
         root.handlers[:] = before
-        root.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         for handler in handlers:
             handler.close()

@@ -83,7 +83,7 @@ class PreparationTasks:
                 if lost > RETRIES:
                     raise
                 log.warning("%s: its worker died; it is started anew", name, exc_info=True)
-                self._on_step(Step(name, None, "again, for its worker died", event=True))
+                self._on_step(Step(name, None, "again, because its worker died", event=True))
 
     def _submit(self, task: Any, *arguments: Any) -> Any:
         with self._lock:

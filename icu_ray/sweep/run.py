@@ -163,7 +163,7 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
                 # What storage and MLflow say of the sweep is its new driver's now.
                 if tracker is not None:
                     tracker.abandon()
-                trouble = "Another driver has taken this sweep over, for this one was not heard of; it stops"
+                trouble = "Another driver has taken this sweep over because this one had not been heard from; it stops"
             else:
                 summary = summarise(config.storage, config.name, [(t.trial_id, t.name) for t in trials_now(plan)])
                 failed = undone or summary.missing or any(r.status == "failed" for r in summary.results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,10 @@ def test_every_key_of_the_reference_is_explained(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ("optim.lr", ["optim.lr\n", "Learning rate.", "number > 0", "5e-06", "icu-ray sweep mine.yaml optim.lr=5e-06"]),
+        (
+            "optim.lr",
+            ["optim.lr\n", "Learning rate.", "number above 0", "5e-06", "icu-ray sweep mine.yaml optim.lr=5e-06"],
+        ),
         ("models.0.workers=3", ["models.<number>.workers\n", "models.0.workers=1"]),
         ("filter.rule", ["and, with fidelity=paper", "filter.rule=and"]),
         ("data.pool", ["source: records"]),
@@ -157,3 +161,50 @@ def test_init_writes_a_config_that_says_what_it_means(
     assert max(map(len, lines)) <= 80
     assert main(["init", "own.yaml"]) == 2
     assert "own.yaml: is there already" in capsys.readouterr().err
+
+
+def test_an_example_of_a_key_is_one_line_however_narrow_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("icu_ray.console.terminal.width", lambda: 40)
+    assert main(["explain", "stop.max_ppl_ratio"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].split(maxsplit=1) == ["example", "icu-ray sweep mine.yaml stop.max_ppl_ratio=VALUE"]
+    assert all(len(line) <= 40 for line in lines[:-1])
+
+
+@pytest.mark.parametrize(
+    ("key", "takes"),
+    [
+        ("stop.ma", "number from 0 to 1 or `heldout`"),
+        ("samples", "list of: whole number from 0 to 1000000000"),
+        ("stop.max_ppl_ratio", "number of at least 1 or null"),
+        ("optim.lr", "number above 0"),
+    ],
+)
+def test_what_a_key_takes_is_said_in_words(key: str, takes: str) -> None:
+    assert [known.takes for known in all_keys() if known.path == key] == [takes]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["report", "nosuch"],
+        ["sync", "nosuch"],
+        ["data", "check", "nosuch"],
+        ["submit", "nosuch"],
+        ["submit", "--list", "--address", "nosuch"],
+        ["evaluate", "--model", "nosuch", "--tasks", "nosuch"],
+        ["sweep", "nosuch"],
+        ["unlearn", "--out", "out", "--forget", "nosuch.jsonl"],
+    ],
+)
+def test_a_terminal_is_told_at_once_what_is_done(
+    typed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed) == 2
+    piped = capsys.readouterr().err.splitlines()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(typed) == 2
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first.endswith(" ...") and [last] == piped

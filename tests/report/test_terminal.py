@@ -5,24 +5,45 @@ Needs: nothing.
 
 from __future__ import annotations
 
+import argparse
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from icu_ray.cli.doctor import print_finding
+from icu_ray.cli.main import make_parser
+from icu_ray.cli.submit import job_lines
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
+from icu_ray.console.progress import Step
 from icu_ray.console.terminal import UNBOUNDED, rich_console, wrapped
 from icu_ray.plan.planning import plan_sweep
+from icu_ray.report.collect import collect
 from icu_ray.report.numbers.summary import summarise
+from icu_ray.report.terminal.live import LiveView
 from icu_ray.report.terminal.plan_table import print_plan
+from icu_ray.report.terminal.status import status_table
 from icu_ray.report.terminal.summary_tables import print_tables
+from icu_ray.services.doctor import Finding
+from icu_ray.storage.trial_files import write_beat
+from icu_ray.sweep.job_list import ListedJob
 from tests.support.report_case import Cell, write_sweep
+from tests.sweep.test_prepare import plan_of
+
+LONG = "https://host.example/" + "a-long-folder/" * 9 + "x.bin"  # 150 characters and no place to break
 
 
 def terminal(width: int) -> Console:
     return Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+
+
+def piped() -> Console:
+    """Whoever made it so narrow: a file has no width."""
+    return Console(file=io.StringIO(), width=80)
 
 
 def said(console: Console) -> list[str]:
@@ -40,6 +61,9 @@ def test_a_plan_fits_eighty_columns(tmp_path: Path) -> None:
     assert lines[0].split() == ["trial", "lr", "workers", "status", "GPU", "h"]
     assert all(len(line) <= 80 for line in table) and all(t.name in " ".join(table) for t in plan.trials)
     assert any(line.endswith(f"{storage.removeprefix('storage=')}/quickstart.") for line in lines)  # not cut in two
+    # Words are not cut either.
+    assert all(len(line) <= 80 for line in lines if "a-long-folder" not in line)
+    assert "12 trials (12 new); the widest needs 1 worker." in lines
     wide = terminal(160)
     print_plan(plan, wide)
     assert {"model", "sample", "method", "alpha", "beta"} <= set(said(wide)[0].split())
@@ -67,7 +91,100 @@ def test_a_summary_says_what_it_leaves_out(tmp_path: Path, width: int) -> None:
 def test_words_are_wrapped_and_paths_are_not_cut() -> None:
     path = "/a/very-long/path/" * 6
     lines = wrapped(f"some words before {path} and some after it", indent=4, columns=40).split("\n")
-    assert any(path in line for line in lines) and all(line.startswith("    ") for line in lines[1:])
+    assert lines == ["some words before", path, "    and some after it"]
+    assert wrapped(f"{'x' * 38} and", indent=4, columns=40) == f"\n  {'x' * 38}\n    and"
+    # Nor a command that stands in quotes.
+    for columns in range(20, 60):
+        words = "some words, then 'icu-ray data mirror x', the user's own"
+        assert "'icu-ray data mirror x'" in wrapped(words, columns=columns)
     stream = io.StringIO()
     rich_console(stream).print("word " * 100, markup=False)
     assert len(stream.getvalue().splitlines()) == 1
+
+
+@pytest.mark.parametrize("make", [lambda: terminal(80), piped])
+def test_a_status_cuts_no_address(tmp_path: Path, make: Callable[[], Console]) -> None:
+    reason = f"cannot read {LONG} of the model hub"
+    cells = [Cell(), Cell(model="a-name-of-some-length", seed=7, status="failed", reason=reason)]
+    write_sweep(tmp_path, "s", cells)
+    write_beat(str(tmp_path), "s", "running", (f"model hub: fetching {LONG}, 34 %",))
+    console = make()
+    console.print(status_table(collect([(str(tmp_path), "s")], unstarted=True), console), soft_wrap=True)
+    lines = said(console)
+    assert f"  model hub: fetching {LONG}, 34 %" in lines
+    assert any(line.endswith(f"failed: {reason}") for line in lines)
+    header = next(place for place, line in enumerate(lines) if line.startswith("trial"))
+    assert lines[header].split()[:3] == ["trial", "state", "epoch"]
+    names = [line.split()[0] for line in lines[header + 1 : header + 3]]
+    assert names == ["icu-125m-s0-a0.5-b1.0", "icu-a-name-of-some-length-s0-a0.5-b1.0"]
+    assert all(len(line) <= 80 for line in lines[header : header + 3])
+
+
+@pytest.mark.parametrize("make", [lambda: terminal(80), piped])
+def test_what_a_running_sweep_tells_is_one_line_each(tmp_path: Path, make: Callable[[], Console]) -> None:
+    plan = plan_of(tmp_path)
+    first, second = (replace(trial, name=f"{'a-long-name-' * 12}{n}") for n, trial in enumerate(plan.trials[:2]))
+    console = make()
+    view = LiveView(replace(plan, trials=(first, second)), console)
+    view.step(Step("model hub", None, f"fetching {LONG}"))
+    for trial in (first, second):
+        view.started(trial.trial_id)
+    view.restarted(first.trial_id)
+    view.ended(first.trial_id, "failed", f"cannot read {LONG} of the model hub")
+    lines = said(console)
+    assert f"failed        {first.name}: cannot read {LONG} of the model hub [1/2]" in lines
+    if not console.is_terminal:
+        assert lines[:4] == [
+            f"prepare  model hub: fetching {LONG}",
+            f"start    {first.name}",
+            f"start    {second.name}",
+            f"again    {first.name}: its workers were started anew",
+        ]
+        return
+    # What renews itself stays within the terminal, and shows the whole of a name.
+    with console.capture() as captured:
+        console.print(view._render())
+    shown = captured.get().splitlines()
+    assert all(len(line) <= 80 for line in shown)
+    letters = "".join("".join(shown).split())
+    assert second.name in letters.replace("starting0s", "").replace("starting1s", "") and LONG in letters
+
+
+@pytest.mark.parametrize("columns", [80, UNBOUNDED])
+def test_listed_jobs_fit_a_terminal(columns: int) -> None:
+    command = f"python -m train --data {LONG}"
+    name = "a-sweep-of-some-length"
+    jobs = [
+        ListedJob(f"{name}-20260102-030405", "RUNNING", name, "", 1.0, 62.0, 3, 12),
+        ListedJob("raysubmit_x", "FAILED", "", command, None, None),
+    ]
+    lines = job_lines(jobs, columns)
+    assert any(line.strip() == command for line in lines)
+    assert all(len(line) <= 80 for line in lines if LONG not in line) or columns > 80
+    text = "\n".join(lines)
+    assert jobs[0].id in text and "3 of 12 trials done" in text and "1 min 01 s" in text
+    assert (lines[0].split() == ["status", "job", "sweep", "started", "time"]) == (columns > 80)
+    short = job_lines([ListedJob("s", "RUNNING", "s", "", 1.0, 62.0, 3, 12)], columns)
+    assert len(short) == 3 and short[0].split() == ["status", "job", "sweep", "started", "time"]
+
+
+@pytest.mark.parametrize("make", [lambda: terminal(80), piped])
+def test_a_finding_of_the_doctor_can_be_copied(make: Callable[[], Console]) -> None:
+    console = make()
+    remedy = f"some words about it that are long enough, then run 'icu-ray data mirror --out {LONG}' or so"
+    print_finding(Finding("note", "model hub", f"{LONG} does not answer", remedy), console)
+    lines = said(console)
+    assert lines[0].startswith("note") and any(LONG in line for line in lines)
+    assert any(f"'icu-ray data mirror --out {LONG}'" in line for line in lines)
+    assert all(len(line) <= 80 for line in lines if LONG not in line)
+    assert console.is_terminal or len(lines) == 2
+
+
+def test_help_breaks_no_word_and_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = make_parser()
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    for name, command in commands.items():
+        lines = command.format_help().partition("\nexample:")[0].splitlines()
+        assert not [line for line in lines if line.endswith("-")], name
+        assert all(len(line) <= 80 for line in lines), name

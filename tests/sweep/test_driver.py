@@ -5,6 +5,7 @@ Needs: nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ from icu_ray.console.progress import Step
 from icu_ray.storage.results import Beat
 from icu_ray.storage.trial_files import read_beat
 from icu_ray.sweep import driver
-from icu_ray.sweep.driver import heartbeat, interruptions
+from icu_ray.sweep.driver import heartbeat, interruptions, logging_to
 from icu_ray.sweep.lease import take
 
 
@@ -74,3 +75,16 @@ def test_the_beat_tells_the_steps_under_way(tmp_path: Path, monkeypatch: pytest.
         began = time.monotonic()
     assert time.monotonic() - began < 5  # nor does the end wait for a beat
     lease.release()
+
+
+def test_the_log_holds_what_the_sweep_did_and_not_what_libraries_list(tmp_path: Path) -> None:
+    fonts, tune = logging.getLogger("fontTools.subset"), logging.getLogger("ray.tune.analysis.experiment_analysis")
+    levels = fonts.getEffectiveLevel(), tune.getEffectiveLevel()
+    with logging_to(tmp_path / "driver.log"):
+        logging.getLogger("icu_ray.sweep.prepare").info("made: pairs a5452d0bc32a")
+        fonts.info("Glyph names: %s", [".notdef", "e"])
+        tune.warning("Failed to fetch metrics for 1 trial(s):\n- trial_x: FileNotFoundError('no result.json')")
+        fonts.warning("a font is damaged")
+    said = [line.split(maxsplit=2)[2] for line in (tmp_path / "driver.log").read_text().splitlines()]
+    assert said == ["icu_ray.sweep.prepare made: pairs a5452d0bc32a", "fontTools.subset a font is damaged"]
+    assert levels == (fonts.getEffectiveLevel(), tune.getEffectiveLevel())

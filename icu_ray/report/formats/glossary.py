@@ -18,7 +18,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "EL (extraction likelihood)",
         "The model is given the beginning of a text and continues it. EL is the share of its n-grams (runs of n "
-        "tokens) that stand in the true rest too, as a mean over beginnings of different lengths. EL10 has n = 10.",
+        "tokens) that the rest of the true text has too, averaged over beginnings of different lengths. EL10 has "
+        "n = 10.",
     ),
     ("forget loss", "The model's loss per token on the targets. It rises as they are forgotten."),
     (
@@ -58,7 +59,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "s_z, s_m",
-        "One number for all columns of a table. Each column is put on a common scale: for s_z by mean and standard "
+        "One number for all columns of a table row. Each column is put on a common scale: for s_z by mean and standard "
         "deviation, for s_m by smallest and largest value. Then columns that should be high are added and those that "
         "should be low subtracted. They compare rows of one table only.",
     ),

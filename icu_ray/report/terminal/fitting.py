@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from icu_ray.console.terminal import UNBOUNDED
+from icu_ray.console.terminal import UNBOUNDED, print_words
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,19 @@ class Heading:
 def print_fitting(
     console: Console, headings: Sequence[Heading], rows: Sequence[Sequence[str]], *, title: str = "", where: str = ""
 ) -> None:
-    """Print rows of rich markup. where: which file has the columns that are left out; nothing is said without."""
+    """Print rows of rich markup. where: what has the columns that are left out; nothing is said without."""
+    table, said = fitted(console, headings, rows, where=where)
+    if title:
+        console.print(title, style="italic", markup=False)
+    console.print(table)
+    if said:
+        print_words(console, said, "dim")
+
+
+def fitted(
+    console: Console, headings: Sequence[Heading], rows: Sequence[Sequence[str | Text]], *, where: str = ""
+) -> tuple[Table, str]:
+    """The table as wide as the console allows, and what to say below it of columns that are left out."""
     shown = list(range(len(headings)))
     unbounded = console.options.update(max_width=UNBOUNDED)
     while Measurement.get(console, unbounded, table := _table(headings, rows, shown)).maximum > console.width:
@@ -37,16 +50,11 @@ def print_fitting(
         if not spare:
             break
         shown.remove(max(spare, key=lambda place: headings[place].spare))
-    if title:
-        console.print(title, style="italic", markup=False)
-    console.print(table)
-    left_out = [heading.name for place, heading in enumerate(headings) if place not in shown]
-    if left_out and where:
-        said = f"Left out, for the terminal is narrow: {', '.join(left_out)}; see {where}."
-        console.print(said, style="dim", markup=False, soft_wrap=True)
+    left_out = ", ".join(heading.name for place, heading in enumerate(headings) if place not in shown)
+    return table, f"Left out (narrow terminal): {left_out}; see {where}." if left_out and where else ""
 
 
-def _table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], shown: Sequence[int]) -> Table:
+def _table(headings: Sequence[Heading], rows: Sequence[Sequence[str | Text]], shown: Sequence[int]) -> Table:
     table = Table(box=None, pad_edge=False)
     for place in shown:
         heading = headings[place]

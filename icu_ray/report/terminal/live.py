@@ -111,7 +111,7 @@ class LiveView:
                 progress.printed = now
                 word = "prepare " if self._trials_began is None else "beside  "
                 text = progress.text(percent=True)
-                self.console.print(f"{word} {step.name}: {text}", markup=False, highlight=False)
+                self._say(f"{word} {step.name}: {text}")
 
     def add(self, trial: Trial) -> None:
         """A trial that the plan did not have."""
@@ -126,13 +126,13 @@ class LiveView:
             trial = self._trials[trial_id]
             if self._live is None:
                 goes_on = f" from epoch {trial.epochs_done}" if trial.status == "resumable" else ""
-                self.console.print(f"start    {trial.name}{goes_on}", markup=False, highlight=False)
+                self._say(f"start    {trial.name}{goes_on}")
 
     def restarted(self, trial_id: str) -> None:
         """A trial's workers were replaced."""
         with self._lock:
             name = self._trials[trial_id].name
-            self.console.print(f"again    {name}: its workers were started anew", markup=False, highlight=False)
+            self._say(f"again    {name}: its workers were started anew")
 
     def ended(self, trial_id: str, status: str, reason: str) -> None:
         """A trial is over."""
@@ -146,7 +146,11 @@ class LiveView:
             word = "measured" if reason == NOT_TRAINED else WORD.get(status, status)
             line = f"{word:<13} {name}: {reason} [{count}]"
             style = {"finished": "green", "failed": "red"}.get(status, "yellow")
-            self.console.print(Text(line, style=style) if self._live is not None else Text(line))
+            self._say(line, style if self._live is not None else "")
+
+    def _say(self, line: str, style: str = "") -> None:
+        """One line, which a terminal may break: who copies a path or address from it gets it whole."""
+        self.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _total(self) -> int:
         asked = self.plan.config.search
@@ -179,11 +183,9 @@ class LiveView:
             if record.epoch > self._told.get(trial_id, 0):
                 self._told[trial_id] = record.epoch
                 scores = record.scores
-                self.console.print(
+                self._say(
                     f"epoch    {self._trials[trial_id].name} {record.epoch}: MA {_percent(scores.ma)} %, "
-                    f"EL10 {_percent(scores.el10)} %, {record.active} active",
-                    markup=False,
-                    highlight=False,
+                    f"EL10 {_percent(scores.el10)} %, {record.active} active"
                 )
 
     def _render(self) -> RenderableType:
@@ -191,6 +193,8 @@ class LiveView:
         open_steps = [progress for progress in self._steps.values() if progress.step.part != 1]
         if open_steps:
             preparing = Table.grid(padding=(0, 2))
+            for fixed in (True, True, False):
+                preparing.add_column(no_wrap=fixed, overflow="fold")
             for progress in open_steps:
                 step = progress.step
                 bar = ProgressBar(total=1.0, completed=step.part or 0.0, width=24, pulse=step.part is None)
@@ -200,7 +204,8 @@ class LiveView:
         if self._running:
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
             for heading in ("trial", "epoch", "MA %", "EL10 %", "active", "time"):
-                table.add_column(heading, justify="left" if heading == "trial" else "right")
+                name = heading == "trial"
+                table.add_column(heading, justify="left" if name else "right", no_wrap=not name, overflow="fold")
             for trial_id, since in self._running.items():
                 trial = self._trials[trial_id]
                 history = self._history.get(trial_id, ())

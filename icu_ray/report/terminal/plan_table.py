@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from icu_ray.console.terminal import print_words
 from icu_ray.errors import without_secrets
 from icu_ray.plan.budget import cost_of, load_prices
 from icu_ray.plan.estimate_correction import error_said
@@ -48,35 +49,32 @@ def print_plan(plan: Plan, console: Console) -> None:
     said = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
     widest = max(model.workers for model in config.models)
     if plan.trials:
-        console.print(
-            f"\n{len(plan.trials)} trials ({said}); widest needs {widest} workers at once.",
-            markup=False,
-            soft_wrap=True,
-        )
+        several = "trial" if len(plan.trials) == 1 else "trials"
+        needs = f"the widest needs {widest} worker{'s at once' if widest > 1 else ''}"
+        console.print()
+        print_words(console, f"{len(plan.trials)} {several} ({said}); {needs}.")
     if config.search is not None:
         ranges = ", ".join(f"{name} {r.low:g} to {r.high:g}" for name, r in config.search.space.items())
-        console.print(
-            f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.", markup=False
-        )
+        print_words(console, f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.")
     waiting = [trial for trial in plan.trials if trial.status not in DONE]
     if waiting:
         gpus = any(trial.model.gpus for trial in waiting)
         much = f"{plan.gpu_hours:.1f} GPU hours" if gpus else f"{plan.worker_minutes:.0f} worker minutes on CPU"
-        console.print(f"Estimate for what is left: {much} ({error_said(plan.trials)}).", markup=False, soft_wrap=True)
+        print_words(console, f"Estimate for what is left: {much} ({error_said(plan.trials)}).")
         if config.resources.prices is not None:
             cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)
             cost = cost_of(plan.gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
-            console.print(f"It costs {cost}.", markup=False, soft_wrap=True)
+            print_words(console, f"It costs {cost}.")
     evaluation = config.evaluation
     if evaluation.asked:
         names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
         trained = sum(trial.settings.max_epochs > 0 for trial in plan.trials)
         models = trained + len({trial.model.name for trial in plan.trials})
-        console.print(f"Evaluated beside the trials: {names}, on {models} models.", markup=False, soft_wrap=True)
+        print_words(console, f"Evaluated beside the trials: {names}, on {models} models.")
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
-    console.print(f"Fidelity '{config.fidelity}'; results go to {folder}.", markup=False, soft_wrap=True)
+    print_words(console, f"Fidelity '{config.fidelity}'; results go to {folder}.")
     if plan.provisional:
-        console.print(f"Ids are provisional: {plan.provisional}", style="yellow", markup=False, soft_wrap=True)
+        print_words(console, f"Ids are provisional: {plan.provisional}", "yellow")
 
 
 def plan_json(plan: Plan) -> str:

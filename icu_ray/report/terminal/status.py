@@ -1,6 +1,9 @@
 """Where a sweep stands, for `icu-ray status`: read from storage alone, so that any terminal can ask.
 
-console.print(status_table(collect([("runs", "quickstart")], unstarted=True)))
+    found = collect([("runs", "quickstart")], unstarted=True)
+    console.print(status_table(found, console), soft_wrap=True)
+
+Printed so, no line but the table's is wrapped, and a path or address in it can be copied.
 """
 
 from __future__ import annotations
@@ -9,13 +12,13 @@ import time
 from collections import Counter
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from icu_ray.console.progress import duration
 from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.contents import STATE_WORD
+from icu_ray.report.terminal.fitting import Heading, fitted
 from icu_ray.report.terminal.summary_tables import STATUS_STYLE
 from icu_ray.storage.results import Scores
 
@@ -29,25 +32,35 @@ _DRIVER = {
 _WORD = {**STATE_WORD, "running": "running"}
 
 
-def status_table(found: Collected) -> RenderableType:
-    """The driver's state and the steps it is at, one row a trial of the plan, counts, and why trials failed."""
+_HEADINGS = (
+    *(Heading("trial"), Heading("state"), Heading("epoch", True), Heading("MA %", True)),
+    *(Heading("EL10 %", True, 1), Heading("active", True, 2)),
+)
+
+
+def status_table(found: Collected, console: Console) -> RenderableType:
+    """The driver's state and the steps it is at, one row a trial of the plan, counts, and why trials failed.
+
+    console: what it will be printed on, for the table is made as wide as that.
+    """
     sweep = found.sweeps[0]
     most = {} if sweep.record is None else {spec.trial_id: spec.max_epochs for spec in sweep.record.trials}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading, right in (("trial", 0), ("state", 0), ("epoch", 1), ("MA %", 1), ("EL10 %", 1), ("active", 1)):
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+    rows: list[tuple[str | Text, ...]] = []
     planned = [trial for trial in found.trials if trial.planned]
     for trial in planned:
         last = trial.history[-1] if trial.history else None
         scores = _scores(trial)
-        table.add_row(
-            Text(trial.name),
-            Text(_word(trial), style=STATUS_STYLE.get(trial.state, "")),
-            "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
-            _percent(None if scores is None else scores.ma),
-            _percent(None if scores is None else scores.el10),
-            "" if last is None else str(last.active),
+        rows.append(
+            (
+                Text(trial.name),
+                Text(_word(trial), style=STATUS_STYLE.get(trial.state, "")),
+                "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
+                _percent(None if scores is None else scores.ma),
+                _percent(None if scores is None else scores.el10),
+                "" if last is None else str(last.active),
+            )
         )
+    table, left_out = fitted(console, _HEADINGS, rows, where="'icu-ray status --json'")
     counts = Counter(_word(trial) for trial in planned)
     failed = [(trial.name, trial.result.reason) for trial in planned if trial.result and trial.state == "failed"]
     others = [f"{trial.name} ({_word(trial)})" for trial in found.trials if not trial.planned]
@@ -55,6 +68,7 @@ def status_table(found: Collected) -> RenderableType:
         Text(f"{sweep.name}: {_DRIVER.get(sweep.state, sweep.state)}", style="bold"),
         *(Text(f"  {line}", style="cyan") for line in sweep.under_way),
         table,
+        *([Text(left_out, style="dim")] if left_out else ()),
         Text(", ".join(f"{count} {word}" for word, count in counts.items()) + _since(found), style="dim"),
         *(Text(f"{name}: failed: {reason}", style="red") for name, reason in failed),
         *([Text(f"not in the plan, left by an earlier config: {', '.join(others)}", style="dim")] if others else ()),
