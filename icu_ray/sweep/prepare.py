@@ -163,9 +163,7 @@ class _Preparation:
         keys, records = self.tasks.run(step, resources, artefacts_task, request)
         self._done(step, records)
         if keys.long_texts:
-            self.on_step(
-                Step(step, 1, f"{keys.long_texts}; only their beginning is forgotten and measured", event=True)
-            )
+            self.on_step(Step(step, 1, keys.long_texts, event=True))
         return keys
 
     def _done(self, name: str, records: Sequence[ArtefactRecord], more: str = "") -> None:
