@@ -136,11 +136,12 @@ def pinned(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"revision": commit_of(model.source, model.revision)})
 
 
-def model_key(model: ModelConfig, columns: Columns, corpus: str) -> dict[str, JsonValue]:
+def model_key(model: ModelConfig, columns: Columns, corpus: str, windows: bool = False) -> dict[str, JsonValue]:
     """What decides a model's weights and vocabulary; a stand-in's are decided by all rows of the sweep too."""
     if model.standin is None:
         return dict(model_fingerprint(model))
-    return {**model_fingerprint(model), "corpus": corpus, "columns": columns_key(columns), "version": VERSION}
+    key = {**model_fingerprint(model), "corpus": corpus, "columns": columns_key(columns), "version": VERSION}
+    return key | ({"rows": "windows"} if windows else {})
 
 
 def columns_key(columns: Columns) -> list[int]:
