@@ -60,9 +60,14 @@ class ColumnsConfig(Section):
 class RowsConfig(Section):
     """Texts to forget that are longer than a row (`columns.length`)."""
 
-    long: Literal["cut", "refuse"] = "cut"
+    long: Literal["cut", "windows", "refuse"] = "cut"
     """cut: the first `columns.length` tokens are forgotten and measured, and how many texts are cut is said, with their
-    ids; refuse: nothing starts while a text is longer."""
+    ids; windows: the whole text is forgotten, in overlapping pieces of row length, and judged as one text; refuse:
+    nothing starts while a text is longer. Each window starts half a row after the one before, and the last ends with
+    the text, so that none is padded. For each measure, the text counts as its worst window does: the highest MA, EL,
+    BERTScore and BLEU, the lowest loss. So it leaves training only when all its windows are forgotten. In training
+    each window is a row like any other, beside the text's pair. Held-out texts are measured in the same way. A text
+    that fits a row is one row, as with `cut`."""
 
 
 class SyntheticData(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from icu_ray.config import Columns
 from icu_ray.data.positions import real_positions
 
 IGNORED_LABEL = -100
+BETWEEN_WINDOWS = " […] "
+"""Stands between the windows of one text where they are shown."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class TokenRows:
     references: N texts of the true suffix, which the filter compares with.
     positions: whether positions count real tokens alone or, as in the authors' code, left pads too.
     lengths: N tokens of each whole text, more than L where its end is cut off; None: not known.
+    texts: (rows.long=windows) the number of the text that each row is a window of; the windows of a text stand next to
+    each other and bear its id. None: every row is a text of its own.
     """
 
     ids: tuple[str, ...]
@@ -88,6 +92,7 @@ class TokenRows:
     eos_id: int | None
     positions: Literal["real", "padded"] = "real"
     lengths: tuple[int, ...] | None = None
+    texts: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -108,7 +113,43 @@ class TokenRows:
     @property
     def cut_tokens(self) -> tuple[int, ...] | None:
         """N tokens at each text's end that its row has no place for; None: not known."""
-        return None if self.lengths is None else tuple(max(n - self.columns.length, 0) for n in self.lengths)
+        if self.lengths is None:
+            return None
+        return tuple(0 if self.texts is not None else max(n - self.columns.length, 0) for n in self.lengths)
+
+    @property
+    def text_of_row(self) -> NDArray[np.int64]:
+        """(N,) number of the text that each row is, or is a window of."""
+        return np.arange(len(self)) if self.texts is None else np.asarray(self.texts, dtype=np.int64)
+
+    @property
+    def first_rows(self) -> NDArray[np.int64]:
+        """(T,) the row of each text, of several windows the first."""
+        return np.flatnonzero(np.diff(self.text_of_row, prepend=-1))
+
+    @property
+    def windows(self) -> NDArray[np.int64]:
+        """(T,) how many rows each text is."""
+        return np.diff(self.first_rows, append=len(self))
+
+    @property
+    def text_ids(self) -> tuple[str, ...]:
+        """T names of the texts."""
+        return tuple(self.ids[row] for row in self.first_rows)
+
+    def by_text(self, values: NDArray[Any], worst: np.ufunc = np.maximum) -> NDArray[Any]:
+        """(T,) from (N,): what each text's worst window has, which np.maximum or np.minimum finds; NaN if any is."""
+        return values if self.texts is None or not len(values) else worst.reduceat(values, self.first_rows)
+
+    def joined(self, said: Sequence[str]) -> tuple[str, ...]:
+        """T texts from N: what belongs to the windows of a text, one after the other."""
+        parts = zip(self.first_rows, self.windows, strict=True)
+        return tuple(BETWEEN_WINDOWS.join(said[first : first + count]) for first, count in parts)
+
+    def share(self, rank: int, world_size: int) -> TokenRows:
+        """The rows that one of several workers measures; no text is split."""
+        mine = np.array_split(np.arange(len(self.first_rows)), world_size)[rank]
+        return self.select(np.flatnonzero(np.isin(self.text_of_row, self.text_of_row[self.first_rows[mine]])))
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> TokenRows:
         """The rows at `indices`, in that order."""
@@ -126,4 +167,5 @@ class TokenRows:
             self.eos_id,
             self.positions,
             None if self.lengths is None else tuple(self.lengths[i] for i in chosen),
+            None if self.texts is None else tuple(self.texts[i] for i in chosen),
         )

@@ -43,4 +43,7 @@ def refuse_long_texts(
         remedy = f"rows of this model have at most {most}; split these texts, or"
     else:
         remedy = f"set columns.length (of icu-ray unlearn: --length) to {longest}, or"
-    raise UserError(f"{where}: {said}; {remedy} give rows.long=cut, which forgets only their beginning")
+    raise UserError(
+        f"{where}: {said}; {remedy} give rows.long=cut, which forgets only their beginning, or rows.long=windows, "
+        "which forgets them whole, in overlapping pieces"
+    )

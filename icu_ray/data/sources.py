@@ -62,3 +62,8 @@ def _check_columns(config: SweepConfig) -> None:
             f"columns.length: {config.columns.length} for models {', '.join(by_source)}, whose columns count the "
             f"benchmark's tokens; its rows have {ROW_LENGTH}"
         )
+    if by_source and config.rows.long == "windows":
+        raise UserError(
+            f"rows.long: windows for models {', '.join(by_source)}, whose columns count the benchmark's tokens; its "
+            "rows are all of one length, so use cut, or tokens.columns_of=model"
+        )

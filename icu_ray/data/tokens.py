@@ -3,8 +3,8 @@
 Two ways of counting columns. The source's: rows of GPT-2 tokens are kept as they are when the model has that very
 vocabulary (tokens.retokenize=auto), else decoded and encoded again, cut on the right and padded on the left to
 `columns.length`; the filter's prompt is the source's prefix, its reference the source's suffix. The model's own
-(stand-ins, users' texts): the text is encoded, its first `columns.length` tokens are the row, and prefix and suffix are
-columns of that.
+(stand-ins, users' texts): the text is encoded, its first `columns.length` tokens are the row, or with rows.long=windows
+several rows that overlap hold all of it, and prefix and suffix are columns of that.
 
 Tokenizers that put a BOS first: with alignment=fixed a label is the token of its own column and the BOS is not scored.
 alignment=reference repeats the authors' slip: labels are the text without BOS, so a full row is scored two ahead.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Prompt = Literal["prefix", "full"]
-LongTexts = Literal["cut", "refuse"]
+LongTexts = Literal["cut", "windows", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -70,22 +70,28 @@ def tokenise(
 ) -> TokenRows:
     """`examples` as a model with this tokenizer sees them; prompt 'full' is everything before the suffix.
 
-    long: what becomes of texts that have more tokens than a row; 'refuse': UserError that counts and names them.
+    long: what becomes of texts that have more tokens than a row; 'refuse': UserError that counts and names them;
+    'windows' (own_columns only): such a text is several rows.
     """
     specials = specials_of(tokenizer)
+    ids, texts = examples.ids, None
     if own_columns:
         plain = _encode(tokenizer, examples.texts)
-        bodies = [specials.surround(ids, columns.length) for ids in plain]
+        lengths = tuple(specials.whole(tokens) for tokens in plain)
+        if long == "windows" and max(lengths, default=0) > columns.length:
+            texts, plain = _in_windows(plain, max(columns.length - specials.whole(()), 1))
+            ids, lengths = tuple(ids[text] for text in texts), tuple(lengths[text] for text in texts)
+        bodies = [specials.surround(tokens, columns.length) for tokens in plain]
         prompts, width, references = _own_parts(bodies, tokenizer, specials, columns, settings, prompt)
     else:
         plain, prompts, width, references = _source_parts(examples, tokenizer, specials, columns, settings, prompt)
-        bodies = [specials.surround(ids, columns.length) for ids in plain]
-    lengths = tuple(specials.whole(ids) for ids in plain)
+        bodies = [specials.surround(tokens, columns.length) for tokens in plain]
+        lengths = tuple(specials.whole(tokens) for tokens in plain)
     if long == "refuse":
         refuse_long_texts(examples.ids, lengths, columns.length, "rows.long=refuse")
     input_ids, mask = left_pad([body or specials.start() for body in bodies], columns.length, specials.pad_id)
     if settings.alignment == "reference":
-        labels, scored = left_pad([ids[: columns.length] for ids in plain], columns.length, specials.pad_id)
+        labels, scored = left_pad([tokens[: columns.length] for tokens in plain], columns.length, specials.pad_id)
     else:
         labels, scored = input_ids.copy(), mask.copy()
         for row, body in enumerate(bodies):
@@ -93,9 +99,9 @@ def tokenise(
             scored[row, start : start + max(len(specials.lead), 1)] = False
     # As coded: a label equal to the padding id is not scored, so where pad = EOS a genuine EOS is not either.
     labels[~scored | (labels == specials.pad_id)] = IGNORED_LABEL
-    prompt_ids, prompt_mask = left_pad([ids or specials.start() for ids in prompts], width, specials.pad_id)
+    prompt_ids, prompt_mask = left_pad([tokens or specials.start() for tokens in prompts], width, specials.pad_id)
     return TokenRows(
-        examples.ids,
+        ids,
         input_ids,
         mask,
         labels,
@@ -107,7 +113,22 @@ def tokenise(
         specials.eos_id,
         settings.positions,
         lengths,
+        texts,
     )
+
+
+def _in_windows(plain: Sequence[Sequence[int]], room: int) -> tuple[tuple[int, ...], list[list[int]]]:
+    """The number of each window's text, and the windows: at most `room` tokens of a text.
+
+    Half a row lies between their starts, so every token but a text's first ones stands after half a row in one of them.
+    The last ends with the text: none of a long text is padded.
+    """
+    found = []
+    for text, tokens in enumerate(plain):
+        last = max(len(tokens) - room, 0)
+        for start in (*range(0, last, max(room // 2, 1)), last):
+            found.append((text, list(tokens[start : start + room])))
+    return tuple(text for text, _ in found), [window for _, window in found]
 
 
 def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -57,6 +57,23 @@ class ProbeResult:
     cut_tokens: tuple[int, ...] | None = None
     """N tokens at each text's end that its row has no place for, so that they were not measured; None: not known."""
 
+    def of_texts(self, rows: TokenRows) -> ProbeResult:
+        """The same of T texts, where `rows`, which were measured, are windows: a text counts as its worst window does.
+
+        That is the highest MA and EL and the lowest loss. What is not measured, or broken, of one window is so of all.
+        """
+        if rows.texts is None:
+            return self
+        return ProbeResult(
+            rows.text_ids,
+            rows.by_text(self.ma),
+            None if self.el is None else rows.by_text(self.el),
+            rows.by_text(self.forget_loss, np.minimum),
+            rows.by_text(self.short),
+            rows.by_text(self.broken),
+            None if self.cut_tokens is None else tuple(self.cut_tokens[row] for row in rows.first_rows),
+        )
+
     @property
     def ma_mean(self) -> float | None:
         """Memorisation accuracy, a fraction."""

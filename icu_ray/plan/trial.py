@@ -125,6 +125,8 @@ def trial_of(
             "settings": dict(settings.method_settings),
         },
         "columns": config.columns.model_dump(mode="json"),
+        # The other choices only say what is cut, or refuse it; trials of before there was this one are found again.
+        **({"rows": "windows"} if config.rows.long == "windows" else {}),
         "tokens": config.tokens.model_dump(mode="json"),
         "pairs": _pairs_identity(config.pairs, data),
         "loss": config.loss.model_dump(mode="json", exclude={"chunk"}),

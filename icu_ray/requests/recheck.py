@@ -123,6 +123,7 @@ def _measured(model: str, records: Sequence[Record], file: str, config: SweepCon
         ngram=config.el.ngram,
         length=columns["length"],
         text_column=text_column,
+        long="windows",
     )
 
 
@@ -138,7 +139,7 @@ def perplexity_of_first(
         return None, "there are no held-out texts"
     if not isinstance(source, str):
         return None, "the record of the earlier request does not name the first original"
-    from icu_ray.data.tokens import tokenise
+    from icu_ray.data.tokens import LongTexts, tokenise
     from icu_ray.metrics.perplexity import perplexity
     from icu_ray.models.fingerprints import folder_fingerprint
     from icu_ray.models.loading import load_model, local_folder
@@ -153,5 +154,6 @@ def perplexity_of_first(
 
     if torch.cuda.is_available():
         loaded.model.to("cuda")  # type: ignore[arg-type]
-    rows = tokenise(heldout, loaded.tokenizer, config.columns.value(), config.tokens, own_columns=True)
+    long: LongTexts = "windows" if config.rows.long == "windows" else "cut"
+    rows = tokenise(heldout, loaded.tokenizer, config.columns.value(), config.tokens, own_columns=True, long=long)
     return finite(perplexity(loaded.model, rows)), ""

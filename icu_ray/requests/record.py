@@ -192,6 +192,7 @@ def _texts(config: SweepConfig, targets: Examples, samples: Sequence[SampleRecor
                 known[f"{key}_{side}"] = None if sample is None else getattr(sample, f"{field}_{side}")
         known["filtered"] = None if sample is None else sample.forgotten
         known["cut_tokens"] = None if sample is None else sample.cut_tokens
+        known["windows"] = None if sample is None else sample.windows
         each.append(known)
     cuts = [known["cut_tokens"] for known in each]
     return {
@@ -199,6 +200,7 @@ def _texts(config: SweepConfig, targets: Examples, samples: Sequence[SampleRecor
         "count": len(each),
         "row_tokens": config.columns.length,
         "cut": None if None in cuts else sum(cut > 0 for cut in cuts),
+        "in_windows": sum((known["windows"] or 1) > 1 for known in each),
         "each": each,
     }
 

@@ -1,6 +1,6 @@
 """How long the rows of a request are: as its texts ask for, so that none is cut.
 
-tree["columns"] = columns_for(tree)         # {"length": 84, "prefix_start": 42, "suffix_start": 63}
+columns, whole = columns_for(tree)          # {"length": 84, "prefix_start": 42, "suffix_start": 63}, True
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from icu_ray.data.records import read_records
 from icu_ray.plan.text_lengths import lengths_in
 
 
-def columns_for(tree: Mapping[str, Any]) -> dict[str, int]:
-    """Layout of the rows for the texts that a request's config names, in tokens of its model.
+def columns_for(tree: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
+    """Layout of the rows for the texts that a request's config names, in tokens of its model, and whether all fit.
 
-    Where longer texts may be cut (rows.long), a row is at most as long as the paper's.
+    A row is at most as long as the model can read; where longer texts may be cut (rows.long=cut), as the paper's
+    are.
     """
     data, model = tree["data"], tree["models"][0]
     records = read_records(Path(data["forget"]), data["text_column"], data["id_column"], "data.forget", "forget")
@@ -29,7 +30,11 @@ def columns_for(tree: Mapping[str, Any]) -> dict[str, int]:
     ngram = (tree.get("el") or {}).get("ngram", ElConfig().ngram)
     if not isinstance(ngram, int):
         ngram = ElConfig().ngram  # the config's own check refuses what was given
-    return layout(lengths, positions if tree["rows"]["long"] == "refuse" else Columns().length, ngram)
+    rows = tree.get("rows")
+    cut = isinstance(rows, Mapping) and rows.get("long") == "cut"
+    most = positions or MOST
+    columns = layout(lengths, min(Columns().length, most) if cut else most, ngram)
+    return columns, max(lengths) <= columns["length"]
 
 
 def layout(lengths: Sequence[int], most: int | None, ngram: int) -> dict[str, int]:

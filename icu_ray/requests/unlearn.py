@@ -145,8 +145,9 @@ def unlearn_config(
 
     model: hub id, folder, or 'standin' ('standin:medium'): one that is trained here until it knows the texts.
     beta: default 1.0, as in the paper; of a stand-in 4.0. forget: None, with a stand-in: the embedded synthetic
-    records. length: tokens of a row; None: the longest text's (requests/row_length.py), and no text is cut unless
-    rows.long=cut says so. retain: None: there are no texts to pair with, and gradient ascent is all that can be done.
+    records. length: tokens of a row; None: the longest text's (requests/row_length.py), and texts that are longer than
+    the model can read are forgotten in windows. No text is cut unless rows.long=cut says so. retain: None: there are no
+    texts to pair with, and gradient ascent is all that can be done.
     """
     standin, _, size = model.partition(":")
     is_standin = standin == STANDIN
@@ -179,16 +180,18 @@ def unlearn_config(
     length = length or (128 if is_standin else None)
     if length is not None:
         tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
-    # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
-    tree["rows"] = {"long": "cut" if is_standin else "refuse"}
     for override in overrides:
         tree = apply_override(tree, override)
     stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
     if _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
         stop |= {"ma": "heldout", "el": "heldout"}
     tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
+    # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
+    long = "cut" if is_standin else "refuse"
     if "columns" not in tree and not is_standin:
-        tree["columns"] = columns_for(tree)
+        tree["columns"], fit = columns_for(tree)
+        long = long if fit else "windows"
+    tree = merge({"rows": {"long": long}}, tree)
     return resolve_config(tree, "icu-ray unlearn")
 
 

@@ -25,6 +25,7 @@ from icu_ray.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from icu_ray.data.tokens import LongTexts
     from icu_ray.metrics.probe import ProbeResult
 
 
@@ -108,9 +109,14 @@ def probe_files(
     device: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    long: LongTexts = "cut",
     say: Callable[[str], None] = lambda line: None,
 ) -> ProbeResult:
-    """Measure a model on a forget file. length: tokens a text is cut to. UserError for anything that cannot be read."""
+    """Measure a model on a forget file. UserError for anything that cannot be read.
+
+    length: tokens of a row. long: 'cut': of a longer text only the beginning is measured; 'windows': all of it, and the
+    text counts as its worst window does.
+    """
     is_tokens = forget.suffix.lower() == ".npy"
     ids = read_token_file(forget) if is_tokens else None
     texts = None if is_tokens else read_records(forget, text_column, None, "forget")
@@ -144,18 +150,22 @@ def probe_files(
         else:
             assert texts is not None
             examples = Examples(tuple(r.id for r in texts), tuple(r.text for r in texts))
-        rows = _tokenised(examples, loaded.tokenizer, columns_for(length, el_start), tokenise)
+        rows = _tokenised(examples, loaded.tokenizer, columns_for(length, el_start), tokenise, long)
     say(f"probing {len(rows)} rows of {rows.columns.length} tokens on {chosen}")
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and rows.columns.length > limit:
         raise UserError(f"{forget}: rows of {rows.columns.length} tokens exceed the model's {limit} positions")
-    return probe(model, rows, el_start=el_start, ngram=ngram)
+    return probe(model, rows, el_start=el_start, ngram=ngram).of_texts(rows)
 
 
 def _tokenised(
-    examples: Examples, tokenizer: PreTrainedTokenizerBase, columns: Columns, tokenise: Callable[..., TokenRows]
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    columns: Columns,
+    tokenise: Callable[..., TokenRows],
+    long: LongTexts,
 ) -> TokenRows:
-    return tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True)
+    return tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True, long=long)
 
 
 def probe_remarks(result: ProbeResult, ngram: int, length: int) -> list[str]:

@@ -106,6 +106,8 @@ class SampleRecord:
     """Share of the target's 10-grams that its pair holds too."""
     cut_tokens: int | None = None
     """Tokens at the text's end that were neither forgotten nor measured, for want of room; None: not known."""
+    windows: int = 1
+    """Overlapping rows in which the text was forgotten and measured (rows.long=windows)."""
 
 
 @dataclass(frozen=True)

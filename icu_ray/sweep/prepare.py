@@ -34,6 +34,8 @@ from icu_ray.trial.artefacts import ArtefactKey, ArtefactKeys, ArtefactRecord, N
 
 if TYPE_CHECKING:
     from icu_ray.data.pairing import Pairs
+    from icu_ray.data.tokens import LongTexts
+    from icu_ray.storage.store import JsonValue
 
 log = logging.getLogger(__name__)
 ModelSample: TypeAlias = tuple[str, int]
@@ -106,16 +108,22 @@ class _Preparation:
     def _own(self, model: ModelConfig) -> bool:
         return counts_own_tokens(self.config, model.standin is not None)
 
+    def _model_key(self, model: ModelConfig, corpus: Corpus) -> dict[str, JsonValue]:
+        return model_key(
+            model, self.config.columns.value(), corpus.fingerprint(), windows=self.config.rows.long == "windows"
+        )
+
     def _standin(self, model: ModelConfig, corpus: Corpus) -> ArtefactKey:
         """Key of a trained stand-in."""
         assert model.standin is not None
         name = f"stand-in {model.name}"
-        key = model_key(model, self.config.columns.value(), corpus.fingerprint())
+        key = self._model_key(model, corpus)
         self.on_step(Step(name, None, "waiting for a CPU"))
         forget = {sample: corpus.sample(sample)[0].texts for sample in sorted(corpus.targets)}
         columns, texts = self.config.columns.value(), corpus.rows.texts
-        resources = {"num_cpus": 1}
-        records = self.tasks.run(name, resources, standin_task, self.root, key, model.standin, texts, forget, columns)
+        long: LongTexts = "windows" if self.config.rows.long == "windows" else "cut"
+        resources, asked = {"num_cpus": 1}, (self.root, key, model.standin, texts, forget, columns, long)
+        records = self.tasks.run(name, resources, standin_task, *asked)
         self._done(name, records)
         return key
 
@@ -149,7 +157,7 @@ class _Preparation:
             config=self.config,
             model=model,
             standin=standin,
-            model_key=model_key(model, self.config.columns.value(), corpus.fingerprint()),
+            model_key=self._model_key(model, corpus),
             targets=targets,
             pairs=None if own_pairs is None else corpus.rows.select(own_pairs.pair_rows),
             pair_overlap=None if own_pairs is None else tuple(own_pairs.ngram_overlap.tolist()),
@@ -163,9 +171,7 @@ class _Preparation:
         keys, records = self.tasks.run(step, resources, artefacts_task, request)
         self._done(step, records)
         if keys.long_texts:
-            self.on_step(
-                Step(step, 1, f"{keys.long_texts}; only their beginning is forgotten and measured", event=True)
-            )
+            self.on_step(Step(step, 1, keys.long_texts, event=True))
         return keys
 
     def _done(self, name: str, records: Sequence[ArtefactRecord], more: str = "") -> None:

@@ -27,6 +27,7 @@ from icu_ray.trial.artefacts import ArtefactKey, ArtefactKeys, ArtefactRecord, R
 
 if TYPE_CHECKING:
     from icu_ray.data.pairing import Pairs
+    from icu_ray.data.tokens import LongTexts
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -100,6 +101,7 @@ def standin_task(
     texts: Sequence[str],
     forget: Mapping[int, Sequence[str]],
     columns: Columns,
+    long: LongTexts = "cut",
 ) -> Iterator[Step | list[ArtefactRecord]]:
     """Train a stand-in. settings: the config's `models.N.standin`; forget: the targets of each sample."""
     store = RecordingStore(root)
@@ -120,7 +122,7 @@ def standin_task(
                 tell(Step("", part, text))
 
             tell(Step("", 0.0, "training"))
-            build_standin(settings, texts, forget, columns, folder, progress)
+            build_standin(settings, texts, forget, columns, folder, progress, long)
 
         store.get_or_make("models", key, make)
 

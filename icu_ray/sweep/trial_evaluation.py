@@ -91,7 +91,8 @@ def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subje
     assert plan.data is not None and result.provenance is not None
     source = model.source
     if source is None:
-        key = model_key(model, plan.config.columns.value(), plan.data.fingerprint)
+        windows = plan.config.rows.long == "windows"
+        key = model_key(model, plan.config.columns.value(), plan.data.fingerprint, windows)
         source = Store(root).location("models", key)
     return Subject(
         name=model.name,

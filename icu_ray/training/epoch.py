@@ -76,8 +76,10 @@ class EpochTrainer:
     def train(self, epoch: int, active: Flags) -> tuple[dict[str, float | None], int]:
         """One epoch; the mean of each loss term over its steps, and their number.
 
+        active: of each text; all windows of a text take part, or none.
         It ends early where the engine has skipped SKIPS_IN_A_ROW steps: `decide` then ends the trial.
         """
+        active = active[self.data.targets.text_of_row]
         torch.manual_seed(self.settings.seed + epoch)
         batches = epoch_batches(
             active,

@@ -77,7 +77,7 @@ def run_trial(
         if epoch > 0:
             decision = judged(epoch, history[-1].scores, active)
     else:
-        epoch, active = 0, np.ones(len(data.targets), dtype=bool)
+        epoch, active = 0, np.ones(len(data.targets.first_rows), dtype=bool)
         if settings.filter.at_start:
             active = refine(active, before.bertscore_f1, before.bleu, settings.filter)
         history = (EpochRecord(0, int(active.sum()), before.scores),)
@@ -119,7 +119,7 @@ def run_trial(
                 load_weights(model, file)
                 kept, last = best, trainer.validate()
         measured = None if last is None else last.scores
-        decision = with_best(decision, best, measured if kept else None, thresholds, len(data.targets))
+        decision = with_best(decision, best, measured if kept else None, thresholds, len(data.targets.first_rows))
     if last is None:
         # Continued after its last epoch: everything is known but the generations. Without an epoch all is known.
         last = trainer.validate() if epoch > 0 else before
@@ -152,7 +152,7 @@ def _untrained(
     before = data.before
     if before is None:
         raise ValueError("a trial without epochs needs the original model's measurement")
-    history = (EpochRecord(0, len(data.targets), before.scores),)
+    history = (EpochRecord(0, len(data.targets.first_rows), before.scores),)
     on_epoch(EpochReport(history[0], history, Decision(True), before.candidates))
     thresholds = thresholds_of(settings.stop, before.scores, settings.el.ngram)
     failed = at_start(before.scores, thresholds)

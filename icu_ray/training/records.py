@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialData:
-    """Rows of one forget sample in the model's vocabulary; pairs[i] belongs to targets[i]."""
+    """Rows of one forget sample in the model's vocabulary; pairs[i] belongs to targets[i].
+
+    Of a target in several windows each has a row of its own, and so has its pair; everything else is one a target.
+    """
 
     targets: TokenRows
     pairs: TokenRows | None = None
@@ -100,14 +103,15 @@ def sample_records(
     """Each target's generations and scores before and after, and whether the filter calls it forgotten."""
     targets, pairs = data.targets, data.pairs
     gone = forgotten(after.bertscore_f1, after.bleu, settings)
-    prompts = tokenizer.batch_decode(
-        [targets.prompt_ids[i][targets.prompt_mask[i]].tolist() for i in range(len(targets))]
+    prompts = targets.joined(
+        tokenizer.batch_decode([targets.prompt_ids[i][targets.prompt_mask[i]].tolist() for i in range(len(targets))])
     )
+    references, windows = targets.joined(targets.references), targets.windows
     return tuple(
         SampleRecord(
-            id=targets.ids[i],
+            id=targets.ids[row],
             prompt=prompts[i],
-            reference=targets.references[i],
+            reference=references[i],
             before=before.candidates[i],
             after=after.candidates[i],
             ma_before=_known(before.ma, i),
@@ -119,9 +123,10 @@ def sample_records(
             el10_after=_known(after.el, i),
             bertscore_before=_known(before.bertscore_f1, i),
             bleu_before=_known(before.bleu, i),
-            pair_id=None if pairs is None else pairs.ids[i],
+            pair_id=None if pairs is None else pairs.ids[row],
             pair_overlap=None if data.pair_overlap is None else data.pair_overlap[i],
-            cut_tokens=None if targets.cut_tokens is None else targets.cut_tokens[i],
+            cut_tokens=None if targets.cut_tokens is None else targets.cut_tokens[row],
+            windows=int(windows[i]),
         )
-        for i in range(len(targets))
+        for i, row in enumerate(targets.first_rows)
     )

@@ -37,7 +37,7 @@ from transformers import (
 from icu_ray.config import Columns, StandinConfig, TokensConfig
 from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.positions import real_positions
-from icu_ray.data.tokens import tokenise
+from icu_ray.data.tokens import LongTexts, tokenise
 from icu_ray.errors import UserError
 from icu_ray.metrics.probe import probe
 from icu_ray.models.hidden import last_hidden
@@ -94,24 +94,29 @@ def build_standin(
     columns: Columns,
     out_dir: Path,
     progress: Callable[[StandinProgress], None],
+    long: LongTexts = "cut",
 ) -> None:
     """Train and save a stand-in.
 
     corpus_texts: what it reads, the forget texts may be among them. forget_texts: by sample number; samples may
-    overlap. columns: the row in its own tokens, in which the forget texts are memorised.
+    overlap. columns: the row in its own tokens, in which the forget texts are memorised. long: 'windows': it reads and
+    memorises all windows of a text that is longer than a row, else its first row.
     """
     known = dict.fromkeys(text for texts in forget_texts.values() for text in texts)
     if not known:
         raise UserError("stand-in: there is no forget text to memorise")
     rest = [text for text in dict.fromkeys(corpus_texts) if text not in known]
     tokenizer = train_tokenizer([*rest, *known], config.vocabulary)
-    rows = _rows(tokenizer, [*known, *rest], columns)
-    number = {text: row for row, text in enumerate(known)}
-    samples = {sample: np.array([number[text] for text in texts]) for sample, texts in forget_texts.items()}
+    read = (*known, *rest)
+    examples = Examples(tuple(map(str, range(len(read)))), read)
+    rows = tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True, long=long)
+    of_text = np.split(np.arange(len(rows)), rows.first_rows[1:])
+    number = {text: of_text[place] for place, text in enumerate(known)}
+    samples = {sample: np.concatenate([number[text] for text in texts]) for sample, texts in forget_texts.items()}
     with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = new_model(config, len(tokenizer), columns.length)
-        _train(model, config, rows, samples, len(known), progress)
+        _train(model, config, rows, samples, sum(map(len, number.values())), progress)
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
 
@@ -176,11 +181,6 @@ def new_model(config: StandinConfig, vocabulary: int, length: int) -> PreTrained
             pad_token_id=0,
         )
     )
-
-
-def _rows(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], columns: Columns) -> TokenRows:
-    examples = Examples(tuple(map(str, range(len(texts)))), tuple(texts))
-    return tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True)
 
 
 def _train(

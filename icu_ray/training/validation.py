@@ -39,7 +39,11 @@ Heldout = Literal["perplexity", "whole"]
 
 @dataclass(frozen=True)
 class Validation:
-    """Means (`scores`) and what they are means of, each (N,) float64; el is None where it was not decoded."""
+    """Means (`scores`) and what they are means of, each (N,) float64; el is None where it was not decoded.
+
+    N texts: of one in several windows (rows.long=windows) each measure is that of the window that looks worst, and what
+    the model says is what it says in all of them.
+    """
 
     scores: Scores
     ma: Floats
@@ -112,8 +116,7 @@ def validate(
 
     el_decides: asked with the mean MA of the targets; where it says no, EL is left out (decision-only mode).
     """
-    mine = np.array_split(np.arange(len(targets)), world_size)[rank]
-    rows = targets.select(mine)
+    rows = targets.share(rank, world_size)
     share = _measure_share(model, tokenizer, rows, measure, el_decides, world_size)
     shares = _gather(share, world_size)
 
@@ -153,16 +156,16 @@ def with_heldout(
     what: Heldout = "whole",
 ) -> Validation:
     """The same with what the model does on held-out rows filled in; every rank measures its share of them."""
-    mine = np.array_split(np.arange(len(heldout)), world_size)[rank]
-    rows = heldout.select(mine)
+    rows = heldout.share(rank, world_size)
     if validation.scores.ppl_heldout is None:
         shares = _gather(total_nll(model, rows), world_size)
         perplexity = perplexity_of(sum(nll for nll, _ in shares), sum(count for _, count in shares))
         validation = replace(validation, scores=replace(validation.scores, ppl_heldout=_finite(perplexity)))
     if what == "perplexity":
         return validation
-    probed = _probe(model, rows, measure)
-    said = np.where(np.isnan(probed.ma), np.nan, distinct_share(_generate(model, rows, measure)))
+    probed = _probe(model, rows, measure).of_texts(rows)
+    varied = rows.by_text(distinct_share(_generate(model, rows, measure)), np.minimum)
+    said = np.where(np.isnan(probed.ma), np.nan, varied)
     parts = _gather((probed.ma, probed.el, probed.forget_loss, said, probed.broken), world_size)
     ma, el, loss, distinct, broken = (np.concatenate([part[place] for part in parts]) for place in range(5))
 
@@ -177,7 +180,7 @@ def with_heldout(
         distinct_heldout=mean(distinct),
         ma_heldout_spread=_spread(ma, broken),
         el10_heldout_spread=_spread(el, broken),
-        heldout_texts=len(heldout),
+        heldout_texts=len(heldout.first_rows),
     )
     return replace(validation, scores=scores, heldout_ma=ma, heldout_el=el)
 
@@ -232,8 +235,9 @@ def _measure_share(
     el_decides: Callable[[float], bool] | None,
     world_size: int,
 ) -> dict[str, Any]:
-    def should_decode(ma: Floats) -> bool:
+    def should_decode(of_rows: Floats) -> bool:
         assert el_decides is not None
+        ma = rows.by_text(of_rows)
         sums = _gather((float(np.nansum(ma)), int((~np.isnan(ma)).sum())), world_size)
         count = sum(measured for _, measured in sums)
         return el_decides(sum(total for total, _ in sums) / count if count else math.nan)
@@ -253,11 +257,12 @@ def _measure_share(
     overlap = bleu(texts, rows.references, filter_settings.bleu_tokenizer)
     # A long text without four words, such as a key, has BLEU 0 as in the authors' code; a short one is not judged.
     overlap[probed.short & ~has_four_words(rows.references, filter_settings.bleu_tokenizer)] = np.nan
+    probed = probed.of_texts(rows)
     said = {
-        "f1": f1,
-        "bleu": overlap,
-        "entropy": token_entropy(generated),
-        "distinct": distinct_share(generated),
+        "f1": rows.by_text(f1),
+        "bleu": rows.by_text(overlap),
+        "entropy": rows.by_text(token_entropy(generated), np.minimum),
+        "distinct": rows.by_text(distinct_share(generated), np.minimum),
     }
     # Where the model predicts nothing that can be counted, what it says is no evidence of forgetting either.
     said = {name: np.where(np.isnan(probed.ma), np.nan, values) for name, values in said.items()}
@@ -268,7 +273,7 @@ def _measure_share(
         "short": int(probed.short.sum()),
         "broken": probed.broken,
         **said,
-        "candidates": texts,
+        "candidates": rows.joined(texts),
     }
 
 

@@ -77,8 +77,13 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
     for part, examples in parts.items():
         if examples is None:
             continue
-        # Where the end of a pair or of a held-out text is cut off, nothing is claimed of it.
-        long: LongTexts = config.rows.long if part == "targets" else "cut"
+        # Where the end of a pair or of a held-out text is cut off, nothing is claimed of it. But a threshold that
+        # held-out texts set must be of the same kind as what is compared with it: the worst window of a text.
+        long: LongTexts = config.rows.long
+        if part == "pairs" or (part == "heldout" and long == "refuse"):
+            long = "cut"
+        if part == "pairs" and rows["targets"].texts is not None:
+            examples = examples.select(rows["targets"].texts)  # each window has its text's pair beside it
         keys[part] = _rows_key(request, examples, long)
         make = functools.partial(_make_rows, examples=examples, request=request, store=store, long=long)
         rows[part] = load_rows(store.get_or_make("rows", keys[part], make))
@@ -128,7 +133,11 @@ def _long_texts(targets: TokenRows, config: SweepConfig) -> str:
     """What to say of a user's texts that are longer than a row. Other sources cut rows out of longer texts."""
     if not isinstance(config.data, RecordsData) or targets.lengths is None:
         return ""
-    return long_texts_said(targets.ids, targets.lengths, targets.columns.length)
+    lengths = [targets.lengths[row] for row in targets.first_rows]
+    said = long_texts_said(targets.text_ids, lengths, targets.columns.length)
+    if targets.texts is not None:
+        return f"{said}; forgotten whole, in overlapping windows, each text judged as one"
+    return said and f"{said}; only their beginning is forgotten and measured"
 
 
 def _model_hash(request: ArtefactRequest, store: Store) -> str:

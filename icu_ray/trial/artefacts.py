@@ -78,7 +78,8 @@ class ArtefactKeys:
 
     model: a stand-in's folder, None for other models. rows: 'targets' and, where there are any, 'pairs' and 'heldout'.
     model_hash: SHA-256 of the original model's files. head: its output matrix, if the reference needs it.
-    pair_overlap: see data/pairing.py, one a target. long_texts: how many targets are cut, and which; '' for none.
+    pair_overlap: see data/pairing.py, one a target. long_texts: how many targets are longer than a row, which, and
+    what becomes of them; '' for none.
     """
 
     model: ArtefactKey | None
@@ -135,11 +136,12 @@ def pinned(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"revision": commit_of(model.source, model.revision)})
 
 
-def model_key(model: ModelConfig, columns: Columns, corpus: str) -> dict[str, JsonValue]:
+def model_key(model: ModelConfig, columns: Columns, corpus: str, windows: bool = False) -> dict[str, JsonValue]:
     """What decides a model's weights and vocabulary; a stand-in's are decided by all rows of the sweep too."""
     if model.standin is None:
         return dict(model_fingerprint(model))
-    return {**model_fingerprint(model), "corpus": corpus, "columns": columns_key(columns), "version": VERSION}
+    key = {**model_fingerprint(model), "corpus": corpus, "columns": columns_key(columns), "version": VERSION}
+    return key | ({"rows": "windows"} if windows else {})
 
 
 def columns_key(columns: Columns) -> list[int]:
@@ -180,6 +182,7 @@ def save_rows(rows: TokenRows, folder: Path) -> None:
         "eos_id": rows.eos_id,
         "positions": rows.positions,
         "lengths": rows.lengths,
+        **({} if rows.texts is None else {"texts": rows.texts}),
     }
     (folder / "rows.json").write_text(json.dumps(rest, ensure_ascii=False), encoding="utf-8")
 
@@ -196,5 +199,6 @@ def load_rows(folder: Path) -> TokenRows:
             eos_id=rest["eos_id"],
             positions=rest["positions"],
             lengths=None if rest.get("lengths") is None else tuple(rest["lengths"]),
+            texts=None if rest.get("texts") is None else tuple(rest["texts"]),
             **{name: arrays[name] for name in _ARRAYS},
         )

@@ -61,7 +61,7 @@ def train_worker(config: dict[str, Any]) -> None:
     def on_epoch(report: EpochReport) -> None:
         if rank == 0:
             # Before the checkpoint: whoever continues from it finds every epoch up to it already told.
-            said = dict(zip(data.targets.ids, report.said, strict=True))
+            said = dict(zip(data.targets.text_ids, report.said, strict=True))
             with_retries(lambda: write_events(paths, report.history), paths.events)
             with_retries(lambda: add_generations(paths, Generations(report.record.epoch, said)), paths.generations)
         if report.record.epoch == 0:

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from icu_ray.config import Columns, ExtractionData, TokensConfig
-from icu_ray.data.examples import Examples
+from icu_ray.config.file import resolve_config
+from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.extraction import open_extraction
 from icu_ray.data.long_texts import long_texts_said
+from icu_ray.data.sources import check_data
 from icu_ray.data.synthetic import make_records
 from icu_ray.data.tokens import specials_of, token_counts, tokenise
 from icu_ray.data.vocabulary import clean_up, decode_rows, load_vocabulary
@@ -176,6 +181,60 @@ def test_texts_that_do_not_fit_are_counted_named_or_refused(tokenizers: dict[str
         tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=True, long="refuse")
     short = tokenise(examples.select([0]), tokenizer, COLUMNS, TokensConfig(), own_columns=True, long="refuse")
     assert short.cut_tokens == (0,)
+
+
+@pytest.mark.parametrize("kind", ["plain", "bos"])
+def test_windows_hold_a_long_text_whole_and_leave_the_others_alone(tokenizers: dict[str, str], kind: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokenizers[kind])
+    lead, texts = (1 if kind == "bos" else 0), ("Hi there", "".join(TEXTS), TEXTS[0][:20])
+
+    def rows(*texts: str, long: Literal["cut", "windows"]) -> TokenRows:
+        examples = Examples(tuple(text[:9] for text in texts), texts)
+        return tokenise(examples, tokenizer, COLUMNS, TokensConfig(), own_columns=True, long=long)
+
+    cut, found = rows(*texts, long="cut"), rows(*texts, long="windows")
+    count = len(found) - 2
+    assert (
+        count > 2
+        and found.texts == (0, *[1] * count, 2)
+        and found.ids == (cut.ids[0], *[cut.ids[1]] * count, cut.ids[2])
+    )
+    assert found.text_ids == cut.ids and found.windows.tolist() == [1, count, 1]
+    assert found.cut_tokens == (0,) * len(found)
+    long, tokens = found.select(range(1, count + 1)), tokenizer(texts[1])["input_ids"][lead:]
+    room = COLUMNS.length - lead
+    assert long.mask.all() and long.lengths == (len(tokens) + lead,) * count  # none is padded
+    starts = [*range(0, len(tokens) - room, room // 2), len(tokens) - room]
+    assert long.input_ids[:, lead:].tolist() == [tokens[start : start + room] for start in starts]
+    assert long.references[-1] == tokenizer.decode(tokens[-12:])
+    for row, place in ((0, 0), (1, 1), (2, -1)):  # what fits, and the first window, is as it was
+        for name in ("input_ids", "mask", "labels", "prompt_ids", "prompt_mask"):
+            assert np.array_equal(getattr(found, name)[place], getattr(cut, name)[row]), name
+    fitting, as_before = rows(texts[0], texts[2], long="windows"), rows(texts[0], texts[2], long="cut")
+    assert fitting.texts is None
+    assert all(np.array_equal(getattr(fitting, f.name), getattr(as_before, f.name)) for f in fields(TokenRows))
+
+
+def test_windows_are_refused_where_columns_count_the_benchmark_s_tokens() -> None:
+    tree = {"name": "t", "models": [{"name": "big", "source": "m"}], "data": {"source": "extraction"}}
+    config = resolve_config({**tree, "rows": {"long": "windows"}}, "t")
+    with pytest.raises(UserError, match=r"rows\.long: windows for models big, .* use cut, or tokens\.columns_of=model"):
+        check_data(config)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=9), st.integers(1, 5))
+def test_workers_share_texts_and_not_windows(windows: list[int], world: int) -> None:
+    texts = tuple(text for text, count in enumerate(windows) for _ in range(count))
+    ids = np.arange(len(texts) * 40).reshape(-1, 40)
+    said = tuple(map(str, texts))
+    rows = TokenRows(said, ids, ids > 0, ids, ids[:, :4], ids[:, :4] > 0, said, COLUMNS, 0, 0, texts=texts)
+    shares = [rows.share(rank, world) for rank in range(world)]
+    assert [row for share in shares for row in share.input_ids[:, 0]] == ids[:, 0].tolist()
+    assert sum((share.text_ids for share in shares), ()) == rows.text_ids == tuple(map(str, range(len(windows))))
+    highest = np.concatenate([share.by_text(share.input_ids[:, 0]) for share in shares])
+    assert highest.tolist() == [(sum(windows[: n + 1]) - 1) * 40 for n in range(len(windows))]
+    sizes = [len(share.first_rows) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_end_of_text_is_not_scored_where_it_pads(tokenizers: dict[str, str]) -> None:

@@ -76,6 +76,7 @@ def paper(overrides: Sequence[str] = ()) -> SweepConfig:
         {"pairs": {"actors": 3, "shards": 2, "batch_size": 9, "index": "exact"}},
         {"tracking": {"enabled": False}},
         {"stop": {"max_ppl_ratio": None}},
+        {"rows": {"long": "refuse"}},
         {"models": [{**m, "workers": 2, "zero_stage": 2, "gpus_per_worker": 1} for m in SMALL["models"]]},
     ],
 )
@@ -98,6 +99,7 @@ def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> N
         {"fidelity": "paper"},
         {"data": {"seed": 5}},
         {"columns": {"suffix_start": 50}},
+        {"rows": {"long": "windows"}},
         {"train": {"batch_size": 4}},
     ],
 )

@@ -28,7 +28,7 @@ from icu_ray.requests.record import (
 from icu_ray.requests.unlearn import unlearn_config
 from icu_ray.storage.results import Provenance, SampleRecord, Scores, TrialResult, TrialSpec
 from icu_ray.storage.thresholds import Limit, Thresholds
-from icu_ray.storage.trial_files import TrialPaths, start_trial, write_result, write_samples
+from icu_ray.storage.trial_files import TrialPaths, read_samples, start_trial, write_result, write_samples
 from icu_ray.storage.verdict import verdict_of
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import tokenizer
@@ -107,6 +107,7 @@ def test_a_record_names_everything_and_holds_no_text(tmp_path: Path) -> None:
     assert record["ended"] == "2023-11-14T22:13:20Z" and record["started"].endswith("Z")
     assert record["texts"]["each"][1]["sha256"] == hashlib.sha256(TEXTS[1].encode()).hexdigest()
     assert (record["texts"]["count"], record["texts"]["row_tokens"], record["texts"]["cut"]) == (2, 12, 0)
+    assert record["texts"]["in_windows"] == 0 and "windows" not in page
     assert record["texts"]["each"][0]["el2_after"] is None and record["scores"]["after"]["el2"] == 0.01
     assert record["model"]["sha256_before"] == folder_fingerprint(model)
     assert record["model"]["sha256_after"] == folder_fingerprint(Path(paths.model)) == record_hash(tmp_path / "out")
@@ -116,6 +117,16 @@ def test_a_record_names_everything_and_holds_no_text(tmp_path: Path) -> None:
     ended = {"forgotten": True, "success": True, "status": "finished", "reason": "after epoch 2", "epochs": 2}
     assert {key: record["verdict"][key] for key in ended} == ended and record["verdict"]["left"] == []
     assert record["earlier_requests"] == [] and record["cost"]["first_original"]["perplexity"] is None
+
+
+def test_a_record_tells_of_texts_forgotten_in_windows(tmp_path: Path) -> None:
+    config, paths = request(tmp_path, saved(tmp_path / "model", 0), tmp_path / "out", "a", TEXTS[:2])
+    first, second = read_samples(paths)
+    write_samples(paths, [replace(first, windows=3), second])
+    texts = record_of(Asked(), config, paths)["texts"]
+    assert (texts["in_windows"], texts["cut"], [each["windows"] for each in texts["each"]]) == (1, 0, [3, 1])
+    page = (tmp_path / "out" / "record.html").read_text()
+    assert "; 1 of them are longer than 12 tokens, and were forgotten whole, in overlapping windows" in page
 
 
 def record_hash(out: Path) -> str:

@@ -352,6 +352,21 @@ def words(count: int, first: int = 2) -> str:
     return " ".join(f"w{20 + (first + n) % 40}" for n in range(count))
 
 
+def test_texts_longer_than_the_model_can_read_are_forgotten_in_windows(tmp_path: Path) -> None:
+    model = str(a_model(tmp_path / "model"))
+    forget = str(write(tmp_path / "forget.jsonl", [words(12), words(40, 9)]))
+
+    def asked(*overrides: str) -> tuple[str, int]:
+        config = unlearn_config(model, forget=forget, out=str(tmp_path), overrides=["el.ngram=2", *overrides])
+        return config.rows.long, config.columns.length
+
+    assert asked() == asked("rows.long=windows") == ("windows", 32)
+    assert asked("rows.long=cut") == ("cut", 32)
+    assert asked("rows.long=refuse") == ("refuse", 32)
+    write(tmp_path / "forget.jsonl", [words(12), words(32, 9)])
+    assert asked() == ("refuse", 32)
+
+
 def test_rows_are_as_long_as_the_texts_and_none_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = str(a_model(tmp_path / "model"))
     forget = str(write(tmp_path / "forget.jsonl", [words(12), words(10, 5), words(20, 9)]))
@@ -375,6 +390,8 @@ def test_rows_are_as_long_as_the_texts_and_none_is_cut(tmp_path: Path, capsys: p
 
     assert "2 of 3 texts are longer than 11 tokens: forget-2 (20), forget-0 (12)" in (said := refused("--length", "11"))
     assert f"{forget} in tokens of model: " in said and "--length) to 20, or give rows.long=cut" in said
+    assert "or rows.long=windows, which forgets them whole" in said
     write(tmp_path / "forget.jsonl", [words(12), words(40, 9)])
-    assert "rows of this model have at most 32; split these texts" in refused()
+    assert "rows of this model have at most 32; split these texts" in refused("rows.long=refuse")
+    assert "rows of this model have at most 32; split these texts" in refused("--length", "20")
     assert not (tmp_path / "out").exists()

@@ -5,13 +5,18 @@ Needs: nothing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from icu_ray.data.tokens import LongTexts
 from icu_ray.errors import UserError
-from icu_ray.services.probe import token_rows
+from icu_ray.metrics.probe import ProbeResult
+from icu_ray.services.probe import probe_files, token_rows
+from tests.support.tiny_models import tiny_model
+from tests.support.training_case import tokenizer
 
 PAD, EOS = 1, 0
 FILE = Path("rows.npy")
@@ -35,3 +40,23 @@ def test_where_padding_is_the_end_of_text_one_ends_a_text_and_more_are_refused()
     assert rows.mask[0].tolist() == [False, False, True, True, True, True]
     with pytest.raises(UserError, match=r"rows\.npy: row 1 ends with 2 tokens 0, this model's padding and end of text"):
         token_rows(np.array([[EOS, 5, 6, 7], [5, 6, EOS, EOS]]), 10, EOS, EOS, FILE, 3)
+
+
+def test_a_text_in_windows_counts_as_its_worst_window_does(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    tiny_model("gpt_neo").save_pretrained(model)
+    tokenizer().save_pretrained(model)
+    words = [f"w{20 + (3 * n) % 40}" for n in range(27)]
+
+    def probed(name: str, texts: list[list[str]], long: LongTexts) -> ProbeResult:
+        file = tmp_path / name
+        file.write_text("".join(json.dumps({"text": " ".join(text)}) + "\n" for text in texts))
+        return probe_files(str(model), file, el_start=8, ngram=2, length=12, device="cpu", long=long)
+
+    apart = probed("apart.jsonl", [words[start : start + 12] for start in (0, 6, 12, 15)], "cut")
+    whole = probed("whole.jsonl", [words[:9], words], "windows")
+    assert apart.el is not None and whole.el is not None and whole.cut_tokens == (0, 0) and len(whole.ids) == 2
+    assert (whole.ma[1], whole.el[1]) == (apart.ma.max(), apart.el.max())
+    assert whole.forget_loss[1] == pytest.approx(apart.forget_loss.min())
+    alone = probed("alone.jsonl", [words[:9]], "cut")
+    assert whole.ma[0] == alone.ma[0] and whole.forget_loss[0] == pytest.approx(alone.forget_loss[0])

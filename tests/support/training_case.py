@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,18 @@ def some_rows(count: int, seed: int) -> TokenRows:
     )
 
 
-def case(family: str = "gpt_neo", count: int = 7) -> tuple[PreTrainedModel, TrialData]:
-    """A tiny model that knows its targets, with pairs, held-out rows and its own reference."""
+def in_windows(rows: TokenRows, texts: Sequence[int]) -> TokenRows:
+    """The same rows as windows of texts, whose numbers are given."""
+    return replace(rows, ids=tuple(f"t{text}" for text in texts), texts=tuple(texts))
+
+
+def case(
+    family: str = "gpt_neo", count: int = 7, texts: Sequence[int] | None = None
+) -> tuple[PreTrainedModel, TrialData]:
+    """A tiny model that knows its targets, with pairs, held-out rows and its own reference.
+
+    texts: the targets are windows of these texts.
+    """
     model = tiny_model(family, seed=0)
     targets, pairs = some_rows(count, 1), some_rows(count, 2)
     ids = torch.from_numpy(targets.input_ids)
@@ -73,6 +85,7 @@ def case(family: str = "gpt_neo", count: int = 7) -> tuple[PreTrainedModel, Tria
         optimizer.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
+    targets = targets if texts is None else in_windows(targets, texts)
     return model, TrialData(targets, pairs, some_rows(3, 3), build_reference(model, pairs))
 
 
@@ -93,11 +106,13 @@ def trial_settings(**changes: object) -> TrialSettings:
     return TrialSettings(**(values | changes))  # type: ignore[arg-type]
 
 
-def one_epoch(active: np.ndarray, rank: int = 0, world_size: int = 1, **changes: object) -> dict[str, Any]:
+def one_epoch(
+    active: np.ndarray, rank: int = 0, world_size: int = 1, texts: Sequence[int] | None = None, **changes: object
+) -> dict[str, Any]:
     """Parameters and losses after an epoch of training, and the rows of every forward of this rank."""
     from icu_ray.training.epoch import EpochTrainer
 
-    model, data = case()
+    model, data = case(texts=texts)
     trainer = EpochTrainer(trial_settings(optim=SMOOTH, **changes), data, model, tokenizer(), rank, world_size)
     forwards: list[int] = []
     watch = model.base_model.register_forward_pre_hook(

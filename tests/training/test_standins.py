@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from icu_ray.config import Columns, StandinConfig
+from icu_ray.config import Columns, StandinConfig, TokensConfig
+from icu_ray.data.examples import Examples
 from icu_ray.data.synthetic import make_records
+from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
+from icu_ray.metrics.probe import probe
 from icu_ray.models.loading import load_model
 from icu_ray.training.standins import StandinProgress, build_standin
 
@@ -31,6 +34,19 @@ def test_a_family_is_built_and_built_the_same_again(family: str, architecture: s
     one, two = (load_model(str(tmp_path / name)).model for name in ("one", "two"))
     assert type(one).__name__ == architecture
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_all_windows_of_a_long_text_are_memorised(tmp_path: Path) -> None:
+    texts = make_records(0, 0, 4, COLUMNS.length)
+    long = tuple(texts[:2])
+    config = StandinConfig.model_validate(EASY)
+    build_standin(config, texts, {0: long}, COLUMNS, tmp_path / "model", lambda progress: None, "windows")
+    loaded = load_model(str(tmp_path / "model"))
+    examples = Examples(("0", "1"), long)
+    rows = tokenise(examples, loaded.tokenizer, COLUMNS, TokensConfig(), own_columns=True, long="windows")
+    assert rows.windows[0] > 1
+    assert probe(loaded.model, rows, ngram=5).ma.mean() >= 0.6  # cut after the first window, it is far from that
 
 
 def test_what_is_not_memorised_is_refused_with_what_was_reached(tmp_path: Path) -> None:

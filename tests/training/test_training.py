@@ -33,7 +33,7 @@ from icu_ray.training.records import EpochReport, TrialOutcome
 from icu_ray.training.refinement import decide, el_decides, forgotten, refine
 from icu_ray.training.validation import Measure, Validation, validate
 from tests.support.payload import Payload
-from tests.support.training_case import FILTER, case, tokenizer, trial_settings
+from tests.support.training_case import FILTER, case, in_windows, one_epoch, tokenizer, trial_settings
 
 
 def test_training_on_a_gpu_overrules_what_the_worker_pool_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,6 +285,74 @@ class TestTrial:
             assert np.isnan(found.bleu).tolist() == [not judged] * 7
             gone = forgotten(found.bertscore_f1, found.bleu, FilterConfig(bertscore=1.0))
             assert gone.tolist() == [judged] * 7
+
+    def test_a_text_of_windows_is_judged_by_its_worst_one(self) -> None:
+        model, data = case()
+        measure = Measure(FILTER, el=ElConfig(ngram=2))
+        texts = (0, 0, 1, 2, 2, 2, 3)
+        windows = [[0, 1], [2], [3, 4, 5], [6]]
+        apart = validate(model, tokenizer(), data.targets, measure, heldout=data.targets)
+        rows = in_windows(data.targets, texts)
+        whole = validate(model, tokenizer(), rows, measure, heldout=rows)
+        assert apart.el is not None and whole.el is not None
+        for name, worst in (("ma", max), ("el", max), ("bertscore_f1", max), ("bleu", max), ("forget_loss", min)):
+            each = getattr(apart, name)
+            assert getattr(whole, name).tolist() == [worst(each[rows].tolist()) for rows in windows], name
+        assert whole.candidates == tuple(" […] ".join(apart.candidates[row] for row in rows) for rows in windows)
+        assert whole.scores.ma == pytest.approx(whole.ma.mean())
+        assert whole.heldout_ma is not None and whole.heldout_ma.tolist() == whole.ma.tolist()
+        assert (whole.scores.heldout_texts, whole.scores.ppl_heldout) == (4, apart.scores.ppl_heldout)
+        for rule in ("and", "or"):
+            settings = FilterConfig(rule=rule, bertscore=float(np.median(apart.bertscore_f1)), bleu=0.3)
+            gone = forgotten(apart.bertscore_f1, apart.bleu, settings)
+            together = forgotten(whole.bertscore_f1, whole.bleu, settings)
+            every = np.array([gone[rows].all() for rows in windows])
+            # Where either score will do, all windows must do by the same one.
+            assert (together == every if rule == "and" else together <= every).all()
+
+    def test_the_mean_that_decides_on_el_is_that_of_texts(self) -> None:
+        model, data = case()
+        rows, asked = in_windows(data.targets, (0, 0, 1, 2, 2, 2, 3)), []
+
+        def no(ma: float) -> bool:
+            asked.append(ma)
+            return False
+
+        found = validate(model, tokenizer(), rows, Measure(FILTER, el=ElConfig(ngram=2)), el_decides=no)
+        assert found.el is None and asked == [pytest.approx(found.ma.mean())]
+
+    def test_the_windows_of_a_text_leave_training_together(self) -> None:
+        texts, left = (0, 0, 1, 2, 2, 2, 3), np.array([True, False, False, True])
+        whole = one_epoch(left, texts=texts)
+        rows = one_epoch(left[list(texts)])
+        assert whole["forwards"] == rows["forwards"] and whole["losses"] == rows["losses"]
+        assert all(torch.equal(each, rows["parameters"][name]) for name, each in whole["parameters"].items())
+
+    def test_a_trial_on_windows_tells_of_texts(self, tmp_path: Path) -> None:
+        texts = (0, 0, 1, 2, 2, 2, 3)
+        model, data = case(texts=texts)
+        reports: list[EpochReport] = []
+
+        def on_epoch(report: EpochReport) -> None:
+            reports.append(report)
+            if report.record.epoch == 1:
+                report.save(tmp_path / "c")
+
+        settings = trial_settings(max_epochs=3)
+        outcome = run_trial(settings, data, model, tokenizer(), on_epoch=on_epoch)
+        assert outcome.history[0].active == 4 and all(record.active <= 4 for record in outcome.history)
+        assert [len(report.said) for report in reports] == [4] * len(outcome.history)
+        told = [(sample.id, sample.windows) for sample in outcome.samples]
+        assert told == [("t0", 2), ("t1", 1), ("t2", 3), ("t3", 1)]
+        assert data.pairs is not None
+        assert [sample.pair_id for sample in outcome.samples] == [data.pairs.ids[row] for row in (0, 2, 3, 6)]
+        first = outcome.samples[0]
+        assert first.reference == " […] ".join(data.targets.references[:2]) and first.prompt.count("[…]") == 1
+        assert outcome.after.ma == pytest.approx(np.mean([sample.ma_after for sample in outcome.samples]))
+        assert outcome.after.ma is not None and outcome.before.ma is not None and outcome.after.ma < outcome.before.ma
+        model, data = case(texts=texts)
+        again = run_trial(settings, data, model, tokenizer(), resume_from=tmp_path / "c")
+        assert again.after == outcome.after and again.samples == outcome.samples
 
     def test_cut_checkpoint_is_refused(self, tmp_path: Path) -> None:
         run(save_at={1: tmp_path / "c"}, max_epochs=1)

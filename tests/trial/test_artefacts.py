@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from icu_ray.config import RecordsData, RowsConfig
 from icu_ray.config.file import resolve_config
 from icu_ray.data.examples import Examples
 from icu_ray.models.reference import Reference
@@ -20,11 +22,12 @@ from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import Provenance, SampleRecord
+from icu_ray.storage.store import Store
 from icu_ray.sweep.prepare import Prepared
 from icu_ray.sweep.trials import _task
 from icu_ray.training.records import sample_records
 from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
-from icu_ray.trial.artefacts import Needs, model_key
+from icu_ray.trial.artefacts import Needs, get_artefact, model_key
 from icu_ray.trial.task import TrialTask
 from icu_ray.trial.worker import _load
 from tests.support.tiny_models import COLUMNS, VOCABULARY, tiny_model
@@ -89,6 +92,47 @@ def test_samples_of_a_model_share_its_output_matrix(tmp_path: Path) -> None:
         where = torch.arange(len(wanted))
         found = data.reference.batch(range(4)).scores_into(torch.empty_like(wanted), where).log_softmax(-1)
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_a_long_text_is_several_rows_with_its_pair_beside_each(tmp_path: Path) -> None:
+    changes = {"rows": {"long": "windows"}, "methods": [{"name": "icu"}, {"name": "npo"}], "samples": [0]}
+    plan, root = planned(tmp_path / "model", **changes), str(tmp_path / "store")
+    whole = [" ".join(f"w{20 + (7 * n + t) % 40}" for t in range(COLUMNS.length)) for n in range(5)]
+    asked = requested(plan, root, 0, plan.trials)
+    asked = replace(asked, targets=Examples(asked.targets.ids, tuple(whole[:4])))
+    assert asked.pairs is not None
+    # Two rows of 12 tokens: windows start at 0, 6 and 12.
+    long = Examples(asked.targets.ids, (whole[0], f"{whole[1]} {whole[4]}", *whole[2:4]))
+    keys, _ = make_artefacts(replace(asked, targets=long, heldout=long))
+    (trial,) = (each for each in plan.trials if each.label == "icu")
+    prepared = Prepared({("m", 0): keys}, {}, ())
+    loaded, data = _load(_task(plan.config, prepared, Provenance("0", "", False), root, trial))
+    assert data.targets.texts == (0, 1, 1, 1, 2, 3) and data.pairs is not None and data.before is not None
+    assert data.pairs.ids == tuple(asked.pairs.ids[text] for text in data.targets.texts)
+    assert data.heldout is not None and data.heldout.texts == data.targets.texts
+    assert len(data.before.ma) == 4 and data.before.scores.heldout_texts == 4
+    assert data.reference is not None
+    told_of_original = data.reference.batch(range(6))  # a state and a target's loss for each row
+    assert told_of_original.hidden is not None and len(told_of_original.hidden) == 6
+    told = sample_records(loaded.tokenizer, data, data.before, data.before, trial.settings.filter)
+    assert [(each.id, each.windows, each.cut_tokens) for each in told] == [
+        (name, 3 if number == 1 else 1, 0) for number, name in enumerate(long.ids)
+    ]
+    whole_said = "forgotten whole, in overlapping windows"
+    for rows, said in ((plan.config.rows, whole_said), (RowsConfig(), "only their beginning")):
+        own = plan.config.model_copy(update={"data": RecordsData(source="records", forget="f.jsonl"), "rows": rows})
+        of_a_user, _ = make_artefacts(replace(asked, targets=long, heldout=long, config=own))
+        assert of_a_user.long_texts.startswith(f"1 of 4 texts is longer than 12 tokens: 10-1 (24); {said}")
+    # Where all fit, the rows are those of before there were windows.
+    fitting, _ = make_artefacts(asked)
+    cut, _ = make_artefacts(replace(asked, config=plan.config.model_copy(update={"rows": RowsConfig()})))
+    store = Store(root)
+    for part in ("targets", "pairs"):
+        files = [get_artefact(store, "rows", keys.rows[part]) / "rows.npz" for keys in (fitting, cut)]
+        with np.load(files[0]) as found, np.load(files[1]) as before:
+            assert all(np.array_equal(found[name], before[name]) for name in before)
+    measured = [get_artefact(store, "before", keys.before) / "validation.json" for keys in (fitting, cut)]
+    assert measured[0].read_bytes() == measured[1].read_bytes()
 
 
 def test_a_trial_is_told_the_same_whichever_others_are_planned(tmp_path: Path) -> None:
