@@ -29,7 +29,7 @@ def objective_of(after: Scores, before: Scores | None, stop: StopConfig) -> floa
     if not limits.known:
         return None
     above = max(0.0, (1.0 if after.ma is None else after.ma) - limits.ma.value)
-    above += max(0.0, (after.el10 or 0.0) - limits.el.value)
+    above += max(0.0, (after.el or 0.0) - limits.el.value)
     return -(NOT_FORGOTTEN * above + math.log(ratio))
 
 

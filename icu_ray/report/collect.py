@@ -191,9 +191,9 @@ def _collect_trial(
     started = _try(lambda: read_spec(paths), broken)
     spec = started or planned
     in_plan = record is None or planned is not None
-    history = _try(lambda: read_events(paths), broken) or ()
+    history = _try(lambda: read_events(paths, spec), broken) or ()
     result = _try(lambda: read_result(paths), broken)
-    samples = _try(lambda: read_samples(paths), broken) or ()
+    samples = _try(lambda: read_samples(paths, spec), broken) or ()
     evaluation = _try(lambda: read_evaluation(paths), broken)
     if result is not None:
         state: str = result.status

@@ -187,8 +187,8 @@ def _findings(found: Collected) -> list[Finding]:
             findings.append(Finding("missing", f"{trial.name}: {word}, {far}"))
         elif trial.state == "not started":
             findings.append(Finding("missing", f"{trial.name}: not started"))
-        elif trial.result is not None and trial.result.before is not None and trial.result.before.el10_unmeasured:
-            short = trial.result.before.el10_unmeasured
+        elif trial.result is not None and trial.result.before is not None and trial.result.before.el_unmeasured:
+            short = trial.result.before.el_unmeasured
             findings.append(Finding("missing", f"{trial.name}: {short} texts are too short for EL₁₀; no mean has them"))
         if cut := _texts_cut(trial):
             findings.append(Finding("missing", f"{trial.name}: {cut}"))

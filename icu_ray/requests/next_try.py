@@ -70,5 +70,5 @@ def _within_limit(verdict: Verdict, history: Sequence[EpochRecord]) -> NextTry |
 def _falling(history: Sequence[EpochRecord]) -> bool:
     last, earlier = history[-1].scores, history[max(0, len(history) - 4)].scores
     epochs = min(3, len(history) - 1)
-    pairs = ((earlier.ma, last.ma), (earlier.el10, last.el10))
+    pairs = ((earlier.ma, last.ma), (earlier.el, last.el))
     return any(a is not None and b is not None and a - b > FALLING * epochs for a, b in pairs)

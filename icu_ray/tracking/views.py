@@ -17,9 +17,9 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
+from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import Sweep, TrialResult, TrialSpec
 from icu_ray.storage.verdict import Verdict
 
@@ -217,7 +217,7 @@ def trial_note(spec: TrialSpec, result: TrialResult | None, verdict: Verdict | N
             parts.append(f"**{_literal(verdict.headline[:1000])}**")
             said = [f"- {what} {_literal('; '.join(sentences))}" for what, sentences in verdict.lines]
             parts.append("\n".join(said))
-        before, after = (asdict(side) if side else {} for side in (result.before, result.after))
+        before, after = (plain(side) if side else {} for side in (result.before, result.after))
         lines = [
             f"| `{name}` &emsp;| {before[name]:.4g} &emsp;| {after[name]:.4g} |"
             for name in before

@@ -94,7 +94,7 @@ def _write_trial(paths: TrialPaths, cell: Cell, spec: TrialSpec, said: str) -> N
     history = [EpochRecord(0, TARGETS, BEFORE)]
     for epoch in range(1, cell.epochs + 1):
         part = epoch / cell.epochs
-        first = (BEFORE.ma or 0, BEFORE.el10 or 0, BEFORE.ppl_heldout or 0, BEFORE.entropy or 0)
+        first = (BEFORE.ma or 0, BEFORE.el or 0, BEFORE.ppl_heldout or 0, BEFORE.entropy or 0)
         now = scores(*(a + (b - a) * part for a, b in zip(first, cell.final, strict=True)))
         history.append(EpochRecord(epoch, round(TARGETS * (1 - part)), now, {"forget": -part}, {"train": 1.0}, 2))
     write_events(paths, history)
@@ -105,7 +105,7 @@ def _write_trial(paths: TrialPaths, cell: Cell, spec: TrialSpec, said: str) -> N
         SampleRecord(f"r{i}", "The record says that", REFERENCE, REFERENCE, said, 0.95, ma + i / 100, 0.3, 0.0, True)
         for i in range(TARGETS)
     ]
-    write_samples(paths, [replace(sample, el10_after=cell.final[1]) for sample in samples])
+    write_samples(paths, [replace(sample, el_after=cell.final[1]) for sample in samples])
     result = TrialResult(
         spec.trial_id,
         spec.name,

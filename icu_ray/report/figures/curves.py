@@ -37,7 +37,7 @@ def forgetting(report: Report, theme: Theme) -> Figure:
     limits = next((t for config in report.found.configs if (t := thresholds(config))), None) or {}
     measures: tuple[tuple[str, str, Callable[[EpochRecord], float | None]], ...] = (
         ("ma", "MA (%)", lambda record: record.scores.ma),
-        ("el10", "EL10 (%)", lambda record: record.scores.el10),
+        ("el10", "EL10 (%)", lambda record: record.scores.el),
     )
     for line, (key, heading, read) in zip(grid, measures, strict=True):
         for axis, block in zip(line, blocks, strict=True):

@@ -75,7 +75,7 @@ def _paper(
 
 
 PAPER_COLUMNS: tuple[Column, ...] = (
-    _paper("el10", "EL10 (%)", "el10", 1, True, "extraction likelihood of the forget sample", latex=r"EL$_{10}$ (\%)"),
+    _paper("el10", "EL10 (%)", "el", 1, True, "extraction likelihood of the forget sample", latex=r"EL$_{10}$ (\%)"),
     _paper("ma", "MA (%)", "ma", 1, True, "memorisation accuracy on the forget sample", latex=r"MA (\%)"),
     _paper("bert", "BERT F1 (%)", "bertscore_f1", 1, True, "BERTScore of what is said after the prompt"),
     _paper("entropy", "Entropy (bits)", "entropy", 3, False, "bits of the tokens of what is said after the prompt"),

@@ -117,7 +117,7 @@ def block_tests(block: Block) -> tuple[Comparison, ...]:
     for column in ALL_COLUMNS:
         results = [(row, _unit_test(reference, row, column)) for row in others]
         tests += _rows(block, column.heading, reference, results, "forget samples")
-    for key, heading in (("ma", "MA (%)"), ("el10", "EL10 (%)"), ("bertscore", "BERT F1 (%)")):
+    for key, heading in (("ma", "MA (%)"), ("el", "EL10 (%)"), ("bertscore", "BERT F1 (%)")):
         results = [(row, _target_test(reference, row, key)) for row in others]
         tests += _rows(block, heading, reference, results, "targets")
     return tuple(tests)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 
 from icu_ray.report.numbers.statistics import FEWEST
 from icu_ray.storage.csv_files import csv_bytes, filled
+from icu_ray.storage.el_names import plain
 from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.results import Scores, TrialEvaluation, TrialResult, to_json
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, trial_ids
@@ -44,7 +45,7 @@ def _percent(value: float | None) -> float | None:
 
 METRICS: tuple[Metric, ...] = (
     Metric("ma", "MA %", lambda s: _percent(s.ma), 1, "pct"),
-    Metric("el10", "EL10 %", lambda s: _percent(s.el10), 1, "pct"),
+    Metric("el10", "EL10 %", lambda s: _percent(s.el), 1, "pct"),
     Metric("forget_loss", "forget loss", lambda s: s.forget_loss, 2),
     Metric("bertscore_f1", "BERT F1 %", lambda s: _percent(s.bertscore_f1), 1, "pct"),
     Metric("bleu", "BLEU %", lambda s: _percent(s.bleu), 1, "pct"),
@@ -154,7 +155,7 @@ def write_tables(summary: Summary) -> str:
     write_atomic(join(folder, "cells.csv"), csv_bytes(*filled(*cell_rows(summary))))
     content = {
         "sweep": summary.sweep,
-        "trials": [asdict(result) for result in summary.results],
+        "trials": [plain(result) for result in summary.results],
         "cells": [asdict(cell) for cell in summary.cells],
         "missing": summary.missing,
         "evaluations": {trial_id: asdict(found) for trial_id, found in summary.evaluations.items()},

@@ -43,8 +43,8 @@ def _cells(target: SampleRecord, state: str) -> tuple[str, ...]:
     fractions = (
         target.ma_before,
         target.ma_after,
-        target.el10_before,
-        target.el10_after,
+        target.el_before,
+        target.el_after,
         target.bertscore_after,
         target.bleu_after,
     )

@@ -181,7 +181,7 @@ class LiveView:
                 scores = record.scores
                 self.console.print(
                     f"epoch    {self._trials[trial_id].name} {record.epoch}: MA {_percent(scores.ma)} %, "
-                    f"EL10 {_percent(scores.el10)} %, {record.active} active",
+                    f"EL10 {_percent(scores.el)} %, {record.active} active",
                     markup=False,
                     highlight=False,
                 )
@@ -209,7 +209,7 @@ class LiveView:
                     last = history[-1]
                     epoch = f"{last.epoch}/{trial.settings.max_epochs}"
                     table.add_row(
-                        trial.name, epoch, _percent(last.scores.ma), _percent(last.scores.el10), str(last.active), age
+                        trial.name, epoch, _percent(last.scores.ma), _percent(last.scores.el), str(last.active), age
                     )
                 else:
                     table.add_row(trial.name, "starting", "", "", "", age)

@@ -45,7 +45,7 @@ def status_table(found: Collected) -> RenderableType:
             Text(_word(trial), style=STATUS_STYLE.get(trial.state, "")),
             "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
             _percent(None if scores is None else scores.ma),
-            _percent(None if scores is None else scores.el10),
+            _percent(None if scores is None else scores.el),
             "" if last is None else str(last.active),
         )
     counts = Counter(_word(trial) for trial in planned)
@@ -76,7 +76,7 @@ def status_json(found: Collected) -> dict[str, Any]:
                 "reason": "" if trial.result is None else trial.result.reason,
                 "epoch": trial.epochs,
                 "ma": None if scores is None else scores.ma,
-                "el10": None if scores is None else scores.el10,
+                "el10": None if scores is None else scores.el,
                 "active": trial.history[-1].active if trial.history else None,
                 "evaluated": trial.evaluation is not None,
             }
