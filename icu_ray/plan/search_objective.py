@@ -13,11 +13,11 @@ from icu_ray.storage.results import Scores
 
 OBJECTIVE = "objective"
 NOT_FORGOTTEN = 10.0
-"""What a whole MA or EL10 above its threshold costs, beside the logarithm of the perplexity ratio."""
+"""What a whole MA or EL above its threshold costs, beside the logarithm of the perplexity ratio."""
 
 
 def objective_of(after: Scores, before: Scores | None, stop: StopConfig) -> float | None:
-    """'forget_cheaply': -(10 (MA - threshold)+ + 10 (EL10 - threshold)+ + log(perplexity after / before)).
+    """'forget_cheaply': -(10 (MA - threshold)+ + 10 (EL - threshold)+ + log(perplexity after / before)).
 
     None where the perplexity was not measured, or there is no threshold. A perplexity that is not finite counts as 1000
     times the one before.

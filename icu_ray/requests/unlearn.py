@@ -315,10 +315,9 @@ def settings_said(result: TrialResult) -> Mapping[str, str]:
         shown = ["-" if v is None else f"{100 * v:.1f} %" if percent else f"{v:.2f}" for v in (first, last)]
         return " -> ".join(shown)
 
-    ngram = 10 if result.thresholds is None else result.thresholds.ngram
     return {
         "memorisation accuracy (MA)": both(before.ma, after.ma, True),
-        f"extraction likelihood (EL{ngram})": both(before.el, after.el, True)
+        f"extraction likelihood (EL{after.ngram})": both(before.el, after.el, True)
         + (f" ({after.el_unmeasured} texts are too short to be measured)" if after.el_unmeasured else ""),
         "BERTScore of what it says": both(before.bertscore_f1, after.bertscore_f1, True),
         "perplexity on held-out texts": both(before.ppl_heldout, after.ppl_heldout, False),

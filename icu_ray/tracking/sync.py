@@ -139,7 +139,7 @@ def _parent(client: MlflowClient, storage: str, sweep: str, known: Sweep | None,
         return client.get_run(state.parent)
     name = (None if known is None else known.tracking("experiment")) or sweep
     state.experiment = find_or_make_experiment(client, name, storage, uri)
-    describe_experiment(client, state.experiment)
+    describe_experiment(client, state.experiment, known)
     run = find_or_make_parent(client, state.experiment, storage, sweep, known)
     if known is not None and known.config:
         client.log_dict(run.info.run_id, dict(known.config), "config.yaml")

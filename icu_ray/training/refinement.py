@@ -114,7 +114,7 @@ def decide(
 def _scores_text(scores: Scores, thresholds: Thresholds, texts: int) -> str:
     parts = [f"MA {_percent(scores.ma)} (threshold {thresholds.ma.value:.2%})"]
     if scores.el is not None:
-        parts.append(f"EL {_percent(scores.el)} (threshold {thresholds.el.value:.2%})")
+        parts.append(f"EL{thresholds.ngram} {_percent(scores.el)} (threshold {thresholds.el.value:.2%})")
     unmeasured = unmeasured_text(scores.el_unmeasured, texts, thresholds.ngram)
     return ", ".join(parts) + (f"; {unmeasured}" if unmeasured else "")
 

@@ -181,7 +181,7 @@ class LiveView:
                 scores = record.scores
                 self.console.print(
                     f"epoch    {self._trials[trial_id].name} {record.epoch}: MA {_percent(scores.ma)} %, "
-                    f"EL10 {_percent(scores.el)} %, {record.active} active",
+                    f"EL{scores.ngram} {_percent(scores.el)} %, {record.active} active",
                     markup=False,
                     highlight=False,
                 )
@@ -199,7 +199,7 @@ class LiveView:
             parts += [Text(heading, style="bold"), preparing]
         if self._running:
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-            for heading in ("trial", "epoch", "MA %", "EL10 %", "active", "time"):
+            for heading in ("trial", "epoch", "MA %", f"EL{self.plan.config.el.ngram} %", "active", "time"):
                 table.add_column(heading, justify="left" if heading == "trial" else "right")
             for trial_id, since in self._running.items():
                 trial = self._trials[trial_id]

@@ -17,6 +17,7 @@ from icu_ray.console.progress import duration
 from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.contents import STATE_WORD
 from icu_ray.report.terminal.summary_tables import STATUS_STYLE
+from icu_ray.storage.el_names import ngrams_of
 from icu_ray.storage.results import Scores
 
 _DRIVER = {
@@ -34,9 +35,10 @@ def status_table(found: Collected) -> RenderableType:
     sweep = found.sweeps[0]
     most = {} if sweep.record is None else {spec.trial_id: spec.max_epochs for spec in sweep.record.trials}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading, right in (("trial", 0), ("state", 0), ("epoch", 1), ("MA %", 1), ("EL10 %", 1), ("active", 1)):
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
     planned = [trial for trial in found.trials if trial.planned]
+    ngrams = ngrams_of(planned)
+    for heading in ("trial", "state", "epoch", "MA %", *(f"EL{ngram} %" for ngram in ngrams), "active"):
+        table.add_column(heading, justify="left" if heading in ("trial", "state") else "right", overflow="fold")
     for trial in planned:
         last = trial.history[-1] if trial.history else None
         scores = _scores(trial)
@@ -45,7 +47,7 @@ def status_table(found: Collected) -> RenderableType:
             Text(_word(trial), style=STATUS_STYLE.get(trial.state, "")),
             "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
             _percent(None if scores is None else scores.ma),
-            _percent(None if scores is None else scores.el),
+            *(_percent(None if scores is None or trial.ngram != ngram else scores.el) for ngram in ngrams),
             "" if last is None else str(last.active),
         )
     counts = Counter(_word(trial) for trial in planned)
@@ -63,7 +65,7 @@ def status_table(found: Collected) -> RenderableType:
 
 
 def status_json(found: Collected) -> dict[str, Any]:
-    """The same for scripts; MA and EL10 are fractions."""
+    """The same for scripts; MA and EL (el10, el5: by its n) are fractions."""
     trials = []
     for trial in found.trials:
         scores = _scores(trial)
@@ -76,7 +78,7 @@ def status_json(found: Collected) -> dict[str, Any]:
                 "reason": "" if trial.result is None else trial.result.reason,
                 "epoch": trial.epochs,
                 "ma": None if scores is None else scores.ma,
-                "el10": None if scores is None else scores.el,
+                f"el{trial.ngram}": None if scores is None else scores.el,
                 "active": trial.history[-1].active if trial.history else None,
                 "evaluated": trial.evaluation is not None,
             }
