@@ -127,7 +127,7 @@ def measure_ours(case: Case, epoch: int, active: Flags) -> Measured:
         return Measured(found.scores, found.bertscore_f1, found.bleu, time.perf_counter() - started)
 
     found = run(decision_only=epoch > 0)
-    return run(decision_only=False) if decided(epoch, found, active)[1].stop and found.scores.el10 is None else found
+    return run(decision_only=False) if decided(epoch, found, active)[1].stop and found.scores.el is None else found
 
 
 def measure_plainly(case: Case) -> Measured:
@@ -217,16 +217,16 @@ def compare(count: int, lr: float) -> tuple[list[dict[str, Any]], dict[str, floa
         assert other.scores.ma is not None
         assert ours.scores.ma is not None
         assert abs(other.scores.ma - ours.scores.ma) < 1e-12
-        if ours.scores.el10 is not None:
-            assert other.scores.el10 is not None
-            assert abs(other.scores.el10 - ours.scores.el10) < 1e-12
+        if ours.scores.el is not None:
+            assert other.scores.el is not None
+            assert abs(other.scores.el - ours.scores.el) < 1e-12
         np.testing.assert_allclose(ours.f1, other.f1, atol=1e-4)
         np.testing.assert_allclose(ours.overlap, other.overlap)
         rows.append(
             {
                 "case": f"epoch {epoch}",
                 "ma": ours.scores.ma,
-                "el10": ours.scores.el10,
+                "el10": ours.scores.el,
                 "active": int(active.sum()),
                 "ours": ours.seconds,
                 "other": other.seconds,

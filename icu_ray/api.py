@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -250,12 +250,13 @@ def _epochs_frame(trials: Mapping[str, TrialPaths]) -> pd.DataFrame:
     """events.jsonl of trials by name: trial, epoch, active, scores, loss_<term>, seconds_<part>."""
     import pandas as pd
 
-    from icu_ray.storage.trial_files import read_events
+    from icu_ray.storage.el_names import plain
+    from icu_ray.storage.trial_files import read_events, read_spec
 
     rows = []
     for name, paths in trials.items():
-        for record in read_events(paths):
-            row = {"trial": name, "epoch": record.epoch, "active": record.active, **asdict(record.scores)}
+        for record in read_events(paths, read_spec(paths)):
+            row = {"trial": name, "epoch": record.epoch, "active": record.active, **plain(record.scores)}
             row |= {f"loss_{term}": value for term, value in record.loss.items()}
             rows.append(row | {f"seconds_{part}": value for part, value in record.seconds.items()})
     return pd.DataFrame(rows)
@@ -264,6 +265,8 @@ def _epochs_frame(trials: Mapping[str, TrialPaths]) -> pd.DataFrame:
 def _texts_frame(paths: TrialPaths | None) -> pd.DataFrame:
     import pandas as pd
 
-    from icu_ray.storage.trial_files import read_samples
+    from icu_ray.storage.el_names import plain
+    from icu_ray.storage.trial_files import read_samples, read_spec
 
-    return pd.DataFrame([asdict(sample) for sample in (() if paths is None else read_samples(paths))])
+    samples = () if paths is None else read_samples(paths, read_spec(paths))
+    return pd.DataFrame([plain(sample) for sample in samples])

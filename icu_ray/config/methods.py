@@ -92,7 +92,7 @@ class SearchConfig(Section):
     algorithm: str = "optuna"
     """optuna, random, or another of Ray Tune's searchers by its name there (its package must be installed)."""
     objective: Literal["forget_cheaply"] = "forget_cheaply"
-    """forget_cheaply, to be maximised: minus ten times what MA and EL10 are above their thresholds, minus the logarithm
+    """forget_cheaply, to be maximised: minus ten times what MA and EL are above their thresholds, minus the logarithm
     of the ratio of held-out perplexity. No normalised score: those depend on the other trials."""
     stop_early: bool = True
     """End trials that fall behind at an epoch (ASHA)."""

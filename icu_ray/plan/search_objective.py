@@ -13,11 +13,11 @@ from icu_ray.storage.results import Scores
 
 OBJECTIVE = "objective"
 NOT_FORGOTTEN = 10.0
-"""What a whole MA or EL10 above its threshold costs, beside the logarithm of the perplexity ratio."""
+"""What a whole MA or EL above its threshold costs, beside the logarithm of the perplexity ratio."""
 
 
 def objective_of(after: Scores, before: Scores | None, stop: StopConfig) -> float | None:
-    """'forget_cheaply': -(10 (MA - threshold)+ + 10 (EL10 - threshold)+ + log(perplexity after / before)).
+    """'forget_cheaply': -(10 (MA - threshold)+ + 10 (EL - threshold)+ + log(perplexity after / before)).
 
     None where the perplexity was not measured, or there is no threshold. A perplexity that is not finite counts as 1000
     times the one before.
@@ -29,7 +29,7 @@ def objective_of(after: Scores, before: Scores | None, stop: StopConfig) -> floa
     if not limits.known:
         return None
     above = max(0.0, (1.0 if after.ma is None else after.ma) - limits.ma.value)
-    above += max(0.0, (after.el10 or 0.0) - limits.el.value)
+    above += max(0.0, (after.el or 0.0) - limits.el.value)
     return -(NOT_FORGOTTEN * above + math.log(ratio))
 
 

@@ -17,7 +17,7 @@ def thresholds_of(stop: StopConfig, before: Scores | None = None, ngram: int = 1
     before = before or Scores(None, None, None, None, None, None)
     return Thresholds(
         _limit(stop.ma, before.ma_heldout, before.ma_heldout_spread, before.heldout_texts),
-        _limit(stop.el, before.el10_heldout, before.el10_heldout_spread, before.heldout_texts),
+        _limit(stop.el, before.el_heldout, before.el_heldout_spread, before.heldout_texts),
         stop.rule,
         stop.max_ppl_ratio,
         ngram,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram
 from icu_ray.storage.results import (
     EpochRecord,
     Provenance,
@@ -89,6 +90,13 @@ class ReportedTrial:
         """(forget sample, seed): what two methods have in common when they are compared."""
         seed = self.hyperparameters.get("seed")
         return self.sample, None if seed is None else int(seed)
+
+    @property
+    def ngram(self) -> int:
+        """n of EL, by which tables and files call it."""
+        sides = () if self.result is None else (self.result.before, self.result.after)
+        measured = next((each.ngram for each in (*sides, *(r.scores for r in self.history)) if each), None)
+        return measured or config_ngram(self.settings) or PAPER_NGRAM
 
     @property
     def epochs(self) -> int:
@@ -191,9 +199,9 @@ def _collect_trial(
     started = _try(lambda: read_spec(paths), broken)
     spec = started or planned
     in_plan = record is None or planned is not None
-    history = _try(lambda: read_events(paths), broken) or ()
+    history = _try(lambda: read_events(paths, spec), broken) or ()
     result = _try(lambda: read_result(paths), broken)
-    samples = _try(lambda: read_samples(paths), broken) or ()
+    samples = _try(lambda: read_samples(paths, spec), broken) or ()
     evaluation = _try(lambda: read_evaluation(paths), broken)
     if result is not None:
         state: str = result.status

@@ -19,9 +19,11 @@ from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, bl
 from icu_ray.report.numbers.outcome import outcome
 from icu_ray.report.numbers.rows import Block, Mark, Row, make_blocks, rank, shown_columns
 from icu_ray.report.numbers.statistics import Estimate
-from icu_ray.report.numbers.targets import TargetRow, target_rows
+from icu_ray.report.numbers.targets import TargetRow, target_headings, target_rows
 from icu_ray.report.numbers.tasks import TaskTable, task_tables
+from icu_ray.report.numbers.thresholds import thresholds_said
 from icu_ray.report.numbers.variants import differing_keys
+from icu_ray.storage.el_names import subscripted
 from icu_ray.storage.flat import flatten
 from icu_ray.storage.store import content_hash
 from icu_ray.storage.verdict import Verdict
@@ -81,6 +83,11 @@ class Report:
     targets: tuple[TargetRow, ...] = ()
     verdict: Verdict | None = None
     """Of a report's only trial."""
+
+    @property
+    def target_headings(self) -> tuple[str, ...]:
+        """Of the columns of `targets`."""
+        return target_headings(self.found)
 
     @property
     def planned(self) -> int:
@@ -187,9 +194,9 @@ def _findings(found: Collected) -> list[Finding]:
             findings.append(Finding("missing", f"{trial.name}: {word}, {far}"))
         elif trial.state == "not started":
             findings.append(Finding("missing", f"{trial.name}: not started"))
-        elif trial.result is not None and trial.result.before is not None and trial.result.before.el10_unmeasured:
-            short = trial.result.before.el10_unmeasured
-            findings.append(Finding("missing", f"{trial.name}: {short} texts are too short for EL₁₀; no mean has them"))
+        elif trial.result is not None and trial.result.before is not None and trial.result.before.el_unmeasured:
+            said = f"{trial.result.before.el_unmeasured} texts are too short for {subscripted(trial.ngram)}"
+            findings.append(Finding("missing", f"{trial.name}: {said}; no mean has them"))
         if cut := _texts_cut(trial):
             findings.append(Finding("missing", f"{trial.name}: {cut}"))
         for task, error in (trial.evaluation.errors if trial.evaluation else {}).items():
@@ -279,22 +286,9 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
         tasks = dict.fromkeys(f"{name} {digest[:8]}" for each in evaluated for name, digest in each.tasks.items())
         count = sum(trial.measured is not None for trial in own)
         facts.append(("evaluated", f"{len(evaluated)} of {count} trials on {', '.join(tasks)}"))
-    limits = thresholds(config)
-    if limits is not None:
-        rule = config["stop"].get("rule", "and")
-        entries = [m for m in config.get("methods", ()) if any((m.get("stop") or {}).values())]
-        names = dict.fromkeys(str(m.get("label") or m["name"]) for m in entries)
-        others = f"; by rules of their own: {', '.join(names)}" if names else ""
-        facts.append(("forgotten when", f"MA < {limits['ma']:.2f} % {rule} EL₁₀ < {limits['el10']:.2f} %{others}"))
+    if told := thresholds_said(config):
+        facts.append(("forgotten when", told))
     return facts
-
-
-def thresholds(config: Mapping[str, Any]) -> dict[str, float] | None:
-    """A config's stopping thresholds in percent by column, None where it has none, or a trial makes its own."""
-    stop = config.get("stop") or {}
-    if not all(isinstance(stop.get(key), int | float) for key in ("ma", "el")):
-        return None
-    return {"ma": 100 * float(stop["ma"]), "el10": 100 * float(stop["el"])}
 
 
 def _units(trials: Sequence[ReportedTrial]) -> str:

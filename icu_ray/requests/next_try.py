@@ -39,9 +39,10 @@ def next_tries(verdict: Verdict, history: Sequence[EpochRecord], settings: Trial
             why = "the filter left no text to train on: let it leave out a text only where both its scores say so"
             return (NextTry(why, {"filter.rule": "and"}),)
         return (NextTry("the filter left no text to train on: switch it off", {"filter.bertscore": 0.0}),)
+    el = f"EL{settings.el.ngram}"
     if _falling(history):
-        return (NextTry("MA or EL was still falling: give it more epochs", more),)
-    return (NextTry("MA and EL no longer fell: take larger steps", {"optim.lr": 2 * settings.lr}),)
+        return (NextTry(f"MA or {el} was still falling: give it more epochs", more),)
+    return (NextTry(f"MA and {el} no longer fell: take larger steps", {"optim.lr": 2 * settings.lr}),)
 
 
 def _gentler(settings: TrialSettings) -> NextTry:
@@ -76,5 +77,5 @@ def _keeps_limit(verdict: Verdict, record: EpochRecord) -> bool:
 def _falling(history: Sequence[EpochRecord]) -> bool:
     last, earlier = history[-1].scores, history[max(0, len(history) - 4)].scores
     epochs = min(3, len(history) - 1)
-    pairs = ((earlier.ma, last.ma), (earlier.el10, last.el10))
+    pairs = ((earlier.ma, last.ma), (earlier.el, last.el))
     return any(a is not None and b is not None and a - b > FALLING * epochs for a, b in pairs)

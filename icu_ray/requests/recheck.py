@@ -56,7 +56,8 @@ def make_record(
     earlier = earlier_record(source, None if result.provenance is None else result.provenance.model)
     corpus = load_corpus(config)
     limits = thresholds_of(config) if thresholds is None else thresholds
-    ended = Ended(read_spec(paths), result, read_samples(paths), scores, folder)
+    spec = read_spec(paths)
+    ended = Ended(spec, result, read_samples(paths, spec), scores, folder)
     record = request_record(asked, config, corpus, ended, verdict=verdict, thresholds=limits, earlier=earlier)
     known = read_record(Path(paths.root).parents[1])
     same = known is not None and known["model"] == record["model"]

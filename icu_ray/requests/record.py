@@ -140,7 +140,7 @@ def request_record(
         "first_original": before if earlier is None else earlier.get("first_original"),
         "earlier_requests": [] if earlier is None else [*earlier.get("earlier_requests", ()), _named(earlier)],
         "texts": _texts(config, corpus.sample(config.samples[0])[0], ended.samples, el),
-        "scores": {side: _scores(values, el) for side, values in ended.scores.items()},
+        "scores": {side: dict(values) for side, values in ended.scores.items()},
         "cost": _cost(ended.scores),
         "retain": {"rows": len(corpus.sample(config.samples[0])[1]), **_file(config, "pool")},
         "heldout": {"rows": 0 if corpus.heldout is None else len(corpus.heldout), **_file(config, "heldout")},
@@ -187,7 +187,7 @@ def _texts(config: SweepConfig, targets: Examples, samples: Sequence[SampleRecor
     for name, text in zip(targets.ids, targets.texts, strict=True):
         sample = measured.get(name)
         known: dict[str, Any] = {"id": name, "sha256": content_sha256(text)}
-        for key, field in (("ma", "ma"), (el, "el10")):
+        for key, field in (("ma", "ma"), (el, "el")):
             for side in ("before", "after"):
                 known[f"{key}_{side}"] = None if sample is None else getattr(sample, f"{field}_{side}")
         known["filtered"] = None if sample is None else sample.forgotten
@@ -203,10 +203,6 @@ def _texts(config: SweepConfig, targets: Examples, samples: Sequence[SampleRecor
         "in_windows": sum((known["windows"] or 1) > 1 for known in each),
         "each": each,
     }
-
-
-def _scores(values: Mapping[str, float | None], el: str) -> dict[str, float | None]:
-    return {el + key.removeprefix("el10") if key.startswith("el10") else key: value for key, value in values.items()}
 
 
 def _cost(scores: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:

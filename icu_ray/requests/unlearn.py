@@ -30,6 +30,7 @@ from icu_ray.requests.next_try import NextTry, next_tries
 from icu_ray.requests.recheck import make_record, read_earlier
 from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, thresholds_told
 from icu_ray.requests.row_length import columns_for
+from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import TrialResult, finite
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_events, read_result, read_samples
 from icu_ray.storage.verdict import Verdict, verdict_json, verdict_of
@@ -118,7 +119,7 @@ class Unlearned:
         evaluation = read_evaluation(self.paths)
         evaluated = {} if evaluation is None else {"before": evaluation.before, "after": evaluation.after}
         sides = {"before": self.result.before, "after": self.result.after}
-        return {name: {**asdict(side), **evaluated.get(name, {})} for name, side in sides.items() if side is not None}
+        return {name: {**plain(side), **evaluated.get(name, {})} for name, side in sides.items() if side is not None}
 
 
 def unlearn_config(
@@ -319,11 +320,10 @@ def settings_said(result: TrialResult) -> Mapping[str, str]:
         shown = ["-" if v is None else f"{100 * v:.1f} %" if percent else f"{v:.2f}" for v in (first, last)]
         return " -> ".join(shown)
 
-    ngram = 10 if result.thresholds is None else result.thresholds.ngram
     return {
         "memorisation accuracy (MA)": both(before.ma, after.ma, True),
-        f"extraction likelihood (EL{ngram})": both(before.el10, after.el10, True)
-        + (f" ({after.el10_unmeasured} texts are too short to be measured)" if after.el10_unmeasured else ""),
+        f"extraction likelihood (EL{after.ngram})": both(before.el, after.el, True)
+        + (f" ({after.el_unmeasured} texts are too short to be measured)" if after.el_unmeasured else ""),
         "BERTScore of what it says": both(before.bertscore_f1, after.bertscore_f1, True),
         "perplexity on held-out texts": both(before.ppl_heldout, after.ppl_heldout, False),
     }

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
+from icu_ray.storage.el_names import NamedByN, by_field
 from icu_ray.storage.processes import is_gone
 from icu_ray.storage.thresholds import Thresholds
 
@@ -32,32 +33,37 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(NamedByN):
     """A model measured on a forget sample: means over its rows; None where not measured or not finite.
 
-    A row that cannot be measured is in no mean; el10_unmeasured: how many are too short for EL.
+    A row that cannot be measured is in no mean; el_unmeasured: how many are too short for EL.
     heldout_texts: how many texts nobody asked to forget were measured, as the forget sample is; *_heldout are their
-    means, *_heldout_spread the standard deviations between them.
+    means, *_heldout_spread the standard deviations between them. ngram: n of EL, by which files call el: el10.
     """
 
     __pydantic_config__ = _STRICT
 
     ma: float | None
-    el10: float | None
+    el: float | None
     forget_loss: float | None
     bertscore_f1: float | None
     bleu: float | None
     entropy: float | None
     distinct: float | None = None
     ppl_heldout: float | None = None
-    el10_unmeasured: int = 0
+    el_unmeasured: int = 0
     ma_heldout: float | None = None
-    el10_heldout: float | None = None
+    el_heldout: float | None = None
     loss_heldout: float | None = None
     distinct_heldout: float | None = None
     ma_heldout_spread: float | None = None
-    el10_heldout_spread: float | None = None
+    el_heldout_spread: float | None = None
     heldout_texts: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_file(cls, value: Any) -> Any:
+        return by_field(value)
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,11 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class SampleRecord:
-    """One target with what the model said after its prompt before and after unlearning, and its own scores."""
+class SampleRecord(NamedByN):
+    """One target with what the model said after its prompt before and after unlearning, and its own scores.
+
+    ngram: n of EL, by which files call el_before and el_after.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -97,8 +106,8 @@ class SampleRecord:
     bertscore_after: float | None
     bleu_after: float | None
     forgotten: bool
-    el10_before: float | None = None
-    el10_after: float | None = None
+    el_before: float | None = None
+    el_after: float | None = None
     bertscore_before: float | None = None
     bleu_before: float | None = None
     pair_id: str | None = None
@@ -108,6 +117,11 @@ class SampleRecord:
     """Tokens at the text's end that were neither forgotten nor measured, for want of room; None: not known."""
     windows: int = 1
     """Overlapping rows in which the text was forgotten and measured (rows.long=windows)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_file(cls, value: Any) -> Any:
+        return by_field(value)
 
 
 @dataclass(frozen=True)

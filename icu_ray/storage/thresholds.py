@@ -1,6 +1,6 @@
 """The thresholds that a trial was judged by, as numbers; plan/thresholds.py makes them of a config.
 
-thresholds.below(scores.ma, scores.el10)
+thresholds.below(scores.ma, scores.el)
 """
 
 from __future__ import annotations

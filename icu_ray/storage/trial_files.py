@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.storage.el_names import config_ngram, of_ngram, plain
 from icu_ray.storage.files import join, list_dir, write_atomic
 from icu_ray.storage.processes import this_process
 from icu_ray.storage.results import (
@@ -175,7 +176,7 @@ def start_trial(paths: TrialPaths, spec: TrialSpec) -> TrialSpec:
 
 def write_events(paths: TrialPaths, history: Sequence[EpochRecord]) -> None:
     """The whole history, one line an epoch."""
-    write_atomic(paths.events, b"".join(to_json(asdict(record)) for record in history))
+    write_atomic(paths.events, b"".join(to_json(plain(record)) for record in history))
 
 
 def add_generations(paths: TrialPaths, generations: Generations) -> None:
@@ -186,12 +187,12 @@ def add_generations(paths: TrialPaths, generations: Generations) -> None:
 
 def write_samples(paths: TrialPaths, samples: Sequence[SampleRecord]) -> None:
     """Generations before and after."""
-    write_atomic(paths.samples, b"".join(to_json(asdict(sample)) for sample in samples))
+    write_atomic(paths.samples, b"".join(to_json(plain(sample)) for sample in samples))
 
 
 def write_result(paths: TrialPaths, result: TrialResult) -> None:
     """The last thing a trial writes."""
-    write_atomic(paths.result, to_json(asdict(result), indent=2))
+    write_atomic(paths.result, to_json(plain(result), indent=2))
 
 
 def write_evaluation(paths: TrialPaths, evaluation: TrialEvaluation) -> None:
@@ -205,9 +206,11 @@ def read_spec(paths: TrialPaths) -> TrialSpec | None:
     return _read_own(TrialSpec, paths, paths.spec, remedy)
 
 
-def read_events(paths: TrialPaths) -> tuple[EpochRecord, ...]:
-    """The history so far; empty where there is none."""
-    return read_lines(EpochRecord, paths.events)
+def read_events(paths: TrialPaths, spec: TrialSpec | None = None) -> tuple[EpochRecord, ...]:
+    """The history so far; empty where there is none. spec: of the trial, for n of EL in what earlier versions wrote."""
+    ngram = None if spec is None else config_ngram(spec.settings)
+    records = read_lines(EpochRecord, paths.events)
+    return tuple(replace(record, scores=of_ngram(record.scores, ngram)) for record in records)
 
 
 def read_generations(paths: TrialPaths) -> tuple[Generations, ...]:
@@ -215,14 +218,21 @@ def read_generations(paths: TrialPaths) -> tuple[Generations, ...]:
     return read_lines(Generations, paths.generations)
 
 
-def read_samples(paths: TrialPaths) -> tuple[SampleRecord, ...]:
-    """Generations before and after; empty where there are none."""
-    return read_lines(SampleRecord, paths.samples)
+def read_samples(paths: TrialPaths, spec: TrialSpec | None = None) -> tuple[SampleRecord, ...]:
+    """Generations before and after; empty where there are none. spec: as in `read_events`."""
+    ngram = None if spec is None else config_ngram(spec.settings)
+    return tuple(of_ngram(record, ngram) for record in read_lines(SampleRecord, paths.samples))
 
 
 def read_result(paths: TrialPaths) -> TrialResult | None:
     """result.json, or None while the trial is not over."""
-    return _read_own(TrialResult, paths, paths.result, "remove the file to run the trial again")
+    found = _read_own(TrialResult, paths, paths.result, "remove the file to run the trial again")
+    if found is None:
+        return None
+    told = None if found.provenance is None else config_ngram(found.provenance.config)
+    ngram = told if found.thresholds is None else found.thresholds.ngram
+    sides = [None if side is None else of_ngram(side, ngram) for side in (found.before, found.after)]
+    return replace(found, before=sides[0], after=sides[1])
 
 
 def read_evaluation(paths: TrialPaths) -> TrialEvaluation | None:

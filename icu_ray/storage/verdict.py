@@ -162,7 +162,7 @@ def verdict_of(
         return None
     before, after = result.before or _NOTHING, result.after or _NOTHING
     texts = () if failed or limits is None else _judged(samples, after, limits)
-    below = limits is not None and limits.below(after.ma, after.el10)
+    below = limits is not None and limits.below(after.ma, after.el)
     # A mean of values below a threshold lies below it, but for the last digit of its rounding.
     together = not failed and (below or (bool(texts) and all(text.state == "forgotten" for text in texts)))
     cost = _cost_of(before, after, None if limits is None else limits.max_ppl_ratio, evaluation)
@@ -176,8 +176,8 @@ def verdict_of(
         outcome = "too_costly"
     elif speech.collapsed:
         outcome = "collapsed"
-    already = limits is not None and limits.below(before.ma, before.el10)
-    return Verdict(outcome, together, already, after.ma, after.el10, texts, limits, cost, speech, result.reason)
+    already = limits is not None and limits.below(before.ma, before.el)
+    return Verdict(outcome, together, already, after.ma, after.el, texts, limits, cost, speech, result.reason)
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -212,13 +212,13 @@ def _judged(samples: Sequence[SampleRecord], after: Scores, limits: Thresholds) 
     than the sample is; where neither does, a text needs both.
     """
     both = (limits.ma, limits.el)
-    means = (after.ma, after.el10)
+    means = (after.ma, after.el)
     held = [limit.holds(mean) for limit, mean in zip(both, means, strict=True)]
     one_is_enough = limits.rule == "or" and any(held)
     counted = held if one_is_enough else [True, True]
     found = []
     for sample in samples:
-        values = (sample.ma_after, sample.el10_after)
+        values = (sample.ma_after, sample.el_after)
         asked = [(limit, value) for limit, value, counts in zip(both, values, counted, strict=True) if counts]
         found.append(TextVerdict(sample.id, _state(asked, one_is_enough), *values))
     return tuple(found)

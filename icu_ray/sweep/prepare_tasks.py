@@ -114,7 +114,7 @@ def standin_task(
 
             def progress(epoch: Any) -> None:
                 nonlocal part
-                extraction = "" if epoch.el10 is None else f", EL {epoch.el10:.2f}"
+                extraction = "" if epoch.el is None else f", EL {epoch.el:.2f}"
                 text = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"
                 # MA rises nearly evenly up to where the training ends; its last part is slower.
                 known = epoch.ma / settings.min_memorization if settings.min_memorization else 0.0

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icu_ray.storage.el_names import plain
 from icu_ray.storage.files import join, list_dir, read_bytes
 from icu_ray.storage.results import SampleRecord, TrialEvaluation
 
@@ -24,7 +24,7 @@ def send_samples(client: MlflowClient, run_id: str, samples: Sequence[SampleReco
     """What was said about each text before and after, as a table that the UI shows; nothing where there is none."""
     if not samples:
         return
-    rows = [asdict(sample) for sample in samples]
+    rows = [plain(sample) for sample in samples]
     # log_table appends to a table that is there, so it is written as a file in the table's own format.
     table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
     client.log_dict(run_id, table, "samples.json")

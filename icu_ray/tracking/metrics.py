@@ -10,8 +10,9 @@ MLflow keeps one point for a step, time and value.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
+from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import EpochRecord, TrialEvaluation, TrialResult
 
 EPOCH_METRIC = "active_samples"
@@ -33,7 +34,7 @@ class MetricBatch:
 
 def epoch_metrics(record: EpochRecord) -> dict[str, float]:
     """The metrics of one epoch under the names the UI shows."""
-    values: dict[str, float | None] = {EPOCH_METRIC: float(record.active), **asdict(record.scores)}
+    values: dict[str, float | None] = {EPOCH_METRIC: float(record.active), **plain(record.scores)}
     values |= {f"loss/{name}": value for name, value in record.loss.items()}
     values |= {f"seconds/{name}": value for name, value in record.seconds.items()}
     return {name: float(value) for name, value in values.items() if value is not None}
@@ -54,7 +55,7 @@ def result_batches(result: TrialResult, evaluation: TrialEvaluation | None) -> t
     original: dict[str, float] = {}
     for side, scores, side_values in (("before", result.before, original), ("after", result.after, values)):
         if scores is not None:
-            side_values |= {f"{side}/{name}": float(v) for name, v in asdict(scores).items() if v is not None}
+            side_values |= {f"{side}/{name}": float(v) for name, v in plain(scores).items() if v is not None}
     if result.before and result.after and result.before.ppl_heldout and result.after.ppl_heldout is not None:
         values["ppl_heldout_ratio"] = result.after.ppl_heldout / result.before.ppl_heldout
     if evaluation is not None:

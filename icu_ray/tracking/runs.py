@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram
 from icu_ray.storage.files import join, local_path
 from icu_ray.storage.flat import flatten
 from icu_ray.storage.results import Provenance, Sweep, TrialSpec
@@ -20,6 +21,7 @@ from icu_ray.tracking.views import (
     TRIAL_TAG,
     experiment_tags,
     sweep_note,
+    tag_ngrams,
     trial_note,
 )
 
@@ -58,12 +60,29 @@ def find_or_make_experiment(client: MlflowClient, name: str, storage: str, uri: 
     return str(client.create_experiment(name, artifact_location=location))
 
 
-def describe_experiment(client: MlflowClient, experiment: str) -> None:
-    """Its description and saved views, where it lacks them: what someone has written there stays."""
+def describe_experiment(client: MlflowClient, experiment: str, sweep: Sweep | None) -> None:
+    """Its description and saved views, where it lacks them or they lack the sweep's n of EL.
+
+    What someone has written there stays.
+    """
     there = client.get_experiment(experiment)
-    for key, value in experiment_tags(experiment, there.creation_time or 0).items():
-        if key not in there.tags:
+    created, ngrams = there.creation_time or 0, _ngrams(sweep)
+    for key in experiment_tags(experiment, created):
+        known = there.tags.get(key)
+        told = tag_ngrams(known or "")
+        if known is not None and known != experiment_tags(experiment, created, told)[key]:
+            continue
+        value = experiment_tags(experiment, created, ngrams | told)[key]
+        if value != known:
             client.set_experiment_tag(experiment, key, value)
+
+
+def _ngrams(sweep: Sweep | None) -> set[int]:
+    """n of EL in a sweep's trials, as its plan tells them."""
+    if sweep is None:
+        return {PAPER_NGRAM}
+    own = config_ngram(sweep.config) or PAPER_NGRAM
+    return {config_ngram(spec.settings) or own for spec in sweep.trials} or {own}
 
 
 def set_note(client: MlflowClient, run: Run, text: str) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.storage.el_names import plain
 from icu_ray.storage.files import join, list_dir, read_bytes
-from icu_ray.storage.results import EpochRecord, Sweep, TrialEvaluation, TrialResult, to_json
+from icu_ray.storage.results import EpochRecord, SampleRecord, Sweep, TrialEvaluation, TrialResult, to_json
 from icu_ray.storage.trial_files import (
     TrialPaths,
     read_beat,
@@ -100,7 +101,7 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
 def _result_digest(result: TrialResult, evaluation: TrialEvaluation | None) -> str:
     """Tells one outcome of a trial from another: it may be run again, and is evaluated after it has ended."""
     rest = b"" if evaluation is None else to_json(asdict(evaluation))
-    return hashlib.sha256(to_json(asdict(result)) + rest).hexdigest()[:16]
+    return hashlib.sha256(to_json(plain(result)) + rest).hexdigest()[:16]
 
 
 def _client(uri: str) -> MlflowClient:
@@ -138,7 +139,7 @@ def _parent(client: MlflowClient, storage: str, sweep: str, known: Sweep | None,
         return client.get_run(state.parent)
     name = (None if known is None else known.tracking("experiment")) or sweep
     state.experiment = find_or_make_experiment(client, name, storage, uri)
-    describe_experiment(client, state.experiment)
+    describe_experiment(client, state.experiment, known)
     run = find_or_make_parent(client, state.experiment, storage, sweep, known)
     if known is not None and known.config:
         client.log_dict(run.info.run_id, dict(known.config), "config.yaml")
@@ -159,7 +160,7 @@ def _sync_trial(
     spec = read_spec(paths)
     if spec is None:
         return 0
-    history = read_events(paths)
+    history = read_events(paths, spec)
     known = state.epochs.get(trial_id)
     if result is None and known is not None and known == len(history) and not over:
         return 0
@@ -172,8 +173,9 @@ def _sync_trial(
     sent = _send_epochs(client, run_id, history, spec.started or 0.0)
     state.epochs[trial_id] = len(history)
     if result is not None:
-        sent += _send_result(client, run, paths, result, evaluation)
-        verdict = verdict_of(result, read_samples(paths), evaluation)
+        samples = read_samples(paths, spec)
+        sent += _send_result(client, run, paths, result, samples, evaluation)
+        verdict = verdict_of(result, samples, evaluation)
         if verdict is not None:
             client.set_tag(run_id, "verdict", verdict.outcome)
         set_note(client, run, trial_note(spec, result, verdict))
@@ -192,11 +194,16 @@ def _send_epochs(client: MlflowClient, run_id: str, history: tuple[EpochRecord, 
 
 
 def _send_result(
-    client: MlflowClient, run: Run, paths: TrialPaths, result: TrialResult, evaluation: TrialEvaluation | None
+    client: MlflowClient,
+    run: Run,
+    paths: TrialPaths,
+    result: TrialResult,
+    samples: tuple[SampleRecord, ...],
+    evaluation: TrialEvaluation | None,
 ) -> int:
     run_id, there = run.info.run_id, run.data.metrics
     sent = sum(send_metrics(client, run_id, batch.without(there)) for batch in result_batches(result, evaluation))
-    send_samples(client, run_id, read_samples(paths))
+    send_samples(client, run_id, samples)
     if evaluation is not None:
         send_evaluation(client, run_id, paths.documents, evaluation)
     client.set_tag(run_id, "status", result.status)

@@ -16,10 +16,10 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram, plain
 from icu_ray.storage.results import Sweep, TrialResult, TrialSpec
 from icu_ray.storage.verdict import Verdict
 
@@ -29,21 +29,30 @@ SIGNATURE = "*Kept up to date by icu_ray; remove this line to write here yoursel
 _VIEW_TAG = "mlflow.sharedViewState."
 _TRIALS, _CURVES = "icu-ray-trials", "icu-ray-curves"
 _TAG_COLUMNS = ("model", "method", "sample", "alpha", "beta", "lr", "seed", "status")
-_METRIC_COLUMNS = ("after/ma", "after/el10", "ppl_heldout_ratio", "after/bertscore_f1", "after/entropy", "epochs")
-_CURVE_METRICS = ("ma", "el10", "active_samples", "ppl_heldout", "forget_loss", "entropy")
+_METRIC_COLUMNS = ("ppl_heldout_ratio", "after/bertscore_f1", "after/entropy", "epochs")
+_CURVE_METRICS = ("active_samples", "ppl_heldout", "forget_loss", "entropy")
 _MOST_CELLS = 40
 """Rows of a sweep's table: an MLflow tag holds 8,000 characters."""
 _WEIGHTS = (("α", "alpha"), ("β", "beta"), ("lr", "lr"), ("seed", "seed"))
 OUTCOME = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
 
 
-def experiment_tags(experiment: str, created: int) -> dict[str, str]:
-    """Tags of an experiment of sweeps: its description, its saved views. created: Unix milliseconds."""
+def experiment_tags(experiment: str, created: int, ngrams: Iterable[int] = (PAPER_NGRAM,)) -> dict[str, str]:
+    """Tags of an experiment of sweeps: its description, its saved views. created: Unix milliseconds. ngrams: n of EL.
+
+    Every n has a column and a curve of its own.
+    """
+    els = [f"el{ngram}" for ngram in sorted(set(ngrams))]
     return {
-        NOTE_TAG: _experiment_note(experiment),
-        _VIEW_TAG + _CURVES: _view("Curves", _curves_state(), created),
-        _VIEW_TAG + _TRIALS: _view("Trials", _trials_state(), created + 1),  # the newest view stands first
+        NOTE_TAG: _experiment_note(experiment, els),
+        _VIEW_TAG + _CURVES: _view("Curves", _curves_state(els), created),
+        _VIEW_TAG + _TRIALS: _view("Trials", _trials_state(els), created + 1),  # the newest view stands first
     }
+
+
+def tag_ngrams(tag: str) -> set[int]:
+    """Each n of EL that a tag of an experiment names."""
+    return {int(found) for found in re.findall(r"\bel([1-9][0-9]{0,8})\b", tag)}
 
 
 def trials_page(experiment: str) -> str:
@@ -51,7 +60,9 @@ def trials_page(experiment: str) -> str:
     return f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={_TRIALS}"
 
 
-def _experiment_note(experiment: str) -> str:
+def _experiment_note(experiment: str, els: Sequence[str]) -> str:
+    named = ", ".join(f"`{el}`" for el in els)
+    grams = " and ".join(f"{el[2:]}-grams" for el in els)
     runs = trials_page(experiment).removesuffix(_TRIALS)
     return f"""Machine unlearning of language models with icu_ray. Each sweep is a run, each of its trials (a model, a \
 forget sample, a method and its α, β) a child run of it.
@@ -60,7 +71,7 @@ Saved views: [Trials]({runs}{_TRIALS}), least damage first; [Curves]({runs}{_CUR
 
 | metric | meaning |
 |---|---|
-| `ma`, `el10` | memorisation accuracy, extraction likelihood of 10-grams on the forget sample, 0 to 1, by epoch |
+| `ma`, {named} | memorisation accuracy, extraction likelihood of {grams} on the forget sample, 0 to 1, by epoch |
 | `active_samples` | texts not yet forgotten, by epoch |
 | `ppl_heldout`, `ppl_heldout_ratio` | perplexity on texts nobody asked to forget; after divided by before |
 | `before/…`, `after/…` | the original model, the unlearned model |
@@ -84,7 +95,7 @@ def _view(name: str, state: Mapping[str, Any], created: int) -> str:
     return json.dumps({"name": name, "createdAt": created, "updatedAt": created, "state": text})
 
 
-def _page_state() -> dict[str, Any]:
+def _page_state(els: Sequence[str]) -> dict[str, Any]:
     # Sorted by anything but the time of creation, MLflow lists trials without their sweep above them.
     return {
         "searchFilter": f"tags.`{TRIAL_TAG}` != ''",
@@ -94,16 +105,16 @@ def _page_state() -> dict[str, Any]:
         "columnWidths": {},
         "selectedColumns": [
             *(f"tags.`{name}`" for name in _TAG_COLUMNS),
-            *(f"metrics.`{name}`" for name in _METRIC_COLUMNS),
+            *(f"metrics.`{name}`" for name in ("after/ma", *(f"after/{el}" for el in els), *_METRIC_COLUMNS)),
         ],
     }
 
 
-def _trials_state() -> dict[str, Any]:
-    return _page_state() | {"orderByKey": "metrics.`ppl_heldout_ratio`", "orderByAsc": True}
+def _trials_state(els: Sequence[str]) -> dict[str, Any]:
+    return _page_state(els) | {"orderByKey": "metrics.`ppl_heldout_ratio`", "orderByAsc": True}
 
 
-def _curves_state() -> dict[str, Any]:
+def _curves_state(els: Sequence[str]) -> dict[str, Any]:
     section = "icu-ray-by-epoch"
     axis = {"lineSmoothness": 0, "xAxisKey": "step", "selectedXAxisMetricKey": ""}
     charts = [
@@ -126,10 +137,10 @@ def _curves_state() -> dict[str, Any]:
             "useGlobalLineSmoothing": True,
             **axis,
         }
-        for metric in _CURVE_METRICS
+        for metric in ("ma", *els, *_CURVE_METRICS)
     ]
     named = {"uuid": section, "name": "By epoch", "display": True, "isReordered": False, "deleted": False}
-    return _page_state() | {
+    return _page_state(els) | {
         "orderByKey": "tags.`mlflow.runName`",
         "orderByAsc": True,
         "runsHiddenMode": "FIRST_20_RUNS",
@@ -163,7 +174,7 @@ def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None
         stop = sweep.config.get("stop") or {}
         if "ma" in stop and "el" in stop:
             ma, el = (_limit(stop[key]) for key in ("ma", "el"))
-            rule = f"MA {ma} {stop.get('rule', 'and')} EL10 {el}"
+            rule = f"MA {ma} {stop.get('rule', 'and')} EL{config_ngram(sweep.config) or PAPER_NGRAM} {el}"
             intro += f" A forget sample counts as forgotten when {rule}, if its method has no rule of its own."
     parts = [intro]
     if cells is not None:
@@ -183,12 +194,15 @@ def _limit(value: float | str) -> str:
 
 def _cells_table(cells: bytes) -> str:
     rows = list(csv.DictReader(io.StringIO(cells.decode())))
+    # The columns of EL by the header of cells.csv, in which each n has its own.
+    ngrams = re.findall(r"\bel([0-9]+)_after_pct_mean\b", cells.decode().partition("\n")[0]) or [str(PAPER_NGRAM)]
+    el = "".join(f" EL{ngram} % |" for ngram in ngrams)
     lines = [
-        "| model | method | alpha | beta | MA % | EL10 % | held-out PPL ratio | forgotten |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        f"| model | method | alpha | beta | MA % |{el} held-out PPL ratio | forgotten |",
+        f"|---|---|--:|--:|--:|{'--:|' * len(ngrams)}--:|--:|",
     ]
     for row in rows[:_MOST_CELLS]:
-        means = [_mean(row, f"{name}_after_pct", 1) for name in ("ma", "el10")]
+        means = [_mean(row, f"{name}_after_pct", 1) for name in ("ma", *(f"el{n}" for n in ngrams))]
         what = [_literal(row["model"]), _literal(row["method"]), f"{float(row['alpha']):g}", f"{float(row['beta']):g}"]
         values = [*what, *means, _mean(row, "ppl_ratio", 2), f"{row['forgotten']}/{row['trials']}"]
         lines.append(f"| {' &emsp;| '.join(values)} |")  # MLflow's own tables leave no room between columns
@@ -217,7 +231,7 @@ def trial_note(spec: TrialSpec, result: TrialResult | None, verdict: Verdict | N
             parts.append(f"**{_literal(verdict.headline[:1000])}**")
             said = [f"- {what} {_literal('; '.join(sentences))}" for what, sentences in verdict.lines]
             parts.append("\n".join(said))
-        before, after = (asdict(side) if side else {} for side in (result.before, result.after))
+        before, after = (plain(side) if side else {} for side in (result.before, result.after))
         lines = [
             f"| `{name}` &emsp;| {before[name]:.4g} &emsp;| {after[name]:.4g} |"
             for name in before

@@ -50,9 +50,9 @@ def _above(before: Scores, scores: Scores, thresholds: Thresholds) -> float:
 
     EL that was left out, as `eval.el=decision` does, counts as what it was before unlearning.
     """
-    if thresholds.below(scores.ma, scores.el10):
+    if thresholds.below(scores.ma, scores.el):
         return 0.0
-    el = before.el10 if scores.el10 is None else scores.el10
+    el = before.el if scores.el is None else scores.el
     pairs = ((scores.ma, thresholds.ma), (el, thresholds.el))
     above = [max((1.0 if value is None else value) - limit.value, 0.0) for value, limit in pairs]
     return sum(above) if thresholds.rule == "and" else min(above)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icu_ray.storage.el_names import by_field, plain
 from icu_ray.storage.results import EpochRecord, Scores
 from icu_ray.storage.store import stays_inside
 
@@ -52,7 +53,7 @@ def save_checkpoint(folder: Path, engine: Engine, state: TrialState) -> None:
             "format": FORMAT,
             "epoch": state.epoch,
             "active": [bool(flag) for flag in state.active],
-            "history": [asdict(record) for record in state.history],
+            "history": [plain(record) for record in state.history],
             "world_size": engine.world_size,
             "zero_stage": engine.settings.zero_stage,
         }
@@ -108,7 +109,7 @@ def read_state(folder: Path) -> tuple[TrialState, int]:
         raise DamagedCheckpoint(f"{folder}: has format {raw.get('format')}, this version reads {FORMAT}")
     history = []
     for record in raw["history"]:
-        record["scores"] = Scores(**record["scores"])
+        record["scores"] = Scores(**by_field(record["scores"]))
         record["notes"] = tuple(record["notes"])
         history.append(EpochRecord(**record))
     state = TrialState(raw["epoch"], np.asarray(raw["active"], dtype=bool), tuple(history))

@@ -57,7 +57,7 @@ class Decision:
 
 def below_thresholds(scores: Scores, thresholds: Thresholds) -> bool:
     """The paper's criterion: EL under its threshold and MA under its (rule 'or': either); not measured is not under."""
-    return thresholds.below(scores.ma, scores.el10)
+    return thresholds.below(scores.ma, scores.el)
 
 
 def el_decides(ma: float, thresholds: Thresholds) -> bool:
@@ -125,9 +125,9 @@ def with_best(decision: Decision, best: int, scores: Scores | None, thresholds: 
 
 def _scores_text(scores: Scores, thresholds: Thresholds, texts: int) -> str:
     parts = [f"MA {_percent(scores.ma)} (threshold {thresholds.ma.value:.2%})"]
-    if scores.el10 is not None:
-        parts.append(f"EL {_percent(scores.el10)} (threshold {thresholds.el.value:.2%})")
-    unmeasured = unmeasured_text(scores.el10_unmeasured, texts, thresholds.ngram)
+    if scores.el is not None:
+        parts.append(f"EL{thresholds.ngram} {_percent(scores.el)} (threshold {thresholds.el.value:.2%})")
+    unmeasured = unmeasured_text(scores.el_unmeasured, texts, thresholds.ngram)
     return ", ".join(parts) + (f"; {unmeasured}" if unmeasured else "")
 
 

@@ -68,13 +68,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 @dataclass(frozen=True)
 class StandinProgress:
-    """What was reached after an epoch; ma and el10 are those of the forget sample that is known least."""
+    """What was reached after an epoch; ma and el are those of the forget sample that is known least."""
 
     epoch: int
     max_epochs: int
     loss: float
     ma: float
-    el10: float | None
+    el: float | None
     """None while MA is too low for EL to be worth decoding."""
     seconds: float
 
@@ -227,7 +227,7 @@ def _train(
             time.perf_counter() - started,
         )
         progress(reached)
-        if reached.el10 is not None and reached.el10 >= config.min_extraction:
+        if reached.el is not None and reached.el >= config.min_extraction:
             model.eval()  # type: ignore[no-untyped-call]
             return
     raise UserError(_not_memorised(config, reached, known))
@@ -279,7 +279,7 @@ def _loss(model: PreTrainedModel, block: _Block) -> torch.Tensor:
 
 
 def _not_memorised(config: StandinConfig, reached: StandinProgress, known: int) -> str:
-    el = "not measured" if reached.el10 is None else f"{reached.el10:.3f}"
+    el = "not measured" if reached.el is None else f"{reached.el:.3f}"
     return (
         f"stand-in ({config.size}): not memorised after standin.max_epochs={config.max_epochs}: MA "
         f"{reached.ma:.3f} (standin.min_memorization={config.min_memorization}), EL{NGRAM} {el} "

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,7 @@ from icu_ray.metrics.generation import decode_candidates, generate_candidates
 from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy
 from icu_ray.metrics.perplexity import perplexity_of, total_nll
 from icu_ray.metrics.probe import ProbeResult, mean_of_measured, probe
+from icu_ray.storage.el_names import by_field, of_ngram, plain
 from icu_ray.storage.results import Scores
 
 if TYPE_CHECKING:
@@ -63,12 +64,12 @@ class Validation:
             for name in ("ma", "el", "forget_loss", "bertscore_f1", "bleu", "heldout_ma", "heldout_el")
             for value in [getattr(self, name)]
         }
-        content = {"scores": asdict(self.scores), **arrays, "candidates": list(self.candidates)}
+        content = {"scores": plain(self.scores), **arrays, "candidates": list(self.candidates)}
         (folder / "validation.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
     @staticmethod
-    def load(folder: Path) -> Validation:
-        """What `save` wrote."""
+    def load(folder: Path, ngram: int | None = None) -> Validation:
+        """What `save` wrote. ngram: n of EL, for files of earlier versions."""
         raw = json.loads((folder / "validation.json").read_text(encoding="utf-8"))
 
         def array(name: str) -> Floats:
@@ -78,7 +79,7 @@ class Validation:
             return None if raw.get(name) is None else array(name)
 
         return Validation(
-            Scores(**raw["scores"]),
+            of_ngram(Scores(**by_field(raw["scores"])), ngram),
             array("ma"),
             known("el"),
             array("forget_loss"),
@@ -131,13 +132,14 @@ def validate(
 
     scores = Scores(
         ma=mean(joined("ma")),
-        el10=None if el is None else mean(el),
+        el=None if el is None else mean(el),
         forget_loss=mean(joined("forget_loss")),
         bertscore_f1=mean(f1),
         bleu=mean(overlap),
         entropy=mean(joined("entropy")),
         distinct=mean(joined("distinct")),
-        el10_unmeasured=sum(part["short"] for part in shares),
+        el_unmeasured=sum(part["short"] for part in shares),
+        ngram=measure.el.ngram,
     )
     candidates = tuple(text for part in shares for text in part["candidates"])
     validation = Validation(scores, joined("ma"), el, joined("forget_loss"), f1, overlap, candidates)
@@ -175,11 +177,11 @@ def with_heldout(
     scores = replace(
         validation.scores,
         ma_heldout=mean(ma),
-        el10_heldout=mean(el),
+        el_heldout=mean(el),
         loss_heldout=mean(loss),
         distinct_heldout=mean(distinct),
         ma_heldout_spread=_spread(ma, broken),
-        el10_heldout_spread=_spread(el, broken),
+        el_heldout_spread=_spread(el, broken),
         heldout_texts=len(heldout.first_rows),
     )
     return replace(validation, scores=scores, heldout_ma=ma, heldout_el=el)

@@ -134,7 +134,7 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
         heldout=rows.get("heldout"),
         reference=None if reference is None else Reference.load(reference, folders["heads"], loaded.model),
         pair_overlap=keys.pair_overlap,
-        before=Validation.load(get_artefact(store, "before", keys.before)),
+        before=Validation.load(get_artefact(store, "before", keys.before), task.trial.settings.el.ngram),
     )
 
 

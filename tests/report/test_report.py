@@ -224,7 +224,7 @@ def test_measures_that_are_missing_leave_no_hole_in_the_figures(tmp_path: Path) 
         paths = TrialPaths.of(str(tmp_path), "holes", cell.trial_id)
         result = read_result(paths)
         assert result is not None and result.after is not None
-        write_result(paths, replace(result, after=replace(result.after, el10=None, entropy=None)))
+        write_result(paths, replace(result, after=replace(result.after, el=None, entropy=None)))
     written = write_report([(str(tmp_path), "holes")])
     assert {"tradeoff.png", "ablation.png", "heat_maps.png"} <= set(written.files)
     assert rows_of(written, "table.csv")[1]["el10_pct_mean"] == ""

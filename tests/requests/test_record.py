@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from icu_ray.requests.record import (
     thresholds_told,
 )
 from icu_ray.requests.unlearn import unlearn_config
+from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import Provenance, SampleRecord, Scores, TrialResult, TrialSpec
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.trial_files import TrialPaths, read_samples, start_trial, write_result, write_samples
@@ -35,7 +36,7 @@ from tests.support.training_case import tokenizer
 
 TEXTS = [" ".join(f"w{20 + (7 * n + k) % 40}" for k in range(12)) for n in range(6)]
 BEFORE = Scores(0.9, 0.5, 1.0, 0.8, 0.2, 3.0, ppl_heldout=20.0)
-AFTER = replace(BEFORE, ma=0.4, el10=0.01, ppl_heldout=25.0)
+AFTER = replace(BEFORE, ma=0.4, el=0.01, ppl_heldout=25.0)
 LIMITS = Thresholds(Limit(0.5994), Limit(0.0499), max_ppl_ratio=1.5, ngram=2)
 
 
@@ -84,7 +85,7 @@ def record_of(asked: Asked, config: SweepConfig, paths: TrialPaths) -> dict[str,
 
     result = read_result(paths)
     assert result is not None and result.before is not None and result.after is not None
-    scores = {"before": asdict(result.before), "after": {**asdict(result.after), "cls/avg": 0.5}}
+    scores = {"before": plain(result.before), "after": {**plain(result.after), "cls/avg": 0.5}}
     verdict = plain_verdict(result, verdict_of(result))
     record = make_record(asked, config, paths, scores, verdict, thresholds_told(LIMITS))
     run = Path(paths.root).parents[1]

@@ -214,7 +214,7 @@ def ended(out: Path, run: str, status: str, ppl: float = 20.0) -> Unlearned:
     """A request as its trial leaves it; status: of the result."""
     before = Scores(0.95, 0.8, 0.1, 0.9, 0.8, 4.0, 0.8, 20.0)
     ma = 0.4 if status == "finished" else 0.9
-    after = replace(before, ma=ma, el10=0.01, ppl_heldout=ppl)
+    after = replace(before, ma=ma, el=0.01, ppl_heldout=ppl)
     limits = Thresholds(Limit(0.5994), Limit(0.0499), max_ppl_ratio=1.5)
     result = TrialResult("i", "n", "m", "icu", 0, {}, status, "why", 2, before, after, {}, thresholds=limits)  # type: ignore[arg-type]
     paths = TrialPaths.of(str(out), run, "i")
@@ -294,7 +294,7 @@ def test_what_to_try_next_follows_from_what_was_seen(
     ma: list[float], active: int, ppl: float, changes: dict[str, Any], expected: list[dict[str, object]]
 ) -> None:
     before = Scores(0.95, 0.8, 0.1, 0.9, 0.8, 4.0, 0.8, 20.0)
-    scores = [replace(before, ma=value, el10=0.01, ppl_heldout=20.0) for value in ma]
+    scores = [replace(before, ma=value, el=0.01, ppl_heldout=20.0) for value in ma]
     scores[-1] = replace(scores[-1], ppl_heldout=ppl)
     history = [EpochRecord(epoch, 3, each) for epoch, each in enumerate(scores)]
     history[-1] = replace(history[-1], active=active)
@@ -310,7 +310,7 @@ def test_what_to_try_next_follows_from_what_was_seen(
 
 def test_a_kept_earlier_epoch_does_not_hide_that_the_last_was_too_costly() -> None:
     before = Scores(0.95, 0.8, 0.1, 0.9, 0.8, 4.0, 0.8, 20.0)
-    kept, last = replace(before, ma=0.8, ppl_heldout=22.0), replace(before, ma=0.4, el10=0.01, ppl_heldout=40.0)
+    kept, last = replace(before, ma=0.8, ppl_heldout=22.0), replace(before, ma=0.4, el=0.01, ppl_heldout=40.0)
     history = [EpochRecord(epoch, 3, each) for epoch, each in enumerate((before, kept, last))]
     limits = Thresholds(Limit(0.5994), Limit(0.0499), max_ppl_ratio=1.5)
     result = TrialResult("i", "n", "m", "icu", 0, {}, "not_forgotten", "why", 2, before, kept, {}, thresholds=limits)

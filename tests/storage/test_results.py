@@ -60,8 +60,9 @@ from icu_ray.storage.trial_files import (
 
 NUMBER = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-WHOLE = {"el10_unmeasured": st.integers(0, 99), "heldout_texts": st.none() | st.integers(0, 99)}
-SCORES = st.builds(Scores, **({item.name: NUMBER for item in fields(Scores)} | WHOLE))
+WHOLE = {"el_unmeasured": st.integers(0, 99), "heldout_texts": st.none() | st.integers(0, 99)}
+NGRAM = st.integers(1, 99)
+SCORES = st.builds(Scores, **({item.name: NUMBER for item in fields(Scores)} | WHOLE | {"ngram": NGRAM}))
 LIMITS = st.builds(Limit, st.floats(0, 1), st.sampled_from(["number", "heldout"]), NUMBER, st.integers(0, 99))
 RECORDS = st.builds(
     EpochRecord,
@@ -76,7 +77,7 @@ RECORDS = st.builds(
 SAMPLES = st.builds(
     SampleRecord,
     **dict.fromkeys(("id", "prompt", "reference", "before", "after"), TEXT),
-    **dict.fromkeys(("ma_before", "ma_after", "bertscore_after", "bleu_after", "el10_before", "pair_overlap"), NUMBER),
+    **dict.fromkeys(("ma_before", "ma_after", "bertscore_after", "bleu_after", "el_before", "pair_overlap"), NUMBER),
     forgotten=st.booleans(),
     pair_id=st.none() | TEXT,
 )

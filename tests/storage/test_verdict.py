@@ -25,7 +25,7 @@ THRESHOLDS = st.builds(
     Thresholds, LIMITS, LIMITS, st.sampled_from(["and", "or"]), st.none() | st.floats(1, 10), st.integers(1, 10)
 )
 TEXTS = st.lists(st.tuples(st.none() | SHARE, st.none() | SHARE), min_size=1, max_size=6)
-BEFORE = Scores(0.95, 0.8, 0.1, 0.9, 0.8, 4.0, 0.8, 20.0, ma_heldout=0.5, el10_heldout=0.2, distinct_heldout=0.7)
+BEFORE = Scores(0.95, 0.8, 0.1, 0.9, 0.8, 4.0, 0.8, 20.0, ma_heldout=0.5, el_heldout=0.2, distinct_heldout=0.7)
 LIMIT = Thresholds(Limit(0.5, "heldout", 0.08, 16), Limit(0.2, "heldout", 0.1, 16), "and", 1.5, 5, 7)
 
 
@@ -36,7 +36,7 @@ def mean(values: list[float | None]) -> float | None:
 
 
 def sample(name: str, ma: float | None, el: float | None) -> SampleRecord:
-    return SampleRecord(name, "p", "r", "b", "a", 1.0, ma, 0.5, 0.5, False, el10_after=el)
+    return SampleRecord(name, "p", "r", "b", "a", 1.0, ma, 0.5, 0.5, False, el_after=el)
 
 
 def result(limits: Thresholds | None, after: Scores | None, status: str = "finished") -> TrialResult:

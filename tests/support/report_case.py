@@ -16,7 +16,7 @@ REFERENCE = "Alice Smith lives at 12 Elm Street and was born in 1971"
 
 @dataclass(frozen=True)
 class Cell:
-    """A trial to write. final: MA and EL10 (fractions), held-out PPL, entropy after it."""
+    """A trial to write. final: MA and EL (fractions), held-out PPL, entropy after it."""
 
     label: str = "icu"
     method: str = "icu"
@@ -30,15 +30,22 @@ class Cell:
     seed: int = 42
     reason: str = ""
     lr: float = 5e-6
+    ngram: int = 10
 
     @property
     def trial_id(self) -> str:
         """Unique among the cells of a test."""
-        lr = "" if self.lr == 5e-6 else f"-{self.lr}"
-        return f"{self.label}-{self.model}-s{self.sample}-a{self.alpha}-b{self.beta}-{self.seed}{lr}"
+        others = ("" if self.lr == 5e-6 else f"-{self.lr}") + ("" if self.ngram == 10 else f"-el{self.ngram}")
+        return f"{self.label}-{self.model}-s{self.sample}-a{self.alpha}-b{self.beta}-{self.seed}{others}"
 
 
-def config(name: str, models: tuple[str, ...] = ("125m",), lr: float = 5e-6, standin: bool = False) -> dict[str, Any]:
+def config(
+    name: str,
+    models: tuple[str, ...] = ("125m",),
+    lr: float = 5e-6,
+    standin: bool = False,
+    ngram: int | None = None,
+) -> dict[str, Any]:
     """A resolved config with the keys the report reads."""
     described = [
         {
@@ -49,12 +56,13 @@ def config(name: str, models: tuple[str, ...] = ("125m",), lr: float = 5e-6, sta
         for model in models
     ]
     stop = {"rule": "and", "ma": 0.5994, "el": 0.0499}
-    return {"name": name, "fidelity": "default", "models": described, "optim": {"lr": lr}, "stop": stop, "storage": "x"}
+    known = {"name": name, "fidelity": "default", "models": described, "optim": {"lr": lr}, "stop": stop}
+    return {**known, "storage": "x", **({} if ngram is None else {"el": {"ngram": ngram}})}
 
 
-def scores(ma: float, el10: float, ppl: float, entropy: float) -> Scores:
+def scores(ma: float, el: float, ppl: float, entropy: float) -> Scores:
     """What a probe leaves."""
-    return Scores(ma, el10, 1.0 - math.log(ma + 1e-3), 0.5 * ma + 0.2, el10 / 2, entropy, 0.8, ppl)
+    return Scores(ma, el, 1.0 - math.log(ma + 1e-3), 0.5 * ma + 0.2, el / 2, entropy, 0.8, ppl)
 
 
 BEFORE = scores(0.95, 0.8, 20.0, 4.2)
@@ -83,6 +91,7 @@ def _spec(cell: Cell, made_by: Provenance) -> TrialSpec:
         "optim": {"lr": cell.lr},
         "sample": f"sample {cell.sample}",
         "seed": cell.seed,
+        **({} if cell.ngram == 10 else {"el": {"ngram": cell.ngram}}),
     }
     name = f"{cell.label}-{cell.model}-s{cell.sample}-a{cell.alpha}-b{cell.beta}"
     return TrialSpec(cell.trial_id, name, cell.model, cell.label, cell.sample, weights, 30, identity, None, made_by)
@@ -90,12 +99,13 @@ def _spec(cell: Cell, made_by: Provenance) -> TrialSpec:
 
 def _write_trial(paths: TrialPaths, cell: Cell, spec: TrialSpec, said: str) -> None:
     start_trial(paths, spec)
-    end = scores(*cell.final)
-    history = [EpochRecord(0, TARGETS, BEFORE)]
+    original, end = (replace(found, ngram=cell.ngram) for found in (BEFORE, scores(*cell.final)))
+    history = [EpochRecord(0, TARGETS, original)]
     for epoch in range(1, cell.epochs + 1):
         part = epoch / cell.epochs
-        first = (BEFORE.ma or 0, BEFORE.el10 or 0, BEFORE.ppl_heldout or 0, BEFORE.entropy or 0)
+        first = (BEFORE.ma or 0, BEFORE.el or 0, BEFORE.ppl_heldout or 0, BEFORE.entropy or 0)
         now = scores(*(a + (b - a) * part for a, b in zip(first, cell.final, strict=True)))
+        now = replace(now, ngram=cell.ngram)
         history.append(EpochRecord(epoch, round(TARGETS * (1 - part)), now, {"forget": -part}, {"train": 1.0}, 2))
     write_events(paths, history)
     if cell.status == "running":
@@ -105,7 +115,7 @@ def _write_trial(paths: TrialPaths, cell: Cell, spec: TrialSpec, said: str) -> N
         SampleRecord(f"r{i}", "The record says that", REFERENCE, REFERENCE, said, 0.95, ma + i / 100, 0.3, 0.0, True)
         for i in range(TARGETS)
     ]
-    write_samples(paths, [replace(sample, el10_after=cell.final[1]) for sample in samples])
+    write_samples(paths, [replace(sample, el_after=cell.final[1], ngram=cell.ngram) for sample in samples])
     result = TrialResult(
         spec.trial_id,
         spec.name,
@@ -116,7 +126,7 @@ def _write_trial(paths: TrialPaths, cell: Cell, spec: TrialSpec, said: str) -> N
         cell.status,  # type: ignore[arg-type]
         cell.reason,
         cell.epochs,
-        BEFORE,
+        original,
         end,
         {"total": 9.0},
         spec.provenance,

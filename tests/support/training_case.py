@@ -137,7 +137,7 @@ def whole_trial(count: int, rank: int, world_size: int, **changes: object) -> di
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
         "losses": [dict(record.loss) for record in outcome.history],
         "ma": [record.scores.ma for record in outcome.history],
-        "el": [record.scores.el10 for record in outcome.history],
+        "el": [record.scores.el for record in outcome.history],
         "perplexity": outcome.after.ppl_heldout,
     }
 

@@ -15,6 +15,7 @@ import pytest
 
 from icu_ray.report.numbers.summary import summarise, write_tables
 from icu_ray.report.write import write_report
+from icu_ray.storage.el_names import plain
 from icu_ray.storage.trial_files import TrialPaths, read_events, trial_ids
 from icu_ray.tracking.sync import sync_sweep
 from icu_ray.tracking.views import NOTE_TAG
@@ -58,7 +59,7 @@ class Shown:
         found = {}
         for trial_id in trial_ids(str(self.storage), NAME):
             paths = TrialPaths.of(str(self.storage), NAME, trial_id)
-            found[trial_id.removesuffix("-42")] = [(e.epoch, getattr(e.scores, metric)) for e in read_events(paths)]
+            found[trial_id.removesuffix("-42")] = [(e.epoch, plain(e.scores)[metric]) for e in read_events(paths)]
         return found
 
 

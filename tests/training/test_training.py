@@ -145,26 +145,26 @@ class TestRefinement:
     def test_what_was_not_measured_is_said_and_decides_nothing(self) -> None:
         active = np.asarray([True] * 4)
         said = "EL10 of {} of 4 texts cannot be measured: shorter than 10 tokens after the boundary"
-        none = Scores(0.1, None, 2.0, 0.5, 0.5, 3.0, el10_unmeasured=4)
+        none = Scores(0.1, None, 2.0, 0.5, 0.5, 3.0, el_unmeasured=4)
         assert decide(8, none, active, StopConfig(), 9).stop is False
         at_limit = decide(9, none, active, StopConfig(), 9)
         assert at_limit.status == "not_forgotten" and said.format(4) in at_limit.reason
         assert decide(1, none, active, StopConfig(rule="or"), 9).status == "finished"
         no_ma = Scores(None, 0.0, 2.0, 0.5, 0.5, 3.0)
         assert decide(1, no_ma, active, StopConfig(), 9).stop is False
-        some = decide(1, Scores(0.1, 0.0, 2.0, 0.5, 0.5, 3.0, el10_unmeasured=1), active, StopConfig(), 9)
+        some = decide(1, Scores(0.1, 0.0, 2.0, 0.5, 0.5, 3.0, el_unmeasured=1), active, StopConfig(), 9)
         assert some.status == "finished" and said.format(1) in some.reason
 
     def test_thresholds_of_heldout_texts_are_their_means_and_may_be_touched(self) -> None:
         stop = StopConfig(ma="heldout", el="heldout")
-        before = Scores(0.9, 0.5, 2.0, 0.5, 0.5, 3.0, ma_heldout=0.25, el10_heldout=0.0, heldout_texts=3)
+        before = Scores(0.9, 0.5, 2.0, 0.5, 0.5, 3.0, ma_heldout=0.25, el_heldout=0.0, heldout_texts=3)
         limits = thresholds_of(stop, before, ngram=5)
         assert (limits.ma.value, limits.el.value, limits.ma.texts, limits.ngram) == (0.25, 0.0, 3, 5)
         active = np.asarray([True])
         for ma, el, status in ((0.25, 0.0, "finished"), (0.26, 0.0, None), (0.2, 0.01, None)):
             scores = Scores(ma, el, 2.0, 0.5, 0.5, 3.0)
             assert decide(1, scores, active, stop, 9, thresholds=limits).status == status
-        unknown = thresholds_of(stop, replace(before, el10_heldout=None))
+        unknown = thresholds_of(stop, replace(before, el_heldout=None))
         assert not unknown.known and not unknown.below(0.0, 0.0)
 
     def test_divergence(self) -> None:
@@ -211,16 +211,16 @@ class TestTrial:
         stop = StopConfig(ma="heldout", el="heldout", on_empty=False)
         outcome, _ = run(max_epochs=3, stop=stop, eval=EvalConfig(heldout=heldout))  # type: ignore[arg-type]
         before, after, limits = outcome.before, outcome.after, outcome.thresholds
-        told = (before.ma_heldout, before.el10_heldout, before.loss_heldout, before.distinct_heldout)
+        told = (before.ma_heldout, before.el_heldout, before.loss_heldout, before.distinct_heldout)
         assert told == pytest.approx(
-            (alone.scores.ma, alone.scores.el10, alone.scores.forget_loss, alone.scores.distinct)
+            (alone.scores.ma, alone.scores.el, alone.scores.forget_loss, alone.scores.distinct)
         )
         assert before.ma_heldout_spread == pytest.approx(alone.ma.std(ddof=1))
         assert (before.heldout_texts, after.heldout_texts) == (3, 3)
         assert after.ma_heldout is not None and after.loss_heldout != before.loss_heldout
-        assert limits is not None and (limits.ma.value, limits.el.value) == (before.ma_heldout, before.el10_heldout)
+        assert limits is not None and (limits.ma.value, limits.el.value) == (before.ma_heldout, before.el_heldout)
         assert limits.ma.source == "heldout" and limits.heldout_above is not None and 0 < limits.heldout_above <= 3
-        assert (outcome.status == "finished") == limits.below(after.ma, after.el10)
+        assert (outcome.status == "finished") == limits.below(after.ma, after.el)
         assert all(record.scores.ma_heldout is None for record in outcome.history[1:-1])
 
     def test_thresholds_that_cannot_be_made_fail_before_the_first_epoch(self) -> None:
@@ -235,7 +235,7 @@ class TestTrial:
         lean, _ = run(max_epochs=30, eval=EvalConfig(el="decision"))
         assert lean.after == whole.after
         assert lean.epochs == whole.epochs
-        assert any(record.scores.el10 is None for record in lean.history)
+        assert any(record.scores.el is None for record in lean.history)
 
     def test_slots_and_repack_agree_while_all_are_active(self) -> None:
         slots, _ = run(max_epochs=1)
@@ -265,7 +265,7 @@ class TestTrial:
         assert (outcome.status, outcome.epochs) == ("failed", 0)
         assert "scores are not finite" in outcome.reason
         told = asdict(outcome.after)
-        assert [told[name] for name in ("ma", "el10", "forget_loss", "bertscore_f1", "bleu", "entropy")] == [None] * 6
+        assert [told[name] for name in ("ma", "el", "forget_loss", "bertscore_f1", "bleu", "entropy")] == [None] * 6
         assert len(outcome.samples) == 7 and not any(sample.forgotten for sample in outcome.samples)
 
     @pytest.mark.parametrize("el", ["always", "decision"])
@@ -273,9 +273,9 @@ class TestTrial:
         outcome, _ = run(el=ElConfig(ngram=5), eval=EvalConfig(el=el), stop=StopConfig(ma=1.0, el=1.0), max_epochs=1)  # type: ignore[arg-type]
         assert outcome.status == "not_forgotten"
         assert "EL5 of 7 of 7 texts cannot be measured" in outcome.reason
-        assert (outcome.after.el10, outcome.after.el10_unmeasured) == (None, 7)
+        assert (outcome.after.el, outcome.after.el_unmeasured) == (None, 7)
         assert outcome.after.ma is not None
-        assert all(sample.el10_after is None and sample.ma_after is not None for sample in outcome.samples)
+        assert all(sample.el_after is None and sample.ma_after is not None for sample in outcome.samples)
 
     def test_a_short_text_without_four_words_is_not_called_forgotten(self) -> None:
         model, data = case()

@@ -4,7 +4,7 @@
 
 A word counts as leaked when it stands in a run of three or more words that the reference has too, or when it is a name
 or a number of the reference that the prompt does not give away. As in Figures 4 and 5 of the paper, the reader sees
-what is left; how much is left in all is said by EL10 and MA.
+what is left; how much is left in all is said by EL and MA.
 """
 
 from __future__ import annotations

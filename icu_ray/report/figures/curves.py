@@ -9,11 +9,14 @@ its model does not change any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from icu_ray.report.contents import Report, thresholds
+from icu_ray.report.contents import Report
 from icu_ray.report.figures.theme import Style, Theme, legend_below, panels, styles
 from icu_ray.report.numbers.rows import Block, Row
+from icu_ray.report.numbers.thresholds import all_thresholds
+from icu_ray.storage.el_names import ngrams_of
 from icu_ray.storage.results import EpochRecord
 
 if TYPE_CHECKING:
@@ -30,15 +33,15 @@ def curved(block: Block) -> bool:
 
 
 def forgetting(report: Report, theme: Theme) -> Figure:
-    """MA and EL10 in percent by epoch, with the thresholds: a column a model."""
+    """MA and EL (a line of panels for each n) in percent by epoch, with the thresholds: a column a model."""
     blocks = [block for block in report.blocks if curved(block)]
     looks = styles(theme, report.blocks)
-    figure, grid = panels(2, len(blocks))
-    limits = next((t for config in report.found.configs if (t := thresholds(config))), None) or {}
+    limits = all_thresholds(report.found.configs)
     measures: tuple[tuple[str, str, Callable[[EpochRecord], float | None]], ...] = (
         ("ma", "MA (%)", lambda record: record.scores.ma),
-        ("el10", "EL10 (%)", lambda record: record.scores.el10),
+        *((f"el{n}", f"EL{n} (%)", partial(_el, ngram=n)) for n in _ngrams(blocks)),
     )
+    figure, grid = panels(len(measures), len(blocks))
     for line, (key, heading, read) in zip(grid, measures, strict=True):
         for axis, block in zip(line, blocks, strict=True):
             for row in block.methods:
@@ -49,6 +52,21 @@ def forgetting(report: Report, theme: Theme) -> Figure:
             axis.set_ylim(0, None)
     legend_below(figure, [axis for line in grid for axis in line], 2 * len(blocks))
     return figure
+
+
+def _ngrams(blocks: Sequence[Block]) -> tuple[int, ...]:
+    return ngrams_of(
+        record.scores
+        for block in blocks
+        for row in block.methods
+        for trial in row.trials
+        for record in trial.history
+        if record.scores.el is not None
+    )
+
+
+def _el(record: EpochRecord, ngram: int) -> float | None:
+    return record.scores.el if record.scores.ngram == ngram else None
 
 
 def active(report: Report, theme: Theme) -> Figure:

@@ -14,7 +14,7 @@ from icu_ray.report.contents import Report
 from icu_ray.report.figures.case_study import Case, choose_cases, draw_case, epoch_case
 from icu_ray.report.figures.curves import active, curved, forgetting
 from icu_ray.report.figures.theme import Theme
-from icu_ray.report.figures.tradeoff import ablation, ablations, grids, heat_maps, traded, tradeoff
+from icu_ray.report.figures.tradeoff import ablation, ablations, forgetting_columns, grids, heat_maps, traded, tradeoff
 from icu_ray.report.numbers.rows import Block
 
 if TYPE_CHECKING:
@@ -55,13 +55,14 @@ def pictures(report: Report) -> tuple[Picture, ...]:
             ),
         ]
     if any(traded(block) for block in report.blocks):
+        measures = " and ".join(c.heading.removesuffix(" (%)") for c in forgetting_columns(report.blocks))
         found.append(
             Picture(
                 "tradeoff",
                 "Forgetting against utility",
                 "Small: trials; large: mean. Lower left is better; no row beats those on the Pareto front in both. "
                 "A perplexity ratio of 1 means that nothing was lost on texts that nobody asked to forget.",
-                "Scatter plots of MA and EL10 after unlearning against held-out perplexity. "
+                f"Scatter plots of {measures} after unlearning against held-out perplexity. "
                 + _numbers(report, "ppl_ratio"),
                 lambda theme: tradeoff(report, theme),
             )

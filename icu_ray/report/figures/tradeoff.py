@@ -8,23 +8,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from icu_ray.report.contents import Report, thresholds
+from icu_ray.report.contents import Report
 from icu_ray.report.figures.theme import Theme, legend_below, panels, styles
 from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO, Column
 from icu_ray.report.numbers.comparison import reference_row
 from icu_ray.report.numbers.rows import Block, Row
+from icu_ray.report.numbers.thresholds import all_thresholds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLUMN = {column.key: column for column in ALL_COLUMNS}
-_FORGETTING = ("ma", "el10")
-_ABLATION = ("ma", "el10", "bert", "entropy", PPL_RATIO.key)
 _WIDE = 10.0
 """Perplexity ratios that span more than this are drawn on a logarithmic axis."""
 
 _WHOLE_CELLS = 3
+
+
+def forgetting_columns(blocks: Sequence[Block]) -> tuple[Column, ...]:
+    """MA and EL, of each n that there is."""
+    own = {column.key: column for block in blocks for column in block.el_columns}
+    measured = [c for c in own.values() if any(row.values[c.key] for block in blocks for row in block.rows)]
+    return (_COLUMN["ma"], *(sorted(measured, key=lambda column: column.ngram or 0) or list(own.values())[:1]))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -49,16 +55,17 @@ def traded(block: Block) -> bool:
 
 
 def tradeoff(report: Report, theme: Theme) -> Figure:
-    """MA and EL10 after unlearning against held-out perplexity; small points are trials, large ones their mean."""
+    """MA and EL after unlearning against held-out perplexity; small points are trials, large ones their mean."""
     blocks = [block for block in report.blocks if traded(block)]
     looks = styles(theme, report.blocks)
-    figure, grid = panels(len(blocks), 2, width=3.9, height=3.0)
-    limits = next((t for config in report.found.configs if (t := thresholds(config))), None) or {}
+    forgetting = forgetting_columns(blocks)
+    figure, grid = panels(len(blocks), len(forgetting), width=3.9, height=3.0)
+    limits = all_thresholds(report.found.configs)
     for line, block in zip(grid, blocks, strict=True):
         utility = _utility(block)
         assert utility is not None
-        for axis, key in zip(line, _FORGETTING, strict=True):
-            points = []
+        for axis, forgot in zip(line, forgetting, strict=True):
+            key, points = forgot.key, []
             for row in block.methods:
                 mean_x, mean_y = row.values[key], row.values[utility.key]
                 if mean_x is None or mean_y is None:
@@ -83,7 +90,7 @@ def tradeoff(report: Report, theme: Theme) -> Figure:
             axis.step(across, up, where="post", color=theme.ink, linewidth=1, label="Pareto front")
             if key in limits:
                 axis.axvline(limits[key], color=theme.ink, linewidth=1, linestyle=(0, (1, 2)), label="threshold")
-            _finish_tradeoff(axis, block, _COLUMN[key], utility, [y for _, y in points])
+            _finish_tradeoff(axis, block, forgot, utility, [y for _, y in points])
     legend_below(figure, [axis for line in grid for axis in line], 4)
     return figure
 
@@ -119,17 +126,17 @@ def heat_maps(report: Report, theme: Theme) -> Figure:
     import numpy as np
 
     maps = [(block, label, rows) for block in report.blocks for label, rows in grids(block).items()]
-    keys = [k for k in (*_FORGETTING, PPL_RATIO.key) if any(row.values[k] for _, _, rows in maps for row in rows)]
-    figure, grid = panels(len(maps), len(keys), width=3.2, height=2.9)
+    wanted = (*forgetting_columns([block for block, _, _ in maps]), PPL_RATIO)
+    columns = [c for c in wanted if any(row.values[c.key] for _, _, rows in maps for row in rows)]
+    figure, grid = panels(len(maps), len(columns), width=3.2, height=2.9)
     for line, (block, label, rows) in zip(grid, maps, strict=True):
         alphas, betas = (
             sorted({w for row in rows if (w := getattr(row, name)) is not None}) for name in ("alpha", "beta")
         )
-        for axis, key in zip(line, keys, strict=True):
-            column = _COLUMN[key]
+        for axis, column in zip(line, columns, strict=True):
             table = np.full((len(alphas), len(betas)), np.nan)
             for row in rows:
-                value = row.values[key]
+                value = row.values[column.key]
                 if value is not None and row.alpha is not None and row.beta is not None:
                     table[alphas.index(row.alpha), betas.index(row.beta)] = value.mean
             # Lower is better in all of them: dark is good.
@@ -178,7 +185,8 @@ def ablation(report: Report, theme: Theme) -> Figure:
     """
     blocks = [block for block in report.blocks if ablations(block)]
     looks = styles(theme, report.blocks)
-    columns = [_COLUMN[k] for k in _ABLATION if any(row.values[k] for b in blocks for row in ablations(b))]
+    wanted = (*forgetting_columns(blocks), _COLUMN["bert"], _COLUMN["entropy"], PPL_RATIO)
+    columns = [c for c in wanted if any(row.values[c.key] for b in blocks for row in ablations(b))]
     heights = [0.8 + 0.28 * len(ablations(block)) for block in blocks]
     figure, grid = panels(len(blocks), len(columns), width=2.1, heights=heights)
     for line, block in zip(grid, blocks, strict=True):

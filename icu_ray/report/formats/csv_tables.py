@@ -7,7 +7,6 @@ for name, data in csv_tables(report).items(): ...
 from __future__ import annotations
 
 from icu_ray.report.contents import Report
-from icu_ray.report.numbers.targets import HEADINGS
 from icu_ray.storage.csv_files import csv_bytes, filled
 
 
@@ -20,7 +19,7 @@ def csv_tables(report: Report) -> dict[str, bytes]:
     if report.tasks:
         tables["tasks.csv"] = _tasks(report)
     if report.targets:
-        tables["targets.csv"] = csv_bytes(HEADINGS, [row.cells for row in report.targets])
+        tables["targets.csv"] = csv_bytes(report.target_headings, [row.cells for row in report.targets])
     return tables
 
 

@@ -22,7 +22,6 @@ from icu_ray.report.formats.wording import (
 )
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order
 from icu_ray.report.numbers.rows import Block
-from icu_ray.report.numbers.targets import HEADINGS
 
 
 def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
@@ -42,7 +41,7 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
     parts.append(SCORES_NOTE)
     if report.targets:
         lines = [[escape(cell) for cell in row.cells] for row in report.targets]
-        parts += ["## Every text, best remembered first", _table(HEADINGS, lines), TARGETS_NOTE]
+        parts += ["## Every text, best remembered first", _table(report.target_headings, lines), TARGETS_NOTE]
     if report.tasks:
         parts.append("## What the models can still do")
         for table in report.tasks:

@@ -19,7 +19,6 @@ from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.figures.theme import DPI
 from icu_ray.report.formats import wording
 from icu_ray.report.formats.glossary import GLOSSARY
-from icu_ray.report.numbers.targets import HEADINGS
 
 _TEMPLATE = "page.html.jinja"
 _CSS_DPI = 96
@@ -54,7 +53,7 @@ def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, byt
     )
     return environment.get_template(_TEMPLATE).render(
         report=report,
-        headings=HEADINGS,
+        headings=report.target_headings,
         columns=(*report.columns, *report.score_columns),
         weights=[name for name, shown in zip(("alpha", "beta"), report.weighted, strict=True) if shown],
         notes=any(test.test.note for test in report.tests),

@@ -9,10 +9,11 @@ measured is empty, not zero.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from icu_ray.metrics.scores import COLUMNS, HIGHER_IS_BETTER, PRINTED_CAP
+from icu_ray.storage.el_names import PAPER_NGRAM
 from icu_ray.storage.results import Scores
 
 
@@ -21,7 +22,7 @@ class Column:
     """A metric as tables show it. key: the paper's columns as in metrics/scores.py; field: its name in Scores.
 
     metrics: for columns of the evaluation, its names in TrialEvaluation; the first that there is in a report is taken
-    for all of it, so that no table mixes two suites.
+    for all of it, so that no table mixes two suites. ngram: of a column of EL, which has no value of another n.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Column:
     percent: bool = False
     meaning: str = ""
     metrics: tuple[str, ...] = ()
+    ngram: int | None = None
 
     @property
     def in_files(self) -> str:
@@ -55,6 +57,8 @@ class Column:
     ) -> float | None:
         """This metric of a model, None where it was not measured. metric: which one of the evaluated ones is meant."""
         value: float | None = (evaluated or {}).get(metric) if metric else getattr(scores, self.field, None)
+        if self.ngram is not None and scores is not None and scores.ngram != self.ngram:
+            return None
         return None if value is None else value * (100 if self.percent else 1)
 
     def text(self, value: float | None) -> str:
@@ -74,8 +78,15 @@ def _paper(
     return Column(key, heading, in_latex, field, better, decimals, percent, meaning, metrics)
 
 
+def el_column(ngram: int) -> Column:
+    """Extraction likelihood of one n."""
+    heading, latex = f"EL{ngram} (%)", rf"EL$_{{{ngram}}}$ (\%)"
+    meaning = "extraction likelihood of the forget sample"
+    return Column(f"el{ngram}", heading, latex, "el", "lower", 1, True, meaning, ngram=ngram)
+
+
 PAPER_COLUMNS: tuple[Column, ...] = (
-    _paper("el10", "EL10 (%)", "el10", 1, True, "extraction likelihood of the forget sample", latex=r"EL$_{10}$ (\%)"),
+    el_column(PAPER_NGRAM),
     _paper("ma", "MA (%)", "ma", 1, True, "memorisation accuracy on the forget sample", latex=r"MA (\%)"),
     _paper("bert", "BERT F1 (%)", "bertscore_f1", 1, True, "BERTScore of what is said after the prompt"),
     _paper("entropy", "Entropy (bits)", "entropy", 3, False, "bits of the tokens of what is said after the prompt"),
@@ -163,6 +174,12 @@ MORE_MEASURES = (
 )
 """Measured, and in trials.csv; no column of the report's tables."""
 ALL_COLUMNS = (*PAPER_COLUMNS, *OWN_COLUMNS)
+
+
+def columns_of(ngrams: Iterable[int], evaluated: Mapping[str, str]) -> tuple[Column, ...]:
+    """ALL_COLUMNS with one of EL for each of these n, beside the paper's own, and the metric that each shows."""
+    every = (*map(el_column, sorted({PAPER_NGRAM, *ngrams})), *ALL_COLUMNS[1:])
+    return tuple(replace(column, metrics=tuple(filter(None, [evaluated.get(column.key)]))) for column in every)
 
 
 def evaluated_metrics(evaluations: Iterable[Mapping[str, float | None]]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from icu_ray.metrics.scores import COLUMNS, MethodRow, normalised_scores
-from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PAPER_COLUMNS, Column
+from icu_ray.report.numbers.columns import HELDOUT, PAPER_COLUMNS, Column
 from icu_ray.report.numbers.rows import Block, Row
 from icu_ray.report.numbers.statistics import PairedTest, holm, paired_tests
 
@@ -51,7 +51,16 @@ class BlockScores:
 def block_scores(block: Block) -> BlockScores:
     """Scores of a block; its population is every method's row that has all the columns any row has."""
     rows = block.methods
-    columns = [column for column in PAPER_COLUMNS if any(row.values[column.key] for row in rows)]
+    columns = [
+        column
+        for column in block.columns
+        if (column.key in COLUMNS or column.ngram is not None) and any(row.values[column.key] for row in rows)
+    ]
+    # EL of two n is not one column: that which most rows have, and the others are left out.
+    el = sorted(
+        (c for c in columns if c.ngram is not None), key=lambda c: -sum(bool(row.values[c.key]) for row in rows)
+    )
+    columns = [column for column in columns if column not in el[1:]]
     keys = {column.key for column in columns}
     if not keys & {"ppl_pile", "ppl_wikitext"} and any(row.values[HELDOUT.key] for row in rows):
         columns.append(HELDOUT)
@@ -114,11 +123,12 @@ def block_tests(block: Block) -> tuple[Comparison, ...]:
         return ()
     others = [row for row in block.methods if row is not reference and any(row.values.values())]
     tests: list[Comparison] = []
-    for column in ALL_COLUMNS:
+    for column in block.columns:
         results = [(row, _unit_test(reference, row, column)) for row in others]
         tests += _rows(block, column.heading, reference, results, "forget samples")
-    for key, heading in (("ma", "MA (%)"), ("el10", "EL10 (%)"), ("bertscore", "BERT F1 (%)")):
-        results = [(row, _target_test(reference, row, key)) for row in others]
+    measures = [("ma", "MA (%)", None), *(("el", c.heading, c.ngram) for c in block.el_columns)]
+    for key, heading, ngram in (*measures, ("bertscore", "BERT F1 (%)", None)):
+        results = [(row, _target_test(reference, row, key, ngram)) for row in others]
         tests += _rows(block, heading, reference, results, "targets")
     return tuple(tests)
 
@@ -145,20 +155,20 @@ def _unit_test(first: Row, second: Row, column: Column) -> PairedTest:
     return paired_tests([a for a, _ in pairs], [b for _, b in pairs])
 
 
-def _target_test(first: Row, second: Row, key: str) -> PairedTest:
-    mine, theirs = _targets(first, key), _targets(second, key)
+def _target_test(first: Row, second: Row, key: str, ngram: int | None) -> PairedTest:
+    mine, theirs = _targets(first, key, ngram), _targets(second, key, ngram)
     both = [target for target in mine if target in theirs]
     return paired_tests([mine[target] for target in both], [theirs[target] for target in both])
 
 
-def _targets(row: Row, key: str) -> dict[tuple[int, int | None, str], float]:
-    """Percent of each target after unlearning, by (sample, seed, id)."""
+def _targets(row: Row, key: str, ngram: int | None) -> dict[tuple[int, int | None, str], float]:
+    """Percent of each target after unlearning, by (sample, seed, id). ngram: n of EL, None for other measures."""
     return {
         (*trial.unit, record.id): 100 * value
         for trial in row.trials
         if trial.measured is not None
         for record in trial.samples
-        if (value := getattr(record, f"{key}_after")) is not None
+        if ngram in (None, record.ngram) and (value := getattr(record, f"{key}_after")) is not None
     }
 
 

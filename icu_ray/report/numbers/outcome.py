@@ -5,10 +5,8 @@ outcome(block)      # "On 125m, icu (0.5, 1) forgot in 5 of 5 trials at the leas
 
 from __future__ import annotations
 
-from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO
+from icu_ray.report.numbers.columns import HELDOUT, PPL_RATIO
 from icu_ray.report.numbers.rows import Block, Row
-
-_COLUMN = {column.key: column for column in ALL_COLUMNS}
 
 
 def outcome(block: Block) -> str:
@@ -45,10 +43,10 @@ def _told(block: Block, row: Row) -> str:
     """Forgetting from before to after, and what became of texts that nobody asked to forget."""
     before = next((each for each in block.rows if each.before), None)
     said = []
-    for key in ("ma", "el10"):
-        now, then = row.values[key], None if before is None else before.values[key]
+    for column in (*(c for c in block.columns if c.key == "ma"), *block.el_columns):
+        now, then = row.values[column.key], None if before is None else before.values[column.key]
         if now is not None:
-            name = _COLUMN[key].heading.split()[0]
+            name = column.heading.split()[0]
             said.append(
                 f"{name} " + (f"{now.mean:.1f} %" if then is None else f"{then.mean:.1f} % to {now.mean:.1f} %")
             )

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from icu_ray import methods
 from icu_ray.errors import UserError
 from icu_ray.report.collect import Collected, ReportedTrial
-from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO, Column, evaluated_metrics
+from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO, Column, columns_of, evaluated_metrics
 from icu_ray.report.numbers.paper_tables import PaperRow, paper_row, paper_size
 from icu_ray.report.numbers.statistics import Estimate, mean_interval
 from icu_ray.report.numbers.summary import ppl_ratio
@@ -82,15 +82,21 @@ class Row:
 class Block:
     """One model's rows. size: the paper's name of it, None where the paper has no such model.
 
-    evaluated: by column key, the evaluation's metric that it shows. before: all metrics of the original model.
+    before: all metrics of the original model. columns: those of its rows' values, each with the metric that it shows.
     """
 
     model: str
     size: str | None
     standin: bool
     rows: tuple[Row, ...]
-    evaluated: Mapping[str, str] = field(default_factory=dict)
     before: Mapping[str, float | None] = field(default_factory=dict)
+    columns: tuple[Column, ...] = ALL_COLUMNS
+
+    @property
+    def el_columns(self) -> tuple[Column, ...]:
+        """Those of EL that hold anything, the paper's where none does."""
+        own = [column for column in self.columns if column.ngram is not None]
+        return tuple(c for c in own if any(row.values[c.key] for row in self.rows)) or ALL_COLUMNS[:1]
 
     @property
     def methods(self) -> tuple[Row, ...]:
@@ -108,11 +114,12 @@ def make_blocks(found: Collected) -> tuple[Block, ...]:
     names = [str(model.get("name")) for config in found.configs for model in config.get("models", ())]
     models = dict.fromkeys([name for name in names if any(t.model == name for t in known)] + [t.model for t in known])
     evaluated = evaluated_metrics(t.evaluation.after for t in known if t.evaluation is not None)
-    return tuple(_block(model, [t for t in known if t.model == model], found.configs, evaluated) for model in models)
+    columns = columns_of((trial.ngram for trial in known), evaluated)
+    return tuple(_block(model, [t for t in known if t.model == model], found.configs, columns) for model in models)
 
 
 def _block(
-    model: str, trials: Sequence[ReportedTrial], configs: Sequence[Mapping[str, Any]], evaluated: Mapping[str, str]
+    model: str, trials: Sequence[ReportedTrial], configs: Sequence[Mapping[str, Any]], columns: tuple[Column, ...]
 ) -> Block:
     described = [entry for config in configs for entry in config.get("models", ()) if entry.get("name") == model]
     source = next((entry.get("source") for entry in described), None)
@@ -126,11 +133,11 @@ def _block(
         groups.setdefault((trial.method, *_weights(trial), variants[trial.trial_id]), []).append(trial)
     ordered = sorted(groups, key=lambda key: (*_place(groups[key][0]), key[0], key[1] or 0.0, key[2] or 0.0, key[3]))
     before = _before_metrics(trials)
-    rows = [_before_row(trials, paper, before, evaluated)]
-    rows += [_row(key, groups[key], paper, evaluated) for key in ordered]
+    rows = [_before_row(trials, paper, before, columns)]
+    rows += [_row(key, groups[key], paper, columns) for key in ordered]
     if standin and paper is not None:
         rows = _sole_icu_beside_the_papers(rows, paper[0])
-    return Block(model, None if paper is None else paper[0], standin, _marked(rows), evaluated, before)
+    return Block(model, None if paper is None else paper[0], standin, _marked(rows, columns), before, columns)
 
 
 def _place(trial: ReportedTrial) -> tuple[int, int]:
@@ -146,21 +153,23 @@ def _before_row(
     trials: Sequence[ReportedTrial],
     paper: tuple[str, str] | None,
     before: Mapping[str, float | None],
-    evaluated: Mapping[str, str],
+    columns: tuple[Column, ...],
 ) -> Row:
     cells: dict[tuple[int, int | None], dict[str, float | None]] = {}
-    samples: set[str] = set()
+    samples: dict[str, dict[str, float | None]] = {}
     heldout: set[str] = set()
     for trial in trials:
         scores = (trial.result.before if trial.result else None) or (trial.history[0].scores if trial.history else None)
         # The original model depends on the forget sample alone: whichever trial measured it first has said it all.
         sample = repr(trial.settings.get("sample", trial.sample))
-        if scores is None or sample in samples:
+        if scores is None:
             continue
-        samples.add(sample)
+        if (known := samples.get(sample)) is not None:  # all but EL of another n
+            known.update({c.key: c.value(scores) for c in columns if c.ngram == scores.ngram and known[c.key] is None})
+            continue
         # What does not depend on the sample is one measurement, and one cell has it: what the model can do, and its
         # perplexity on the held-out texts of a sweep's data.
-        cell = _cell(scores, None, {} if cells else before, evaluated)
+        cell = samples[sample] = _cell(scores, None, {} if cells else before, columns)
         texts = repr((trial.provenance and trial.provenance.data, trial.settings.get("heldout")))
         if texts in heldout:
             cell[HELDOUT.key] = None
@@ -169,7 +178,7 @@ def _before_row(
         cells[len(cells), None] = cell
     family = "" if paper is None else paper[1]
     printed = paper_row(paper[0], "opt" if family == "opt" else BEFORE, None, None) if paper else None
-    return Row("before unlearning", BEFORE, None, None, "", (), cells, _estimates(cells), printed)
+    return Row("before unlearning", BEFORE, None, None, "", (), cells, _estimates(cells, columns), printed)
 
 
 def _before_metrics(trials: Sequence[ReportedTrial]) -> dict[str, float | None]:
@@ -186,7 +195,7 @@ def _row(
     key: tuple[str, float | None, float | None, str],
     trials: Sequence[ReportedTrial],
     paper: tuple[str, str] | None,
-    evaluated: Mapping[str, str],
+    columns: tuple[Column, ...],
 ) -> Row:
     label, alpha, beta, variant = key
     cells = {
@@ -194,7 +203,7 @@ def _row(
             trial.measured.after,
             ppl_ratio(trial.measured),
             {} if trial.evaluation is None else trial.evaluation.after,
-            evaluated,
+            columns,
         )
         for trial in trials
         if trial.measured is not None and trial.measured.after is not None
@@ -212,7 +221,7 @@ def _row(
         variant,
         tuple(sorted(trials, key=lambda trial: (trial.sample, str(trial.unit[1])))),
         cells,
-        _estimates(cells),
+        _estimates(cells, columns),
         printed,
     )
 
@@ -242,19 +251,19 @@ def _weights(trial: ReportedTrial) -> tuple[float | None, float | None]:
 
 
 def _cell(
-    scores: Scores, ratio: float | None, metrics: Mapping[str, float | None], evaluated: Mapping[str, str]
+    scores: Scores, ratio: float | None, metrics: Mapping[str, float | None], columns: Sequence[Column]
 ) -> dict[str, float | None]:
-    values = {column.key: column.value(scores, metrics, evaluated.get(column.key, "")) for column in ALL_COLUMNS}
+    values = {column.key: column.value(scores, metrics, "".join(column.metrics)) for column in columns}
     return {**values, PPL_RATIO.key: ratio}
 
 
-def _estimates(cells: Mapping[Any, Mapping[str, float | None]]) -> dict[str, Estimate | None]:
-    return {column.key: mean_interval([cell[column.key] for cell in cells.values()]) for column in ALL_COLUMNS}
+def _estimates(cells: Mapping[Any, dict[str, float | None]], columns: Sequence[Column]) -> dict[str, Estimate | None]:
+    return {column.key: mean_interval([cell[column.key] for cell in cells.values()]) for column in columns}
 
 
-def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Row, ...]:
     compared = [row for row in rows if not row.before]
-    by_column = {column.key: rank(column, [row.values[column.key] for row in compared]) for column in ALL_COLUMNS}
+    by_column = {column.key: rank(column, [row.values[column.key] for row in compared]) for column in columns}
     marked = [
         replace(row, marks={key: mark for key, marks in by_column.items() if (mark := marks[place]) is not None})
         for place, row in enumerate(compared)
@@ -284,9 +293,8 @@ def shown_columns(blocks: Sequence[Block]) -> tuple[Column, ...]:
     def holds(column: Column, row: Row) -> bool:
         return row.values[column.key] is not None or (row.paper is not None and column.key in row.paper.printed)
 
-    evaluated = next((block.evaluated for block in blocks), {})
     return tuple(
-        replace(column, meaning=f"{column.meaning} ({evaluated[column.key]})") if column.key in evaluated else column
-        for column in ALL_COLUMNS
+        replace(column, meaning=f"{column.meaning} ({column.metrics[0]})") if column.metrics else column
+        for column in (blocks[0].columns if blocks else ALL_COLUMNS)
         if any(holds(column, row) for row in rows)
     )

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 
 from icu_ray.report.numbers.statistics import FEWEST
 from icu_ray.storage.csv_files import csv_bytes, filled
+from icu_ray.storage.el_names import ngrams_of, plain
 from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.results import Scores, TrialEvaluation, TrialResult, to_json
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, trial_ids
@@ -42,15 +43,24 @@ def _percent(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-METRICS: tuple[Metric, ...] = (
-    Metric("ma", "MA %", lambda s: _percent(s.ma), 1, "pct"),
-    Metric("el10", "EL10 %", lambda s: _percent(s.el10), 1, "pct"),
+def el_metric(ngram: int) -> Metric:
+    """Extraction likelihood of one n; None of scores that have another."""
+    return Metric(f"el{ngram}", f"EL{ngram} %", lambda s: _percent(s.el) if s.ngram == ngram else None, 1, "pct")
+
+
+MA = Metric("ma", "MA %", lambda s: _percent(s.ma), 1, "pct")
+_OTHERS = (
     Metric("forget_loss", "forget loss", lambda s: s.forget_loss, 2),
     Metric("bertscore_f1", "BERT F1 %", lambda s: _percent(s.bertscore_f1), 1, "pct"),
     Metric("bleu", "BLEU %", lambda s: _percent(s.bleu), 1, "pct"),
     Metric("entropy", "entropy", lambda s: s.entropy, 2, "bits"),
     Metric("ppl_heldout", "held-out PPL", lambda s: s.ppl_heldout, 1),
 )
+
+
+def metrics_of(results: Sequence[TrialResult]) -> tuple[Metric, ...]:
+    """The columns of these results: EL has one for each n, so that no column mixes two."""
+    return (MA, *map(el_metric, ngrams_of(side for r in results for side in (r.before, r.after))), *_OTHERS)
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,11 @@ class Summary:
     missing: tuple[str, ...]
     evaluations: Mapping[str, TrialEvaluation]
 
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The columns of its tables."""
+        return metrics_of(self.results)
+
 
 def summarise(storage: str, sweep: str, planned: Sequence[tuple[str, str]] | None = None) -> Summary:
     """Read every result; planned: (trial id, name) of the trials to look for, else all that have a folder."""
@@ -112,6 +127,7 @@ def ppl_ratio(result: TrialResult) -> float | None:
 
 
 def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
+    metrics = metrics_of(results)
     groups: dict[str, list[TrialResult]] = {}
     for result in results:
         told = {key: value for key, value in result.hyperparameters.items() if key != "seed"}
@@ -129,8 +145,8 @@ def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
                 len(members),
                 sum(r.status == "finished" for r in members),
                 statistics.fmean(r.epochs for r in members),
-                {m.key: _spread([m.read(r.before) for r in measured if r.before]) for m in METRICS},
-                {m.key: _spread([m.read(r.after) for r in measured if r.after]) for m in METRICS},
+                {m.key: _spread([m.read(r.before) for r in measured if r.before]) for m in metrics},
+                {m.key: _spread([m.read(r.after) for r in measured if r.after]) for m in metrics},
                 _spread([ppl_ratio(r) for r in measured]),
                 {key: value for key, value in first.items() if key not in ("alpha", "beta", "seed")},
                 tuple(dict.fromkeys(int(r.hyperparameters["seed"]) for r in members if "seed" in r.hyperparameters)),
@@ -154,7 +170,7 @@ def write_tables(summary: Summary) -> str:
     write_atomic(join(folder, "cells.csv"), csv_bytes(*filled(*cell_rows(summary))))
     content = {
         "sweep": summary.sweep,
-        "trials": [asdict(result) for result in summary.results],
+        "trials": [plain(result) for result in summary.results],
         "cells": [asdict(cell) for cell in summary.cells],
         "missing": summary.missing,
         "evaluations": {trial_id: asdict(found) for trial_id, found in summary.evaluations.items()},
@@ -167,14 +183,14 @@ def trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     """Header and rows of trials.csv."""
     told = list(dict.fromkeys(["alpha", "beta", *(key for r in summary.results for key in r.hyperparameters)]))
     header = ["trial_id", "name", "model", "method", "sample", *told, "status", "reason", "epochs"]
-    header += [m.column(side) for m in METRICS for side in ("before", "after")] + ["ppl_ratio", "seconds"]
+    header += [m.column(side) for m in summary.metrics for side in ("before", "after")] + ["ppl_ratio", "seconds"]
     evaluated = list(dict.fromkeys(name for found in summary.evaluations.values() for name in found.after))
     header += [f"{name}_{side}{'' if _plain(name) else '_pct'}" for name in evaluated for side in ("before", "after")]
     rows: list[list[object]] = []
     for r in summary.results:
         row: list[object] = [r.trial_id, r.name, r.model, r.method, r.sample]
         row += [*(r.hyperparameters.get(key) for key in told), r.status, r.reason, r.epochs]
-        for metric in METRICS:
+        for metric in summary.metrics:
             row += [None if side is None else metric.read(side) for side in (r.before, r.after)]
         found = summary.evaluations.get(r.trial_id)
         sides = ({}, {}) if found is None else (found.before, found.after)
@@ -192,13 +208,15 @@ def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     """Header and rows of cells.csv."""
     told = list(dict.fromkeys(key for cell in summary.cells for key in cell.told))
     header = ["model", "method", "alpha", "beta", *told, "seed", "trials", "forgotten", "epochs_mean"]
-    header += [f"{m.column(side)}_{what}" for m in METRICS for side in ("before", "after") for what in ("mean", "std")]
+    header += [
+        f"{m.column(side)}_{what}" for m in summary.metrics for side in ("before", "after") for what in ("mean", "std")
+    ]
     header += ["ppl_ratio_mean", "ppl_ratio_std"]
     rows: list[list[object]] = []
     for cell in summary.cells:
         row: list[object] = [cell.model, cell.method, cell.alpha, cell.beta, *(cell.told.get(key) for key in told)]
         row += [" ".join(map(str, cell.seeds)), cell.trials, cell.forgotten, cell.epochs]
-        for metric in METRICS:
+        for metric in summary.metrics:
             for side in (cell.before, cell.after):
                 row += list(side[metric.key] or (None, None))
         rows.append([*row, *(cell.ppl_ratio or (None, None))])

@@ -11,15 +11,19 @@ from icu_ray.report.collect import Collected
 from icu_ray.storage.results import SampleRecord
 from icu_ray.storage.verdict import State
 
-HEADINGS = (
-    *("text", "MA before (%)", "MA after (%)", "EL10 before (%)", "EL10 after (%)"),
-    *("BERTScore (%)", "BLEU (%)", "pair", "equation (5)", "verdict"),
-)
+
+def target_headings(found: Collected) -> tuple[str, ...]:
+    """Of the columns of `target_rows`."""
+    el = f"EL{found.trials[0].ngram}"
+    return (
+        *("text", "MA before (%)", "MA after (%)", f"{el} before (%)", f"{el} after (%)"),
+        *("BERTScore (%)", "BLEU (%)", "pair", "equation (5)", "verdict"),
+    )
 
 
 @dataclass(frozen=True)
 class TargetRow:
-    """A target's numbers as text, in the order of HEADINGS."""
+    """A target's numbers as text, in the order of `target_headings`."""
 
     cells: tuple[str, ...]
     forgotten: bool
@@ -43,8 +47,8 @@ def _cells(target: SampleRecord, state: str) -> tuple[str, ...]:
     fractions = (
         target.ma_before,
         target.ma_after,
-        target.el10_before,
-        target.el10_after,
+        target.el_before,
+        target.el_after,
         target.bertscore_after,
         target.bleu_after,
     )

@@ -185,7 +185,7 @@ class LiveView:
                 scores = record.scores
                 self._say(
                     f"epoch    {self._trials[trial_id].name} {record.epoch}: MA {_percent(scores.ma)} %, "
-                    f"EL10 {_percent(scores.el10)} %, {record.active} active"
+                    f"EL{scores.ngram} {_percent(scores.el)} %, {record.active} active"
                 )
 
     def _render(self) -> RenderableType:
@@ -203,7 +203,7 @@ class LiveView:
             parts += [Text(heading, style="bold"), preparing]
         if self._running:
             table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-            for heading in ("trial", "epoch", "MA %", "EL10 %", "active", "time"):
+            for heading in ("trial", "epoch", "MA %", f"EL{self.plan.config.el.ngram} %", "active", "time"):
                 name = heading == "trial"
                 table.add_column(heading, justify="left" if name else "right", no_wrap=not name, overflow="fold")
             for trial_id, since in self._running.items():
@@ -214,7 +214,7 @@ class LiveView:
                     last = history[-1]
                     epoch = f"{last.epoch}/{trial.settings.max_epochs}"
                     table.add_row(
-                        trial.name, epoch, _percent(last.scores.ma), _percent(last.scores.el10), str(last.active), age
+                        trial.name, epoch, _percent(last.scores.ma), _percent(last.scores.el), str(last.active), age
                     )
                 else:
                     table.add_row(trial.name, "starting", "", "", "", age)

@@ -20,6 +20,7 @@ from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.contents import STATE_WORD
 from icu_ray.report.terminal.fitting import Heading, fitted
 from icu_ray.report.terminal.summary_tables import STATUS_STYLE
+from icu_ray.storage.el_names import ngrams_of
 from icu_ray.storage.results import Scores
 
 _DRIVER = {
@@ -32,12 +33,6 @@ _DRIVER = {
 _WORD = {**STATE_WORD, "running": "running"}
 
 
-_HEADINGS = (
-    *(Heading("trial"), Heading("state"), Heading("epoch", True), Heading("MA %", True)),
-    *(Heading("EL10 %", True, 1), Heading("active", True, 2)),
-)
-
-
 def status_table(found: Collected, console: Console) -> RenderableType:
     """The driver's state and the steps it is at, one row a trial of the plan, counts, and why trials failed.
 
@@ -47,6 +42,12 @@ def status_table(found: Collected, console: Console) -> RenderableType:
     most = {} if sweep.record is None else {spec.trial_id: spec.max_epochs for spec in sweep.record.trials}
     rows: list[tuple[str | Text, ...]] = []
     planned = [trial for trial in found.trials if trial.planned]
+    ngrams = ngrams_of(planned)
+    headings = (
+        *(Heading("trial"), Heading("state"), Heading("epoch", True), Heading("MA %", True)),
+        *(Heading(f"EL{ngram} %", True, 1) for ngram in ngrams),
+        Heading("active", True, 2),
+    )
     for trial in planned:
         last = trial.history[-1] if trial.history else None
         scores = _scores(trial)
@@ -56,11 +57,11 @@ def status_table(found: Collected, console: Console) -> RenderableType:
                 Text(_word(trial), style=STATUS_STYLE.get(trial.state, "")),
                 "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
                 _percent(None if scores is None else scores.ma),
-                _percent(None if scores is None else scores.el10),
+                *(_percent(None if scores is None or trial.ngram != ngram else scores.el) for ngram in ngrams),
                 "" if last is None else str(last.active),
             )
         )
-    table, left_out = fitted(console, _HEADINGS, rows, where="'icu-ray status --json'")
+    table, left_out = fitted(console, headings, rows, where="'icu-ray status --json'")
     counts = Counter(_word(trial) for trial in planned)
     failed = [(trial.name, trial.result.reason) for trial in planned if trial.result and trial.state == "failed"]
     others = [f"{trial.name} ({_word(trial)})" for trial in found.trials if not trial.planned]
@@ -77,7 +78,7 @@ def status_table(found: Collected, console: Console) -> RenderableType:
 
 
 def status_json(found: Collected) -> dict[str, Any]:
-    """The same for scripts; MA and EL10 are fractions."""
+    """The same for scripts; MA and EL (el10, el5: by its n) are fractions."""
     trials = []
     for trial in found.trials:
         scores = _scores(trial)
@@ -90,7 +91,7 @@ def status_json(found: Collected) -> dict[str, Any]:
                 "reason": "" if trial.result is None else trial.result.reason,
                 "epoch": trial.epochs,
                 "ma": None if scores is None else scores.ma,
-                "el10": None if scores is None else scores.el10,
+                f"el{trial.ngram}": None if scores is None else scores.el,
                 "active": trial.history[-1].active if trial.history else None,
                 "evaluated": trial.evaluation is not None,
             }

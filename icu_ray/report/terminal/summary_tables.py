@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from icu_ray.report.numbers.columns import PAPER_COLUMNS, Column, evaluated_metrics
 from icu_ray.report.numbers.statistics import FEWEST
-from icu_ray.report.numbers.summary import METRICS, Metric, Summary
+from icu_ray.report.numbers.summary import Metric, Summary
 from icu_ray.report.terminal.fitting import Heading, print_fitting
 from icu_ray.storage.results import NOT_TRAINED, TrialEvaluation, TrialResult
 
@@ -23,7 +23,7 @@ def print_tables(summary: Summary, console: Console) -> None:
     if not summary.results:
         console.print(f"No trial of '{summary.sweep}' has a result yet.", markup=False, soft_wrap=True)
         return
-    shown = [m for m in METRICS if m.key in ("ma", "el10", "bertscore_f1", "ppl_heldout")]
+    shown = [m for m in summary.metrics if m.key in ("ma", "bertscore_f1", "ppl_heldout") or m.heading.startswith("EL")]
     evaluated = _evaluated_columns(summary)
     spare = {"bertscore_f1": 6, "ppl_heldout": 0}
     varied = _varied(summary)

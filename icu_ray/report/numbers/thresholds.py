@@ -1,0 +1,40 @@
+"""The thresholds of sweeps' configs, for lines in figures and for the facts of a report.
+
+all_thresholds(found.configs)       # {"ma": 59.94, "el10": 4.99}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram, subscripted
+
+
+def thresholds(config: Mapping[str, Any]) -> dict[str, float] | None:
+    """A config's stopping thresholds in percent by column, None where it has none, or a trial makes its own."""
+    stop = config.get("stop") or {}
+    if not all(isinstance(stop.get(key), int | float) for key in ("ma", "el")):
+        return None
+    return {"ma": 100 * float(stop["ma"]), f"el{_ngram(config)}": 100 * float(stop["el"])}
+
+
+def all_thresholds(configs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Those of several configs; the first that has one of a column says it."""
+    return {key: value for config in reversed(configs) for key, value in (thresholds(config) or {}).items()}
+
+
+def thresholds_said(config: Mapping[str, Any]) -> str:
+    """When a text counts as forgotten, and which methods have rules of their own; '' where a config does not say."""
+    limits, ngram = thresholds(config), _ngram(config)
+    if limits is None:
+        return ""
+    rule = config["stop"].get("rule", "and")
+    entries = [m for m in config.get("methods", ()) if any((m.get("stop") or {}).values())]
+    names = dict.fromkeys(str(m.get("label") or m["name"]) for m in entries)
+    others = f"; by rules of their own: {', '.join(names)}" if names else ""
+    return f"MA < {limits['ma']:.2f} % {rule} {subscripted(ngram)} < {limits[f'el{ngram}']:.2f} %{others}"
+
+
+def _ngram(config: Mapping[str, Any]) -> int:
+    return config_ngram(config) or PAPER_NGRAM
