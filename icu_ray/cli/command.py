@@ -14,7 +14,8 @@ class Help(argparse.HelpFormatter):
     """Wraps between words alone, not at a hyphen as argparse does, and leaves the example below as it is."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text.startswith("example:") else "\n".join(self._split_lines(text, width))
+        lines = text.splitlines() if text.startswith("example:") else self._split_lines(text, width - len(indent))
+        return "\n".join(indent + line for line in lines)
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), columns=width).split("\n")
