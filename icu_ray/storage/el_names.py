@@ -61,7 +61,7 @@ def by_field(value: Any) -> Any:
 
 def of_ngram(record: _NamedT, ngram: int | None) -> _NamedT:
     """A record as it was read, where its trial says n (None: it does not): an earlier version wrote el10 for each."""
-    return record if ngram in (None, record.ngram) or record.ngram != PAPER_NGRAM else replace(record, ngram=ngram)
+    return record if ngram is None or record.ngram != PAPER_NGRAM else replace(record, ngram=ngram)
 
 
 def ngrams_of(records: Iterable[Any]) -> tuple[int, ...]:

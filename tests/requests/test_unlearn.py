@@ -9,7 +9,7 @@ import csv
 import json
 import math
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from icu_ray.errors import UserError
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.next_try import next_tries
 from icu_ray.requests.unlearn import RUN, Unlearned, _collect, request_json, unlearn_config
+from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import EpochRecord, Scores, TrialEvaluation, TrialResult
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.trial_files import TrialPaths, write_evaluation, write_result
@@ -172,7 +173,8 @@ def test_the_outcome_for_scripts_is_json_whatever_was_measured(tmp_path: Path) -
     )
     told = json.loads(json.dumps(request_json(Unlearned(tmp_path, RUN, 0, result)), allow_nan=False))
     assert (told["forgotten"], told["reason"], told["epochs"]) == (False, "why", 2)
-    assert told["before"] == {**asdict(scores), "cls/avg": 0.5}
+    assert told["before"] == {**plain(scores), "cls/avg": 0.5}
+    assert told["before"]["el10"] == 0.5
     assert told["after"]["cls/avg"] == 0.25 and told["after"]["ppl_heldout"] is None
 
 
