@@ -140,8 +140,8 @@ def model_key(model: ModelConfig, columns: Columns, corpus: str, windows: bool =
     """What decides a model's weights and vocabulary; a stand-in's are decided by all rows of the sweep too."""
     if model.standin is None:
         return dict(model_fingerprint(model))
-    key = {**model_fingerprint(model), "corpus": corpus, "columns": columns_key(columns), "version": VERSION}
-    return key | ({"rows": "windows"} if windows else {})
+    key: dict[str, JsonValue] = {**model_fingerprint(model), "corpus": corpus, "columns": columns_key(columns)}
+    return {**key, "version": VERSION, **({"rows": "windows"} if windows else {})}
 
 
 def columns_key(columns: Columns) -> list[int]:
