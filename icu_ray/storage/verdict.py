@@ -103,6 +103,8 @@ class Verdict:
         left = len(self.ids("left"))
         if self.outcome == "failed":
             return f"Failed: {self.reason}"
+        if self.already and self.success and not left:
+            return "There was nothing to forget: the texts were below the thresholds before unlearning."
         if self.outcome == "not_forgotten":
             return f"NOT forgotten: {self.reason}"
         if self.outcome == "too_costly":
@@ -178,6 +180,12 @@ def verdict_of(
         outcome = "collapsed"
     already = limits is not None and limits.below(before.ma, before.el)
     return Verdict(outcome, together, already, after.ma, after.el, texts, limits, cost, speech, result.reason)
+
+
+def is_too_costly(result: TrialResult) -> bool:
+    """Whether a model forgot, but is past the cost limit that its trial had."""
+    verdict = verdict_of(result)
+    return verdict is not None and verdict.outcome == "too_costly"
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
