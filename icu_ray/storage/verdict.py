@@ -111,6 +111,9 @@ class Verdict:
             return f"NOT acceptable: the texts are forgotten, but {_cost_said(self.cost)}."
         if self.outcome == "collapsed":
             return f"NOT acceptable: the texts are forgotten, but the model has collapsed; {_speech_said(self.speech)}."
+        unmeasured = len(self.ids("not_measured"))
+        if unmeasured and not left:
+            return f"Forgotten on average; {unmeasured} of {len(self.texts)} texts could not be measured."
         if left:
             some = f"{left} of {len(self.texts)} texts {'is' if left == 1 else 'are'}"
             return f"Forgotten on average; {some} still above the thresholds."

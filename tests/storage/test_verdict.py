@@ -95,6 +95,7 @@ def test_it_cannot_contradict_itself(
     [
         ([(0.4, 0.1)] * 2, 26.0, 0.6, "success", "Forgotten."),
         ([(0.4, 0.1), (0.51, 0.1)], 26.0, 0.6, "success", "Forgotten on average; 1 of 2 texts is still above"),
+        ([(0.4, 0.1), (0.4, None)], 26.0, 0.6, "success", "Forgotten on average; 1 of 2 texts could not be measured."),
         ([(0.9, 0.1)] * 2, 26.0, 0.6, "not_forgotten", "NOT forgotten: why"),
         ([(0.4, None)] * 2, 26.0, 0.6, "not_forgotten", "NOT forgotten: why"),
         (
