@@ -103,7 +103,8 @@ class Verdict:
         left = len(self.ids("left"))
         if self.outcome == "failed":
             return f"Failed: {self.reason}"
-        if self.already and self.success and not left:
+        unmeasured = len(self.ids("not_measured"))
+        if self.already and self.success and not left and not unmeasured:
             return "There was nothing to forget: the texts were below the thresholds before unlearning."
         if self.outcome == "not_forgotten":
             return f"NOT forgotten: {self.reason}"
@@ -111,7 +112,6 @@ class Verdict:
             return f"NOT acceptable: the texts are forgotten, but {_cost_said(self.cost)}."
         if self.outcome == "collapsed":
             return f"NOT acceptable: the texts are forgotten, but the model has collapsed; {_speech_said(self.speech)}."
-        unmeasured = len(self.ids("not_measured"))
         if unmeasured and not left:
             return f"Forgotten on average; {unmeasured} of {len(self.texts)} texts could not be measured."
         if left:
