@@ -49,8 +49,9 @@ class ModelConfig(Section):
     """Run Python code that the model's folder brings."""
     workers: Count = 1
     """Training workers of one trial, placed together as one group."""
-    gpus_per_worker: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Default: 0 for stand-ins, 1 otherwise. Never part of a trial's identity."""
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1000)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Default: 0 for stand-ins, 1 otherwise. Below 1, several trials share a GPU: with 0.5, two at one time. Never part
+    of a trial's identity."""
     cpus_per_worker: Count = 1
     """CPU cores of one worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -79,7 +80,7 @@ class ModelConfig(Section):
         return self
 
     @property
-    def gpus(self) -> int:
+    def gpus(self) -> float:
         """GPUs of one worker."""
         if self.gpus_per_worker is not None:
             return self.gpus_per_worker

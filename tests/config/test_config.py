@@ -25,6 +25,14 @@ SMALL: dict[str, Any] = {
 }
 
 
+def test_a_gpu_can_be_shared() -> None:
+    for gpus in (0, 0.5, 2):
+        change = {"models": [{"name": "a", "source": "x/y", "gpus_per_worker": gpus}]}
+        found = resolve_config(merge(SMALL, change), "t").models[0].gpus
+        assert found == gpus
+        assert type(found) is type(gpus)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -54,6 +62,7 @@ SMALL: dict[str, Any] = {
         ({"columns": {"suffix_start": 50}}, "columns: must satisfy prefix_start < suffix_start < length"),
         ({"el": {"start": 195}}, "el.start=195 leaves no 10-gram before column 200"),
         ({"models": [{"name": "a", "source": "x/y", "workers": 3}]}, "global batch 8 is not a multiple of 3 workers"),
+        ({"models": [{"name": "a", "source": "x/y", "gpus_per_worker": 1.5}]}, "models.0.gpus_per_worker: expected"),
         ({"fidelity": "exact"}, "fidelity: expected 'default', 'reference' or 'paper', found \"exact\""),
         ({"train": {"batch_size": True}}, "train.batch_size: expected a valid integer, found true"),
     ],
