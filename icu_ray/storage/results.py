@@ -70,7 +70,7 @@ class Scores(NamedByN):
 class EpochRecord:
     """One epoch of a trial. epoch 0 is the original model; `active` counts samples not yet forgotten after it.
 
-    loss: each term of equation (6) as a mean over the epoch's steps. seconds: train, validate, checkpoint.
+    loss: each term of equation (6) as a mean over the epoch's steps. seconds: train, validate.
     notes: what happened besides, such as an optimizer that had to start anew. skipped_steps: how many of `steps`
     changed nothing, because a gradient was not finite.
     """
@@ -173,7 +173,11 @@ class TrialSpec:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """result.json. seconds: total, train, validate, ...; ended: Unix seconds."""
+    """result.json. ended: Unix seconds.
+
+    seconds: train and validate, of all epochs; start, load, engine, checkpoint and save, of the last attempt; total,
+    their sum. Results of earlier versions lack engine and checkpoint.
+    """
 
     __pydantic_config__ = _STRICT
 

@@ -53,6 +53,7 @@ def run_trial(
     """
     if settings.max_epochs == 0:
         return _untrained(settings, data, tokenizer, on_epoch)
+    began = time.perf_counter()
     trainer = EpochTrainer(settings, data, model, tokenizer, rank, world_size)
 
     last: Validation | None = None
@@ -82,6 +83,7 @@ def run_trial(
             active = refine(active, before.bertscore_f1, before.bleu, settings.filter)
         history = (EpochRecord(0, int(active.sum()), before.scores),)
         on_epoch(_report(trainer, history, decision, active, before))
+    prepared, told = time.perf_counter() - began, 0.0
     while not decision.stop:
         epoch += 1
         started = time.perf_counter()
@@ -110,7 +112,9 @@ def run_trial(
         )
         notes = ()
         history = (*history, record)
+        measured = time.perf_counter()
         on_epoch(_report(trainer, history, decision, active, last, best_so_far(history)))
+        told += time.perf_counter() - measured
     best = best_so_far(history)
     kept, scores = None, None
     if best is not None and best != epoch and decision.status != "failed":
@@ -124,6 +128,7 @@ def run_trial(
         # Continued after its last epoch: everything is known but the generations. Without an epoch all is known.
         last = trainer.validate() if epoch > 0 else before
     seconds = {name: sum(record.seconds.get(name, 0.0) for record in history) for name in ("train", "validate")}
+    seconds |= {"engine": prepared, "checkpoint": told}
     assert decision.status is not None
     samples = sample_records(tokenizer, data, before, last, settings.filter)
     trainer.engine.close()

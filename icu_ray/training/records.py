@@ -63,7 +63,11 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """How a trial ended; the model given to `run_trial` now holds the unlearned weights."""
+    """How a trial ended; the model given to `run_trial` now holds the unlearned weights.
+
+    seconds: train and validate, of all epochs; engine (made, and loaded where the trial was continued) and checkpoint
+    (what on_epoch took), of this attempt.
+    """
 
     status: Status
     reason: str

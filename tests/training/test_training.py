@@ -469,4 +469,4 @@ def test_adam_through_the_engine_follows_the_authors(shared: Path, lr: str) -> N
 def test_outcome_is_plain(tmp_path: Path) -> None:
     outcome, _ = run(max_epochs=1)
     assert isinstance(outcome, TrialOutcome)
-    assert set(outcome.seconds) == {"train", "validate"}
+    assert set(outcome.seconds) == {"engine", "train", "validate", "checkpoint"}
