@@ -98,9 +98,10 @@ def plain(model: PreTrainedModel, ids: np.ndarray, start: int, batch: int = 8) -
 
 def _generate(model: PreTrainedModel, prefix: torch.Tensor, new: int) -> np.ndarray:
     with torch.inference_mode():
-        return model.generate(
-            prefix, attention_mask=torch.ones_like(prefix), max_new_tokens=new, do_sample=False, pad_token_id=0
-        ).numpy()
+        prefix = prefix.to(model.device)
+        mask = torch.ones_like(prefix)
+        said = model.generate(prefix, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0)
+        return said.cpu().numpy()
 
 
 def _grams(tokens: list[int]) -> list[tuple[int, ...]]:

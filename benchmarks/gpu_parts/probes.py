@@ -1,0 +1,112 @@
+"""The exact probe beside the definition, one generate() per prefix, in fp32 and bf16; and what ties do in bf16."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from probe import plain
+from transformers import PreTrainedModel
+
+from gpu_parts.setting import Setting
+from icu_ray.data.examples import TokenRows
+from icu_ray.data.tokens import specials_of
+from icu_ray.metrics.probe import probe
+from icu_ray.models.loading import load_model
+from icu_ray.services.probe import token_rows
+
+ROWS = 8
+BF16_BITS = 8
+"""Significant bits of a bf16 number, the leading one included."""
+
+
+def compare(setting: Setting) -> None:
+    """The part: ROWS targets in both precisions, and all targets by the probe alone."""
+    found: dict[str, Any] = {}
+    ids = np.load(setting.forget)
+    for precision, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
+        loaded = load_model(str(setting.model), dtype=dtype)  # type: ignore[arg-type]
+        model = loaded.model.to(setting.device)  # type: ignore[arg-type]
+        specials = specials_of(loaded.tokenizer)
+
+        def rows_of(count: int, model: PreTrainedModel = model, specials: Any = specials) -> TokenRows:
+            vocabulary = model.get_input_embeddings().weight.size(0)  # type: ignore[operator]
+            some = ids[:count]
+            return token_rows(
+                some, vocabulary, specials.pad_id, specials.eos_id, Path("forget.npy"), setting.suffix_start
+            )
+
+        # A model that recites everything gives the probe nothing to decode; this one errs, as in mid-trial.
+        for state in ("recites", "errs"):
+            if state == "errs":
+                _shake(model)
+            one = _both(setting, model, rows_of(ROWS), ids[:ROWS])
+            if precision == "bf16":
+                one["ties"] = _ties(model, ids[:ROWS])
+            every = rows_of(len(ids))
+            one["all_rows"] = {"rows": len(every), "seconds": _best(setting, model, every)}
+            found[f"{precision}, {state}"] = one
+            setting.save("probes", found)
+        del loaded, model
+
+
+def _both(setting: Setting, model: PreTrainedModel, rows: TokenRows, ids: np.ndarray) -> dict[str, Any]:
+    ours = probe(model, rows)
+    seconds = _best(setting, model, rows)
+    started = time.perf_counter()
+    ma, el = plain(model, ids, setting.suffix_start)
+    other = time.perf_counter() - started
+    assert ours.el is not None
+    return {
+        "rows": len(rows),
+        "ours": seconds,
+        "definition": other,
+        "ratio": other / seconds,
+        "ma": ours.ma_mean,
+        "el": ours.el_mean,
+        "definition_ma": float(ma.mean()),
+        "definition_el": float(el.mean()),
+        "rows_with_another_ma": int((~np.isclose(ma, ours.ma, atol=1e-12)).sum()),
+        "rows_with_another_el": int((~np.isclose(el, ours.el, atol=1e-12)).sum()),
+    }
+
+
+def _best(setting: Setting, model: PreTrainedModel, rows: TokenRows) -> float:
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        probe(model, rows)
+        if setting.device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+@torch.no_grad()
+def _shake(model: PreTrainedModel) -> None:
+    torch.manual_seed(1)
+    for weights in model.parameters():
+        if weights.dim() == 2:
+            noise = torch.randn(weights.shape, device=weights.device)
+            weights += (0.25 * float(weights.float().std()) * noise).to(weights.dtype)
+
+
+@torch.inference_mode()
+def _ties(model: PreTrainedModel, ids: np.ndarray) -> dict[str, int]:
+    """Positions whose two highest scores are equal, or at most one step of bf16 apart, and where one of them is true."""
+    tokens = torch.from_numpy(ids).to(model.device)
+    scores, chosen = model(input_ids=tokens, use_cache=False).logits[:, :-1].topk(2)
+    first, second = scores[..., 0].float(), scores[..., 1].float()
+    step = torch.exp2(torch.floor(torch.log2(first.abs().clamp_min(1e-30))) - (BF16_BITS - 1))
+    equal, near = first == second, first - second <= step
+    truth = (chosen == tokens[:, 1:, None]).any(-1)
+    return {
+        "positions": int(first.numel()),
+        "equal": int(equal.sum()),
+        "within_a_step": int(near.sum()),
+        "equal_and_one_is_the_truth": int((equal & truth).sum()),
+        "within_a_step_and_one_is_the_truth": int((near & truth).sum()),
+    }

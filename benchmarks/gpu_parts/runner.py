@@ -1,0 +1,139 @@
+"""Runs the steps of the chosen parts one after the other, and writes what is known after each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from table import machine
+
+from gpu_parts.setting import Setting, run_python
+from gpu_parts.summary import summary
+
+LETTERS = ("a", "b", "c", "d", "e", "commands", "resume")
+SCRIPT = Path(__file__).parents[1] / "gpu.py"
+
+
+@dataclass(frozen=True)
+class Step:
+    """expected: seconds on an H100. tiny: whether the tiny setting has it. needs: steps that must have ended well."""
+
+    name: str
+    parts: tuple[str, ...]
+    run: Callable[[Setting], None]
+    expected: float
+    tiny: bool = True
+    needs: tuple[str, ...] = ("teach",)
+
+
+def _part(module: str, function: str, *arguments: Any) -> Callable[[Setting], None]:
+    def run(setting: Setting) -> None:
+        import importlib
+
+        getattr(importlib.import_module(f"gpu_parts.{module}"), function)(setting, *arguments)
+
+    return run
+
+
+ALONE = ("fp32-z0", "bf16-z1")
+STEPS = (
+    Step("teach", ("a", "b", "c", "e", "commands", "resume"), _part("teach", "teach"), 75, needs=()),
+    Step("alone", ("a", "b", "e"), _part("main_job", "sweep", "alone", ALONE, 1), 95),
+    Step("probes", ("c",), _part("probes", "compare"), 65),
+    Step("shared", ("a",), _part("main_job", "sweep", "shared", ("bf16-z0", "bf16-z2"), 0.5), 75, False),
+    Step("memory", ("d",), _part("step_memory", "measure"), 25, needs=()),
+    Step("refused", ("a",), _part("main_job", "refused"), 5),
+    Step("half", ("e",), _part("main_job", "sweep", "half", ALONE, 0.5), 65, False, ("teach", "alone")),
+    Step("probe-command", ("commands",), _part("commands", "probe_command"), 15),
+    Step("doctor", ("commands",), _part("commands", "doctor"), 20, needs=()),
+    Step("offload", ("a",), _part("main_job", "sweep", "offload", ("bf16-z1-offload",), 1), 55, False),
+    Step("evaluate", ("e",), _part("commands", "evaluate"), 30, False),
+    Step("resume", ("resume",), _part("main_job", "resume"), 65, False),
+)
+
+
+def run_one(name: str, setting: Setting) -> None:
+    """One step, in this process."""
+    step = next(step for step in STEPS if step.name == name)
+    if setting.tiny and name == "alone":
+        # One trial tells all that the tiny setting can tell.
+        step = Step(name, step.parts, _part("main_job", "sweep", "alone", ALONE[:1], 1), step.expected)
+    try:
+        step.run(setting)
+    except Exception:
+        found = read_step(setting, name)
+        setting.save(name, {**found, "error": "\n".join(traceback.format_exc().strip().splitlines()[-8:])})
+        raise
+
+
+def read_step(setting: Setting, name: str) -> dict[str, Any]:
+    """What a step has left."""
+    file = Path(setting.out) / "parts" / f"{name}.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def run_steps(setting: Setting, parts: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """All steps of the parts; the results, which are also in results.json and, as a table, in table.md."""
+    shutil.rmtree(Path(setting.out) / "parts", ignore_errors=True)
+    results: dict[str, Any] = {
+        "machine": {**machine(), "python_cores": len(os.sched_getaffinity(0))},
+        "device": setting.device,
+        "tiny": setting.tiny,
+        "parts": list(parts),
+        "steps": {},
+    }
+    _write(setting, results)
+    for step in STEPS:
+        if not set(step.parts) & set(parts):
+            continue
+        found = _skipped(setting, step, results)
+        if found is None:
+            say(f"{step.name}: starts ({setting.left:.0f} s are left)")
+            found = _run(setting, step)
+        results["steps"][step.name] = found
+        _write(setting, results)
+        last = str(found.get("error") or found.get("why") or "").strip().splitlines()
+        say(f"{step.name}: {found['state']} after {found['step_seconds']:.1f} s{': ' + last[-1] if last else ''}")
+    return results
+
+
+def _skipped(setting: Setting, step: Step, results: dict[str, Any]) -> dict[str, Any] | None:
+    """Why a step is not run, None where it is."""
+    steps = results["steps"]
+    missing = [name for name in step.needs if steps.get(name, {}).get("state") != "done"]
+    why = None
+    if setting.tiny and not step.tiny:
+        why = "not in the tiny setting"
+    elif missing:
+        why = f"needs {', '.join(missing)}, which did not end well"
+    elif setting.device == "cuda" and setting.left < step.expected:
+        why = f"about {step.expected:.0f} s are needed, {max(setting.left, 0):.0f} s of the budget were left"
+    return None if why is None else {"state": "skipped", "why": why, "step_seconds": 0.0}
+
+
+def _run(setting: Setting, step: Step) -> dict[str, Any]:
+    started = time.perf_counter()
+    if setting.device == "cuda":
+        # One that hangs is not to take all the others' time.
+        setting = replace(setting, ends=min(setting.ends, time.time() + 2 * step.expected + 20))
+    ran = run_python(setting, [str(SCRIPT), "--step", step.name, setting.text()], step.name, setting.left)
+    found = read_step(setting, step.name)
+    state = "cut off" if ran.code is None else "done" if ran.code == 0 and "error" not in found else "failed"
+    if state == "failed" and "error" not in found:
+        found["error"] = f"{ran.last}\n{ran.how}"
+    return {**found, "state": state, "step_seconds": time.perf_counter() - started}
+
+
+def _write(setting: Setting, results: dict[str, Any]) -> None:
+    folder = Path(setting.out)
+    half = folder / "results.json.tmp"
+    half.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    os.replace(half, folder / "results.json")
+    (folder / "table.md").write_text(summary(results), encoding="utf-8")
