@@ -96,7 +96,7 @@ def _shake(model: PreTrainedModel) -> None:
 
 @torch.inference_mode()
 def _ties(model: PreTrainedModel, ids: np.ndarray) -> dict[str, int]:
-    """Positions whose two highest scores are equal, or at most one step of bf16 apart, and where one of them is true."""
+    """Positions whose two highest scores are equal, or at most one step of bf16 apart; where one is the truth."""
     tokens = torch.from_numpy(ids).to(model.device)
     scores, chosen = model(input_ids=tokens, use_cache=False).logits[:, :-1].topk(2)
     first, second = scores[..., 0].float(), scores[..., 1].float()

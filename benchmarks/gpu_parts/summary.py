@@ -54,9 +54,9 @@ def _taught(found: Json) -> str:
     last, rows = found["history"][-1], found["rows"]
     return (
         f"The model has {found['parameters'] / 1e6:.1f} million parameters. It was taught {rows['pool']:,} "
-        f"{found['texts']} and the {rows['targets']} targets, of {rows['tokens']} tokens each, for {last['seconds']:.0f} s "
-        f"({found['tokens_per_second']:,.0f} tokens a second): MA {100 * last['ma']:.1f} %, held-out perplexity "
-        f"{last['ppl_heldout']:.1f}."
+        f"{found['texts']} and the {rows['targets']} targets, of {rows['tokens']} tokens each, for "
+        f"{last['seconds']:.0f} s ({found['tokens_per_second']:,.0f} tokens a second): MA {100 * last['ma']:.1f} %, "
+        f"held-out perplexity {last['ppl_heldout']:.1f}."
     )
 
 
