@@ -7,7 +7,7 @@ a: a GPT-Neo of the 125M's shape is taught here until it recites a forget sample
 and bf16, at every ZeRO stage that the config offers. b: where the time of those trials went. c: the probe beside one
 generate() per prefix. d: memory of a step. e: trials that share the GPU beside the same one after the other; an
 evaluation. commands: icu-ray probe and doctor. resume: a killed driver. Nothing is read from the network. Each step of
-a part runs in a process of its own; DIR/results.json and DIR/table.md are written after every one, and a step that
+a part is a process of its own; DIR/results.json and DIR/table.md are written after every one, and a step that
 fails, or for which too little of the budget is left, says so there. --keep: a folder for the model, which a second run
 then takes over, and for the trials; without, both are gone at the end.
 """

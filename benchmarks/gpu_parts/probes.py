@@ -14,8 +14,10 @@ from transformers import PreTrainedModel
 from gpu_parts.setting import Setting
 from icu_ray.data.examples import TokenRows
 from icu_ray.data.tokens import specials_of
+from icu_ray.metrics.bertscore import bertscore
+from icu_ray.metrics.generation import decode_candidates, generate_candidates
 from icu_ray.metrics.probe import probe
-from icu_ray.models.loading import load_model
+from icu_ray.models.loading import LoadedModel, load_model
 from icu_ray.services.probe import token_rows
 
 ROWS = 8
@@ -48,6 +50,7 @@ def compare(setting: Setting) -> None:
                 one["ties"] = _ties(model, ids[:ROWS])
             every = rows_of(len(ids))
             one["all_rows"] = {"rows": len(every), "seconds": _best(setting, model, every)}
+            one["all_rows"] |= _filter(setting, loaded, every)
             found[f"{precision}, {state}"] = one
             setting.save("probes", found)
         del loaded, model
@@ -72,6 +75,29 @@ def _both(setting: Setting, model: PreTrainedModel, rows: TokenRows, ids: np.nda
         "rows_with_another_ma": int((~np.isclose(ma, ours.ma, atol=1e-12)).sum()),
         "rows_with_another_el": int((~np.isclose(el, ours.el, atol=1e-12)).sum()),
     }
+
+
+def _filter(setting: Setting, loaded: LoadedModel, rows: TokenRows) -> dict[str, float]:
+    """Seconds of the filter's two costs on all rows, after a round that does not count."""
+    suffixes = rows.input_ids[:, setting.suffix_start :]
+    references = decode_candidates(loaded.tokenizer, suffixes, True)
+    found = {}
+    for _ in range(2):
+        started = time.perf_counter()
+        said = generate_candidates(
+            loaded.model,
+            rows.prompt_ids,
+            rows.prompt_mask,
+            max_new_tokens=suffixes.shape[1],
+            pad_id=rows.pad_id,
+            eos_id=rows.eos_id,
+            guesses=suffixes,
+        )
+        searched = time.perf_counter()
+        texts = decode_candidates(loaded.tokenizer, said, True)
+        bertscore(texts, references, encoder="bundled", layer=6, device=loaded.model.device)
+        found = {"beams": searched - started, "bertscore": time.perf_counter() - searched}
+    return found
 
 
 def _best(setting: Setting, model: PreTrainedModel, rows: TokenRows) -> float:

@@ -34,7 +34,7 @@ def measure(setting: Setting) -> None:
         try:
             gradient, more = _step(setting, shape, form, dtype)
             row |= more
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # want of memory is one
             row["error"] = str(error).splitlines()[0]
         _free(setting)
         found["steps"].append(row)

@@ -141,11 +141,11 @@ def _probes(found: Json) -> str:
                 f"{shown(one['definition_ma'], '.3f')}, {shown(one['definition_el'], '.3f')}",
                 f"{one['rows_with_another_ma']} and {one['rows_with_another_el']} of {one['rows']}",
                 near,
-                f"{one['all_rows']['seconds']:.2f} ({one['all_rows']['rows']})",
+                ", ".join(shown(one["all_rows"].get(key), ".2f") for key in ("seconds", "beams", "bertscore")),
             ]
         )
     header = ["model", "probe, s", "one generate() a prefix, s", "ratio", "MA, EL10", "by definition"]
-    header += ["rows with another MA, EL", "two highest scores", "probe of all rows, s (rows)"]
+    header += ["rows with another MA, EL", "two highest scores", "all rows: probe, beams, BERTScore, s"]
     return table(header, rows) if rows else ""
 
 
