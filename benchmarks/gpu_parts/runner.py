@@ -49,17 +49,17 @@ def _part(module: str, function: str, *arguments: Any) -> Callable[[Setting], No
 ALONE = ("fp32-z0", "bf16-z1")
 STEPS = (
     Step("teach", ("a", "b", "c", "e", "commands", "resume"), _part("teach", "teach"), 75, needs=(), computes=True),
-    Step("alone", ("a", "b", "e"), _part("main_job", "sweep", "alone", ALONE, 1), 95),
+    Step("alone", ("a", "b", "e"), _part("main_job", "sweep", "alone", ALONE, 1), 115),
     Step("probes", ("c",), _part("probes", "compare"), 65, computes=True),
-    Step("shared", ("a",), _part("main_job", "sweep", "shared", ("bf16-z0", "bf16-z2"), 0.5), 75, False),
     Step("memory", ("d",), _part("step_memory", "measure"), 25, needs=(), computes=True),
-    Step("refused", ("a",), _part("main_job", "refused"), 5),
+    Step("refused", ("a",), _part("main_job", "refused"), 4),
+    Step("shared", ("a",), _part("main_job", "sweep", "shared", ("bf16-z0", "bf16-z2"), 0.5), 65, False),
     Step("half", ("e",), _part("main_job", "sweep", "half", ALONE, 0.5), 65, False, ("teach", "alone")),
-    Step("probe-command", ("commands",), _part("commands", "probe_command"), 15),
-    Step("doctor", ("commands",), _part("commands", "doctor"), 20, needs=()),
-    Step("offload", ("a",), _part("main_job", "sweep", "offload", ("bf16-z1-offload",), 1), 55, False),
-    Step("evaluate", ("e",), _part("commands", "evaluate"), 30, False),
-    Step("resume", ("resume",), _part("main_job", "resume"), 65, False),
+    Step("probe-command", ("commands",), _part("commands", "probe_command"), 12),
+    Step("doctor", ("commands",), _part("commands", "doctor"), 15, needs=()),
+    Step("offload", ("a",), _part("main_job", "sweep", "offload", ("bf16-z1-offload",), 1), 50, False),
+    Step("evaluate", ("e",), _part("commands", "evaluate"), 25, False),
+    Step("resume", ("resume",), _part("main_job", "resume"), 60, False),
 )
 
 

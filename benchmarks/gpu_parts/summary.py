@@ -42,7 +42,8 @@ def _card(results: Json) -> str:
         for name in ("bf16", "fp32", "tf32")
         if f"{name}_tflops" in card
     )
-    name = card.get("card", "no card: " + machine["cpu"])
+    other = "a card that was not asked for its name" if results["device"] == "cuda" else f"no card: {machine['cpu']}"
+    name = card.get("card", other)
     text = f"### {name}\n\n{machine['python_cores']} cores, torch {machine['torch']}, CUDA {card.get('cuda')}"
     text += f", NCCL {card['nccl']}" if "nccl" in card else ""
     return text + (f". Matrix products, TFLOP/s: {rates}." if rates else ".")
