@@ -28,27 +28,25 @@ BF16_BITS = 8
 def compare(setting: Setting) -> None:
     """The part: ROWS targets in both precisions, and all targets by the probe alone."""
     found: dict[str, Any] = {}
-    ids = np.load(setting.forget)
+    every_row = np.load(setting.forget)
     for precision, dtype in (("fp32", "float32"), ("bf16", "bfloat16")):
         loaded = load_model(str(setting.model), dtype=dtype)  # type: ignore[arg-type]
         model = loaded.model.to(setting.device)  # type: ignore[arg-type]
         specials = specials_of(loaded.tokenizer)
+        # The definition, as it is written down, takes pads for text.
+        ids = every_row[every_row[:, 0] != specials.pad_id]
 
-        def rows_of(count: int, model: PreTrainedModel = model, specials: Any = specials) -> TokenRows:
-            vocabulary = model.get_input_embeddings().weight.size(0)  # type: ignore[operator]
-            some = ids[:count]
-            return token_rows(
-                some, vocabulary, specials.pad_id, specials.eos_id, Path("forget.npy"), setting.suffix_start
-            )
-
+        vocabulary = model.get_input_embeddings().weight.size(0)  # type: ignore[operator]
+        file, start = Path("forget.npy"), setting.suffix_start
+        every = token_rows(ids, vocabulary, specials.pad_id, specials.eos_id, file, start)
+        some = token_rows(ids[:ROWS], vocabulary, specials.pad_id, specials.eos_id, file, start)
         # A model that recites everything gives the probe nothing to decode; this one errs, as in mid-trial.
         for state in ("recites", "errs"):
             if state == "errs":
                 _shake(model)
-            one = _both(setting, model, rows_of(ROWS), ids[:ROWS])
+            one = _both(setting, model, some, ids[:ROWS])
             if precision == "bf16":
                 one["ties"] = _ties(model, ids[:ROWS])
-            every = rows_of(len(ids))
             one["all_rows"] = {"rows": len(every), "seconds": _best(setting, model, every)}
             one["all_rows"] |= _filter(setting, loaded, every)
             found[f"{precision}, {state}"] = one
