@@ -93,6 +93,7 @@ def test_a_model_is_loaded_once(served: Hub, folder: Path, tmp_path: Path) -> No
     assert len(served.asked) == before
 
 
+@pytest.mark.slow
 def test_the_tokenizer_alone_is_loaded_without_weights(served: Hub, tmp_path: Path) -> None:
     assert "error" not in load(tmp_path, served.url, MODEL, "tokenizer")
     assert "tokenizer.json" in served.loaded and "model.safetensors" not in served.loaded
@@ -103,6 +104,7 @@ def test_the_tokenizer_alone_is_loaded_without_weights(served: Hub, tmp_path: Pa
     assert "model.safetensors" in served.loaded
 
 
+@pytest.mark.slow
 def test_a_branch_that_moves(folder: Path, tmp_path: Path) -> None:
     """What is loaded belongs together, though the weights are asked for after main went on."""
     moving = tmp_path / "moving"
@@ -121,6 +123,7 @@ def test_a_branch_that_moves(folder: Path, tmp_path: Path) -> None:
         assert "the hub knows no such model" in str(load(tmp_path / "b", served.url, MODEL, "model", "other")["error"])
 
 
+@pytest.mark.slow
 def test_what_is_missing_of_a_model_is_loaded_alone(served: Hub, tmp_path: Path) -> None:
     place = Path(str(load(tmp_path, served.url, MODEL, "model")["folder"]))
     (place / "tokenizer.json").resolve().unlink()

@@ -43,6 +43,7 @@ def write(path: Path, texts: list[str]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -81,7 +81,11 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @st.composite
 def damaged(draw: Callable[..., Any], tree: Any, junk: st.SearchStrategy[Any] = JUNK, most: int = 3) -> Any:
-    """A copy of a plain tree in which some values are replaced, removed, moved to another key or joined by others."""
+    """A copy of a plain tree in which some values are replaced, removed, moved to another key or joined by others.
+
+    What is put in is a copy as well: one drawn from a list of values is the same object every time, and put into
+    itself it would be a tree without an end.
+    """
     tree = copy.deepcopy(tree)
     for _ in range(draw(st.integers(1, most))):
         found = list(places(tree))
@@ -93,15 +97,15 @@ def damaged(draw: Callable[..., Any], tree: Any, junk: st.SearchStrategy[Any] = 
             node = node[key]
         what = draw(st.sampled_from(["replace", "replace", "replace", "remove", "rename", "add", "twice"]))
         if what == "replace":
-            node[last] = draw(junk)
+            node[last] = copy.deepcopy(draw(junk))
         elif what == "remove":
             del node[last]
         elif isinstance(node, list):
-            node.insert(0, node[last] if what == "twice" else draw(junk))
+            node.insert(0, copy.deepcopy(node[last] if what == "twice" else draw(junk)))
         elif what == "rename":
             node[draw(TEXTS)] = node.pop(last)
         else:
-            node[draw(TEXTS)] = draw(junk)
+            node[draw(TEXTS)] = copy.deepcopy(draw(junk))
     return tree
 
 

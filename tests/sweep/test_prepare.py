@@ -45,6 +45,7 @@ def plan_of(storage: Path, **changes: object) -> Plan:
     return make_plan(config, check_data(config))
 
 
+@pytest.mark.slow
 def test_a_grid_shares_what_it_can(ray_cluster: None, tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     assert len(plan.trials) == SAMPLES * CELLS

@@ -110,6 +110,7 @@ def curve(uri: str, run: Any, metric: str) -> list[tuple[int, float]]:
     return [(m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, metric)]
 
 
+@pytest.mark.slow
 def test_a_sweep_on_a_server(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from mlflow import MlflowClient
 
@@ -151,6 +152,7 @@ def test_a_sweep_on_a_server(server: Server, tmp_path: Path, capfd: pytest.Captu
     assert yaml.safe_load(Path(config).read_text())["name"] == "whole"
 
 
+@pytest.mark.slow
 def test_two_storages_with_a_sweep_of_one_name(server: Server, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -167,6 +169,7 @@ def test_two_storages_with_a_sweep_of_one_name(server: Server, tmp_path: Path) -
     assert len({run.data.tags["mlflow.parentRunId"] for run in children}) == len(children) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_that_failed_and_then_forgot(server: Server, tmp_path: Path) -> None:
     (path,) = make_sweep(tmp_path, "again", trials=1)
     end_trial(path, 0, "failed")
@@ -179,6 +182,7 @@ def test_a_trial_that_failed_and_then_forgot(server: Server, tmp_path: Path) -> 
     assert (child.info.status, child.data.tags["status"]) == ("FINISHED", "finished")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_and_one_that_dies(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +220,7 @@ def test_a_server_that_is_away_and_one_that_dies(
         assert child.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_slow_and_one_that_answers_too_late(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

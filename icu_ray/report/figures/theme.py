@@ -185,6 +185,9 @@ def render(draw: Any, theme: Theme, formats: Sequence[str] = ("png",)) -> dict[s
         # A model may say characters that the font does not have; they are drawn as boxes and stand in the page.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure: Figure = draw(theme)
+        # Placed once for all formats: every `savefig` of a figure that places itself draws it twice.
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
         written = {}
         for name in formats:
             buffer = io.BytesIO()
