@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).parents[1] / "gpu.py"
 
 @dataclass(frozen=True)
 class Step:
-    """expected: seconds on an H100. tiny: whether the tiny setting has it. needs: steps that must have ended well.
+    """expected: seconds on an H100, measured but for shared, half, offload, evaluate and resume. tiny: whether the tiny setting has it. needs: steps that must have ended well.
 
     computes: with torch, so that it needs a process of its own; the others only start commands.
     """
@@ -49,17 +49,17 @@ def _part(module: str, function: str, *arguments: Any) -> Callable[[Setting], No
 ALONE = ("fp32-z0", "bf16-z1")
 STEPS = (
     Step("teach", ("a", "b", "c", "e", "commands", "resume"), _part("teach", "teach"), 75, needs=(), computes=True),
-    Step("alone", ("a", "b", "e"), _part("main_job", "sweep", "alone", ALONE, 1), 115),
-    Step("probes", ("c",), _part("probes", "compare"), 65, computes=True),
+    Step("alone", ("a", "b", "e"), _part("main_job", "sweep", "alone", ALONE, 1), 245),
+    Step("probes", ("c",), _part("probes", "compare"), 110, computes=True),
     Step("memory", ("d",), _part("step_memory", "measure"), 25, needs=(), computes=True),
     Step("refused", ("a",), _part("main_job", "refused"), 4),
-    Step("shared", ("a",), _part("main_job", "sweep", "shared", ("bf16-z0", "bf16-z2"), 0.5), 65, False),
-    Step("half", ("e",), _part("main_job", "sweep", "half", ALONE, 0.5), 65, False, ("teach", "alone")),
-    Step("probe-command", ("commands",), _part("commands", "probe_command"), 12),
+    Step("shared", ("a",), _part("main_job", "sweep", "shared", ("bf16-z0", "bf16-z2"), 0.5), 90, False),
+    Step("half", ("e",), _part("main_job", "sweep", "half", ALONE, 0.5), 90, False, ("teach", "alone")),
+    Step("probe-command", ("commands",), _part("commands", "probe_command"), 16),
     Step("doctor", ("commands",), _part("commands", "doctor"), 15, needs=()),
-    Step("offload", ("a",), _part("main_job", "sweep", "offload", ("bf16-z1-offload",), 1), 50, False),
+    Step("offload", ("a",), _part("main_job", "sweep", "offload", ("bf16-z1-offload",), 1), 150, False),
     Step("evaluate", ("e",), _part("commands", "evaluate"), 25, False),
-    Step("resume", ("resume",), _part("main_job", "resume"), 60, False),
+    Step("resume", ("resume",), _part("main_job", "resume"), 140, False),
 )
 
 
