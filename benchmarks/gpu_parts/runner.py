@@ -25,8 +25,9 @@ SCRIPT = Path(__file__).parents[1] / "gpu.py"
 
 @dataclass(frozen=True)
 class Step:
-    """expected: seconds on an H100, measured but for shared, half, offload, evaluate and resume. tiny: whether the tiny setting has it. needs: steps that must have ended well.
+    """expected: seconds on an H100, measured but for shared, half, offload, evaluate and resume.
 
+    tiny: whether the tiny setting has it. needs: steps that must have ended well.
     computes: with torch, so that it needs a process of its own; the others only start commands.
     """
 
