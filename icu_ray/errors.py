@@ -6,10 +6,12 @@ traceback and leaves with exit code 2. Any other exception is a defect and keeps
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -30,6 +32,42 @@ def refusal(error: OSError) -> str | None:
     taken = error.errno == errno.EEXIST
     said = "a file, or a link to nothing, stands where a folder is expected" if taken else error.strerror
     return f"{name if len(name) < 200 else name[:200] + '...'}: {said}"
+
+
+MOST_CHARACTERS = 300
+"""Of what a library says of a file; some of transformers' messages list all models there are."""
+
+
+@contextlib.contextmanager
+def explained(
+    named: str,
+    *,
+    code: str = "read its .py files, and if you trust them set trust_remote_code (of a sweep's model) or "
+    "--trust-remote-code",
+    instead: str = "",
+) -> Iterator[None]:
+    """Whatever transformers raises for files that it cannot use becomes a UserError of one line.
+
+    named: what it begins with. code: what to do about a folder with code of its own. instead: what may be given else.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: packages that are missing, strict fields, look-ups, errors of remote code
+        said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        if "trust_remote_code" in said:
+            raise UserError(f"{named}: brings code of its own, which was not run; {code}") from error
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in said:
+            # torch's own words are an advice to load it all the same.
+            said = (
+                "its weights are a pickle that is damaged or holds more than tensors, and nothing in it was run; "
+                "give them as safetensors"
+            )
+        said = (said or repr(error)).removesuffix(".")
+        if len(said) > MOST_CHARACTERS:
+            said = said[:MOST_CHARACTERS] + "..."
+        raise UserError(f"{named}: cannot be loaded: {said}{instead}") from error
 
 
 class ClusterError(UserError):
@@ -53,6 +91,9 @@ _FORMS = (
 )
 """The list of what is secret: names of variables and of keys in addresses, and the forms that services give tokens."""
 
+# Not urllib.parse: it takes one whole, well-formed address, and what is shown here is none as a rule: texts of other
+# libraries with addresses somewhere in them, cut short or in quotes, several in a line. Of a password with / or ? in it
+# urllib finds no user at all, and of one with [ it raises; here these must go too.
 _NEXT = r"(?:(?<=[\s'\"([{<,=;])|(?<=::))[a-z][a-z0-9+.-]*://"
 _USER = re.compile(rf"(?i)(?<![a-z0-9+.-])([a-z0-9+.-]*://)(?:(?!{_NEXT})[^\n])*@")
 _VALUE = re.compile(rf"(?i)([?&#;][^\s=&#;?]*{_NAMES}[^\s=&#;?]*=)[^&\s]+")
