@@ -6,6 +6,7 @@ Needs: nothing.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from icu_ray.cli.main import main as cli
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config, merge, resolve_config
 from icu_ray.config.shipped import find_config
+from icu_ray.data.encoder import bundled_encoder
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_config, plan_sweep
@@ -105,6 +107,21 @@ def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> N
 )
 def test_ids_depend_on_what_decides_the_result(change: dict[str, Any]) -> None:
     assert not ids(plan(change)) & ids(plan())
+
+
+@pytest.mark.parametrize("section", ["filter", "pairs"])
+def test_the_folder_of_an_encoder_counts_by_its_content(section: str, tmp_path: Path) -> None:
+    def planned(name: str) -> set[str]:
+        more = {"encoder_layer": 6} if section == "filter" else {}
+        return ids(plan({section: {"encoder": str(tmp_path / name), **more}}))
+
+    for name in ("a", "b", "c"):
+        folder = shutil.copytree(bundled_encoder(), tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
+        (folder / "model.safetensors").symlink_to(bundled_encoder() / "model.safetensors")
+    with (tmp_path / "c" / "tokenizer_config.json").open("a") as file:
+        file.write("\n")
+    assert planned("a") == planned("b")
+    assert not planned("a") & planned("c")
 
 
 def test_equal_cells_and_equal_names_are_refused() -> None:
