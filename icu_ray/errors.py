@@ -2,6 +2,10 @@
 
 Everything that is refused before work starts raises `UserError`; the command line prints its message without a
 traceback and leaves with exit code 2. Any other exception is a defect and keeps its traceback.
+
+Secrets are found by patterns (`without_secrets`, the one place) and not by urllib.parse, which takes one whole,
+well-formed address. What is shown is a library's text as a rule, with addresses in quotes or several in a line; of a
+password with / or ? in it urllib finds no user at all, and of one with [ it raises.
 """
 
 from __future__ import annotations
@@ -55,7 +59,7 @@ def explained(
     except UserError:
         raise
     except Exception as error:  # of any kind: packages that are missing, strict fields, look-ups, errors of remote code
-        said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        said = " ".join(without_secrets(re.sub(r"\x1b\[[0-9;]*m", "", str(error))).split())
         if "trust_remote_code" in said:
             raise UserError(f"{named}: brings code of its own, which was not run; {code}") from error
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in said:
@@ -91,9 +95,6 @@ _FORMS = (
 )
 """The list of what is secret: names of variables and of keys in addresses, and the forms that services give tokens."""
 
-# Not urllib.parse: it takes one whole, well-formed address, and what is shown here is none as a rule: texts of other
-# libraries with addresses somewhere in them, cut short or in quotes, several in a line. Of a password with / or ? in it
-# urllib finds no user at all, and of one with [ it raises; here these must go too.
 _NEXT = r"(?:(?<=[\s'\"([{<,=;])|(?<=::))[a-z][a-z0-9+.-]*://"
 _USER = re.compile(rf"(?i)(?<![a-z0-9+.-])([a-z0-9+.-]*://)(?:(?!{_NEXT})[^\n])*@")
 _VALUE = re.compile(rf"(?i)([?&#;][^\s=&#;?]*{_NAMES}[^\s=&#;?]*=)[^&\s]+")
@@ -109,7 +110,7 @@ def without_secrets(text: str) -> str:
 
     User and password go, and as nobody can tell where a password ends that is not percent-encoded, all up to the last @
     before the next address or the line's end. So do values under secret names in queries and fragments, and tokens of
-    known form.
+    known form. A value ends where a blank or & stands, which an address writes as %20 and %26.
     """
     shown = _VALUE.sub(r"\1...", _USER.sub(r"\1", text))
     return re.sub(_FORMS, "...", shown)
