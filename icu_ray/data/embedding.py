@@ -170,9 +170,9 @@ class Embedder:
                 # sentence-transformers does not tell which weights it drew at random; read again, transformers does.
                 loaded: Any = type(transformer).from_pretrained(transformer.name_or_path, output_loading_info=True)
                 missing = loaded[1]["missing_keys"]
-        if transformer is not None:
-            check_loaded(transformer, self.model.tokenizer, key, encoder, None)
-        check_weights(self.model, missing, key, encoder)
+            if transformer is not None:
+                check_loaded(transformer, self.model.tokenizer, key, encoder, None)
+            check_weights(self.model, missing, key, encoder)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import pyarrow as pa

@@ -67,9 +67,9 @@ def load_bert(source: str, layer: int | None) -> tuple[PreTrainedModel, PreTrain
         folder = resolve_encoder(source)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         loaded: Any = AutoModel.from_pretrained(folder, output_loading_info=True, weights_only=True)
-    model: PreTrainedModel = loaded[0]
-    check_loaded(model, tokenizer, key, source, layer)
-    check_weights(model, loaded[1]["missing_keys"], key, source)
+        model: PreTrainedModel = loaded[0]
+        check_loaded(model, tokenizer, key, source, layer)
+        check_weights(model, loaded[1]["missing_keys"], key, source)
     if layer is not None:
         # The layers above are not needed; the definition takes the states after `layer`.
         model.encoder.layer = model.encoder.layer[:layer]
@@ -79,22 +79,20 @@ def load_bert(source: str, layer: int | None) -> tuple[PreTrainedModel, PreTrain
 def check_loaded(model: Any, tokenizer: Any, key: str, source: str, layer: int | None) -> None:
     """UserError unless model and tokenizer belong together, and are what BERTScore can use for filter.encoder."""
     named = encoder_named(key, source)
+    layers = getattr(getattr(model, "encoder", None), "layer", None)
+    if key == "filter.encoder" and (layers is None or getattr(model.config, "is_decoder", False)):
+        raise UserError(
+            f"{named} ({model.config.model_type}): is no encoder that BERTScore can use here; expected one of BERT's "
+            "shape (BERT, RoBERTa, ELECTRA, MPNet)"
+        )
     rows = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values(), default=0)
     if highest >= rows:
         raise UserError(f"{named}: its tokenizer knows token {highest}, but the encoder has only {rows} embeddings")
     if tokenizer.pad_token is None:
         raise UserError(f"{named}: its tokenizer has no padding token, which an encoder's batches need")
-    if key != "filter.encoder":
-        return
-    found = getattr(getattr(model, "encoder", None), "layer", None)
-    if found is None or getattr(model.config, "is_decoder", False):
-        raise UserError(
-            f"{named} ({model.config.model_type}): is no encoder that BERTScore can use here; expected one of BERT's "
-            "shape (BERT, RoBERTa, ELECTRA, MPNet)"
-        )
     if layer is not None:
-        check_layer(source, len(found), layer)
+        check_layer(source, len(layers), layer)
 
 
 def check_layer(source: str, layers: int, asked: int) -> None:

@@ -106,4 +106,4 @@ def check_encoder_class(folder: Path, key: str, source: str, layer: int | None) 
         tokenizer = AutoTokenizer.from_pretrained(folder)
         with torch.device("meta"):
             model = AutoModel.from_config(AutoConfig.from_pretrained(folder))  # type: ignore[no-untyped-call]
-    check_loaded(model, tokenizer, key, source, layer)
+        check_loaded(model, tokenizer, key, source, layer)

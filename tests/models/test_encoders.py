@@ -69,6 +69,14 @@ def load(key: str, source: Path) -> None:
         Embedder(str(source))
 
 
+def refusal_of_load(key: str, source: Path) -> str:
+    try:
+        load(key, source)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def test_a_good_one_is_taken(good: Path) -> None:
     for key in KEYS:
         check(key, good)
@@ -153,7 +161,7 @@ BOTH: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 OF_THE_FILTER = {
     "no config": (without("config.json"), "no config.json in this folder; expected that of an encoder"),
-    "a causal LM": (causal, "its tokenizer has no padding token"),
+    "a causal LM": (causal, "is no encoder that BERTScore can use"),
     "another shape": (config(model_type="distilbert", dim=16, n_heads=2), "is no encoder that BERTScore can use"),
     "a decoder": (config(is_decoder=True), "is no encoder that BERTScore can use"),
 }
@@ -171,6 +179,8 @@ OF_PAIRS = {
     ),
     "pooling is no JSON": (written("1_Pooling/config.json", "{"), "1_Pooling/config.json cannot be read as JSON"),
 }
+HARMLESS = ("an adapter", "an index of numbers", "a module outside")
+"""What may be loaded all the same, where it is not what is read."""
 CASES = [(key, what, *case) for key in KEYS for what, case in BOTH.items()]
 CASES += [("filter.encoder", what, *case) for what, case in OF_THE_FILTER.items()]
 CASES += [("pairs.encoder", what, *case) for what, case in OF_PAIRS.items()]
@@ -189,10 +199,8 @@ def test_a_wrong_folder_is_refused_in_one_line_before_anything_starts(
         check(key, folder)
     assert str(refused.value).startswith(f"{key}: {folder}")
     assert len(str(refused.value).splitlines()) == 1 and len(str(refused.value)) < 700
-    with pytest.raises(UserError) as refused:  # as where the plan was made on another machine
-        load(key, folder)
-    assert str(refused.value).startswith(f"{key}: {folder}")
-    assert len(str(refused.value).splitlines()) == 1
+    said_later = refusal_of_load(key, folder)  # as where the plan was made on another machine
+    assert (said_later.startswith(f"{key}: {folder}") and len(said_later.splitlines()) == 1) or what in HARMLESS
     assert not mark.exists()
 
 
