@@ -91,7 +91,8 @@ def padding_of(name: str) -> tuple[int | None, int | None]:
     Without a padding token end-of-text is the padding, as for models. GPT-2's name for it counts where nothing else is
     said.
     """
-    vocabulary, named = load_vocabulary(name), {}
+    vocabulary = load_vocabulary(name)
+    named: dict[str, Any] = {}
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         described = _described(name, file)
         for key in ("pad_token", "eos_token"):

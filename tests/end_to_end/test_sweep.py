@@ -276,7 +276,10 @@ def test_a_sweep_that_fails_outlives_its_terminal_and_leaves_no_secret(tmp_path:
     )
     process = start(tmp_path)
     assert process.stdout is not None
-    assert any("1 trial to run" in line for line in process.stdout)  # reads no further than that line
+    said = ""
+    while "1 trial to run" not in said:
+        said += (line := process.stdout.readline())
+        assert line, said
     process.stdout.close()
     assert process.wait(timeout=600) == 1
     [result] = results(tmp_path).values()
