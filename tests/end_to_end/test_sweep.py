@@ -270,8 +270,9 @@ def test_a_sweep_that_fails_outlives_its_terminal_and_leaves_no_secret(tmp_path:
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     records = "data: {source: records, forget: forget.jsonl, pool: pool.jsonl}\n"
     (tmp_path / "c.yaml").write_text(
-        "name: t\nmodels: [{name: m, source: ./model}]\nsamples: [0]\ncolumns: {length: 12, prefix_start: 3, "
-        f"suffix_start: 6}}\n{records}methods: [{{name: icu, cells: [[0.5, 1.0]]}}]\nel: {{ngram: 2}}\n"
+        "name: t\nmodels: [{name: m, source: ./model, gpus_per_worker: 0}]\nsamples: [0]\ncolumns: {length: 12, "
+        f"prefix_start: 3, suffix_start: 6}}\n{records}methods: [{{name: icu, cells: [[0.5, 1.0]]}}]\n"
+        "el: {ngram: 2}\n"
         "pairs: {encoder: ./encoder}\nfilter: {encoder: bundled, encoder_layer: 6}\n"
     )
     process = start(tmp_path)
