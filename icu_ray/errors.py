@@ -2,14 +2,20 @@
 
 Everything that is refused before work starts raises `UserError`; the command line prints its message without a
 traceback and leaves with exit code 2. Any other exception is a defect and keeps its traceback.
+
+Secrets are found by patterns (`without_secrets`, the one place) and not by urllib.parse, which takes one whole,
+well-formed address. What is shown is a library's text as a rule, with addresses in quotes or several in a line; of a
+password with / or ? in it urllib finds no user at all, and of one with [ it raises.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -30,6 +36,42 @@ def refusal(error: OSError) -> str | None:
     taken = error.errno == errno.EEXIST
     said = "a file, or a link to nothing, stands where a folder is expected" if taken else error.strerror
     return f"{name if len(name) < 200 else name[:200] + '...'}: {said}"
+
+
+MOST_CHARACTERS = 300
+"""Of what a library says of a file; some of transformers' messages list all models there are."""
+
+
+@contextlib.contextmanager
+def explained(
+    named: str,
+    *,
+    code: str = "read its .py files, and if you trust them set trust_remote_code (of a sweep's model) or "
+    "--trust-remote-code",
+    instead: str = "",
+) -> Iterator[None]:
+    """Whatever transformers raises for files that it cannot use becomes a UserError of one line.
+
+    named: what it begins with. code: what to do about a folder with code of its own. instead: what may be given else.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: packages that are missing, strict fields, look-ups, errors of remote code
+        said = " ".join(without_secrets(re.sub(r"\x1b\[[0-9;]*m", "", str(error))).split())
+        if "trust_remote_code" in said:
+            raise UserError(f"{named}: brings code of its own, which was not run; {code}") from error
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in said:
+            # torch's own words are an advice to load it all the same.
+            said = (
+                "its weights are a pickle that is damaged or holds more than tensors, and nothing in it was run; "
+                "give them as safetensors"
+            )
+        said = (said or repr(error)).removesuffix(".")
+        if len(said) > MOST_CHARACTERS:
+            said = said[:MOST_CHARACTERS] + "..."
+        raise UserError(f"{named}: cannot be loaded: {said}{instead}") from error
 
 
 class ClusterError(UserError):
@@ -68,7 +110,7 @@ def without_secrets(text: str) -> str:
 
     User and password go, and as nobody can tell where a password ends that is not percent-encoded, all up to the last @
     before the next address or the line's end. So do values under secret names in queries and fragments, and tokens of
-    known form.
+    known form. A value ends where a blank or & stands, which an address writes as %20 and %26.
     """
     shown = _VALUE.sub(r"\1...", _USER.sub(r"\1", text))
     return re.sub(_FORMS, "...", shown)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.console.progress import told
-from icu_ray.data.encoder import resolve_encoder
+from icu_ray.data.encoder import BUNDLED, check_loaded, check_weights, explained_encoder, resolve_encoder
 from icu_ray.errors import UserError
 from icu_ray.storage.store import Store, file_hash
 
@@ -60,6 +60,13 @@ def encoder_folder(encoder: str) -> Path:
         raise UserError(
             f"pairs.encoder: {encoder} cannot be loaded ({type(error).__name__}: {error}); {how}"
         ) from error
+
+
+def encoder_identity(encoder: str) -> str:
+    """An encoder as part of a trial's identity: a folder by its content, 'bundled' and a hub id by their name."""
+    if encoder == BUNDLED or not Path(encoder).is_dir():
+        return encoder
+    return f"content:{encoder_fingerprint(encoder)}"
 
 
 @functools.cache
@@ -139,18 +146,33 @@ def _embed(
             num_cpus=1,
         )
         blocks: Any = embedded.iter_batches(batch_size=None, batch_format="pyarrow")
-        for block in blocks:
-            yield block.column("row").to_numpy(), matrix_of(block.column("vector"))
+        try:
+            for block in blocks:
+                yield block.column("row").to_numpy(), matrix_of(block.column("vector"))
+        except ray.exceptions.RayError:
+            Embedder(encoder)  # where the encoder is the reason it is said here, in one line
+            raise
 
 
 class Embedder:
     """One actor's model; a call takes one batch of texts (one row of the dataset) and gives a row for each text."""
 
     def __init__(self, encoder: str) -> None:
-        from sentence_transformers import SentenceTransformer
+        key = "pairs.encoder"
+        with explained_encoder(key, encoder):
+            from sentence_transformers import SentenceTransformer
 
-        # The word 'bundled' and hub ids are resolved here, on the actor's own machine.
-        self.model = SentenceTransformer(resolve_encoder(encoder), device="cpu")
+            # The word 'bundled' and hub ids are resolved here, on the actor's own machine.
+            self.model = SentenceTransformer(resolve_encoder(encoder), device="cpu")
+            transformer = getattr(self.model[0], "auto_model", None)
+            missing = ()
+            if transformer is not None and encoder != BUNDLED:
+                # sentence-transformers does not tell which weights it drew at random; read again, transformers does.
+                loaded: Any = type(transformer).from_pretrained(transformer.name_or_path, output_loading_info=True)
+                missing = loaded[1]["missing_keys"]
+            if transformer is not None:
+                check_loaded(transformer, self.model.tokenizer, key, encoder, None)
+            check_weights(self.model, missing, key, encoder)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import pyarrow as pa

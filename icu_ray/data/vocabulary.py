@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from icu_ray.errors import UserError
 
 GPT2_NAMES = ("gpt2", "openai-community/gpt2")
 GPT2_SIZE = 50257
+GPT2_END = "<|endoftext|>"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HOW = "give the folder of a copy (data.tokenizer=DIR); `icu-ray data fetch` puts GPT-2's into data/gpt2_tokenizer"
 
@@ -80,6 +83,39 @@ def load_vocabulary(name: str) -> Tokenizer:
         return tokenizer
     except Exception as error:  # the hub client and the Rust reader raise many kinds, all meaning 'no tokenizer here'
         raise UserError(f"data.tokenizer: {name} cannot be loaded ({type(error).__name__}: {error}); {_HOW}") from error
+
+
+def padding_of(name: str) -> tuple[int | None, int | None]:
+    """Ids of the padding and the end-of-text token of a folder or hub id, None where it has none.
+
+    Without a padding token end-of-text is the padding, as for models. GPT-2's name for it counts where nothing else is
+    said.
+    """
+    vocabulary = load_vocabulary(name)
+    named: dict[str, Any] = {}
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        described = _described(name, file)
+        for key in ("pad_token", "eos_token"):
+            token = described.get(key)
+            named[key] = (token.get("content") if isinstance(token, dict) else token) or named.get(key)
+    eos, pad = (
+        None if not isinstance(token, str) else vocabulary.token_to_id(token)
+        for token in (named["eos_token"] or GPT2_END, named["pad_token"])
+    )
+    return (eos if pad is None else pad), eos
+
+
+def _described(name: str, file: str) -> dict[str, Any]:
+    path: object = Path(name) / file
+    if _folder_files(name) is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(name, file)
+    try:
+        found = json.loads(Path(path).read_bytes()) if isinstance(path, str | Path) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def decode_rows(tokenizer: Tokenizer, rows: NDArray[np.int64], cleanup: bool = False) -> list[str]:

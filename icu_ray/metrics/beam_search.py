@@ -115,20 +115,25 @@ def beam_search(
     eos_id: int | None,
     guesses: Tensor | None = None,
     on_token: Callable[[float], None] = lambda part: None,
+    on_nan: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """(N, max_new_tokens) int64: each prompt's best continuation, padded with pad_id after its end-of-text.
 
     ids: (N, P) int64 left-padded prompts. mask: (N, P) bool, True where a real token stands; None: no pads. One beam
     is greedy search. guesses: (N, max_new_tokens) int64, what may well be generated; only makes the answer faster.
-    on_token: hears the part of all tokens that are generated. Needs inference mode and a model in eval mode.
+    on_token: hears the part of all tokens that are generated. on_nan: hears of a prompt after which the scores are NaN
+    and which is answered with pads. Needs inference mode and a model in eval mode.
     """
     prompts = _Prompts(model, ids, mask)
     logits, certain = prompts.read(guesses, eos_id)
     ended = ids.new_full((len(ids), beams, max_new_tokens), pad_id)
     ended_scores = logits.new_full((len(ids), beams), -torch.inf)
+    broken = logits.isnan().any(1)
+    if bool(broken.any()):
+        on_nan()
     if guesses is not None:
         ended[certain, 0] = guesses[certain]
-    searched = alive = (~certain).nonzero().squeeze(1)
+    searched = alive = (~certain & ~broken).nonzero().squeeze(1)
     if len(alive) == 0:
         return ended[:, 0]
     logits = logits[alive]

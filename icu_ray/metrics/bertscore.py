@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from icu_ray.data.encoder import bundled_encoder
-from icu_ray.errors import UserError
+from icu_ray.data.encoder import load_bert
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -121,23 +120,7 @@ def bertscore(
 
 @lru_cache(maxsize=2)
 def _encoder(name: str, layer: int | None, device: str) -> _Encoder:
-    from transformers import AutoModel, AutoTokenizer
-
-    source = str(bundled_encoder()) if name == "bundled" else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModel.from_pretrained(source)
-    except OSError as error:
-        raise UserError(
-            f"filter.encoder: '{name}' can be loaded neither as a folder nor from the hub: {error}; "
-            "give a folder, or 'bundled' for the encoder that is installed with the package"
-        ) from error
-    layers = len(model.encoder.layer)
-    if layer is not None:
-        if layer > layers:
-            raise UserError(f"filter.encoder_layer: '{name}' has {layers} layers, found {layer}")
-        # The layers above are not needed; the definition takes the states after `layer`.
-        model.encoder.layer = model.encoder.layer[:layer]
+    model, tokenizer = load_bert(name, layer)
     return _Encoder(model.to(device).eval(), tokenizer)
 
 

@@ -7,6 +7,7 @@ texts = decode_candidates(tokenizer, ids, strip_special=True)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,14 +33,16 @@ def generate_candidates(
     use_mask: bool = True,
     batch_size: int = 128,
     guesses: NDArray[np.int64] | None = None,
+    on_nan: Callable[[], None] = lambda: None,
 ) -> NDArray[np.int64]:
     """(N, max_new_tokens) int64 new tokens, padded with pad_id after an end-of-text.
 
     prompt_ids, prompt_mask: (N, P) left padded. Beam search as the authors run it: no sampling, early_stopping off,
     length penalty 1; a model folder's generation settings do not matter. use_mask=False attends to pads (the authors).
-    A model whose scores are NaN says pads only. guesses: (N, max_new_tokens) int64, what the model may well say, such
-    as a memorised suffix: where one forward makes that certain, nothing is searched. The answer is the same; with less
-    than single precision guesses are left alone, for there two forwards may differ by more than the margin.
+    Where a model's scores are NaN it says pads only, and `on_nan` hears of it. guesses: (N, max_new_tokens) int64, what
+    the model may well say, such as a memorised suffix: where one forward makes that certain, nothing is searched. The
+    answer is the same; with less than single precision guesses are left alone, for there two forwards may differ by
+    more than the margin.
     """
     if model.dtype not in (torch.float32, torch.float64):
         guesses = None
@@ -61,6 +64,7 @@ def generate_candidates(
                     ids = torch.from_numpy(prompt_ids[block]).to(model.device)
                     mask = torch.from_numpy(seen[block]).to(model.device) if padded[block[0]] else None
                     if not bool(torch.isfinite(model(input_ids=ids[:1, -1:], use_cache=False).logits).all()):
+                        on_nan()
                         continue
                     generated = beam_search(
                         model,
@@ -72,6 +76,7 @@ def generate_candidates(
                         eos_id=eos_id,
                         guesses=None if guesses is None else torch.from_numpy(guesses[block]).to(model.device),
                         on_token=tell,
+                        on_nan=on_nan,
                     )
                     result[block] = generated.cpu().numpy()
     finally:

@@ -10,16 +10,13 @@ encoders, which see the tokens that they shall predict. Importing this module im
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
-import pickle
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, explained
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -28,38 +25,11 @@ ATTENTIONS = (None, "eager", "sdpa")
 """Those that need no package and no kernel of their own, and take the probe's caches."""
 LAYERS_WITH_CACHE = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Of transformers' names of kinds of layers, those that keep keys and values of every token, and nothing else."""
-MOST_CHARACTERS = 300
-"""Of what transformers says of a file; some of its messages list all models there are."""
-
-
-@contextlib.contextmanager
-def explained(source: str, what: str) -> Iterator[None]:
-    """Whatever transformers raises for files that it cannot use becomes a UserError of one line, with their name."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # of any kind: packages that are missing, strict fields, look-ups, errors of remote code
-        said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-        if "trust_remote_code" in said:
-            raise UserError(
-                f"{what} {source}: brings code of its own, which was not run; read its .py files, and if you trust "
-                "them set trust_remote_code (of a sweep's model) or --trust-remote-code"
-            ) from error
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in said:
-            # torch's own words are an advice to load it all the same.
-            said = (
-                "its weights are a pickle that is damaged or holds more than tensors, and nothing in it was run; "
-                "give them as safetensors"
-            )
-        if len(said) > MOST_CHARACTERS:
-            said = said[:MOST_CHARACTERS] + "..."
-        raise UserError(f"{what} {source}: cannot be loaded: {said or repr(error)}") from error
 
 
 def read_config(folder: Path, source: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The config of a folder: without dropout, and with an attention that can be had everywhere."""
-    with explained(source, "model"):
+    with explained(f"model {source}"):
         from transformers import AutoConfig
 
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -94,7 +64,7 @@ def _parts(config: Any) -> Iterator[Any]:
 
 def check_architecture(config: PretrainedConfig, source: str, *, trust_remote_code: bool = False) -> None:
     """Refuse what cannot be built, keeps no key/value cache, or is an encoder; takes no memory and reads no weights."""
-    with explained(source, "model"):
+    with explained(f"model {source}"):
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -131,7 +101,7 @@ def check_forward(model: PreTrainedModel, source: str) -> None:
 
     vocabulary = model.get_input_embeddings().weight.size(0)  # type: ignore[operator]
     ids = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]]) % vocabulary
-    with explained(source, "model"), torch.no_grad():
+    with explained(f"model {source}"), torch.no_grad():
         output = model(input_ids=ids.to(model.device), use_cache=True)
         change = (output.logits[0].float() - output.logits[1].float()).abs().amax(-1)
         moved = 0.0

@@ -1,6 +1,6 @@
 """Whether the models of a plan can be used, as far as can be told before anything starts.
 
-    check_models(config.models)
+    check_models(config.models, [("filter.encoder", "./my-bert", 9)])
 
 Asks of each what loading would ask of it, weights apart: config.json, class, tokenizer. Only torch and transformers can
 tell, which a plan does not import: where they are not there yet, a process of its own answers for all models at once
@@ -16,16 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icu_ray.config import ModelConfig
+from icu_ray.data.encoder import BUNDLED
 from icu_ray.errors import UserError
 from icu_ray.models.architecture import check_architecture, read_config
+from icu_ray.models.encoders import check_encoder_class, encoder_files
 from icu_ray.models.hub import cached_folder, looks_local
 from icu_ray.models.loading import check_model_source, load_tokenizer
 
 _REFUSED = 2
 
 
-def check_models(models: Sequence[ModelConfig]) -> None:
-    """UserError for the first model that cannot be used."""
+def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, str, int | None]] = ()) -> None:
+    """UserError for the first model or encoder that cannot be used. encoders: key, source, layer asked for."""
     there: list[tuple[str, str, bool]] = []
     for model in models:
         if model.source is None:
@@ -35,11 +37,16 @@ def check_models(models: Sequence[ModelConfig]) -> None:
         folder = Path(model.source) if local else cached_folder(model.source, model.revision, weights=False)
         if folder is not None and (folder / "config.json").is_file():
             there.append((model.source, str(folder.absolute()), model.trust_remote_code))
-    if there and "torch" in sys.modules:
-        _check(there)
-    elif there:
+    read: list[tuple[str, str, str, int | None]] = []
+    for key, source, layer in encoders:
+        folder = encoder_files(key, source, layer)
+        if folder is not None and source != BUNDLED:
+            read.append((str(folder.absolute()), key, source, layer))
+    if "torch" in sys.modules:
+        _check(there, read)
+    elif there or read:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps(there)], capture_output=True, text=True, check=False
+            [sys.executable, "-m", __name__, json.dumps([there, read])], capture_output=True, text=True, check=False
         )
         if done.returncode == _REFUSED:
             raise UserError(done.stdout.splitlines()[-1])
@@ -47,16 +54,18 @@ def check_models(models: Sequence[ModelConfig]) -> None:
             raise RuntimeError(f"checking the models ended with {done.returncode}: {done.stderr}")
 
 
-def _check(there: Sequence[tuple[str, str, bool]]) -> None:
+def _check(there: Sequence[tuple[str, str, bool]], read: Sequence[tuple[str, str, str, int | None]]) -> None:
     for source, folder, trusted in there:
         load_tokenizer(folder, trust_remote_code=trusted)
         config = read_config(Path(folder), source, trust_remote_code=trusted)
         check_architecture(config, source, trust_remote_code=trusted)
+    for folder, key, source, layer in read:
+        check_encoder_class(Path(folder), key, source, layer)
 
 
 if __name__ == "__main__":
     try:
-        _check(json.loads(sys.argv[1]))
+        _check(*json.loads(sys.argv[1]))
     except UserError as refused:
         sys.stdout.write(f"\n{refused}\n")
         sys.exit(_REFUSED)

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icu_ray.console.progress import told
-from icu_ray.errors import UserError
-from icu_ray.models.architecture import check_architecture, check_forward, explained, read_config
+from icu_ray.errors import UserError, explained
+from icu_ray.models.architecture import check_architecture, check_forward, read_config
 from icu_ray.models.hub import TOKENIZER_FILES, cached_folder, commit_of, download, looks_local
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def load_model(
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     config = read_config(folder, source, trust_remote_code=trust_remote_code)
     check_architecture(config, source, trust_remote_code=trust_remote_code)
-    with explained(source, "model"), _no_progress_bar():
+    with explained(f"model {source}"), _no_progress_bar():
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -110,7 +110,7 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer alone; pads on the left, with end-of-text for want of a pad token; cuts on the right."""
     folder = local_folder(source, revision, weights=False)
-    with explained(source, "tokenizer"):
+    with explained(f"tokenizer {source}"):
         from transformers import AutoTokenizer
 
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -142,31 +142,34 @@ def check_model_source(source: str) -> None:
     if not looks_local(source):
         _check_hub_id(source)
         return
-    check_folder(Path(os.path.expanduser(source)), source)
+    check_folder(Path(os.path.expanduser(source)), f"model {source}")
 
 
-def check_folder(folder: Path, source: str, weights: bool = True) -> None:
-    """UserError unless the folder holds a config, complete weights (where asked for) and a tokenizer."""
+def check_folder(folder: Path, named: str, weights: bool = True, expected: str = "a causal LM") -> None:
+    """UserError unless the folder holds a config, complete weights (where asked for) and a tokenizer.
+
+    named: what messages begin with: 'model ./m'.
+    """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
-        raise UserError(f"model {source}: {found}; expected a folder with config.json, weights and a tokenizer")
+        raise UserError(f"{named}: {found}; expected a folder with config.json, weights and a tokenizer")
     if weights:
         if (folder / "adapter_config.json").is_file():
             raise UserError(
-                f"model {source}: holds an adapter (adapter_config.json), which is not applied here; expected a whole "
+                f"{named}: holds an adapter (adapter_config.json), which is not applied here; expected a whole "
                 "model: merge it into its base (peft: merge_and_unload, then save_pretrained)"
             )
         config = folder / "config.json"
         if not config.is_file():
-            raise UserError(f"model {source}: no config.json in this folder; expected a saved causal LM")
-        described = _read_json(config, source)
+            raise UserError(f"{named}: no config.json in this folder; expected that of {expected}")
+        described = _read_json(config, named)
         if "model_type" not in described:
-            raise UserError(f"model {source}: {config.name} has no 'model_type'; expected that of a causal LM")
-        _refuse_quantised(described, source)
-        _check_weights(folder, source)
+            raise UserError(f"{named}: {config.name} has no 'model_type'; expected that of {expected}")
+        _refuse_quantised(described, named)
+        _check_weights(folder, named)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
-            f"model {source}: no tokenizer in this folder; expected one of {', '.join(TOKENIZER_FILES)} "
+            f"{named}: no tokenizer in this folder; expected one of {', '.join(TOKENIZER_FILES)} "
             "(save it there with tokenizer.save_pretrained)"
         )
 
@@ -175,17 +178,17 @@ def local_folder(source: str, revision: str | None = None, *, weights: bool = Tr
     """The folder of a source, checked; what a hub id lacks in the local cache is downloaded."""
     if looks_local(source):
         folder = Path(os.path.expanduser(source))
-        check_folder(folder, source, weights)
+        check_folder(folder, f"model {source}", weights)
         return folder
     _check_hub_id(source)
     commit = commit_of(source, revision)
     found = cached_folder(source, commit, weights)
     if found is not None:
         with contextlib.suppress(UserError):
-            check_folder(found, source, weights)
+            check_folder(found, f"model {source}", weights)
             return found
     folder = download(source, commit, weights)
-    check_folder(folder, source, weights)
+    check_folder(folder, f"model {source}", weights)
     return folder
 
 
@@ -202,7 +205,7 @@ def _check_hub_id(source: str) -> None:
         raise UserError(f"model '{source}': no hub id: {' '.join(str(error).split())}") from error
 
 
-def _refuse_quantised(config: dict[str, Any], source: str) -> None:
+def _refuse_quantised(config: dict[str, Any], named: str) -> None:
     """Quantised weights cannot be trained, and most kinds ask for a package or a GPU only to be read."""
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         found = part.get("quantization_config")
@@ -212,33 +215,33 @@ def _refuse_quantised(config: dict[str, Any], source: str) -> None:
         bits = {"load_in_8bit": 8, "load_in_4bit": 4}
         width = next((bits[key] for key in bits if kind.get(key)), kind.get("bits"))
         words = str(kind.get("quant_method", "quantised")) + ("" if width is None else f" {width}-bit")
-        raise UserError(f"model {source}: its config.json asks for {words} weights; give the unquantised model")
+        raise UserError(f"{named}: its config.json asks for {words} weights; give the unquantised model")
 
 
-def _check_weights(folder: Path, source: str) -> None:
+def _check_weights(folder: Path, named: str) -> None:
     for name in WEIGHT_FILES:
         if (folder / f"{name}.index.json").is_file():
-            index = _read_json(folder / f"{name}.index.json", source)
-            shards = sorted(set(index.get("weight_map", {}).values()))
+            files = _read_json(folder / f"{name}.index.json", named).get("weight_map", {})
+            if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+                raise UserError(f"{named}: {name}.index.json: expected a 'weight_map' of names and files")
+            shards = sorted(set(files.values()))
             if outside := [shard for shard in shards if Path(shard).name != shard]:
-                raise UserError(
-                    f"model {source}: {name}.index.json names {outside[0]!r}; expected files of this folder alone"
-                )
+                raise UserError(f"{named}: {name}.index.json names {outside[0]!r}; expected files of this folder alone")
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing or not shards:
-                raise UserError(f"model {source}: {name}.index.json lacks {', '.join(missing) or 'any file'}")
+                raise UserError(f"{named}: {name}.index.json lacks {', '.join(missing) or 'any file'}")
         elif (folder / name).is_file():
             shards = [name]
         else:
             continue
         for shard in shards:
             if shard.endswith(".safetensors"):
-                _check_safetensors(folder / shard, source)
+                _check_safetensors(folder / shard, named)
         return
-    raise UserError(f"model {source}: no weights here; expected {' or '.join(WEIGHT_FILES)} (or their .index.json)")
+    raise UserError(f"{named}: no weights here; expected {' or '.join(WEIGHT_FILES)} (or their .index.json)")
 
 
-def _check_safetensors(path: Path, source: str) -> None:
+def _check_safetensors(path: Path, named: str) -> None:
     """Its header says how long the file must be: an interrupted copy is seen without reading the tensors."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -249,18 +252,18 @@ def _check_safetensors(path: Path, source: str) -> None:
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         values = sum(math.prod(entry["shape"]) for entry in entries.values())
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        raise UserError(f"model {source}: {path.name} is no safetensors file, or only its beginning") from error
+        raise UserError(f"{named}: {path.name} is no safetensors file, or only its beginning") from error
     if size != end or not values:
-        raise UserError(f"model {source}: {path.name} has {size} bytes, but its header says {end}: copy it again")
+        raise UserError(f"{named}: {path.name} has {size} bytes, but its header says {end}: copy it again")
 
 
-def _read_json(path: Path, source: str) -> dict[str, Any]:
+def _read_json(path: Path, named: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"model {source}: {path.name} cannot be read as JSON: {error}") from error
+        raise UserError(f"{named}: {path.name} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UserError(f"model {source}: {path.name} holds a {type(value).__name__}, expected an object")
+        raise UserError(f"{named}: {path.name} holds a {type(value).__name__}, expected an object")
     return value
 
 

@@ -5,13 +5,11 @@ plan = plan_config(find_config("paper"), ["samples=[0]"])      # find_config: co
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from icu_ray.config import ExtractionData, FilterConfig, SweepConfig
+from icu_ray.config import ExtractionData, SweepConfig
 from icu_ray.config.file import load_config
-from icu_ray.data.encoder import resolve_encoder
 from icu_ray.data.sources import check_data
 from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
@@ -28,9 +26,10 @@ def plan_config(path: Path, overrides: Sequence[str] = (), *, dry_run: bool = Fa
 
 def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     """Check a config's models, storage and data, and expand it."""
-    check_models(config.models)
+    asked = config.filter
+    encoders = [("filter.encoder", asked.encoder, asked.encoder_layer), ("pairs.encoder", config.pairs.encoder, None)]
+    check_models(config.models, encoders)
     _refuse_impossible_scale(config)
-    _check_filter_encoder(config.filter)
     Budget(config, ())
     if config.evaluation.asked:
         # Knows lm-evaluation-harness, which takes a while to import: only who evaluates waits for it.
@@ -55,21 +54,3 @@ def _refuse_impossible_scale(config: SweepConfig) -> None:
                 f"models.{number}.workers: {model.name} needs {model.workers} workers at once, but "
                 f"resources.max_workers allows {limit}"
             )
-
-
-def _check_filter_encoder(settings: FilterConfig) -> None:
-    """UserError when BERTScore's encoder is a folder that is none, or has fewer layers than the config asks for."""
-    folder = Path(resolve_encoder(settings.encoder))
-    if not folder.is_dir():
-        if settings.encoder.startswith((".", "/", "~")):
-            raise UserError(f"filter.encoder: {settings.encoder}: no such folder; give a hub id, a folder or 'bundled'")
-        return  # a hub id
-    try:
-        layers = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"filter.encoder: {settings.encoder}: holds no config.json of an encoder ({error})") from error
-    if settings.encoder_layer is not None and settings.encoder_layer > layers:
-        raise UserError(
-            f"filter.encoder_layer: expected at most {layers}, the layers of {settings.encoder}, found "
-            f"{settings.encoder_layer}"
-        )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from icu_ray import methods
 from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, StopConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
+from icu_ray.data.embedding import encoder_identity
 from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_minutes
 from icu_ray.plan.schedule import WorkerGroup
 from icu_ray.plan.trial_settings import TrialSettings
@@ -132,7 +133,10 @@ def trial_of(
         "loss": config.loss.model_dump(mode="json", exclude={"chunk"}),
         "optim": {"lr": settings.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
         "train": {**config.train.model_dump(mode="json", exclude={"batch_size"}), "batch_size": settings.batch_size},
-        "filter": config.filter.model_dump(mode="json", exclude={"batch_size"}),
+        "filter": {
+            **config.filter.model_dump(mode="json", exclude={"batch_size"}),
+            "encoder": encoder_identity(config.filter.encoder),
+        },
         "generate": config.generate.model_dump(mode="json"),
         "el": config.el.model_dump(mode="json"),
         "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),
@@ -181,6 +185,7 @@ def _stop_identity(stop: StopConfig) -> dict[str, Any]:
 
 def _pairs_identity(pairs: PairsConfig, data: DataCheck | None) -> dict[str, Any]:
     identity = pairs.model_dump(mode="json", exclude={"shards", "actors", "batch_size", "index"})
+    identity["encoder"] = encoder_identity(pairs.encoder)
     if pairs.index == "approximate":
         # What an approximate search finds depends on the texts of all samples, among which its cells are made.
         identity["index"] = {"approximate": None if data is None else data.fingerprint}

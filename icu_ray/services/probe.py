@@ -59,17 +59,10 @@ def token_rows(
 ) -> TokenRows:
     """Rows of a token file as the model sees them, padded on the left; ids outside its vocabulary are refused with row
     and column."""
-    outside = np.argwhere((ids < 0) | (ids >= vocabulary))
-    if len(outside):
-        row, column = (int(x) for x in outside[0])
-        raise UserError(
-            f"{path}: row {row}, column {column}: token id {ids[row, column]} is outside the model's vocabulary of "
-            f"{vocabulary}; if another tokenizer wrote the ids, name it with --tokenizer"
-        )
+    _refuse_outside(
+        ids, vocabulary, path, "the model's", "; if another tokenizer wrote the ids, name it with --tokenizer"
+    )
     columns = columns_for(ids.shape[1], start)
-    text = ids != pad_id
-    if not text.any(axis=1).all():
-        raise UserError(f"{path}: row {int(np.flatnonzero(~text.any(axis=1))[0])} holds padding only")
     ids = _pads_to_the_left(ids, pad_id, eos_id, path)
     mask = np.maximum.accumulate(ids != pad_id, axis=1)
     labels = np.where(mask & (ids != pad_id), ids, IGNORED_LABEL)
@@ -80,17 +73,46 @@ def token_rows(
     )
 
 
-def _pads_to_the_left(ids: NDArray[np.int64], pad_id: int, eos_id: int | None, path: Path) -> NDArray[np.int64]:
-    """The same rows with the padding at their end before them; no row holds padding only.
+def _refuse_outside(ids: NDArray[np.int64], size: int, path: Path, whose: str, more: str = "") -> None:
+    outside = np.argwhere((ids < 0) | (ids >= size))
+    if len(outside):
+        row, column = (int(x) for x in outside[0])
+        raise UserError(
+            f"{path}: row {row}, column {column}: token id {ids[row, column]} is outside {whose} vocabulary of {size}"
+            + more
+        )
+
+
+def _decoded(ids: NDArray[np.int64], tokenizer: str, path: Path) -> list[str]:
+    """Texts of a token file that this tokenizer wrote, without the padding on either side."""
+    from icu_ray.data.vocabulary import load_vocabulary, padding_of
+
+    _refuse_outside(ids, load_vocabulary(tokenizer).get_vocab_size(), path, f"{tokenizer}'s")
+    pad_id, eos_id = padding_of(tokenizer)
+    rows = ids.tolist()
+    if pad_id is not None:
+        left = _pads_to_the_left(ids, pad_id, eos_id, path, f"{tokenizer}'s")
+        rows = [row[int(np.argmax(row != pad_id)) :].tolist() for row in left]
+    texts: list[str] = load_vocabulary(tokenizer).decode_batch(rows, skip_special_tokens=False)
+    return texts
+
+
+def _pads_to_the_left(
+    ids: NDArray[np.int64], pad_id: int, eos_id: int | None, path: Path, whose: str = "this model's"
+) -> NDArray[np.int64]:
+    """The same rows with the padding at their end before them; refused: a row that holds padding only.
 
     Where padding is the end-of-text token too, one at the end of a row ends its text, and what more mean nobody knows.
     """
-    trailing = np.argmax((ids != pad_id)[:, ::-1], axis=1)
+    text = ids != pad_id
+    if not text.any(axis=1).all():
+        raise UserError(f"{path}: row {int(np.flatnonzero(~text.any(axis=1))[0])} holds padding only")
+    trailing = np.argmax(text[:, ::-1], axis=1)
     if pad_id == eos_id:
         if (doubtful := np.flatnonzero(trailing > 1)).size:
             row = int(doubtful[0])
             raise UserError(
-                f"{path}: row {row} ends with {int(trailing[row])} tokens {pad_id}, this model's padding and end of "
+                f"{path}: row {row} ends with {int(trailing[row])} tokens {pad_id}, {whose} padding and end of "
                 "text; expected rows that are padded on the left"
             )
         return ids
@@ -130,7 +152,6 @@ def probe_files(
     import torch
 
     from icu_ray.data.tokens import specials_of, tokenise
-    from icu_ray.data.vocabulary import decode_rows, load_vocabulary
     from icu_ray.metrics.probe import probe
     from icu_ray.models.loading import load_model
 
@@ -146,7 +167,7 @@ def probe_files(
         if ids is not None:
             assert tokenizer is not None
             named = [str(i) for i in range(len(ids))]
-            examples = Examples(tuple(named), tuple(decode_rows(load_vocabulary(tokenizer), ids)))
+            examples = Examples(tuple(named), tuple(_decoded(ids, tokenizer, forget)))
         else:
             assert texts is not None
             examples = Examples(tuple(r.id for r in texts), tuple(r.text for r in texts))

@@ -3,8 +3,8 @@
     remove_leftovers(storage, sweep)        # by the sweep's driver, before its trials run
     with unfinished_model(folder) as made: ...      # in a trial's folder, to be renamed when it is whole
 
-Of a trial that is done these are its checkpoints and the error of an attempt before; of every trial, files and models
-that were not written to their end. What a trial goes on from stays.
+Of a trial that is done these are its checkpoints and the error of an attempt before; of every trial and of the sweep
+itself, files and models that were not written to their end. What a trial goes on from stays.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from pathlib import Path
 from icu_ray.errors import UserError
 from icu_ray.storage.files import join, list_dir, local_path
 from icu_ray.storage.folders import remove
+from icu_ray.storage.results import SILENT_SECONDS
 from icu_ray.storage.trial_files import BEST, TrialPaths, read_result, trial_ids
 
 _READERS = 16
 _MODEL = ".model-"
 _DRIVERS = ("beat.json", "sweep.json")
 """Files of a sweep's folder that its driver alone writes."""
+_HALF = (".*.tmp", ".driver-*", ".icu-ray-writable-*")
+"""Names of what is not written to its end, or only tried, beside them; 'icu-ray report' and drivers that wait for this
+one write such files too, but none that takes SILENT_SECONDS."""
 
 
 def remove_leftovers(storage: str, sweep: str) -> None:
@@ -33,9 +37,21 @@ def remove_leftovers(storage: str, sweep: str) -> None:
         for name in _DRIVERS:
             for half in folder.glob(f".{name}.*.tmp"):
                 remove(str(half))
+        _remove_old_halves(folder)
     paths = [TrialPaths.of(storage, sweep, trial_id) for trial_id in trial_ids(storage, sweep)]
     with ThreadPoolExecutor(_READERS) as pool:  # a remote storage answers after tens of milliseconds
         list(pool.map(_remove_of_trial, paths))
+
+
+def _remove_old_halves(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        # Written a moment ago, by this driver: what the clock of the storage says now.
+        now = (folder / "sweep.json").stat().st_mtime
+        for place in (folder, *(folder / name for name in ("trials", "logs", "report"))):
+            for half in [half for name in _HALF for half in place.glob(name)]:
+                with contextlib.suppress(FileNotFoundError):  # it was whole just now
+                    if now - half.stat().st_mtime > SILENT_SECONDS:
+                        remove(str(half))
 
 
 def _remove_of_trial(paths: TrialPaths) -> None:

@@ -18,7 +18,8 @@
 
 events.jsonl is written whole from the trial's history at every epoch, so a continued trial leaves no line twice.
 What is read is checked against the schema, and against the trial whose folder it lies in: an unknown, missing or wrong
-key, and another trial's value, is a UserError that names the file.
+key, and another trial's value, is a UserError that names the file. Lines say whose they are under `trial_id`; those of
+earlier versions do not, and are taken for their folder's.
 `storage` may be a path or an fsspec URL.
 """
 
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
@@ -47,7 +48,7 @@ from icu_ray.storage.results import (
     TrialSpec,
     to_json,
 )
-from icu_ray.storage.values import read_lines, read_value
+from icu_ray.storage.values import OF_TRIAL, read_lines, read_value
 
 BEST = "best-"
 """How the names begin of the files with weights of a trial's best epochs."""
@@ -176,18 +177,23 @@ def start_trial(paths: TrialPaths, spec: TrialSpec) -> TrialSpec:
 
 def write_events(paths: TrialPaths, history: Sequence[EpochRecord]) -> None:
     """The whole history, one line an epoch."""
-    write_atomic(paths.events, b"".join(to_json(plain(record)) for record in history))
+    _write_lines(paths, paths.events, [plain(record) for record in history])
 
 
 def add_generations(paths: TrialPaths, generations: Generations) -> None:
     """One epoch more; what an interrupted run left of this epoch and later ones goes."""
-    earlier = [known for known in read_generations(paths) if known.epoch < generations.epoch]
-    write_atomic(paths.generations, b"".join(to_json(asdict(each)) for each in (*earlier, generations)))
+    known = () if generations.epoch == 0 else read_generations(paths)
+    earlier = [each for each in known if each.epoch < generations.epoch]
+    _write_lines(paths, paths.generations, [asdict(each) for each in (*earlier, generations)])
 
 
 def write_samples(paths: TrialPaths, samples: Sequence[SampleRecord]) -> None:
     """Generations before and after."""
-    write_atomic(paths.samples, b"".join(to_json(plain(sample)) for sample in samples))
+    _write_lines(paths, paths.samples, [plain(sample) for sample in samples])
+
+
+def _write_lines(paths: TrialPaths, url: str, values: Iterable[Any]) -> None:
+    write_atomic(url, b"".join(to_json({OF_TRIAL: paths.trial_id, **value}) for value in values))
 
 
 def write_result(paths: TrialPaths, result: TrialResult) -> None:
@@ -209,19 +215,19 @@ def read_spec(paths: TrialPaths) -> TrialSpec | None:
 def read_events(paths: TrialPaths, spec: TrialSpec | None = None) -> tuple[EpochRecord, ...]:
     """The history so far; empty where there is none. spec: of the trial, for n of EL in what earlier versions wrote."""
     ngram = None if spec is None else config_ngram(spec.settings)
-    records = read_lines(EpochRecord, paths.events)
+    records = read_lines(EpochRecord, paths.events, paths.trial_id)
     return tuple(replace(record, scores=of_ngram(record.scores, ngram)) for record in records)
 
 
 def read_generations(paths: TrialPaths) -> tuple[Generations, ...]:
     """What was said after each epoch; empty where nothing was kept."""
-    return read_lines(Generations, paths.generations)
+    return read_lines(Generations, paths.generations, paths.trial_id)
 
 
 def read_samples(paths: TrialPaths, spec: TrialSpec | None = None) -> tuple[SampleRecord, ...]:
     """Generations before and after; empty where there are none. spec: as in `read_events`."""
     ngram = None if spec is None else config_ngram(spec.settings)
-    return tuple(of_ngram(record, ngram) for record in read_lines(SampleRecord, paths.samples))
+    return tuple(of_ngram(record, ngram) for record in read_lines(SampleRecord, paths.samples, paths.trial_id))
 
 
 def read_result(paths: TrialPaths) -> TrialResult | None:

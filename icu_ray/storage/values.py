@@ -27,6 +27,8 @@ from icu_ray.storage.results import (
 )
 
 _T = TypeVar("_T")
+OF_TRIAL = "trial_id"
+"""Key of a line under which its trial stands."""
 
 _ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {
     kind: TypeAdapter(kind)
@@ -83,19 +85,38 @@ def read_value(kind: type[_T], url: str, remedy: str) -> _T | None:
     return None if data is None else _parse(kind, data, url, remedy)
 
 
-def read_lines(kind: type[_T], url: str) -> tuple[_T, ...]:
-    """One record a line. A last line without its end may be half of one: it counts only when it is whole."""
+def read_lines(kind: type[_T], url: str, trial_id: str) -> tuple[_T, ...]:
+    """One record a line. A last line without its end may be half of one: it counts only when it is whole.
+
+    A record may say whose it is; UserError where that is another trial than this one.
+    """
     *lines, rest = (read_bytes(url) or b"").split(b"\n")
     remedy = "remove the file; a trial writes it anew"
-    records = [
-        _parse(kind, line, f"{url}, line {number}", remedy)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+
+    def record(line: bytes, number: int) -> _T:
+        where = f"{url}, line {number}"
+        return _parse(kind, _own(line, trial_id, where, remedy), where, remedy)
+
+    records = [record(line, number) for number, line in enumerate(lines, start=1) if line.strip()]
     if rest.strip():
         try:
             json.loads(rest)
         except (ValueError, RecursionError):
             return tuple(records)
-        records.append(_parse(kind, rest, f"{url}, line {len(lines) + 1}", remedy))
+        records.append(record(rest, len(lines) + 1))
     return tuple(records)
+
+
+def _own(line: bytes, trial_id: str, where: str, remedy: str) -> bytes:
+    """A record without the id of its trial, which is this one's; earlier versions wrote none."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return line  # whoever parses it says so
+    if not isinstance(value, dict) or OF_TRIAL not in value:
+        return line
+    found = value.pop(OF_TRIAL)
+    if found != trial_id:
+        said = f"is of trial {str(found)[:40]!r}, expected {trial_id}"
+        raise UserError(f"{without_secrets(where)}: {said}; {remedy}")
+    return json.dumps(value).encode()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icu_ray.config import ModelConfig, RecordsData, SweepConfig
+from icu_ray.data.embedding import encoder_identity
 from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.long_texts import long_texts_said
 from icu_ray.data.sources import counts_own_tokens
@@ -107,9 +108,12 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
         "heldout_measure": "whole",
         "precision": request.model.precision,
         "version": VERSION,
-        "filter": config.filter.model_dump(
-            mode="json", include={"bleu_tokenizer", "encoder", "encoder_layer", "beams", "strip_special", "prompt"}
-        ),
+        "filter": {
+            **config.filter.model_dump(
+                mode="json", include={"bleu_tokenizer", "encoder_layer", "beams", "strip_special", "prompt"}
+            ),
+            "encoder": encoder_identity(config.filter.encoder),
+        },
         "generate": config.generate.model_dump(mode="json"),
         "el": config.el.model_dump(mode="json"),
         "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),

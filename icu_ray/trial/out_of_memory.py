@@ -11,6 +11,7 @@ from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.files import read_bytes, write_atomic
 from icu_ray.storage.results import to_json
 from icu_ray.storage.trial_files import TrialPaths
+from icu_ray.storage.values import OF_TRIAL
 
 _SAID_BY_TORCH = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -25,9 +26,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def read_micro_batch(paths: TrialPaths) -> int | None:
-    """The micro batch that a trial was left with after it ran out of memory."""
+    """The micro batch that a trial was left with after it ran out of memory; a damaged file, or one of another trial,
+    says nothing, and is written anew where that happens again."""
     content = read_bytes(paths.micro_batch)
-    return None if content is None else int(json.loads(content)["micro_batch"])
+    try:
+        found = json.loads(content or b"{}")
+        return int(found["micro_batch"]) if found.get(OF_TRIAL, paths.trial_id) == paths.trial_id else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def halve_micro_batch(paths: TrialPaths, settings: TrialSettings, world_size: int, error: BaseException) -> None:
@@ -40,4 +46,5 @@ def halve_micro_batch(paths: TrialPaths, settings: TrialSettings, world_size: in
         return  # another rank has said so
     if known is not None or micro < 2:
         raise MemoryExhausted(f"out of memory with micro_batch={micro}: {error}") from error
-    write_atomic(paths.micro_batch, to_json({"micro_batch": micro // 2, "was": micro, "error": str(error)[:500]}))
+    halved = {OF_TRIAL: paths.trial_id, "micro_batch": micro // 2, "was": micro, "error": str(error)[:500]}
+    write_atomic(paths.micro_batch, to_json(halved))

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from icu_ray.errors import UserError
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import Provenance, TrialResult, TrialSpec
 from icu_ray.storage.trial_files import TrialPaths, read_events, write_result
@@ -54,7 +55,10 @@ def spec_of(trial: Trial, provenance: Provenance | None = None) -> TrialSpec:
 
 def write_failure(trial: Trial, paths: TrialPaths, reason: str, provenance: Provenance, status: str = "failed") -> None:
     """result.json of a trial that was not brought to its end, with whatever it had measured."""
-    history = read_events(paths)
+    try:
+        history = read_events(paths)
+    except UserError:  # damaged, or another trial's: nothing that this one has measured
+        history = ()
     seconds = sum(sum(record.seconds.values()) for record in history)
     last = history[-1] if history else None
     result = result_of(

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.support.faults_case import ROOT
 
@@ -33,11 +34,14 @@ with connected(cpus=1) as cluster:
 """
 
 
-def test_a_ray_of_our_own_is_closed_to_others() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def test_a_ray_of_our_own_is_closed_to_others_and_needs_no_short_tmpdir(tmp_path: Path) -> None:
+    long = tmp_path / ("t" * max(1, 99 - len(str(tmp_path))))
+    long.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(long)}
     environment.pop("RAY_ADDRESS", None)
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert len(str(long)) >= 100
     said = json.loads(done.stdout.splitlines()[-1])
     assert len(said["addresses"]) > 3 and {each.removeprefix("::ffff:") for each in said["addresses"]} == {"127.0.0.1"}
     assert any(said["closed"])  # a folder on the way that only its owner may enter

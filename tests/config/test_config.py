@@ -136,6 +136,13 @@ def test_reference_preset_is_what_the_code_does() -> None:
     assert config.filter.bleu_tokenizer == "words"
     assert (config.generate.mask, config.el.batch_cut, config.train.empty_batch) == (False, 8, "momentum")
     assert (config.tokens.retokenize, config.tokens.alignment) == ("always", "reference")
+    assert (config.tokens.positions, config.loss.kl_positions) == ("padded", "padded")
+
+
+def test_paper_preset_is_what_the_paper_says() -> None:
+    config = resolve_config({**SMALL, "fidelity": "paper"}, "x")
+    assert (config.filter.rule, config.filter.bleu_tokenizer) == ("and", "words")
+    assert (config.tokens.positions, config.loss.kl_positions) == ("real", "span")
 
 
 def test_base_and_overrides(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
+from icu_ray.data.encoder import bundled_encoder
 from icu_ray.storage.results import TrialEvaluation
 from icu_ray.storage.trial_files import TrialPaths, read_beat, read_evaluation, read_events, read_result, trial_ids
 from icu_ray.sweep.__main__ import main
+from tests.support.evaluation_case import save_model as save_evaluation_model
+from tests.support.evaluation_case import sentence
 from tests.support.tiny_models import save_byte_tokenizer
 from tests.support.trained import lent
 
@@ -251,6 +256,39 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path, trained: Path) ->
     ]
     assert [done.returncode for done in asked] == [2, 0]
     no_secret(whole, output, *(done.stdout + done.stderr for done in asked))
+
+
+def test_a_sweep_that_fails_outlives_its_terminal_and_leaves_no_secret(tmp_path: Path) -> None:
+    """`icu-ray sweep ... | head -1` of a sweep whose preparation fails, on an encoder that is broken."""
+    save_evaluation_model(tmp_path / "model")
+    shutil.copytree(bundled_encoder(), tmp_path / "encoder")
+    weights = load_file(tmp_path / "encoder" / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][100] = float("nan")
+    save_file(weights, tmp_path / "encoder" / "model.safetensors", metadata={"format": "pt"})
+    for name, numbers in (("forget", range(2)), ("pool", range(2, 10))):
+        lines = [f'{{"text": "{sentence(number)}"}}\n' for number in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    records = "data: {source: records, forget: forget.jsonl, pool: pool.jsonl}\n"
+    (tmp_path / "c.yaml").write_text(
+        "name: t\nmodels: [{name: m, source: ./model, gpus_per_worker: 0}]\nsamples: [0]\ncolumns: {length: 12, "
+        f"prefix_start: 3, suffix_start: 6}}\n{records}methods: [{{name: icu, cells: [[0.5, 1.0]]}}]\n"
+        "el: {ngram: 2}\n"
+        "pairs: {encoder: ./encoder}\nfilter: {encoder: bundled, encoder_layer: 6}\n"
+    )
+    process = start(tmp_path)
+    assert process.stdout is not None
+    said = ""
+    while "1 trial to run" not in said:
+        said += (line := process.stdout.readline())
+        assert line, said
+    process.stdout.close()
+    assert process.wait(timeout=600) == 1
+    [result] = results(tmp_path).values()
+    assert result.status == "failed" and result.reason.startswith("preparation: pairs.encoder: ")
+    assert "its weights are not finite" in result.reason
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"sweep.json", "result.json", "driver.log", "report.html"} <= {path.name for path in files}
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]
 
 
 BENCHMARK = ["data={source: extraction, folder: good, tokenizer: tok}"]

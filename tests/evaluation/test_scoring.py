@@ -136,8 +136,32 @@ def test_a_model_of_nan_chooses_nothing(tmp_path: Path) -> None:
     with torch.no_grad():
         broken.model.get_output_embeddings().weight.fill_(math.nan)  # type: ignore[operator]
     requests = tuple(Request(0, "the old", f" {word}") for word in ("house", "stone"))
+    asked = (
+        Slice(Measure("loglikelihood"), requests),
+        Slice(Measure("rolling"), (Request(0, target="the old house"),)),
+        Slice(Measure("window", max_length=8), (Request(0, tokens=(1, 2, 3)),)),
+        Slice(Measure("generation", max_length=64, max_new_tokens=4), (Request(0, "the old"), Request(1, "the house"))),
+        Slice(Measure("harness_generation"), (Request(0, "the old", json.dumps({"until": ["."], "max_gen_toks": 4})),)),
+    )
+    for part in asked:
+        with pytest.raises(UserError, match="the model's scores are not finite"):
+            answer_slice(broken, part)
+
+
+def test_a_model_that_is_nan_on_one_prompt_says_nothing_after_it(tmp_path: Path) -> None:
+    """One word's embedding is broken, and not the one that ends the first prompt."""
+    broken = load_model(str(save_model(tmp_path / "model")))
+    encoded = [broken.tokenizer(text)["input_ids"] for text in ("the old house", "the stone")]
+    word = next(token for token in encoded[0] if token not in encoded[1] and token != encoded[0][-1])
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight = torch.nn.Parameter(  # type: ignore[operator, union-attr]
+            broken.model.get_output_embeddings().weight.clone()  # type: ignore[operator]
+        )
+        broken.model.get_input_embeddings().weight[word] = math.nan  # type: ignore[operator]
+    measure = Measure("generation", max_length=64, max_new_tokens=4)
+    assert answer_slice(broken, Slice(measure, (Request(0, "the stone"),)))[0].loglikelihood == 0
     with pytest.raises(UserError, match="the model's scores are not finite"):
-        answer_slice(broken, Slice(Measure("loglikelihood"), requests))
+        answer_slice(broken, Slice(measure, (Request(0, "the stone"), Request(1, "the old house"))))
 
 
 def test_too_long_and_empty_continuations_are_refused(loaded: LoadedModel) -> None:

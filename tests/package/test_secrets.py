@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
 from icu_ray.console.exit_codes import exit_code
-from icu_ray.errors import UserError, is_secret_name, without_secrets
+from icu_ray.errors import MOST_CHARACTERS, UserError, explained, is_secret_name, without_secrets
 from tests.support.fuzz_case import fuzz, places
 
 SCHEMES = st.sampled_from(["http", "https", "postgresql", "mysql+pymysql", "s3", "memory", "simplecache::s3", "HTTP"])
@@ -83,6 +83,15 @@ def test_keys_in_queries_and_fragments_are_not_shown(
 )
 def test_tokens_of_known_form_are_not_shown(token: str) -> None:
     assert without_secrets(f"refused: '{token}' is none") == "refused: '...' is none"
+
+
+def test_half_an_address_shows_no_half_of_a_secret() -> None:
+    """A library's text is cut, and a password before its @ would be none any more."""
+    address = "http://me:canary@host/x?token=canary"
+    for room in range(len(address) + 2):
+        with pytest.raises(UserError) as refused, explained("model m"):
+            raise ValueError("x" * (MOST_CHARACTERS - room - 1) + " " + address)
+        assert "cana" not in str(refused.value)
 
 
 def test_names() -> None:

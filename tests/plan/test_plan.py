@@ -6,6 +6,7 @@ Needs: nothing.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -18,13 +19,15 @@ from icu_ray.cli.main import main as cli
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config, merge, resolve_config
 from icu_ray.config.shipped import find_config
+from icu_ray.data.encoder import bundled_encoder
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_config, plan_sweep
 from icu_ray.plan.trial import Trial
-from icu_ray.storage.results import EpochRecord, Scores, TrialResult
-from icu_ray.storage.trial_files import TrialPaths, write_events, write_result
+from icu_ray.storage.results import EpochRecord, Provenance, Scores, TrialResult
+from icu_ray.storage.trial_files import TrialPaths, read_result, write_events, write_result
 from icu_ray.sweep.__main__ import main as sweep_main
+from icu_ray.trial.task import write_failure
 
 SMALL: dict[str, Any] = {
     "name": "t",
@@ -107,6 +110,21 @@ def test_ids_depend_on_what_decides_the_result(change: dict[str, Any]) -> None:
     assert not ids(plan(change)) & ids(plan())
 
 
+@pytest.mark.parametrize("section", ["filter", "pairs"])
+def test_the_folder_of_an_encoder_counts_by_its_content(section: str, tmp_path: Path) -> None:
+    def planned(name: str) -> set[str]:
+        more = {"encoder_layer": 6} if section == "filter" else {}
+        return ids(plan({section: {"encoder": str(tmp_path / name), **more}}))
+
+    for name in ("a", "b", "c"):
+        folder = shutil.copytree(bundled_encoder(), tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
+        (folder / "model.safetensors").symlink_to(bundled_encoder() / "model.safetensors")
+    with (tmp_path / "c" / "tokenizer_config.json").open("a") as file:
+        file.write("\n")
+    assert planned("a") == planned("b")
+    assert not planned("a") & planned("c")
+
+
 def test_equal_cells_and_equal_names_are_refused() -> None:
     with pytest.raises(UserError, match="one and the same cell"):
         plan({"methods": [{"name": "icu", "cells": [[0.5, 1.0], [0.5, 1]]}]})
@@ -126,6 +144,17 @@ def test_statuses_are_read_from_storage(tmp_path: Path) -> None:
     waiting = {trial.trial_id for trial in plan(storage=str(tmp_path)).waiting}
     assert second.trial_id not in waiting
     assert {first.trial_id, third.trial_id} <= waiting
+
+
+def test_events_of_another_trial_are_refused_and_none_of_a_failure(tmp_path: Path) -> None:
+    first, second, *_ = plan(storage=str(tmp_path)).trials
+    write_events(where(tmp_path, first), [EpochRecord(0, 8, SCORES), EpochRecord(1, 7, SCORES)])
+    shutil.copytree(where(tmp_path, first).root, where(tmp_path, second).root)
+    with pytest.raises(UserError, match=f"events.jsonl, line 1: is of trial '{first.trial_id}'"):
+        plan(storage=str(tmp_path))
+    write_failure(second, where(tmp_path, second), "why", Provenance("1", "c0ffee", False))
+    failed = read_result(where(tmp_path, second))
+    assert failed is not None and (failed.epochs, failed.before) == (0, None)
 
 
 def test_a_remote_storage_is_asked_once_and_then_only_for_what_it_holds() -> None:

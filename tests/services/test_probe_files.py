@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from icu_ray.data.tokens import LongTexts
 from icu_ray.errors import UserError
@@ -40,6 +42,42 @@ def test_where_padding_is_the_end_of_text_one_ends_a_text_and_more_are_refused()
     assert rows.mask[0].tolist() == [False, False, True, True, True, True]
     with pytest.raises(UserError, match=r"rows\.npy: row 1 ends with 2 tokens 0, this model's padding and end of text"):
         token_rows(np.array([[EOS, 5, 6, 7], [5, 6, EOS, EOS]]), 10, EOS, EOS, FILE, 3)
+
+
+def test_padding_is_no_text_where_another_tokenizer_wrote_the_tokens(tmp_path: Path) -> None:
+    """On either side, whatever its token is called and wherever the tokenizer's folder says so."""
+    model, other = tmp_path / "model", tmp_path / "other"
+    tiny_model("gpt_neo").save_pretrained(model)
+    tokenizer().save_pretrained(model)
+    words = Tokenizer(models.WordLevel({f"w{number}": number for number in range(60)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    texts = [list(range(20, 32)), list(range(30, 39)), [9, 11, 3, 11, 5, 8]]
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": " ".join(f"w{token}" for token in text)}) + "\n" for text in texts)
+    )
+
+    def probed(file: Path, name: str | None = None) -> ProbeResult:
+        return probe_files(str(model), file, tokenizer=name, el_start=3, ngram=2, length=12, device="cpu")
+
+    wanted = probed(tmp_path / "texts.jsonl")
+    # A token of its own; the end of text; one that stands within texts too.
+    for pad, special in ((50, {"pad_token": "w50"}), (51, {"eos_token": "w51"}), (11, {"pad_token": "w11"})):
+        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", **special).save_pretrained(other)
+        sides = ["left"] if "eos_token" in special else ["left", "right", "both"]
+        for side in sides:
+            rows = []
+            for text in texts:
+                room = 12 - len(text)
+                before = {"left": room, "right": 0, "both": room // 2}[side]
+                rows.append([pad] * before + text + [pad] * (room - before))
+            np.save(tmp_path / "rows.npy", np.array(rows))
+            found = probed(tmp_path / "rows.npy", str(other))
+            np.testing.assert_allclose(found.forget_loss, wanted.forget_loss, rtol=1e-5)
+            np.testing.assert_array_equal(found.ma, wanted.ma)
+    np.save(tmp_path / "rows.npy", np.array([[5, 6, 7, 51, 51]]))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w51").save_pretrained(other)
+    with pytest.raises(UserError, match=r"rows\.npy: row 0 ends with 2 tokens 51"):
+        probed(tmp_path / "rows.npy", str(other))
 
 
 def test_a_text_in_windows_counts_as_its_worst_window_does(tmp_path: Path) -> None:

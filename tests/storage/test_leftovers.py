@@ -5,6 +5,7 @@ Needs: nothing.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -59,6 +60,27 @@ def test_what_was_not_written_to_its_end_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in trial.iterdir()] == ["result.json"]
     assert {path.name for path in (tmp_path / "s").iterdir()} == {"trials", "beat.json"}
     remove_leftovers(str(tmp_path), "never started")
+
+
+def test_what_no_driver_will_end_is_removed_from_the_sweep(tmp_path: Path) -> None:
+    """A lease half renewed or half taken, a clock that was read, a table and a page half written."""
+    folder = tmp_path / "s"
+    names = [".driver-3.json.x.tmp", ".driver-y/driver-4.json", ".clock-z.tmp", ".trials.csv.x.tmp"]
+    names += ["report/.report.html.x.tmp", "logs/.icu-ray-writable-x/n", "trials/.icu-ray-writable-x/n"]
+    kept = ["sweep.json", "driver-4.json", "trials.csv", "report/report.html", "logs/driver.log"]
+    for name in (*names, *kept):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+    def there() -> set[str]:
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+    remove_leftovers(str(tmp_path), "s")
+    assert there() == {*names, *kept}  # a driver that waits, or 'icu-ray report', may be at them
+    for path in folder.rglob(".*"):
+        os.utime(path, (0, time.time() - 1000))
+    remove_leftovers(str(tmp_path), "s")
+    assert there() == set(kept) and not list(folder.rglob(".*"))
 
 
 def test_a_driver_that_was_killed_here_does_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icu_ray.errors import UserError
-from icu_ray.storage.files import write_atomic
+from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.results import (
     SILENT_SECONDS,
     Beat,
@@ -265,6 +265,31 @@ def test_what_is_of_another_trial_is_refused(tmp_path: Path) -> None:
     write_result(where, result(model_hash="other weights"))
     with pytest.raises(UserError, match=r"abc/evaluation\.json: is of another model than .*abc/result\.json; remove"):
         read_evaluation(where)
+
+
+def test_lines_of_another_trial_are_refused_and_those_of_earlier_versions_read(tmp_path: Path) -> None:
+    where, other = paths(tmp_path), TrialPaths.of(str(tmp_path), "sweep", "def")
+    history = (EpochRecord(0, 4, Scores(0.9, 0.5, 1.0, 0.8, 0.2, 3.0)),)
+    samples = (SampleRecord("r1", "to", "be", "be", "or", 0.9, 0.5, 0.2, 0.0, True),)
+    write_events(other, history)
+    write_samples(other, samples)
+    add_generations(other, Generations(0, {"r1": "be"}))
+    written = ((read_events, "events"), (read_samples, "samples"), (read_generations, "generations"))
+    for _, name in written:
+        assert json.loads(Path(join(other.root, f"{name}.jsonl")).read_text())["trial_id"] == "def"
+    shutil.copytree(other.root, where.root)
+    for read, name in written:
+        with pytest.raises(UserError, match=rf"abc/{name}\.jsonl, line 1: is of trial 'def', expected abc; remove the"):
+            read(where)
+    with pytest.raises(UserError, match="is of trial 'def'"):
+        add_generations(where, Generations(1, {"r1": "or"}))
+    add_generations(where, Generations(0, {"r1": "or"}))  # the start is written anew, whatever is there
+    assert read_generations(where) == (Generations(0, {"r1": "or"}),)
+    for _, name in written:
+        file = Path(join(other.root, f"{name}.jsonl"))
+        file.write_text(json.dumps({key: v for key, v in json.loads(file.read_text()).items() if key != "trial_id"}))
+    assert (read_events(other), read_samples(other)) == (history, samples)
+    assert read_generations(other) == (Generations(0, {"r1": "be"}),)
 
 
 def test_a_copy_under_another_name_is_another_sweep(tmp_path: Path) -> None:

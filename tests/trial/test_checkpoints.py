@@ -16,9 +16,10 @@ from icu_ray.models.loading import LoadedModel
 from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.training.checkpoints import STATE_FILE
 from icu_ray.trial.checkpoints import TRIAL_FILE, newest_checkpoint
+from icu_ray.trial.out_of_memory import halve_micro_batch, read_micro_batch
 from icu_ray.trial.worker import _save_model
 from tests.support.tiny_models import tiny_model
-from tests.support.training_case import tokenizer
+from tests.support.training_case import tokenizer, trial_settings
 
 
 def write_checkpoint(paths: TrialPaths, name: str, trial: str | None) -> Path:
@@ -53,3 +54,15 @@ def test_a_saved_model_is_whole_and_a_killed_save_leaves_nothing(tmp_path: Path,
     assert _save_model(loaded, paths) == folder_fingerprint(folder / "model")
     left = {path.name for path in folder.iterdir()}
     assert left == ({"model"} if "://" not in place else {"model", ".model-left"})
+
+
+def test_the_smaller_micro_batch_of_another_trial_or_of_a_damaged_file_is_not_taken(tmp_path: Path) -> None:
+    paths = TrialPaths.of(str(tmp_path), "s", "abc")
+    assert read_micro_batch(paths) is None
+    halve_micro_batch(paths, trial_settings(batch_size=8, micro_batch=None), 1, MemoryError())
+    assert read_micro_batch(paths) == 4
+    earlier = '{"micro_batch": 2, "was": 4, "error": ""}'  # of a version that did not write whose it is
+    others = ('{"trial_id": "def", "micro_batch": 2}', "", "{", "[]", '{"micro_batch": "two"}', '{"micro_batch": null}')
+    for text, wanted in ((earlier, 2), *((text, None) for text in others)):
+        Path(paths.micro_batch).write_text(text)
+        assert read_micro_batch(paths) == wanted

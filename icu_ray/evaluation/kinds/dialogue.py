@@ -10,6 +10,7 @@ of Internet): `keep="start"`. The default keeps its end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -69,7 +70,10 @@ def answer_generations(
     measure: Measure,
     positions: int,
 ) -> list[Answer]:
-    """Greedy continuations, one a request, without special tokens; `positions`: what the model can read at one time."""
+    """Greedy continuations, one a request, without special tokens; `positions`: what the model can read at one time.
+
+    Where the model's scores are NaN, so are log-likelihoods, which are 0 else.
+    """
     import numpy as np
 
     from icu_ray.data.tokens import specials_of
@@ -82,7 +86,7 @@ def answer_generations(
     prompts: list[list[int]] = [ids[-longest:] if measure.keep == "end" else ids[:longest] for ids in encoded]
     order = sorted(range(len(prompts)), key=lambda at: (-len(prompts[at]), at))
     answers: list[Answer | None] = [None] * len(prompts)
-    begin = 0
+    begin, broken = 0, [0.0]
     while begin < len(order):
         width = len(prompts[order[begin]])
         batch = order[begin : begin + max(1, BATCH_TOKENS // (width + measure.max_new_tokens))]
@@ -100,8 +104,9 @@ def answer_generations(
             eos_id=specials.eos_id,
             beams=1,
             batch_size=len(batch),
+            on_nan=lambda: broken.append(math.nan),
         )
         for at, text in zip(batch, decode_candidates(tokenizer, said, strip_special=True), strict=True):
-            answers[at] = Answer(0.0, measure.max_new_tokens, text=text)
+            answers[at] = Answer(sum(broken), measure.max_new_tokens, text=text)
         begin += len(batch)
     return [each for each in answers if each is not None]

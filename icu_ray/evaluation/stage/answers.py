@@ -21,26 +21,34 @@ if TYPE_CHECKING:
 
 
 def answer_slice(loaded: LoadedModel, part: Slice) -> list[Answer]:
-    """One answer a request. UserError for what this model cannot be asked, or cannot answer: NaN chooses nothing."""
+    """One answer a request. UserError for what this model cannot be asked, or cannot answer: of NaN follows nothing."""
+    answers = _answered(loaded, part)
+    if any(math.isnan(answer.loglikelihood) for answer in answers):
+        # argmax of NaN is the first candidate, and would be counted as an answer; so would be a text made from it.
+        raise UserError("the model's scores are not finite, so that it answers nothing")
+    return answers
+
+
+def _answered(loaded: LoadedModel, part: Slice) -> list[Answer]:
     model, tokenizer, measure = loaded.model, loaded.tokenizer, part.measure
     positions = positions_of(model, tokenizer)
     if measure.kind == "loglikelihood":
-        answers = answer_loglikelihoods(model, tokenizer, part.requests, measure)
-        if any(math.isnan(answer.loglikelihood) for answer in answers):
-            # argmax of NaN is the first candidate, and would be counted as an answer.
-            raise UserError("the model's scores are not finite, so that it chooses no candidate")
-        return answers
+        return answer_loglikelihoods(model, tokenizer, part.requests, measure)
     if measure.kind == "rolling":
         return answer_rolling(model, tokenizer, part.requests, positions)
     if measure.kind == "window":
         return answer_windows(model, part.requests, measure, positions)
     if measure.kind == "generation":
         return answer_generations(model, tokenizer, part.requests, measure, positions)
-    return _as_the_harness(loaded, part.requests)
+    return _as_the_harness(loaded, part.requests, positions)
 
 
-def _as_the_harness(loaded: LoadedModel, requests: Sequence[Request]) -> list[Answer]:
-    """Generation tasks of the harness bring their own settings and stop texts: its own HFLM answers them."""
+def _as_the_harness(loaded: LoadedModel, requests: Sequence[Request], positions: int) -> list[Answer]:
+    """Generation tasks of the harness bring their own settings and stop texts: its own HFLM answers them.
+
+    It shows no scores; whether they are NaN is asked of the first request alone.
+    """
+    import torch
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -48,4 +56,9 @@ def _as_the_harness(loaded: LoadedModel, requests: Sequence[Request]) -> list[An
     instances = [
         Instance("generate_until", {}, (request.context, json.loads(request.target)), 0) for request in requests
     ]
-    return [Answer(0.0, 0, text=text) for text in lm.generate_until(instances, disable_tqdm=True)]
+    first: Any = loaded.tokenizer(requests[0].context or " ", verbose=False)["input_ids"]
+    ids = torch.tensor([first[-positions:]], device=loaded.model.device)
+    with torch.inference_mode():
+        nan = bool(loaded.model(input_ids=ids).logits[0, -1].isnan().any())
+    said = lm.generate_until(instances, disable_tqdm=True)
+    return [Answer(math.nan if nan else 0.0, 0, text=text) for text in said]
