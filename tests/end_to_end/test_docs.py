@@ -298,7 +298,8 @@ def results(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def check_tutorial(place: Place) -> None:
-    """Two trials by two methods, the plug-in among them, evaluated on the page's task; the frames hold the same."""
+    """Two trials by two methods, the plug-in among them, evaluated on the page's task; the frames hold the same, and
+    what the trials took is kept for later estimates."""
     run: Any = place.python["run"]
     trials = run.trials.set_index("name")
     assert list(trials.index) == ["icu-letters-s0-a0.5-b4.0", "npo_rt-letters-s0-a0.5"]
@@ -315,7 +316,10 @@ def check_tutorial(place: Place) -> None:
         assert evaluation["after"]["cls/recall_acc"] < evaluation["before"]["cls/recall_acc"]
         epochs = run.epochs[run.epochs["trial"] == result["name"]]
         assert list(epochs["epoch"]) == list(range(result["epochs"] + 1))
+        assert {"start", "load", "train", "validate", "checkpoint", "save"} < set(result["seconds"])
         assert epochs["ma"].iloc[-1] == result["after"]["ma"]
+    kept = (place.folder / "cache" / "past_trials.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["epochs"] for line in kept) == sorted(result["epochs"] for result in found.values())
     place.python["finished"] = {path: path.stat().st_mtime_ns for path in found}
 
 
