@@ -27,7 +27,8 @@ LARGE_STEP, LARGE_STEP_EPOCHS, ALONE_EPOCHS = 1e-4, 8, 2
 TRIAL_OVERHEAD_MINUTES, GPU_OVERHEAD_MINUTES = 0.13, 0.5
 """Start of the workers, loading and saving; without a GPU, and with."""
 SAVED_BYTES, SAVED_A_SECOND = 16, 0.35e9
-"""A checkpoint's bytes for each parameter, and how fast one is written (benchmarks/README.md, the run on a GPU)."""
+"""A checkpoint's bytes for each parameter, and how fast one is written if that is what took the seconds that stand in
+no counter of the one run on a GPU (benchmarks/README.md)."""
 STANDIN_PARAMETERS: Mapping[str, float] = {"small": 0.5e6, "medium": 1.2e6, "large": 3.5e6}
 _PROBE = 2 * 5
 _BUNDLED_LAYER, _BASE_LAYER, _LARGE_LAYER = 1.8e6, 7.1e6, 12.6e6
