@@ -37,7 +37,7 @@ from table import machine
 
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
-from icu_ray.plan.estimates import EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES
+from icu_ray.plan.estimates import EXPECTED_EPOCHS, GPU_OVERHEAD_MINUTES
 from icu_ray.plan.grid import make_plan
 from icu_ray.plan.schedule import Node, Placed, WorkerGroup, by_work, next_start, place
 from icu_ray.plan.trial import worker_group_of
@@ -67,7 +67,7 @@ def true_minutes(groups: Sequence[WorkerGroup], seed: int) -> dict[str, float]:
     """A drawn duration for each trial."""
     draw = random.Random(seed)
     epochs = {group.trial: round(draw.triangular(4, 25, 7)) for group in groups}
-    start = TRIAL_OVERHEAD_MINUTES
+    start = GPU_OVERHEAD_MINUTES
     return {group.trial: start + (group.minutes - start) * epochs[group.trial] / EXPECTED_EPOCHS for group in groups}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 import random
 import secrets
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # whose agents are late ends itself, and whoever started it asks for it in vain until its own time is over.
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
+# What tests find out about this machine, and what their tiny trials took, must not tell their user's later estimates.
+if "ICU_RAY_CACHE" not in os.environ:
+    os.environ["ICU_RAY_CACHE"] = tempfile.mkdtemp(prefix="icu_ray-cache-")
+    atexit.register(shutil.rmtree, os.environ["ICU_RAY_CACHE"], ignore_errors=True)
 # Ray reads these once in a process: every Ray that a test starts, ours or a plain one, has the same.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

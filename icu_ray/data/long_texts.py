@@ -15,6 +15,16 @@ MOST = 4096
 """Tokens of the longest row (config/data.py)."""
 
 
+def window_starts(tokens: int, room: int) -> tuple[int, ...]:
+    """Where the windows of a text begin, each of at most `room` tokens; of a text that fits, at its beginning alone.
+
+    Half a row lies between them, so every token but a text's first ones stands after half a row in one of them. The
+    last ends with the text: none of a long text is padded.
+    """
+    last = max(tokens - room, 0)
+    return (*range(0, last, max(room // 2, 1)), last)
+
+
 def long_texts_said(ids: Sequence[str], lengths: Sequence[int], length: int) -> str:
     """How many of the texts are longer than a row of `length` tokens, and which, the longest first; '' where none is.
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
-from icu_ray.data.long_texts import refuse_long_texts
+from icu_ray.data.long_texts import refuse_long_texts, window_starts
 from icu_ray.data.vocabulary import clean_up, decode_rows, load_vocabulary
 from icu_ray.errors import UserError
 
@@ -118,15 +118,10 @@ def tokenise(
 
 
 def _in_windows(plain: Sequence[Sequence[int]], room: int) -> tuple[tuple[int, ...], list[list[int]]]:
-    """The number of each window's text, and the windows: at most `room` tokens of a text.
-
-    Half a row lies between their starts, so every token but a text's first ones stands after half a row in one of them.
-    The last ends with the text: none of a long text is padded.
-    """
+    """The number of each window's text, and the windows: at most `room` tokens of a text."""
     found = []
     for text, tokens in enumerate(plain):
-        last = max(len(tokens) - room, 0)
-        for start in (*range(0, last, max(room // 2, 1)), last):
+        for start in window_starts(len(tokens), room):
             found.append((text, list(tokens[start : start + room])))
     return tuple(text for text, _ in found), [window for _, window in found]
 

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+from icu_ray.plan.machine_speed import gpu_name
 from icu_ray.plan.trial import Trial
 
 UNMEASURED_ERROR = 3.0
@@ -54,6 +55,15 @@ def error_said(trials: Sequence[Trial]) -> str:
         return f"± {100 * spread:.0f} % a trial, by the {count} that have ended"
     if paces:
         return "corrected by the few trials that have ended; a model of which none has may be off by a factor of 3"
-    measured = all(not trial.model.gpus for trial in trials)
-    speed = " at the speed measured on this machine" if measured else ""
+    unmeasured = [trial for trial in trials if trial.took is None and trial.work is not None]
+    if unmeasured and all(trial.told_by for trial in unmeasured):
+        fewest = min(trial.told_by for trial in unmeasured)
+        by = f"from {fewest} trial{'' if fewest == 1 else 's'} of about this size that ended on this machine"
+        errors = [trial.error for trial in unmeasured]
+        worst = max((error for error in errors if error is not None), default=None)
+        if None in errors or worst is None:
+            return f"{by}, too few to say how far it may be off"
+        return f"{by}; four of five such estimates are within a factor of {worst:.1f}"
+    here = all(not trial.model.gpus for trial in trials) or gpu_name() is not None
+    speed = " at the speed measured on this machine, where no such trial has ended yet" if here else ""
     return f"counted operations{speed}; a trial may be off by a factor of {UNMEASURED_ERROR:g}, see minutes_per_epoch"

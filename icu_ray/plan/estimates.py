@@ -1,45 +1,102 @@
-"""How long a trial takes, told from its config alone: by measured minutes of an epoch, or by counted operations.
+"""How long a trial takes: what it does is counted from its config, and how fast that goes is known from elsewhere.
 
-    minutes = estimate_minutes(model, config, targets=128)
+    estimate = estimate_of(model, config, rows=128)      # estimate.minutes, estimate.trials, estimate.error
 
-estimate_correction.py corrects it by trials that have ended; budget.py says what it costs.
+How fast: by measured minutes of an epoch (minutes_per_epoch), else by trials of about this size that ended on this
+machine (past_trials.py), else by the speed of its processor or GPU (machine_speed.py). estimate_correction.py corrects
+estimates by trials of the same sweep; budget.py says what they cost.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.config import FilterConfig, ModelConfig, SweepConfig
+from icu_ray.data.encoder import BUNDLED
 from icu_ray.models.hub import looks_local
-from icu_ray.plan.machine_speed import core_flops
+from icu_ray.plan.machine_speed import core_flops, gpu_flops
+from icu_ray.plan.past_trials import Work, past_of
 
-EXPECTED_EPOCHS, STANDIN_EPOCHS = 12, 8
-"""Of a real model by the paper's settings, and of a stand-in by the shipped configs'."""
-TRIAL_OVERHEAD_MINUTES, STANDIN_OVERHEAD_MINUTES = 0.5, 0.1
-"""Start of the workers, loading and saving."""
-GPU_FLOPS = 60e12
-"""Sustained floating point operations a second of one GPU (bf16/fp32 mix); of a CPU core see machine_speed.py."""
+EXPECTED_EPOCHS = 12
+"""Of a real model by the paper's settings."""
+LARGE_STEP, LARGE_STEP_EPOCHS, ALONE_EPOCHS = 1e-4, 8, 2
+"""From this learning rate on (the shipped configs' 5e-4 for stand-ins) fewer are needed: with pairs, and without."""
+TRIAL_OVERHEAD_MINUTES, GPU_OVERHEAD_MINUTES = 0.13, 0.5
+"""Start of the workers, loading and saving; without a GPU, and with."""
+SAVED_BYTES, SAVED_A_SECOND = 16, 0.35e9
+"""A checkpoint's bytes for each parameter, and how fast one is written if that is what took the seconds that stand in
+no counter of the one run on a GPU (benchmarks/README.md)."""
 STANDIN_PARAMETERS: Mapping[str, float] = {"small": 0.5e6, "medium": 1.2e6, "large": 3.5e6}
+_PROBE = 2 * 5
+_BUNDLED_LAYER, _BASE_LAYER, _LARGE_LAYER = 1.8e6, 7.1e6, 12.6e6
+"""Parameters of one layer of the bundled encoder, of a BERT base and of a BERT large."""
 
 
-def estimate_minutes(model: ModelConfig, config: SweepConfig, targets: int | None) -> float:
-    """Minutes of a trial: expected epochs times measured minutes_per_epoch, or times counted operations.
+@dataclass(frozen=True)
+class Estimate:
+    """Of one trial that does this work. trials: how many that ended on this machine tell it.
 
-    An epoch trains targets and pairs (6 operations a parameter and token) and probes the targets (2 a token, about
-    five times their tokens by the exact fast algorithm at MA 0.6).
+    error: the factor that it may be off by, as far as those trials say; None: they are none, or too few.
     """
-    expected, overhead = EXPECTED_EPOCHS, TRIAL_OVERHEAD_MINUTES
-    if model.standin is not None:
-        expected, overhead = STANDIN_EPOCHS, STANDIN_OVERHEAD_MINUTES
-    epochs = min(expected, model.max_epochs or config.stop.max_epochs)
+
+    minutes: float
+    work: Work
+    trials: int = 0
+    error: float | None = None
+
+
+def estimate_of(
+    model: ModelConfig, config: SweepConfig, rows: int | None, *, heldout: int = 0, paired: bool = True
+) -> Estimate:
+    """Of a trial that trains. rows: of its targets, one a window of a long text. paired: whether targets have pairs."""
+    work = work_of(model, config, rows, heldout=heldout, paired=paired)
+    most = model.max_epochs or config.stop.max_epochs
     if model.minutes_per_epoch is not None:
-        return epochs * model.minutes_per_epoch + overhead
-    tokens = (targets or 128) * config.columns.length
-    operations = parameters_of(model) * tokens * (6 * 2 + 2 * 5)
-    rate = GPU_FLOPS * model.gpus if model.gpus else core_flops() * model.cpus_per_worker
-    return epochs * operations / (rate * model.workers) / 60 + overhead
+        return Estimate(work.epochs * model.minutes_per_epoch + work.start / 60, work)
+    past = past_of(work)
+    if past is not None:
+        return Estimate(past.seconds(work, most) / 60, work, len(past.ended), past.error)
+    rate = gpu_flops() if model.gpus else core_flops()
+    computed = (work.counted("train", work.epochs) + work.counted("measure", work.epochs)) / rate
+    return Estimate((work.start + computed + work.counted("save", work.epochs) / SAVED_A_SECOND) / 60, work)
+
+
+def work_of(model: ModelConfig, config: SweepConfig, rows: int | None, *, heldout: int, paired: bool) -> Work:
+    """What a trial does, by device: a core or a GPU of each worker does its share.
+
+    An epoch trains targets and pairs (6 operations a parameter and token) and probes the targets (2 a token, about five
+    times their tokens by the exact fast algorithm at MA 0.6), as the end probes the held-out texts. BERTScore's encoder
+    reads what the model said (2 a parameter and token): on stand-ins that is as much as the rest.
+    """
+    lr = model.lr or config.optim.lr
+    expected = EXPECTED_EPOCHS if lr < LARGE_STEP else LARGE_STEP_EPOCHS if paired else ALONE_EPOCHS
+    texts, parameters = rows or 128, parameters_of(model)
+    tokens = texts * config.columns.length
+    said = texts * (config.columns.length - config.columns.suffix_start)
+    devices = model.workers * (model.gpus or model.cpus_per_worker)
+    return Work(
+        device="gpu" if model.gpus else "cpu",
+        parameters=parameters,
+        lr=lr,
+        paired=paired,
+        start=60 * (GPU_OVERHEAD_MINUTES if model.gpus else TRIAL_OVERHEAD_MINUTES),
+        epochs=min(expected, model.max_epochs or config.stop.max_epochs),
+        train=parameters * tokens * 6 * (2 if paired else 1) / devices,
+        measure=(parameters * tokens * _PROBE + _encoder(config.filter) * said * 2) / devices,
+        save=parameters * SAVED_BYTES / model.workers,
+        end=parameters * heldout * config.columns.length * _PROBE / devices,
+    )
+
+
+def _encoder(settings: FilterConfig) -> float:
+    """Parameters that a token passes in BERTScore's encoder, its table of words left out."""
+    if settings.encoder == BUNDLED:
+        return _BUNDLED_LAYER * (settings.encoder_layer or 6)
+    layer, layers = (_LARGE_LAYER, 24) if "large" in settings.encoder else (_BASE_LAYER, 12)
+    return layer * (settings.encoder_layer or layers)
 
 
 def parameters_of(model: ModelConfig) -> float:

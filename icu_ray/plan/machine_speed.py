@@ -1,9 +1,11 @@
-"""How fast a core of this machine computes: measured in half a second on first use, and kept for later plans.
+"""How fast a core and a GPU of this machine compute: measured in half a second on first use, and kept for later plans.
 
 core_flops()      # 2.1e10 operations a second, of the kind that training makes
+gpu_flops()       # the same of a GPU; of the one of reference where this machine has none
 
-Kept in the user's cache folder (XDG_CACHE_HOME, else ~/.cache) under the processor's name. It is the speed of the
-machine that plans; where a cluster's nodes are others, its estimates are corrected by the trials that have ended.
+Kept in the user's cache folder ($ICU_RAY_CACHE, else icu_ray in $XDG_CACHE_HOME or ~/.cache) by the names of processor
+and GPU. It is the speed of the machine that plans; where a cluster has others, estimates are corrected by the trials
+that have ended.
 """
 
 from __future__ import annotations
@@ -16,12 +18,17 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 from icu_ray.storage.files import write_atomic
+from icu_ray.storage.store import CACHE_VARIABLE
 
 REFERENCE_FLOPS, REFERENCE_SCORE = 20e9, 75e9
 """Of one machine (AMD EPYC, docs/results.md): operations a second of a core in whole epochs of stand-ins, training and
 probe, and the score below. Elsewhere the same part of the score is reckoned with."""
+GPU_REFERENCE_FLOPS, GPU_REFERENCE_SCORE = 30e12, 51e12
+"""Of one H100 (benchmarks/README.md): the score in fp32, and twice what whole epochs of GPT-Neo 125M reached; larger
+models use a GPU better than that one."""
 _SECONDS = 60.0
 _SCORE = """
 import time
@@ -34,26 +41,73 @@ while time.perf_counter() < end:
     best = min(best, time.perf_counter() - began)  # the best one was not disturbed by other work
 print(2 * 256**3 / best)
 """
+_GPU_SCORE = """
+import time
+import torch
+a = torch.rand(4096, 4096, device="cuda")
+best, end = 1.0, time.perf_counter() + 0.4
+while time.perf_counter() < end:
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    a @ a
+    torch.cuda.synchronize()
+    best = min(best, time.perf_counter() - began)
+print(2 * 4096**3 / best)
+"""
 
 
 @functools.cache
 def core_flops() -> float:
     """Sustained floating point operations a second of one CPU core here."""
-    file, name = _cache_file(), _processor()
+    score = _score(_processor(), _SCORE)
+    return REFERENCE_FLOPS if score is None else REFERENCE_FLOPS * score / REFERENCE_SCORE
+
+
+@functools.cache
+def gpu_flops() -> float:
+    """Sustained floating point operations a second of one GPU here, or of the one of reference."""
+    name = gpu_name()
+    return gpu_flops_of(None if name is None else _score(name, _GPU_SCORE))
+
+
+def gpu_flops_of(score: float | None) -> float:
+    """By products of matrices a GPU makes so many operations a second; None: not measured."""
+    return GPU_REFERENCE_FLOPS if score is None else GPU_REFERENCE_FLOPS * score / GPU_REFERENCE_SCORE
+
+
+def machine_name(device: Literal["cpu", "gpu"]) -> str | None:
+    """What trials on such a device ran on, if they ran here; None: it is not known, or this machine has none."""
+    return gpu_name() if device == "gpu" else f"{_processor()} x{os.cpu_count()}"
+
+
+def gpu_name() -> str | None:
+    """The first GPU of this machine as NVIDIA's driver calls it, without asking torch."""
+    with contextlib.suppress(OSError, StopIteration):
+        files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        lines = [line for file in files[:1] for line in file.read_text().splitlines()]
+        return next(line for line in lines if line.startswith("Model:")).split(":", 1)[1].strip()
+    return None
+
+
+def kept_folder() -> Path:
+    """Where what is known of this machine is kept."""
+    own = os.environ.get(CACHE_VARIABLE)
+    return Path(own or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "icu_ray"))
+
+
+def _score(name: str, script: str) -> float | None:
+    """What was kept under this name, else what the script measures, which is then kept; None: it could not."""
+    file = kept_folder() / "machine_speed.json"
     kept = _read(file)
     if name not in kept:
-        score = _measure()
+        score = _measure(script)
         if score is None:
-            return REFERENCE_FLOPS
+            return None
         kept[name] = score
         with contextlib.suppress(OSError):  # a home that cannot be written: it is measured again next time
             file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(str(file), json.dumps(kept).encode())
-    return REFERENCE_FLOPS * kept[name] / REFERENCE_SCORE
-
-
-def _cache_file() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icu_ray" / "machine_speed.json"
+    return kept[name]
 
 
 def _processor() -> str:
@@ -72,12 +126,12 @@ def _read(file: Path) -> dict[str, float]:
     return {}
 
 
-def _measure() -> float | None:
+def _measure(script: str) -> float | None:
     """Products of matrices in a process of its own, where they can be told to take one core; None: it did not work."""
     alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _SCORE],
+            [sys.executable, "-c", script],
             env=os.environ | alone,
             capture_output=True,
             text=True,

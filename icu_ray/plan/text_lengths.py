@@ -2,6 +2,7 @@
 
     lengths, positions = lengths_in("my-model", texts)
     refuse_texts_too_long(config)                        # where the config says rows.long=refuse
+    target_rows(config, model, sample=0, texts=12)       # where it says rows.long=windows, more than 12
 
 Needs the model's tokenizer, so it loads transformers; a plan that does not ask for it does without.
 """
@@ -9,12 +10,16 @@ Needs the model's tokenizer, so it loads transformers; a plan that does not ask 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
-from icu_ray.config import RecordsData, SweepConfig
-from icu_ray.data.long_texts import refuse_long_texts
+from icu_ray.config import ModelConfig, RecordsData, SweepConfig
+from icu_ray.data.long_texts import refuse_long_texts, window_starts
+from icu_ray.data.records import read_records
 from icu_ray.data.sources import load_corpus
+from icu_ray.errors import UserError
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
@@ -34,6 +39,31 @@ def refuse_texts_too_long(config: SweepConfig) -> None:
             lengths, positions = lengths_in(model.source, targets.texts, model.revision, model.trust_remote_code)
             where = f"{config.data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
             refuse_long_texts(targets.ids, lengths, config.columns.length, where, positions)
+
+
+def target_rows(config: SweepConfig, model: ModelConfig, sample: int, texts: int) -> int:
+    """Rows of a sample's targets: one a text, but each window of a text that is longer than a row (rows.long=windows).
+
+    A stand-in has no tokenizer before it is trained, and a model may not be there yet: then one a text too.
+    """
+    if config.rows.long != "windows" or not isinstance(config.data, RecordsData) or model.source is None:
+        return texts
+    file = config.data.forget.replace("{sample}", str(sample))
+    read = (file, config.data.text_column, config.data.id_column)
+    try:
+        return _rows(*read, model.source, model.revision, model.trust_remote_code, config.columns.length)
+    except UserError:
+        return texts
+
+
+@functools.lru_cache(maxsize=256)
+def _rows(
+    file: str, text: str, name: str | None, source: str, revision: str | None, remote_code: bool, length: int
+) -> int:
+    """Asked for each cell of a grid, and again while a sweep runs; so a file is counted once a process."""
+    texts = [record.text for record in read_records(Path(file), text, name, "data.forget")]
+    (*counts, around), _ = lengths_in(source, [*texts, ""], revision, remote_code)  # the tokenizer's own tokens
+    return sum(len(window_starts(count - around, length - around)) for count in counts)
 
 
 def lengths_in(

@@ -16,8 +16,10 @@ from icu_ray import methods
 from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, StopConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.data.embedding import encoder_identity
-from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_minutes
+from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_of
+from icu_ray.plan.past_trials import Work
 from icu_ray.plan.schedule import WorkerGroup
+from icu_ray.plan.text_lengths import target_rows
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.store import content_hash
 
@@ -33,7 +35,8 @@ class Trial:
     """One trial of the grid.
 
     hyperparameters: what result.json shows of it. identity: the plain values whose hash is trial_id.
-    minutes: estimated duration on its workers.
+    minutes: estimated duration on its workers. work: what it is counted to do; None: it does not train. told_by: how
+    many trials that ended on this machine tell the estimate, and error: the factor it may be off by as they say.
     """
 
     trial_id: str
@@ -50,6 +53,9 @@ class Trial:
     """Minutes that it took, once it has ended."""
     spent: float = 0.0
     """Minutes that it has had so far, however it stands."""
+    work: Work | None = None
+    told_by: int = 0
+    error: float | None = None
 
     @property
     def workers(self) -> int:
@@ -145,6 +151,12 @@ def trial_of(
         "seed": settings.seed,
     }
     label = method.label or method.name
+    estimate = None
+    if known.trains:
+        rows = None if data is None else target_rows(config, model, sample, data.samples[sample].targets)
+        paired = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_pairs
+        heldout = 0 if data is None else data.heldout
+        estimate = estimate_of(model, config, rows, heldout=heldout, paired=paired)
     return Trial(
         trial_id=content_hash(identity)[:16],
         name=f"{label}-{model.name}-s{sample}" + _weights_of(settings) + _seed_of(settings),
@@ -153,9 +165,10 @@ def trial_of(
         label=label,
         settings=settings,
         identity=identity,
-        minutes=estimate_minutes(model, config, None if data is None else data.samples[sample].targets)
-        if known.trains
-        else TRIAL_OVERHEAD_MINUTES,
+        minutes=TRIAL_OVERHEAD_MINUTES if estimate is None else estimate.minutes,
+        work=None if estimate is None else estimate.work,
+        told_by=0 if estimate is None else estimate.trials,
+        error=None if estimate is None else estimate.error,
     )
 
 

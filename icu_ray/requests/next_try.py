@@ -36,7 +36,7 @@ def next_tries(verdict: Verdict, history: Sequence[EpochRecord], settings: Trial
     more = {"stop.max_epochs": 2 * settings.max_epochs}
     if settings.stop.on_empty and history[-1].active == 0:
         if settings.filter.rule == "or":
-            why = "the filter left no text to train on: let it leave out a text only where both its scores say so"
+            why = "the filter left no text to train on: leave a text out only where BERTScore and BLEU are both low"
             return (NextTry(why, {"filter.rule": "and"}),)
         return (NextTry("the filter left no text to train on: switch it off", {"filter.bertscore": 0.0}),)
     el = f"EL{settings.el.ngram}"
@@ -50,7 +50,7 @@ def _gentler(settings: TrialSettings) -> NextTry:
     said = "smaller steps"
     if methods.method_class(settings.method).uses_beta:
         changes = {"beta": 2 * settings.beta or 1.0, **changes}
-        said = "a larger weight of staying near the original and smaller steps"
+        said = "a larger beta, which keeps the model near the original, and smaller steps"
     return NextTry(f"it cost too much: try {said}", changes)
 
 

@@ -268,7 +268,7 @@ def _cost_said(cost: Cost) -> str:
         return "not measured: there are no held-out texts"
     limit = "" if cost.limit is None else f" (limit {cost.limit:g})"
     if cost.ppl_after is None or cost.ppl_ratio is None:
-        return f"held-out perplexity rose from {cost.ppl_before:.2f} beyond every number{limit}"
+        return f"held-out perplexity rose from {cost.ppl_before:.2f} to infinity{limit}"
     told = f"{cost.ppl_before:.2f} -> {cost.ppl_after:.2f}"
     return f"held-out perplexity is {cost.ppl_ratio:.2f} times what it was{limit}: {told}"
 

@@ -15,6 +15,7 @@ not among the arguments are never seen. A model that does not get there is a `Us
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -117,6 +118,8 @@ def build_standin(
         torch.manual_seed(config.seed)
         model = new_model(config, len(tokenizer), columns.length)
         _train(model, config, rows, samples, sum(map(len, number.values())), progress)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # saving imports DeepSpeed, which would say that it has no GPU
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
 

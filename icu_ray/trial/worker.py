@@ -13,11 +13,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.plan.past_trials import remember
+from icu_ray.plan.trial import DONE
 from icu_ray.storage.files import local_path
 from icu_ray.storage.folders import put, remove
 from icu_ray.storage.leftovers import remove_unfinished, unfinished_model
 from icu_ray.storage.processes import scratch_folder
-from icu_ray.storage.results import Generations
+from icu_ray.storage.results import Generations, TrialResult
 from icu_ray.storage.retry import with_retries
 from icu_ray.storage.store import Store
 from icu_ray.storage.trial_files import TrialPaths, add_generations, write_events, write_result, write_samples
@@ -58,7 +60,11 @@ def train_worker(config: dict[str, Any]) -> None:
         settings = replace(settings, micro_batch=smaller)
         notes = (f"out of memory: goes on with micro_batch={smaller}",)
 
+    saving = 0.0
+
     def on_epoch(report: EpochReport) -> None:
+        nonlocal saving
+        since = time.time()
         if rank == 0:
             # Before the checkpoint: whoever continues from it finds every epoch up to it already told.
             said = dict(zip(data.targets.text_ids, report.said, strict=True))
@@ -77,6 +83,7 @@ def train_worker(config: dict[str, Any]) -> None:
                 ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
             if rank == 0 and report.best == report.record.epoch:
                 drop_weights(paths, report.best)
+        saving += time.time() - since
         # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for
         # lost and is not, on a node without its raylet, say, fails here, and leaves the result to its successor.
         leave = ray.train.get_preemption_info() is not None
@@ -104,7 +111,12 @@ def train_worker(config: dict[str, Any]) -> None:
                 raise StartAnew(f"out of memory: {error}") from error
             raise
     if rank == 0:
-        _leave(task, loaded, outcome, {"start": began - config["started"], "load": loading})
+        seconds = {"start": began - config["started"], "load": loading, "checkpoint": saving}
+        result = _leave(task, loaded, outcome, seconds)
+        if checkpoint is None and result.status in DONE and task.trial.work is not None:
+            taken = result.seconds
+            parts = {"train": taken["train"], "measure": taken["validate"], "save": saving}
+            remember(task.trial.work, result.epochs, {**parts, "start": taken["total"] - sum(parts.values())})
 
 
 def _seed_everything(seed: int) -> None:
@@ -138,7 +150,7 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
     )
 
 
-def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds: dict[str, float]) -> None:
+def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds: dict[str, float]) -> TrialResult:
     paths = task.paths
     started = time.time()
     model_hash = ""
@@ -164,6 +176,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     )
     with_retries(lambda: write_result(paths, result), paths.result)
     with_retries(lambda: drop_weights(paths), paths.root)
+    return result
 
 
 def _save_model(loaded: LoadedModel, paths: TrialPaths) -> str:

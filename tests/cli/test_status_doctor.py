@@ -120,7 +120,7 @@ def test_status_says_nothing_of_trials_outside_the_plan_as_running(
 def test_status_of_other_drivers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_sweep(tmp_path, "run", CELLS[:2])
     for beat, said in (
-        (None, "no driver has said that it runs"),
+        (None, "not known to be running"),
         (Beat(time.time(), "finished"), "finished"),
         (Beat(time.time(), "failed"), "ended, with trials that failed or are missing"),
         (Beat(time.time() - 1000, "running"), "interrupted or killed; run the same command again to go on"),

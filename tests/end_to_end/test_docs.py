@@ -2,6 +2,8 @@
 
 A block that needs a cluster, a hub or minutes is marked `<!-- not run: why -->`; its commands are still read by the
 real parser, and the configs they name by the real schema. `<!-- file: NAME -->` has a block written to that file.
+A block without a language that comes next after one that ran is what that one printed: lines and words must agree,
+numbers may differ.
 cluster/README.md is for clouds: none of its blocks runs, all of them are parsed.
 
 Needs: Rays of its own.
@@ -9,7 +11,9 @@ Needs: Rays of its own.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import re
@@ -160,6 +164,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     change.setenv("PIP_TARGET", str(installed))
     change.setenv("PIP_DISABLE_PIP_VERSION_CHECK", "1")
     change.setenv("HF_HUB_OFFLINE", "1")
+    change.setenv("ICU_RAY_CACHE", str(folder / "cache"))  # a machine on which no trial has ended yet
     change.setenv("HF_HOME", str(folder / "huggingface"))
     change.delenv("MLFLOW_TRACKING_URI", raising=False)
     change.syspath_prepend(str(installed))
@@ -169,7 +174,35 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     change.undo()
 
 
-def run_block(block: Block, place: Place) -> None:
+MORE = "..."
+"""A line of a page that stands for lines that it leaves out."""
+PROGRESS = re.compile(r"(prepare|start|epoch|again|also) +\S.*")
+"""A line that a sweep writes into a file and not on a terminal."""
+
+
+def masked(text: str) -> list[str]:
+    """Its lines as the page and a run must have them alike: without numbers, ids and the width of columns."""
+    text = re.sub(r"(less than )?(\d+ worker minute)s?", r"\2", text)  # as the machine is fast
+    lines = (re.sub(r"\b(?=\w*\d)[0-9a-f]{8}\b|\d[\d.]*", "#", " ".join(line.split())) for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def check_printed(shown: Block, printed: str, told: str) -> None:
+    """What a page shows as printed is what was printed. told: on standard error, which a page may leave out.
+
+    Trials that run at the same time end in any order, and a model may need an epoch more elsewhere: so each line that
+    is shown must have been printed, each that was printed must be shown unless the page has a line `...`, and neither
+    is counted.
+    """
+    where = f"{shown.page}:{shown.line}"
+    page, output = masked(shown.text), masked(printed)
+    stale = [line for line in page if line not in {*output, *masked(told), MORE}]
+    missing = [line for line in output if line not in page and MORE not in page and not PROGRESS.fullmatch(line)]
+    assert not stale and not missing, f"{where}: not printed: {stale}; not shown: {missing}\n{printed}\n{told}"
+
+
+def run_block(block: Block, place: Place) -> tuple[str, str] | None:
+    """What it printed on standard output and error; None where it did not run."""
     where = f"{block.page}:{block.line}"
     if block.file is not None:
         path = place.folder / block.file
@@ -179,11 +212,13 @@ def run_block(block: Block, place: Place) -> None:
         assert block.file is not None, where
         check_yaml(place.folder / block.file)
     elif block.language == "python" and block.file is None:  # a script is run by the page's own command
-        exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / block.page), "exec"), place.python)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / block.page), "exec"), place.python)
+        return printed.getvalue(), ""
     elif block.language == "bash":
         count = check_commands(block, place.folder)
         if block.not_run is not None:
-            return
+            return None
         assert count or re.search(r"pip install|^python \S+\.py", block.text, re.MULTILINE), where
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block.text],
@@ -195,9 +230,11 @@ def run_block(block: Block, place: Place) -> None:
         )
         assert done.returncode == 0, f"{where}\n{done.stdout}\n{done.stderr}"
         importlib.invalidate_caches()
+        return done.stdout, done.stderr
     else:
         # toml of a package, which pip reads; layouts and other text have no language.
         assert block.language in ("", "toml") or block.file is not None, where
+    return None
 
 
 def check_yaml(path: Path) -> None:
@@ -221,10 +258,26 @@ def test_no_page_is_left_out() -> None:
 
 @pytest.mark.parametrize("page", [*(pytest.param(page, marks=pytest.mark.slow) for page in SLOW_PAGES), *QUICK_PAGES])
 def test_every_block_runs(page: str, place: Place) -> None:
+    ran: tuple[str, str] | None = None
     for block in blocks(page):
-        run_block(block, place)
+        if ran is not None and block.language == "" and block.file is None:
+            check_printed(block, *ran)
+        ran = run_block(block, place)
     if page in CHECKS:
         CHECKS[page](place)
+
+
+def test_what_a_page_shows_as_printed_is_compared() -> None:
+    def check(shown: str, printed: str, told: str = "") -> None:
+        check_printed(Block("page.md", 1, "", shown, None, None), printed, told)
+
+    check("MA    98.15 %\nicu ef94f6c2  new\n", "MA  9.2 %\nicu 01234567 new\n\n")
+    check("two\none 2\nsaid\n", "one 1\none 3\ntwo\n", "said\n")
+    check("...\nthe end\n", "tables\nthe end\n")
+    check("the end\n", "start    icu-s0\nthe end\n")
+    for shown, printed in (("EL 98 %", "EL10 98 %"), ("a\nb", "a"), ("a", "a\nb"), ("deadbeef", "facade00")):
+        with pytest.raises(AssertionError, match=r"page\.md:1"):
+            check(shown, printed)
 
 
 def test_commands_for_clusters_are_parsed(tmp_path: Path) -> None:
@@ -245,7 +298,8 @@ def results(folder: Path) -> dict[Path, dict[str, Any]]:
 
 
 def check_tutorial(place: Place) -> None:
-    """Two trials by two methods, the plug-in among them, evaluated on the page's task; the frames hold the same."""
+    """Two trials by two methods, the plug-in among them, evaluated on the page's task; the frames hold the same, and
+    what the trials took is kept for later estimates."""
     run: Any = place.python["run"]
     trials = run.trials.set_index("name")
     assert list(trials.index) == ["icu-letters-s0-a0.5-b4.0", "npo_rt-letters-s0-a0.5"]
@@ -262,7 +316,10 @@ def check_tutorial(place: Place) -> None:
         assert evaluation["after"]["cls/recall_acc"] < evaluation["before"]["cls/recall_acc"]
         epochs = run.epochs[run.epochs["trial"] == result["name"]]
         assert list(epochs["epoch"]) == list(range(result["epochs"] + 1))
+        assert {"start", "load", "train", "validate", "checkpoint", "save"} < set(result["seconds"])
         assert epochs["ma"].iloc[-1] == result["after"]["ma"]
+    kept = (place.folder / "cache" / "past_trials.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["epochs"] for line in kept) == sorted(result["epochs"] for result in found.values())
     place.python["finished"] = {path: path.stat().st_mtime_ns for path in found}
 
 

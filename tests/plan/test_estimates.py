@@ -16,18 +16,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icu_ray.config import PricesConfig, SweepConfig
+from icu_ray.config import FilterConfig, ModelConfig, PricesConfig, SweepConfig
 from icu_ray.config.file import load_config, resolve_config
 from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError
 from icu_ray.plan.budget import Budget, cost_of, load_prices
 from icu_ray.plan.estimate_correction import corrected, error_said
-from icu_ray.plan.estimates import estimate_minutes
-from icu_ray.plan.machine_speed import REFERENCE_SCORE, core_flops
+from icu_ray.plan.estimates import estimate_of
+from icu_ray.plan.machine_speed import (
+    GPU_REFERENCE_FLOPS,
+    GPU_REFERENCE_SCORE,
+    REFERENCE_SCORE,
+    core_flops,
+    gpu_flops_of,
+    machine_name,
+)
+from icu_ray.plan.past_trials import FILE, Ended, Past, past_of, remember
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import EpochRecord, Scores, TrialResult, TrialSpec
 from icu_ray.storage.trial_files import TrialPaths, start_trial, write_events, write_result
+from tests.support.tiny_models import tiny_model
+from tests.support.training_case import tokenizer
 
 PRICES = "currency: EUR\ngpu_hour: 2.5\nspot_gpu_hour: 0.75\ncpu_hour: 0.05\n"
 GPU_MODELS = [
@@ -68,14 +78,29 @@ def test_minutes_grow_with_the_model_and_shrink_with_its_workers(tmp_path: Path)
     sweep = config(tmp_path, GPU_MODELS)
     large, small = sweep.models
     alone = large.model_copy(update={"workers": 1})
-    rest = estimate_minutes(small.model_copy(update={"minutes_per_epoch": 1e-9}), sweep, 128)
-    minutes = {n: estimate_minutes(m, sweep, 128) - rest for n, m in (("l", large), ("a", alone), ("s", small))}
-    assert minutes["a"] / minutes["s"] == pytest.approx(1.3e9 / 125e6)
-    assert minutes["a"] / minutes["l"] == pytest.approx(3)
-    measured = estimate_minutes(small.model_copy(update={"minutes_per_epoch": 2.0}), sweep, 128)
-    assert measured - rest == pytest.approx(2.0 * 12)
-    few = estimate_minutes(small.model_copy(update={"minutes_per_epoch": 2.0, "max_epochs": 3}), sweep, 128)
-    assert few - rest == pytest.approx(2.0 * 3)
+
+    def minutes_of(model: ModelConfig, **changed: Any) -> float:
+        return estimate_of(model.model_copy(update=changed), sweep, 128).minutes
+
+    rest = minutes_of(small, minutes_per_epoch=1e-9)
+    assert (minutes_of(alone) - rest) / (minutes_of(small) - rest) == pytest.approx(1.3e9 / 125e6, rel=0.1)
+    assert (minutes_of(alone) - rest) / (minutes_of(large) - rest) == pytest.approx(3)
+    assert minutes_of(small, minutes_per_epoch=2.0) - rest == pytest.approx(2.0 * 12)
+    assert minutes_of(small, minutes_per_epoch=2.0, max_epochs=3) - rest == pytest.approx(2.0 * 3)
+
+
+def test_what_is_counted_of_a_trial(tmp_path: Path) -> None:
+    sweep = config(tmp_path, CPU_MODELS)
+    (model,) = sweep.models
+    whole = estimate_of(model, sweep, 16).work
+    assert estimate_of(model, sweep, 32).work.train == 2 * whole.train
+    # Without pairs half of it is trained, and with the steps of stand-ins few epochs are enough.
+    alone = estimate_of(model.model_copy(update={"lr": 5e-4}), sweep, 16, paired=False).work
+    assert alone.train == whole.train / 2 and alone.measure == whole.measure and alone.epochs < whole.epochs
+    # Held-out texts are measured once; a larger encoder of BERTScore counts in each epoch.
+    assert estimate_of(model, sweep, 16, heldout=8).work.end > 0 == whole.end
+    bundled = sweep.model_copy(update={"filter": FilterConfig(encoder="bundled", encoder_layer=6)})
+    assert estimate_of(model, bundled, 16).work.measure < whole.measure
 
 
 @given(gpu=st.floats(0, 1e4), cpu=st.floats(0, 1e4))
@@ -228,9 +253,9 @@ def test_price_files_that_are_refused(
 @pytest.fixture
 def speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The file that keeps this machine's speed, in an empty folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("ICU_RAY_CACHE", str(tmp_path / "cache"))
     core_flops.cache_clear()
-    yield tmp_path / "cache" / "icu_ray" / "machine_speed.json"
+    yield tmp_path / "cache" / "machine_speed.json"
     core_flops.cache_clear()
 
 
@@ -254,7 +279,85 @@ def test_the_estimate_of_a_sweep_is_near_what_it_took(speed: Path) -> None:
     speed.write_text(json.dumps({name: REFERENCE_SCORE}))
     core_flops.cache_clear()
     sweep = load_config(find_config("extraction_small"))
-    cells = sum(len(method.grid()) for method in sweep.methods) * len(sweep.samples)
-    estimated = 60 * cells * sum(estimate_minutes(model, sweep, 32) for model in sweep.models)
-    took = 3 * (20 + 48 + 72 + 13 + 42 + 56)
+    estimated = sum(
+        60 * estimate_of(model, sweep, 32, heldout=64, paired=(alpha, beta) != (0, 0)).minutes
+        for method in sweep.methods
+        for alpha, beta in method.grid()
+        for model in sweep.models
+    )
+    took = 20 + 48 + 72 + 13 + 42 + 56
     assert 1 / 1.5 < estimated / took < 1.5, estimated
+
+
+def test_a_gpu_is_as_fast_as_its_products_of_matrices() -> None:
+    assert gpu_flops_of(None) == gpu_flops_of(GPU_REFERENCE_SCORE) == GPU_REFERENCE_FLOPS
+    assert gpu_flops_of(GPU_REFERENCE_SCORE / 4) == pytest.approx(GPU_REFERENCE_FLOPS / 4)
+
+
+def test_each_window_of_a_long_text_is_counted(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    tiny_model("gpt_neo").save_pretrained(model)
+    tokenizer().save_pretrained(model)  # each word is a token
+    lines = [json.dumps({"text": " ".join(f"w{20 + n}" for n in range(count))}) for count in (12, 20, 40)]
+    (tmp_path / "forget.jsonl").write_text("\n".join(lines))
+    values = {
+        "name": "t",
+        "storage": str(tmp_path / "runs"),
+        "data": {"source": "records", "forget": str(tmp_path / "forget.jsonl")},
+        "columns": {"length": 20, "prefix_start": 4, "suffix_start": 10},
+        "samples": [0],
+        "models": [{"name": "tiny", "source": str(model), "gpus_per_worker": 0}],
+        "methods": [{"name": "kumpr"}],
+    }
+    (cut,) = plan_sweep(resolve_config(values, "t"), dry_run=True).trials
+    (whole,) = plan_sweep(resolve_config({**values, "rows": {"long": "windows"}}, "t"), dry_run=True).trials
+    assert cut.work is not None and whole.work is not None
+    assert whole.work.train / cut.work.train == pytest.approx(5 / 3)  # of the 40 words from 0, 10 and 20 on
+
+
+def test_trials_that_ended_on_this_machine_tell_the_next_ones(speed: Path, tmp_path: Path) -> None:
+    sweep = config(tmp_path, CPU_MODELS)
+    (first, *_) = planned(tmp_path, CPU_MODELS)
+    assert first.work is not None and past_of(first.work) is None
+    assert "where no such trial has ended yet; a trial may be off by a factor of 3" in error_said([first])
+    # This machine is slower than counted, and trials need fewer epochs than expected.
+    work, epochs = first.work, 6
+    seconds = {"start": 4.0, "train": 9.0, "measure": 30.0, "save": 0.6}
+    remember(work, epochs, seconds)
+    (again, *_) = planned(tmp_path, CPU_MODELS)
+    assert 60 * again.minutes == pytest.approx(43.6) and again.told_by == 1
+    assert error_said([again]) == (
+        "from 1 trial of about this size that ended on this machine, too few to say how far it may be off"
+    )
+    # Twice the rows take twice as long in each epoch, but start no later.
+    assert work.end and estimate_of(sweep.models[0], sweep, 12, heldout=8).minutes * 60 == pytest.approx(
+        4 + 2 * 39 + 0.6
+    )
+    # Other models, of another size or on other devices, are not told by it.
+    assert all(trial.told_by == 0 for trial in planned(tmp_path, GPU_MODELS))
+    assert past_of(replace(work, parameters=100 * work.parameters)) is None
+    # Where a line is cut, or another machine's, the others are read.
+    file = speed.parent / FILE
+    line = file.read_text()
+    file.write_text(line[:50] + "\n[]\n" + line.replace(str(machine_name("cpu")), "another") + line)
+    (again, *_) = planned(tmp_path, CPU_MODELS)
+    assert 60 * again.minutes == pytest.approx(43.6) and again.told_by == 1
+
+
+def test_how_far_past_trials_would_have_been_off_is_said(speed: Path, tmp_path: Path) -> None:
+    (first, *_) = planned(tmp_path, CPU_MODELS)
+    assert first.work is not None
+    work, seconds = first.work, {"start": 4.0, "train": 9.0, "measure": 30.0, "save": 0.6}
+
+    def past(*factors: float) -> Past:
+        return Past(tuple(Ended(work, 6, {part: each * much for part, each in seconds.items()}) for much in factors))
+
+    assert past(1, 1).error is None
+    assert past(1, 1.1, 0.9, 1, 1).error == 1.5  # never said to be nearer
+    assert (past(1, 1, 1, 4, 4).error or 0) > 2
+    for _ in range(3):
+        remember(work, 6, seconds)
+    assert error_said(planned(tmp_path, CPU_MODELS)) == (
+        "from 3 trials of about this size that ended on this machine; "
+        "four of five such estimates are within a factor of 1.5"
+    )

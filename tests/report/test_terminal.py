@@ -63,10 +63,17 @@ def test_a_plan_fits_eighty_columns(tmp_path: Path) -> None:
     assert any(line.endswith(f"{storage.removeprefix('storage=')}/quickstart.") for line in lines)  # not cut in two
     # Words are not cut either.
     assert all(len(line) <= 80 for line in lines if "a-long-folder" not in line)
-    assert "12 trials (12 new); the widest needs 1 worker." in lines
+    assert "12 trials (12 new); the largest needs 1 worker." in lines
     wide = terminal(160)
     print_plan(plan, wide)
     assert {"model", "sample", "method", "alpha", "beta"} <= set(said(wide)[0].split())
+    for minutes, expected in (
+        (0.2, "less than 1 worker minute on"),
+        (1.2, "1 worker minute on"),
+        (9, "9 worker minutes"),
+    ):
+        print_plan(replace(plan, trials=(replace(plan.trials[0], minutes=minutes),)), wide)
+        assert f"Estimate for what is left: {expected}" in "\n".join(said(wide))
 
 
 @pytest.mark.parametrize("width", [80, UNBOUNDED])

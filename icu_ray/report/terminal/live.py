@@ -110,7 +110,7 @@ class LiveView:
             now = time.monotonic()
             if self._live is None and (new or step.event or step.part == 1 or now - progress.printed >= TELL_SECONDS):
                 progress.printed = now
-                word = "prepare " if self._trials_began is None else "beside  "
+                word = "prepare " if self._trials_began is None else "also    "
                 text = progress.text(percent=True)
                 self._say(f"{word} {step.name}: {text}")
 

@@ -50,7 +50,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     widest = max(model.workers for model in config.models)
     if plan.trials:
         several = "trial" if len(plan.trials) == 1 else "trials"
-        needs = f"the widest needs {widest} worker{'s at once' if widest > 1 else ''}"
+        needs = f"the largest needs {widest} worker{'s at once' if widest > 1 else ''}"
         console.print()
         print_words(console, f"{len(plan.trials)} {several} ({said}); {needs}.")
     if config.search is not None:
@@ -60,7 +60,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     if waiting:
         gpus = any(trial.model.gpus for trial in waiting)
         minutes = f"{plan.worker_minutes:.0f}"
-        worker = f"{minutes} worker minute{'' if minutes == '1' else 's'} on CPU"
+        worker = f"{'less than 1' if minutes == '0' else minutes} worker minute"
+        worker += f"{'' if minutes in ('0', '1') else 's'} on CPU"
         much = f"{plan.gpu_hours:.1f} GPU hours" if gpus else worker
         print_words(console, f"Estimate for what is left: {much} ({error_said(plan.trials)}).")
         if config.resources.prices is not None:
@@ -72,7 +73,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
         trained = sum(trial.settings.max_epochs > 0 for trial in plan.trials)
         models = trained + len({trial.model.name for trial in plan.trials})
-        print_words(console, f"Evaluated beside the trials: {names}, on {models} models.")
+        print_words(console, f"Evaluated while the trials run: {names}, on {models} models.")
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
     print_words(console, f"Fidelity '{config.fidelity}'; results go to {folder}.")
     if plan.provisional:

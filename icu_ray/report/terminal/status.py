@@ -28,7 +28,7 @@ _DRIVER = {
     "finished": "finished",
     "failed": "ended, with trials that failed or are missing",
     "interrupted": "interrupted or killed; run the same command again to go on",
-    "": "no driver has said that it runs",
+    "": "not known to be running",
 }
 _WORD = {**STATE_WORD, "running": "running"}
 
