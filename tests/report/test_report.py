@@ -6,6 +6,7 @@ Needs: nothing.
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -25,11 +26,21 @@ from icu_ray.report.figures.curves import mean_curve
 from icu_ray.report.formats import latex, markdown
 from icu_ray.report.formats.glossary import GLOSSARY
 from icu_ray.report.formats.page import png_size
+from icu_ray.report.numbers.columns import PAPER_COLUMNS
 from icu_ray.report.numbers.summary import summarise, write_tables
 from icu_ray.report.write import Written, write_report
 from icu_ray.storage.files import read_bytes
 from icu_ray.storage.results import Generations, TrialEvaluation
-from icu_ray.storage.trial_files import TrialPaths, add_generations, read_samples, write_evaluation, write_samples
+from icu_ray.storage.thresholds import Limit, Thresholds
+from icu_ray.storage.trial_files import (
+    TrialPaths,
+    add_generations,
+    read_result,
+    read_samples,
+    write_evaluation,
+    write_result,
+    write_samples,
+)
 from icu_ray.tracking.sync import sync_sweep
 from icu_ray.tracking.tracker import tracking_uri
 from tests.support.report_case import REFERENCE, Cell, config, write_sweep
@@ -620,3 +631,25 @@ def test_texts_that_are_longer_than_a_row_are_named(tmp_path: Path) -> None:
             assert (
                 "3 of 4 texts are longer than a row; their ends were neither forgotten nor measured: r3 (36" in told[0]
             )
+
+
+def test_what_became_of_held_out_texts_is_one_sentence_a_model(tmp_path: Path) -> None:
+    cells = [Cell(sample=0), Cell(sample=1), Cell("kl", "kl", 0.0, 1.0, model="1.3b")]
+    folder = write_sweep(tmp_path, "s", cells)
+    for place, cell in enumerate(cells[:2]):
+        paths = TrialPaths.of(str(tmp_path), folder.name, cell.trial_id)
+        result = read_result(paths)
+        assert result is not None and result.before is not None and result.after is not None
+        before = replace(result.before, ma_heldout=0.54, el_heldout=0.23, heldout_texts=16)
+        after = replace(before, ma_heldout=0.5 - place / 100, el_heldout=None if place else 0.2)
+        limits = Thresholds(Limit(0.54, "heldout", 0.1, 16), Limit(0.0499))
+        write_result(paths, replace(result, before=before, after=after, thresholds=limits if place else None))
+    written = write_report([(str(tmp_path), "s")])
+    said = (
+        "125m on 16 held-out texts: mean MA 54.0 % -> 49.0 to 50.0 %, mean EL10 23.0 % -> 20.0 %; "
+        "the threshold of MA comes from them, in 1 of 2 trials."
+    )
+    for name in ("report.html", "report.md"):
+        text = html.unescape(text_of(written, name)).replace("\\>", ">")
+        assert said in text, name
+        assert "1.3b on held-out texts: MA and EL were not measured." in text
