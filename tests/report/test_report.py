@@ -605,16 +605,32 @@ def test_the_latex_table_fits_a_page(tmp_path: Path) -> None:
     tables = text.split(r"\begin{table*}")[1:]
     assert len(tables) == 2 and r"125m (continued) & " in tables[1]
     for table in tables:
-        assert table.count(r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}") == 1
+        assert table.count(r"\resizebox") == 2 and "adjustbox" not in table  # of what every LaTeX has
         assert sum(line.endswith(r"\\") for line in table.split("\n")) <= 1 + latex.ROWS
+
+
+@pytest.mark.parametrize("form", ["11pt,a4paper", "twocolumn"])
+@pytest.mark.parametrize("kind", ["many rows", "many columns", "one row"])
+def test_the_latex_table_is_typeset_on_a_page(kind: str, form: str, tmp_path: Path) -> None:
     compiler = shutil.which("tectonic") or shutil.which("pdflatex")
     if compiler is None:
         pytest.skip("needs tectonic or pdflatex to typeset it")
-    page = r"\documentclass[twocolumn]{article}\usepackage{booktabs,adjustbox}\begin{document}" + text
-    (tmp_path / "page.tex").write_text(page + r"\end{document}")
-    done = subprocess.run([compiler, "page.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    cells = [Cell()]
+    if kind == "many rows":
+        cells = [Cell(alpha=a / 10, beta=b / 10, sample=n) for a in range(1, 8) for b in range(1, 8) for n in range(3)]
+    elif kind == "many columns":
+        cells = [Cell(method, method, 0.5, 1.0, n, ngram=n) for method in ("icu", "kl_<&_%") for n in (5, 10, 12)]
+    write_sweep(tmp_path, "s", cells)
+    for cell in cells if kind == "many columns" else ():
+        measured = dict.fromkeys([name for column in PAPER_COLUMNS for name in column.metrics], 0.5)
+        evaluation = TrialEvaluation({}, ("a", "b"), measured, measured)
+        write_evaluation(TrialPaths.of(str(tmp_path), "s", cell.trial_id), evaluation)
+    page = rf"\documentclass[{form}]{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}"
+    (tmp_path / "page.tex").write_text(page + latex.to_latex(undrawn(tmp_path, "s")) + r"\end{document}")
+    command = [compiler] if compiler.endswith("tectonic") else [compiler, "-interaction=nonstopmode", "-halt-on-error"]
+    done = subprocess.run([*command, "page.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "Float too large" not in done.stdout + done.stderr and "Overfull" not in done.stdout + done.stderr
+    assert not re.findall(r"Overfull.*|Float too large.*|Missing character.*", done.stdout + done.stderr)
 
 
 def test_texts_that_are_longer_than_a_row_are_named(tmp_path: Path) -> None:
