@@ -62,7 +62,7 @@ def _cell(cell: TableCell) -> str:
 
 def _stacked(line: str, *lines: str) -> str:
     """Lines below one another in one cell. line: t or b, the first or the last one stands in the line of its row."""
-    return rf"\begin{{tabular}}[{line}]{{@{{}}r@{{}}}}" + r"\\".join(lines) + r"\end{tabular}"
+    return rf"\begin{{tabular}}[{line}]{{@{{}}r@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
 
 
 def _heading(column: Column) -> str:
