@@ -8,12 +8,16 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.cli.command import add_command, add_overrides
+from icu_ray.console.terminal import whole, wrapped
 from icu_ray.console.verbosity import teller
 from icu_ray.requests.wording import named_as_typed
+
+if TYPE_CHECKING:
+    from icu_ray.requests.unlearn import Unlearned
 
 
 def add(commands: Any) -> None:
@@ -112,7 +116,8 @@ def _typed(arguments: argparse.Namespace) -> int:
 def _unlearn(arguments: argparse.Namespace) -> int:
     from icu_ray.errors import without_secrets
     from icu_ray.requests.record import Asked, said_of_earlier
-    from icu_ray.requests.unlearn import plan_request, request_json, settings_said, unlearn, unlearn_config
+    from icu_ray.requests.request_config import unlearn_config
+    from icu_ray.requests.unlearn import plan_request, request_json, unlearn
 
     options = {
         name: getattr(arguments, name)
@@ -141,28 +146,46 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         return done.command_code
     if done.result is None:
         return done.command_code
+    print(answer(done, [said for said, _ in earlier]))
+    for each in done.next_tries:
+        print("\n" + wrapped(f"Next: {each.why}"))
+        print(f"  {next_command(arguments, each.changes)}")
+    return done.command_code
+
+
+def answer(done: Unlearned, earlier: Sequence[str] = (), columns: int | None = None) -> str:
+    """What a person reads of a request that has ended. earlier: lines of texts of earlier requests.
+
+    columns: the terminal's (None: of this one); only a path may be longer than a line.
+    """
+    from icu_ray.requests.unlearn import settings_said
+
+    assert done.result is not None
     verdict = done.verdict
+    lines = [""]
+
+    def say(what: str, said: str, wide: int) -> None:
+        lines.extend(map(str.rstrip, f"  {what:<{wide}} {wrapped(said, wide + 3, columns)}".split("\n")))
+
     if verdict is None:
-        print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
+        lines.append(wrapped("Forgotten." if done.forgotten else f"NOT forgotten: {done.result.reason}", 0, columns))
     else:
-        print(f"\n{verdict.headline}")
+        lines.append(wrapped(verdict.headline, 0, columns))
         for question, sentences in verdict.lines:
             for place, said in enumerate(sentences):
-                print(f"  {'' if place else question:<16} {said}")
+                say("" if place else question, said, 16)
     for what, said in settings_said(done.result).items():
-        print(f"  {what:<30} {said}")
+        say(what, said, 30)
     if done.model is not None:
-        print(f"  {'model':<30} {done.model}")
+        say("model", whole(done.model), 30)
     if done.kept is not None:
-        print(f"  {'kept, of an earlier request':<30} {done.kept}: it is a success, and this one's model is none")
+        say("kept, of an earlier request", f"{whole(done.kept)}: it is a success, and this one's model is none", 30)
     for what, path in (("report", "report.html"), ("every text", "targets.csv"), ("record", "record.html")):
         if (done.folder / path).exists():
-            print(f"  {what:<30} {done.folder / path}")
-    for said, _ in earlier:
-        print(f"  {'texts of an earlier request':<30} {said}")
-    for each in done.next_tries:
-        print(f"\nNext: {each.why}\n  {next_command(arguments, each.changes)}")
-    return done.command_code
+            say(what, whole(done.folder / path), 30)
+    for said in earlier:
+        say("texts of an earlier request", said, 30)
+    return "\n".join(lines)
 
 
 # In this order: what takes several values stands before another option, not before the overrides.
