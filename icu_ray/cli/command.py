@@ -49,6 +49,22 @@ def _parser(commands: Any, name: str, summary: str, example: str) -> Any:
     )
 
 
+def add_config(parser: Any) -> None:
+    """The config that a command takes, as `split_config` reads it."""
+    parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
+    add_overrides(parser)
+
+
+def add_overrides(parser: Any) -> None:
+    """Keys of the config that are set on the command line."""
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="config keys to set, e.g. optim.lr=1e-5; 'icu-ray explain' lists them (default: as the config says)",
+    )
+
+
 def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """A leading config name, if the first argument is none of the form key=value, and the overrides."""
     given = [argument for argument in arguments if argument]

@@ -24,7 +24,7 @@ def add(commands: Any, whole: argparse.ArgumentParser) -> None:
         "icu-ray completion bash > ~/.local/share/bash-completion/completions/icu-ray",
         partial(_completion, whole),
     )
-    parser.add_argument("shell", choices=SHELLS, help="the shell")
+    parser.add_argument("shell", choices=SHELLS, help="the shell whose script is printed")
 
 
 def _completion(whole: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cli.command import add_command, add_group, split_config
+from icu_ray.cli.command import add_command, add_config, add_group, split_config
 from icu_ray.console.verbosity import LOOKING, bar, teller
 
 
@@ -26,7 +26,9 @@ def add(commands: Any) -> None:
         _data_fetch,
         progress=True,
     )
-    fetch.add_argument("--folder", type=Path, default=Path("data"), help="where the files go (default: data)")
+    fetch.add_argument(
+        "--folder", type=Path, default=Path("data"), metavar="DIR", help="folder for the files (default: data)"
+    )
     mirror = add_command(
         parts,
         "mirror",
@@ -35,8 +37,13 @@ def add(commands: Any) -> None:
         _data_mirror,
         progress=True,
     )
-    mirror.add_argument("--out", required=True, type=Path, help="where the files go")
-    mirror.add_argument("--tasks", default="", metavar="A,B", help="default: all of the suites lm_eval and icu")
+    mirror.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the files")
+    mirror.add_argument(
+        "--tasks",
+        default="",
+        metavar="A,B",
+        help="the tasks whose rows are fetched, separated by commas (default: all of the suites lm_eval and icu)",
+    )
     check = add_command(
         parts,
         "check",
@@ -44,8 +51,7 @@ def add(commands: Any) -> None:
         "icu-ray data check tune_configs/extraction_small.yaml",
         _data_check,
     )
-    check.add_argument("config", nargs="?")
-    check.add_argument("overrides", nargs="*", metavar="key=value")
+    add_config(check)
 
 
 def _data_fetch(arguments: argparse.Namespace) -> int:

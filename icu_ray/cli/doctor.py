@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
         "icu-ray doctor --storage s3://bucket/runs",
         _doctor,
     )
-    parser.add_argument("--storage", default="./runs", help="folder or URL for results (default ./runs)")
+    parser.add_argument(
+        "--storage", default="./runs", metavar="DIR", help="folder or URL for results (default: ./runs)"
+    )
     parser.add_argument(
         "--tracking", metavar="URI", help="address of MLflow (default: MLFLOW_TRACKING_URI, else a local file)"
     )

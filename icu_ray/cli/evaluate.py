@@ -22,30 +22,60 @@ def add(commands: Any) -> None:
         progress=True,
     )
     parser.add_argument(
-        "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders or hub ids of causal LMs"
-    )
-    parser.add_argument("--suite", nargs="+", default=[], help="lm_eval, icu, quick (default: lm_eval without --tasks)")
-    parser.add_argument(
-        "--tasks", default="", metavar="A,B", help="further tasks: of a suite, any of lm-eval's, or a YAML file"
+        "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders or hub ids of language models"
     )
     parser.add_argument(
-        "--mirror", type=Path, metavar="DIR", help="read the tasks' rows from this folder, not from the hub"
+        "--suite",
+        nargs="+",
+        default=[],
+        help="groups of tasks: lm_eval (nine of lm-eval's), icu (the paper's) or quick (small, made up here); "
+        "'icu-ray list tasks' names them (default: lm_eval; none with --tasks)",
     )
-    parser.add_argument("--limit", type=_positive, help="documents of each task (default: all)")
-    parser.add_argument("--storage", default="./runs", help="where results are kept (default ./runs)")
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the weights (default fp32)"
+        "--tasks",
+        default="",
+        metavar="A,B",
+        help="further tasks, separated by commas: of a suite, any of lm-eval's, or a YAML file (default: none)",
+    )
+    parser.add_argument(
+        "--mirror",
+        type=Path,
+        metavar="DIR",
+        help="folder of 'icu-ray data mirror' with the tasks' rows (default: the hub)",
+    )
+    parser.add_argument(
+        "--limit", type=_positive, metavar="N", help="only so many documents of each task (default: all)"
+    )
+    parser.add_argument(
+        "--storage", default="./runs", metavar="DIR", help="folder or URL where results are kept (default: ./runs)"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="number format of the weights (default: fp32)"
     )
     parser.add_argument(
         "--fidelity",
         choices=("default", "reference"),
         default="default",
-        help="reference: cut the end of too long dialogues, as the paper's authors do",
+        help="of dialogues that are too long, default cuts the beginning, reference the end, as the paper's authors do "
+        "(default: default)",
     )
-    parser.add_argument("--documents", type=Path, metavar="FILE", help="write every document's result as parquet")
-    parser.add_argument("--revision", help="revision of hub models")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that a model's folder brings")
-    parser.add_argument("--trust-task-code", action="store_true", help="run code that a task's YAML file names")
+    parser.add_argument(
+        "--documents",
+        type=Path,
+        metavar="FILE",
+        help="write every document's result to this .parquet (default: do not)",
+    )
+    parser.add_argument(
+        "--revision",
+        metavar="REVISION",
+        help="revision of the models on the hub: a branch, tag or commit (default: their main branch)",
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that a model's folder brings (default: refuse)"
+    )
+    parser.add_argument(
+        "--trust-task-code", action="store_true", help="run code that a task's YAML file names (default: refuse)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

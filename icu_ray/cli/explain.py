@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
         _explain,
     )
     parser.add_argument(
-        "key", nargs="?", metavar="KEY", help="a key (optim.lr, lr, models.0.workers) or a section; default: all keys"
+        "key", nargs="?", metavar="KEY", help="a key (optim.lr, lr, models.0.workers) or a section (default: all keys)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

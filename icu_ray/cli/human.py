@@ -32,9 +32,13 @@ def add(commands: Any) -> None:
     )
     add_sources(export)
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the sheets and their key")
-    export.add_argument("--raters", type=_positive, default=2, help="number of people who rate every row (default 2)")
-    export.add_argument("--seed", type=int, default=0, help="seed of the drawing and the order of rows (default 0)")
-    export.add_argument("--per-cell", type=_positive, metavar="K", help="rows per cell (default: all)")
+    export.add_argument(
+        "--raters", type=_positive, default=2, metavar="N", help="number of people who rate every row (default: 2)"
+    )
+    export.add_argument("--seed", type=int, default=0, help="seed of the drawing and of the order of rows (default: 0)")
+    export.add_argument(
+        "--per-cell", type=_positive, metavar="K", help="rows drawn of each method with its weights (default: all)"
+    )
     back = add_command(
         parts,
         "import",
@@ -44,8 +48,18 @@ def add(commands: Any) -> None:
         progress=True,
     )
     back.add_argument("folder", type=Path, metavar="DIR", help="the folder that export wrote")
-    back.add_argument("files", nargs="*", type=Path, metavar="FILE", help="CSV files from raters (none: only compare)")
-    back.add_argument("--judge", metavar="FILE", help="judge.jsonl of icu-ray judge on the same candidates")
+    back.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="CSV files from raters (default: none, and what was imported before is compared)",
+    )
+    back.add_argument(
+        "--judge",
+        metavar="FILE",
+        help="judge.jsonl of 'icu-ray judge' on the same texts, to compare with (default: none)",
+    )
     back.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -19,12 +19,20 @@ def add(commands: Any) -> None:
         "icu-ray init mine.yaml --model EleutherAI/gpt-neo-125m --forget my.jsonl --retain others.jsonl",
         _init,
     )
-    parser.add_argument("file", nargs="?", default="mine.yaml", metavar="FILE", help="default: mine.yaml")
     parser.add_argument(
-        "--model", metavar="DIR_OR_ID", help="folder or hub id of a causal LM (default: a small stand-in)"
+        "file",
+        nargs="?",
+        default="mine.yaml",
+        metavar="FILE",
+        help="file to write; it must not be there yet (default: mine.yaml)",
     )
-    parser.add_argument("--forget", metavar="FILE", help="the texts to forget (default: made-up records)")
-    parser.add_argument("--retain", metavar="FILE", help="the texts it may keep")
+    parser.add_argument(
+        "--model", metavar="DIR_OR_ID", help="folder or hub id of the language model (default: a small stand-in)"
+    )
+    parser.add_argument(
+        "--forget", metavar="FILE", help="texts to forget: .jsonl, .csv or .parquet (default: made-up records)"
+    )
+    parser.add_argument("--retain", metavar="FILE", help="texts that it may keep, in the same form (default: none)")
 
 
 def _init(arguments: argparse.Namespace) -> int:

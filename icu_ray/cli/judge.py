@@ -35,7 +35,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings of the judge (default: built in)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: beside the source)")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="where paid answers are kept (default: the store)")
-    parser.add_argument("--dry-run", action="store_true", help="print what it would cost, and ask nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what it would cost, and ask nothing (default: ask)"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -51,10 +53,13 @@ def add_sources(parser: Any, more: str = "") -> None:
         "--which",
         choices=("before", "after", "both"),
         default="both",
-        help="texts written before unlearning, after it, or both (default)",
+        help="texts written before unlearning, after it, or both (default: both)",
     )
     parser.add_argument(
-        "--references", type=Path, metavar="FILE", help="id, prompt, reference of files that hold id and candidate only"
+        "--references",
+        type=Path,
+        metavar="FILE",
+        help="file of id, prompt, reference, for sources that hold id and candidate only (default: none)",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from icu_ray.cli.command import add_command, split_config
+from icu_ray.cli.command import add_command, add_config, split_config
 from icu_ray.console.terminal import rich_console
 
 
@@ -18,9 +18,8 @@ def add(commands: Any) -> None:
         "icu-ray plan tune_configs/paper.yaml --json",
         _plan,
     )
-    parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_config(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON (default: a table)")
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -21,18 +21,40 @@ def add(commands: Any) -> None:
         _probe,
         progress=True,
     )
-    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder or hub id of a causal LM")
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder or hub id of the language model")
     parser.add_argument(
-        "--forget", required=True, type=Path, metavar="FILE", help=".npy of token ids, or .jsonl, .csv, .parquet"
+        "--forget",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="the texts: .jsonl, .csv or .parquet, or .npy of token ids",
     )
-    parser.add_argument("--tokenizer", metavar="NAME", help="tokenizer of the .npy's ids, if not the model's")
-    parser.add_argument("--el-start", type=_positive, default=150, help="first prefix length of EL (default 150)")
-    parser.add_argument("--ngram", type=_positive, default=10, help="n of EL's n-grams (default 10)")
-    parser.add_argument("--length", type=_positive, default=200, help="tokens a text is cut to (default 200)")
-    parser.add_argument("--text-column", default="text", help="column of the texts (default 'text')")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
-    parser.add_argument("--revision", help="revision of a hub model")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model's folder brings")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="tokenizer that a .npy's ids are of, a folder or hub id (default: the model's)",
+    )
+    parser.add_argument(
+        "--el-start",
+        type=_positive,
+        default=150,
+        metavar="TOKENS",
+        help="tokens of EL's shortest prompt (default: 150)",
+    )
+    parser.add_argument("--ngram", type=_positive, default=10, metavar="N", help="n of EL, in tokens (default: 10)")
+    parser.add_argument(
+        "--length", type=_positive, default=200, metavar="TOKENS", help="tokens that a text is cut to (default: 200)"
+    )
+    parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    parser.add_argument(
+        "--revision",
+        metavar="REVISION",
+        help="revision of the model on the hub: a branch, tag or commit (default: its main branch)",
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that the model's folder brings (default: refuse)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, with every text's values")
 
 

@@ -19,8 +19,10 @@ def add(commands: Any) -> None:
         "icu-ray score table.csv --json   # columns row,el10,ma,bert,entropy,cls,dia,ppl_pile,ppl_wikitext,gpt",
         _score,
     )
-    parser.add_argument("table", type=Path, metavar="TABLE.csv")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "table", type=Path, metavar="TABLE.csv", help="one row a method; the columns are those of the example below"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON (default: a table)")
 
 
 def _score(arguments: argparse.Namespace) -> int:

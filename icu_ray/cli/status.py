@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
         _status,
     )
     parser.add_argument("sweep", metavar="SWEEP_DIR", help="the sweep's folder, <storage>/<name>")
-    parser.add_argument("--follow", action="store_true", help="update until the sweep has ended")
+    parser.add_argument("--follow", action="store_true", help="update until the sweep has ended (default: look once)")
     parser.add_argument("--json", action="store_true", help="print JSON, with --follow a line for each change")
 
 

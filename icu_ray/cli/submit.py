@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.cli.command import add_command, split_config
+from icu_ray.cli.command import add_command, add_config, split_config
 from icu_ray.console.progress import duration
 from icu_ray.console.terminal import width
 from icu_ray.console.verbosity import LOOKING, teller
@@ -30,8 +30,7 @@ def add(commands: Any) -> None:
         "icu-ray submit --address http://127.0.0.1:8265 tune_configs/table1.yaml storage=s3://bucket/runs",
         _submit,
     )
-    parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
+    add_config(parser)
     parser.add_argument(
         "--address",
         metavar="URL",
@@ -52,13 +51,20 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="pass on a variable of this shell (may be repeated); no secrets: everyone on the cluster sees it",
+        help="pass a variable of this shell on to the job; may be repeated (default: none); no secrets: everyone on "
+        "the cluster sees it",
     )
-    parser.add_argument("--wait", action="store_true", help="if another process runs this sweep, wait for its end")
-    parser.add_argument("--no-follow", action="store_true", help="return when the job is submitted")
-    parser.add_argument("--attach", metavar="ID", help="follow a job that was submitted before")
+    parser.add_argument(
+        "--wait", action="store_true", help="if another process runs this sweep, wait for its end (default: refuse)"
+    )
+    parser.add_argument(
+        "--no-follow",
+        action="store_true",
+        help="return when the job is submitted (default: show its log until it ends)",
+    )
+    parser.add_argument("--attach", metavar="ID", help="show the log of a job that was submitted before, until it ends")
     parser.add_argument("--stop", metavar="ID", help="stop a job; what it finished is kept")
-    parser.add_argument("--list", action="store_true", help="the cluster's submitted jobs, the newest last")
+    parser.add_argument("--list", action="store_true", help="list the cluster's submitted jobs, the newest last")
     parser.add_argument("--json", action="store_true", help="with --list: print JSON")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from icu_ray.cli.command import add_command
+from icu_ray.cli.command import add_command, add_config
 from icu_ray.console.verbosity import LOOKING, teller
 
 
@@ -19,11 +19,12 @@ def add(commands: Any) -> None:
         _sweep,
         progress=True,
     )
-    parser.add_argument("config", nargs="?", help="YAML file or name of a shipped config (default: quickstart)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    add_config(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing (default: run it)")
     parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
-    parser.add_argument("--wait", action="store_true", help="if another process runs this sweep, wait for its end")
+    parser.add_argument(
+        "--wait", action="store_true", help="if another process runs this sweep, wait for its end (default: refuse)"
+    )
 
 
 def _sweep(arguments: argparse.Namespace) -> int:

@@ -8,12 +8,16 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from icu_ray.cli.command import add_command
+from icu_ray.cli.command import add_command, add_overrides
+from icu_ray.console.terminal import whole, wrapped
 from icu_ray.console.verbosity import teller
 from icu_ray.requests.wording import named_as_typed
+
+if TYPE_CHECKING:
+    from icu_ray.requests.unlearn import Unlearned
 
 
 def add(commands: Any) -> None:
@@ -30,16 +34,19 @@ def add(commands: Any) -> None:
         "--model",
         default="standin",
         metavar="DIR_OR_ID",
-        help="folder or hub id of a causal LM; default: a small stand-in that is first trained to know the texts",
+        help="folder or hub id of the language model (default: standin, a small model that is first trained here to "
+        "know the texts)",
     )
     parser.add_argument(
-        "--forget", metavar="FILE", help="the forget sample: .jsonl, .csv or .parquet (a stand-in brings its own)"
+        "--forget",
+        metavar="FILE",
+        help="the texts to forget: .jsonl, .csv or .parquet (default: made-up records, with a stand-in alone)",
     )
     parser.add_argument(
         "--retain",
         metavar="FILE",
-        help="the pool: texts it may keep, from which each target's pair is drawn; without them all "
-        "that can be done is gradient ascent, which costs a model much more",
+        help="texts that it may keep; each text to forget is paired with the one most like it (default: none, and then "
+        "gradient ascent alone is possible, which costs a model much more)",
     )
     parser.add_argument(
         "--heldout",
@@ -47,29 +54,56 @@ def add(commands: Any) -> None:
         help="texts that the model has never read: they show what forgetting costs; 16 or more also set the "
         "thresholds (default: a tenth of --retain, which shows the cost alone)",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the model, the report and all files")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for the model, the report and all other files"
+    )
     parser.add_argument(
         "--also-check",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="texts of earlier requests: are they still forgotten? (same columns as --forget)",
+        help="texts of earlier requests, which are asked whether they are still forgotten; same columns as --forget "
+        "(default: none)",
     )
-    parser.add_argument("--request-id", help="name of the request in its record (default: the trial's id)")
-    parser.add_argument("--asked-by", metavar="NAME", help="who asks, for the record")
-    parser.add_argument("--text-column", default="text", help="column of the texts (default text)")
-    parser.add_argument("--id-column", help="column of the texts' ids (default: rows are numbered)")
-    parser.add_argument("--method", help="icu, kl, llmu, ... (default icu, without --retain kumpr)")
-    parser.add_argument("--alpha", type=float, default=0.5, help="weight of learning the pairs (default 0.5)")
-    parser.add_argument("--beta", type=float, help="weight of staying near the original (default 1, of a stand-in 4)")
-    parser.add_argument("--length", type=int, help="tokens of a row (default: of the longest text; of a stand-in 128)")
-    parser.add_argument("--workers", type=int, default=1, help="training workers (default 1)")
-    parser.add_argument("--gpus", type=int, help="of each worker (default: 1 where there is one; of a stand-in 0)")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("--suite", nargs="+", default=[], help="evaluate before and after: lm_eval, icu, quick")
-    parser.add_argument("--mirror", metavar="DIR", help="read the suites' rows from this folder, not from the hub")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="config keys to set, e.g. optim.lr=1e-5")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
+    parser.add_argument(
+        "--request-id", metavar="NAME", help="name of the request in its record (default: the trial's id)"
+    )
+    parser.add_argument("--asked-by", metavar="NAME", help="who asks, for the record (default: not said)")
+    parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
+    parser.add_argument("--id-column", metavar="NAME", help="column of the texts' ids (default: rows are numbered)")
+    parser.add_argument(
+        "--method",
+        metavar="NAME",
+        help="how to unlearn, see 'icu-ray list methods' (default: icu; without --retain kumpr)",
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="weight of learning the pairs, 0 or more (default: 0.5)"
+    )
+    parser.add_argument(
+        "--beta", type=float, help="weight of staying near the original, 0 or more (default: 1; for a stand-in 4)"
+    )
+    parser.add_argument("--length", type=int, help="tokens of a row (default: of the longest text; for a stand-in 128)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that train together (default: 1)")
+    parser.add_argument(
+        "--gpus", type=int, help="GPUs of each worker (default: 1 where there is one; for a stand-in 0)"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="number format of the weights (default: fp32)"
+    )
+    parser.add_argument(
+        "--suite",
+        nargs="+",
+        default=[],
+        help="tasks that the model is given before and after: lm_eval, icu or quick, see 'icu-ray list tasks' "
+        "(default: none)",
+    )
+    parser.add_argument(
+        "--mirror", metavar="DIR", help="folder of 'icu-ray data mirror' with the rows of --suite (default: the hub)"
+    )
+    add_overrides(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be done, and start nothing (default: do it)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
 
 
@@ -82,7 +116,8 @@ def _typed(arguments: argparse.Namespace) -> int:
 def _unlearn(arguments: argparse.Namespace) -> int:
     from icu_ray.errors import without_secrets
     from icu_ray.requests.record import Asked, said_of_earlier
-    from icu_ray.requests.unlearn import plan_request, request_json, settings_said, unlearn, unlearn_config
+    from icu_ray.requests.request_config import unlearn_config
+    from icu_ray.requests.unlearn import plan_request, request_json, unlearn
 
     options = {
         name: getattr(arguments, name)
@@ -111,28 +146,46 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         return done.command_code
     if done.result is None:
         return done.command_code
+    print(answer(done, [said for said, _ in earlier]))
+    for each in done.next_tries:
+        print("\n" + wrapped(f"Next: {each.why}"))
+        print(f"  {next_command(arguments, each.changes)}")
+    return done.command_code
+
+
+def answer(done: Unlearned, earlier: Sequence[str] = (), columns: int | None = None) -> str:
+    """What a person reads of a request that has ended. earlier: lines of texts of earlier requests.
+
+    columns: the terminal's (None: of this one); only a path may be longer than a line.
+    """
+    from icu_ray.requests.unlearn import settings_said
+
+    assert done.result is not None
     verdict = done.verdict
+    lines = [""]
+
+    def say(what: str, said: str, wide: int) -> None:
+        lines.extend(map(str.rstrip, f"  {what:<{wide}} {wrapped(said, wide + 3, columns)}".split("\n")))
+
     if verdict is None:
-        print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
+        lines.append(wrapped("Forgotten." if done.forgotten else f"NOT forgotten: {done.result.reason}", 0, columns))
     else:
-        print(f"\n{verdict.headline}")
+        lines.append(wrapped(verdict.headline, 0, columns))
         for question, sentences in verdict.lines:
             for place, said in enumerate(sentences):
-                print(f"  {'' if place else question:<16} {said}")
+                say("" if place else question, said, 16)
     for what, said in settings_said(done.result).items():
-        print(f"  {what:<30} {said}")
+        say(what, said, 30)
     if done.model is not None:
-        print(f"  {'model':<30} {done.model}")
+        say("model", whole(done.model), 30)
     if done.kept is not None:
-        print(f"  {'kept, of an earlier request':<30} {done.kept}: it is a success, and this one's model is none")
+        say("kept, of an earlier request", f"{whole(done.kept)}: it is a success, and this one's model is none", 30)
     for what, path in (("report", "report.html"), ("every text", "targets.csv"), ("record", "record.html")):
         if (done.folder / path).exists():
-            print(f"  {what:<30} {done.folder / path}")
-    for said, _ in earlier:
-        print(f"  {'texts of an earlier request':<30} {said}")
-    for each in done.next_tries:
-        print(f"\nNext: {each.why}\n  {next_command(arguments, each.changes)}")
-    return done.command_code
+            say(what, whole(done.folder / path), 30)
+    for said in earlier:
+        say("texts of an earlier request", said, 30)
+    return "\n".join(lines)
 
 
 # In this order: what takes several values stands before another option, not before the overrides.

@@ -42,6 +42,11 @@ def rich_console(stream: TextIO | None = None) -> Console:
     return Console(file=stream, width=None if stream.isatty() else UNBOUNDED, highlight=False)
 
 
+def whole(text: object) -> str:
+    """A path or the like for `wrapped`, which breaks no line at its blanks."""
+    return str(text).replace(" ", _JOINED)
+
+
 def wrapped(text: str, indent: int = 0, columns: int | None = None) -> str:
     """`text` wrapped between words; all lines but the first are indented, for which the first has been already.
 

@@ -9,6 +9,7 @@ Nothing here imports Ray or torch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -81,8 +82,7 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
                             "(equal model, sample, method and weights); remove one"
                         )
                     trials[trial.trial_id] = trial
-    _refuse_equal_names(trials.values())
-    with_status = corrected(_with_statuses(trials, config))
+    with_status = corrected(_with_statuses(_told_apart(trials), config))
     ordered = sorted(with_status, key=lambda trial: by_work(worker_group_of(trial)))
     return Plan(config, tuple(ordered), data, provisional)
 
@@ -186,14 +186,22 @@ def _needs_pairs(method: MethodConfig, alpha: float, beta: float) -> bool:
     return methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_pairs
 
 
-def _refuse_equal_names(trials: Iterable[Trial]) -> None:
-    seen: dict[str, str] = {}
-    for trial in trials:
-        if trial.name in seen:
-            raise UserError(
-                f"methods: two trials would be called {trial.name}; give one of the methods a 'label' of its own"
-            )
-        seen[trial.name] = trial.trial_id
+def _told_apart(trials: Mapping[str, Trial]) -> dict[str, Trial]:
+    """The trials, those of equal names called by the keys in which they differ, too."""
+    alike: dict[str, list[Trial]] = {}
+    for trial in trials.values():
+        alike.setdefault(trial.name, []).append(trial)
+    names: dict[str, str] = {}
+    for group in alike.values():
+        told = {t.trial_id: {**t.hyperparameters, **t.settings.stop.model_dump(exclude_none=True)} for t in group}
+        keys = dict.fromkeys(key for each in told.values() for key in each)
+        varied = [key for key in keys if len({repr(each.get(key)) for each in told.values()}) > 1]
+        for trial_id, each in told.items():
+            names[trial_id] = trials[trial_id].name + "".join(f"-{key}{each[key]}" for key in varied if key in each)
+    for name, count in Counter(names.values()).items():
+        if count > 1:
+            raise UserError(f"methods: two trials would be called {name}; give one of the methods a 'label' of its own")
+    return {trial_id: replace(trial, name=names[trial_id]) for trial_id, trial in trials.items()}
 
 
 def _with_statuses(trials: Mapping[str, Trial], config: SweepConfig) -> list[Trial]:

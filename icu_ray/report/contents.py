@@ -16,6 +16,7 @@ from icu_ray.config.keys import written
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
+from icu_ray.report.numbers.heldout import heldout_said
 from icu_ray.report.numbers.outcome import outcome
 from icu_ray.report.numbers.rows import Block, Mark, Row, make_blocks, rank, shown_columns
 from icu_ray.report.numbers.statistics import Estimate
@@ -26,19 +27,15 @@ from icu_ray.report.numbers.variants import differing_keys
 from icu_ray.storage.el_names import subscripted
 from icu_ray.storage.flat import flatten
 from icu_ray.storage.store import content_hash
-from icu_ray.storage.verdict import Verdict
+from icu_ray.storage.verdict import OUTCOME_WORD, Verdict, result_outcome
 from icu_ray.version import code_version
 
-STATE_WORD = {
-    "finished": "forgotten",
-    "not_forgotten": "not forgotten",
-    "failed": "failed",
+_STATE_WORD = {
     "broken": "unreadable",
     "not started": "not started",
     "interrupted": "interrupted",
     "running": "still running",
 }
-_VERDICT_WORD = {"too_costly": "forgotten, too costly", "collapsed": "forgotten, but collapsed"}
 SCORES = (
     Column("s_z", "s_z", "$s_z$", "", "higher", 2, meaning="sum of z-scores, bad columns subtracted"),
     Column("s_m", "s_m", "$s_m$", "", "higher", 2, meaning="sum of min-max scores, bad columns subtracted"),
@@ -108,6 +105,11 @@ class Report:
         return " ".join([*filter(None, map(outcome, self.blocks)), said])
 
     @property
+    def heldout(self) -> tuple[str, ...]:
+        """What the models do on held-out texts, a sentence a model; the verdict of an only trial says it already."""
+        return () if self.verdict is not None else tuple(map(heldout_said, self.blocks))
+
+    @property
     def score_columns(self) -> tuple[Column, ...]:
         """Those of the two scores that any row has, here or in the paper."""
         cells = [self.row_scores(block, row) for block in self.blocks for row in block.rows]
@@ -143,10 +145,8 @@ class Report:
 
 
 def state_word(trial: ReportedTrial) -> str:
-    """How a trial stands, in a word or two; what is no success is not called one."""
-    verdict = trial.verdict
-    word = STATE_WORD[trial.state]
-    return word if verdict is None else _VERDICT_WORD.get(verdict.outcome, word)
+    """How a trial stands, in a word or two."""
+    return _STATE_WORD[trial.state] if trial.result is None else OUTCOME_WORD[result_outcome(trial.result)]
 
 
 def cell_of(row: Row, column: Column) -> TableCell:
@@ -189,7 +189,7 @@ def _findings(found: Collected) -> list[Finding]:
         if trial.state == "failed" and trial.result is not None:
             findings.append(Finding("failed", f"{trial.name}: failed: {trial.result.reason}"))
         elif trial.state in ("interrupted", "running"):
-            word = STATE_WORD[trial.state]
+            word = _STATE_WORD[trial.state]
             far = f"{trial.epochs} epochs so far" if trial.epochs else "no epoch yet"
             findings.append(Finding("missing", f"{trial.name}: {word}, {far}"))
         elif trial.state == "not started":

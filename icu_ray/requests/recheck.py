@@ -1,7 +1,7 @@
 """Makes the record of a request, with what its models are asked once more: earlier texts, the first original.
 
     record = make_record(asked, config, trial_paths, scores, verdict)
-    found = also_checked("earlier.jsonl", {"before": "my-model", "after": "unlearned/model"}, config, thresholds)
+    found = also_checked("earlier.jsonl", {"before": "my-model", "after": "unlearned/model"}, config, limits)
     perplexity, why_not = perplexity_of_first(first_original, heldout, config)
 
 The models are loaded in this process, on a GPU where it sees one.
@@ -19,19 +19,20 @@ from icu_ray.data.records import Record, read_records
 from icu_ray.data.sources import load_corpus
 from icu_ray.errors import UserError
 from icu_ray.plan.text_lengths import lengths_in
+from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.requests.record import (
     Asked,
     Ended,
     against_first,
-    below,
     content_sha256,
     earlier_record,
     read_record,
     request_record,
-    thresholds_of,
+    thresholds_told,
 )
 from icu_ray.requests.row_length import layout
 from icu_ray.storage.results import finite
+from icu_ray.storage.thresholds import Thresholds
 from icu_ray.storage.trial_files import TrialPaths, read_result, read_samples, read_spec
 
 KEY = "--also-check"
@@ -43,9 +44,8 @@ def make_record(
     paths: TrialPaths,
     scores: Mapping[str, Mapping[str, float | None]],
     verdict: Mapping[str, Any],
-    thresholds: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole record of a request whose trial has ended. thresholds: ma, el, rule, from; None: as the config says.
+    """The whole record of a request whose trial has ended.
 
     What an earlier record of the same unlearned model tells of other texts stays in it.
     """
@@ -55,10 +55,13 @@ def make_record(
     source = config.models[0].source
     earlier = earlier_record(source, None if result.provenance is None else result.provenance.model)
     corpus = load_corpus(config)
-    limits = thresholds_of(config) if thresholds is None else thresholds
+    own = config.methods[0].stop.model_dump(exclude_none=True)
+    asked_for = config.stop.model_copy(update=own)
+    limits = result.thresholds or thresholds_of(asked_for, result.before, config.el.ngram)
     spec = read_spec(paths)
     ended = Ended(spec, result, read_samples(paths, spec), scores, folder)
-    record = request_record(asked, config, corpus, ended, verdict=verdict, thresholds=limits, earlier=earlier)
+    told = thresholds_told(limits)
+    record = request_record(asked, config, corpus, ended, verdict=verdict, thresholds=told, earlier=earlier)
     known = read_record(Path(paths.root).parents[1])
     same = known is not None and known["model"] == record["model"]
     if earlier is not None:
@@ -80,7 +83,7 @@ def read_earlier(file: str, config: SweepConfig) -> list[Record]:
 
 
 def also_checked(
-    file: str, models: Mapping[str, str | None], config: SweepConfig, thresholds: Mapping[str, Any]
+    file: str, models: Mapping[str, str | None], config: SweepConfig, limits: Thresholds
 ) -> dict[str, Any]:
     """MA and EL of a file's texts under the models before and after; forgotten: whether the one after is under both
     thresholds. A model that is not there has null."""
@@ -103,7 +106,7 @@ def also_checked(
             "file": file,
             "count": len(records),
             **means,
-            "forgotten": below(means["ma"]["after"], means[el]["after"], thresholds),
+            "forgotten": limits.judge(means["ma"]["after"], means[el]["after"]),
             "cut": None if after is None or after.cut_tokens is None else sum(n > 0 for n in after.cut_tokens),
             "each": each,
         }

@@ -55,16 +55,6 @@ class Ended:
     model: Path | None
 
 
-def thresholds_of(config: SweepConfig) -> dict[str, Any]:
-    """Below which MA and EL count as forgotten, and who says so."""
-    method = config.methods[0].stop.model_dump(exclude_none=True)
-    stop = config.stop.model_copy(update=method)
-    numbers = [value if isinstance(value, float | int) else None for value in (stop.ma, stop.el)]
-    paper = (stop.ma, stop.el) == (StopConfig().ma, StopConfig().el)
-    source = "the paper (section V-D)" if paper else "this request (stop.ma, stop.el)"
-    return {"ma": numbers[0], "el": numbers[1], "rule": stop.rule, "from": source, "at_most": []}
-
-
 def thresholds_told(limits: Thresholds) -> dict[str, Any]:
     """The thresholds a trial was judged by.
 
@@ -84,21 +74,6 @@ def thresholds_told(limits: Thresholds) -> dict[str, Any]:
         parts.append(f"{name.upper()}: {'the paper (section V-D)' if paper else f'this request (stop.{name})'}")
     ratio = limits.max_ppl_ratio
     return values | {"rule": limits.rule, "from": "; ".join(parts), "at_most": made, "max_ppl_ratio": ratio}
-
-
-def below(ma: float | None, el: float | None, thresholds: Mapping[str, Any]) -> bool | None:
-    """Whether means of texts are under the thresholds; None where that cannot be told."""
-    under: list[bool | None] = []
-    for name, value in (("ma", ma), ("el", el)):
-        limit = thresholds.get(name)
-        if value is None or limit is None:
-            under.append(None)
-        else:
-            under.append(value <= limit if name in thresholds.get("at_most", ()) else value < limit)
-    decisive: bool = thresholds.get("rule") == "or"
-    if decisive in under:
-        return decisive
-    return None if None in under else not decisive
 
 
 def request_record(

@@ -11,42 +11,28 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cluster.nodes import machine
-from icu_ray.cluster.runtime import will_start_locally
 from icu_ray.config import SweepConfig
-from icu_ray.config.file import apply_override, merge, resolve_config
-from icu_ray.config.section import as_name
-from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.next_try import NextTry, next_tries
 from icu_ray.requests.recheck import make_record, read_earlier
-from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier, thresholds_told
-from icu_ray.requests.row_length import columns_for
+from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier
+from icu_ray.requests.request_config import RUN, unlearn_config
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import TrialResult, finite
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_events, read_result, read_samples
 from icu_ray.storage.verdict import Verdict, verdict_json, verdict_of
 from icu_ray.sweep.run import run_sweep
 
-RUN = "run"
-STANDIN = "standin"
-_STANDIN_BETA = 4.0
 _REPORTED = ("report.html", "targets.csv")
 _RECORD = ("record.json", "record.html")
-HELDOUT_SHARE, HELDOUT_MOST = 10, 64
-"""Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
-HELDOUT_ENOUGH = 16
-"""From so many unread texts on the thresholds are what the model does on them; of fewer the mean says too little."""
-MAX_PPL_RATIO = 1.5
-"""A model whose held-out perplexity is more than this many times the original's is not acceptable, unless asked."""
 
 
 @dataclass(frozen=True)
@@ -129,105 +115,6 @@ class Unlearned:
         return {name: {**plain(side), **evaluated.get(name, {})} for name, side in sides.items() if side is not None}
 
 
-def unlearn_config(
-    model: str,
-    *,
-    forget: str | None,
-    retain: str | None = None,
-    out: str,
-    heldout: str | None = None,
-    text_column: str = "text",
-    id_column: str | None = None,
-    method: str | None = None,
-    alpha: float = 0.5,
-    beta: float | None = None,
-    length: int | None = None,
-    workers: int = 1,
-    gpus: int | None = None,
-    precision: str = "fp32",
-    suites: Sequence[str] = (),
-    mirror: str | None = None,
-    overrides: Sequence[str] = (),
-) -> SweepConfig:
-    """The config of a request; UserError for what cannot be.
-
-    model: hub id, folder, or 'standin' ('standin:medium'): one that is trained here until it knows the texts.
-    beta: default 1.0, as in the paper; of a stand-in 4.0. forget: None, with a stand-in: the embedded synthetic
-    records. length: tokens of a row; None: the longest text's (requests/row_length.py), and texts that are longer than
-    the model can read are forgotten in windows. No text is cut unless rows.long=cut says so. retain: None: there are no
-    texts to pair with, and gradient ascent is all that can be done.
-    """
-    standin, _, size = model.partition(":")
-    is_standin = standin == STANDIN
-    if forget is None and not is_standin:
-        raise UserError("--forget: give a file of the texts to forget (only --model standin brings its own)")
-    if beta is None:
-        beta = _STANDIN_BETA if is_standin else 1.0
-    name = method or ("icu" if retain is not None or forget is None else "kumpr")
-    tree: dict[str, Any] = {
-        "name": RUN,
-        "storage": out,
-        "methods": [{"name": name, "alpha": alpha, "beta": beta}],
-        "tracking": {"enabled": False},
-        "evaluation": {"suites": list(suites), "mirror": mirror},
-    }
-    if gpus is None and not is_standin and will_start_locally():
-        gpus = min(1, int(machine().gpus))
-    described: dict[str, Any] = {"name": as_name(Path(model).name, "model"), "source": model, "precision": precision}
-    if is_standin:
-        described = {"name": STANDIN, "standin": {"size": size or "small", "target_repeats": 6}}
-        # As in the quickstart: a stand-in needs larger steps than a real model.
-        tree["optim"] = {"lr": 5e-4}
-        tree["filter"] = {"encoder": "bundled", "encoder_layer": 6}
-        tree["pairs"] = {"encoder": "bundled"}
-    tree["models"] = [described | {"workers": workers} | ({} if gpus is None else {"gpus_per_worker": gpus})]
-    if forget is None:
-        tree["data"] = {"source": "synthetic", "records": 640, "sample_size": 16, "heldout": HELDOUT_MOST}
-    else:
-        tree["data"] = _records(forget, retain, heldout, text_column, id_column)
-    length = length or (128 if is_standin else None)
-    if length is not None:
-        tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
-    for override in overrides:
-        tree = apply_override(tree, override)
-    stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
-    # Texts that were set aside from the retain file may have been trained on: they say what is lost, not what a model
-    # does on texts that it never read. A stand-in has not read them.
-    unread = is_standin or (isinstance(tree["data"], Mapping) and isinstance(tree["data"].get("heldout"), str))
-    if unread and _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
-        stop |= {"ma": "heldout", "el": "heldout"}
-    tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
-    # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
-    long = "cut" if is_standin else "refuse"
-    if "columns" not in tree and not is_standin:
-        tree["columns"], fit = columns_for(tree)
-        long = long if fit else "windows"
-    tree = merge({"rows": {"long": long}}, tree)
-    return resolve_config(tree, "icu-ray unlearn")
-
-
-def _records(
-    forget: str, retain: str | None, heldout: str | None, text_column: str, id_column: str | None
-) -> dict[str, Any]:
-    data: dict[str, Any] = {"source": "records", "forget": forget, "pool": retain, "heldout": heldout}
-    data |= {"text_column": text_column, "id_column": id_column}
-    if retain is not None and heldout is None:
-        rows = len(read_records(Path(retain), text_column, id_column, "data.pool", "pool"))
-        data["heldout_rows"] = min(HELDOUT_MOST, rows // HELDOUT_SHARE)
-    return data
-
-
-def _heldout_texts(data: Any) -> int:
-    """How many there are; 0 where this cannot be told, which the check of the config then says."""
-    if not isinstance(data, Mapping):
-        return 0
-    count = data.get("heldout_rows" if data.get("source") == "records" else "heldout")
-    if isinstance(data.get("heldout"), str):
-        columns = data.get("text_column", "text"), data.get("id_column")
-        return len(read_records(Path(data["heldout"]), *columns, "data.heldout", "held-out texts"))
-    return count if isinstance(count, int) else 0
-
-
 def unlearn(
     model: str, *, forget: str | None, out: str | Path, asked: Asked | None = None, **options: Any
 ) -> Unlearned:
@@ -250,9 +137,8 @@ def unlearn(
     done = Unlearned(Path(out), run, code, read_result(TrialPaths.of(str(out), run, trial.trial_id)), trial.settings)
     _collect(done)
     if done.result is not None and done.paths is not None:
-        result, verdict = done.result, plain_verdict(done.result, done.verdict)
-        limits = None if result.thresholds is None else thresholds_told(result.thresholds)
-        record = make_record(asked, config, done.paths, done.scores(), verdict, limits)
+        verdict = plain_verdict(done.result, done.verdict)
+        record = make_record(asked, config, done.paths, done.scores(), verdict)
         leave_record(record, Path(out) / run, Path(out))
     return done
 

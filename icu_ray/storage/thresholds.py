@@ -28,11 +28,15 @@ class Limit:
     spread: float | None = None
     texts: int = 0
 
-    def holds(self, measured: float | None) -> bool:
-        """Whether it lies below; what was not measured does not. As low as the held-out texts' mean is low enough."""
-        if measured is None:
-            return False
+    def judge(self, measured: float | None) -> bool | None:
+        """Whether it lies below, None where one of the two is not known. As low as the held-out texts' mean will do."""
+        if measured is None or not math.isfinite(self.value):
+            return None
         return measured <= self.value if self.source == "heldout" else measured < self.value
+
+    def holds(self, measured: float | None) -> bool:
+        """Whether it lies below; what was not measured does not."""
+        return self.judge(measured) is True
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,27 @@ class Thresholds:
     ngram: int = 10
     heldout_above: int | None = None
 
+    @property
+    def named(self) -> dict[str, Limit]:
+        """Each by what people call it."""
+        return {"MA": self.ma, f"EL{self.ngram}": self.el}
+
+    @property
+    def from_heldout(self) -> tuple[str, ...]:
+        """Names of those that are means of held-out texts."""
+        return tuple(name for name, limit in self.named.items() if limit.source == "heldout")
+
+    def judge(self, ma: float | None, el: float | None) -> bool | None:
+        """Whether these values lie below the thresholds: both, by rule 'or' one; None where that cannot be told."""
+        held = self.ma.judge(ma), self.el.judge(el)
+        decisive = self.rule == "or"
+        if decisive in held:
+            return decisive
+        return None if None in held else not decisive
+
     def below(self, ma: float | None, el: float | None) -> bool:
-        """Whether these values lie below the thresholds: both, by rule 'or' one."""
-        held = self.ma.holds(ma), self.el.holds(el)
-        return all(held) if self.rule == "and" else any(held)
+        """Whether these values are known to lie below the thresholds."""
+        return self.judge(ma, el) is True
 
     @property
     def known(self) -> bool:

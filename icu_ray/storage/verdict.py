@@ -15,54 +15,31 @@ from typing import Any, Literal
 
 from icu_ray.storage.results import SampleRecord, Scores, TrialEvaluation, TrialResult, finite
 from icu_ray.storage.thresholds import Limit, Thresholds
+from icu_ray.storage.verdict_parts import (
+    Cost,
+    HeldOut,
+    Speech,
+    State,
+    TextVerdict,
+    cost_of,
+    count_of,
+    heldout_of,
+    percent,
+    some_of,
+    speech_of,
+    thresholds_said,
+)
 
 Outcome = Literal["success", "not_forgotten", "too_costly", "collapsed", "failed"]
-State = Literal["forgotten", "left", "not_measured"]
-
-_DISTINCT_LOST = 0.5
-"""A model has collapsed when the share of distinct tokens in what it says falls below so much of what it was."""
+OUTCOME_WORD: Mapping[Outcome, str] = {
+    "success": "forgotten",
+    "not_forgotten": "not forgotten",
+    "too_costly": "forgotten, too costly",
+    "collapsed": "forgotten, but collapsed",
+    "failed": "failed",
+}
+"""How tables and logs call it, in a word or two; what is no success is not called one."""
 _NOTHING = Scores(None, None, None, None, None, None)
-_NAMED = 10
-"""So many ids stand in a line; the JSON has all."""
-
-
-@dataclass(frozen=True)
-class TextVerdict:
-    """One text. left: still above a threshold. not_measured: what was measured of it does not decide."""
-
-    id: str
-    state: State
-    ma: float | None
-    el: float | None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What unlearning cost. within: whether the ratio keeps the limit, None without a limit or a measurement.
-
-    ppl_ratio: held-out perplexity after divided by before; None too where the one after is not finite, and then no
-    limit is kept. tasks: metrics by full name, before and after.
-    """
-
-    ppl_before: float | None
-    ppl_after: float | None
-    ppl_ratio: float | None
-    limit: float | None
-    within: bool | None
-    tasks: Mapping[str, tuple[float | None, float | None]]
-
-
-@dataclass(frozen=True)
-class Speech:
-    """How varied what the model says is: the share of distinct tokens in it. of: after whose beginnings it was asked.
-
-    collapsed: it lost more than half of that share, or its perplexity is not finite; None where not measured.
-    """
-
-    of: Literal["heldout", "targets"]
-    distinct_before: float | None
-    distinct_after: float | None
-    collapsed: bool | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +59,7 @@ class Verdict:
     cost: Cost
     speech: Speech
     reason: str
+    heldout: HeldOut
 
     @property
     def success(self) -> bool:
@@ -109,9 +87,9 @@ class Verdict:
         if self.outcome == "not_forgotten":
             return f"NOT forgotten: {self.reason}"
         if self.outcome == "too_costly":
-            return f"NOT acceptable: the texts are forgotten, but {_cost_said(self.cost)}."
+            return f"NOT acceptable: the texts are forgotten, but {self.cost.said}."
         if self.outcome == "collapsed":
-            return f"NOT acceptable: the texts are forgotten, but the model has collapsed; {_speech_said(self.speech)}."
+            return f"NOT acceptable: the texts are forgotten, but the model has collapsed; {self.speech.said}."
         if unmeasured and not left:
             return f"Forgotten on average; {unmeasured} of {len(self.texts)} texts could not be measured."
         if left:
@@ -124,14 +102,15 @@ class Verdict:
         """The three parts and the thresholds, each a question and the sentences of its answer."""
         said = [("forgotten?", self._forgotten_said())]
         if self.thresholds is not None:
-            said.append(("thresholds", _thresholds_said(self.thresholds)))
+            said.append(("thresholds", thresholds_said(self.thresholds)))
+            said.append(("held-out texts", list(self.heldout.said)))
         said += [("at what cost?", self._cost_lines()), ("what is left?", self._left_said())]
         return tuple((what, tuple(sentences)) for what, sentences in said)
 
     def _forgotten_said(self) -> list[str]:
         limits = self.thresholds
         el = "EL" if limits is None else f"EL{limits.ngram}"
-        means = f"mean MA {_percent(self.ma)}, mean {el} {_percent(self.el)}"
+        means = f"mean MA {percent(self.ma)}, mean {el} {percent(self.el)}"
         said = [f"all together: {'yes' if self.together else 'no'} ({means})"]
         if self.texts:
             said.append(f"each by itself: {len(self.ids('forgotten'))} of {len(self.texts)} texts")
@@ -140,21 +119,23 @@ class Verdict:
         return said
 
     def _cost_lines(self) -> list[str]:
-        said = [_cost_said(self.cost)]
+        said = [self.cost.said]
         for name, (before, after) in self.cost.tasks.items():
             if name.endswith("/avg"):
-                said.append(f"{name} {_percent(before)} -> {_percent(after)}")
+                said.append(f"{name} {percent(before)} -> {percent(after)}")
         if self.speech.collapsed:
-            said.append(f"the model has collapsed: {_speech_said(self.speech)}")
+            said.append(f"the model has collapsed: {self.speech.said}")
         return said
 
     def _left_said(self) -> list[str]:
         left, unmeasured = self.ids("left"), self.ids("not_measured")
         if not self.texts:
             return ["not known: the single texts were not measured"]
-        said = [f"{_count(left)} above the thresholds: {_named(left)}" if left else "no text is above the thresholds"]
+        said = ["no text is above the thresholds"]
+        if left:
+            said = [f"{count_of(len(left))} above the thresholds: {some_of(left)}"]
         if unmeasured:
-            said.append(f"{_count(unmeasured)} could not be measured: {_named(unmeasured)}")
+            said.append(f"{count_of(len(unmeasured))} could not be measured: {some_of(unmeasured)}")
         return said
 
 
@@ -170,8 +151,8 @@ def verdict_of(
     below = limits is not None and limits.below(after.ma, after.el)
     # A mean of values below a threshold lies below it, but for the last digit of its rounding.
     together = not failed and (below or (bool(texts) and all(text.state == "forgotten" for text in texts)))
-    cost = _cost_of(before, after, None if limits is None else limits.max_ppl_ratio, evaluation)
-    speech = _speech_of(before, after)
+    cost = cost_of(before, after, None if limits is None else limits.max_ppl_ratio, evaluation)
+    speech = speech_of(before, after)
     outcome: Outcome = "success"
     if failed:
         outcome = "failed"
@@ -182,13 +163,21 @@ def verdict_of(
     elif speech.collapsed:
         outcome = "collapsed"
     already = limits is not None and limits.below(before.ma, before.el)
-    return Verdict(outcome, together, already, after.ma, after.el, texts, limits, cost, speech, result.reason)
+    heldout = heldout_of(before, after, limits)
+    return Verdict(outcome, together, already, after.ma, after.el, texts, limits, cost, speech, result.reason, heldout)
+
+
+def result_outcome(result: TrialResult) -> Outcome:
+    """The outcome of `verdict_of`; of a result that has no verdict, what its status says."""
+    verdict = verdict_of(result)
+    if verdict is not None:
+        return verdict.outcome
+    return "success" if result.status == "finished" else result.status
 
 
 def is_too_costly(result: TrialResult) -> bool:
     """Whether a model forgot, but is past the cost limit that its trial had."""
-    verdict = verdict_of(result)
-    return verdict is not None and verdict.outcome == "too_costly"
+    return result_outcome(result) == "too_costly"
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
@@ -208,6 +197,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
             "texts": [asdict(text) for text in verdict.texts],
         },
         "cost": {**asdict(verdict.cost), "speech": asdict(verdict.speech)},
+        "heldout": asdict(verdict.heldout),
         "left": list(verdict.ids("left")),
         "not_measured": list(verdict.ids("not_measured")),
         "thresholds": None if verdict.thresholds is None else asdict(verdict.thresholds),
@@ -241,71 +231,3 @@ def _state(asked: Sequence[tuple[Limit, float | None]], one_is_enough: bool) -> 
     if one_is_enough:
         return "forgotten" if any(held) else "left" if complete else "not_measured"
     return "left" if not all(held) else "forgotten" if complete else "not_measured"
-
-
-def _cost_of(before: Scores, after: Scores, limit: float | None, evaluation: TrialEvaluation | None) -> Cost:
-    first, last = before.ppl_heldout, after.ppl_heldout
-    ratio = None if not first or last is None else last / first
-    within = None if limit is None or first is None else ratio is not None and ratio <= limit
-    none: Mapping[str, float | None] = {}
-    sides = (none, none) if evaluation is None else (evaluation.before, evaluation.after)
-    tasks = {name: (sides[0].get(name), sides[1].get(name)) for name in {**sides[0], **sides[1]}}
-    return Cost(first, last, ratio, limit, within, tasks)
-
-
-def _speech_of(before: Scores, after: Scores) -> Speech:
-    heldout = before.distinct_heldout is not None
-    first = before.distinct_heldout if heldout else before.distinct
-    last = after.distinct_heldout if heldout else after.distinct
-    lost = None if first is None or last is None else last < _DISTINCT_LOST * first
-    if before.ppl_heldout is not None and after.ppl_heldout is None:
-        lost = True
-    return Speech("heldout" if heldout else "targets", first, last, lost)
-
-
-def _cost_said(cost: Cost) -> str:
-    if cost.ppl_before is None:
-        return "not measured: there are no held-out texts"
-    limit = "" if cost.limit is None else f" (limit {cost.limit:g})"
-    if cost.ppl_after is None or cost.ppl_ratio is None:
-        return f"held-out perplexity rose from {cost.ppl_before:.2f} to infinity{limit}"
-    told = f"{cost.ppl_before:.2f} -> {cost.ppl_after:.2f}"
-    return f"held-out perplexity is {cost.ppl_ratio:.2f} times what it was{limit}: {told}"
-
-
-def _speech_said(speech: Speech) -> str:
-    whose = "held-out texts" if speech.of == "heldout" else "the texts"
-    if speech.distinct_before is None or speech.distinct_after is None:
-        return "its perplexity is not a finite number"
-    shares = f"{_percent(speech.distinct_before)} -> {_percent(speech.distinct_after)}"
-    return f"after the beginnings of {whose} it repeats itself: share of distinct tokens {shares}"
-
-
-def _thresholds_said(limits: Thresholds) -> list[str]:
-    said = []
-    for name, limit in (("MA", limits.ma), (f"EL{limits.ngram}", limits.el)):
-        sign = "at most" if limit.source == "heldout" else "below"
-        spread = "" if limit.spread is None else f" (spread {100 * limit.spread:.1f})"
-        said.append(f"{name} {sign} {_percent(limit.value)}{spread}")
-    lines = [f" {limits.rule} ".join(said)]
-    made = [name for name, limit in (("MA", limits.ma), (f"EL{limits.ngram}", limits.el)) if limit.source == "heldout"]
-    texts = max(limits.ma.texts, limits.el.texts)
-    if made:
-        lines.append(f"{' and '.join(made)}: the mean of {texts} held-out texts before unlearning")
-        if limits.heldout_above is not None:
-            lines.append(f"of these held-out texts, {limits.heldout_above} are above the thresholds")
-    else:
-        lines.append("given as numbers, not measured on this model")
-    return lines
-
-
-def _percent(value: float | None) -> str:
-    return "not measured" if value is None else f"{100 * value:.2f} %"
-
-
-def _count(ids: Sequence[str]) -> str:
-    return f"{len(ids)} text{'s' * (len(ids) != 1)}"
-
-
-def _named(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:_NAMED]) + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")

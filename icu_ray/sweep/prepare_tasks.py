@@ -108,13 +108,13 @@ def standin_task(
 
     def work(tell: Callable[[Step], None]) -> None:
         def make(folder: Path) -> None:
-            from icu_ray.training.standins import build_standin
+            from icu_ray.training.standins import NGRAM, build_standin
 
             part = 0.0
 
             def progress(epoch: Any) -> None:
                 nonlocal part
-                extraction = "" if epoch.el is None else f", EL {epoch.el:.2f}"
+                extraction = "" if epoch.el is None else f", EL{NGRAM} {epoch.el:.2f}"
                 text = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"
                 # MA rises nearly evenly up to where the training ends; its last part is slower.
                 known = epoch.ma / settings.min_memorization if settings.min_memorization else 0.0

@@ -311,14 +311,31 @@ def test_doctor_finds_a_storage_that_cannot_be_written(storage: str) -> None:
     assert found.state == "bad" and found.found.startswith(storage) and found.remedy
 
 
-def test_every_command_shows_an_example() -> None:
-    def walk(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-        yield parser
-        for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for below in action.choices.values():
-                    yield from walk(below)
+def walk(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from walk(below)
 
+
+def test_every_option_says_what_it_means_and_its_default() -> None:
+    modes = argparse._StoreTrueAction | argparse._StoreConstAction | argparse._VersionAction
+    for parser in walk(make_parser()):
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction | argparse._HelpAction):
+                continue
+            name = f"{parser.prog} {'/'.join(action.option_strings) or action.metavar or action.dest}"
+            said = "" if action.help is None else " ".join((action.help % {"prog": parser.prog}).split())
+            assert len(said.partition(" (default")[0].split()) >= 2, name
+            if isinstance(action, modes) or action.required or name.endswith(("--attach", "--stop")):
+                continue  # nothing happens without it, or there is no doing without it
+            assert "(default: " in said, name
+            if isinstance(action.default, str | int | float) and action.default != "":
+                assert f"(default: {action.default}" in said, name
+
+
+def test_every_command_shows_an_example() -> None:
     parsers = list(walk(make_parser()))
     assert len(parsers) > 18
     for parser in parsers:

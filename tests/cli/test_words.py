@@ -15,7 +15,7 @@ from icu_ray.config.file import load_config
 from icu_ray.config.keys import all_keys
 from icu_ray.config.shipped import shipped_configs
 from icu_ray.errors import UserError
-from icu_ray.requests.unlearn import unlearn_config
+from icu_ray.requests.request_config import unlearn_config
 from icu_ray.requests.wording import as_typed
 
 ROOT = Path(__file__).parents[2]

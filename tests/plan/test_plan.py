@@ -132,6 +132,22 @@ def test_equal_cells_and_equal_names_are_refused() -> None:
         plan({"methods": [{"name": "icuu"}]})
 
 
+def test_names_say_in_what_trials_differ_and_ids_do_not_change() -> None:
+    npo = [{"name": "npo", "settings": {"beta_npo": beta}} for beta in (0.1, 0.5)]
+    other = {"name": "npo", "settings": {"beta_npo": 0.5}, "stop": {"ma": 0.4}}
+    only = {"models": [{"name": "a", "standin": {}}], "samples": [0]}
+    found = plan({**only, "methods": [*npo, other, {"name": "icu"}]})
+    assert sorted(trial.name for trial in found.trials) == [
+        "icu-a-s0-a0.5-b1.0",
+        "npo-a-s0-beta_npo0.1-ma0.5994",
+        "npo-a-s0-beta_npo0.5-ma0.4",
+        "npo-a-s0-beta_npo0.5-ma0.5994",
+    ]
+    alone = [trial for method in (*npo, other) for trial in plan({**only, "methods": [method]}).trials]
+    assert {trial.name for trial in alone} == {"npo-a-s0"}
+    assert {trial.trial_id for trial in alone} < ids(found)
+
+
 def test_statuses_are_read_from_storage(tmp_path: Path) -> None:
     first, second, third, *_ = plan(storage=str(tmp_path)).trials
     write_events(where(tmp_path, first), [EpochRecord(0, 8, SCORES), EpochRecord(1, 7, SCORES)])

@@ -6,6 +6,7 @@ Needs: nothing.
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -25,11 +26,21 @@ from icu_ray.report.figures.curves import mean_curve
 from icu_ray.report.formats import latex, markdown
 from icu_ray.report.formats.glossary import GLOSSARY
 from icu_ray.report.formats.page import png_size
+from icu_ray.report.numbers.columns import PAPER_COLUMNS
 from icu_ray.report.numbers.summary import summarise, write_tables
 from icu_ray.report.write import Written, write_report
 from icu_ray.storage.files import read_bytes
 from icu_ray.storage.results import Generations, TrialEvaluation
-from icu_ray.storage.trial_files import TrialPaths, add_generations, read_samples, write_evaluation, write_samples
+from icu_ray.storage.thresholds import Limit, Thresholds
+from icu_ray.storage.trial_files import (
+    TrialPaths,
+    add_generations,
+    read_result,
+    read_samples,
+    write_evaluation,
+    write_result,
+    write_samples,
+)
 from icu_ray.tracking.sync import sync_sweep
 from icu_ray.tracking.tracker import tracking_uri
 from tests.support.report_case import REFERENCE, Cell, config, write_sweep
@@ -594,16 +605,32 @@ def test_the_latex_table_fits_a_page(tmp_path: Path) -> None:
     tables = text.split(r"\begin{table*}")[1:]
     assert len(tables) == 2 and r"125m (continued) & " in tables[1]
     for table in tables:
-        assert table.count(r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}") == 1
+        assert table.count(r"\resizebox") == 2 and "adjustbox" not in table  # of what every LaTeX has
         assert sum(line.endswith(r"\\") for line in table.split("\n")) <= 1 + latex.ROWS
+
+
+@pytest.mark.parametrize("form", ["11pt,a4paper", "twocolumn"])
+@pytest.mark.parametrize("kind", ["many rows", "many columns", "one row"])
+def test_the_latex_table_is_typeset_on_a_page(kind: str, form: str, tmp_path: Path) -> None:
     compiler = shutil.which("tectonic") or shutil.which("pdflatex")
     if compiler is None:
         pytest.skip("needs tectonic or pdflatex to typeset it")
-    page = r"\documentclass[twocolumn]{article}\usepackage{booktabs,adjustbox}\begin{document}" + text
-    (tmp_path / "page.tex").write_text(page + r"\end{document}")
-    done = subprocess.run([compiler, "page.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    cells = [Cell()]
+    if kind == "many rows":
+        cells = [Cell(alpha=a / 10, beta=b / 10, sample=n) for a in range(1, 8) for b in range(1, 8) for n in range(3)]
+    elif kind == "many columns":
+        cells = [Cell(method, method, 0.5, 1.0, n, ngram=n) for method in ("icu", "kl_<&_%") for n in (5, 10, 12)]
+    write_sweep(tmp_path, "s", cells)
+    for cell in cells if kind == "many columns" else ():
+        measured = dict.fromkeys([name for column in PAPER_COLUMNS for name in column.metrics], 0.5)
+        evaluation = TrialEvaluation({}, ("a", "b"), measured, measured)
+        write_evaluation(TrialPaths.of(str(tmp_path), "s", cell.trial_id), evaluation)
+    page = rf"\documentclass[{form}]{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}"
+    (tmp_path / "page.tex").write_text(page + latex.to_latex(undrawn(tmp_path, "s")) + r"\end{document}")
+    command = [compiler] if compiler.endswith("tectonic") else [compiler, "-interaction=nonstopmode", "-halt-on-error"]
+    done = subprocess.run([*command, "page.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:]
-    assert "Float too large" not in done.stdout + done.stderr and "Overfull" not in done.stdout + done.stderr
+    assert not re.findall(r"Overfull.*|Float too large.*|Missing character.*", done.stdout + done.stderr)
 
 
 def test_texts_that_are_longer_than_a_row_are_named(tmp_path: Path) -> None:
@@ -620,3 +647,25 @@ def test_texts_that_are_longer_than_a_row_are_named(tmp_path: Path) -> None:
             assert (
                 "3 of 4 texts are longer than a row; their ends were neither forgotten nor measured: r3 (36" in told[0]
             )
+
+
+def test_what_became_of_held_out_texts_is_one_sentence_a_model(tmp_path: Path) -> None:
+    cells = [Cell(sample=0), Cell(sample=1), Cell("kl", "kl", 0.0, 1.0, model="1.3b")]
+    folder = write_sweep(tmp_path, "s", cells)
+    for place, cell in enumerate(cells[:2]):
+        paths = TrialPaths.of(str(tmp_path), folder.name, cell.trial_id)
+        result = read_result(paths)
+        assert result is not None and result.before is not None and result.after is not None
+        before = replace(result.before, ma_heldout=0.54, el_heldout=0.23, heldout_texts=16)
+        after = replace(before, ma_heldout=0.5 - place / 100, el_heldout=None if place else 0.2)
+        limits = Thresholds(Limit(0.54, "heldout", 0.1, 16), Limit(0.0499))
+        write_result(paths, replace(result, before=before, after=after, thresholds=limits if place else None))
+    written = write_report([(str(tmp_path), "s")])
+    said = (
+        "125m on 16 held-out texts: mean MA 54.0 % -> 49.0 to 50.0 %, mean EL10 23.0 % -> 20.0 %; "
+        "the threshold of MA comes from them, in 1 of 2 trials."
+    )
+    for name in ("report.html", "report.md"):
+        text = html.unescape(text_of(written, name)).replace("\\>", ">")
+        assert said in text, name
+        assert "1.3b on held-out texts: MA and EL were not measured." in text

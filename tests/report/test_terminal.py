@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +24,15 @@ from icu_ray.console.progress import Step
 from icu_ray.console.terminal import UNBOUNDED, rich_console, wrapped
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.report.collect import collect
+from icu_ray.report.numbers.columns import PAPER_COLUMNS
 from icu_ray.report.numbers.summary import summarise
 from icu_ray.report.terminal.live import LiveView
 from icu_ray.report.terminal.plan_table import print_plan
 from icu_ray.report.terminal.status import status_table
 from icu_ray.report.terminal.summary_tables import print_tables
 from icu_ray.services.doctor import Finding
-from icu_ray.storage.trial_files import write_beat
+from icu_ray.storage.results import TrialEvaluation
+from icu_ray.storage.trial_files import TrialPaths, write_beat, write_evaluation
 from icu_ray.sweep.job_list import ListedJob
 from tests.support.report_case import Cell, write_sweep
 from tests.sweep.test_prepare import plan_of
@@ -93,6 +96,35 @@ def test_a_summary_says_what_it_leaves_out(tmp_path: Path, width: int) -> None:
         assert any(line.startswith("Left out") and line.endswith("see trials.csv.") for line in lines)
     else:
         assert "BERT F1 %" in header and "Left out" not in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_line_of_a_plan_a_status_or_a_sweeps_tables_is_wider_than_the_terminal(width: int, tmp_path: Path) -> None:
+    many = [Cell(seed=seed, lr=lr, model="a-model-of-some-length") for seed in (7, 42) for lr in (5e-6, 1e-5)]
+    cells = [*many, Cell("kl", "kl", 0.0, 1.0, status="not_forgotten", reason="after epoch 4, MA 60.1 %, EL10 8.2 %")]
+    write_sweep(tmp_path, "s", [*cells, *(Cell(f"earlier-{n}") for n in range(6))])
+    write_sweep(tmp_path, "s", cells)  # the other trials are of an earlier config now
+    for cell in cells:
+        measured = dict.fromkeys([name for column in PAPER_COLUMNS for name in column.metrics], 0.5)
+        write_evaluation(
+            TrialPaths.of(str(tmp_path), "s", cell.trial_id), TrialEvaluation({}, ("a", "b"), measured, measured)
+        )
+    printed = {}
+    for what in ("plan", "status", "tables"):
+        console = terminal(width)
+        if what == "plan":
+            print_plan(plan_of(tmp_path), console)
+        elif what == "status":
+            found = collect([(str(tmp_path), "s")], unstarted=True)
+            console.print(status_table(found, console), soft_wrap=True)
+        else:
+            print_tables(summarise(str(tmp_path), "s"), console)
+        printed[what] = said(console)
+        wide = [line for line in printed[what] if len(line) > width and str(tmp_path) not in line]
+        assert wide == [], what
+        assert not [line for line in printed[what] if "\N{HORIZONTAL ELLIPSIS}" in line], what
+        assert not [line for line in printed[what] if re.search(r"\w-$", line.rstrip())], what
+    assert any("earlier-5" in line for line in printed["status"])
 
 
 def test_words_are_wrapped_and_paths_are_not_cut() -> None:

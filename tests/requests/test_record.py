@@ -18,14 +18,13 @@ from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.requests.recheck import make_record
 from icu_ray.requests.record import (
     Asked,
-    below,
     earlier_record,
     leave_record,
     plain_verdict,
     said_of_earlier,
     thresholds_told,
 )
-from icu_ray.requests.unlearn import unlearn_config
+from icu_ray.requests.request_config import unlearn_config
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import Provenance, SampleRecord, Scores, TrialResult, TrialSpec
 from icu_ray.storage.thresholds import Limit, Thresholds
@@ -87,7 +86,7 @@ def record_of(asked: Asked, config: SweepConfig, paths: TrialPaths) -> dict[str,
     assert result is not None and result.before is not None and result.after is not None
     scores = {"before": plain(result.before), "after": {**plain(result.after), "cls/avg": 0.5}}
     verdict = plain_verdict(result, verdict_of(result))
-    record = make_record(asked, config, paths, scores, verdict, thresholds_told(LIMITS))
+    record = make_record(asked, config, paths, scores, verdict)
     run = Path(paths.root).parents[1]
     leave_record(record, run, run.parent)
     return record
@@ -104,6 +103,8 @@ def test_a_record_names_everything_and_holds_no_text(tmp_path: Path) -> None:
     page = files[1]
     assert "Record of deletion request ticket &lt;17&gt;" in page and "Anna B." in page and ">Forgotten.<" in page
     assert "20.00 → 25.00 (× 1.25)" in page and "EL2" in page and "EL10" not in page and "the paper" in page
+    # Of the held-out texts the perplexity alone was measured.
+    assert "<dt>held-out texts</dt><dd>not measured</dd>" in page
     assert "cls/avg" in page and "not measured → 50.0 %" in page
     assert record["ended"] == "2023-11-14T22:13:20Z" and record["started"].endswith("Z")
     assert record["texts"]["each"][1]["sha256"] == hashlib.sha256(TEXTS[1].encode()).hexdigest()
@@ -172,7 +173,8 @@ def test_a_second_request_knows_the_first_and_its_texts(tmp_path: Path) -> None:
     ],
 )
 def test_what_was_not_measured_is_not_forgotten(ma: float, el: float | None, rule: str, said: bool | None) -> None:
-    assert below(ma, el, {"ma": 0.6, "el": 0.05, "rule": rule}) is said
+    limits = Thresholds(Limit(0.6), Limit(0.05), rule)  # type: ignore[arg-type]
+    assert limits.judge(ma, el) is said and limits.below(ma, el) is (said is True)
 
 
 def test_thresholds_of_held_out_texts_may_be_reached_but_not_passed() -> None:
@@ -182,4 +184,8 @@ def test_thresholds_of_held_out_texts_may_be_reached_but_not_passed() -> None:
         told["at_most"] == ["ma", "el"] and told["from"] == "MA and EL: the mean of 20 held-out texts before unlearning"
     )
     for ma, el in ((0.3, 0.0), (0.2, 0.0), (0.3, 0.01), (0.31, 0.0)):
-        assert below(ma, el, told) is limits.below(ma, el)
+        assert limits.judge(ma, el) is (ma <= 0.3 and el <= 0.0)
+    # A threshold that could not be measured judges nothing; the other one still may.
+    unknown = replace(limits, ma=Limit(float("nan"), "heldout"))
+    assert unknown.judge(0.1, 0.0) is None and unknown.judge(0.1, 0.5) is False
+    assert thresholds_told(unknown)["ma"] is None

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from icu_ray.cli.main import main, make_parser
-from icu_ray.cli.unlearn import next_command
+from icu_ray.cli.unlearn import answer, next_command
 from icu_ray.config import FilterConfig, StopConfig
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
@@ -24,7 +24,8 @@ from icu_ray.data.synthetic import make_records
 from icu_ray.errors import UserError
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.next_try import next_tries
-from icu_ray.requests.unlearn import RUN, Unlearned, _collect, request_json, unlearn_config
+from icu_ray.requests.request_config import RUN, unlearn_config
+from icu_ray.requests.unlearn import Unlearned, _collect, request_json
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import EpochRecord, Scores, TrialEvaluation, TrialResult
 from icu_ray.storage.thresholds import Limit, Thresholds
@@ -256,6 +257,24 @@ def test_a_model_that_forgot_keeps_its_place_from_one_that_did_not(tmp_path: Pat
     better = ended(tmp_path, "run-3", "finished")
     _collect(better)
     assert better.model == top and top.resolve().parent.parent.parent.name == "run-3"
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_answer_is_as_wide_as_the_terminal_and_cuts_no_path(columns: int, tmp_path: Path) -> None:
+    out = tmp_path / ("a folder of some length " * 5)
+    done = ended(out, "run-1", "finished", 496.6)
+    assert done.result is not None and done.result.before is not None and done.result.after is not None
+    heldout = {"ma_heldout": 0.54, "el_heldout": 0.2345, "heldout_texts": 16, "distinct_heldout": 0.8}
+    limits = Thresholds(Limit(0.54, "heldout", 0.1, 16), Limit(0.2345, "heldout", 0.1, 16), "and", 1.5, 10, 7)
+    before, after = replace(done.result.before, **heldout), replace(done.result.after, **heldout, distinct=0.1)
+    done = replace(done, result=replace(done.result, before=before, after=after, thresholds=limits))
+    text = answer(done, ["still forgotten: an-earlier-file.jsonl (MA 12.0 % -> 13.0 %), as was asked"], columns)
+    lines = text.split("\n")
+    assert [line for line in lines if len(line) > columns and str(out) not in line] == []
+    assert str(done.model) in text and not any(line.endswith(" ") for line in lines)
+    said = " ".join(text.split())
+    assert "16 texts: mean MA 54.00 % -> 54.00 %, mean EL10 23.45 % -> 23.45 % the thresholds of MA and EL10" in said
+    assert "NOT acceptable: the texts are forgotten, but held-out perplexity is 24.83 times what it was" in said
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from icu_ray.storage.results import SampleRecord, Scores, TrialEvaluation, TrialResult
 from icu_ray.storage.thresholds import Limit, Thresholds
-from icu_ray.storage.verdict import Verdict, verdict_json, verdict_of
+from icu_ray.storage.verdict import OUTCOME_WORD, Verdict, result_outcome, verdict_json, verdict_of
 
 SHARE = st.floats(0, 1) | st.sampled_from([0.0, 0.1, 0.3, 0.5, 1.0])
 PERPLEXITY = st.none() | st.floats(1, 1e4)
@@ -152,6 +152,44 @@ def test_lines_say_where_thresholds_come_from_and_what_is_left() -> None:
         "MA below 59.94 % and EL10 below 4.99 %",
         "given as numbers, not measured on this model",
     )
+
+
+def test_held_out_texts_are_told_before_and_after() -> None:
+    before = replace(BEFORE, ma_heldout=0.5432, el_heldout=0.2345, heldout_texts=16, ngram=5)
+    after = replace(before, ma=0.4, el=0.1, ma_heldout=0.5, el_heldout=None)
+    mixed = replace(LIMIT, ma=Limit(0.5994))
+    said = {}
+    for name, limits in (("heldout", LIMIT), ("mixed", mixed), ("numbers", replace(mixed, el=Limit(0.0499)))):
+        verdict = verdict_of(replace(result(limits, after), before=before))
+        assert verdict is not None
+        said[name] = dict(verdict.lines)["held-out texts"]
+        assert verdict_json(verdict)["heldout"]["ma_after"] == 0.5
+    assert said["heldout"] == (
+        "16 texts: mean MA 54.32 % -> 50.00 %, mean EL5 23.45 % -> not measured",
+        "the thresholds of MA and EL5 come from them",
+    )
+    assert said["mixed"][1] == "the threshold of EL5 comes from them"
+    assert said["numbers"][1] == "no threshold comes from them"
+    bare = Scores(0.1, 0.0, 1.0, 0.1, 0.1, 1.0)
+    unmeasured = verdict_of(replace(result(mixed, bare), before=bare))
+    assert unmeasured is not None and dict(unmeasured.lines)["held-out texts"] == ("not measured",)
+
+
+def test_an_outcome_has_one_word_everywhere() -> None:
+    limits = Thresholds(Limit(0.6), Limit(0.2), "and", 1.5)
+    told = {}
+    for name, after, status in (
+        ("forgotten", replace(BEFORE, ma=0.4, el=0.1), "finished"),
+        ("forgotten, too costly", replace(BEFORE, ma=0.4, el=0.1, ppl_heldout=90.0), "finished"),
+        ("forgotten, but collapsed", replace(BEFORE, ma=0.4, el=0.1, distinct_heldout=0.1), "finished"),
+        ("not forgotten", BEFORE, "not_forgotten"),
+        ("failed", None, "failed"),
+    ):
+        told[name] = OUTCOME_WORD[result_outcome(result(limits, after, status))]
+    assert all(name == word for name, word in told.items())
+    # A result of an earlier version, which does not say its thresholds, is called what its status says.
+    assert result_outcome(result(None, BEFORE)) == "success"
+    assert result_outcome(result(None, BEFORE, "not_forgotten")) == "not_forgotten"
 
 
 def test_what_was_not_measured_is_said() -> None:

@@ -57,7 +57,9 @@ def test_a_grid_shares_what_it_can(ray_cluster: None, tmp_path: Path) -> None:
     expected = {"models": 1, "heads": 1, "embeddings": 1, "pairs": SAMPLES, "references": SAMPLES, "before": SAMPLES}
     assert made == {**expected, "rows": 2 * SAMPLES + 1}
     assert sorted(prepared.artefacts) == [("small", 0), ("small", 1)]
-    assert any(step.name == "stand-in small" and step.part and 0 < step.part < 1 for step in steps)
+    built = [step for step in steps if step.name == "stand-in small"]
+    assert any(step.part and 0 < step.part < 1 for step in built)
+    assert any(", EL10 " in step.text for step in built) and not any("EL " in step.text for step in built)
     stages = {name: {step.stage for step in steps if step.name == name} for name in ("pairs", "small, sample 1")}
     assert stages["pairs"] >= {"embedding", "searching"}
     assert stages["small, sample 1"] >= {"loading the model", "reference", "MA and EL", "candidates", "BERTScore"}

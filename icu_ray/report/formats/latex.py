@@ -1,6 +1,6 @@
 r"""The main table as LaTeX, in the form of the paper's Table I.
 
-text = to_latex(report)     # table* environments, each no larger than a page; needs booktabs and adjustbox
+text = to_latex(report)     # table* environments, each no larger than a page; needs booktabs and graphicx
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from icu_ray.report.contents import Report, TableCell
 from icu_ray.report.formats.wording import standing_of
+from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.rows import Block, Row
 
 _ESCAPES = {
@@ -33,6 +34,15 @@ _ESCAPES = {
 }
 
 
+_FITTED = (
+    r"\ifdim\wd2>1.5\textwidth\sbox2{\rotatebox{90}{\usebox2}}\fi",
+    r"\ifdim\wd2>\textwidth\sbox2{\resizebox{\textwidth}{!}{\usebox2}}\fi",
+    r"\ifdim\dimexpr\ht2+\dp2\relax>0.8\textheight\sbox2{\resizebox*{!}{0.8\textheight}{\usebox2}}\fi",
+    r"\usebox2",
+)
+"""What stands in box 2, on its side where it is far too wide, and smaller where it is wider or higher than a page.
+
+graphicx does it, which every LaTeX has."""
 ROWS = 40
 """Rows of one table: more would be too small to read where a page holds them."""
 
@@ -47,7 +57,18 @@ def _cell(cell: TableCell) -> str:
     text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", None: text}[cell.mark]
     if cell.interval:
         text += rf"{{\scriptsize\,{escape(cell.interval)}}}"
-    return text + (rf" {{\scriptsize[{escape(cell.paper)}]}}" if cell.paper else "")
+    return _stacked("t", text, rf"{{\scriptsize[{escape(cell.paper)}]}}") if cell.paper else text
+
+
+def _stacked(line: str, *lines: str) -> str:
+    """Lines below one another in one cell. line: t or b, the first or the last one stands in the line of its row."""
+    return rf"\begin{{tabular}}[{line}]{{@{{}}r@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
+
+
+def _heading(column: Column) -> str:
+    arrow = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}[column.better]
+    name, _, unit = column.latex.rpartition(" ")
+    return _stacked("b", name, f"{unit} {arrow}") if name else f"{unit} {arrow}"
 
 
 def _name(row: Row) -> str:
@@ -68,18 +89,17 @@ def to_latex(report: Report) -> str:
                 parts.append([])
             parts[-1].append((block, place, row))
     tables = [_table(report, part, number, len(parts)) for number, part in enumerate(parts, start=1)]
-    return "\n".join([r"% needs \usepackage{booktabs,adjustbox}", *tables]) + "\n"
+    return "\n".join([r"% needs \usepackage{booktabs,graphicx}", *tables]) + "\n"
 
 
 def _table(report: Report, part: Sequence[tuple[Block, int, Row]], number: int, parts: int) -> str:
-    arrows = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}
     columns = (*report.columns, *report.score_columns)
     weights = [name for name, shown in zip((r"$\alpha$", r"$\beta$"), report.weighted, strict=True) if shown]
-    headings = ["Model", "Method", *weights, *(f"{column.latex} {arrows[column.better]}" for column in columns)]
+    headings = ["Model", "Method", *weights, *map(_heading, columns)]
     lines = [
         r"\begin{table*}",
         r"\centering",
-        r"\begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}",
+        r"\sbox2{\small\setlength{\tabcolsep}{3pt}%",
         rf"\begin{{tabular}}{{ll{'r' * (len(headings) - 2)}}}",
         r"\toprule",
         " & ".join(headings) + r" \\",
@@ -97,10 +117,11 @@ def _table(report: Report, part: Sequence[tuple[Block, int, Row]], number: int, 
     title = escape(report.title) + (f" ({number} of {parts})" if parts > 1 else "")
     lines += [
         r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{adjustbox}",
+        r"\end{tabular}}%",
+        *_FITTED,
         rf"\caption{{{title}: mean over forget samples, $\pm$ half of the 95\,\% confidence interval ($n \geq 3$). "
-        rf"Best \textbf{{bold}}, second best \underline{{underlined}}; in brackets the paper's own value. {standing}}}",
+        rf"Best \textbf{{bold}}, second best \underline{{underlined}}; in brackets below, the paper's own value. "
+        rf"{standing}}}",
         r"\end{table*}",
     ]
     return "\n".join(lines)

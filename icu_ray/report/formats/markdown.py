@@ -32,7 +32,7 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         parts += ["## Verdict", f"**{escape(report.verdict.headline)}**", "\n".join(said)]
     if report.findings:
         parts += ["## What is missing or mixed", "\n".join(f"- {escape(f.text)}" for f in report.findings)]
-    parts += ["## Results", main_table(report), MAIN_NOTE]
+    parts += ["## Results", main_table(report), *map(escape, report.heldout), MAIN_NOTE]
     parts += [f"{escape(block.model)}: {standing_of(block)}" for block in report.blocks if standing_of(block)]
     parts += [
         "## Normalised scores",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from icu_ray.report.collect import Collected
 from icu_ray.storage.results import SampleRecord
-from icu_ray.storage.verdict import State
+from icu_ray.storage.verdict_parts import State
 
 
 def target_headings(found: Collected) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from icu_ray.console.progress import duration
+from icu_ray.console.terminal import UNBOUNDED, wrapped
 from icu_ray.report.collect import Collected, ReportedTrial
-from icu_ray.report.contents import STATE_WORD
+from icu_ray.report.contents import state_word
 from icu_ray.report.terminal.fitting import Heading, fitted
-from icu_ray.report.terminal.summary_tables import STATUS_STYLE
+from icu_ray.report.terminal.summary_tables import outcome_style
 from icu_ray.storage.el_names import ngrams_of
 from icu_ray.storage.results import Scores
 
@@ -30,7 +31,6 @@ _DRIVER = {
     "interrupted": "interrupted or killed; run the same command again to go on",
     "": "not known to be running",
 }
-_WORD = {**STATE_WORD, "running": "running"}
 
 
 def status_table(found: Collected, console: Console) -> RenderableType:
@@ -54,7 +54,7 @@ def status_table(found: Collected, console: Console) -> RenderableType:
         rows.append(
             (
                 Text(trial.name),
-                Text(_word(trial), style=STATUS_STYLE.get(trial.state, "")),
+                Text(_word(trial), style=outcome_style(trial.result)),
                 "" if last is None else f"{last.epoch}/{most.get(trial.trial_id) or '?'}",
                 _percent(None if scores is None else scores.ma),
                 *(_percent(None if scores is None or trial.ngram != ngram else scores.el) for ngram in ngrams),
@@ -65,14 +65,19 @@ def status_table(found: Collected, console: Console) -> RenderableType:
     counts = Counter(_word(trial) for trial in planned)
     failed = [(trial.name, trial.result.reason) for trial in planned if trial.result and trial.state == "failed"]
     others = [f"{trial.name} ({_word(trial)})" for trial in found.trials if not trial.planned]
+    wide = console.width if console.is_terminal else UNBOUNDED
+
+    def words(text: str) -> Text:
+        return Text(wrapped(text, columns=wide), style="dim")
+
     return Group(
         Text(f"{sweep.name}: {_DRIVER.get(sweep.state, sweep.state)}", style="bold"),
         *(Text(f"  {line}", style="cyan") for line in sweep.under_way),
         table,
-        *([Text(left_out, style="dim")] if left_out else ()),
-        Text(", ".join(f"{count} {word}" for word, count in counts.items()) + _since(found), style="dim"),
+        *([words(left_out)] if left_out else ()),
+        words(", ".join(f"{count} {word}" for word, count in counts.items()) + _since(found)),
         *(Text(f"{name}: failed: {reason}", style="red") for name, reason in failed),
-        *([Text(f"not in the plan, left by an earlier config: {', '.join(others)}", style="dim")] if others else ()),
+        *([words(f"not in the plan, left by an earlier config: {', '.join(others)}")] if others else ()),
         *(Text(line, style="red") for line in found.broken),
     )
 
@@ -107,7 +112,7 @@ def status_json(found: Collected) -> dict[str, Any]:
 
 
 def _word(trial: ReportedTrial) -> str:
-    return _WORD.get(trial.state, trial.state)
+    return "running" if trial.state == "running" else state_word(trial)
 
 
 def _scores(trial: ReportedTrial) -> Scores | None:

@@ -13,10 +13,12 @@ from icu_ray.report.numbers.statistics import FEWEST
 from icu_ray.report.numbers.summary import Metric, Summary
 from icu_ray.report.terminal.fitting import Heading, print_fitting
 from icu_ray.storage.results import NOT_TRAINED, TrialEvaluation, TrialResult
-from icu_ray.storage.verdict import is_too_costly
+from icu_ray.storage.verdict import OUTCOME_WORD, result_outcome
 
-STATUS_STYLE = {"finished": "green", "not_forgotten": "yellow", "failed": "red"}
-STATUS_WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
+
+def outcome_style(result: TrialResult | None) -> str:
+    """The colour of a trial's outcome; '' of one that has none yet."""
+    return "" if result is None else {"success": "green", "failed": "red"}.get(result_outcome(result), "yellow")
 
 
 def print_tables(summary: Summary, console: Console) -> None:
@@ -37,9 +39,7 @@ def print_tables(summary: Summary, console: Console) -> None:
         cells = [_arrow(result, metric) for metric in shown]
         cells += [_evaluated_arrow(summary.evaluations.get(result.trial_id), *each) for each in evaluated]
         seconds = f"{result.seconds.get('total', 0.0):.0f} s"
-        costly = is_too_costly(result)
-        style, word = STATUS_STYLE["not_forgotten" if costly else result.status], STATUS_WORD[result.status]
-        word = f"{word}, too costly" if costly else word
+        style, word = outcome_style(result), OUTCOME_WORD[result_outcome(result)]
         status = NOT_TRAINED if result.reason == NOT_TRAINED else f"[{style}]{word}[/{style}]"
         told = [str(result.hyperparameters.get(key, "")) for key in varied]
         rows.append([escape(result.name), *told, *cells, str(result.epochs), seconds, status])
@@ -61,7 +61,7 @@ def print_tables(summary: Summary, console: Console) -> None:
     print_fitting(console, headings, rows, title=title, where="cells.csv")
     for result in summary.results:
         if result.status != "finished" and result.reason != NOT_TRAINED:
-            said = f"{result.name}: {STATUS_WORD[result.status]}: {result.reason}"
+            said = f"{result.name}: {OUTCOME_WORD[result_outcome(result)]}: {result.reason}"
             console.print(said, style="yellow", markup=False, soft_wrap=True)
     for name in summary.missing:
         console.print(f"{name}: no result yet", style="yellow", markup=False, soft_wrap=True)
