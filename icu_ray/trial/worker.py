@@ -60,11 +60,7 @@ def train_worker(config: dict[str, Any]) -> None:
         settings = replace(settings, micro_batch=smaller)
         notes = (f"out of memory: goes on with micro_batch={smaller}",)
 
-    saving = 0.0
-
     def on_epoch(report: EpochReport) -> None:
-        nonlocal saving
-        since = time.time()
         if rank == 0:
             # Before the checkpoint: whoever continues from it finds every epoch up to it already told.
             said = dict(zip(data.targets.text_ids, report.said, strict=True))
@@ -83,7 +79,6 @@ def train_worker(config: dict[str, Any]) -> None:
                 ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
             if rank == 0 and report.best == report.record.epoch:
                 drop_weights(paths, report.best)
-        saving += time.time() - since
         # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for
         # lost and is not, on a node without its raylet, say, fails here, and leaves the result to its successor.
         leave = ray.train.get_preemption_info() is not None
@@ -111,11 +106,11 @@ def train_worker(config: dict[str, Any]) -> None:
                 raise StartAnew(f"out of memory: {error}") from error
             raise
     if rank == 0:
-        seconds = {"start": began - config["started"], "load": loading, "checkpoint": saving}
+        seconds = {"start": began - config["started"], "load": loading}
         result = _leave(task, loaded, outcome, seconds)
         if checkpoint is None and result.status in DONE and task.trial.work is not None:
             taken = result.seconds
-            parts = {"train": taken["train"], "measure": taken["validate"], "save": saving}
+            parts = {"train": taken["train"], "measure": taken["validate"], "save": taken["checkpoint"]}
             remember(task.trial.work, result.epochs, {**parts, "start": taken["total"] - sum(parts.values())})
 
 
