@@ -30,6 +30,8 @@ class SweepConfig(Section):
     its bugs (default). It sets several keys together; each can be set by itself too."""
     seed: Seed = 42
     """Seed of what is random in a trial: the order of batches, dropout."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    """Several of them: each cell is run once with each. Default: `seed` alone."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     """The models of the grid."""
     data: Data
@@ -79,7 +81,8 @@ class SweepConfig(Section):
             raise ValueError(f"name: '{self.name}' is what the storage calls something of its own; choose another")
         if not self.storage.removeprefix("file://").strip():
             raise ValueError(f"storage: expected a folder, or a URL such as s3://bucket/runs, found '{self.storage}'")
-        for what, values in (("models", [m.name for m in self.models]), ("samples", [str(s) for s in self.samples])):
+        listed = {"models": [m.name for m in self.models], "samples": self.samples, "seeds": self.all_seeds}
+        for what, values in ((what, [str(value) for value in values]) for what, values in listed.items()):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{what}: {', '.join(twice)} stands there twice")
@@ -110,6 +113,11 @@ class SweepConfig(Section):
                 )
         return self
 
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of every cell's trials."""
+        return (self.seed,) if self.seeds is None else self.seeds
+
     def _check_heldout(self) -> None:
         """What is asked about held-out texts needs some."""
         data = self.data
@@ -128,6 +136,7 @@ class SweepConfig(Section):
 
     def _check_search(self, search: SearchConfig) -> None:
         counts = {"models": len(self.models), "samples": len(self.samples), "methods": len(self.methods)}
+        counts["seeds"] = len(self.all_seeds)
         for key, count in counts.items():
             if count != 1:
                 raise ValueError(

@@ -88,7 +88,9 @@ def trial_of(
     method: MethodConfig,
     alpha: float,
     beta: float,
+    seed: int | None = None,
 ) -> Trial:
+    """seed: None: the config's only one."""
     known = methods.method_class(method.name)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
     settings = TrialSettings(
@@ -99,7 +101,7 @@ def trial_of(
         batch_size=model.batch_size or config.train.batch_size,
         max_epochs=(model.max_epochs or config.stop.max_epochs) if known.trains else 0,
         method_settings=dict(method.settings),
-        seed=config.seed,
+        seed=config.all_seeds[0] if seed is None else seed,
         micro_batch=model.micro_batch,
         precision=model.precision,
         zero_stage=model.zero_stage,
