@@ -72,7 +72,7 @@ def answer_generations(
     """Greedy continuations, one a request, without special tokens; `positions`: what the model can read at one time."""
     import numpy as np
 
-    from icu_ray.data.tokens import specials_of
+    from icu_ray.data.specials import specials_of
     from icu_ray.metrics.generation import decode_candidates, generate_candidates
 
     assert measure.max_length is not None
