@@ -53,8 +53,9 @@ class UnlearnFrames:
     """A deletion request.
 
     folder: `out`; the model lies in folder / "model". verdict: the answer, as the command prints it (success, headline,
-    lines, cost, texts). forgotten: whether MA and EL fell below the thresholds, whatever that cost; reason: why the
-    trial ended, '' where it did not. exit_code: as the command's. scores: two rows, `before` and `after`; with
+    lines, cost, texts). success: whether the model has forgotten at an acceptable cost; forgotten: whether MA and EL
+    fell below the thresholds, whatever that cost; reason: why the trial ended, '' where it did not. exit_code: as the
+    command's, 0 for a success alone. scores: two rows, `before` and `after`; with
     a suite its metrics stand there too, such as cls/avg. texts: one row a text to forget: id, prompt, reference, what
     the model said before and after, MA, EL, BERTScore, BLEU, its pair. epochs: one row an epoch.
     """
@@ -67,6 +68,7 @@ class UnlearnFrames:
     texts: pd.DataFrame
     epochs: pd.DataFrame
     verdict: Verdict | None = None
+    success: bool = False
 
 
 def probe(
@@ -167,11 +169,12 @@ def unlearn(
         done.folder,
         done.forgotten,
         "" if result is None else result.reason,
-        done.exit_code,
+        done.command_code,
         pd.DataFrame.from_dict(done.scores(), orient="index"),
         _texts_frame(paths),
         _epochs_frame({} if result is None or paths is None else {result.name: paths}),
         done.verdict,
+        done.success,
     )
 
 

@@ -44,8 +44,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--heldout",
         metavar="FILE",
-        help="texts that the model has never read: they tell what forgetting costs and, 16 or more, what a model "
-        "does on texts it does not know, which are the thresholds then (default: a tenth of --retain)",
+        help="texts that the model has never read: they show what forgetting costs; 16 or more also set the "
+        "thresholds (default: a tenth of --retain, which shows the cost alone)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the model, the report and all files")
     parser.add_argument(
@@ -106,12 +106,11 @@ def _unlearn(arguments: argparse.Namespace) -> int:
     with _output_to_error() if arguments.json else contextlib.nullcontext():
         done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, asked=asked, **options)
     earlier = said_of_earlier(done.record) if done.record and asked.also_check else []
-    lost = any(forgotten is False for _, forgotten in earlier)
     if arguments.json:
         print(json.dumps(request_json(done), ensure_ascii=False))
-        return done.exit_code if done.success and not lost else done.exit_code or 1
+        return done.command_code
     if done.result is None:
-        return done.exit_code or 1
+        return done.command_code
     verdict = done.verdict
     if verdict is None:
         print("\nForgotten." if done.forgotten else f"\nNOT forgotten: {done.result.reason}")
@@ -133,7 +132,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         print(f"  {'texts of an earlier request':<30} {said}")
     for each in done.next_tries:
         print(f"\nNext: {each.why}\n  {next_command(arguments, each.changes)}")
-    return done.exit_code if done.success and not lost else done.exit_code or 1
+    return done.command_code
 
 
 # In this order: what takes several values stands before another option, not before the overrides.

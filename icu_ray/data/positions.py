@@ -24,8 +24,10 @@ def real_positions(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def position_options(module: nn.Module, positions: Tensor | None) -> dict[str, Tensor]:
-    """Positions as arguments of a model's forward; none for models that take none, which count from the mask or not
-    at all (ALiBi)."""
+    """Positions as arguments of a model's forward; none for models that take none, which count from the mask (ALiBi).
+
+    One that counts pads is refused when it is loaded (models/architecture.py).
+    """
     if positions is None or "position_ids" not in inspect.signature(module.forward).parameters:
         return {}
     return {"position_ids": positions}

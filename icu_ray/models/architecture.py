@@ -126,7 +126,7 @@ def _without_cache(model: PreTrainedModel) -> str:
 
 
 def check_forward(model: PreTrainedModel, source: str) -> None:
-    """Refuse a model whose scores of a token depend on later tokens, or which returns no cache."""
+    """Refuse a model whose scores of a token depend on later tokens or on pads before it, or which returns no cache."""
     import torch
 
     vocabulary = model.get_input_embeddings().weight.size(0)  # type: ignore[operator]
@@ -134,9 +134,20 @@ def check_forward(model: PreTrainedModel, source: str) -> None:
     with explained(source, "model"), torch.no_grad():
         output = model(input_ids=ids.to(model.device), use_cache=True)
         change = (output.logits[0].float() - output.logits[1].float()).abs().amax(-1)
+        moved = 0.0
+        if "position_ids" not in inspect.signature(model.forward).parameters:
+            row = torch.nn.functional.pad(ids[:1], (3, 0)).to(model.device)
+            seen = torch.tensor([[0, 0, 0, 1, 1, 1, 1]], device=model.device)
+            padded = model(input_ids=row, attention_mask=seen).logits[0, -1].float()
+            moved = float((padded - output.logits[0, -1].float()).abs().max())
     # Written so that NaN passes: a broken model is measured, it is no encoder.
     if bool(change[:-1].max() > 1e-3 * change[-1]):
         raise UserError(_encoder(model, source))
+    if moved > 0.1 * float(change[-1]):
+        raise UserError(
+            f"model {source} ({model.config.model_type}): counts pads as positions and takes no others, so that its "
+            "numbers would depend on the length of rows; not supported"
+        )
     if getattr(output, "past_key_values", None) is None:
         raise UserError(
             f"model {source} ({model.config.model_type}): returns no key/value cache, which MA and EL need; not "

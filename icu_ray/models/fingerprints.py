@@ -45,8 +45,8 @@ def model_fingerprint(model: ModelConfig) -> dict[str, Any]:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """SHA-256 over names, sizes and whole contents of a model folder's files."""
-    kinds = {".json", ".safetensors", ".bin", ".model", ".txt"}
+    """SHA-256 over names, sizes and whole contents of a model folder's files: weights, vocabulary, and own code."""
+    kinds = {".json", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".py"}
     paths = sorted(path for path in folder.iterdir() if path.suffix in kinds and path.is_file())
     digest = hashlib.sha256()
     for path, (size, content) in zip(paths, _contents(paths), strict=True):

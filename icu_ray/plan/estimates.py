@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.models.hub import looks_local
 from icu_ray.plan.machine_speed import core_flops
 
 EXPECTED_EPOCHS, STANDIN_EPOCHS = 12, 8
@@ -41,8 +43,16 @@ def estimate_minutes(model: ModelConfig, config: SweepConfig, targets: int | Non
 
 
 def parameters_of(model: ModelConfig) -> float:
-    """Parameters by the size in a model's name (gpt-neo-1.3B: 1.3e9); 1e8 where the name says none."""
+    """Parameters by the weights of a model that is a folder, else by the size in its name (gpt-neo-1.3B: 1.3e9).
+
+    1e8 where neither says any.
+    """
     if model.standin is not None:
         return STANDIN_PARAMETERS[model.standin.size]
+    if model.source is not None and looks_local(model.source):
+        files = [*Path(model.source).glob("*.safetensors")] or [*Path(model.source).glob("pytorch_model*.bin")]
+        if files:
+            # Weights are kept in two bytes or in four; half the right number is near enough for an estimate.
+            return sum(file.stat().st_size for file in files) / 4
     found = re.findall(r"(\d+(?:\.\d+)?)\s*([mMbB])(?![A-Za-z])", model.source or "")
     return float(found[-1][0]) * (1e6 if found[-1][1] in "mM" else 1e9) if found else 1e8

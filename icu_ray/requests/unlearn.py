@@ -28,7 +28,7 @@ from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.next_try import NextTry, next_tries
 from icu_ray.requests.recheck import make_record, read_earlier
-from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, thresholds_told
+from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier, thresholds_told
 from icu_ray.requests.row_length import columns_for
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import TrialResult, finite
@@ -44,7 +44,7 @@ _RECORD = ("record.json", "record.html")
 HELDOUT_SHARE, HELDOUT_MOST = 10, 64
 """Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
 HELDOUT_ENOUGH = 16
-"""From so many held-out texts on the thresholds are what the model does on them; of fewer the mean says too little."""
+"""From so many unread texts on the thresholds are what the model does on them; of fewer the mean says too little."""
 MAX_PPL_RATIO = 1.5
 """A model whose held-out perplexity is more than this many times the original's is not acceptable, unless asked."""
 
@@ -72,6 +72,13 @@ class Unlearned:
         """Whether they did so at an acceptable cost."""
         verdict = self.verdict
         return self.forgotten if verdict is None else verdict.success
+
+    @property
+    def command_code(self) -> int:
+        """Exit code of the command: 0 for a success alone, whose earlier texts (--also-check) are forgotten too."""
+        earlier = [] if self.record is None else said_of_earlier(self.record)
+        lost = any(forgotten is False for _, forgotten in earlier)
+        return self.exit_code if self.success and not lost else self.exit_code or 1
 
     @property
     def verdict(self) -> Verdict | None:
@@ -184,7 +191,10 @@ def unlearn_config(
     for override in overrides:
         tree = apply_override(tree, override)
     stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
-    if _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
+    # Texts that were set aside from the retain file may have been trained on: they say what is lost, not what a model
+    # does on texts that it never read. A stand-in has not read them.
+    unread = is_standin or (isinstance(tree["data"], Mapping) and isinstance(tree["data"].get("heldout"), str))
+    if unread and _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
         stop |= {"ma": "heldout", "el": "heldout"}
     tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
     # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
@@ -295,6 +305,7 @@ def request_json(done: Unlearned) -> dict[str, Any]:
     files = {"report": "report.html", "targets": "targets.csv", "record": "record.json"}
     told = {
         "forgotten": done.forgotten,
+        "success": done.success,
         "status": None if result is None else result.status,
         "reason": "" if result is None else result.reason,
         "epochs": None if result is None else result.epochs,

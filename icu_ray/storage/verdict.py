@@ -103,12 +103,17 @@ class Verdict:
         left = len(self.ids("left"))
         if self.outcome == "failed":
             return f"Failed: {self.reason}"
+        unmeasured = len(self.ids("not_measured"))
+        if self.already and self.success and not left and not unmeasured:
+            return "There was nothing to forget: the texts were below the thresholds before unlearning."
         if self.outcome == "not_forgotten":
             return f"NOT forgotten: {self.reason}"
         if self.outcome == "too_costly":
             return f"NOT acceptable: the texts are forgotten, but {_cost_said(self.cost)}."
         if self.outcome == "collapsed":
             return f"NOT acceptable: the texts are forgotten, but the model has collapsed; {_speech_said(self.speech)}."
+        if unmeasured and not left:
+            return f"Forgotten on average; {unmeasured} of {len(self.texts)} texts could not be measured."
         if left:
             some = f"{left} of {len(self.texts)} texts {'is' if left == 1 else 'are'}"
             return f"Forgotten on average; {some} still above the thresholds."
@@ -178,6 +183,12 @@ def verdict_of(
         outcome = "collapsed"
     already = limits is not None and limits.below(before.ma, before.el)
     return Verdict(outcome, together, already, after.ma, after.el, texts, limits, cost, speech, result.reason)
+
+
+def is_too_costly(result: TrialResult) -> bool:
+    """Whether a model forgot, but is past the cost limit that its trial had."""
+    verdict = verdict_of(result)
+    return verdict is not None and verdict.outcome == "too_costly"
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

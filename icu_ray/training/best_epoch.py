@@ -29,9 +29,11 @@ def best_epoch(history: Sequence[EpochRecord], thresholds: Thresholds) -> int:
     if not within:
         return history[-1].epoch
 
-    def rank(record: EpochRecord) -> tuple[float, float, int]:
-        ppl = record.scores.ppl_heldout
-        return _above(before, record.scores, thresholds), math.inf if ppl is None else ppl, -record.epoch
+    def rank(record: EpochRecord) -> tuple[bool, float, float, int]:
+        scores, ppl = record.scores, record.scores.ppl_heldout
+        # A value that lies on its threshold is not below it.
+        forgotten = thresholds.below(scores.ma, scores.el)
+        return not forgotten, _above(before, scores, thresholds), math.inf if ppl is None else ppl, -record.epoch
 
     return min(within, key=rank).epoch
 

@@ -112,14 +112,14 @@ def run_trial(
         history = (*history, record)
         on_epoch(_report(trainer, history, decision, active, last, best_so_far(history)))
     best = best_so_far(history)
-    kept = None
+    kept, scores = None, None
     if best is not None and best != epoch and decision.status != "failed":
         with best_weights(best) as file:
             if file is not None:
                 load_weights(model, file)
                 kept, last = best, trainer.validate()
-        measured = None if last is None else last.scores
-        decision = with_best(decision, best, measured if kept else None, thresholds, len(data.targets.first_rows))
+                scores = last.scores
+        decision = with_best(decision, best, scores, thresholds, len(data.targets.first_rows))
     if last is None:
         # Continued after its last epoch: everything is known but the generations. Without an epoch all is known.
         last = trainer.validate() if epoch > 0 else before

@@ -279,7 +279,10 @@ def check_request(place: Place) -> None:
     done: Any = place.python["done"]
     (run,) = (place.folder / "unlearned").glob("run-*")
     (result,) = results(run).values()
-    assert done.forgotten and done.exit_code == 0 and done.reason == result["reason"]
+    assert done.forgotten and done.success and done.exit_code == 0 and done.reason == result["reason"]
+    record = json.loads((place.folder / "kept" / "record.json").read_text())
+    assert record["verdict"]["success"]
+    assert record["scores"]["after"]["ppl_heldout"] <= 1.5 * record["scores"]["before"]["ppl_heldout"]
     for side in ("before", "after"):
         assert {key: done.scores.loc[side, key] for key in ("ma", "el10", "ppl_heldout")} == {
             key: result[side][key] for key in ("ma", "el10", "ppl_heldout")

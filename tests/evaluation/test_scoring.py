@@ -131,6 +131,15 @@ def test_a_score_does_not_depend_on_the_batch(loaded: LoadedModel, seed: int, co
         )
 
 
+def test_a_model_of_nan_chooses_nothing(tmp_path: Path) -> None:
+    broken = load_model(str(save_model(tmp_path / "model")))
+    with torch.no_grad():
+        broken.model.get_output_embeddings().weight.fill_(math.nan)  # type: ignore[operator]
+    requests = tuple(Request(0, "the old", f" {word}") for word in ("house", "stone"))
+    with pytest.raises(UserError, match="the model's scores are not finite"):
+        answer_slice(broken, Slice(Measure("loglikelihood"), requests))
+
+
 def test_too_long_and_empty_continuations_are_refused(loaded: LoadedModel) -> None:
     long = Request(3, "a", " cat" * 3000)
     with pytest.raises(UserError, match=r"document 3: .* expected 1 to 1024"):

@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, BertConfig, BertLMHeadModel, Gemma3Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    BloomConfig,
+    Gemma3Config,
+    MptConfig,
+)
 
 from icu_ray.config import ModelConfig
 from icu_ray.errors import UserError
@@ -115,6 +125,19 @@ def test_layers_without_a_cache_are_refused_by_config_json(family: str, tmp_path
 def test_models_with_a_cache_are_taken(family: str, tmp_path: Path) -> None:
     AutoConfig.for_model(family).save_pretrained(tmp_path)
     check_architecture(read_config(tmp_path, "X"), "X")
+
+
+def test_a_model_whose_positions_count_pads_is_refused() -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 64}
+    model = BartForCausalLM(BartConfig(**sizes, max_position_embeddings=32)).eval()
+    with pytest.raises(UserError, match=r"model X \(bart\): counts pads as positions and takes no others"):
+        check_forward(model, "X")
+    for taken in (
+        BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=2),
+        MptConfig(d_model=16, n_heads=2, n_layers=2, vocab_size=64),
+    ):
+        check_forward(AutoModelForCausalLM.from_config(taken).eval(), "X")
 
 
 def test_an_encoder_is_refused() -> None:

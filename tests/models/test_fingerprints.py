@@ -61,6 +61,14 @@ def test_the_middle_of_large_weights_counts(folder: Path) -> None:
     assert folder_fingerprint(folder) != before
 
 
+def test_a_model_s_own_code_counts(folder: Path) -> None:
+    before = folder_fingerprint(folder)
+    (folder / "modeling_own.py").write_text("SCALE = 1\n")
+    first = folder_fingerprint(folder)
+    (folder / "modeling_own.py").write_text("SCALE = 2\n")
+    assert len({before, first, folder_fingerprint(folder)}) == 3
+
+
 def test_large_files_are_remembered_and_known_again_when_they_change(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

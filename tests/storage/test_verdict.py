@@ -79,7 +79,9 @@ def test_it_cannot_contradict_itself(
     # A success is forgotten, within the limit and no wreck; anything else has its one reason.
     assert verdict.success == (verdict.together and verdict.cost.within is not False and not verdict.speech.collapsed)
     assert (verdict.outcome == "not_forgotten") == (not verdict.together)
-    assert verdict.headline.startswith("Forgotten") == verdict.success
+    nothing = verdict.headline.startswith("There was nothing to forget")
+    assert (verdict.headline.startswith("Forgotten") or nothing) == verdict.success
+    assert not nothing or (verdict.already and not states[1] and not states[2])
     if limits.max_ppl_ratio is not None and (ppl is None or ppl / 20.0 > limits.max_ppl_ratio):
         assert not verdict.success
     told = verdict_json(verdict)
@@ -95,6 +97,7 @@ def test_it_cannot_contradict_itself(
     [
         ([(0.4, 0.1)] * 2, 26.0, 0.6, "success", "Forgotten."),
         ([(0.4, 0.1), (0.51, 0.1)], 26.0, 0.6, "success", "Forgotten on average; 1 of 2 texts is still above"),
+        ([(0.4, 0.1), (0.4, None)], 26.0, 0.6, "success", "Forgotten on average; 1 of 2 texts could not be measured."),
         ([(0.9, 0.1)] * 2, 26.0, 0.6, "not_forgotten", "NOT forgotten: why"),
         ([(0.4, None)] * 2, 26.0, 0.6, "not_forgotten", "NOT forgotten: why"),
         (

@@ -42,6 +42,7 @@ def history(*epochs: tuple[float | None, float | None, float | None]) -> tuple[E
         ([(0.6, 0.2, 11), (0.7, 0.2, 11), (0.6, 0.3, 11)], 1),  # never forgotten: the nearest
         ([(0.6, 0.05, 13), (0.6, 0.05, 12)], 2),  # equally near: the cheaper
         ([(0.6, 0.05, 12), (0.6, 0.05, 12)], 2),  # equal: the later
+        ([(0.4, 0.05, 12), (0.5, 0.05, 11)], 1),  # on a threshold is not below it
         ([(0.6, 0.05, 16), (0.7, 0.05, 17)], 2),  # none within the limit: the last
         ([(0.6, 0.05, 12), (0.4, 0.05, None)], 1),  # a perplexity beyond all numbers keeps no limit
         ([(0.6, None, 12), (0.61, 0.05, 12)], 2),  # EL that was left out counts as before unlearning

@@ -6,9 +6,11 @@ answers = answer_slice(loaded, part)        # in the order of part.requests
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from icu_ray.errors import UserError
 from icu_ray.evaluation.kinds.classification import answer_loglikelihoods, positions_of
 from icu_ray.evaluation.kinds.dialogue import answer_generations
 from icu_ray.evaluation.kinds.perplexity import answer_rolling, answer_windows
@@ -19,11 +21,15 @@ if TYPE_CHECKING:
 
 
 def answer_slice(loaded: LoadedModel, part: Slice) -> list[Answer]:
-    """One answer a request. UserError for what this model cannot be asked."""
+    """One answer a request. UserError for what this model cannot be asked, or cannot answer: NaN chooses nothing."""
     model, tokenizer, measure = loaded.model, loaded.tokenizer, part.measure
     positions = positions_of(model, tokenizer)
     if measure.kind == "loglikelihood":
-        return answer_loglikelihoods(model, tokenizer, part.requests, measure)
+        answers = answer_loglikelihoods(model, tokenizer, part.requests, measure)
+        if any(math.isnan(answer.loglikelihood) for answer in answers):
+            # argmax of NaN is the first candidate, and would be counted as an answer.
+            raise UserError("the model's scores are not finite, so that it chooses no candidate")
+        return answers
     if measure.kind == "rolling":
         return answer_rolling(model, tokenizer, part.requests, positions)
     if measure.kind == "window":

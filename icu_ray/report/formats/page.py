@@ -11,7 +11,6 @@ import base64
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from icu_ray.report.contents import Report, state_word
 from icu_ray.report.figures.case_study import marked_words
@@ -19,6 +18,7 @@ from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.figures.theme import DPI
 from icu_ray.report.formats import wording
 from icu_ray.report.formats.glossary import GLOSSARY
+from icu_ray.report.formats.templates import template
 
 _TEMPLATE = "page.html.jinja"
 _CSS_DPI = 96
@@ -37,21 +37,12 @@ class Chart:
 
 def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, bytes], dark: Mapping[str, bytes]) -> str:
     """The page; light, dark: PNG bytes by picture name. Case studies stand in it as text, not as pictures."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     charts = []
     for picture in pictures:
         if picture.case is None:
             width, height = (round(pixels * _CSS_DPI / DPI) for pixels in png_size(light[picture.name]))
             charts.append(Chart(picture, _url(light[picture.name]), _url(dark[picture.name]), width, height))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(_TEMPLATE).render(
+    return template(_TEMPLATE).render(
         report=report,
         headings=report.target_headings,
         columns=(*report.columns, *report.score_columns),

@@ -9,8 +9,9 @@ It names texts by id and hash, and says 'not measured' where the record has null
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from icu_ray.report.formats.templates import template
 
 _TEMPLATE = "record.html.jinja"
 SHOWN_TEXTS = 20
@@ -20,17 +21,8 @@ NOT_MEASURED = "not measured"
 
 def record_html(record: Mapping[str, Any]) -> str:
     """The page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     texts = sorted(record["texts"]["each"], key=lambda text: (-(text.get("ma_after") or 0.0), text["id"]))
-    return environment.get_template(_TEMPLATE).render(
+    return template(_TEMPLATE).render(
         record=record,
         outcome=outcome_of(record),
         el=el_of(record),

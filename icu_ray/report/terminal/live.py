@@ -26,11 +26,12 @@ from icu_ray.console.progress import TELL_SECONDS, Clock, Step, duration, line
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
+from icu_ray.report.terminal.summary_tables import STATUS_WORD
 from icu_ray.storage.results import NOT_TRAINED, EpochRecord
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result
+from icu_ray.storage.verdict import is_too_costly
 
 REFRESH_SECONDS = 0.5
-WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
 
 
 def _percent(value: float | None) -> str:
@@ -143,10 +144,18 @@ class LiveView:
             self._done[trial_id] = status
             name = self._trials[trial_id].name
             count = f"{len(self._done)}/{self._total()}"
-            word = "measured" if reason == NOT_TRAINED else WORD.get(status, status)
+            word = "measured" if reason == NOT_TRAINED else STATUS_WORD.get(status, status)
+            if status == "finished" and self._too_costly(trial_id):
+                status, word = "too_costly", f"{word}, too costly"
             line = f"{word:<13} {name}: {reason} [{count}]"
             style = {"finished": "green", "failed": "red"}.get(status, "yellow")
             self._say(line, style if self._live is not None else "")
+
+    def _too_costly(self, trial_id: str) -> bool:
+        if self.plan.config.stop.max_ppl_ratio is None:
+            return False
+        result = read_result(self._paths(self._trials[trial_id]))
+        return result is not None and is_too_costly(result)
 
     def _say(self, line: str, style: str = "") -> None:
         """One line, which a terminal may break: who copies a path or address from it gets it whole."""

@@ -59,7 +59,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     waiting = [trial for trial in plan.trials if trial.status not in DONE]
     if waiting:
         gpus = any(trial.model.gpus for trial in waiting)
-        much = f"{plan.gpu_hours:.1f} GPU hours" if gpus else f"{plan.worker_minutes:.0f} worker minutes on CPU"
+        minutes = f"{plan.worker_minutes:.0f}"
+        worker = f"{minutes} worker minute{'' if minutes == '1' else 's'} on CPU"
+        much = f"{plan.gpu_hours:.1f} GPU hours" if gpus else worker
         print_words(console, f"Estimate for what is left: {much} ({error_said(plan.trials)}).")
         if config.resources.prices is not None:
             cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)

@@ -13,6 +13,7 @@ from icu_ray.report.numbers.statistics import FEWEST
 from icu_ray.report.numbers.summary import Metric, Summary
 from icu_ray.report.terminal.fitting import Heading, print_fitting
 from icu_ray.storage.results import NOT_TRAINED, TrialEvaluation, TrialResult
+from icu_ray.storage.verdict import is_too_costly
 
 STATUS_STYLE = {"finished": "green", "not_forgotten": "yellow", "failed": "red"}
 STATUS_WORD = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
@@ -36,8 +37,10 @@ def print_tables(summary: Summary, console: Console) -> None:
         cells = [_arrow(result, metric) for metric in shown]
         cells += [_evaluated_arrow(summary.evaluations.get(result.trial_id), *each) for each in evaluated]
         seconds = f"{result.seconds.get('total', 0.0):.0f} s"
-        style = STATUS_STYLE[result.status]
-        status = NOT_TRAINED if result.reason == NOT_TRAINED else f"[{style}]{STATUS_WORD[result.status]}[/{style}]"
+        costly = is_too_costly(result)
+        style, word = STATUS_STYLE["not_forgotten" if costly else result.status], STATUS_WORD[result.status]
+        word = f"{word}, too costly" if costly else word
+        status = NOT_TRAINED if result.reason == NOT_TRAINED else f"[{style}]{word}[/{style}]"
         told = [str(result.hyperparameters.get(key, "")) for key in varied]
         rows.append([escape(result.name), *told, *cells, str(result.epochs), seconds, status])
     print_fitting(console, headings, rows, title="Trials (before -> after)", where="trials.csv")
