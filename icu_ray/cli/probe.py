@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cli.command import add_command
+from icu_ray.cli.command import FORMS, add_command, add_forms
 
 
 def add(commands: Any) -> None:
@@ -23,13 +23,14 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder or hub id of a causal LM")
     parser.add_argument(
-        "--forget", required=True, type=Path, metavar="FILE", help=".npy of token ids, or .jsonl, .csv, .parquet"
+        "--forget", required=True, type=Path, metavar="FILE", help=".npy of token ids, or .jsonl, .json, .csv, .parquet"
     )
     parser.add_argument("--tokenizer", metavar="NAME", help="tokenizer of the .npy's ids, if not the model's")
     parser.add_argument("--el-start", type=_positive, default=150, help="first prefix length of EL (default 150)")
     parser.add_argument("--ngram", type=_positive, default=10, help="n of EL's n-grams (default 10)")
     parser.add_argument("--length", type=_positive, default=200, help="tokens a text is cut to (default 200)")
     parser.add_argument("--text-column", default="text", help="column of the texts (default 'text')")
+    add_forms(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU when there is one)")
     parser.add_argument("--revision", help="revision of a hub model")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model's folder brings")
@@ -56,11 +57,12 @@ def _probe(arguments: argparse.Namespace) -> int:
             el_start=arguments.el_start,
             ngram=arguments.ngram,
             length=arguments.length,
-            text_column=arguments.text_column,
+            columns={name: getattr(arguments, name) for name in ("text_column", *FORMS)},
             device=arguments.device,
             trust_remote_code=arguments.trust_remote_code,
             revision=arguments.revision,
             say=teller(terminal_only=True),
+            tell=teller(),
         )
     if arguments.json:
         print(json.dumps(finite(probe_json(result, arguments.ngram))))

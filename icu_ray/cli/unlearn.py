@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from icu_ray.cli.command import add_command
+from icu_ray.cli.command import FORMS, add_command, add_forms
 from icu_ray.console.verbosity import teller
 from icu_ray.requests.wording import named_as_typed
 
@@ -33,7 +33,9 @@ def add(commands: Any) -> None:
         help="folder or hub id of a causal LM; default: a small stand-in that is first trained to know the texts",
     )
     parser.add_argument(
-        "--forget", metavar="FILE", help="the forget sample: .jsonl, .csv or .parquet (a stand-in brings its own)"
+        "--forget",
+        metavar="FILE",
+        help="the forget sample: .jsonl, .json, .csv or .parquet (a stand-in brings its own)",
     )
     parser.add_argument(
         "--retain",
@@ -58,6 +60,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--request-id", help="name of the request in its record (default: the trial's id)")
     parser.add_argument("--asked-by", metavar="NAME", help="who asks, for the record")
     parser.add_argument("--text-column", default="text", help="column of the texts (default text)")
+    add_forms(parser)
     parser.add_argument("--id-column", help="column of the texts' ids (default: rows are numbered)")
     parser.add_argument("--method", help="icu, kl, llmu, ... (default icu, without --retain kumpr)")
     parser.add_argument("--alpha", type=float, default=0.5, help="weight of learning the pairs (default 0.5)")
@@ -88,6 +91,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         name: getattr(arguments, name)
         for name in ("retain", "heldout", "text_column", "id_column", "method", "alpha", "beta", "length", "workers")
     }
+    options |= {name: getattr(arguments, name) for name in FORMS} | {"say": teller()}
     options |= {"gpus": arguments.gpus, "precision": arguments.precision, "suites": arguments.suite}
     options |= {"mirror": arguments.mirror, "overrides": arguments.overrides}
     if arguments.dry_run:
@@ -137,7 +141,8 @@ def _unlearn(arguments: argparse.Namespace) -> int:
 
 # In this order: what takes several values stands before another option, not before the overrides.
 _OPTIONS = (
-    *("suite", "model", "forget", "retain", "heldout", "out", "text_column", "id_column", "method", "alpha", "beta"),
+    *("suite", "model", "forget", "retain", "heldout", "out", "text_column", *FORMS, "id_column", "method", "alpha"),
+    "beta",
     *("length", "workers", "gpus", "precision", "mirror", "also_check", "request_id", "asked_by"),
 )
 

@@ -96,6 +96,8 @@ class SweepConfig(Section):
         if self.search is not None:
             self._check_search(self.search)
         self._check_heldout()
+        if isinstance(self.data, RecordsData) and self.data.prompted:
+            self._check_prompted(self.data)
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
         if quick and not isinstance(self.data, SyntheticData):
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
@@ -117,6 +119,17 @@ class SweepConfig(Section):
     def all_seeds(self) -> tuple[int, ...]:
         """The seeds of every cell's trials."""
         return (self.seed,) if self.seeds is None else self.seeds
+
+    def _check_prompted(self, data: RecordsData) -> None:
+        """What rows of prompt and completion, or of chats, do not allow."""
+        if self.rows.long == "windows":
+            raise ValueError("rows.long: windows of a completion would not all follow its prompt; use cut or refuse")
+        standins = [model.name for model in self.models if model.standin is not None]
+        if data.form.template == "chat" and standins:
+            raise ValueError(
+                f"data.template: model {standins[0]} is a stand-in, whose tokenizer has no chat template; use "
+                "question-answer or plain for rows of prompt and completion, or a model with a chat template"
+            )
 
     def _check_heldout(self) -> None:
         """What is asked about held-out texts needs some."""

@@ -34,12 +34,14 @@ class DataCheck:
 
     fingerprint: content of all rows and of the part each plays in each sample (what a stand-in is trained on).
     samples: by sample number; a SampleCheck's fingerprint does not change when other samples join the sweep.
+    remarks: what is not refused but must be said.
     """
 
     source: str
     samples: Mapping[int, SampleCheck]
     heldout: int
     fingerprint: str
+    remarks: tuple[str, ...] = ()
 
     def require_pool(self, methods: Iterable[str]) -> None:
         """UserError when methods that need paired rows are to run without a pool."""

@@ -30,6 +30,7 @@ class Examples:
     token_rows: (N, length) int64 ids in `tokenizer`'s vocabulary where the source is token rows, else None.
     tokenizer: name or path of the tokenizer that wrote `token_rows`, else None.
     boundaries: N characters of each text that are given, the prompt; the completion follows. None: rows of one layout.
+    chats: N JSON objects of messages and date, which a model's own chat template writes in place of the text.
     """
 
     ids: tuple[str, ...]
@@ -37,6 +38,7 @@ class Examples:
     token_rows: NDArray[np.int64] | None = None
     tokenizer: str | None = None
     boundaries: tuple[int, ...] | None = None
+    chats: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.boundaries is not None and len(self.boundaries) != len(self.ids):
@@ -55,12 +57,13 @@ class Examples:
         rows = None if self.token_rows is None else self.token_rows[chosen]
         boundaries = None if self.boundaries is None else tuple(self.boundaries[i] for i in chosen)
         ids, texts = tuple(self.ids[i] for i in chosen), tuple(self.texts[i] for i in chosen)
-        return Examples(ids, texts, rows, self.tokenizer, boundaries)
+        chats = None if self.chats is None else tuple(self.chats[i] for i in chosen)
+        return Examples(ids, texts, rows, self.tokenizer, boundaries, chats)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the content (ids, texts, token rows); equal content from two paths has one fingerprint."""
+        """SHA-256 of the content, all but the tokenizer's name; equal content from two paths has one fingerprint."""
         digest = hashlib.sha256()
-        for part in (*self.ids, *self.texts):
+        for part in (*self.ids, *self.texts, *(self.chats or ())):
             encoded = part.encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)

@@ -1,6 +1,6 @@
 """Rows of prompt and completion: the prompt is given, the completion is what must be forgotten or kept.
 
-    text, boundary = joined("Who?", "Ada.", QUESTION_ANSWER)     # "Question: Who?\nAnswer: Ada.", 22
+    text, boundary = joined("Who?", "Ada.", ("Q: ", "\\nA: "))     # "Q: Who?\\nA: Ada.", 10
     rows = prompted_rows(examples, tokenizer, specials, columns, settings)
 
 A text is encoded whole, as a model reads it. Its completion begins with the first token that encoding the prompt alone
@@ -11,10 +11,10 @@ answer has learnt to stop; it is scored even where the tokenizer pads with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from icu_ray.config import Columns, TokensConfig
+from icu_ray.data.chats import common, rendered, require_chat_template
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
 from icu_ray.data.long_texts import refuse_long_texts
 from icu_ray.data.padding import left_pad
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LossOn = Literal["completion", "all"]
-QUESTION_ANSWER = ("Question: ", "\nAnswer: ")
-"""What stands before a question and between it and its answer, as MUSE and many base models have it."""
 
 
 def joined(prompt: str, completion: str, tags: tuple[str, str] = ("", "")) -> tuple[str, int]:
@@ -57,33 +55,21 @@ def prompted_rows(
     A completion that does not fit columns.length is cut; refuse: UserError. A prompt that fills a row by itself, and a
     completion without a token, are a UserError too.
     """
-    assert examples.boundaries is not None
-    whole = encode(tokenizer, examples.texts)
-    heads = encode(tokenizer, [text[:end] for text, end in zip(examples.texts, examples.boundaries, strict=True)])
-    trail = specials.trail or (() if specials.eos_id is None else (specials.eos_id,))
-    lead, length = list(specials.lead), columns.length
-    bodies, starts, prompts, lengths = [], [], [], []
-    for name, ids, head in zip(examples.ids, whole, heads, strict=True):
-        given = _common(ids, head)
-        if given == len(ids):
-            raise UserError(f"'{name}': its completion has no token of its own; expected some text after the prompt")
-        if len(lead) + given >= length:
-            raise UserError(
-                f"'{name}': its prompt alone has {len(lead) + given} tokens and fills a row of {length} "
-                "(columns.length; of icu-ray unlearn: --length); shorten it, or take longer rows"
-            )
-        end = trail if tuple(ids[-len(trail) :]) != trail else ()
-        body = [*lead, *ids, *end]
-        lengths.append(len(body))
-        bodies.append(body[:length])
-        starts.append(length - len(bodies[-1]) + len(lead) + given)
-        prompts.append(lead + ids[:given] or specials.start())
+    length, bodies, starts, prompts, lengths = columns.length, [], [], [], []
+    for name, (whole, given) in zip(examples.ids, whole_rows(examples, tokenizer, specials), strict=True):
+        refuse_full_prompt(name, given, length)
+        lengths.append(len(whole))
+        bodies.append(whole[:length])
+        starts.append(length - len(bodies[-1]) + given)
+        prompts.append(whole[:given] or specials.start())
     if refuse:
-        refuse_long_texts(examples.ids, lengths, length, "rows.long=refuse")
+        refuse_long_texts(examples.ids, lengths, length, "rows.long=refuse", prompted=True)
+    lead = () if examples.chats is not None else specials.lead
     input_ids, mask = left_pad(bodies, length, specials.pad_id)
     labels = input_ids.copy()
     for row, (body, start) in enumerate(zip(bodies, starts, strict=True)):
-        labels[row, : start if loss_on == "completion" else length - len(body) + max(len(lead), 1)] = IGNORED_LABEL
+        before = start if loss_on == "completion" else length - len(body) + max(len(lead), 1)
+        labels[row, :before] = IGNORED_LABEL
     prompt_ids, prompt_mask = left_pad(prompts, max(map(len, prompts), default=1), specials.pad_id)
     said = [
         str(tokenizer.decode(ids[start:].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -106,8 +92,37 @@ def prompted_rows(
     )
 
 
-def _common(ids: Sequence[int], head: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    return next(
-        (place for place, (a, b) in enumerate(zip(ids, head, strict=False)) if a != b), min(len(ids), len(head))
-    )
+def whole_rows(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, specials: Specials
+) -> list[tuple[list[int], int]]:
+    """The tokens of each whole row and how many of them are given. UserError for a row without a completion.
+
+    A chat template writes all that belongs to a chat; a text is given what the tokenizer puts before every text.
+    """
+    assert examples.boundaries is not None
+    texts, boundaries, lead = list(examples.texts), list(examples.boundaries), list(specials.lead)
+    if examples.chats is not None:
+        require_chat_template(tokenizer)
+        lead = []
+        for row, (name, chat) in enumerate(zip(examples.ids, examples.chats, strict=True)):
+            texts[row], boundaries[row] = rendered(chat, tokenizer, name)
+    heads = encode(tokenizer, [text[:end] for text, end in zip(texts, boundaries, strict=True)])
+    end = specials.trail or (() if specials.eos_id is None else (specials.eos_id,))
+    found = []
+    for name, ids, head in zip(examples.ids, encode(tokenizer, texts), heads, strict=True):
+        given = common(ids, head)
+        if given == len(ids):
+            raise UserError(f"'{name}': its completion has no token of its own; expected some text after the prompt")
+        # A template may write more after the end of a turn (a new line), and no second end belongs there.
+        ended = specials.eos_id in ids[given:] if examples.chats is not None else tuple(ids[-len(end) :]) == end
+        found.append(([*lead, *ids, *(() if ended else end)], len(lead) + given))
+    return found
+
+
+def refuse_full_prompt(name: str, given: int, length: int) -> None:
+    """UserError where a prompt leaves no place for a token of its completion."""
+    if given >= length:
+        raise UserError(
+            f"'{name}': its prompt alone has {given} tokens and fills a row of {length} (columns.length; of icu-ray "
+            "unlearn: --length); shorten it, or take longer rows"
+        )

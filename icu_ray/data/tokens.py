@@ -24,7 +24,7 @@ from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
 from icu_ray.data.long_texts import refuse_long_texts
 from icu_ray.data.padding import left_pad
-from icu_ray.data.prompts import LossOn, prompted_rows
+from icu_ray.data.prompts import LossOn, prompted_rows, whole_rows
 from icu_ray.data.specials import Specials, encode, specials_of
 from icu_ray.data.vocabulary import clean_up, decode_rows, load_vocabulary
 from icu_ray.errors import UserError
@@ -118,6 +118,16 @@ def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tu
     """Tokens of each whole text, with the special tokens that the tokenizer puts around it."""
     specials = specials_of(tokenizer)
     return tuple(specials.whole(ids) for ids in encode(tokenizer, texts))
+
+
+def row_lengths(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Tokens of each whole row, and how many of them are given where rows have prompts."""
+    if examples.boundaries is None:
+        return token_counts(examples.texts, tokenizer), None
+    rows = whole_rows(examples, tokenizer, specials_of(tokenizer))
+    return tuple(len(whole) for whole, _ in rows), tuple(given for _, given in rows)
 
 
 def _own_parts(

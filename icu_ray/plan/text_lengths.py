@@ -1,7 +1,7 @@
 """How long texts are in a model's own tokens, before anything starts.
 
-    lengths, positions = lengths_in("my-model", texts)
-    refuse_texts_too_long(config)                        # where the config says rows.long=refuse
+    found = lengths_in("my-model", examples)
+    refuse_texts_too_long(config)         # where the config says rows.long=refuse, and prompts that fill a row
 
 Needs the model's tokenizer, so it loads transformers; a plan that does not ask for it does without.
 """
@@ -10,37 +10,61 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from icu_ray.config import RecordsData, SweepConfig
+from icu_ray.data.examples import Examples
 from icu_ray.data.long_texts import refuse_long_texts
+from icu_ray.data.prompts import refuse_full_prompt
 from icu_ray.data.sources import load_corpus
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of whole rows as a model reads them.
+
+    given: how many of each are its prompt; None: plain texts. positions: what the model can read; None: not known.
+    """
+
+    whole: tuple[int, ...]
+    given: tuple[int, ...] | None
+    positions: int | None
+
+
 def refuse_texts_too_long(config: SweepConfig) -> None:
-    """UserError where rows.long=refuse and a text to forget is longer than a row.
+    """UserError where rows.long=refuse and a text to forget is longer than a row, and for a prompt that fills a row.
 
     A stand-in has no tokenizer before it is trained: its texts are counted when its rows are made.
     """
-    if config.rows.long != "refuse" or not isinstance(config.data, RecordsData):
+    data = config.data
+    if not isinstance(data, RecordsData) or not (config.rows.long == "refuse" or data.prompted):
         return
     corpus = load_corpus(config)
     for model in config.models:
-        for sample in config.samples if model.source is not None else ():
-            assert model.source is not None
+        if model.source is None:
+            continue
+        told = model.revision, model.trust_remote_code
+        for sample in config.samples:
             targets, _ = corpus.sample(sample)
-            lengths, positions = lengths_in(model.source, targets.texts, model.revision, model.trust_remote_code)
-            where = f"{config.data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
-            refuse_long_texts(targets.ids, lengths, config.columns.length, where, positions)
+            found = lengths_in(model.source, targets, *told)
+            where = f"{data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
+            if config.rows.long == "refuse":
+                refuse_long_texts(
+                    targets.ids, found.whole, config.columns.length, where, found.positions, data.prompted
+                )
+        for rows in (corpus.rows, corpus.heldout) if data.prompted else ():
+            given = None if rows is None else lengths_in(model.source, rows, *told).given
+            for name, count in zip(rows.ids, given, strict=True) if rows is not None and given is not None else ():
+                refuse_full_prompt(name, count, config.columns.length)
 
 
 def lengths_in(
-    source: str, texts: Sequence[str], revision: str | None = None, trust_remote_code: bool = False
-) -> tuple[tuple[int, ...], int | None]:
-    """Tokens of each whole text as this model reads it, and how many the model can read; None: it does not say."""
-    from icu_ray.data.tokens import token_counts
+    source: str, examples: Examples, revision: str | None = None, trust_remote_code: bool = False
+) -> Lengths:
+    """How long rows are as this model reads them. UserError for rows that it cannot read."""
+    from icu_ray.data.tokens import row_lengths
     from icu_ray.models.loading import load_tokenizer, local_folder
 
     tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
@@ -49,4 +73,4 @@ def lengths_in(
         file = local_folder(source, revision, weights=False) / "config.json"
         described = json.loads(file.read_text(encoding="utf-8"))
         found = [described[key] for key in _POSITIONS if isinstance(described.get(key), int)]
-    return token_counts(texts, tokenizer), min(found) if found else None
+    return Lengths(*row_lengths(examples, tokenizer), min(found) if found else None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from icu_ray import methods
-from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, StopConfig, SweepConfig
+from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, RecordsData, StopConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_minutes
 from icu_ray.plan.schedule import WorkerGroup
@@ -131,7 +131,7 @@ def trial_of(
         **({"rows": "windows"} if config.rows.long == "windows" else {}),
         "tokens": config.tokens.model_dump(mode="json"),
         "pairs": _pairs_identity(config.pairs, data),
-        "loss": config.loss.model_dump(mode="json", exclude={"chunk"}),
+        "loss": _loss_identity(config),
         "optim": {"lr": settings.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
         "train": {**config.train.model_dump(mode="json", exclude={"batch_size"}), "batch_size": settings.batch_size},
         "filter": config.filter.model_dump(mode="json", exclude={"batch_size"}),
@@ -179,6 +179,12 @@ def _stop_identity(stop: StopConfig) -> dict[str, Any]:
     later = {"max_ppl_ratio", "keep"}
     unset = {name for name in later if getattr(stop, name) == StopConfig.model_fields[name].default}
     return stop.model_dump(mode="json", exclude={"max_epochs", *unset})
+
+
+def _loss_identity(config: SweepConfig) -> dict[str, Any]:
+    # `on` came later, and says nothing of plain texts.
+    used = isinstance(config.data, RecordsData) and config.data.prompted and config.loss.on != "completion"
+    return config.loss.model_dump(mode="json", exclude={"chunk", *(() if used else ("on",))})
 
 
 def _pairs_identity(pairs: PairsConfig, data: DataCheck | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from typing import Any
 from icu_ray.cluster.nodes import machine
 from icu_ray.cluster.runtime import will_start_locally
 from icu_ray.config import SweepConfig
-from icu_ray.config.file import apply_override, merge, resolve_config
+from icu_ray.config.file import apply_override, load_data, merge, resolve_config
 from icu_ray.config.section import as_name
 from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
+from icu_ray.plan.own_files import as_read
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.next_try import NextTry, next_tries
@@ -37,6 +38,8 @@ from icu_ray.storage.verdict import Verdict, verdict_json, verdict_of
 from icu_ray.sweep.run import run_sweep
 
 RUN = "run"
+WHERE = "icu-ray unlearn"
+"""Before what is said of the config that a request becomes."""
 STANDIN = "standin"
 _STANDIN_BETA = 4.0
 _REPORTED = ("report.html", "targets.csv")
@@ -137,6 +140,10 @@ def unlearn_config(
     out: str,
     heldout: str | None = None,
     text_column: str = "text",
+    prompt_column: str | None = None,
+    completion_column: str | None = None,
+    messages_column: str | None = None,
+    template: str | None = None,
     id_column: str | None = None,
     method: str | None = None,
     alpha: float = 0.5,
@@ -148,6 +155,7 @@ def unlearn_config(
     suites: Sequence[str] = (),
     mirror: str | None = None,
     overrides: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> SweepConfig:
     """The config of a request; UserError for what cannot be.
 
@@ -155,7 +163,8 @@ def unlearn_config(
     beta: default 1.0, as in the paper; of a stand-in 4.0. forget: None, with a stand-in: the embedded synthetic
     records. length: tokens of a row; None: the longest text's (requests/row_length.py), and texts that are longer than
     the model can read are forgotten in windows. No text is cut unless rows.long=cut says so. retain: None: there are no
-    texts to pair with, and gradient ascent is all that can be done.
+    texts to pair with, and gradient ascent is all that can be done. say: is told how the files are read where nobody
+    said it (plan/own_files.py).
     """
     standin, _, size = model.partition(":")
     is_standin = standin == STANDIN
@@ -184,12 +193,18 @@ def unlearn_config(
     if forget is None:
         tree["data"] = {"source": "synthetic", "records": 640, "sample_size": 16, "heldout": HELDOUT_MOST}
     else:
-        tree["data"] = _records(forget, retain, heldout, text_column, id_column)
+        data = {"source": "records", "forget": forget, "pool": retain, "heldout": heldout}
+        data |= {"text_column": text_column, "id_column": id_column}
+        named = {"prompt_column": prompt_column, "completion_column": completion_column}
+        named |= {"messages_column": messages_column, "template": template}
+        tree["data"] = data | {key: value for key, value in named.items() if value is not None}
     length = length or (128 if is_standin else None)
     if length is not None:
         tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
     for override in overrides:
         tree = apply_override(tree, override)
+    if isinstance(tree["data"], Mapping) and tree["data"].get("source") == "records":
+        tree["data"] = _as_read(tree["data"], tree["models"][0], say)
     stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
     # Texts that were set aside from the retain file may have been trained on: they say what is lost, not what a model
     # does on texts that it never read. A stand-in has not read them.
@@ -201,20 +216,24 @@ def unlearn_config(
     long = "cut" if is_standin else "refuse"
     if "columns" not in tree and not is_standin:
         tree["columns"], fit = columns_for(tree)
-        long = long if fit else "windows"
+        if not fit and not _is_prompted(tree["data"]):
+            long = "windows"
     tree = merge({"rows": {"long": long}}, tree)
-    return resolve_config(tree, "icu-ray unlearn")
+    return resolve_config(tree, WHERE)
 
 
-def _records(
-    forget: str, retain: str | None, heldout: str | None, text_column: str, id_column: str | None
-) -> dict[str, Any]:
-    data: dict[str, Any] = {"source": "records", "forget": forget, "pool": retain, "heldout": heldout}
-    data |= {"text_column": text_column, "id_column": id_column}
-    if retain is not None and heldout is None:
-        rows = len(read_records(Path(retain), text_column, id_column, "data.pool", "pool"))
+def _as_read(data: Mapping[str, Any], model: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+    """The section `data` with what its files say: how rows are written, and how many retain texts are set aside."""
+    data = as_read(data, model, WHERE, say)
+    known = load_data(data, WHERE)
+    if known.pool is not None and known.heldout is None and "heldout_rows" not in data:
+        rows = len(read_records(Path(known.pool), known.form, known.id_column, "data.pool", "pool"))
         data["heldout_rows"] = min(HELDOUT_MOST, rows // HELDOUT_SHARE)
     return data
+
+
+def _is_prompted(data: Any) -> bool:
+    return load_data(data, WHERE).prompted
 
 
 def _heldout_texts(data: Any) -> int:
@@ -223,8 +242,8 @@ def _heldout_texts(data: Any) -> int:
         return 0
     count = data.get("heldout_rows" if data.get("source") == "records" else "heldout")
     if isinstance(data.get("heldout"), str):
-        columns = data.get("text_column", "text"), data.get("id_column")
-        return len(read_records(Path(data["heldout"]), *columns, "data.heldout", "held-out texts"))
+        known = load_data(data, WHERE)
+        return len(read_records(Path(data["heldout"]), known.form, known.id_column, "data.heldout", "held-out texts"))
     return count if isinstance(count, int) else 0
 
 

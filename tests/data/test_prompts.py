@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from icu_ray.config import Columns, ElConfig, LossConfig, TokensConfig
+from icu_ray.config import QUESTION_ANSWER, Columns, ElConfig, LossConfig, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
-from icu_ray.data.prompts import QUESTION_ANSWER, LossOn, joined
+from icu_ray.data.prompts import LossOn, joined
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
 from icu_ray.methods.weights import scored_tokens
