@@ -19,6 +19,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_DIRECTIVES = (
+    "a",
+    "A",
+    "b",
+    "B",
+    "d",
+    "-d",
+    "e",
+    "j",
+    "m",
+    "-m",
+    "y",
+    "Y",
+    "H",
+    "I",
+    "M",
+    "S",
+    "p",
+    "F",
+    "D",
+    "x",
+    "X",
+    "c",
+)
+
+
 def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """UserError where the tokenizer has none."""
     if tokenizer.chat_template is None:
@@ -38,16 +64,17 @@ def rendered(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[
     """The text of a chat (`Examples.chats`) and how many of its characters are given. name: the row's, for messages."""
     told = json.loads(chat)
     messages, day = told["messages"], date.fromisoformat(told["date"])
+    template = _dated(str(tokenizer.get_chat_template()), day)
 
     def text(of: list[dict[str, str]], begin: bool) -> str:
         try:
             return str(
                 tokenizer.apply_chat_template(
                     of,
+                    chat_template=template,
                     tokenize=False,
                     add_generation_prompt=begin,
                     date_string=day.strftime("%d %b %Y"),
-                    strftime_now=day.strftime,
                 )
             )
         except Exception as error:  # a template is a program, which may raise anything
@@ -62,3 +89,15 @@ def rendered(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[
             "answer differs when the answer is there"
         )
     return whole, boundary
+
+
+def _dated(template: str, day: date) -> str:
+    """The template with a strftime_now of its own, which knows one day.
+
+    A function cannot be handed to the sandbox. The empty text at the end keeps a line break with which a template may
+    begin.
+    """
+    if "strftime_now" not in template:
+        return template
+    parts = "".join(f" | replace({f'%{letter}'!r}, {day.strftime(f'%{letter}')!r})" for letter in _DIRECTIVES)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"

@@ -123,6 +123,6 @@ def refuse_full_prompt(name: str, given: int, length: int) -> None:
     """UserError where a prompt leaves no place for a token of its completion."""
     if given >= length:
         raise UserError(
-            f"'{name}': its prompt alone has {given} tokens and fills a row of {length} (columns.length; of icu-ray "
-            "unlearn: --length); shorten it, or take longer rows"
+            f"'{name}': its prompt alone has {given} tokens and fills a row of {length}; shorten it, or set "
+            f"columns.length (of icu-ray unlearn: --length) to more than {given}"
         )

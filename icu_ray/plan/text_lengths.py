@@ -46,18 +46,14 @@ def refuse_texts_too_long(config: SweepConfig) -> None:
         if model.source is None:
             continue
         told = model.revision, model.trust_remote_code
-        for sample in config.samples:
+        for rows in filter(None, (corpus.rows, corpus.heldout) if data.prompted else ()):
+            for name, given in zip(rows.ids, lengths_in(model.source, rows, *told).given or (), strict=True):
+                refuse_full_prompt(name, given, config.columns.length)
+        for sample in config.samples if config.rows.long == "refuse" else ():
             targets, _ = corpus.sample(sample)
             found = lengths_in(model.source, targets, *told)
             where = f"{data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
-            if config.rows.long == "refuse":
-                refuse_long_texts(
-                    targets.ids, found.whole, config.columns.length, where, found.positions, data.prompted
-                )
-        for rows in (corpus.rows, corpus.heldout) if data.prompted else ():
-            given = None if rows is None else lengths_in(model.source, rows, *told).given
-            for name, count in zip(rows.ids, given, strict=True) if rows is not None and given is not None else ():
-                refuse_full_prompt(name, count, config.columns.length)
+            refuse_long_texts(targets.ids, found.whole, config.columns.length, where, found.positions, data.prompted)
 
 
 def lengths_in(

@@ -71,7 +71,9 @@ def test_the_end_of_the_turn_is_scored_once_though_it_is_the_padding() -> None:
     assert scored(rows, made)[0].count(END_OF_TEXT) == 2
 
 
-@pytest.mark.parametrize("template", [DATED, ALWAYS_TODAY])
+@pytest.mark.parametrize(
+    "template", [DATED, ALWAYS_TODAY, "{% macro head() %}" + ALWAYS_TODAY + "{% endmacro %}{{ head() }}"]
+)
 def test_a_template_that_prints_the_day_is_told_a_fixed_one(template: str) -> None:
     rows, made = rows_of(template + TURNS + BEGIN, [("Who?", "Ada.")])
     assert given(rows, made)[0].startswith("10 Apr 2025\n")
