@@ -15,6 +15,9 @@ from icu_ray.cli.command import FORMS, add_command, add_forms
 from icu_ray.console.verbosity import teller
 from icu_ray.requests.wording import named_as_typed
 
+SUBJECTS_SHOWN = 10
+"""So many subjects are named in the answer; the record has all."""
+
 
 def add(commands: Any) -> None:
     """Register the sub-command."""
@@ -123,6 +126,11 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         for question, sentences in verdict.lines:
             for place, said in enumerate(sentences):
                 print(f"  {'' if place else question:<16} {said}")
+    for place, each_subject in enumerate(done.by_subject[:SUBJECTS_SHOWN]):
+        print(f"  {'' if place else 'by subject':<16} {each_subject.said}")
+    if len(done.by_subject) > SUBJECTS_SHOWN:
+        rest = done.by_subject[SUBJECTS_SHOWN:]
+        print(f"  {'':<16} of {len(rest)} more subjects, {sum(one.all for one in rest)} are wholly forgotten")
     for what, said in settings_said(done.result).items():
         print(f"  {what:<30} {said}")
     if done.model is not None:

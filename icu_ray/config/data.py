@@ -181,6 +181,9 @@ class RecordsData(Section):
     """With chat: the day that templates are told which print today's, so that a prompt is the same on every day."""
     id_column: str | None = None
     """Column of the names of texts; default: rows are numbered."""
+    subject_column: str | None = None
+    """Column of the forget file that says whose data a row is; a request's answer and record are then by subject too.
+    """
 
     @field_validator("chat_date")
     @classmethod

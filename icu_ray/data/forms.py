@@ -50,7 +50,7 @@ def written(form: RowForm, values: Sequence[Any], where: str) -> Written:
 
 def _text(value: Any, what: str, where: str) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{where}: {what} holds {kind(value)}, expected text")
+        raise UserError(f"{where}: {what} holds {kind_of(value)}, expected text")
     if not value.strip():
         raise UserError(f"{where}: {what} is empty; remove the row or fill it")
     if any("\ud800" <= letter <= "\udfff" for letter in value):
@@ -58,7 +58,7 @@ def _text(value: Any, what: str, where: str) -> str:
     return value
 
 
-def kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """What a cell holds, in a word."""
     return "nothing" if value is None or value == "" else type(value).__name__
 
@@ -71,7 +71,7 @@ def _messages(column: str, value: Any, where: str) -> list[dict[str, str]]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: column '{column}' holds no JSON list of messages ({error})") from error
     if not isinstance(value, list) or not value:
-        raise UserError(f"{where}: column '{column}' holds {kind(value)}, expected a list of messages")
+        raise UserError(f"{where}: column '{column}' holds {kind_of(value)}, expected a list of messages")
     turns: list[dict[str, str]] = []
     follow = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}
     for number, message in enumerate(value, start=1):

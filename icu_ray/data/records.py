@@ -19,7 +19,7 @@ import numpy as np
 from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.corpus import Corpus, check_of, row_digests
 from icu_ray.data.examples import Examples
-from icu_ray.data.forms import kind, written
+from icu_ray.data.forms import kind_of, written
 from icu_ray.data.table_files import read_columns
 from icu_ray.errors import UserError
 
@@ -28,7 +28,7 @@ from icu_ray.errors import UserError
 class Record:
     """One text with its id and where it stands ('line 7', 'row 7').
 
-    boundary, chat: see `Examples`. prompt: what is given, without tags; None: a plain text.
+    boundary, chat: see `Examples`. prompt: what is given, without tags; None: a plain text. subject: whose data it is.
     """
 
     id: str
@@ -37,6 +37,7 @@ class Record:
     boundary: int | None = None
     chat: str | None = None
     prompt: str | None = None
+    subject: str | None = None
 
     @property
     def content(self) -> str:
@@ -54,24 +55,28 @@ def _content(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def read_records(path: Path, form: RowForm, id_column: str | None, key: str, prefix: str = "row") -> list[Record]:
+def read_records(
+    path: Path, form: RowForm, id_column: str | None, key: str, prefix: str = "row", subject_column: str | None = None
+) -> list[Record]:
     """All records of a file; ids are the id column's, else '<prefix>-<number>' counted from 1. `key`: for messages."""
-    columns = form.columns if id_column is None else (*form.columns, id_column)
+    named = {kind: column for kind, column in (("id", id_column), ("subject", subject_column)) if column is not None}
+    columns = (*form.columns, *named.values())
     records: list[Record] = []
     first: dict[str, str] = {}
     for number, (where, values) in enumerate(read_columns(path, columns, key), start=1):
         row = written(form, values[: len(form.columns)], f"{key}: {path}: {where}")
-        name = f"{prefix}-{number}"
-        if id_column is not None:
-            if not isinstance(values[-1], (str, int)) or isinstance(values[-1], bool) or values[-1] == "":
+        names: dict[str, str] = {}
+        for (what, column), value in zip(named.items(), values[len(form.columns) :], strict=True):
+            if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
                 raise UserError(
-                    f"{key}: {path}: {where}: id column '{id_column}' holds {kind(values[-1])}, expected text or number"
+                    f"{key}: {path}: {where}: {what} column '{column}' holds {kind_of(value)}, expected text or number"
                 )
-            name = str(values[-1])
+            names[what] = str(value)
+        name = names.get("id", f"{prefix}-{number}")
         if name in first:
             raise UserError(f"{key}: {path}: id '{name}' stands twice, in {first[name]} and {where}")
         first[name] = where
-        records.append(Record(name, row.text, where, row.boundary, row.chat, row.prompt))
+        records.append(Record(name, row.text, where, row.boundary, row.chat, row.prompt, names.get("subject")))
     if not records:
         raise UserError(f"{key}: {path}: holds no rows")
     return records
@@ -86,11 +91,16 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
             "put {sample} into its name, or set samples to one number"
         )
 
-    def read(name: str, key: str, prefix: str) -> list[Record]:
-        return read_records(Path(name), data.form, data.id_column, f"data.{key}", prefix)
+    def read(name: str, key: str, prefix: str, subject_column: str | None = None) -> list[Record]:
+        return read_records(Path(name), data.form, data.id_column, f"data.{key}", prefix, subject_column)
 
     forget = {
-        sample: read(data.forget.replace("{sample}", str(sample)), "forget", f"forget{sample if by_sample else ''}")
+        sample: read(
+            data.forget.replace("{sample}", str(sample)),
+            "forget",
+            f"forget{sample if by_sample else ''}",
+            data.subject_column,
+        )
         for sample in samples
     }
     pool = read(data.pool, "pool", "pool") if data.pool is not None else []
@@ -132,6 +142,12 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
         check=replace(
             check_of("records", ids, digests, targets, pools, heldout_rows),
             remarks=tuple(dict.fromkeys(filter(None, remarks))),
+            subjects={
+                record.id: record.subject
+                for records in forget.values()
+                for record in records
+                if record.subject is not None
+            },
         ),
     )
 

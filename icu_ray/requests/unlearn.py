@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,16 @@ from icu_ray.cluster.runtime import will_start_locally
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import apply_override, load_data, merge, resolve_config
 from icu_ray.config.section import as_name
-from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
-from icu_ray.plan.own_files import as_read
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial_settings import TrialSettings
+from icu_ray.requests.files import HELDOUT_MOST, WHERE, heldout_texts, request_data
 from icu_ray.requests.next_try import NextTry, next_tries
 from icu_ray.requests.recheck import make_record, read_earlier
 from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier, thresholds_told
 from icu_ray.requests.row_length import columns_for
+from icu_ray.requests.subjects import SubjectVerdict, by_subject, subjects_json
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import TrialResult, finite
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_events, read_result, read_samples
@@ -38,14 +38,10 @@ from icu_ray.storage.verdict import Verdict, verdict_json, verdict_of
 from icu_ray.sweep.run import run_sweep
 
 RUN = "run"
-WHERE = "icu-ray unlearn"
-"""Before what is said of the config that a request becomes."""
 STANDIN = "standin"
 _STANDIN_BETA = 4.0
 _REPORTED = ("report.html", "targets.csv")
 _RECORD = ("record.json", "record.html")
-HELDOUT_SHARE, HELDOUT_MOST = 10, 64
-"""Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
 HELDOUT_ENOUGH = 16
 """From so many unread texts on the thresholds are what the model does on them; of fewer the mean says too little."""
 MAX_PPL_RATIO = 1.5
@@ -56,7 +52,7 @@ MAX_PPL_RATIO = 1.5
 class Unlearned:
     """folder: `out`. run: the request's own folder in it. exit_code: of the run. result: None where it did not end.
 
-    settings: of its trial, for what to try next.
+    settings: of its trial, for what to try next. subjects: whose data a text is, by its id, where its file says so.
     """
 
     folder: Path
@@ -64,6 +60,7 @@ class Unlearned:
     exit_code: int
     result: TrialResult | None
     settings: TrialSettings | None = None
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def forgotten(self) -> bool:
@@ -89,6 +86,12 @@ class Unlearned:
         if self.result is None or self.paths is None:
             return None
         return verdict_of(self.result, read_samples(self.paths), read_evaluation(self.paths))
+
+    @property
+    def by_subject(self) -> tuple[SubjectVerdict, ...]:
+        """The answer for each subject; () where no column names them."""
+        verdict = self.verdict
+        return () if verdict is None else by_subject(verdict.texts, self.subjects)
 
     @property
     def next_tries(self) -> tuple[NextTry, ...]:
@@ -204,47 +207,22 @@ def unlearn_config(
     for override in overrides:
         tree = apply_override(tree, override)
     if isinstance(tree["data"], Mapping) and tree["data"].get("source") == "records":
-        tree["data"] = _as_read(tree["data"], tree["models"][0], say)
+        tree["data"] = request_data(tree["data"], tree["models"][0], say)
     stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
     # Texts that were set aside from the retain file may have been trained on: they say what is lost, not what a model
     # does on texts that it never read. A stand-in has not read them.
     unread = is_standin or (isinstance(tree["data"], Mapping) and isinstance(tree["data"].get("heldout"), str))
-    if unread and _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
+    if unread and heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
         stop |= {"ma": "heldout", "el": "heldout"}
     tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
     # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
     long = "cut" if is_standin else "refuse"
     if "columns" not in tree and not is_standin:
         tree["columns"], fit = columns_for(tree)
-        if not fit and not _is_prompted(tree["data"]):
+        if not fit and not load_data(tree["data"], WHERE).prompted:
             long = "windows"
     tree = merge({"rows": {"long": long}}, tree)
     return resolve_config(tree, WHERE)
-
-
-def _as_read(data: Mapping[str, Any], model: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-    """The section `data` with what its files say: how rows are written, and how many retain texts are set aside."""
-    data = as_read(data, model, WHERE, say)
-    known = load_data(data, WHERE)
-    if known.pool is not None and known.heldout is None and "heldout_rows" not in data:
-        rows = len(read_records(Path(known.pool), known.form, known.id_column, "data.pool", "pool"))
-        data["heldout_rows"] = min(HELDOUT_MOST, rows // HELDOUT_SHARE)
-    return data
-
-
-def _is_prompted(data: Any) -> bool:
-    return load_data(data, WHERE).prompted
-
-
-def _heldout_texts(data: Any) -> int:
-    """How many there are; 0 where this cannot be told, which the check of the config then says."""
-    if not isinstance(data, Mapping):
-        return 0
-    count = data.get("heldout_rows" if data.get("source") == "records" else "heldout")
-    if isinstance(data.get("heldout"), str):
-        known = load_data(data, WHERE)
-        return len(read_records(Path(data["heldout"]), known.form, known.id_column, "data.heldout", "held-out texts"))
-    return count if isinstance(count, int) else 0
 
 
 def unlearn(
@@ -266,11 +244,15 @@ def unlearn(
     code = run_sweep(plan)
     run = plan.config.name
     trial = plan.trials[0]
-    done = Unlearned(Path(out), run, code, read_result(TrialPaths.of(str(out), run, trial.trial_id)), trial.settings)
+    result = read_result(TrialPaths.of(str(out), run, trial.trial_id))
+    subjects = {} if plan.data is None else plan.data.subjects
+    done = Unlearned(Path(out), run, code, result, trial.settings, subjects)
     _collect(done)
     if done.result is not None and done.paths is not None:
         result, verdict = done.result, plain_verdict(done.result, done.verdict)
         limits = None if result.thresholds is None else thresholds_told(result.thresholds)
+        if subjects:
+            verdict["subjects"] = subjects_json(done.by_subject)
         record = make_record(asked, config, done.paths, done.scores(), verdict, limits)
         leave_record(record, Path(out) / run, Path(out))
     return done
@@ -332,6 +314,7 @@ def request_json(done: Unlearned) -> dict[str, Any]:
         "before": scores.get("before"),
         "after": scores.get("after"),
         "verdict": None if verdict is None else verdict_json(verdict),
+        **({"subjects": subjects_json(done.by_subject)} if done.subjects else {}),
         "next": [asdict(each) for each in done.next_tries],
         "model": None if done.model is None else str(done.model),
         "kept_model": None if done.kept is None else str(done.kept),

@@ -191,3 +191,18 @@ def test_usual_columns_are_found(tmp_path: Path, ending: str) -> None:
     assert found(False, prompt="q", completion="a")["template"] == "plain"
     assert found(True, messages=CHAT) == {"messages_column": "messages"}
     assert found(True, text="t", question="q", answer="a") == found(True, body="b") == {}
+
+
+def test_whose_data_a_text_is_changes_no_trial(tmp_path: Path) -> None:
+    def planned(rows: list[dict[str, Any]], **data: Any) -> tuple[str, Any]:
+        pool = write(tmp_path / "p.jsonl", [{"text": "x"}, {"text": "y"}])
+        asked = config(write(tmp_path / "f.jsonl", rows), pool, data=data)
+        check = check_data(asked)
+        return make_plan(asked, check).trials[0].trial_id, check.subjects
+
+    rows = [{"text": "one", "who": 17}, {"text": "two", "who": "Ada"}]
+    trial, subjects = planned(rows, subject_column="who")
+    assert subjects == {"forget-1": "17", "forget-2": "Ada"}
+    assert planned(rows) == (trial, {})
+    with pytest.raises(UserError, match="line 2: subject column 'who' holds nothing, expected text or number"):
+        planned([rows[0], {"text": "two", "who": None}], subject_column="who")

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from icu_ray.cli.main import main
+from icu_ray.requests.subjects import by_subject, subjects_json
 from icu_ray.requests.unlearn import unlearn_config
+from icu_ray.storage.verdict import TextVerdict
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import tokenizer
 
@@ -45,8 +47,8 @@ def test_rows_are_as_long_as_prompts_and_completions_ask_for(tmp_path: Path) -> 
     files: dict[str, Any] = {"forget": write(tmp_path / "f.jsonl", ROWS), "retain": write(tmp_path / "k.jsonl", KEPT)}
     told: list[str] = []
 
-    def config(place: str, template: str | None = None, **more: Any) -> Any:
-        source = model(tmp_path / place, template)
+    def config(place: str, chats: str | None = None, **more: Any) -> Any:
+        source = model(tmp_path / place, chats)
         return unlearn_config(
             source, **files, out=str(tmp_path / "out"), overrides=["el.ngram=2"], say=told.append, **more
         )
@@ -149,3 +151,21 @@ def test_a_kept_prompt_that_fills_a_row_is_refused(tmp_path: Path, capsys: pytes
         == 2
     )
     assert "'pool-5': its prompt alone has 15 tokens and fills a row of 12" in capsys.readouterr().err
+
+
+def test_the_answer_by_subject() -> None:
+    states = {"a": "forgotten", "b": "left", "c": "forgotten", "d": "not_measured", "e": "forgotten", "f": "left"}
+    texts = [TextVerdict(name, state, 0.5, 0.0) for name, state in states.items()]  # type: ignore[arg-type]
+    found = by_subject(texts, {"a": "17", "b": "9", "c": "17", "d": "9", "e": "Ada", "f": "9", "g": "17"})
+    assert [each.said for each in found] == [
+        "0 of 3 texts of subject 9 are forgotten, 1 could not be measured",
+        "all 2 texts of subject 17 are forgotten",
+        "the text of subject Ada is forgotten",
+    ]
+    assert subjects_json(found)[0] == {
+        "subject": "9",
+        "texts": 3,
+        "forgotten": 0,
+        "not_measured": 1,
+        "all_forgotten": False,
+    }
