@@ -19,17 +19,22 @@ _WRITING = ("template", "tags", "system")
 
 
 def as_read(
-    data: Mapping[str, Any], model: Mapping[str, Any], where: str, say: Callable[[str], None]
+    data: Mapping[str, Any],
+    model: Mapping[str, Any],
+    where: str,
+    say: Callable[[str], None],
+    key: str = "data.forget",
 ) -> dict[str, Any]:
     """The section `data` with the columns that its forget file has, and a template; `say` is told what was found.
 
-    Nothing is looked for where a column was named. model: its section; a stand-in has no source.
+    Nothing is looked for where a column was named. model: its section; a stand-in has no source. where, key: for
+    messages of the section, and of the file.
     """
     given = dict(data)
     if any(given.get(key) is not None for key in _COLUMNS) or given.get("text_column", "text") != "text":
         return given
     bare = load_data({key: value for key, value in given.items() if key not in _WRITING}, where)
-    found = detected(Path(bare.forget), lambda: _has_chat_template(model), "data.forget")
+    found = detected(Path(bare.forget), lambda: _has_chat_template(model), key)
     given = found | given
     if found:
         say(f"{bare.forget}: {form_said(load_data(given, where).form)}")
@@ -41,7 +46,7 @@ def records_of(
 ) -> RecordsData:
     """One file alone; columns: keys of its section, None for what was not said."""
     known = {key: value for key, value in columns.items() if value is not None}
-    return load_data(as_read({"source": "records", "forget": str(file), **known}, model, where, say), where)
+    return load_data(as_read({"source": "records", "forget": str(file), **known}, model, where, say, "forget"), where)
 
 
 def _has_chat_template(model: Mapping[str, Any]) -> bool:

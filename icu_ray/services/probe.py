@@ -137,7 +137,8 @@ def probe_files(
     say(f"loading {model_source}")
     import torch
 
-    from icu_ray.data.tokens import specials_of, tokenise
+    from icu_ray.data.specials import specials_of
+    from icu_ray.data.tokens import tokenise
     from icu_ray.data.vocabulary import decode_rows, load_vocabulary
     from icu_ray.metrics.probe import probe
     from icu_ray.models.loading import load_model
