@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.extraction import read_sample, read_tokens
+from icu_ray.data.forms import written
 from icu_ray.data.records import load_records, read_records
 from icu_ray.evaluation.rows.read_mirror import read_csv, read_dialogues, read_jsonl
 from icu_ray.evaluation.suites import Options, open_tasks
@@ -108,6 +109,16 @@ def test_records(folder: Path, forget: tuple[str, bytes], pool: tuple[str, bytes
     data = RecordsData(source="records", forget=str(paths[0]), pool=str(paths[1]), id_column="id" if ids else None)
     value_or_refusal(lambda: load_records(data, [0]).fingerprint())
     value_or_refusal(lambda: read_candidates([str(paths[0])], "both", None, lambda line: None))
+
+
+CHAT = [{"role": role, "content": "hello"} for role in ("system", "user", "assistant")]
+
+
+@fuzz(150)
+@given(value=damaged(CHAT))
+def test_chats(value: Any) -> None:
+    said = value_or_refusal(lambda: written(RowForm(messages="messages"), [value], "k: f"))
+    assert said is None or said.startswith("k: f")
 
 
 @fuzz(60)
