@@ -65,6 +65,24 @@ def add_overrides(parser: Any) -> None:
     )
 
 
+FORMS = ("prompt_column", "completion_column", "messages_column", "template")
+"""What says how the rows of a file are written, besides --text-column."""
+
+
+def add_forms(parser: Any) -> None:
+    """Options for rows of prompt and completion, and for chats."""
+    parser.add_argument(
+        "--prompt-column", metavar="NAME", help="column of prompts, which are given (found by its name)"
+    )
+    parser.add_argument("--completion-column", metavar="NAME", help="column of what follows a prompt")
+    parser.add_argument("--messages-column", metavar="NAME", help="column of chats: lists of {role, content}")
+    parser.add_argument(
+        "--template",
+        choices=("plain", "question-answer", "chat"),
+        help="how a prompt and its completion become one text (default: the model's chat template if it has one)",
+    )
+
+
 def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """A leading config name, if the first argument is none of the form key=value, and the overrides."""
     given = [argument for argument in arguments if argument]

@@ -84,4 +84,6 @@ def _data_check(arguments: argparse.Namespace) -> int:
     for sample, counts in check.samples.items():
         print(f"sample {sample}: {counts.targets} targets, {counts.pool} rows in the pool")
     print(f"held out: {check.heldout} rows; fingerprint {check.fingerprint[:16]}")
+    for remark in check.remarks:
+        print(remark)
     return 0

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cli.command import add_command
+from icu_ray.cli.command import FORMS, add_command, add_forms
 
 
 def add(commands: Any) -> None:
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="the texts: .jsonl, .csv or .parquet, or .npy of token ids",
+        help="the texts: .jsonl, .json, .csv or .parquet, or .npy of token ids",
     )
     parser.add_argument(
         "--tokenizer",
@@ -46,6 +46,7 @@ def add(commands: Any) -> None:
         "--length", type=_positive, default=200, metavar="TOKENS", help="tokens that a text is cut to (default: 200)"
     )
     parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
+    add_forms(parser)
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument(
         "--revision",
@@ -78,11 +79,12 @@ def _probe(arguments: argparse.Namespace) -> int:
             el_start=arguments.el_start,
             ngram=arguments.ngram,
             length=arguments.length,
-            text_column=arguments.text_column,
+            columns={name: getattr(arguments, name) for name in ("text_column", *FORMS)},
             device=arguments.device,
             trust_remote_code=arguments.trust_remote_code,
             revision=arguments.revision,
             say=teller(terminal_only=True),
+            tell=teller(),
         )
     if arguments.json:
         print(json.dumps(finite(probe_json(result, arguments.ngram))))

@@ -11,13 +11,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.cli.command import add_command, add_overrides
+from icu_ray.cli.command import FORMS, add_command, add_forms, add_overrides
 from icu_ray.console.terminal import whole, wrapped
 from icu_ray.console.verbosity import teller
 from icu_ray.requests.wording import named_as_typed
 
 if TYPE_CHECKING:
     from icu_ray.requests.unlearn import Unlearned
+
+SUBJECTS_SHOWN = 10
+"""So many subjects are named in the answer; the record has all."""
 
 
 def add(commands: Any) -> None:
@@ -40,7 +43,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--forget",
         metavar="FILE",
-        help="the texts to forget: .jsonl, .csv or .parquet (default: made-up records, with a stand-in alone)",
+        help="the texts to forget: .jsonl, .json, .csv or .parquet (default: made-up records, with a stand-in alone)",
     )
     parser.add_argument(
         "--retain",
@@ -70,6 +73,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--asked-by", metavar="NAME", help="who asks, for the record (default: not said)")
     parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
+    add_forms(parser)
     parser.add_argument("--id-column", metavar="NAME", help="column of the texts' ids (default: rows are numbered)")
     parser.add_argument(
         "--method",
@@ -123,6 +127,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         name: getattr(arguments, name)
         for name in ("retain", "heldout", "text_column", "id_column", "method", "alpha", "beta", "length", "workers")
     }
+    options |= {name: getattr(arguments, name) for name in FORMS} | {"say": teller()}
     options |= {"gpus": arguments.gpus, "precision": arguments.precision, "suites": arguments.suite}
     options |= {"mirror": arguments.mirror, "overrides": arguments.overrides}
     if arguments.dry_run:
@@ -174,6 +179,11 @@ def answer(done: Unlearned, earlier: Sequence[str] = (), columns: int | None = N
         for question, sentences in verdict.lines:
             for place, said in enumerate(sentences):
                 say("" if place else question, said, 16)
+    for place, each_subject in enumerate(done.by_subject[:SUBJECTS_SHOWN]):
+        say("" if place else "by subject", each_subject.said, 16)
+    if len(done.by_subject) > SUBJECTS_SHOWN:
+        rest = done.by_subject[SUBJECTS_SHOWN:]
+        say("", f"of {len(rest)} more subjects, {sum(one.all for one in rest)} are wholly forgotten", 16)
     for what, said in settings_said(done.result).items():
         say(what, said, 30)
     if done.model is not None:
@@ -190,7 +200,8 @@ def answer(done: Unlearned, earlier: Sequence[str] = (), columns: int | None = N
 
 # In this order: what takes several values stands before another option, not before the overrides.
 _OPTIONS = (
-    *("suite", "model", "forget", "retain", "heldout", "out", "text_column", "id_column", "method", "alpha", "beta"),
+    *("suite", "model", "forget", "retain", "heldout", "out", "text_column", *FORMS, "id_column", "method", "alpha"),
+    "beta",
     *("length", "workers", "gpus", "precision", "mirror", "also_check", "request_id", "asked_by"),
 )
 

@@ -12,7 +12,18 @@ no torch, no file of data.
 from __future__ import annotations
 
 from icu_ray.config.cluster import NodeTypeConfig, PricesConfig, ResourcesConfig, TrackingConfig
-from icu_ray.config.data import Columns, ColumnsConfig, Data, ExtractionData, RecordsData, RowsConfig, SyntheticData
+from icu_ray.config.data import (
+    QUESTION_ANSWER,
+    Columns,
+    ColumnsConfig,
+    Data,
+    ExtractionData,
+    RecordsData,
+    RowForm,
+    RowsConfig,
+    SyntheticData,
+    Template,
+)
 from icu_ray.config.measuring import (
     ElConfig,
     EvalConfig,
@@ -29,6 +40,7 @@ from icu_ray.config.sweep import SweepConfig
 from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
 
 __all__ = [
+    "QUESTION_ANSWER",
     "Columns",
     "ColumnsConfig",
     "Count",
@@ -57,6 +69,7 @@ __all__ = [
     "RangeConfig",
     "RecordsData",
     "ResourcesConfig",
+    "RowForm",
     "RowsConfig",
     "SearchConfig",
     "Section",
@@ -66,6 +79,7 @@ __all__ = [
     "StopConfig",
     "SweepConfig",
     "SyntheticData",
+    "Template",
     "TokensConfig",
     "TrackingConfig",
     "TrainConfig",

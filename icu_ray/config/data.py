@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from datetime import date
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from icu_ray.config.section import Count, Place, Section, Seed
 
@@ -110,8 +111,45 @@ class ExtractionData(Section):
     """Use only targets from these parts of the Pile, as the sample file names them; default: all."""
 
 
+Template = Literal["plain", "question-answer", "chat"]
+QUESTION_ANSWER = ("Question: ", "\nAnswer: ")
+"""What stands before a question and between it and its answer, as MUSE and many base models have it."""
+CHAT_DATE = "2025-04-10"
+"""The day that chat templates are told, as OpenUnlearning has it."""
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """How the rows of a file are read: whole texts, prompts with completions, or chats.
+
+    text, prompt, completion, messages: names of columns. tags: before the prompt, and between it and the completion.
+    system, date: what a chat template is told besides the messages.
+    """
+
+    text: str = "text"
+    prompt: str | None = None
+    completion: str | None = None
+    messages: str | None = None
+    template: Template = "plain"
+    tags: tuple[str, str] = ("", "")
+    system: str | None = None
+    date: str = CHAT_DATE
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is read of each row."""
+        if self.messages is not None:
+            return (self.messages,)
+        if self.prompt is not None and self.completion is not None:
+            return (self.prompt, self.completion)
+        return (self.text,)
+
+
 class RecordsData(Section):
-    """A user's own texts: .jsonl, .csv or .parquet with a text column."""
+    """A user's own texts: .jsonl, .json, .csv, .tsv or .parquet with a column of texts, two of prompts and
+    completions, or one of chats."""
+
+    free_texts: ClassVar[frozenset[str]] = frozenset({"tags", "system"})
 
     source: Literal["records"]
     """Which kind of data this is."""
@@ -124,15 +162,79 @@ class RecordsData(Section):
     heldout_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of the pool (its last) that are kept out of it instead, where there is no file of held-out texts."""
     text_column: str = "text"
-    """Column of the texts."""
+    """Column of the texts, where neither prompts nor messages are named."""
+    prompt_column: str | None = None
+    """Column of the prompts, which are given; `completion_column` holds what is to be forgotten or kept after them."""
+    completion_column: str | None = None
+    """Column of the completions."""
+    messages_column: str | None = None
+    """Column of chats: lists of {role, content} that end with the assistant. Its last message is the completion."""
+    template: Template | None = None
+    """How a prompt and its completion become one text: plain (one after the other), question-answer (with `tags`) or
+    chat (the tokenizer's own chat template). Default: chat for messages, else plain."""
+    tags: tuple[str, str] | None = None
+    """With question-answer: what stands before the prompt, and between it and the completion. Default: 'Question: ' and
+    a new line with 'Answer: '."""
+    system: str | None = None
+    """With chat: system text before chats that have none of their own."""
+    chat_date: str = CHAT_DATE
+    """With chat: the day that templates are told which print today's, so that a prompt is the same on every day."""
     id_column: str | None = None
     """Column of the names of texts; default: rows are numbered."""
+    subject_column: str | None = None
+    """Column of the forget file that says whose data a row is; a request's answer and record are then by subject too.
+    """
+
+    @field_validator("chat_date")
+    @classmethod
+    def _is_date(cls, value: str) -> str:
+        try:
+            return date.fromisoformat(value).isoformat()
+        except ValueError:
+            raise ValueError(f"expected a day such as {CHAT_DATE}, found '{value}'") from None
 
     @model_validator(mode="after")
     def _one_heldout(self) -> RecordsData:
         if self.heldout is not None and self.heldout_rows:
             raise ValueError("give either 'heldout' (a file) or 'heldout_rows' (of the pool)")
         return self
+
+    @model_validator(mode="after")
+    def _one_form(self) -> RecordsData:
+        if (self.prompt_column is None) != (self.completion_column is None):
+            raise ValueError("give both 'prompt_column' and 'completion_column', or neither")
+        if self.messages_column is not None and self.prompt_column is not None:
+            raise ValueError("give either 'messages_column', or 'prompt_column' and 'completion_column'")
+        if self.template is not None and not self.prompted:
+            raise ValueError("'template' is for rows with 'prompt_column' and 'completion_column'")
+        if self.messages_column is not None and self.template not in (None, "chat"):
+            raise ValueError(f"'messages_column' needs template chat, found {self.template}")
+        form = self.form
+        if self.tags is not None and form.template != "question-answer":
+            raise ValueError("'tags' is for template question-answer")
+        if self.system is not None and form.template != "chat":
+            raise ValueError("'system' is for template chat")
+        return self
+
+    @property
+    def prompted(self) -> bool:
+        """Whether its rows have a boundary of their own: prompt and completion, or chats."""
+        return self.prompt_column is not None or self.messages_column is not None
+
+    @property
+    def form(self) -> RowForm:
+        """How its files are read."""
+        template = self.template or ("plain" if self.messages_column is None else "chat")
+        return RowForm(
+            self.text_column,
+            self.prompt_column,
+            self.completion_column,
+            self.messages_column,
+            template,
+            (self.tags or QUESTION_ANSWER) if template == "question-answer" else ("", ""),
+            self.system,
+            self.chat_date,
+        )
 
 
 Data = Annotated[SyntheticData | ExtractionData | RecordsData, Field(discriminator="source")]

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from icu_ray.config import Section, SweepConfig
+from icu_ray.config import RecordsData, Section, SweepConfig
 from icu_ray.config.refusals import explain, typed_override
 from icu_ray.errors import UserError, did_you_mean
 
@@ -98,10 +98,14 @@ def _mapping_without_repeats(loader: _Loader, node: yaml.MappingNode) -> dict[An
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
         seen.add(key)
+        if key_node.tag == "tag:yaml.org,2002:bool":  # YAML 1.1 reads the key `on` as true
+            key_node.tag = "tag:yaml.org,2002:str"
     return loader.construct_mapping(node, deep=True)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_repeats)
+# A day stays text, as no key takes anything else.
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: str(node.value))
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -200,6 +204,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
 def load_section(kind: type[_S], path: Path | None, overrides: Sequence[str], where: str) -> _S:
     """A config that is one section (no file: its defaults) with overrides; `where` begins messages without a file."""
     return _validate(kind, _read_tree(path, overrides), where if path is None else f"config {path}", overrides)
+
+
+class _OwnTexts(Section):
+    data: RecordsData
+
+
+def load_data(tree: Any, where: str) -> RecordsData:
+    """The section `data` of a user's own texts, of a config that is not whole yet."""
+    return _validate(_OwnTexts, {"data": tree}, where, ()).data
 
 
 def _read_tree(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -25,10 +25,14 @@ class Section(BaseModel):
     """Frozen, and refuses keys it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    free_texts: ClassVar[frozenset[str]] = frozenset()
+    """Keys that hold words, never the name of a file."""
 
     @model_validator(mode="after")
     def _nameable(self) -> Section:
         for key, value in self:
+            if key in self.free_texts:
+                continue
             for text in value if isinstance(value, tuple) else (value,):
                 if isinstance(text, str) and not _nameable(text):
                     raise ValueError(

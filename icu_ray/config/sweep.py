@@ -30,6 +30,8 @@ class SweepConfig(Section):
     its bugs (default). It sets several keys together; each can be set by itself too."""
     seed: Seed = 42
     """Seed of what is random in a trial: the order of batches, dropout."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    """Several of them: each cell is run once with each. Default: `seed` alone."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     """The models of the grid."""
     data: Data
@@ -79,7 +81,8 @@ class SweepConfig(Section):
             raise ValueError(f"name: '{self.name}' is what the storage calls something of its own; choose another")
         if not self.storage.removeprefix("file://").strip():
             raise ValueError(f"storage: expected a folder, or a URL such as s3://bucket/runs, found '{self.storage}'")
-        for what, values in (("models", [m.name for m in self.models]), ("samples", [str(s) for s in self.samples])):
+        listed = {"models": [m.name for m in self.models], "samples": self.samples, "seeds": self.all_seeds}
+        for what, values in ((what, [str(value) for value in values]) for what, values in listed.items()):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{what}: {', '.join(twice)} stands there twice")
@@ -93,6 +96,8 @@ class SweepConfig(Section):
         if self.search is not None:
             self._check_search(self.search)
         self._check_heldout()
+        if isinstance(self.data, RecordsData) and self.data.prompted:
+            self._check_prompted(self.data)
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
         if quick and not isinstance(self.data, SyntheticData):
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
@@ -109,6 +114,22 @@ class SweepConfig(Section):
                     "a worker"
                 )
         return self
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of every cell's trials."""
+        return (self.seed,) if self.seeds is None else self.seeds
+
+    def _check_prompted(self, data: RecordsData) -> None:
+        """What rows of prompt and completion, or of chats, do not allow."""
+        if self.rows.long == "windows":
+            raise ValueError("rows.long: windows of a completion would not all follow its prompt; use cut or refuse")
+        standins = [model.name for model in self.models if model.standin is not None]
+        if data.form.template == "chat" and standins:
+            raise ValueError(
+                f"data.template: model {standins[0]} is a stand-in, whose tokenizer has no chat template; use "
+                "question-answer or plain for rows of prompt and completion, or a model with a chat template"
+            )
 
     def _check_heldout(self) -> None:
         """What is asked about held-out texts needs some."""
@@ -128,6 +149,7 @@ class SweepConfig(Section):
 
     def _check_search(self, search: SearchConfig) -> None:
         counts = {"models": len(self.models), "samples": len(self.samples), "methods": len(self.methods)}
+        counts["seeds"] = len(self.all_seeds)
         for key, count in counts.items():
             if count != 1:
                 raise ValueError(

@@ -55,6 +55,9 @@ class PairsConfig(Section):
 class LossConfig(Section):
     """Which tokens are scored and how they are averaged (equations 1, 3, 4)."""
 
+    on: Literal["completion", "all"] = "completion"
+    """What is scored of a row of prompt and completion: the completion and its end of text, or the prompt too. A plain
+    text is scored whole."""
     span: Literal["all", "prefix_suffix", "suffix"] = "all"
     """Which tokens of a row are scored: all, as in the authors' code; prefix and suffix, as in the paper; the suffix
     alone."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,15 @@ class DataCheck:
 
     fingerprint: content of all rows and of the part each plays in each sample (what a stand-in is trained on).
     samples: by sample number; a SampleCheck's fingerprint does not change when other samples join the sweep.
+    remarks: what is not refused but must be said. subjects: whose data a target is, by its id, where its file says so.
     """
 
     source: str
     samples: Mapping[int, SampleCheck]
     heldout: int
     fingerprint: str
+    remarks: tuple[str, ...] = ()
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
     def require_pool(self, methods: Iterable[str]) -> None:
         """UserError when methods that need paired rows are to run without a pool."""

@@ -29,14 +29,20 @@ class Examples:
     texts: the whole row as text.
     token_rows: (N, length) int64 ids in `tokenizer`'s vocabulary where the source is token rows, else None.
     tokenizer: name or path of the tokenizer that wrote `token_rows`, else None.
+    boundaries: N characters of each text that are given, the prompt; the completion follows. None: rows of one layout.
+    chats: N JSON objects of messages and date, which a model's own chat template writes in place of the text.
     """
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
     token_rows: NDArray[np.int64] | None = None
     tokenizer: str | None = None
+    boundaries: tuple[int, ...] | None = None
+    chats: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.boundaries is not None and len(self.boundaries) != len(self.ids):
+            raise ValueError(f"{len(self.boundaries)} boundaries for {len(self.ids)} ids")
         if len(self.ids) != len(self.texts):
             raise ValueError(f"{len(self.ids)} ids for {len(self.texts)} texts")
         if self.token_rows is not None and len(self.token_rows) != len(self.ids):
@@ -49,18 +55,23 @@ class Examples:
         """The rows at `indices`, in that order."""
         chosen = [int(i) for i in indices]
         rows = None if self.token_rows is None else self.token_rows[chosen]
-        return Examples(tuple(self.ids[i] for i in chosen), tuple(self.texts[i] for i in chosen), rows, self.tokenizer)
+        boundaries = None if self.boundaries is None else tuple(self.boundaries[i] for i in chosen)
+        ids, texts = tuple(self.ids[i] for i in chosen), tuple(self.texts[i] for i in chosen)
+        chats = None if self.chats is None else tuple(self.chats[i] for i in chosen)
+        return Examples(ids, texts, rows, self.tokenizer, boundaries, chats)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the content (ids, texts, token rows); equal content from two paths has one fingerprint."""
+        """SHA-256 of the content, all but the tokenizer's name; equal content from two paths has one fingerprint."""
         digest = hashlib.sha256()
-        for part in (*self.ids, *self.texts):
+        for part in (*self.ids, *self.texts, *(self.chats or ())):
             encoded = part.encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)
         if self.token_rows is not None:
             digest.update(repr(self.token_rows.shape).encode())
             digest.update(np.ascontiguousarray(self.token_rows, dtype="<i8").tobytes())
+        if self.boundaries is not None:
+            digest.update(b"boundaries" + np.asarray(self.boundaries, dtype="<i8").tobytes())
         return digest.hexdigest()
 
 
@@ -78,6 +89,7 @@ class TokenRows:
     lengths: N tokens of each whole text, more than L where its end is cut off; None: not known.
     texts: (rows.long=windows) the number of the text that each row is a window of; the windows of a text stand next to
     each other and bear its id. None: every row is a text of its own.
+    starts: N columns at which each row's completion begins, after its prompt; None: at columns.suffix_start.
     """
 
     ids: tuple[str, ...]
@@ -93,6 +105,7 @@ class TokenRows:
     positions: Literal["real", "padded"] = "real"
     lengths: tuple[int, ...] | None = None
     texts: tuple[int, ...] | None = None
+    starts: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -109,6 +122,13 @@ class TokenRows:
     def position_ids(self) -> NDArray[np.int64] | None:
         """(N, L) int64, 0 for a row's first real token and for its pads; None: the model counts columns."""
         return real_positions(self.mask) if self.positions == "real" else None
+
+    @property
+    def suffix_starts(self) -> NDArray[np.int64]:
+        """(N,) columns at which what must not be said begins: the completion, or the layout's suffix."""
+        if self.starts is None:
+            return np.full(len(self), self.columns.suffix_start, dtype=np.int64)
+        return np.asarray(self.starts, dtype=np.int64)
 
     @property
     def cut_tokens(self) -> tuple[int, ...] | None:
@@ -168,4 +188,5 @@ class TokenRows:
             self.positions,
             None if self.lengths is None else tuple(self.lengths[i] for i in chosen),
             None if self.texts is None else tuple(self.texts[i] for i in chosen),
+            None if self.starts is None else tuple(self.starts[i] for i in chosen),
         )

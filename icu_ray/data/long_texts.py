@@ -41,9 +41,17 @@ def long_texts_said(ids: Sequence[str], lengths: Sequence[int], length: int) -> 
 
 
 def refuse_long_texts(
-    ids: Sequence[str], lengths: Sequence[int], length: int, where: str, positions: int | None = None
+    ids: Sequence[str],
+    lengths: Sequence[int],
+    length: int,
+    where: str,
+    positions: int | None = None,
+    prompted: bool = False,
 ) -> None:
-    """UserError where a text is longer than a row. where: what the user named; positions: the model's, where known."""
+    """UserError where a text is longer than a row.
+
+    where: what the user named; positions: the model's, where known; prompted: texts that cannot be cut into windows.
+    """
     said = long_texts_said(ids, lengths, length)
     if not said:
         return
@@ -53,7 +61,5 @@ def refuse_long_texts(
         remedy = f"rows of this model have at most {most}; split these texts, or"
     else:
         remedy = f"set columns.length (of icu-ray unlearn: --length) to {longest}, or"
-    raise UserError(
-        f"{where}: {said}; {remedy} give rows.long=cut, which forgets only their beginning, or rows.long=windows, "
-        "which forgets them whole, in overlapping pieces"
-    )
+    windows = "" if prompted else ", or rows.long=windows, which forgets them whole, in overlapping pieces"
+    raise UserError(f"{where}: {said}; {remedy} give rows.long=cut, which forgets only their beginning{windows}")

@@ -1,74 +1,85 @@
-"""A user's own texts: files with a text column, as data/table_files.py reads them.
+"""A user's own texts: files of texts, of prompts and completions, or of chats, as data/table_files.py reads them.
 
 The forget file may name the sample (`forget-{sample}.jsonl`); its rows are the targets, the pool file's rows the pool.
 A row that is in both is refused: unlearning it while learning it says nothing. Texts that differ only in line ends and
 blanks are the same text. Whatever cannot be read is refused with file, line and what was expected.
 
-    records = read_records(Path("forget.jsonl"), "text", None, key="data.forget")
+    records = read_records(Path("forget.jsonl"), RowForm(), None, key="data.forget")
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from icu_ray.config import RecordsData
+from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.corpus import Corpus, check_of, row_digests
 from icu_ray.data.examples import Examples
+from icu_ray.data.forms import kind_of, written
 from icu_ray.data.table_files import read_columns
 from icu_ray.errors import UserError
 
 
 @dataclass(frozen=True)
 class Record:
-    """One text with its id and where it stands ('line 7', 'row 7')."""
+    """One text with its id and where it stands ('line 7', 'row 7').
+
+    boundary, chat: see `Examples`. prompt: what is given, without tags; None: a plain text. subject: whose data it is.
+    """
 
     id: str
     text: str
     where: str
+    boundary: int | None = None
+    chat: str | None = None
+    prompt: str | None = None
+    subject: str | None = None
 
     @property
     def content(self) -> str:
         """The same for texts that differ only in line ends, in blanks, or in how an accent is encoded."""
-        return " ".join(unicodedata.normalize("NFC", self.text).split())
+        return _content(self.text)
+
+    @property
+    def bytes(self) -> bytes:
+        """All that decides its rows, for fingerprints; of a plain text its UTF-8."""
+        parts = [self.text, *(() if self.boundary is None else (str(self.boundary), self.chat or ""))]
+        return "\0".join(parts).encode("utf-8", "surrogatepass")
 
 
-def read_records(path: Path, text_column: str, id_column: str | None, key: str, prefix: str = "row") -> list[Record]:
+def _content(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def read_records(
+    path: Path, form: RowForm, id_column: str | None, key: str, prefix: str = "row", subject_column: str | None = None
+) -> list[Record]:
     """All records of a file; ids are the id column's, else '<prefix>-<number>' counted from 1. `key`: for messages."""
-    columns = (text_column,) if id_column is None else (text_column, id_column)
+    named = {kind: column for kind, column in (("id", id_column), ("subject", subject_column)) if column is not None}
+    columns = (*form.columns, *named.values())
     records: list[Record] = []
     first: dict[str, str] = {}
     for number, (where, values) in enumerate(read_columns(path, columns, key), start=1):
-        text = values[0]
-        if not isinstance(text, str):
-            raise UserError(f"{key}: {path}: {where}: column '{text_column}' holds {_kind(text)}, expected text")
-        if not text.strip():
-            raise UserError(f"{key}: {path}: {where}: column '{text_column}' is empty; remove the row or fill it")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise UserError(f"{key}: {path}: {where}: column '{text_column}' holds half a character (a lone surrogate)")
-        name = f"{prefix}-{number}"
-        if id_column is not None:
-            if not isinstance(values[1], (str, int)) or isinstance(values[1], bool) or values[1] == "":
+        row = written(form, values[: len(form.columns)], f"{key}: {path}: {where}")
+        names: dict[str, str] = {}
+        for (what, column), value in zip(named.items(), values[len(form.columns) :], strict=True):
+            if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
                 raise UserError(
-                    f"{key}: {path}: {where}: id column '{id_column}' holds {_kind(values[1])}, expected text or number"
+                    f"{key}: {path}: {where}: {what} column '{column}' holds {kind_of(value)}, expected text or number"
                 )
-            name = str(values[1])
+            names[what] = str(value)
+        name = names.get("id", f"{prefix}-{number}")
         if name in first:
             raise UserError(f"{key}: {path}: id '{name}' stands twice, in {first[name]} and {where}")
         first[name] = where
-        records.append(Record(name, text, where))
+        records.append(Record(name, row.text, where, row.boundary, row.chat, row.prompt, names.get("subject")))
     if not records:
         raise UserError(f"{key}: {path}: holds no rows")
     return records
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None or value == "" else type(value).__name__
 
 
 def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
@@ -80,11 +91,16 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
             "put {sample} into its name, or set samples to one number"
         )
 
-    def read(name: str, key: str, prefix: str) -> list[Record]:
-        return read_records(Path(name), data.text_column, data.id_column, f"data.{key}", prefix)
+    def read(name: str, key: str, prefix: str, subject_column: str | None = None) -> list[Record]:
+        return read_records(Path(name), data.form, data.id_column, f"data.{key}", prefix, subject_column)
 
     forget = {
-        sample: read(data.forget.replace("{sample}", str(sample)), "forget", f"forget{sample if by_sample else ''}")
+        sample: read(
+            data.forget.replace("{sample}", str(sample)),
+            "forget",
+            f"forget{sample if by_sample else ''}",
+            data.subject_column,
+        )
         for sample in samples
     }
     pool = read(data.pool, "pool", "pool") if data.pool is not None else []
@@ -104,10 +120,11 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
         _refuse_twice(records, name)
         for key, others, other_name in (("pool", pool, data.pool), ("heldout", heldout, data.heldout)):
             _refuse_overlap(records, name, others, f"data.{key}", str(other_name))
+    remarks = [_other_answers(records, pool, data) for records in forget.values()] if data.pool is not None else []
     rows: dict[str, Record] = {}
     for record in (*(record for records in forget.values() for record in records), *pool):
         known = rows.setdefault(record.id, record)
-        if known.text != record.text:
+        if known.bytes != record.bytes:
             raise UserError(f"data.id_column: id '{record.id}' names two different texts of the forget and pool files")
     place = {name: number for number, name in enumerate(rows)}
     targets = {sample: np.array([place[r.id] for r in records], dtype=np.int64) for sample, records in forget.items()}
@@ -115,19 +132,47 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
     pools = dict.fromkeys(samples, pool_rows)
     everything = [*rows.values(), *heldout]
     heldout_rows = np.arange(len(rows), len(everything))
-    digests = row_digests(record.text.encode("utf-8", "surrogatepass") for record in everything)
+    digests = row_digests(record.bytes for record in everything)
     ids = [record.id for record in everything]
     return Corpus(
-        rows=_examples(list(rows.values())),
+        rows=examples_of(list(rows.values())),
         targets=targets,
         pools=pools,
-        heldout=_examples(heldout) if heldout else None,
-        check=check_of("records", ids, digests, targets, pools, heldout_rows),
+        heldout=examples_of(heldout) if heldout else None,
+        check=replace(
+            check_of("records", ids, digests, targets, pools, heldout_rows),
+            remarks=tuple(dict.fromkeys(filter(None, remarks))),
+            subjects={
+                record.id: record.subject
+                for records in forget.values()
+                for record in records
+                if record.subject is not None
+            },
+        ),
     )
 
 
-def _examples(records: Sequence[Record]) -> Examples:
-    return Examples(tuple(record.id for record in records), tuple(record.text for record in records))
+def examples_of(records: Sequence[Record]) -> Examples:
+    """The records of one file or of files of one form, as rows for any model."""
+    boundaries = tuple(record.boundary for record in records if record.boundary is not None)
+    chats = tuple(record.chat for record in records if record.chat is not None)
+    ids, texts = tuple(record.id for record in records), tuple(record.text for record in records)
+    return Examples(ids, texts, boundaries=boundaries or None, chats=chats or None)
+
+
+def _other_answers(forget: Sequence[Record], others: Sequence[Record], data: RecordsData) -> str:
+    """What to say of prompts to forget that stand in the pool too, with another completion; '' for none."""
+    kept = {_content(record.prompt): record for record in others if record.prompt is not None}
+    found = [(record, kept.get(_content(record.prompt))) for record in forget if record.prompt is not None]
+    both = [f"'{mine.id}' ({mine.where}) and '{pool.id}' ({pool.where})" for mine, pool in found if pool is not None]
+    if not both:
+        return ""
+    prompts = "1 prompt" if len(both) == 1 else f"{len(both)} prompts"
+    more = f" and {len(both) - 3} more" if len(both) > 3 else ""
+    return (
+        f"{prompts} of {data.forget} with another completion in {data.pool}: {'; '.join(both[:3])}{more}. The model "
+        "may keep that one."
+    )
 
 
 def _refuse_twice(forget: Sequence[Record], name: str) -> None:

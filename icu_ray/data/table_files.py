@@ -41,14 +41,34 @@ _MARKS = {
 def read_columns(path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
     """('line 7', values in the columns' order) of each row; how the file ends says what it is. `key`: for messages."""
     readers = {".jsonl": _json, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    return _limited(readers[_ending(path, key)](path, columns, key), path, columns, key)
+
+
+def column_names(path: Path, key: str) -> list[str]:
+    """The names of a file's columns; of a JSON file those of its first row."""
+    ending = _ending(path, key)
+    if ending == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return list(pq.read_schema(path).names)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{key}: {path}: no readable parquet ({error}); truncated?") from error
+    if ending in (".csv", ".tsv"):
+        return next((header for _, header, _ in csv_lines(path, (), key)), [])
+    return next((list(record) for _, record in _objects(path, key)), [])
+
+
+def _ending(path: Path, key: str) -> str:
+    """How a file that is there ends, which says what it is."""
+    if path.suffix.lower() not in READERS:
         raise UserError(f"{key}: {path}: expected a file ending in {', '.join(READERS)}")
     if not path.is_file():
         near = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
         what = "a link to nothing" if path.is_symlink() and not path.exists() else "no such file"
         raise UserError(f"{key}: {path}: {what}{did_you_mean(path.name, [name for name in near if name != path.name])}")
-    return _limited(reader(path, columns, key), path, columns, key)
+    return path.suffix.lower()
 
 
 def _limited(rows: Iterator[Row], path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
@@ -111,6 +131,15 @@ def _undecodable(path: Path, key: str, expected: str, encoding: str, error: Unic
 
 
 def _json(path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
+    for where, record in _objects(path, key):
+        for column in columns:
+            if column not in record:
+                raise _missing(path, key, column, list(record), f"{where}: ")
+        yield where, [record[column] for column in columns]
+
+
+def _objects(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a JSON file, an array or one object a line."""
     with _opened(path, key, "no JSON object", newline="\n") as file:
         first = next((line for line in file if line.strip()), "")
         if first.lstrip().startswith("[") and (rows := _array(first + file.read(), path, key)) is not None:
@@ -121,10 +150,7 @@ def _json(path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
         for where, record in records:
             if not isinstance(record, dict):
                 raise UserError(f"{key}: {path}: {where}: found {type(record).__name__}, expected an object")
-            for column in columns:
-                if column not in record:
-                    raise _missing(path, key, column, list(record), f"{where}: ")
-            yield where, [record[column] for column in columns]
+            yield where, record
 
 
 def _array(text: str, path: Path, key: str) -> list[Any] | None:
@@ -197,7 +223,7 @@ def _separator(file: TextIO, columns: Sequence[str], separators: str) -> str:
         file.seek(0)
         with contextlib.suppress(csv.Error):  # where semicolons separate, no comma follows a quoted name
             names = [name.strip() for name in _header(csv.reader(file, delimiter=separator, strict=True))]
-            if wanted <= set(names):
+            if wanted and wanted <= set(names):
                 return separator
             if len(names) > most:
                 best, most = separator, len(names)

@@ -10,22 +10,22 @@ Tokenizers that put a BOS first: with alignment=fixed a label is the token of it
 alignment=reference repeats the authors' slip: labels are the text without BOS, so a full row is scored two ahead.
 A row's first token has nothing before it and is never scored, padded or not.
 
+Texts with a boundary (prompt and completion) are rows of the model's own tokens, each with an own start (prompts.py).
+
     rows = tokenise(targets, tokenizer, Columns(), TokensConfig(), own_columns=False, prompt="prefix")
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
 from icu_ray.data.long_texts import refuse_long_texts, window_starts
+from icu_ray.data.padding import left_pad
+from icu_ray.data.prompts import LossOn, prompted_rows, whole_rows
+from icu_ray.data.specials import Specials, encode, specials_of
 from icu_ray.data.vocabulary import clean_up, decode_rows, load_vocabulary
 from icu_ray.errors import UserError
 
@@ -34,28 +34,6 @@ if TYPE_CHECKING:
 
 Prompt = Literal["prefix", "full"]
 LongTexts = Literal["cut", "windows", "refuse"]
-
-
-@dataclass(frozen=True)
-class Specials:
-    """What a tokenizer adds around a text, and its padding and end-of-text ids."""
-
-    lead: tuple[int, ...]
-    trail: tuple[int, ...]
-    pad_id: int
-    eos_id: int | None
-
-    def surround(self, ids: Sequence[int], length: int) -> list[int]:
-        """lead + ids + trail in at most `length` tokens, ids cut on the right."""
-        return [*self.lead, *ids[: length - len(self.lead) - len(self.trail)], *self.trail]
-
-    def whole(self, ids: Sequence[int]) -> int:
-        """Tokens of a whole text with what stands around it."""
-        return len(self.lead) + len(ids) + len(self.trail)
-
-    def start(self) -> list[int]:
-        """What stands before a text of which nothing is known."""
-        return [*self.lead] or [self.pad_id if self.eos_id is None else self.eos_id]
 
 
 def tokenise(
@@ -67,16 +45,21 @@ def tokenise(
     own_columns: bool,
     prompt: Prompt = "prefix",
     long: LongTexts = "cut",
+    loss_on: LossOn = "completion",
 ) -> TokenRows:
     """`examples` as a model with this tokenizer sees them; prompt 'full' is everything before the suffix.
 
     long: what becomes of texts that have more tokens than a row; 'refuse': UserError that counts and names them;
-    'windows' (own_columns only): such a text is several rows.
+    'windows' (own_columns only): such a text is several rows. loss_on: what the losses count of texts with a boundary.
     """
     specials = specials_of(tokenizer)
+    if examples.boundaries is not None:
+        if long == "windows":
+            raise UserError("rows.long: windows of a completion would not all follow its prompt; use cut or refuse")
+        return prompted_rows(examples, tokenizer, specials, columns, settings, loss_on=loss_on, refuse=long == "refuse")
     ids, texts = examples.ids, None
     if own_columns:
-        plain = _encode(tokenizer, examples.texts)
+        plain = encode(tokenizer, examples.texts)
         lengths = tuple(specials.whole(tokens) for tokens in plain)
         if long == "windows" and max(lengths, default=0) > columns.length:
             texts, plain = _in_windows(plain, max(columns.length - specials.whole(()), 1))
@@ -129,7 +112,17 @@ def _in_windows(plain: Sequence[Sequence[int]], room: int) -> tuple[tuple[int, .
 def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Tokens of each whole text, with the special tokens that the tokenizer puts around it."""
     specials = specials_of(tokenizer)
-    return tuple(specials.whole(ids) for ids in _encode(tokenizer, texts))
+    return tuple(specials.whole(ids) for ids in encode(tokenizer, texts))
+
+
+def row_lengths(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Tokens of each whole row, and how many of them are given where rows have prompts."""
+    if examples.boundaries is None:
+        return token_counts(examples.texts, tokenizer), None
+    rows = whole_rows(examples, tokenizer, specials_of(tokenizer))
+    return tuple(len(whole) for whole, _ in rows), tuple(given for _, given in rows)
 
 
 def _own_parts(
@@ -182,8 +175,8 @@ def _source_parts(
     if settings.retokenize == "auto" and same_vocabulary(examples.tokenizer, tokenizer):
         lead = list(specials.lead)
         return rows.tolist(), [lead + ids for ids in prompt_rows.tolist()], width + len(lead), references
-    plain = _encode(tokenizer, decode_rows(vocabulary, rows, settings.cleanup))
-    prompts = _encode(tokenizer, decode_rows(vocabulary, prompt_rows, settings.cleanup))
+    plain = encode(tokenizer, decode_rows(vocabulary, rows, settings.cleanup))
+    prompts = encode(tokenizer, decode_rows(vocabulary, prompt_rows, settings.cleanup))
     return plain, [specials.surround(ids, width) for ids in prompts], width, references
 
 
@@ -191,50 +184,3 @@ def same_vocabulary(source: str, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether every token of the source's vocabulary has the same id in the model's."""
     known = tokenizer.get_vocab()
     return all(known.get(token) == number for token, number in load_vocabulary(source).get_vocab().items())
-
-
-def specials_of(tokenizer: PreTrainedTokenizerBase) -> Specials:
-    """The special tokens of a tokenizer, found by encoding a text that it knows with and without them."""
-    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    if pad_id is None:
-        raise UserError(f"tokenizer {tokenizer.name_or_path}: has neither a padding nor an end-of-text token")
-    special = set(tokenizer.all_special_ids)
-    for text in _known_texts(tokenizer, special):
-        bare = _encode(tokenizer, (text,))[0]
-        if not bare or special & set(bare):
-            continue
-        whole = list(tokenizer(text, add_special_tokens=True)["input_ids"])
-        for at in range(len(whole) - len(bare) + 1):
-            if whole[at : at + len(bare)] == bare:
-                return Specials(tuple(whole[:at]), tuple(whole[at + len(bare) :]), int(pad_id), tokenizer.eos_token_id)
-    raise UserError(
-        f"tokenizer {tokenizer.name_or_path}: cannot tell which special tokens it puts around a text; expected one "
-        "that encodes some word of its vocabulary without unknown or special tokens"
-    )
-
-
-def _known_texts(tokenizer: PreTrainedTokenizerBase, special: set[int]) -> Iterator[str]:
-    """A letter, which most tokenizers know, then what single tokens of the vocabulary stand for."""
-    yield "a"
-    for number in itertools.islice((n for n in range(len(tokenizer)) if n not in special), 2000):
-        text = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
-        if text.strip() and "\ufffd" not in text:
-            yield text
-
-
-def left_pad(rows: Sequence[Sequence[int]], length: int, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(N, length) int64 ids and (N, length) bool mask, True where a real token stands; rows are at most that long."""
-    ids = np.full((len(rows), length), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), length), dtype=np.bool_)
-    for number, row in enumerate(rows):
-        if row:
-            ids[number, length - len(row) :] = row
-            mask[number, length - len(row) :] = True
-    return ids, mask
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return [list(ids) for ids in encoded["input_ids"]]

@@ -56,18 +56,20 @@ def batch_weights(
     columns: Columns,
     loss: LossConfig,
     pair_mask: NDArray[np.bool_] | None = None,
+    starts: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None),
 ) -> BatchWeights:
     """Weights of a whole global batch.
 
     target_labels, pair_labels: (B, L) unshifted labels; active: (B,) True for targets that are not yet
     forgotten (the pair's flag is its target's); pair_mask: (B, L) True for real tokens, None: no pair is padded.
+    starts: of targets and pairs, (B,) columns at which completions begin, None: rows of the layout `columns`.
     """
     live = np.asarray(active, dtype=bool)
-    target = reduce(scored_tokens(target_labels, columns, loss.span) & live[:, None], loss.reduction)
+    target = reduce(scored_tokens(target_labels, columns, loss.span, starts[0]) & live[:, None], loss.reduction)
     row = live / max(int(live.sum()), 1)
     if pair_labels is None:
         return BatchWeights(target, row)
-    scored = scored_tokens(pair_labels, columns, loss.span) & live[:, None]
+    scored = scored_tokens(pair_labels, columns, loss.span, starts[1]) & live[:, None]
     pair = reduce(scored, loss.reduction)
     if loss.kl_positions != "span":
         # As the authors, the last position is included, after which nothing comes.
@@ -81,11 +83,18 @@ def batch_weights(
     return BatchWeights(target, row, pair, reduce(compared, loss.reduction))
 
 
-def scored_tokens(labels: NDArray[np.int64], columns: Columns, span: str) -> Bools:
-    """(B, L) bool: the tokens t_0 <= t that are predicted; the first token of a row never is."""
-    start = {"all": 0, "prefix_suffix": columns.prefix_start, "suffix": columns.suffix_start}[span]
+def scored_tokens(
+    labels: NDArray[np.int64], columns: Columns, span: str, starts: NDArray[np.int64] | None = None
+) -> Bools:
+    """(B, L) bool: the tokens t_0 <= t that are predicted; the first token of a row never is.
+
+    starts: (B,) of rows with prompts, whose suffix is the completion and whose prefix is the whole prompt.
+    """
+    first = {"all": 0, "prefix_suffix": columns.prefix_start, "suffix": columns.suffix_start}[span]
     scored: Bools = labels != IGNORED_LABEL
-    scored[:, : max(start, 1)] = False
+    scored[:, : max(first if starts is None else 0, 1)] = False
+    if starts is not None and span == "suffix":
+        scored &= np.arange(labels.shape[1]) >= starts[:, None]
     return scored
 
 

@@ -98,9 +98,14 @@ def mean_of_measured(values: Floats, broken: Flags) -> float | None:
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of one length that are measured together: columns from `offset` on of the rows `members`."""
+    """Rows of one layout that are measured together: columns from `offset` on of the rows `members`.
+
+    start: the first prefix length of their EL, in columns; first: the column of the first token that MA counts.
+    """
 
     offset: int
+    start: int
+    first: int
     members: NDArray[np.int64]
 
 
@@ -119,21 +124,21 @@ def probe(
 ) -> ProbeResult:
     """Measure every row; the model is put into eval mode for it and back.
 
-    el_start: first prefix length of EL; None: the suffix's start. span='prefix_suffix' leaves the pre-prefix out.
+    el_start: first prefix length of EL; None: the suffix's start, of rows with a prompt the completion's, before which
+    nothing counts for MA either. span='prefix_suffix' leaves the pre-prefix out.
     use_mask: rows with left pads are measured as if the pads were not there; False: pads are tokens like any other (the
     authors). The loss is the training loss either way: pads masked, positions as the rows say.
     batch_cut: reproduce generate()'s padding within batches of this size.
     should_decode: asked once with the (N,) MA values before EL is decoded; False leaves EL out (decision-only mode:
     under the 'and' rule EL says nothing new while MA is above its threshold).
     """
-    start = rows.columns.suffix_start if el_start is None else el_start
     first = rows.columns.prefix_start if span == "prefix_suffix" else 0
     ma, loss, el = (np.full(len(rows), np.nan) for _ in range(3))
     short, single, broken = (np.zeros(len(rows), dtype=np.bool_) for _ in range(3))
-    parts = _parts(rows, first, use_mask, max(chunk, batch_cut or 1))
+    parts = _parts(rows, first, el_start, use_mask, max(chunk, batch_cut or 1))
     for part in parts:
         length = rows.columns.length - part.offset
-        short[part.members] = length - max(start - part.offset, 1) < ngram
+        short[part.members] = length - max(part.start - part.offset, 1) < ngram
         single[part.members] = length == 1
     cut = None if rows.eos_id is None else batch_cut  # without an end-of-text no row of a batch is shorter
     decode = True
@@ -158,7 +163,7 @@ def probe(
                 decode = decode if should_decode is None else should_decode(ma)
                 if decode:
                     predictions = Predictions(rows.input_ids[part.members, part.offset :], predicted, rows.eos_id)
-                    begin = max(start - part.offset, 1)
+                    begin = max(part.start - part.offset, 1)
                     sequences = greedy_continuations(model, predictions, truth, begin, ngram, tell)
                     el[part.members] = _extraction_likelihoods(sequences, begin, ngram, denominator, cut, rows.pad_id)
                     broken[part.members] = [sequence.broken for sequence in sequences]
@@ -171,14 +176,16 @@ def probe(
     return ProbeResult(rows.ids, ma, el if decode else None, loss, short, broken, rows.cut_tokens)
 
 
-def _parts(rows: TokenRows, first: int, use_mask: bool, chunk: int) -> list[_Part]:
-    """Rows grouped by their number of pads (none, for almost all rows), at most `chunk` at a time."""
+def _parts(rows: TokenRows, first: int, el_start: int | None, use_mask: bool, chunk: int) -> list[_Part]:
+    """Rows grouped by their number of pads (none, for almost all rows) and boundary, at most `chunk` at a time."""
     pads = np.where(rows.mask.any(axis=1), rows.mask.argmax(axis=1), rows.columns.length - 1)
     offsets = np.maximum(pads, first) if use_mask else np.full(len(rows), first)
+    starts = rows.suffix_starts if el_start is None else np.full(len(rows), el_start)
+    firsts = np.full(len(rows), first) if rows.starts is None else np.maximum(rows.suffix_starts, first)
     return [
-        _Part(int(offset), members[i : i + chunk])
-        for offset in np.unique(offsets)
-        for members in [np.flatnonzero(offsets == offset)]
+        _Part(int(offset), int(start), int(counted), members[i : i + chunk])
+        for offset, start, counted in np.unique(np.stack([offsets, starts, firsts], axis=1), axis=0)
+        for members in [np.flatnonzero((offsets == offset) & (starts == start) & (firsts == counted))]
         for i in range(0, len(members), chunk)
     ]
 
@@ -205,7 +212,8 @@ def _teacher_forced(
         predicted[block] = greedy_tokens(logits).cpu().numpy()
         loss[part.members[block]] = _row_losses(logits, labels[block])
     if length > 1:
-        right = (predicted == ids[:, 1:]).mean(axis=1)
+        counted = slice(max(part.first - part.offset, 1) - 1, None)
+        right = (predicted == ids[:, 1:])[:, counted].mean(axis=1)
         ma[part.members] = np.where((predicted == NO_TOKEN).any(axis=1), np.nan, right)
     return predicted
 

@@ -9,6 +9,7 @@ Nothing here imports Ray or torch.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -74,8 +75,8 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
     for model in config.models:
         for sample in config.samples:
             for method in _methods_of(model, config):
-                for alpha, beta in _cells(method):
-                    trial = trial_of(config, data, model, fingerprints[model.name], sample, method, alpha, beta)
+                for (alpha, beta), seed in itertools.product(_cells(method), _seeds(method, config)):
+                    trial = trial_of(config, data, model, fingerprints[model.name], sample, method, alpha, beta, seed)
                     if trial.trial_id in trials:
                         raise UserError(
                             f"methods: trials {trials[trial.trial_id].name} and {trial.name} are one and the same cell "
@@ -169,6 +170,11 @@ def _cells(method: MethodConfig) -> tuple[tuple[float, float], ...]:
     known = methods.method_class(method.name)
     cells = [(a if known.uses_alpha else 0.0, b if known.uses_beta else 0.0) for a, b in method.grid()]
     return tuple(dict.fromkeys(cells)) if not (known.uses_alpha and known.uses_beta) else tuple(cells)
+
+
+def _seeds(method: MethodConfig, config: SweepConfig) -> tuple[int, ...]:
+    """The seeds of a method's trials; a model that is not trained is the same with each."""
+    return config.all_seeds if methods.method_class(method.name).trains else config.all_seeds[:1]
 
 
 def _refuse_unknown_models(config: SweepConfig) -> None:

@@ -1,8 +1,8 @@
 """How long texts are in a model's own tokens, before anything starts.
 
-    lengths, positions = lengths_in("my-model", texts)
-    refuse_texts_too_long(config)                        # where the config says rows.long=refuse
-    target_rows(config, model, sample=0, texts=12)       # where it says rows.long=windows, more than 12
+    found = lengths_in("my-model", examples)
+    refuse_texts_too_long(config)                        # rows.long=refuse; and prompts that fill a row
+    target_rows(config, model, sample=0, texts=12)       # rows.long=windows: more than 12
 
 Needs the model's tokenizer, so it loads transformers; a plan that does not ask for it does without.
 """
@@ -12,33 +12,54 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from icu_ray.config import ModelConfig, RecordsData, SweepConfig
+from icu_ray.config.data import RowForm
+from icu_ray.data.examples import Examples
 from icu_ray.data.long_texts import refuse_long_texts, window_starts
-from icu_ray.data.records import read_records
+from icu_ray.data.prompts import refuse_full_prompt
+from icu_ray.data.records import examples_of, read_records
 from icu_ray.data.sources import load_corpus
 from icu_ray.errors import UserError
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of whole rows as a model reads them.
+
+    given: how many of each are its prompt; None: plain texts. positions: what the model can read; None: not known.
+    """
+
+    whole: tuple[int, ...]
+    given: tuple[int, ...] | None
+    positions: int | None
+
+
 def refuse_texts_too_long(config: SweepConfig) -> None:
-    """UserError where rows.long=refuse and a text to forget is longer than a row.
+    """UserError where rows.long=refuse and a text to forget is longer than a row, and for a prompt that fills a row.
 
     A stand-in has no tokenizer before it is trained: its texts are counted when its rows are made.
     """
-    if config.rows.long != "refuse" or not isinstance(config.data, RecordsData):
+    data = config.data
+    if not isinstance(data, RecordsData) or not (config.rows.long == "refuse" or data.prompted):
         return
     corpus = load_corpus(config)
     for model in config.models:
-        for sample in config.samples if model.source is not None else ():
-            assert model.source is not None
+        if model.source is None:
+            continue
+        told = model.revision, model.trust_remote_code
+        for rows in filter(None, (corpus.rows, corpus.heldout) if data.prompted else ()):
+            for name, given in zip(rows.ids, lengths_in(model.source, rows, *told).given or (), strict=True):
+                refuse_full_prompt(name, given, config.columns.length)
+        for sample in config.samples if config.rows.long == "refuse" else ():
             targets, _ = corpus.sample(sample)
-            lengths, positions = lengths_in(model.source, targets.texts, model.revision, model.trust_remote_code)
-            where = f"{config.data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
-            refuse_long_texts(targets.ids, lengths, config.columns.length, where, positions)
+            found = lengths_in(model.source, targets, *told)
+            where = f"{data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
+            refuse_long_texts(targets.ids, found.whole, config.columns.length, where, found.positions, data.prompted)
 
 
 def target_rows(config: SweepConfig, model: ModelConfig, sample: int, texts: int) -> int:
@@ -49,7 +70,7 @@ def target_rows(config: SweepConfig, model: ModelConfig, sample: int, texts: int
     if config.rows.long != "windows" or not isinstance(config.data, RecordsData) or model.source is None:
         return texts
     file = config.data.forget.replace("{sample}", str(sample))
-    read = (file, config.data.text_column, config.data.id_column)
+    read = (file, config.data.form, config.data.id_column)
     try:
         return _rows(*read, model.source, model.revision, model.trust_remote_code, config.columns.length)
     except UserError:
@@ -58,19 +79,20 @@ def target_rows(config: SweepConfig, model: ModelConfig, sample: int, texts: int
 
 @functools.lru_cache(maxsize=256)
 def _rows(
-    file: str, text: str, name: str | None, source: str, revision: str | None, remote_code: bool, length: int
+    file: str, form: RowForm, name: str | None, source: str, revision: str | None, remote_code: bool, length: int
 ) -> int:
     """Asked for each cell of a grid, and again while a sweep runs; so a file is counted once a process."""
-    texts = [record.text for record in read_records(Path(file), text, name, "data.forget")]
-    (*counts, around), _ = lengths_in(source, [*texts, ""], revision, remote_code)  # the tokenizer's own tokens
+    told = revision, remote_code
+    counts = lengths_in(source, examples_of(read_records(Path(file), form, name, "data.forget")), *told).whole
+    (around,) = lengths_in(source, Examples(("none",), ("",)), *told).whole  # the tokenizer's own tokens
     return sum(len(window_starts(count - around, length - around)) for count in counts)
 
 
 def lengths_in(
-    source: str, texts: Sequence[str], revision: str | None = None, trust_remote_code: bool = False
-) -> tuple[tuple[int, ...], int | None]:
-    """Tokens of each whole text as this model reads it, and how many the model can read; None: it does not say."""
-    from icu_ray.data.tokens import token_counts
+    source: str, examples: Examples, revision: str | None = None, trust_remote_code: bool = False
+) -> Lengths:
+    """How long rows are as this model reads them. UserError for rows that it cannot read."""
+    from icu_ray.data.tokens import row_lengths
     from icu_ray.models.loading import load_tokenizer, local_folder
 
     tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
@@ -79,4 +101,4 @@ def lengths_in(
         file = local_folder(source, revision, weights=False) / "config.json"
         described = json.loads(file.read_text(encoding="utf-8"))
         found = [described[key] for key in _POSITIONS if isinstance(described.get(key), int)]
-    return token_counts(texts, tokenizer), min(found) if found else None
+    return Lengths(*row_lengths(examples, tokenizer), min(found) if found else None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from icu_ray import methods
-from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, StopConfig, SweepConfig
+from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, RecordsData, StopConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.data.embedding import encoder_identity
 from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_of
@@ -95,7 +95,9 @@ def trial_of(
     method: MethodConfig,
     alpha: float,
     beta: float,
+    seed: int | None = None,
 ) -> Trial:
+    """seed: None: the config's only one."""
     known = methods.method_class(method.name)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
     settings = TrialSettings(
@@ -106,7 +108,7 @@ def trial_of(
         batch_size=model.batch_size or config.train.batch_size,
         max_epochs=(model.max_epochs or config.stop.max_epochs) if known.trains else 0,
         method_settings=dict(method.settings),
-        seed=config.seed,
+        seed=config.all_seeds[0] if seed is None else seed,
         micro_batch=model.micro_batch,
         precision=model.precision,
         zero_stage=model.zero_stage,
@@ -136,7 +138,7 @@ def trial_of(
         **({"rows": "windows"} if config.rows.long == "windows" else {}),
         "tokens": config.tokens.model_dump(mode="json"),
         "pairs": _pairs_identity(config.pairs, data),
-        "loss": config.loss.model_dump(mode="json", exclude={"chunk"}),
+        "loss": _loss_identity(config),
         "optim": {"lr": settings.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
         "train": {**config.train.model_dump(mode="json", exclude={"batch_size"}), "batch_size": settings.batch_size},
         "filter": {
@@ -194,6 +196,12 @@ def _stop_identity(stop: StopConfig) -> dict[str, Any]:
     later = {"max_ppl_ratio", "keep"}
     unset = {name for name in later if getattr(stop, name) == StopConfig.model_fields[name].default}
     return stop.model_dump(mode="json", exclude={"max_epochs", *unset})
+
+
+def _loss_identity(config: SweepConfig) -> dict[str, Any]:
+    # `on` came later, and says nothing of plain texts.
+    used = isinstance(config.data, RecordsData) and config.data.prompted and config.loss.on != "completion"
+    return config.loss.model_dump(mode="json", exclude={"chunk", *(() if used else ("on",))})
 
 
 def _pairs_identity(pairs: PairsConfig, data: DataCheck | None) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icu_ray.config import RecordsData, SweepConfig
+from icu_ray.config import RecordsData, RowForm, SweepConfig
 from icu_ray.data.examples import Examples
-from icu_ray.data.records import Record, read_records
+from icu_ray.data.records import Record, examples_of, read_records
 from icu_ray.data.sources import load_corpus
 from icu_ray.errors import UserError
 from icu_ray.plan.text_lengths import lengths_in
@@ -36,6 +36,7 @@ from icu_ray.storage.thresholds import Thresholds
 from icu_ray.storage.trial_files import TrialPaths, read_result, read_samples, read_spec
 
 KEY = "--also-check"
+_FILES = {"source", "forget", "pool", "heldout", "heldout_rows", "id_column"}
 
 
 def make_record(
@@ -78,8 +79,8 @@ def make_record(
 def read_earlier(file: str, config: SweepConfig) -> list[Record]:
     """The texts of an earlier request, read by the same columns as this one's; UserError where that cannot be."""
     data = config.data
-    columns = (data.text_column, data.id_column) if isinstance(data, RecordsData) else ("text", None)
-    return read_records(Path(file), *columns, KEY, "earlier")
+    form, id_column = (data.form, data.id_column) if isinstance(data, RecordsData) else (RowForm(), None)
+    return read_records(Path(file), form, id_column, KEY, "earlier")
 
 
 def also_checked(
@@ -117,17 +118,18 @@ def also_checked(
 def _measured(model: str, records: Sequence[Record], file: str, config: SweepConfig) -> Any:
     from icu_ray.services.probe import probe_files
 
-    lengths, positions = lengths_in(model, [record.text for record in records])
-    columns = layout(lengths, positions, config.el.ngram)
-    text_column = config.data.text_column if isinstance(config.data, RecordsData) else "text"
+    found = lengths_in(model, examples_of(records))
+    columns = layout(found.whole, found.positions, config.el.ngram)
+    data = config.data
+    told = data.model_dump(mode="json", exclude=_FILES) if isinstance(data, RecordsData) else {}
     return probe_files(
         model,
         Path(file),
         el_start=config.el.start or columns["suffix_start"],
         ngram=config.el.ngram,
         length=columns["length"],
-        text_column=text_column,
-        long="windows",
+        columns=told,
+        long="cut" if isinstance(data, RecordsData) and data.prompted else "windows",
     )
 
 

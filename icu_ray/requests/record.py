@@ -23,7 +23,6 @@ from typing import Any
 
 from icu_ray.config import RecordsData, StopConfig, SweepConfig
 from icu_ray.data.corpus import Corpus
-from icu_ray.data.examples import Examples
 from icu_ray.report.formats.record_page import record_html
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.results import SampleRecord, TrialResult, TrialSpec, finite, to_json
@@ -114,7 +113,7 @@ def request_record(
         "model": model,
         "first_original": before if earlier is None else earlier.get("first_original"),
         "earlier_requests": [] if earlier is None else [*earlier.get("earlier_requests", ()), _named(earlier)],
-        "texts": _texts(config, corpus.sample(config.samples[0])[0], ended.samples, el),
+        "texts": _texts(config, corpus, ended.samples, el),
         "scores": {side: dict(values) for side, values in ended.scores.items()},
         "cost": _cost(ended.scores),
         "retain": {"rows": len(corpus.sample(config.samples[0])[1]), **_file(config, "pool")},
@@ -156,12 +155,14 @@ def _file(config: SweepConfig, part: str) -> dict[str, Any]:
     return {"file": getattr(data, part)}
 
 
-def _texts(config: SweepConfig, targets: Examples, samples: Sequence[SampleRecord], el: str) -> dict[str, Any]:
+def _texts(config: SweepConfig, corpus: Corpus, samples: Sequence[SampleRecord], el: str) -> dict[str, Any]:
+    targets, subjects = corpus.sample(config.samples[0])[0], corpus.check.subjects
     measured = {sample.id: sample for sample in samples}
     each = []
     for name, text in zip(targets.ids, targets.texts, strict=True):
         sample = measured.get(name)
         known: dict[str, Any] = {"id": name, "sha256": content_sha256(text)}
+        known |= {"subject": subjects[name]} if name in subjects else {}
         for key, field in (("ma", "ma"), (el, "el")):
             for side in ("before", "after"):
                 known[f"{key}_{side}"] = None if sample is None else getattr(sample, f"{field}_{side}")

@@ -5,24 +5,22 @@ config = unlearn_config("my-model", forget="my.jsonl", retain="others.jsonl", ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from icu_ray.cluster.nodes import machine
 from icu_ray.cluster.runtime import will_start_locally
 from icu_ray.config import SweepConfig
-from icu_ray.config.file import apply_override, merge, resolve_config
+from icu_ray.config.file import apply_override, load_data, merge, resolve_config
 from icu_ray.config.section import as_name
-from icu_ray.data.records import read_records
 from icu_ray.errors import UserError
+from icu_ray.requests.files import HELDOUT_MOST, WHERE, heldout_texts, request_data
 from icu_ray.requests.row_length import columns_for
 
 RUN = "run"
 STANDIN = "standin"
 _STANDIN_BETA = 4.0
-HELDOUT_SHARE, HELDOUT_MOST = 10, 64
-"""Without texts of its own, one in so many retain texts (at most so many) measures what the model has lost."""
 HELDOUT_ENOUGH = 16
 """From so many unread texts on the thresholds are what the model does on them; of fewer the mean says too little."""
 MAX_PPL_RATIO = 1.5
@@ -37,6 +35,10 @@ def unlearn_config(
     out: str,
     heldout: str | None = None,
     text_column: str = "text",
+    prompt_column: str | None = None,
+    completion_column: str | None = None,
+    messages_column: str | None = None,
+    template: str | None = None,
     id_column: str | None = None,
     method: str | None = None,
     alpha: float = 0.5,
@@ -48,6 +50,7 @@ def unlearn_config(
     suites: Sequence[str] = (),
     mirror: str | None = None,
     overrides: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> SweepConfig:
     """The config of a request; UserError for what cannot be.
 
@@ -55,7 +58,8 @@ def unlearn_config(
     beta: default 1.0, as in the paper; of a stand-in 4.0. forget: None, with a stand-in: the embedded synthetic
     records. length: tokens of a row; None: the longest text's (requests/row_length.py), and texts that are longer than
     the model can read are forgotten in windows. No text is cut unless rows.long=cut says so. retain: None: there are no
-    texts to pair with, and gradient ascent is all that can be done.
+    texts to pair with, and gradient ascent is all that can be done. say: is told how the files are read where nobody
+    said it (plan/own_files.py).
     """
     standin, _, size = model.partition(":")
     is_standin = standin == STANDIN
@@ -84,45 +88,30 @@ def unlearn_config(
     if forget is None:
         tree["data"] = {"source": "synthetic", "records": 640, "sample_size": 16, "heldout": HELDOUT_MOST}
     else:
-        tree["data"] = _records(forget, retain, heldout, text_column, id_column)
+        data = {"source": "records", "forget": forget, "pool": retain, "heldout": heldout}
+        data |= {"text_column": text_column, "id_column": id_column}
+        named = {"prompt_column": prompt_column, "completion_column": completion_column}
+        named |= {"messages_column": messages_column, "template": template}
+        tree["data"] = data | {key: value for key, value in named.items() if value is not None}
     length = length or (128 if is_standin else None)
     if length is not None:
         tree["columns"] = {"length": length, "prefix_start": length // 2, "suffix_start": 3 * length // 4}
     for override in overrides:
         tree = apply_override(tree, override)
+    if isinstance(tree["data"], Mapping) and tree["data"].get("source") == "records":
+        tree["data"] = request_data(tree["data"], tree["models"][0], say)
     stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
     # Texts that were set aside from the retain file may have been trained on: they say what is lost, not what a model
     # does on texts that it never read. A stand-in has not read them.
     unread = is_standin or (isinstance(tree["data"], Mapping) and isinstance(tree["data"].get("heldout"), str))
-    if unread and _heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
+    if unread and heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
         stop |= {"ma": "heldout", "el": "heldout"}
     tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
     # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
     long = "cut" if is_standin else "refuse"
     if "columns" not in tree and not is_standin:
         tree["columns"], fit = columns_for(tree)
-        long = long if fit else "windows"
+        if not fit and not load_data(tree["data"], WHERE).prompted:
+            long = "windows"
     tree = merge({"rows": {"long": long}}, tree)
-    return resolve_config(tree, "icu-ray unlearn")
-
-
-def _records(
-    forget: str, retain: str | None, heldout: str | None, text_column: str, id_column: str | None
-) -> dict[str, Any]:
-    data: dict[str, Any] = {"source": "records", "forget": forget, "pool": retain, "heldout": heldout}
-    data |= {"text_column": text_column, "id_column": id_column}
-    if retain is not None and heldout is None:
-        rows = len(read_records(Path(retain), text_column, id_column, "data.pool", "pool"))
-        data["heldout_rows"] = min(HELDOUT_MOST, rows // HELDOUT_SHARE)
-    return data
-
-
-def _heldout_texts(data: Any) -> int:
-    """How many there are; 0 where this cannot be told, which the check of the config then says."""
-    if not isinstance(data, Mapping):
-        return 0
-    count = data.get("heldout_rows" if data.get("source") == "records" else "heldout")
-    if isinstance(data.get("heldout"), str):
-        columns = data.get("text_column", "text"), data.get("id_column")
-        return len(read_records(Path(data["heldout"]), *columns, "data.heldout", "held-out texts"))
-    return count if isinstance(count, int) else 0
+    return resolve_config(tree, WHERE)

@@ -11,9 +11,10 @@ from statistics import median_low
 from typing import Any
 
 from icu_ray.config import Columns, ElConfig
+from icu_ray.config.file import load_data
 from icu_ray.data.long_texts import MOST
-from icu_ray.data.records import read_records
-from icu_ray.plan.text_lengths import lengths_in
+from icu_ray.data.records import examples_of, read_records
+from icu_ray.plan.text_lengths import Lengths, lengths_in
 
 
 def columns_for(tree: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
@@ -22,11 +23,16 @@ def columns_for(tree: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
     A row is at most as long as the model can read; where longer texts may be cut (rows.long=cut), as the paper's
     are.
     """
-    data, model = tree["data"], tree["models"][0]
-    records = read_records(Path(data["forget"]), data["text_column"], data["id_column"], "data.forget", "forget")
-    texts = [record.text for record in records]
-    trusted = bool(model.get("trust_remote_code", False))
-    lengths, positions = lengths_in(model["source"], texts, model.get("revision"), trusted)
+    model = tree["models"][0]
+    data = load_data(tree["data"], "icu-ray unlearn")
+    told = model["source"], model.get("revision"), bool(model.get("trust_remote_code", False))
+
+    def measured(file: str, key: str) -> Lengths:
+        rows = examples_of(read_records(Path(file), data.form, data.id_column, f"data.{key}", key))
+        return lengths_in(told[0], rows, *told[1:])
+
+    found = measured(data.forget, "forget")
+    lengths, positions = found.whole, found.positions
     ngram = (tree.get("el") or {}).get("ngram", ElConfig().ngram)
     if not isinstance(ngram, int):
         ngram = ElConfig().ngram  # the config's own check refuses what was given
@@ -34,7 +40,13 @@ def columns_for(tree: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
     cut = isinstance(rows, Mapping) and rows.get("long") == "cut"
     most = positions or MOST
     columns = layout(lengths, min(Columns().length, most) if cut else most, ngram)
-    return columns, max(lengths) <= columns["length"]
+    fit = max(lengths) <= columns["length"]
+    if data.prompted:
+        # A pair or a held-out row may be cut, but not before its completion begins.
+        others = [measured(file, key) for file, key in ((data.pool, "pool"), (data.heldout, "heldout")) if file]
+        needed = min(max((max(each.given or (0,)) for each in others), default=0) + ngram, most)
+        columns = {name: place + max(needed - columns["length"], 0) for name, place in columns.items()}
+    return columns, fit
 
 
 def layout(lengths: Sequence[int], most: int | None, ngram: int) -> dict[str, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from icu_ray.requests.next_try import NextTry, next_tries
 from icu_ray.requests.recheck import make_record, read_earlier
 from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier
 from icu_ray.requests.request_config import RUN, unlearn_config
+from icu_ray.requests.subjects import SubjectVerdict, by_subject, subjects_json
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import TrialResult, finite
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_events, read_result, read_samples
@@ -39,7 +40,7 @@ _RECORD = ("record.json", "record.html")
 class Unlearned:
     """folder: `out`. run: the request's own folder in it. exit_code: of the run. result: None where it did not end.
 
-    settings: of its trial, for what to try next.
+    settings: of its trial, for what to try next. subjects: whose data a text is, by its id, where its file says so.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Unlearned:
     exit_code: int
     result: TrialResult | None
     settings: TrialSettings | None = None
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def forgotten(self) -> bool:
@@ -72,6 +74,12 @@ class Unlearned:
         if self.result is None or self.paths is None:
             return None
         return verdict_of(self.result, read_samples(self.paths), read_evaluation(self.paths))
+
+    @property
+    def by_subject(self) -> tuple[SubjectVerdict, ...]:
+        """The answer for each subject; () where no column names them."""
+        verdict = self.verdict
+        return () if verdict is None else by_subject(verdict.texts, self.subjects)
 
     @property
     def next_tries(self) -> tuple[NextTry, ...]:
@@ -134,10 +142,14 @@ def unlearn(
     code = run_sweep(plan)
     run = plan.config.name
     trial = plan.trials[0]
-    done = Unlearned(Path(out), run, code, read_result(TrialPaths.of(str(out), run, trial.trial_id)), trial.settings)
+    result = read_result(TrialPaths.of(str(out), run, trial.trial_id))
+    subjects = {} if plan.data is None else plan.data.subjects
+    done = Unlearned(Path(out), run, code, result, trial.settings, subjects)
     _collect(done)
     if done.result is not None and done.paths is not None:
         verdict = plain_verdict(done.result, done.verdict)
+        if subjects:
+            verdict["subjects"] = subjects_json(done.by_subject)
         record = make_record(asked, config, done.paths, done.scores(), verdict)
         leave_record(record, Path(out) / run, Path(out))
     return done
@@ -199,6 +211,7 @@ def request_json(done: Unlearned) -> dict[str, Any]:
         "before": scores.get("before"),
         "after": scores.get("after"),
         "verdict": None if verdict is None else verdict_json(verdict),
+        **({"subjects": subjects_json(done.by_subject)} if done.subjects else {}),
         "next": [asdict(each) for each in done.next_tries],
         "model": None if done.model is None else str(done.model),
         "kept_model": None if done.kept is None else str(done.kept),

@@ -9,7 +9,7 @@ tokenizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
 from icu_ray.data.long_texts import long_texts_said
-from icu_ray.data.records import read_records
+from icu_ray.data.records import examples_of, read_records
 from icu_ray.errors import UserError
+from icu_ray.plan.own_files import records_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -127,23 +128,30 @@ def probe_files(
     el_start: int = 150,
     ngram: int = 10,
     length: int = 200,
-    text_column: str = "text",
+    columns: Mapping[str, Any] | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
     long: LongTexts = "cut",
     say: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> ProbeResult:
     """Measure a model on a forget file. UserError for anything that cannot be read.
 
+    columns: keys of data.source=records that say how rows are written; what is not said is looked for in the file, and
+    `tell` is told. Rows with prompts have the starts of their completions in place of `el_start`.
     length: tokens of a row. long: 'cut': of a longer text only the beginning is measured; 'windows': all of it, and the
     text counts as its worst window does.
     """
     is_tokens = forget.suffix.lower() == ".npy"
     ids = read_token_file(forget) if is_tokens else None
-    texts = None if is_tokens else read_records(forget, text_column, None, "forget")
+    texts, prompted = None, False
+    if not is_tokens:
+        model_told = {"source": model_source, "revision": revision, "trust_remote_code": trust_remote_code}
+        described = records_of(forget, columns or {}, model_told, "icu-ray probe", tell)
+        texts, prompted = read_records(forget, described.form, None, "forget"), described.prompted
     width = length if ids is None or tokenizer is not None else ids.shape[1]
-    if el_start + ngram > width:
+    if el_start + ngram > width and not prompted:
         raise UserError(
             f"--el-start {el_start}: no {ngram}-gram fits between it and the end of rows of {width} tokens; "
             f"expected at most {width - ngram}"
@@ -151,7 +159,8 @@ def probe_files(
     say(f"loading {model_source}")
     import torch
 
-    from icu_ray.data.tokens import specials_of, tokenise
+    from icu_ray.data.specials import specials_of
+    from icu_ray.data.tokens import tokenise
     from icu_ray.metrics.probe import probe
     from icu_ray.models.loading import load_model
 
@@ -170,13 +179,13 @@ def probe_files(
             examples = Examples(tuple(named), tuple(_decoded(ids, tokenizer, forget)))
         else:
             assert texts is not None
-            examples = Examples(tuple(r.id for r in texts), tuple(r.text for r in texts))
+            examples = examples_of(texts)
         rows = _tokenised(examples, loaded.tokenizer, columns_for(length, el_start), tokenise, long)
     say(f"probing {len(rows)} rows of {rows.columns.length} tokens on {chosen}")
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and rows.columns.length > limit:
         raise UserError(f"{forget}: rows of {rows.columns.length} tokens exceed the model's {limit} positions")
-    return probe(model, rows, el_start=el_start, ngram=ngram).of_texts(rows)
+    return probe(model, rows, el_start=None if prompted else el_start, ngram=ngram).of_texts(rows)
 
 
 def _tokenised(

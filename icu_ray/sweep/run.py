@@ -125,6 +125,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         )
         trials = f"{waiting} trial{'' if waiting == 1 else 's'} to run"
         telling.print(f"[bold]{config.name}[/bold]: {trials}{chosen}{already}; log in {log_said}", soft_wrap=True)
+        for remark in () if plan.data is None else plan.data.remarks:
+            telling.print(remark, markup=False, soft_wrap=True)
 
         def lost(why: str) -> None:
             # Nothing is asked of Ray any more, not even to end: such calls may never return.

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from icu_ray import methods
+from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
@@ -113,6 +115,7 @@ class EpochTrainer:
             targets.columns,
             self.settings.loss,
             None if pairs is None else pairs.mask[batch],
+            (_starts(targets, batch), _starts(pairs, batch)),
         )
         live = np.flatnonzero(active[batch])
         shares = micro_batches(len(live), rank=self.rank, world_size=self.world_size, micro_batch=self.micro)
@@ -149,6 +152,10 @@ class EpochTrainer:
                 world_size=self.world_size,
                 el_decides=None if decision is None else (lambda ma: el_decides(ma, decision)),
             )
+
+
+def _starts(rows: TokenRows | None, batch: Indices) -> NDArray[np.int64] | None:
+    return None if rows is None or rows.starts is None else rows.suffix_starts[batch]
 
 
 def _weightless(weights: BatchWeights) -> BatchWeights:

@@ -214,19 +214,28 @@ def _probe(
 
 
 def _generate(model: PreTrainedModel, rows: TokenRows, measure: Measure) -> NDArray[np.int64]:
-    """What the model says after each row's prompt, as ids."""
-    return generate_candidates(
-        model,
-        rows.prompt_ids,
-        rows.prompt_mask,
-        max_new_tokens=rows.columns.suffix_length,
-        pad_id=rows.pad_id,
-        eos_id=rows.eos_id,
-        beams=measure.filter.beams,
-        use_mask=measure.generate.mask,
-        batch_size=measure.filter.batch_size,
-        guesses=rows.input_ids[:, rows.columns.suffix_start :],
-    )
+    """What the model says after each row's prompt, as ids; no row is given more tokens than it has itself.
+
+    Rows whose suffixes have one length are asked together: what a beam search says depends on how long it goes on.
+    """
+    starts, length = rows.suffix_starts, rows.columns.length
+    longest = length - int(starts.min()) if len(rows) else rows.columns.suffix_length
+    said = np.full((len(rows), longest), rows.pad_id, dtype=np.int64)
+    for start in np.unique(starts):
+        members = np.flatnonzero(starts == start)
+        said[members, : length - start] = generate_candidates(
+            model,
+            rows.prompt_ids[members],
+            rows.prompt_mask[members],
+            max_new_tokens=int(length - start),
+            pad_id=rows.pad_id,
+            eos_id=rows.eos_id,
+            beams=measure.filter.beams,
+            use_mask=measure.generate.mask,
+            batch_size=measure.filter.batch_size,
+            guesses=rows.input_ids[members, start:],
+        )
+    return said
 
 
 def _measure_share(

@@ -163,7 +163,9 @@ def _rows_key(request: ArtefactRequest, examples: Examples, long: LongTexts) -> 
         "own_columns": counts_own_tokens(config, request.model.standin is not None),
         "tokens": config.tokens.model_dump(mode="json", exclude={"columns_of"}),
         "prompt": config.filter.prompt,
-        **({} if long == "cut" else {"long": long}),  # rows of before there was a choice keep their key
+        # Rows of before there was a choice keep their key.
+        **({} if long == "cut" else {"long": long}),
+        **({} if examples.boundaries is None or config.loss.on == "completion" else {"loss_on": config.loss.on}),
     }
 
 
@@ -182,6 +184,7 @@ def _make_rows(folder: Path, examples: Examples, request: ArtefactRequest, store
         own_columns=counts_own_tokens(request.config, model.standin is not None),
         prompt=request.config.filter.prompt,
         long=long,
+        loss_on=request.config.loss.on,
     )
     save_rows(rows, folder)
 

@@ -183,6 +183,7 @@ def save_rows(rows: TokenRows, folder: Path) -> None:
         "positions": rows.positions,
         "lengths": rows.lengths,
         **({} if rows.texts is None else {"texts": rows.texts}),
+        **({} if rows.starts is None else {"starts": rows.starts}),
     }
     (folder / "rows.json").write_text(json.dumps(rest, ensure_ascii=False), encoding="utf-8")
 
@@ -200,5 +201,6 @@ def load_rows(folder: Path) -> TokenRows:
             positions=rest["positions"],
             lengths=None if rest.get("lengths") is None else tuple(rest["lengths"]),
             texts=None if rest.get("texts") is None else tuple(rest["texts"]),
+            starts=None if rest.get("starts") is None else tuple(rest["starts"]),
             **{name: arrays[name] for name in _ARRAYS},
         )

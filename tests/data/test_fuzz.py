@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icu_ray.config import RecordsData
+from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.extraction import read_sample, read_tokens
+from icu_ray.data.forms import written
 from icu_ray.data.records import load_records, read_records
 from icu_ray.evaluation.rows.read_mirror import read_csv, read_dialogues, read_jsonl
 from icu_ray.evaluation.suites import Options, open_tasks
@@ -103,11 +104,21 @@ def test_records(folder: Path, forget: tuple[str, bytes], pool: tuple[str, bytes
     paths = [folder / f"{name}{ending}" for name, (ending, _) in (("forget", forget), ("pool", pool))]
     for path, (_, content) in zip(paths, (forget, pool), strict=True):
         path.write_bytes(content)
-        said = value_or_refusal(lambda path=path: read_records(path, "text", "id" if ids else None, "k"))  # type: ignore[misc]
+        said = value_or_refusal(lambda path=path: read_records(path, RowForm(), "id" if ids else None, "k"))  # type: ignore[misc]
         assert said is None or said.startswith(f"k: {path}")
     data = RecordsData(source="records", forget=str(paths[0]), pool=str(paths[1]), id_column="id" if ids else None)
     value_or_refusal(lambda: load_records(data, [0]).fingerprint())
     value_or_refusal(lambda: read_candidates([str(paths[0])], "both", None, lambda line: None))
+
+
+CHAT = [{"role": role, "content": "hello"} for role in ("system", "user", "assistant")]
+
+
+@fuzz(150)
+@given(value=damaged(CHAT))
+def test_chats(value: Any) -> None:
+    said = value_or_refusal(lambda: written(RowForm(messages="messages"), [value], "k: f"))
+    assert said is None or said.startswith("k: f")
 
 
 @fuzz(60)
@@ -120,7 +131,7 @@ def test_parquet(folder: Path, data: st.DataObject) -> None:
     pq.write_table(pa.table({"id": [f"r{n}" for n in range(50)], "text": [f"text {n}" for n in range(50)]}), file)
     path = folder / "records.parquet"
     path.write_bytes(data.draw(damaged_bytes(file.getvalue())))
-    value_or_refusal(lambda: read_records(path, "text", "id", "k"))
+    value_or_refusal(lambda: read_records(path, RowForm(), "id", "k"))
 
 
 SAMPLE = b'doc_id,corpus,text\n2,github,a\n3,wiki,"b, c"\n'

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from icu_ray.config import SweepConfig
+from icu_ray.config import RowForm, SweepConfig
 from icu_ray.config.file import resolve_config
 from icu_ray.data.records import read_records
 from icu_ray.data.sources import check_data, load_corpus
@@ -56,7 +56,7 @@ def test_three_formats_give_the_same_records(tmp_path: Path, kind: str, with_ids
             csv.writer(file).writerows([["key", "body"], *([10 + n, text] for n, text in enumerate(TEXTS))])
     else:
         _parquet(path, {"key": [10 + n for n in range(len(TEXTS))], "body": TEXTS})
-    records = read_records(path, "body", "key" if with_ids else None, "data.forget", "forget")
+    records = read_records(path, RowForm("body"), "key" if with_ids else None, "data.forget", "forget")
     assert [record.text for record in records] == TEXTS
     expected = ["10", "11", "12", "13", "14"] if with_ids else [f"forget-{n}" for n in range(1, 6)]
     assert [record.id for record in records] == expected
@@ -153,7 +153,7 @@ READ: dict[str, tuple[str, bytes]] = {
 def test_what_a_file_says_of_itself_is_believed(tmp_path: Path, case: str) -> None:
     name, content = READ[case]
     (tmp_path / name).write_bytes(content)
-    assert [record.text for record in read_records(tmp_path / name, "text", None, "k")] == ["a", "é;\nb"]
+    assert [record.text for record in read_records(tmp_path / name, RowForm(), None, "k")] == ["a", "é;\nb"]
 
 
 CAUSES: dict[str, tuple[str, bytes, str]] = {
@@ -177,7 +177,7 @@ def test_a_refusal_names_the_cause(tmp_path: Path, case: str) -> None:
     name, content, message = CAUSES[case]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message) as refused:
-        read_records(tmp_path / name, "text", None, "k")
+        read_records(tmp_path / name, RowForm(), None, "k")
     assert "\n" not in str(refused.value)
     assert case in ("half utf-16", "array cut short") or "cut short" not in str(refused.value)
 
@@ -191,7 +191,7 @@ def test_a_small_parquet_may_not_hold_a_large_text(tmp_path: Path, rows: list[st
     pq.write_table(pa.table({"text": rows, "id": list(range(len(rows)))}), path, compression="zstd")
     assert path.stat().st_size < 30_000
     with pytest.raises(UserError, match=r"f\.parquet: [\d,]+ bytes unpack to [\d,]+ or more, expected at most 67,"):
-        read_records(path, "text", "id", "k")
+        read_records(path, RowForm(), "id", "k")
 
 
 def test_line_ends_and_blanks_make_no_other_text(tmp_path: Path) -> None:

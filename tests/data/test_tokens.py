@@ -24,8 +24,9 @@ from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.extraction import open_extraction
 from icu_ray.data.long_texts import long_texts_said
 from icu_ray.data.sources import check_data
+from icu_ray.data.specials import specials_of
 from icu_ray.data.synthetic import make_records
-from icu_ray.data.tokens import specials_of, token_counts, tokenise
+from icu_ray.data.tokens import token_counts, tokenise
 from icu_ray.data.vocabulary import clean_up, decode_rows, load_vocabulary
 from icu_ray.errors import UserError
 

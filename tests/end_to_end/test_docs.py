@@ -52,6 +52,7 @@ QUICK_PAGES = [
     "docs/how-to/air-gapped.md",
     "docs/how-to/add-a-method.md",
     "docs/how-to/add-a-task.md",
+    "docs/how-to/own-data.md",
     "docs/how-to/add-a-data-source.md",
     "docs/how-to/add-a-measure.md",
     "docs/index.md",

@@ -19,7 +19,7 @@ from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadMo
 from icu_ray import methods
 from icu_ray.config import Columns, LossConfig
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
-from icu_ray.data.tokens import left_pad
+from icu_ray.data.padding import left_pad
 from icu_ray.methods.base import Batch
 from icu_ray.methods.weights import batch_weights
 from icu_ray.metrics.perplexity import total_nll

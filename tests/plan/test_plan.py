@@ -305,6 +305,25 @@ def test_a_model_as_it_is_has_one_trial_a_sample() -> None:
     assert {t.settings.method for t in found.trials if t.model.name == "a"} == {"icu"}
 
 
+def test_seeds_are_a_dimension() -> None:
+    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "train": False}]
+    methods = [{"name": "icu", "cells": [[0.5, 1.0]]}]
+    three = plan({"models": models, "methods": methods, "samples": [0, 1], "seeds": [42, 7, 8]})
+    # A model that is not trained is the same with each.
+    assert sorted(trial.name for trial in three.trials) == [
+        *(f"icu-a-s{sample}-a0.5-b1.0{seed}" for sample in (0, 1) for seed in ("", "-seed7", "-seed8")),
+        *("original-b-s0", "original-b-s1"),
+    ]
+    assert {trial.hyperparameters["seed"] for trial in three.trials if trial.model.name == "a"} == {42, 7, 8}
+    # A trial is the same one however its seed was asked for.
+    alone = {
+        t.trial_id for seed in (42, 7, 8) for t in plan({"models": models, "methods": methods, "seed": seed}).trials
+    }
+    assert {t.trial_id for t in three.trials if t.model.name == "a"} <= alone
+    with pytest.raises(UserError, match="seeds: 7 stands there twice"):
+        plan({"models": models, "seeds": [7, 7]})
+
+
 def test_methods_on_some_models_and_with_rules_of_their_own() -> None:
     methods = [
         {"name": "kumpr", "stop": {"ma": 0.2994}},

@@ -313,6 +313,20 @@ def test_several_sweeps_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture
     assert float(rows[1]["ma_pct_mean"]) == pytest.approx(52.0)
 
 
+def test_seeds_of_a_sample_are_one_repetition_among_samples(tmp_path: Path) -> None:
+    def found(name: str, values: dict[tuple[int, int], float]) -> tuple[str, str, str]:
+        cells = [Cell(sample=s, seed=seed, final=(ma, 0.04, 24.0, 3.8)) for (s, seed), ma in values.items()]
+        write_sweep(tmp_path, name, cells)
+        write_report([(str(tmp_path), name)])
+        rows = list(csv.DictReader(io.StringIO((tmp_path / name / "report" / "table.csv").read_text())))
+        return tuple(rows[1].get(f"ma_pct_{what}", "") for what in ("mean", "n", "ci95"))
+
+    alone = found("seeds", {(0, 1): 0.50, (0, 2): 0.54, (0, 3): 0.58})
+    assert float(alone[0]) == pytest.approx(54.0) and alone[1] == "3" and float(alone[2]) > 0
+    both = found("both", {(0, 1): 0.50, (0, 2): 0.54, (0, 3): 0.58, (1, 1): 0.30})
+    assert float(both[0]) == pytest.approx(42.0) and both[1:] == ("2", "")
+
+
 def test_stand_ins_are_called_stand_ins(tmp_path: Path) -> None:
     cells = [Cell(model="125m"), Cell(model="small")]
     write_sweep(tmp_path, "standins", cells, config("standins", ("125m", "small"), standin=True))

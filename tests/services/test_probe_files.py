@@ -13,9 +13,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from icu_ray.data.tokens import LongTexts
+from icu_ray.config import Columns, TokensConfig
+from icu_ray.data.examples import Examples
+from icu_ray.data.prompts import joined
+from icu_ray.data.tokens import LongTexts, tokenise
 from icu_ray.errors import UserError
-from icu_ray.metrics.probe import ProbeResult
+from icu_ray.metrics.probe import ProbeResult, probe
 from icu_ray.services.probe import probe_files, token_rows
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import tokenizer
@@ -98,3 +101,27 @@ def test_a_text_in_windows_counts_as_its_worst_window_does(tmp_path: Path) -> No
     assert whole.forget_loss[1] == pytest.approx(apart.forget_loss.min())
     alone = probed("alone.jsonl", [words[:9]], "cut")
     assert whole.ma[0] == alone.ma[0] and whole.forget_loss[0] == pytest.approx(alone.forget_loss[0])
+
+
+def test_of_questions_the_answers_alone_are_probed(tmp_path: Path) -> None:
+    folder, file = tmp_path / "model", tmp_path / "questions.json"
+    tiny_model("gpt_neo").save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    pairs = [("w20 w21", "w22 w23 w24 w25 w26"), ("w30 w31 w32", "w33 w34 w35 w36")]
+    file.write_text("".join(json.dumps({"question": asked, "answer": said}) + "\n" for asked, said in pairs))
+    told: list[str] = []
+    found = probe_files(
+        str(folder), file, ngram=2, length=12, columns={"template": "plain"}, device="cpu", tell=told.append
+    )
+    texts, boundaries = zip(*(joined(*pair) for pair in pairs), strict=True)
+    rows = tokenise(
+        Examples(("row-1", "row-2"), texts, boundaries=boundaries),
+        tokenizer(),
+        Columns(12, 3, 6),
+        TokensConfig(),
+        own_columns=True,
+    )
+    wanted = probe(tiny_model("gpt_neo"), rows, ngram=2)
+    assert found.ids == wanted.ids and found.ma.tolist() == wanted.ma.tolist()
+    assert found.forget_loss == pytest.approx(wanted.forget_loss)
+    assert told == [f"{file}: 'question' is given and 'answer' follows, one after the other"]

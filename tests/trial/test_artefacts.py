@@ -16,7 +16,7 @@ import torch
 
 from icu_ray.config import RecordsData, RowsConfig
 from icu_ray.config.file import resolve_config
-from icu_ray.data.examples import Examples
+from icu_ray.data.examples import IGNORED_LABEL, Examples
 from icu_ray.models.reference import Reference
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
@@ -27,7 +27,7 @@ from icu_ray.sweep.prepare import Prepared
 from icu_ray.sweep.trials import _task
 from icu_ray.training.records import sample_records
 from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
-from icu_ray.trial.artefacts import Needs, get_artefact, model_key
+from icu_ray.trial.artefacts import Needs, get_artefact, load_rows, model_key
 from icu_ray.trial.task import TrialTask
 from icu_ray.trial.worker import _load
 from tests.support.tiny_models import COLUMNS, VOCABULARY, tiny_model
@@ -133,6 +133,28 @@ def test_a_long_text_is_several_rows_with_its_pair_beside_each(tmp_path: Path) -
             assert all(np.array_equal(found[name], before[name]) for name in before)
     measured = [get_artefact(store, "before", keys.before) / "validation.json" for keys in (fitting, cut)]
     assert measured[0].read_bytes() == measured[1].read_bytes()
+
+
+def test_loss_on_changes_the_rows_of_prompts_alone(tmp_path: Path) -> None:
+    folder, root = tmp_path / "model", str(tmp_path / "store")
+    whole = tuple(f"w{20 + n} w{30 + n} w{40 + n} w{50 + n}" for n in range(4))
+
+    def targets(on: str, boundaries: tuple[int, ...] | None) -> Any:
+        plan = planned(folder, methods=[{"name": "kumpr"}], samples=[0], loss={"on": on})
+        asked = requested(plan, root, 0, plan.trials)
+        examples = Examples(asked.targets.ids, whole, boundaries=boundaries)
+        return make_artefacts(replace(asked, targets=examples))[0].rows["targets"]
+
+    def scored(key: Any) -> list[int]:
+        rows = load_rows(get_artefact(Store(root), "rows", key))
+        return (rows.labels != IGNORED_LABEL).sum(axis=1).tolist()
+
+    after = (len("w20 w30"),) * 4
+    # Two words of four and the end of text; with the prompt all but the first word, before which nothing stands.
+    assert scored(targets("completion", after)) == [3] * 4
+    assert scored(targets("all", after)) == [4] * 4
+    assert targets("completion", None) == targets("all", None) != targets("all", after)
+    assert targets("completion", after) != targets("all", after)
 
 
 def test_a_trial_is_told_the_same_whichever_others_are_planned(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def answer_generations(
     """
     import numpy as np
 
-    from icu_ray.data.tokens import specials_of
+    from icu_ray.data.specials import specials_of
     from icu_ray.metrics.generation import decode_candidates, generate_candidates
 
     assert measure.max_length is not None

@@ -6,8 +6,9 @@ from icu_ray.report.numbers.rows import Block
 from icu_ray.report.numbers.statistics import WILCOXON_PAIRS
 
 MAIN_NOTE = (
-    "Mean over forget samples (and seeds) ± half of the 95 % confidence interval (Student's t), where there are at "
-    "least three of them. Best bold, second best underlined, among the methods of one model as printed. In brackets, "
+    "Mean over forget samples ± half of the 95 % confidence interval (Student's t), where there are at least three of "
+    "them. Of several seeds each sample's mean counts; of a single sample, the seeds do. Best bold, second best "
+    "underlined, among the methods of one model as printed. In brackets, "
     "or after 'paper': what the paper prints for that row (for a stand-in's only cell of ICU, whatever its weights, "
     "that of alpha = 0.5, beta = 1). "
     "'Forgotten' counts trials that reached the thresholds, within the cost limit if there is one; trials that failed "

@@ -16,7 +16,7 @@ from itertools import combinations
 from icu_ray.metrics.scores import COLUMNS, MethodRow, normalised_scores
 from icu_ray.report.numbers.columns import HELDOUT, PAPER_COLUMNS, Column
 from icu_ray.report.numbers.rows import Block, Row
-from icu_ray.report.numbers.statistics import PairedTest, holm, paired_tests
+from icu_ray.report.numbers.statistics import PairedTest, holm, paired_tests, repetitions
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,15 @@ def _rows(
 
 def _unit_test(first: Row, second: Row, column: Column) -> PairedTest:
     pairs = [
-        (a, b)
+        (unit[0], a, b)
         for unit, cell in first.cells.items()
         if unit in second.cells
         and (a := cell[column.key]) is not None
         and (b := second.cells[unit][column.key]) is not None
     ]
-    return paired_tests([a for a, _ in pairs], [b for _, b in pairs])
+    return paired_tests(
+        repetitions((sample, a) for sample, a, _ in pairs), repetitions((sample, b) for sample, _, b in pairs)
+    )
 
 
 def _target_test(first: Row, second: Row, key: str, ngram: int | None) -> PairedTest:

@@ -2,8 +2,8 @@
 
     blocks = make_blocks(collect(folders))
 
-A row is the mean over forget samples (and seeds). Trials that differ in anything else of their config are never
-averaged: they stand in rows of their own, named by what differs.
+A row is the mean over forget samples, of each over its seeds. Trials that differ in anything else of their config are
+never averaged: they stand in rows of their own, named by what differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from icu_ray.errors import UserError
 from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO, Column, columns_of, evaluated_metrics
 from icu_ray.report.numbers.paper_tables import PaperRow, paper_row, paper_size
-from icu_ray.report.numbers.statistics import Estimate, mean_interval
+from icu_ray.report.numbers.statistics import Estimate, mean_interval, repetitions
 from icu_ray.report.numbers.summary import ppl_ratio
 from icu_ray.report.numbers.variants import variants_of
 from icu_ray.storage.results import Scores
@@ -259,8 +259,13 @@ def _cell(
     return {**values, PPL_RATIO.key: ratio}
 
 
-def _estimates(cells: Mapping[Any, dict[str, float | None]], columns: Sequence[Column]) -> dict[str, Estimate | None]:
-    return {column.key: mean_interval([cell[column.key] for cell in cells.values()]) for column in columns}
+def _estimates(
+    cells: Mapping[tuple[int, int | None], dict[str, float | None]], columns: Sequence[Column]
+) -> dict[str, Estimate | None]:
+    return {
+        column.key: mean_interval(repetitions((sample, cell[column.key]) for (sample, _), cell in cells.items()))
+        for column in columns
+    }
 
 
 def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Row, ...]:

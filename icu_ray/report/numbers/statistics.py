@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95
@@ -41,6 +41,21 @@ class PairedTest:
     p_t: float | None
     p_wilcoxon: float | None
     note: str
+
+
+def repetitions(values: Iterable[tuple[int, float | None]]) -> list[float]:
+    """What counts as one repetition of a measurement that was made on (forget sample, with some seed).
+
+    Seeds of one sample share its texts, so they do not say how another sample would do: of several samples each counts
+    once, with the mean over its seeds. Of a single sample its seeds are what there is.
+    """
+    by_sample: dict[int, list[float]] = {}
+    for sample, value in values:
+        if value is not None:
+            by_sample.setdefault(sample, []).append(value)
+    if len(by_sample) == 1:
+        return next(iter(by_sample.values()))
+    return [statistics.fmean(known) for known in by_sample.values()]
 
 
 def mean_interval(values: Sequence[float | None]) -> Estimate | None:

@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from icu_ray.report.numbers.statistics import FEWEST
+from icu_ray.report.numbers.statistics import FEWEST, repetitions
 from icu_ray.storage.csv_files import csv_bytes, filled
 from icu_ray.storage.el_names import ngrams_of, plain
 from icu_ray.storage.files import join, write_atomic
@@ -66,7 +66,7 @@ def metrics_of(results: Sequence[TrialResult]) -> tuple[Metric, ...]:
 
 @dataclass(frozen=True)
 class Cell:
-    """All samples (and seeds) of one model, method and weights; values are (mean, deviation or None) by metric key.
+    """All samples and seeds of one model, method and weights; values are (mean, deviation or None) by metric key.
 
     told: what else its trials were told, such as lr; seeds: those of its trials.
     """
@@ -146,9 +146,9 @@ def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
                 len(members),
                 sum(r.status == "finished" and not is_too_costly(r) for r in members),
                 statistics.fmean(r.epochs for r in members),
-                {m.key: _spread([m.read(r.before) for r in measured if r.before]) for m in metrics},
-                {m.key: _spread([m.read(r.after) for r in measured if r.after]) for m in metrics},
-                _spread([ppl_ratio(r) for r in measured]),
+                {m.key: _spread([(r.sample, m.read(r.before)) for r in measured if r.before]) for m in metrics},
+                {m.key: _spread([(r.sample, m.read(r.after)) for r in measured if r.after]) for m in metrics},
+                _spread([(r.sample, ppl_ratio(r)) for r in measured]),
                 {key: value for key, value in first.items() if key not in ("alpha", "beta", "seed")},
                 tuple(dict.fromkeys(int(r.hyperparameters["seed"]) for r in members if "seed" in r.hyperparameters)),
             )
@@ -156,9 +156,9 @@ def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
-def _spread(values: Sequence[float | None]) -> tuple[float, float | None] | None:
-    """Mean and sample standard deviation (None for fewer than FEWEST values); None without values."""
-    known = [value for value in values if value is not None]
+def _spread(values: Sequence[tuple[int, float | None]]) -> tuple[float, float | None] | None:
+    """Mean and standard deviation over forget samples (None for fewer than FEWEST); None without values."""
+    known = repetitions(values)
     if not known:
         return None
     return statistics.fmean(known), statistics.stdev(known) if len(known) >= FEWEST else None

@@ -76,6 +76,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         print_words(console, f"Evaluated while the trials run: {names}, on {models} models.")
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
     print_words(console, f"Fidelity '{config.fidelity}'; results go to {folder}.")
+    for remark in () if plan.data is None else plan.data.remarks:
+        print_words(console, remark, "yellow")
     if plan.provisional:
         print_words(console, f"Ids are provisional: {plan.provisional}", "yellow")
 
@@ -90,6 +92,7 @@ def plan_json(plan: Plan) -> str:
             "gpu_hours": round(plan.gpu_hours, 3),
             "error": error_said(plan.trials),
             "provisional": plan.provisional,
+            "remarks": [] if plan.data is None else list(plan.data.remarks),
             "trials": [
                 {
                     "trial_id": trial.trial_id,

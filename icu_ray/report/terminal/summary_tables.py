@@ -22,7 +22,7 @@ def outcome_style(result: TrialResult | None) -> str:
 
 
 def print_tables(summary: Summary, console: Console) -> None:
-    """Each trial before -> after, then each cell as mean ± standard deviation over its samples."""
+    """Each trial before -> after, then each cell as mean ± standard deviation over its samples, or its seeds."""
     if not summary.results:
         console.print(f"No trial of '{summary.sweep}' has a result yet.", markup=False, soft_wrap=True)
         return
@@ -57,7 +57,7 @@ def print_tables(summary: Summary, console: Console) -> None:
         weights = [f"{cell.alpha:g}", f"{cell.beta:g}", *others]
         rows.append([escape(cell.model), escape(cell.method), *weights, *values, _plus_minus(cell.ppl_ratio, 2), count])
     console.print()
-    title = f"Cells after unlearning (mean ± standard deviation of {FEWEST} samples or more)"
+    title = f"Cells after unlearning (mean ± standard deviation of {FEWEST} {_repeated(summary)} or more)"
     print_fitting(console, headings, rows, title=title, where="cells.csv")
     for result in summary.results:
         if result.status != "finished" and result.reason != NOT_TRAINED:
@@ -65,6 +65,13 @@ def print_tables(summary: Summary, console: Console) -> None:
             console.print(said, style="yellow", markup=False, soft_wrap=True)
     for name in summary.missing:
         console.print(f"{name}: no result yet", style="yellow", markup=False, soft_wrap=True)
+
+
+def _repeated(summary: Summary) -> str:
+    """What the repetitions of a cell are."""
+    results = summary.results
+    seeds = {result.hyperparameters.get("seed") for result in results}
+    return "seeds" if len({result.sample for result in results}) == 1 and len(seeds) > 1 else "samples"
 
 
 def _varied(summary: Summary) -> list[str]:

@@ -1,0 +1,103 @@
+"""Chats as a model reads them: written out by its tokenizer's own template, in the sandbox of transformers.
+
+    text, boundary = rendered(chat, tokenizer, "forget-1")
+
+The prompt is all that the template writes before the answer, with what it puts there to have the model begin. A
+template that prints today's date is told a fixed one: else the prompt would be another on every day.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+from icu_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+_DIRECTIVES = (
+    "a",
+    "A",
+    "b",
+    "B",
+    "d",
+    "-d",
+    "e",
+    "j",
+    "m",
+    "-m",
+    "y",
+    "Y",
+    "H",
+    "I",
+    "M",
+    "S",
+    "p",
+    "F",
+    "D",
+    "x",
+    "X",
+    "c",
+)
+
+
+def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """UserError where the tokenizer has none."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"data.template: chat: the tokenizer of {tokenizer.name_or_path} has no chat template; use template "
+            "question-answer or plain with rows of prompt and completion, or a model that has one"
+        )
+
+
+def common(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many items both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def rendered(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[str, int]:
+    """The text of a chat (`Examples.chats`) and how many of its characters are given. name: the row's, for messages."""
+    told = json.loads(chat)
+    messages, day = told["messages"], date.fromisoformat(told["date"])
+    template = _dated(str(tokenizer.get_chat_template()), day)
+
+    def text(of: list[dict[str, str]], begin: bool) -> str:
+        try:
+            return str(
+                tokenizer.apply_chat_template(
+                    of,
+                    chat_template=template,
+                    tokenize=False,
+                    add_generation_prompt=begin,
+                    date_string=day.strftime("%d %b %Y"),
+                )
+            )
+        except Exception as error:  # a template is a program, which may raise anything
+            raise UserError(f"'{name}': the model's chat template refuses it: {error}") from error
+
+    whole, head = text(messages, False), text(messages[:-1], True)
+    boundary = common(whole, head)
+    answer, asked = messages[-1]["content"].strip(), messages[-2]["content"].strip()
+    if answer not in whole[boundary:] or asked not in whole[:boundary]:
+        raise UserError(
+            f"'{name}': the model's chat template does not show where the answer begins: what it writes before the "
+            "answer differs when the answer is there"
+        )
+    return whole, boundary
+
+
+def _dated(template: str, day: date) -> str:
+    """The template with a strftime_now of its own, which knows one day.
+
+    A function cannot be handed to the sandbox. The empty text at the end keeps a line break with which a template may
+    begin.
+    """
+    if "strftime_now" not in template:
+        return template
+    parts = "".join(f" | replace({f'%{letter}'!r}, {day.strftime(f'%{letter}')!r})" for letter in _DIRECTIVES)
+    return f"{{% macro strftime_now(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"

@@ -1,0 +1,128 @@
+"""Rows of prompt and completion: the prompt is given, the completion is what must be forgotten or kept.
+
+    text, boundary = joined("Who?", "Ada.", ("Q: ", "\\nA: "))     # "Q: Who?\\nA: Ada.", 10
+    rows = prompted_rows(examples, tokenizer, specials, columns, settings)
+
+A text is encoded whole, as a model reads it. Its completion begins with the first token that encoding the prompt alone
+does not give: where the border is inside a token, that token is the completion's, so that no part of an answer is
+given away with the prompt. The tokenizer's end-of-text comes after the completion, once, for a model that has learnt to
+answer has learnt to stop; it is scored even where the tokenizer pads with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from icu_ray.config import Columns, TokensConfig
+from icu_ray.data.chats import common, rendered, require_chat_template
+from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
+from icu_ray.data.long_texts import refuse_long_texts
+from icu_ray.data.padding import left_pad
+from icu_ray.data.specials import Specials, encode
+from icu_ray.data.vocabulary import clean_up
+from icu_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LossOn = Literal["completion", "all"]
+
+
+def joined(prompt: str, completion: str, tags: tuple[str, str] = ("", "")) -> tuple[str, int]:
+    """The text of a row, and how many of its characters are given.
+
+    tags: what stands before and after the prompt. Without a blank at the border one space is put there. Blanks at the
+    border are the completion's: tokenizers join them to the word that follows.
+    """
+    given = tags[0] + prompt + tags[1]
+    head = given.rstrip(" ")
+    between = given[len(head) :] or ("" if given[-1:].isspace() or completion[:1].isspace() else " ")
+    return head + between + completion, len(head)
+
+
+def prompted_rows(
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    specials: Specials,
+    columns: Columns,
+    settings: TokensConfig,
+    *,
+    loss_on: LossOn = "completion",
+    refuse: bool = False,
+) -> TokenRows:
+    """Texts with a boundary as a model with this tokenizer sees them.
+
+    A completion that does not fit columns.length is cut; refuse: UserError. A prompt that fills a row by itself, and a
+    completion without a token, are a UserError too.
+    """
+    length, bodies, starts, prompts, lengths = columns.length, [], [], [], []
+    for name, (whole, given) in zip(examples.ids, whole_rows(examples, tokenizer, specials), strict=True):
+        refuse_full_prompt(name, given, length)
+        lengths.append(len(whole))
+        bodies.append(whole[:length])
+        starts.append(length - len(bodies[-1]) + given)
+        prompts.append(whole[:given] or specials.start())
+    if refuse:
+        refuse_long_texts(examples.ids, lengths, length, "rows.long=refuse", prompted=True)
+    lead = () if examples.chats is not None else specials.lead
+    input_ids, mask = left_pad(bodies, length, specials.pad_id)
+    labels = input_ids.copy()
+    for row, (body, start) in enumerate(zip(bodies, starts, strict=True)):
+        before = start if loss_on == "completion" else length - len(body) + max(len(lead), 1)
+        labels[row, :before] = IGNORED_LABEL
+    prompt_ids, prompt_mask = left_pad(prompts, max(map(len, prompts), default=1), specials.pad_id)
+    said = [
+        str(tokenizer.decode(ids[start:].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        for ids, start in zip(input_ids, starts, strict=True)
+    ]
+    return TokenRows(
+        examples.ids,
+        input_ids,
+        mask,
+        labels,
+        prompt_ids,
+        prompt_mask,
+        tuple(clean_up(text) for text in said) if settings.cleanup else tuple(said),
+        columns,
+        specials.pad_id,
+        specials.eos_id,
+        settings.positions,
+        tuple(lengths),
+        starts=tuple(starts),
+    )
+
+
+def whole_rows(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, specials: Specials
+) -> list[tuple[list[int], int]]:
+    """The tokens of each whole row and how many of them are given. UserError for a row without a completion.
+
+    A chat template writes all that belongs to a chat; a text is given what the tokenizer puts before every text.
+    """
+    assert examples.boundaries is not None
+    texts, boundaries, lead = list(examples.texts), list(examples.boundaries), list(specials.lead)
+    if examples.chats is not None:
+        require_chat_template(tokenizer)
+        lead = []
+        for row, (name, chat) in enumerate(zip(examples.ids, examples.chats, strict=True)):
+            texts[row], boundaries[row] = rendered(chat, tokenizer, name)
+    heads = encode(tokenizer, [text[:end] for text, end in zip(texts, boundaries, strict=True)])
+    end = specials.trail or (() if specials.eos_id is None else (specials.eos_id,))
+    found = []
+    for name, ids, head in zip(examples.ids, encode(tokenizer, texts), heads, strict=True):
+        given = common(ids, head)
+        if given == len(ids):
+            raise UserError(f"'{name}': its completion has no token of its own; expected some text after the prompt")
+        # A template may write more after the end of a turn (a new line), and no second end belongs there.
+        ended = specials.eos_id in ids[given:] if examples.chats is not None else tuple(ids[-len(end) :]) == end
+        found.append(([*lead, *ids, *(() if ended else end)], len(lead) + given))
+    return found
+
+
+def refuse_full_prompt(name: str, given: int, length: int) -> None:
+    """UserError where a prompt leaves no place for a token of its completion."""
+    if given >= length:
+        raise UserError(
+            f"'{name}': its prompt alone has {given} tokens and fills a row of {length}; shorten it, or set "
+            f"columns.length (of icu-ray unlearn: --length) to more than {given}"
+        )

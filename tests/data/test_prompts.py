@@ -1,0 +1,133 @@
+"""Rows of prompt and completion: where the completion begins, what is scored, and that other rows do not matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from icu_ray.config import QUESTION_ANSWER, Columns, ElConfig, LossConfig, TokensConfig
+from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
+from icu_ray.data.prompts import LossOn, joined
+from icu_ray.data.tokens import tokenise
+from icu_ray.errors import UserError
+from icu_ray.methods.weights import scored_tokens
+from icu_ray.metrics.probe import probe
+from icu_ray.training.validation import Measure, _generate
+from icu_ray.trial.artefacts import load_rows, save_rows
+from tests.support.tiny_models import tiny_model
+from tests.support.training_case import FILTER, tokenizer
+
+COLUMNS = Columns(24, 12, 18)
+PAIRS = {"a": ("w5 w6 w7", "w8 w9"), "b": ("w20", "w21 w22 w23 w24 w25"), "c": ("w3 w4 w5 w6", "w7 w8 w9 w2 w3 w4")}
+
+
+def rows_of(*names: str, columns: Columns = COLUMNS, loss_on: LossOn = "completion") -> TokenRows:
+    texts, boundaries = zip(*(joined(*PAIRS[name]) for name in names), strict=True)
+    examples = Examples(names, texts, boundaries=boundaries)
+    return tokenise(examples, tokenizer(), columns, TokensConfig(), own_columns=True, loss_on=loss_on)
+
+
+def test_a_border_is_joined_with_one_blank_which_is_the_completion_s() -> None:
+    assert joined("Who?", "Ada") == ("Who? Ada", 4)
+    assert joined("Who? ", "Ada") == ("Who? Ada", 4)
+    assert joined("Who?", " Ada") == ("Who? Ada", 4)
+    assert joined("Who?\n", "Ada") == ("Who?\nAda", 5)
+    assert joined("Who?", "Ada", QUESTION_ANSWER) == ("Question: Who?\nAnswer: Ada", 22)
+
+
+def test_the_completion_alone_is_scored_with_one_end_of_text() -> None:
+    rows = rows_of("a", "b")
+    assert rows.starts == (24 - 3, 24 - 6) and rows.lengths == (6, 7)
+    scored = [row[row != IGNORED_LABEL].tolist() for row in rows.labels]
+    # w1 is end-of-text and padding at once (and no word here may begin with it): the real one is scored, pads are not.
+    assert scored == [[8, 9, 1], [21, 22, 23, 24, 25, 1]]
+    assert [ids[mask].tolist() for ids, mask in zip(rows.prompt_ids, rows.prompt_mask, strict=True)] == [
+        [5, 6, 7],
+        [20],
+    ]
+    assert rows.references == ("w8 w9", "w21 w22 w23 w24 w25")
+    whole = rows_of("a", "b", loss_on="all")
+    assert [row[row != IGNORED_LABEL].tolist() for row in whole.labels] == [[6, 7, 8, 9, 1], [21, 22, 23, 24, 25, 1]]
+
+
+def test_an_end_of_text_that_is_there_is_not_put_there_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PAIRS, "a", ("w5", "w8 w1"))
+    assert rows_of("a").input_ids[0, -3:].tolist() == [5, 8, 1]
+
+
+def test_a_token_across_the_border_is_the_completion_s() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {"<e>": 0, "a": 1, "b": 2, "c": 3, "bc": 4}
+    inner = Tokenizer(models.WordPiece(words, unk_token="<e>", continuing_subword_prefix=""))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    merging = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<e>", pad_token="<e>", unk_token="<e>")
+    examples = Examples(("x",), ("a bc",), boundaries=(3,))  # 'a b' is given, the text has 'bc' as one token
+    rows = tokenise(examples, merging, Columns(8, 2, 4), TokensConfig(), own_columns=True)
+    assert rows.prompt_ids[0].tolist() == [1] and rows.input_ids[0, rows.starts[0] :].tolist() == [4, 0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        (("w5 " * 24, "w6"), "its prompt alone has 24 tokens and fills a row of 24"),
+        (("w5", " "), "its completion has no token of its own"),
+    ],
+)
+def test_rows_without_a_boundary_are_refused(pair: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PAIRS, "a", (pair[0].strip(), pair[1]))
+    with pytest.raises(UserError, match=said):
+        rows_of("a")
+
+
+def test_a_long_completion_is_cut_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PAIRS, "a", ("w5 w6", " ".join(["w7"] * 30)))
+    rows = rows_of("a")
+    assert rows.cut_tokens == (33 - 24,) and rows.starts == (2,)
+    texts, boundaries = zip(joined(*PAIRS["a"]), strict=True)
+    examples = Examples(("a",), texts, boundaries=boundaries)
+    with pytest.raises(UserError, match="longer than 24 tokens"):
+        tokenise(examples, tokenizer(), COLUMNS, TokensConfig(), own_columns=True, long="refuse")
+
+
+def test_measures_do_not_depend_on_other_rows_or_on_the_row_s_length() -> None:
+    """MA and EL by their definitions, on each row alone; in company and in wider rows they are the same."""
+    model = tiny_model("gpt_neo", seed=0)
+    together = probe(model, rows_of("a", "b", "c"), ngram=2)
+    wider = probe(model, rows_of("c", "a", "b", columns=Columns(32, 12, 18)), ngram=2)
+    measure = Measure(FILTER, el=ElConfig(ngram=2))
+    said = _generate(model, rows_of("a", "b", "c"), measure)
+    for place, name in enumerate("abc"):
+        rows = rows_of(name)
+        alone = probe(model, rows, ngram=2)
+        start = rows.suffix_starts[0]
+        ids = torch.from_numpy(rows.input_ids[:, rows.mask[0].argmax() :])
+        with torch.inference_mode():
+            logits = model(input_ids=ids).logits[0, :-1]
+        count = 24 - start
+        nll = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[-count:]
+        assert alone.forget_loss[0] == pytest.approx(float(nll.mean()), rel=1e-5)
+        assert alone.ma[0] == pytest.approx(float((logits.argmax(-1) == ids[0, 1:])[-count:].double().mean()))
+        for other in (together, wider):
+            at = other.ids.index(name)
+            assert other.ma[at] == alone.ma[0] and other.forget_loss[at] == pytest.approx(
+                alone.forget_loss[0], rel=1e-5
+            )
+            assert other.el is not None and alone.el is not None and np.array_equal(other.el[at], alone.el[0])
+        mine = _generate(model, rows, measure)[0]
+        assert said[place, :count].tolist() == mine.tolist() and (said[place, count:] == rows.pad_id).all()
+
+
+def test_spans_of_the_loss_follow_the_row(tmp_path: Path) -> None:
+    rows = rows_of("a", "b", loss_on="all")
+    scored = scored_tokens(rows.labels, rows.columns, "suffix", rows.suffix_starts)
+    assert scored.sum(1).tolist() == [3, 6]
+    assert (scored_tokens(rows.labels, rows.columns, LossConfig().span, rows.suffix_starts).sum(1) == [5, 6]).all()
+    save_rows(rows, tmp_path)
+    again = load_rows(tmp_path)
+    assert again.starts == rows.starts and np.array_equal(again.labels, rows.labels)
+    assert rows.select([1]).starts == (rows.starts or ())[1:]
