@@ -258,6 +258,7 @@ def test_a_sweep_its_kill_and_its_continuation(tmp_path: Path, trained: Path) ->
     no_secret(whole, output, *(done.stdout + done.stderr for done in asked))
 
 
+@pytest.mark.slow
 def test_a_sweep_that_fails_outlives_its_terminal_and_leaves_no_secret(tmp_path: Path) -> None:
     """`icu-ray sweep ... | head -1` of a sweep whose preparation fails, on an encoder that is broken."""
     save_evaluation_model(tmp_path / "model")
