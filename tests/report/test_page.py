@@ -6,7 +6,7 @@ Needs: chromium.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,8 +15,13 @@ import pytest
 
 from icu_ray.report.collect import collect
 from icu_ray.report.figures.theme import DARK, LIGHT, Theme, styles
+from icu_ray.report.formats.record_page import record_html
 from icu_ray.report.numbers.rows import make_blocks
 from icu_ray.report.write import write_report
+from icu_ray.requests.record import plain_verdict, thresholds_told
+from icu_ray.storage.thresholds import Limit, Thresholds
+from icu_ray.storage.trial_files import TrialPaths, read_result, read_samples, write_result
+from icu_ray.storage.verdict import verdict_of
 from tests.support.report_case import Cell, write_sweep
 
 if TYPE_CHECKING:
@@ -154,6 +159,93 @@ def test_it_asks_for_nothing_and_complains_of_nothing(opened: Opened) -> None:
         opened.page.reload()
     assert [url for url in opened.requests if not url.startswith("data:")] == [opened.page.url] * 3
     assert opened.errors == []
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """The page of a single trial and the record of a request, each with the verdict that it has to show."""
+    storage = tmp_path_factory.mktemp("answers")
+    cell = Cell("icu", "icu", 0.5, 1.0, model="a-model-of-a-very-long-name-that-no-phone-shows-on-one-line")
+    write_sweep(storage, "one", [cell])
+    paths = TrialPaths.of(str(storage), "one", cell.trial_id)
+    result = read_result(paths)
+    assert result is not None and result.before is not None and result.after is not None
+    heldout = {"ma_heldout": 0.54, "el_heldout": 0.23, "heldout_texts": 16}
+    before, after = replace(result.before, **heldout), replace(result.after, **heldout, ppl_heldout=496.6)
+    limits = Thresholds(Limit(0.56, "heldout", 0.1, 16), Limit(0.23, "heldout", 0.1, 16), "and", 1.5)
+    result = replace(result, before=before, after=after, thresholds=limits)
+    write_result(paths, result)
+    report = Path(write_report([(str(storage), "one")]).folder) / "report.html"
+    verdict = verdict_of(result, read_samples(paths))
+    assert verdict is not None and verdict.outcome == "too_costly"
+    record = storage / "record.html"
+    record.write_text(record_html(record_case(plain_verdict(result, verdict), thresholds_told(limits))))
+    return {"report": (report, verdict.headline), "record": (record, verdict.headline)}
+
+
+def record_case(verdict: dict[str, Any], thresholds: dict[str, Any]) -> dict[str, Any]:
+    """What record.json holds, with names as long as they may be."""
+    long = "a-folder-of-a-long-name/" * 6
+    names = [f"text-{n:03}-of-a-forget-file-with-long-ids" for n in range(30)]
+    sides = [f"{key}_{side}" for key in ("ma", "el10") for side in ("before", "after")]
+    return {
+        "id": "ticket-2026-11-27-of-the-data-protection-officer",
+        "asked_by": None,
+        "verdict": verdict,
+        "started": "2026-11-27T18:00:00Z",
+        "ended": "2026-11-27T18:10:00Z",
+        "written": "2026-11-27T18:10:01Z",
+        "command": f"icu-ray unlearn --model {long}model --forget {long}forget.jsonl --out {long}out",
+        "thresholds": thresholds,
+        "model": {"source": f"{long}model", "revision": None, "sha256_before": "a" * 64, "sha256_after": "b" * 64},
+        "earlier_requests": [{"id": "r1", "texts": 2, "ended": None}],
+        "texts": {
+            "count": 30,
+            "file": f"{long}forget.jsonl",
+            "cut": 2,
+            "row_tokens": 200,
+            "in_windows": 0,
+            "each": [{"id": name, "sha256": "c" * 64, **dict.fromkeys(sides, 0.5)} for name in names],
+        },
+        "scores": {side: {"ma": 0.5, "el10": None} for side in ("before", "after")},
+        "heldout": {"rows": 16},
+        "cost": {
+            "heldout_perplexity": {"before": 20.0, "after": 496.6, "ratio": 24.83},
+            "first_original": {"perplexity": None, "why_not": f"{long}model cannot be loaded"},
+            "tasks": {"cls/a_task_of_a_very_long_name_for_a_phone_acc": {"before": 0.5, "after": None}},
+        },
+        "also_checked": [
+            {"file": f"{long}earlier.jsonl", "count": 2, "forgotten": False}
+            | {key: {"before": 0.1, "after": None} for key in ("ma", "el10")}
+        ],
+        "method": {"name": "icu", "epochs": 4, "lr": 5e-6},
+        "versions": {"icu_ray": "0.1.0", "commit": "c0ffee" * 7, "torch": "2"},
+    }
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("kind", ["report", "record"])
+def test_an_answer_is_read_at_a_desk_and_on_a_phone(
+    kind: str, width: int, browser: Browser, answers: dict[str, tuple[Path, str]]
+) -> None:
+    path, headline = answers[kind]
+    page = browser.new_page(viewport={"width": width, "height": 850})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.goto(path.as_uri())
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    assert page.evaluate(OVERFLOWING) == []
+    if kind == "record" and width > 400:  # a long name hides no column
+        hidden = page.locator(".scroll").evaluate_all("all => all.filter(e => e.scrollWidth > e.clientWidth).length")
+        assert hidden == 0
+    shown = page.get_by_text(headline, exact=True)
+    assert shown.count() == 1 and shown.is_visible()
+    for words in ("forgotten?", "held-out texts", "what is left?"):
+        assert page.locator("dt", has_text=words).first.is_visible()
+    assert page.get_by_text("16 texts: mean MA 54.00 % -> 54.00 %").is_visible()
+    assert errors == []
+    page.close()
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
