@@ -236,7 +236,7 @@ def test_an_answer_is_read_at_a_desk_and_on_a_phone(
     page.goto(path.as_uri())
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     assert page.evaluate(OVERFLOWING) == []
-    if width > 400:  # a long name hides no column
+    if kind == "record" and width > 400:  # a long name hides no column
         hidden = page.locator(".scroll").evaluate_all("all => all.filter(e => e.scrollWidth > e.clientWidth).length")
         assert hidden == 0
     shown = page.get_by_text(headline, exact=True)
