@@ -66,7 +66,7 @@ def _lines(tree: Mapping[str, Any], prefix: str, indent: int) -> Iterator[str]:
     meanings = {key.plain(): key.meaning for key in all_keys() if key.of in ("", kind)}
     begin = " " * indent
     for key, value in tree.items():
-        meaning = textwrap.wrap(meanings[prefix + key], _WIDTH - indent, break_long_words=False)
+        meaning = textwrap.wrap(meanings[prefix + key], _WIDTH - len(f"{begin}# "), break_long_words=False)
         yield from (f"{begin}# {line}" for line in meaning)
         if isinstance(value, Mapping):
             yield f"{begin}{key}:"
