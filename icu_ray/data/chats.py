@@ -18,31 +18,8 @@ from icu_ray.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-_DIRECTIVES = (
-    "a",
-    "A",
-    "b",
-    "B",
-    "d",
-    "-d",
-    "e",
-    "j",
-    "m",
-    "-m",
-    "y",
-    "Y",
-    "H",
-    "I",
-    "M",
-    "S",
-    "p",
-    "F",
-    "D",
-    "x",
-    "X",
-    "c",
-)
+_DIRECTIVES = ("-d", "-m", *"aAbBdejmyYHIMSpFDxXc")
+"""What strftime is asked for."""
 
 
 def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -52,6 +29,10 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
             f"data.template: chat: the tokenizer of {tokenizer.name_or_path} has no chat template; use template "
             "question-answer or plain with rows of prompt and completion, or a model that has one"
         )
+    try:
+        tokenizer.get_chat_template()
+    except ValueError as error:  # several templates, and none of them the default
+        raise UserError(f"data.template: chat: the tokenizer of {tokenizer.name_or_path}: {error}") from error
 
 
 def common(first: Sequence[object], second: Sequence[object]) -> int:

@@ -90,12 +90,13 @@ def test_system_text_stands_before_the_chat() -> None:
     ("template", "said"),
     [
         (None, "has no chat template; use template question-answer or plain"),
+        ({"rag": TURNS}, "data.template: chat: the tokenizer of .* template"),
         (TURNS + "{{ raise_exception('no such role') }}", "'0': the model's chat template refuses it: no such role"),
         ("{{ messages | length }}" + TURNS + BEGIN, "does not show where the answer begins"),
         ("{{ ''.__class__.__mro__ }}", "the model's chat template refuses it"),
     ],
 )
-def test_templates_that_are_refused(template: str | None, said: str) -> None:
+def test_templates_that_are_refused(template: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         rows_of(template, [("Who?", "Ada.")])
 
