@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -99,6 +99,17 @@ class StopConfig(Section):
     """Epochs after which a trial ends as not forgotten; the authors' code has no limit."""
 
 
+def _is_plain_address(text: str) -> bool:
+    """Whether a text is an address of the web in which nothing can be secret: a host, perhaps a port and a path."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:  # no such port, a bracket that is not closed
+        return False
+    known = parts.scheme in ("http", "https") and bool(parts.hostname)
+    return known and not set(text) & set("@?#") and not any(map(str.isspace, text))
+
+
 class JudgeConfig(Section):
     """The GPT judge: an OpenAI-compatible endpoint, how fast it may be asked, and what it costs (icu-ray judge).
 
@@ -137,7 +148,7 @@ class JudgeConfig(Section):
     @model_validator(mode="after")
     def _usable(self) -> JudgeConfig:
         # The address is written to results and messages: nothing secret may be in it. It is not repeated here either.
-        if not re.fullmatch(r"https?://[^/@?#\s]+(/[^@?#\s]*)?", self.base_url):
+        if not _is_plain_address(self.base_url):
             raise ValueError("base_url must be http(s)://host[:port]/path without user, password, query or fragment")
         if (self.usd_per_million_input is None) != (self.usd_per_million_output is None):
             raise ValueError("give both usd_per_million_input and usd_per_million_output, or neither")

@@ -161,7 +161,15 @@ def _array(text: str, path: Path, key: str) -> list[Any] | None:
     except (ValueError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             return None
-        raise UserError(f"{key}: {path}: no JSON array ({error}); cut short?") from error
+        raise UserError(f"{key}: {path}: no JSON array ({error}){_cut(error, text)}") from error
+
+
+def _cut(error: Exception, text: str) -> str:
+    """A guess at the cause where the text ends before its JSON does."""
+    ended = isinstance(error, json.JSONDecodeError) and (
+        error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
+    )
+    return "; cut short?" if ended else ""
 
 
 def _lines(file: TextIO, path: Path, key: str) -> Iterator[tuple[str, Any]]:
@@ -171,7 +179,7 @@ def _lines(file: TextIO, path: Path, key: str) -> Iterator[tuple[str, Any]]:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:  # no JSON, 5,000 digits, endless nesting
-            what = f"line {number}: no JSON object ({error}); cut short?"
+            what = f"line {number}: no JSON object ({error}){_cut(error, line)}"
             if line.strip() == "{":
                 what = "one JSON object over several lines; expected an array of objects, or one object a line"
             raise UserError(f"{key}: {path}: {what}") from error

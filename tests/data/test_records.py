@@ -166,6 +166,7 @@ CAUSES: dict[str, tuple[str, bytes, str]] = {
     "column twice": ("f.csv", b"text, text\na, b\n", "column 'text' stands there 2 times"),
     "one object": ("f.json", b'{\n"text": "a"\n}', "one JSON object over several lines; expected an array"),
     "array cut short": ("f.json", b'[{"text": "a"},\n', "no JSON array.*cut short"),
+    "no quotes": ("f.jsonl", b'{"text": "a"}\n{text: "b"}\n', "line 2: no JSON object .*property name"),
     "array of texts": ("f.json", b'["a", "b"]', "row 1: found str, expected an object"),
     "quote": ("f.csv", b'id,text\n1,"a" b\n', "no readable CSV"),
     "long": ("f.jsonl", ('{"text": "' + LONG + '"}').encode(), "line 1: column 'text' holds 6,000,000 characters"),
