@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+from icu_ray.errors import without_secrets
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.files import read_bytes, write_atomic
 from icu_ray.storage.results import to_json
@@ -46,5 +47,6 @@ def halve_micro_batch(paths: TrialPaths, settings: TrialSettings, world_size: in
         return  # another rank has said so
     if known is not None or micro < 2:
         raise MemoryExhausted(f"out of memory with micro_batch={micro}: {error}") from error
-    halved = {OF_TRIAL: paths.trial_id, "micro_batch": micro // 2, "was": micro, "error": str(error)[:500]}
+    said = without_secrets(str(error))[:500]
+    halved = {OF_TRIAL: paths.trial_id, "micro_batch": micro // 2, "was": micro, "error": said}
     write_atomic(paths.micro_batch, to_json(halved))
