@@ -40,7 +40,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What was measured of N rows; NaN where it cannot be, and the means leave such a row out.
+    """What was measured of N rows; NaN where it cannot be, and the means leave such a row out. Prompts do not count.
 
     ids: N names. ma, forget_loss: (N,) float64, NaN for a single token, before which nothing stands. el: (N,) float64,
     or None where it was not decoded. short: (N,) bool, True where no n-gram fits behind the boundary, so that there is
@@ -200,7 +200,7 @@ def _teacher_forced(
     truth.
     """
     ids = rows.input_ids[part.members, part.offset :]
-    labels = rows.labels[part.members, part.offset :]
+    labels = rows.measured_labels[part.members, part.offset :]
     n, length = ids.shape
     predicted = np.zeros((n, length - 1), dtype=np.int64)
     at_once = sequences_at_once(model, length)
@@ -233,7 +233,7 @@ def _row_losses(logits: torch.Tensor, labels: NDArray[np.int64]) -> Floats:
 
 def _loss_of_padded_rows(model: PreTrainedModel, rows: TokenRows, first: int, loss: Floats) -> None:
     """The training loss of rows with pads, where they were measured otherwise."""
-    members = np.flatnonzero(~rows.mask[:, first:].all(axis=1))
+    labels, members = rows.measured_labels, np.flatnonzero(~rows.mask[:, first:].all(axis=1))
     at_once = sequences_at_once(model, rows.columns.length - first)
     for begin in range(0, len(members), at_once):
         block = members[begin : begin + at_once]
@@ -243,7 +243,7 @@ def _loss_of_padded_rows(model: PreTrainedModel, rows: TokenRows, first: int, lo
         counted = torch.from_numpy(real_positions(real)).to(model.device) if rows.positions == "real" else None
         options = position_options(model, counted)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits[:, :-1]
-        loss[block] = _row_losses(logits, rows.labels[block, first:])
+        loss[block] = _row_losses(logits, labels[block, first:])
 
 
 def _extraction_likelihoods(
