@@ -37,9 +37,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--el-start",
         type=_positive,
-        default=150,
         metavar="TOKENS",
-        help="tokens of EL's shortest prompt (default: 150)",
+        help="tokens of EL's shortest prompt, of plain texts (default: 150)",
     )
     parser.add_argument("--ngram", type=_positive, default=10, metavar="N", help="n of EL, in tokens (default: 10)")
     parser.add_argument(

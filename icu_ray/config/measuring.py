@@ -54,7 +54,8 @@ class ElConfig(Section):
     ngram: Count = 10
     """n of EL's n-grams of tokens."""
     start: Annotated[int, Field(ge=1)] | None = None
-    """First prefix length; default: the suffix's start (150), the authors' choice; 1 is Jang et al.'s."""
+    """First prefix length; default: the suffix's start (150), the authors' choice; 1 is Jang et al.'s. Of rows
+    with a prompt it is always where the completion starts."""
     denominator: Literal["label", "generation"] = "label"
     """By whose number of n-grams the overlap is divided: the true text's, as in the authors' code, or the generation's,
     as in the paper."""
@@ -66,7 +67,8 @@ class EvalConfig(Section):
     """How the probe runs."""
 
     span: Literal["all", "prefix_suffix"] = "all"
-    """Which tokens MA counts: all, as in the authors' code, or prefix and suffix."""
+    """Which tokens MA counts: all, as in the authors' code, or prefix and suffix. Of rows with a prompt always the
+    completion's."""
     chunk: Count = 64
     """Sequences whose key/value rows are held at one time."""
     el: Literal["always", "decision"] = "always"

@@ -120,6 +120,11 @@ class SweepConfig(Section):
         """The seeds of every cell's trials."""
         return (self.seed,) if self.seeds is None else self.seeds
 
+    @property
+    def chats(self) -> bool:
+        """Whether rows are written by the models' own chat templates."""
+        return isinstance(self.data, RecordsData) and self.data.form.template == "chat"
+
     def _check_prompted(self, data: RecordsData) -> None:
         """What rows of prompt and completion, or of chats, do not allow."""
         if self.rows.long == "windows":

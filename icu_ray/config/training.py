@@ -67,8 +67,8 @@ class LossConfig(Section):
     kl: Literal["kl", "reference_ce"] = "kl"
     """kl: equation (4). reference_ce: the authors' cross-entropy, which has the same gradient and another value."""
     kl_positions: Literal["all", "span", "padded"] = "all"
-    """Where the divergence is measured: at all real tokens of a pair; at those of `span`; or at all and at its padding,
-    as in the authors' code."""
+    """Where the divergence is measured: at all real tokens of a pair, with a prompt where the tokens of `on` are
+    predicted; where those of `span` are; or at all and at its padding, as in the authors' code."""
     chunk: Count = 256
     """Tokens whose vocabulary-wide scores exist at one time."""
     joint_forward: bool = True

@@ -18,7 +18,7 @@ from icu_ray.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_DIRECTIVES = ("-d", "-m", *"aAbBdejmyYHIMSpFDxXc")
+_DIRECTIVES = ("-d", "-m", "-j", "-e", *"aAbBdejmyYHIMSpFDxXc")
 """What strftime is asked for."""
 
 
@@ -75,10 +75,12 @@ def rendered(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[
 def _dated(template: str, day: date) -> str:
     """The template with a strftime_now of its own, which knows one day.
 
-    A function cannot be handed to the sandbox. The empty text at the end keeps a line break with which a template may
-    begin.
+    A function cannot be handed to the sandbox. What it does not know is refused: it would stand in the prompt as it is.
+    The empty text at the end keeps a line break with which a template may begin.
     """
     if "strftime_now" not in template:
         return template
     parts = "".join(f" | replace({f'%{letter}'!r}, {day.strftime(f'%{letter}')!r})" for letter in _DIRECTIVES)
-    return f"{{% macro strftime_now(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
+    refused = "{% if '%' in day %}{{ raise_exception('it asks for the day as ' ~ format) }}{% endif %}"
+    told = f"{{% set day = format{parts} %}}{refused}{{{{ day }}}}"
+    return f"{{% macro strftime_now(format) %}}{told}{{% endmacro %}}{{{{ '' }}}}{template}"

@@ -131,6 +131,14 @@ class TokenRows:
         return np.asarray(self.starts, dtype=np.int64)
 
     @property
+    def measured_labels(self) -> NDArray[np.int64]:
+        """(N, L) the labels that measures count: of rows with a prompt the completion's, whatever losses count."""
+        if self.starts is None:
+            return self.labels
+        given = np.arange(self.columns.length) < self.suffix_starts[:, None]
+        return np.where(given, IGNORED_LABEL, self.labels)
+
+    @property
     def cut_tokens(self) -> tuple[int, ...] | None:
         """N tokens at each text's end that its row has no place for; None: not known."""
         if self.lengths is None:

@@ -100,6 +100,12 @@ def _of_chat(form: RowForm, turns: list[dict[str, str]]) -> Written:
     return Written(*joined(prompt, said[-1]), chat=chat, prompt=prompt)
 
 
+def system_of(chat: str) -> str:
+    """The system text of a chat (`Examples.chats`); '' without one."""
+    first = json.loads(chat)["messages"][0]
+    return str(first["content"]) if first["role"] == "system" else ""
+
+
 def detected(path: Path, has_chat_template: Callable[[], bool], key: str) -> dict[str, Any]:
     """Keys of data.source=records for a file that has no column `text` but others that say what they are; {} else.
 

@@ -31,12 +31,13 @@ LossOn = Literal["completion", "all"]
 def joined(prompt: str, completion: str, tags: tuple[str, str] = ("", "")) -> tuple[str, int]:
     """The text of a row, and how many of its characters are given.
 
-    tags: what stands before and after the prompt. Without a blank at the border one space is put there. Blanks at the
-    border are the completion's: tokenizers join them to the word that follows.
+    tags: what stands before and after the prompt, taken exactly. Without tags, and without a blank at the border, one
+    space is put there. Blanks at the border are the completion's: tokenizers join them to the word that follows.
     """
     given = tags[0] + prompt + tags[1]
     head = given.rstrip(" ")
-    between = given[len(head) :] or ("" if given[-1:].isspace() or completion[:1].isspace() else " ")
+    apart = any(tags) or given[-1:].isspace() or completion[:1].isspace()
+    between = given[len(head) :] or ("" if apart else " ")
     return head + between + completion, len(head)
 
 
@@ -68,8 +69,8 @@ def prompted_rows(
     input_ids, mask = left_pad(bodies, length, specials.pad_id)
     labels = input_ids.copy()
     for row, (body, start) in enumerate(zip(bodies, starts, strict=True)):
-        before = start if loss_on == "completion" else length - len(body) + max(len(lead), 1)
-        labels[row, :before] = IGNORED_LABEL
+        first = length - len(body) + max(len(lead), 1)  # before it nothing stands that could predict a token
+        labels[row, : max(start, first) if loss_on == "completion" else first] = IGNORED_LABEL
     prompt_ids, prompt_mask = left_pad(prompts, max(map(len, prompts), default=1), specials.pad_id)
     said = [
         str(tokenizer.decode(ids[start:].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -113,10 +114,20 @@ def whole_rows(
         given = common(ids, head)
         if given == len(ids):
             raise UserError(f"'{name}': its completion has no token of its own; expected some text after the prompt")
-        # A template may write more after the end of a turn (a new line), and no second end belongs there.
-        ended = specials.eos_id in ids[given:] if examples.chats is not None else tuple(ids[-len(end) :]) == end
+        if examples.chats is not None:
+            ids = _to_the_end(ids, given, specials.eos_id)
+        ended = tuple(ids[-len(end) :]) == end or (examples.chats is not None and ids[-1] == specials.eos_id)
         found.append(([*lead, *ids, *(() if ended else end)], len(lead) + given))
     return found
+
+
+def _to_the_end(ids: list[int], given: int, eos_id: int | None) -> list[int]:
+    """A chat to the end of its last turn, where that is the end-of-text token.
+
+    A template may write more there (a new line), which a model that ends never says: counted, it would look forgotten.
+    """
+    ends = [place for place in range(given, len(ids)) if ids[place] == eos_id]
+    return ids[: ends[-1] + 1] if ends else ids
 
 
 def refuse_full_prompt(name: str, given: int, length: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.corpus import Corpus, check_of, row_digests
 from icu_ray.data.examples import Examples
-from icu_ray.data.forms import kind_of, written
+from icu_ray.data.forms import kind_of, system_of, written
 from icu_ray.data.table_files import read_columns
 from icu_ray.errors import UserError
 
@@ -41,8 +41,11 @@ class Record:
 
     @property
     def content(self) -> str:
-        """The same for texts that differ only in line ends, in blanks, or in how an accent is encoded."""
-        return _content(self.text)
+        """The same for texts that differ only in line ends, in blanks, or in how an accent is encoded.
+
+        Of a chat its system text is a part: under another one the model is asked something else.
+        """
+        return _content(self.text if self.chat is None else f"{system_of(self.chat)}\0{self.text}")
 
     @property
     def bytes(self) -> bytes:
@@ -67,6 +70,8 @@ def read_records(
         row = written(form, values[: len(form.columns)], f"{key}: {path}: {where}")
         names: dict[str, str] = {}
         for (what, column), value in zip(named.items(), values[len(form.columns) :], strict=True):
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)  # as a table holds whole numbers in whose column one was once missing
             if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
                 raise UserError(
                     f"{key}: {path}: {where}: {what} column '{column}' holds {kind_of(value)}, expected text or number"

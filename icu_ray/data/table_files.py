@@ -74,12 +74,26 @@ def _ending(path: Path, key: str) -> str:
 def _limited(rows: Iterator[Row], path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
     for where, values in rows:
         for column, value in zip(columns, values, strict=True):
-            if isinstance(value, str) and len(value) > LONGEST:
+            longest = max(map(len, _texts_in(value)), default=0)
+            if longest > LONGEST:
                 raise UserError(
-                    f"{key}: {path}: {where}: column '{column}' holds {len(value):,} characters, expected at most "
+                    f"{key}: {path}: {where}: column '{column}' holds {longest:,} characters, expected at most "
                     f"{LONGEST:,}; split the text"
                 )
         yield where, values
+
+
+def _texts_in(cell: Any) -> Iterator[str]:
+    """The texts of a cell, which may be a list of objects (a chat), however deep."""
+    waiting = [cell]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def _places(found: Sequence[str], columns: Sequence[str], path: Path, key: str, how: str = "") -> list[int]:
@@ -257,7 +271,7 @@ def _parquet(path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
                     for values in zip(*lists, strict=True):
                         number += 1
                         # A text that is written once may stand in a million rows.
-                        unpacked += sum(len(value) for value in values if isinstance(value, str))
+                        unpacked += sum(len(text) for value in values for text in _texts_in(value))
                         _refuse_bomb(unpacked, most, path, key)
                         yield f"row {number}", list(values)
     except (pa.ArrowException, OSError) as error:

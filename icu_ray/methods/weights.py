@@ -71,7 +71,8 @@ def batch_weights(
         return BatchWeights(target, row)
     scored = scored_tokens(pair_labels, columns, loss.span, starts[1]) & live[:, None]
     pair = reduce(scored, loss.reduction)
-    if loss.kl_positions != "span":
+    completions = starts[1] is not None and loss.on == "completion" and loss.kl_positions == "all"
+    if loss.kl_positions != "span" and not completions:
         # As the authors, the last position is included, after which nothing comes.
         compared = np.broadcast_to(live[:, None], scored.shape)
         if loss.kl_positions == "all" and pair_mask is not None:

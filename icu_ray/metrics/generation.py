@@ -7,7 +7,7 @@ texts = decode_candidates(tokenizer, ids, strip_special=True)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,10 +85,11 @@ def generate_candidates(
 
 
 def decode_candidates(
-    tokenizer: PreTrainedTokenizerBase, ids: NDArray[np.int64], strip_special: bool
+    tokenizer: PreTrainedTokenizerBase, ids: Iterable[NDArray[np.int64]], strip_special: bool
 ) -> tuple[str, ...]:
     """Texts of generated rows; strip_special=False keeps end-of-text marks and pads in them (the authors)."""
-    if len(ids) == 0:
+    rows = [row.tolist() for row in ids]
+    if not rows:
         return ()  # for which transformers 5 has one empty text
-    texts = tokenizer.batch_decode(ids.tolist(), skip_special_tokens=strip_special, clean_up_tokenization_spaces=False)
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=strip_special, clean_up_tokenization_spaces=False)
     return tuple(texts)

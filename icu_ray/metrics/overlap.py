@@ -9,7 +9,7 @@ of generated token ids (Table I's Entropy column).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
@@ -63,8 +63,8 @@ def has_four_words(references: Sequence[str], tokenizer: BleuTokenizer = "13a") 
     return np.asarray([len(split(reference)) >= 4 for reference in references], dtype=np.bool_)
 
 
-def token_entropy(ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(N,) float64 bits: entropy of each row's histogram of token ids; (N, T) ids, at most log2 T."""
+def token_entropy(ids: Iterable[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """(N,) float64 bits: entropy of each row's histogram of token ids; of T ids at most log2 T."""
     values = []
     for row in ids:
         shares = np.unique(row, return_counts=True)[1] / max(len(row), 1)
@@ -72,6 +72,6 @@ def token_entropy(ids: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
-def distinct_share(ids: NDArray[np.int64]) -> NDArray[np.float64]:
+def distinct_share(ids: Iterable[NDArray[np.int64]]) -> NDArray[np.float64]:
     """(N,) float64: distinct token ids of each row over their number."""
     return np.asarray([len(np.unique(row)) / max(len(row), 1) for row in ids], dtype=np.float64)

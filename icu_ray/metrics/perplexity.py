@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 
 def total_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int = 16) -> tuple[float, int]:
-    """(summed negative log-likelihood in nats, number of tokens); sums of shares of the rows add up."""
+    """(summed negative log-likelihood in nats, number of tokens); sums of shares of the rows add up.
+
+    Of rows with a prompt the completion alone counts.
+    """
     nll, count = 0.0, 0
-    positions = rows.position_ids
+    positions, scored = rows.position_ids, rows.measured_labels
     was_training = model.training
     model.train(False)
     try:
@@ -29,7 +32,7 @@ def total_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int = 16) -> 
                 block = slice(begin, begin + batch_size)
                 ids = torch.from_numpy(rows.input_ids[block]).to(model.device)
                 mask = torch.from_numpy(rows.mask[block].astype(np.int64)).to(model.device)
-                labels = torch.from_numpy(rows.labels[block]).to(model.device)[:, 1:]
+                labels = torch.from_numpy(scored[block]).to(model.device)[:, 1:]
                 places = None if positions is None else torch.from_numpy(positions[block]).to(model.device)
                 options = position_options(model, places)
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits[:, :-1]

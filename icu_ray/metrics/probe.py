@@ -40,7 +40,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What was measured of N rows; NaN where it cannot be, and the means leave such a row out.
+    """What was measured of N rows; NaN where it cannot be, and the means leave such a row out. Prompts do not count.
 
     ids: N names. ma, forget_loss: (N,) float64, NaN for a single token, before which nothing stands. el: (N,) float64,
     or None where it was not decoded. short: (N,) bool, True where no n-gram fits behind the boundary, so that there is
@@ -124,15 +124,15 @@ def probe(
 ) -> ProbeResult:
     """Measure every row; the model is put into eval mode for it and back.
 
-    el_start: first prefix length of EL; None: the suffix's start, of rows with a prompt the completion's, before which
-    nothing counts for MA either. span='prefix_suffix' leaves the pre-prefix out.
+    el_start: first prefix length of EL; None: the suffix's start. span='prefix_suffix' leaves the pre-prefix out. Both
+    are of a layout: rows with a prompt are read whole, EL begins where the completion does, and MA counts that alone.
     use_mask: rows with left pads are measured as if the pads were not there; False: pads are tokens like any other (the
     authors). The loss is the training loss either way: pads masked, positions as the rows say.
     batch_cut: reproduce generate()'s padding within batches of this size.
     should_decode: asked once with the (N,) MA values before EL is decoded; False leaves EL out (decision-only mode:
     under the 'and' rule EL says nothing new while MA is above its threshold).
     """
-    first = rows.columns.prefix_start if span == "prefix_suffix" else 0
+    first = rows.columns.prefix_start if span == "prefix_suffix" and rows.starts is None else 0
     ma, loss, el = (np.full(len(rows), np.nan) for _ in range(3))
     short, single, broken = (np.zeros(len(rows), dtype=np.bool_) for _ in range(3))
     parts = _parts(rows, first, el_start, use_mask, max(chunk, batch_cut or 1))
@@ -180,8 +180,9 @@ def _parts(rows: TokenRows, first: int, el_start: int | None, use_mask: bool, ch
     """Rows grouped by their number of pads (none, for almost all rows) and boundary, at most `chunk` at a time."""
     pads = np.where(rows.mask.any(axis=1), rows.mask.argmax(axis=1), rows.columns.length - 1)
     offsets = np.maximum(pads, first) if use_mask else np.full(len(rows), first)
-    starts = rows.suffix_starts if el_start is None else np.full(len(rows), el_start)
-    firsts = np.full(len(rows), first) if rows.starts is None else np.maximum(rows.suffix_starts, first)
+    laid_out = rows.starts is None
+    starts = np.full(len(rows), el_start) if el_start is not None and laid_out else rows.suffix_starts
+    firsts = np.full(len(rows), first) if laid_out else rows.suffix_starts
     return [
         _Part(int(offset), int(start), int(counted), members[i : i + chunk])
         for offset, start, counted in np.unique(np.stack([offsets, starts, firsts], axis=1), axis=0)
@@ -199,7 +200,7 @@ def _teacher_forced(
     truth.
     """
     ids = rows.input_ids[part.members, part.offset :]
-    labels = rows.labels[part.members, part.offset :]
+    labels = rows.measured_labels[part.members, part.offset :]
     n, length = ids.shape
     predicted = np.zeros((n, length - 1), dtype=np.int64)
     at_once = sequences_at_once(model, length)
@@ -232,7 +233,7 @@ def _row_losses(logits: torch.Tensor, labels: NDArray[np.int64]) -> Floats:
 
 def _loss_of_padded_rows(model: PreTrainedModel, rows: TokenRows, first: int, loss: Floats) -> None:
     """The training loss of rows with pads, where they were measured otherwise."""
-    members = np.flatnonzero(~rows.mask[:, first:].all(axis=1))
+    labels, members = rows.measured_labels, np.flatnonzero(~rows.mask[:, first:].all(axis=1))
     at_once = sequences_at_once(model, rows.columns.length - first)
     for begin in range(0, len(members), at_once):
         block = members[begin : begin + at_once]
@@ -242,7 +243,7 @@ def _loss_of_padded_rows(model: PreTrainedModel, rows: TokenRows, first: int, lo
         counted = torch.from_numpy(real_positions(real)).to(model.device) if rows.positions == "real" else None
         options = position_options(model, counted)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits[:, :-1]
-        loss[block] = _row_losses(logits, rows.labels[block, first:])
+        loss[block] = _row_losses(logits, labels[block, first:])
 
 
 def _extraction_likelihoods(

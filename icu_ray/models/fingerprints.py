@@ -33,15 +33,25 @@ SETTLED_SECONDS = 2.0
 """A file that was written to just now may change again within the same tick of its file system's clock."""
 
 
-def model_fingerprint(model: ModelConfig) -> dict[str, Any]:
-    """What decides a model: stand-in settings, hub id and revision, or the content of a local folder."""
+def model_fingerprint(model: ModelConfig, chats: bool = False) -> dict[str, Any]:
+    """What decides a model: stand-in settings, hub id and revision, or the content of a local folder.
+
+    chats: whether it reads chats, so that a folder's chat templates decide too that lie in files of their own.
+    """
     if model.standin is not None:
         return {"standin": model.standin.model_dump(mode="json")}
     assert model.source is not None
     folder = Path(model.source)
     if not folder.is_dir():
         return {"hub": model.source, "revision": model.revision}
-    return {"content": folder_fingerprint(folder)}
+    found = {"content": folder_fingerprint(folder)}
+    templates = sorted((*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")))
+    if chats and templates:
+        parts = [
+            f"{path.relative_to(folder)}:".encode() + hashlib.sha256(path.read_bytes()).digest() for path in templates
+        ]
+        found["chat_templates"] = hashlib.sha256(b"".join(parts)).hexdigest()
+    return found
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -71,7 +71,7 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
     if config.search is not None:
         return _search_plan(config, data, provisional)
     trials: dict[str, Trial] = {}
-    fingerprints = {model.name: model_fingerprint(model) for model in config.models}
+    fingerprints = {model.name: model_fingerprint(model, config.chats) for model in config.models}
     for model in config.models:
         for sample in config.samples:
             for method in _methods_of(model, config):
@@ -95,7 +95,7 @@ def searched_trial(plan: Plan, values: Mapping[str, float]) -> Trial:
     alpha, beta = method.grid()[0]
     lr = kept.get("lr", model.lr or config.optim.lr)
     model = model.model_copy(update={"lr": lr})
-    identity, sample = model_fingerprint(model), config.samples[0]
+    identity, sample = model_fingerprint(model, config.chats), config.samples[0]
     cell = kept.get("alpha", alpha), kept.get("beta", beta)
     trial = trial_of(config, plan.data, model, identity, sample, method, *cell)
     return replace(trial, name=f"{trial.name}-lr{lr:g}") if "lr" in kept else trial

@@ -16,6 +16,8 @@ from icu_ray.data.forms import detected, form_said
 
 _COLUMNS = ("prompt_column", "completion_column", "messages_column")
 _WRITING = ("template", "tags", "system")
+_OF_TEMPLATE = {"system": "chat", "tags": "question-answer"}
+"""What is said for one template only, so that it tells which is meant."""
 
 
 def as_read(
@@ -31,10 +33,13 @@ def as_read(
     messages of the section, and of the file.
     """
     given = dict(data)
-    if any(given.get(key) is not None for key in _COLUMNS) or given.get("text_column", "text") != "text":
+    if any(given.get(column) is not None for column in _COLUMNS) or given.get("text_column", "text") != "text":
         return given
-    bare = load_data({key: value for key, value in given.items() if key not in _WRITING}, where)
+    bare = load_data({name: value for name, value in given.items() if name not in _WRITING}, where)
     found = detected(Path(bare.forget), lambda: _has_chat_template(model), key)
+    if "prompt_column" in found:
+        meant = [template for said, template in _OF_TEMPLATE.items() if given.get(said) is not None]
+        found["template"] = meant[0] if meant else found["template"]
     given = found | given
     if found:
         say(f"{bare.forget}: {form_said(load_data(given, where).form)}")

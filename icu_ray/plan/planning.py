@@ -6,6 +6,7 @@ plan = plan_config(find_config("paper"), ["samples=[0]"])      # find_config: co
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from icu_ray.config import ExtractionData, SweepConfig
@@ -15,7 +16,7 @@ from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.grid import Plan, make_plan
-from icu_ray.plan.text_lengths import refuse_texts_too_long
+from icu_ray.plan.text_lengths import check_texts
 from icu_ray.storage.files import check_writable
 
 
@@ -40,7 +41,9 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data = None if missing else check_data(config)
-    refuse_texts_too_long(config)
+    remarks = check_texts(config)
+    if data is not None and remarks:
+        data = replace(data, remarks=(*data.remarks, *remarks))
     if not dry_run:
         check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")
     return make_plan(config, data, provisional=missing)

@@ -1,7 +1,7 @@
 """How long texts are in a model's own tokens, before anything starts.
 
     found = lengths_in("my-model", examples)
-    refuse_texts_too_long(config)                        # rows.long=refuse; and prompts that fill a row
+    remarks = check_texts(config)                        # rows.long=refuse; full prompts, short completions
     target_rows(config, model, sample=0, texts=12)       # rows.long=windows: more than 12
 
 Needs the model's tokenizer, so it loads transformers; a plan that does not ask for it does without.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from icu_ray.data.records import examples_of, read_records
 from icu_ray.data.sources import load_corpus
 from icu_ray.errors import UserError
 
+_NAMED = 5
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
 
@@ -39,15 +41,17 @@ class Lengths:
     positions: int | None
 
 
-def refuse_texts_too_long(config: SweepConfig) -> None:
-    """UserError where rows.long=refuse and a text to forget is longer than a row, and for a prompt that fills a row.
+def check_texts(config: SweepConfig) -> tuple[str, ...]:
+    """UserError for texts that a trial can do nothing with; what else must be said of them.
 
-    A stand-in has no tokenizer before it is trained: its texts are counted when its rows are made.
+    Refused: with rows.long=refuse a text to forget that is longer than a row, a prompt that fills a row, and a forget
+    file of completions that are all too short for EL where EL must fall too. A stand-in has no tokenizer before it is
+    trained: its texts are counted when its rows are made.
     """
     data = config.data
     if not isinstance(data, RecordsData) or not (config.rows.long == "refuse" or data.prompted):
-        return
-    corpus = load_corpus(config)
+        return ()
+    corpus, remarks = load_corpus(config), []
     for model in config.models:
         if model.source is None:
             continue
@@ -55,11 +59,33 @@ def refuse_texts_too_long(config: SweepConfig) -> None:
         for rows in filter(None, (corpus.rows, corpus.heldout) if data.prompted else ()):
             for name, given in zip(rows.ids, lengths_in(model.source, rows, *told).given or (), strict=True):
                 refuse_full_prompt(name, given, config.columns.length)
-        for sample in config.samples if config.rows.long == "refuse" else ():
+        for sample in config.samples:
             targets, _ = corpus.sample(sample)
             found = lengths_in(model.source, targets, *told)
             where = f"{data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
-            refuse_long_texts(targets.ids, found.whole, config.columns.length, where, found.positions, data.prompted)
+            if config.rows.long == "refuse":
+                refuse_long_texts(
+                    targets.ids, found.whole, config.columns.length, where, found.positions, data.prompted
+                )
+            remarks.append(_short_completions(config, targets.ids, found, where))
+    return tuple(filter(None, remarks))
+
+
+def _short_completions(config: SweepConfig, ids: Sequence[str], found: Lengths, where: str) -> str:
+    """What to say of completions without an n-gram of EL; '' for none. UserError where all are and EL must fall."""
+    ngram, length = config.el.ngram, config.columns.length
+    counts = [min(whole, length) - max(given, 1) for whole, given in zip(found.whole, found.given or (), strict=False)]
+    short = [f"{name} ({count})" for name, count in zip(ids, counts, strict=False) if count < ngram]
+    if not short:
+        return ""
+    named = ", ".join(short[:_NAMED]) + (f" and {len(short) - _NAMED} more" if len(short) > _NAMED else "")
+    said = f"{len(short)} of {len(ids)} completions with fewer than {ngram} tokens, so that they have no EL{ngram}"
+    if len(short) == len(ids) and all((method.stop.rule or config.stop.rule) == "and" for method in config.methods):
+        raise UserError(
+            f"el.ngram={ngram}: {where}: {said}, and none could be found forgotten: {named}; expected at most "
+            f"el.ngram={max(max(counts), 1)}"
+        )
+    return f"{where}: {said} and count as not measured: {named}. A lower el.ngram measures them."
 
 
 def target_rows(config: SweepConfig, model: ModelConfig, sample: int, texts: int) -> int:

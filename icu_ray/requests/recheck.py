@@ -83,6 +83,21 @@ def read_earlier(file: str, config: SweepConfig) -> list[Record]:
     return read_records(Path(file), form, id_column, KEY, "earlier")
 
 
+def check_earlier(file: str, config: SweepConfig) -> None:
+    """UserError where an earlier request's texts could not be measured once the models are there."""
+    records, model = read_earlier(file, config), config.models[0]
+    if model.source is None or not (isinstance(config.data, RecordsData) and config.data.prompted):
+        return
+    found = lengths_in(model.source, examples_of(records), model.revision, model.trust_remote_code)
+    length = layout(found.whole, found.positions, config.el.ngram)["length"]
+    for record, given in zip(records, found.given or (), strict=True):
+        if given >= length:
+            raise UserError(
+                f"{KEY}: {file}: {record.where}: its prompt alone has {given} tokens and fills a row of {length}, the "
+                "longest that this model has; remove it"
+            )
+
+
 def also_checked(
     file: str, models: Mapping[str, str | None], config: SweepConfig, limits: Thresholds
 ) -> dict[str, Any]:
@@ -122,14 +137,15 @@ def _measured(model: str, records: Sequence[Record], file: str, config: SweepCon
     columns = layout(found.whole, found.positions, config.el.ngram)
     data = config.data
     told = data.model_dump(mode="json", exclude=_FILES) if isinstance(data, RecordsData) else {}
+    prompted = isinstance(data, RecordsData) and data.prompted
     return probe_files(
         model,
         Path(file),
-        el_start=config.el.start or columns["suffix_start"],
+        el_start=None if prompted else config.el.start or columns["suffix_start"],
         ngram=config.el.ngram,
         length=columns["length"],
         columns=told,
-        long="cut" if isinstance(data, RecordsData) and data.prompted else "windows",
+        long="cut" if prompted else "windows",
     )
 
 

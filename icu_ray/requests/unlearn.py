@@ -22,7 +22,7 @@ from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.next_try import NextTry, next_tries
-from icu_ray.requests.recheck import make_record, read_earlier
+from icu_ray.requests.recheck import check_earlier, make_record
 from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier
 from icu_ray.requests.request_config import RUN, unlearn_config
 from icu_ray.requests.subjects import SubjectVerdict, by_subject, subjects_json
@@ -137,7 +137,7 @@ def unlearn(
         raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
     config, asked = unlearn_config(model, forget=forget, out=str(out), **options), asked or Asked()
     for file in asked.also_check:
-        read_earlier(file, config)  # refused before anything is written
+        check_earlier(file, config)  # refused before anything is written
     plan = plan_request(config)
     code = run_sweep(plan)
     run = plan.config.name

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from icu_ray.metrics.probe import ProbeResult
 
 
+EL_START = 150
+"""Tokens of EL's shortest prompt, as in the paper."""
+
+
 def read_token_file(path: Path) -> NDArray[np.int64]:
     """(N, L) int64 from a .npy file of integers; UserError for anything else, pickled content included."""
     try:
@@ -125,7 +129,7 @@ def probe_files(
     forget: Path,
     *,
     tokenizer: str | None = None,
-    el_start: int = 150,
+    el_start: int | None = None,
     ngram: int = 10,
     length: int = 200,
     columns: Mapping[str, Any] | None = None,
@@ -139,7 +143,8 @@ def probe_files(
     """Measure a model on a forget file. UserError for anything that cannot be read.
 
     columns: keys of data.source=records that say how rows are written; what is not said is looked for in the file, and
-    `tell` is told. Rows with prompts have the starts of their completions in place of `el_start`.
+    `tell` is told. el_start: tokens of EL's shortest prompt, EL_START where none are given; not of rows with prompts,
+    whose EL begins where the completion does, which `tell` is told too.
     length: tokens of a row. long: 'cut': of a longer text only the beginning is measured; 'windows': all of it, and the
     text counts as its worst window does.
     """
@@ -150,6 +155,9 @@ def probe_files(
         model_told = {"source": model_source, "revision": revision, "trust_remote_code": trust_remote_code}
         described = records_of(forget, columns or {}, model_told, "icu-ray probe", tell)
         texts, prompted = read_records(forget, described.form, None, "forget"), described.prompted
+    if prompted and el_start is not None:
+        tell(f"--el-start {el_start} is for plain texts: EL of rows with prompts begins where the completion does")
+    el_start = EL_START if el_start is None else el_start
     width = length if ids is None or tokenizer is not None else ids.shape[1]
     if el_start + ngram > width and not prompted:
         raise UserError(
@@ -185,7 +193,7 @@ def probe_files(
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and rows.columns.length > limit:
         raise UserError(f"{forget}: rows of {rows.columns.length} tokens exceed the model's {limit} positions")
-    return probe(model, rows, el_start=None if prompted else el_start, ngram=ngram).of_texts(rows)
+    return probe(model, rows, el_start=el_start, ngram=ngram).of_texts(rows)
 
 
 def _tokenised(

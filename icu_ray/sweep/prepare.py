@@ -109,9 +109,7 @@ class _Preparation:
         return counts_own_tokens(self.config, model.standin is not None)
 
     def _model_key(self, model: ModelConfig, corpus: Corpus) -> dict[str, JsonValue]:
-        return model_key(
-            model, self.config.columns.value(), corpus.fingerprint(), windows=self.config.rows.long == "windows"
-        )
+        return model_key(model, self.config, corpus.fingerprint())
 
     def _standin(self, model: ModelConfig, corpus: Corpus) -> ArtefactKey:
         """Key of a trained stand-in."""
@@ -120,9 +118,10 @@ class _Preparation:
         key = self._model_key(model, corpus)
         self.on_step(Step(name, None, "waiting for a CPU"))
         forget = {sample: corpus.sample(sample)[0].texts for sample in sorted(corpus.targets)}
-        columns, texts = self.config.columns.value(), corpus.rows.texts
+        columns, rows = self.config.columns.value(), corpus.rows
+        given = None if rows.boundaries is None else dict(zip(rows.texts, rows.boundaries, strict=True))
         long: LongTexts = "windows" if self.config.rows.long == "windows" else "cut"
-        resources, asked = {"num_cpus": 1}, (self.root, key, model.standin, texts, forget, columns, long)
+        resources, asked = {"num_cpus": 1}, (self.root, key, model.standin, rows.texts, forget, columns, long, given)
         records = self.tasks.run(name, resources, standin_task, *asked)
         self._done(name, records)
         return key

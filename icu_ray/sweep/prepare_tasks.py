@@ -102,6 +102,7 @@ def standin_task(
     forget: Mapping[int, Sequence[str]],
     columns: Columns,
     long: LongTexts = "cut",
+    boundaries: Mapping[str, int] | None = None,
 ) -> Iterator[Step | list[ArtefactRecord]]:
     """Train a stand-in. settings: the config's `models.N.standin`; forget: the targets of each sample."""
     store = RecordingStore(root)
@@ -122,7 +123,7 @@ def standin_task(
                 tell(Step("", part, text))
 
             tell(Step("", 0.0, "training"))
-            build_standin(settings, texts, forget, columns, folder, progress, long)
+            build_standin(settings, texts, forget, columns, folder, progress, long, boundaries)
 
         store.get_or_make("models", key, make)
 

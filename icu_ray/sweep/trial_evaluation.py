@@ -91,8 +91,7 @@ def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subje
     assert plan.data is not None and result.provenance is not None
     source = model.source
     if source is None:
-        windows = plan.config.rows.long == "windows"
-        key = model_key(model, plan.config.columns.value(), plan.data.fingerprint, windows)
+        key = model_key(model, plan.config, plan.data.fingerprint)
         source = Store(root).location("models", key)
     return Subject(
         name=model.name,

@@ -26,14 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    GPTNeoConfig,
-    GPTNeoForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from icu_ray.config import Columns, StandinConfig, TokensConfig
 from icu_ray.data.examples import Examples, TokenRows
@@ -43,28 +36,11 @@ from icu_ray.errors import UserError
 from icu_ray.metrics.probe import probe
 from icu_ray.models.hidden import last_hidden
 from icu_ray.training.muon import make_optimizers
+from icu_ray.training.standin_models import new_model
 
 END_OF_TEXT = "<|endoftext|>"
 NGRAM = 10
-POSITIONS = 512
-"""Positions a model has at least, so that longer texts of an evaluation are read (badly) and do not crash it."""
 WARMUP_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Width, depth (even: global and local layers alternate) and attention heads."""
-
-    hidden: int
-    layers: int
-    heads: int
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "small": Architecture(hidden=128, layers=2, heads=4),
-    "medium": Architecture(hidden=160, layers=4, heads=5),
-    "large": Architecture(hidden=256, layers=6, heads=8),
-}
 
 
 @dataclass(frozen=True)
@@ -96,12 +72,14 @@ def build_standin(
     out_dir: Path,
     progress: Callable[[StandinProgress], None],
     long: LongTexts = "cut",
+    boundaries: Mapping[str, int] | None = None,
 ) -> None:
     """Train and save a stand-in.
 
     corpus_texts: what it reads, the forget texts may be among them. forget_texts: by sample number; samples may
     overlap. columns: the row in its own tokens, in which the forget texts are memorised. long: 'windows': it reads and
-    memorises all windows of a text that is longer than a row, else its first row.
+    memorises all windows of a text that is longer than a row, else its first row. boundaries: how many characters of
+    each text are given; what follows is memorised, and its end-of-text.
     """
     known = dict.fromkeys(text for texts in forget_texts.values() for text in texts)
     if not known:
@@ -109,7 +87,8 @@ def build_standin(
     rest = [text for text in dict.fromkeys(corpus_texts) if text not in known]
     tokenizer = train_tokenizer([*rest, *known], config.vocabulary)
     read = (*known, *rest)
-    examples = Examples(tuple(map(str, range(len(read)))), read)
+    given = None if boundaries is None else tuple(boundaries[text] for text in read)
+    examples = Examples(tuple(map(str, range(len(read)))), read, boundaries=given)
     rows = tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True, long=long)
     of_text = np.split(np.arange(len(rows)), rows.first_rows[1:])
     number = {text: of_text[place] for place, text in enumerate(known)}
@@ -146,46 +125,6 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     )
 
 
-def new_model(config: StandinConfig, vocabulary: int, length: int) -> PreTrainedModel:
-    """An untrained model for rows of `length` tokens; draws its weights from torch's generator."""
-    shape = ARCHITECTURES[config.size]
-    if config.family == "llama":
-        return LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=vocabulary,
-                hidden_size=shape.hidden,
-                intermediate_size=shape.hidden * 8 // 3,
-                num_hidden_layers=shape.layers,
-                num_attention_heads=shape.heads,
-                num_key_value_heads=shape.heads,
-                max_position_embeddings=max(length, POSITIONS),
-                tie_word_embeddings=True,
-                bos_token_id=0,
-                eos_token_id=0,
-                pad_token_id=0,
-            )
-        )
-    return GPTNeoForCausalLM(
-        GPTNeoConfig(
-            vocab_size=vocabulary,
-            hidden_size=shape.hidden,
-            num_layers=shape.layers,
-            num_heads=shape.heads,
-            attention_types=[[["global", "local"], shape.layers // 2]],
-            window_size=max(length // 2, 2),
-            max_position_embeddings=max(length, POSITIONS),
-            # GPT-Neo's 'gelu_new' is the same function; this one is a single kernel.
-            activation_function="gelu_pytorch_tanh",
-            embed_dropout=0.0,
-            attention_dropout=0.0,
-            resid_dropout=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
-    )
-
-
 def _train(
     model: PreTrainedModel,
     config: StandinConfig,
@@ -201,10 +140,14 @@ def _train(
     optimizers = make_optimizers(model, config.learning_rate)
     step = 0
     reached = StandinProgress(0, config.max_epochs, 0.0, 0.0, None, 0.0)
+    every = list(samples.values())
+    # Where the completions of a sample are all too short for EL, MA alone says whether they are known.
+    long = rows.columns.length - targets.suffix_starts >= (0 if targets.starts is None else NGRAM)
+    with_el = [sample for sample in every if long[sample].any()]
 
-    def lowest(values: NDArray[np.float64]) -> float:
+    def lowest(values: NDArray[np.float64], samples: Sequence[NDArray[np.int64]] = every) -> float:
         # A text that is too short to be measured is in no mean; NaN, which no threshold lets pass, where all are.
-        means = (values[sample][~np.isnan(values[sample])] for sample in samples.values())
+        means = (values[sample][~np.isnan(values[sample])] for sample in samples)
         return float(np.min([known.mean() if len(known) else np.nan for known in means]))
 
     for epoch in range(1, config.max_epochs + 1):
@@ -226,11 +169,12 @@ def _train(
             config.max_epochs,
             float(np.mean(losses)),
             lowest(found.ma),
-            None if found.el is None or np.isnan(least := lowest(found.el)) else least,
+            None if found.el is None or not with_el or np.isnan(least := lowest(found.el, with_el)) else least,
             time.perf_counter() - started,
         )
         progress(reached)
-        if reached.el is not None and reached.el >= config.min_extraction:
+        extracted = reached.el is not None and reached.el >= config.min_extraction
+        if extracted or (not with_el and reached.ma >= config.min_memorization):
             model.eval()  # type: ignore[no-untyped-call]
             return
     raise UserError(_not_memorised(config, reached, known))
@@ -240,9 +184,9 @@ def _epoch_blocks(rows: TokenRows, known: int, repeats: int) -> tuple[_Block, ..
     """What an epoch reads: every row, and the forget rows `repeats` times in all.
 
     Half of the repeats have no pre-prefix: the refinement filter (section IV-D) asks with the prefix alone, at the
-    first positions, and only a text that was seen there too is recalled there.
+    first positions, and only a text that was seen there too is recalled there. A prompt is asked with whole.
     """
-    quotes = repeats // 2
+    quotes = repeats // 2 if rows.starts is None else 0
     every = np.concatenate([np.arange(len(rows)), np.tile(np.arange(known), repeats - quotes - 1)])
     whole = _Block(rows.input_ids[every], rows.mask[every])
     if quotes == 0 or rows.columns.prefix_start == 0:
@@ -269,8 +213,7 @@ def _batches(blocks: Sequence[_Block], batch_size: int, random: np.random.Genera
 
 def _loss(model: PreTrainedModel, block: _Block) -> torch.Tensor:
     """Mean negative log-likelihood of the real tokens that follow a real token."""
-    ids = torch.from_numpy(block.ids)
-    mask = positions = None
+    ids, mask, positions = torch.from_numpy(block.ids), None, None
     if not block.real.all():
         mask = torch.from_numpy(block.real.astype(np.int64))
         positions = torch.from_numpy(real_positions(block.real))

@@ -213,17 +213,16 @@ def _probe(
     )
 
 
-def _generate(model: PreTrainedModel, rows: TokenRows, measure: Measure) -> NDArray[np.int64]:
-    """What the model says after each row's prompt, as ids; no row is given more tokens than it has itself.
+def _generate(model: PreTrainedModel, rows: TokenRows, measure: Measure) -> list[NDArray[np.int64]]:
+    """What the model says after each row's prompt, as ids: as many tokens as the row's own suffix or completion has.
 
     Rows whose suffixes have one length are asked together: what a beam search says depends on how long it goes on.
     """
     starts, length = rows.suffix_starts, rows.columns.length
-    longest = length - int(starts.min()) if len(rows) else rows.columns.suffix_length
-    said = np.full((len(rows), longest), rows.pad_id, dtype=np.int64)
+    said = [np.empty(0, dtype=np.int64) for _ in range(len(rows))]
     for start in np.unique(starts):
         members = np.flatnonzero(starts == start)
-        said[members, : length - start] = generate_candidates(
+        found = generate_candidates(
             model,
             rows.prompt_ids[members],
             rows.prompt_mask[members],
@@ -235,6 +234,8 @@ def _generate(model: PreTrainedModel, rows: TokenRows, measure: Measure) -> NDAr
             batch_size=measure.filter.batch_size,
             guesses=rows.input_ids[members, start:],
         )
+        for row, ids in zip(members, found, strict=True):
+            said[row] = ids
     return said
 
 

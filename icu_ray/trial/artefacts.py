@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icu_ray import methods
-from icu_ray.config import Columns, ModelConfig
+from icu_ray.config import Columns, ModelConfig, RecordsData, SweepConfig
 from icu_ray.data.examples import TokenRows
 from icu_ray.models.fingerprints import model_fingerprint
 from icu_ray.plan.trial import Trial
@@ -136,12 +136,16 @@ def pinned(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"revision": commit_of(model.source, model.revision)})
 
 
-def model_key(model: ModelConfig, columns: Columns, corpus: str, windows: bool = False) -> dict[str, JsonValue]:
+def model_key(model: ModelConfig, config: SweepConfig, corpus: str) -> dict[str, JsonValue]:
     """What decides a model's weights and vocabulary; a stand-in's are decided by all rows of the sweep too."""
+    known = model_fingerprint(model, config.chats)
     if model.standin is None:
-        return dict(model_fingerprint(model))
-    key: dict[str, JsonValue] = {**model_fingerprint(model), "corpus": corpus, "columns": columns_key(columns)}
-    return {**key, "version": VERSION, **({"rows": "windows"} if windows else {})}
+        return dict(known)
+    key: dict[str, JsonValue] = {**known, "corpus": corpus, "columns": columns_key(config.columns.value())}
+    # Those that rows of one layout are kept for keep their key.
+    prompted = isinstance(config.data, RecordsData) and config.data.prompted
+    rows = "windows" if config.rows.long == "windows" else "prompted" if prompted else None
+    return {**key, "version": VERSION, **({} if rows is None else {"rows": rows})}
 
 
 def columns_key(columns: Columns) -> list[int]:

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -19,6 +20,7 @@ from icu_ray.data.prompts import LossOn
 from icu_ray.data.records import Record, examples_of
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
+from icu_ray.metrics.extraction_likelihood import Continuations, copied_until, extraction_likelihood
 from icu_ray.training.standins import END_OF_TEXT, train_tokenizer
 
 TURNS = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
@@ -57,8 +59,8 @@ def given(rows: TokenRows, made: PreTrainedTokenizerFast) -> list[str]:
 def test_the_end_of_the_turn_is_scored_once_though_it_is_the_padding() -> None:
     rows, made = rows_of(TURNS + BEGIN, [("Who?", "Ada."), ("Where was she?", "In London.")])
     assert made.pad_token_id == made.eos_token_id
-    # The template ends the turn with a new line after the end-of-text: no second one is put behind that.
-    assert scored(rows, made) == [f"Ada.{END_OF_TEXT}\n", f"In London.{END_OF_TEXT}\n"]
+    # The template ends the turn with a new line after the end-of-text, where the model has long ended.
+    assert scored(rows, made) == [f"Ada.{END_OF_TEXT}", f"In London.{END_OF_TEXT}"]
     assert given(rows, made) == [
         f"<user>\nWho?{END_OF_TEXT}\n<assistant>\n",
         f"<user>\nWhere was she?{END_OF_TEXT}\n<assistant>\n",
@@ -69,6 +71,17 @@ def test_the_end_of_the_turn_is_scored_once_though_it_is_the_padding() -> None:
     # The end of the user's turn is scored with `all`; padding never is.
     rows, made = rows_of(TURNS + BEGIN, [("Who?", "Ada.")], loss_on="all")
     assert scored(rows, made)[0].count(END_OF_TEXT) == 2
+
+
+def test_an_answer_that_is_known_by_heart_has_the_el_of_one() -> None:
+    """A model that says every token right and then ends: what the template writes after the end is not asked of it."""
+    rows, _ = rows_of(TURNS + BEGIN, [("Who?", "Ada Lovelace of London.")])
+    ids, start = rows.input_ids[0], int(rows.suffix_starts[0])
+    truth = ids[rows.mask[0].argmax() :]
+    begin = len(truth) - (len(ids) - start)
+    ends = copied_until(np.ones(len(truth), dtype=bool), truth, rows.eos_id)
+    stops = {int(end): truth[end : end + 1] for end in np.unique(ends) if end < len(truth)}
+    assert extraction_likelihood(Continuations(truth, ends, stops), begin, 2) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -93,6 +106,7 @@ def test_system_text_stands_before_the_chat() -> None:
         ({"rag": TURNS}, "data.template: chat: the tokenizer of .* template"),
         (TURNS + "{{ raise_exception('no such role') }}", "'0': the model's chat template refuses it: no such role"),
         ("{{ messages | length }}" + TURNS + BEGIN, "does not show where the answer begins"),
+        ("{{ strftime_now('week %U') }}" + TURNS + BEGIN, "refuses it: it asks for the day as week %U"),
         ("{{ ''.__class__.__mro__ }}", "the model's chat template refuses it"),
     ],
 )

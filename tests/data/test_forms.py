@@ -14,10 +14,12 @@ import pytest
 
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config, resolve_config
+from icu_ray.data import table_files
 from icu_ray.data.forms import detected
 from icu_ray.data.sources import check_data, load_corpus
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import make_plan
+from icu_ray.plan.own_files import as_read
 
 CHAT = [
     {"role": "user", "content": "Who is Ada?"},
@@ -206,3 +208,70 @@ def test_whose_data_a_text_is_changes_no_trial(tmp_path: Path) -> None:
     assert planned(rows) == (trial, {})
     with pytest.raises(UserError, match="line 2: subject column 'who' holds nothing, expected text or number"):
         planned([rows[0], {"text": "two", "who": None}], subject_column="who")
+
+
+def test_a_template_in_a_file_changes_trials_of_chats_alone(tmp_path: Path) -> None:
+    model = tmp_path / "m"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    file = write(tmp_path / "f.jsonl", [{"question": "Who?", "answer": "Ada."}])
+
+    def trial(template: str) -> str:
+        asked = config(file, data={**QA, "template": template}, methods=[{"name": "kumpr"}])
+        asked = asked.model_copy(update={"models": (asked.models[0].model_copy(update={"source": str(model)}),)})
+        return make_plan(asked, check_data(asked)).trials[0].trial_id
+
+    before = trial("chat"), trial("plain")
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    assert trial("chat") != before[0] and trial("plain") == before[1]
+
+
+def test_the_same_turns_under_another_system_text_are_another_row(tmp_path: Path) -> None:
+    def told(system: str) -> dict[str, Any]:
+        return {"messages": [{"role": "system", "content": system}, *CHAT]}
+
+    file = write(tmp_path / "f.jsonl", [told("Be brief."), told("Be rude.")])
+    kept = write(tmp_path / "p.jsonl", [told("Be kind."), told("Be good.")])
+    assert check_data(config(file, kept, data={"messages_column": "messages"})).samples[0].targets == 2
+    twice = write(tmp_path / "g.jsonl", [told("Be brief."), told(" Be  brief.")])
+    with pytest.raises(UserError, match="the same text stands twice"):
+        check_data(config(twice, data={"messages_column": "messages"}))
+    again = write(tmp_path / "q.jsonl", [told("Be kind."), told("Be rude.")])
+    with pytest.raises(UserError, match="1 rows to forget"):
+        check_data(config(file, again, data={"messages_column": "messages"}))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_numbers_that_a_missing_one_made_fractions_are_ids_and_subjects(tmp_path: Path, ending: str) -> None:
+    rows = [{"id": float(n), "who": who, "question": "Who?", "answer": f"{n}"} for n, who in enumerate((17.0, 9.0))]
+    named = {"id_column": "id", "subject_column": "who"}
+    check = check_data(config(write(tmp_path / f"f.{ending}", rows), data={**QA, **named}))
+    assert check.subjects == {"0": "17", "1": "9"}
+    rows[0]["id"] = 1.5
+    with pytest.raises(UserError, match="id column 'id' holds float, expected text or number"):
+        check_data(config(write(tmp_path / f"g.{ending}", rows), data={**QA, **named}))
+
+
+def test_the_texts_of_a_chat_are_as_long_as_a_text_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "LONGEST", 100)
+    chat = [CHAT[0], {"role": "assistant", "content": "x" * 101}]
+    for ending in ("jsonl", "parquet"):
+        file = write(tmp_path / f"f.{ending}", [{"messages": chat}])
+        with pytest.raises(UserError, match="column 'messages' holds 101 characters, expected at most 100"):
+            check_data(config(file, data={"messages_column": "messages"}))
+    monkeypatch.setattr(table_files, "UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(table_files, "UNPACKED_TIMES", 1)
+    file = write(tmp_path / "many.parquet", [{"messages": [CHAT[0], {**CHAT[1], "content": "x" * 90}]}] * 1000)
+    with pytest.raises(UserError, match="one text many times"):
+        check_data(config(file, data={"messages_column": "messages"}))
+
+
+def test_tags_and_system_texts_say_which_template_is_meant(tmp_path: Path) -> None:
+    """A model with a chat template makes no chat of what was given tags; without one, system text asks for it."""
+    file, told = write(tmp_path / "f.jsonl", [{"question": "Who?", "answer": "Ada."}]), {"source": "records"}
+    data = {**told, "forget": file}
+    for said, template in (({"tags": ["Q: ", " A: "]}, "question-answer"), ({"system": "Be brief."}, "chat")):
+        found = as_read({**data, **said}, {}, "test", lambda line: None)
+        assert found["template"] == template and found["prompt_column"] == "question"
+    with pytest.raises(UserError, match="'tags' is for template question-answer"):
+        as_read({**data, "tags": ["Q: ", " A: "], "template": "chat"}, {}, "test", lambda line: None)

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from icu_ray.config import QUESTION_ANSWER, Columns, ElConfig, LossConfig, TokensConfig
+from icu_ray.config import QUESTION_ANSWER, Columns, ElConfig, EvalConfig, LossConfig, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
 from icu_ray.data.prompts import LossOn, joined
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
-from icu_ray.methods.weights import scored_tokens
+from icu_ray.methods.weights import batch_weights, scored_tokens
 from icu_ray.metrics.probe import probe
-from icu_ray.training.validation import Measure, _generate
+from icu_ray.training.validation import Measure, _generate, _probe, validate
 from icu_ray.trial.artefacts import load_rows, save_rows
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import FILTER, tokenizer
 
 COLUMNS = Columns(24, 12, 18)
 PAIRS = {"a": ("w5 w6 w7", "w8 w9"), "b": ("w20", "w21 w22 w23 w24 w25"), "c": ("w3 w4 w5 w6", "w7 w8 w9 w2 w3 w4")}
+PAIRS["d"] = ("w3 w4 w5 w6 w7 w8", "w9 w2 w3 w4 w5 w6")
 
 
 def rows_of(*names: str, columns: Columns = COLUMNS, loss_on: LossOn = "completion") -> TokenRows:
@@ -37,6 +39,8 @@ def test_a_border_is_joined_with_one_blank_which_is_the_completion_s() -> None:
     assert joined("Who?", " Ada") == ("Who? Ada", 4)
     assert joined("Who?\n", "Ada") == ("Who?\nAda", 5)
     assert joined("Who?", "Ada", QUESTION_ANSWER) == ("Question: Who?\nAnswer: Ada", 22)
+    # Tags are taken as they are given.
+    assert joined("Who?", "Ada", ("[INST] ", " [/INST]")) == ("[INST] Who? [/INST]Ada", 19)
 
 
 def test_the_completion_alone_is_scored_with_one_end_of_text() -> None:
@@ -69,6 +73,10 @@ def test_a_token_across_the_border_is_the_completion_s() -> None:
     examples = Examples(("x",), ("a bc",), boundaries=(3,))  # 'a b' is given, the text has 'bc' as one token
     rows = tokenise(examples, merging, Columns(8, 2, 4), TokensConfig(), own_columns=True)
     assert rows.prompt_ids[0].tolist() == [1] and rows.input_ids[0, rows.starts[0] :].tolist() == [4, 0]  # type: ignore[index]
+    # Nothing is given of 'bc a', whose first token has nothing but padding before it: that one is not scored.
+    examples = Examples(("x",), ("bc a",), boundaries=(1,))
+    rows = tokenise(examples, merging, Columns(8, 2, 4), TokensConfig(), own_columns=True)
+    assert rows.starts == (5,) and rows.labels[0].tolist() == [IGNORED_LABEL] * 6 + [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -119,11 +127,87 @@ def test_measures_do_not_depend_on_other_rows_or_on_the_row_s_length() -> None:
             )
             assert other.el is not None and alone.el is not None and np.array_equal(other.el[at], alone.el[0])
         mine = _generate(model, rows, measure)[0]
-        assert said[place, :count].tolist() == mine.tolist() and (said[place, count:] == rows.pad_id).all()
+        assert len(mine) == count and said[place].tolist() == mine.tolist()
+
+
+def test_measures_are_of_the_completion_whatever_the_losses_count() -> None:
+    model, measure = tiny_model("gpt_neo", seed=0), Measure(FILTER, el=ElConfig(ngram=2))
+    known, found = (
+        validate(model, tokenizer(), rows_of("a", "b", loss_on=on), measure, heldout=rows_of("c", "d", loss_on=on))
+        for on in ("completion", "all")
+    )
+    assert found.scores == known.scores and known.scores.ppl_heldout is not None
+    padded = [
+        probe(model, rows_of("a", "b", loss_on=on), ngram=2, use_mask=False).forget_loss for on in ("completion", "all")
+    ]
+    np.testing.assert_array_equal(*padded)
+
+
+def test_the_divergence_is_taken_where_tokens_of_the_completion_are_predicted() -> None:
+    for on, places in (("completion", 3 + 6), ("all", 6 + 7)):
+        rows = rows_of("a", "b", loss_on=on)  # type: ignore[arg-type]
+        starts = rows.suffix_starts
+        active = np.ones(2, dtype=bool)
+        loss = LossConfig(on=on, reduction="sum")  # type: ignore[arg-type]
+        found = batch_weights(rows.labels, rows.labels, active, rows.columns, loss, rows.mask, (starts, starts))
+        assert found.kl is not None and int((found.kl > 0).sum()) == places
+        if on == "completion":
+            assert [np.flatnonzero(row).tolist() for row in found.kl] == [[20, 21, 22], [17, 18, 19, 20, 21, 22]]
+
+
+def test_what_is_said_counts_as_many_tokens_as_the_row_s_own_completion_has() -> None:
+    model, measure = tiny_model("gpt_neo", seed=0), Measure(FILTER, el=ElConfig(ngram=2))
+    alone = [validate(model, tokenizer(), rows_of(name), measure).scores for name in "abc"]
+    together = validate(model, tokenizer(), rows_of("a", "b", "c"), measure).scores
+    for what in ("entropy", "distinct", "bertscore_f1", "bleu", "forget_loss", "ma"):
+        values = [getattr(scores, what) for scores in alone]
+        known = [value for value in values if value is not None]
+        assert getattr(together, what) == pytest.approx(sum(known) / len(known), rel=1e-5), what
+
+
+@pytest.mark.parametrize(
+    "asked", [{"span": "prefix_suffix"}, {"el_start": 1}, {"el_start": 20, "span": "prefix_suffix"}]
+)
+def test_the_layout_of_plain_rows_does_not_cut_a_prompt_or_move_a_boundary(asked: dict[str, Any]) -> None:
+    """`fidelity: paper` asks for both; here 'd' begins before the prefix and its completion in it."""
+    model = tiny_model("gpt_neo", seed=0)
+    columns = Columns(24, 20, 22)
+    usual, found = (
+        probe(model, rows_of("a", "b", "d", columns=columns), ngram=2, **options) for options in ({}, asked)
+    )
+    for what in ("ma", "el", "forget_loss"):
+        np.testing.assert_array_equal(getattr(usual, what), getattr(found, what))
+    measure = Measure(
+        FILTER, el=ElConfig(ngram=2, start=asked.get("el_start")), eval=EvalConfig(span=asked.get("span", "all"))
+    )
+    np.testing.assert_array_equal(_probe(model, rows_of("a", "b", "d", columns=columns), measure).el, usual.el)
+
+
+def test_a_text_with_the_same_boundary_has_the_same_numbers() -> None:
+    """'d' fills a row of the layout whose suffix begins where its completion does."""
+    model, measure = tiny_model("gpt_neo", seed=0), Measure(FILTER, el=ElConfig(ngram=2))
+    columns = Columns(13, 0, 6)
+    prompted = rows_of("d", columns=columns)
+    assert prompted.starts == (6,) and prompted.mask.all()
+    examples = Examples(("d",), (" ".join(PAIRS["d"]) + " w1",))
+    plain = tokenise(examples, tokenizer(), columns, TokensConfig(), own_columns=True)
+    assert np.array_equal(plain.input_ids, prompted.input_ids)
+    assert np.array_equal(plain.prompt_ids, prompted.prompt_ids)
+    first, second = (probe(model, rows, ngram=2) for rows in (plain, prompted))
+    assert first.el is not None and second.el is not None and first.el[0] == second.el[0]
+    said = [[ids.tolist() for ids in _generate(model, rows, measure)] for rows in (plain, prompted)]
+    assert said[0] == said[1]
+    # A text's MA and loss are of the whole row; a prompt is not counted, as with the loss span 'suffix'.
+    spans = [
+        scored_tokens(rows.labels, columns, "suffix", starts)
+        for rows, starts in ((plain, None), (prompted, prompted.suffix_starts))
+    ]
+    assert spans[0].sum() == 6 and np.array_equal(spans[0][:, :-1], spans[1][:, :-1])
 
 
 def test_spans_of_the_loss_follow_the_row(tmp_path: Path) -> None:
     rows = rows_of("a", "b", loss_on="all")
+    assert np.array_equal(rows.measured_labels, rows_of("a", "b").labels)
     scored = scored_tokens(rows.labels, rows.columns, "suffix", rows.suffix_starts)
     assert scored.sum(1).tolist() == [3, 6]
     assert (scored_tokens(rows.labels, rows.columns, LossConfig().span, rows.suffix_starts).sum(1) == [5, 6]).all()

@@ -120,3 +120,16 @@ def test_a_folder_below_the_home_folder_is_known_by_its_content(folder: Path, mo
     assert before == {"content": folder_fingerprint(folder)}
     write_at(folder / "model.safetensors", 5000)
     assert identity() != before
+
+
+def test_chats_are_written_by_templates_that_lie_in_files_of_their_own(folder: Path) -> None:
+    (model,) = resolve_config({**PLAN, "models": [{"name": "m", "source": str(folder)}]}, "t").models
+    plain = model_fingerprint(model)
+    assert model_fingerprint(model, chats=True) == plain  # what tokenizer_config.json holds is content
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    first = model_fingerprint(model, chats=True)
+    (folder / "chat_template.jinja").write_text("{{ messages[0] }}")
+    second = model_fingerprint(model, chats=True)
+    assert first["content"] == second["content"] == plain["content"] and first != second
+    # Of other rows it says nothing.
+    assert model_fingerprint(model) == plain

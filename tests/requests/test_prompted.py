@@ -86,6 +86,32 @@ def test_the_plan_says_what_was_taken(tmp_path: Path, capsys: pytest.CaptureFixt
 LONG = words(*range(2, 17))
 
 
+def test_answers_too_short_for_el_are_counted_beforehand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["unlearn", "--model", model(tmp_path / "m"), "--out", str(tmp_path / "out"), "--template", "plain"]
+    options = ["--dry-run", "--json", "el.ngram=5", "filter.encoder=bundled", "filter.encoder_layer=1"]
+    assert main([*asked, "--forget", write(tmp_path / "f.jsonl", ROWS), *options]) == 0
+    (remark,) = json.loads(capsys.readouterr().out)["remarks"]
+    assert "1 of 2 completions with fewer than 5 tokens" in remark and "forget-2 (3)" in remark, remark
+    file = write(tmp_path / "g.jsonl", ROWS[1:])
+    assert main([*asked, "--forget", file, *options]) == 2
+    error = capsys.readouterr().err
+    assert "el.ngram=5" in error and "1 of 1 completions" in error and "expected at most el.ngram=3" in error, error
+    assert main([*asked, "--forget", file, *options, "stop.rule=or"]) == 0  # MA alone can tell
+
+
+def test_an_earlier_prompt_that_fills_a_row_is_refused_beforehand(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = write(tmp_path / "earlier.jsonl", [ROWS[0], {"question": f"{LONG} {LONG} {LONG}", "answer": "w2"}])
+    files = ["--forget", write(tmp_path / "f.jsonl", ROWS), "--also-check", earlier, "--template", "plain"]
+    asked = ["unlearn", "--model", model(tmp_path / "m"), *files, "--out", str(tmp_path / "out"), "el.ngram=2"]
+    assert main([*asked, "filter.encoder=bundled", "filter.encoder_layer=1", "--quiet"]) == 2
+    assert f"--also-check: {earlier}: line 2: its prompt alone has 45 tokens and fills a row of 32" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "said"),
     [

@@ -125,3 +125,8 @@ def test_of_questions_the_answers_alone_are_probed(tmp_path: Path) -> None:
     assert found.ids == wanted.ids and found.ma.tolist() == wanted.ma.tolist()
     assert found.forget_loss == pytest.approx(wanted.forget_loss)
     assert told == [f"{file}: 'question' is given and 'answer' follows, one after the other"]
+    again = probe_files(
+        str(folder), file, el_start=1, ngram=2, length=12, columns={"template": "plain"}, device="cpu", tell=told.append
+    )
+    assert again.el is not None and found.el is not None and again.el.tolist() == found.el.tolist()
+    assert told[2:] == ["--el-start 1 is for plain texts: EL of rows with prompts begins where the completion does"]

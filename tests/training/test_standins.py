@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from icu_ray.config import Columns, StandinConfig, TokensConfig
+from icu_ray.config import QUESTION_ANSWER, Columns, StandinConfig, TokensConfig
 from icu_ray.data.examples import Examples
+from icu_ray.data.prompts import joined
 from icu_ray.data.synthetic import make_records
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
@@ -20,6 +21,7 @@ from icu_ray.models.loading import load_model
 from icu_ray.training.standins import StandinProgress, build_standin
 
 COLUMNS = Columns(48, 16, 32)
+NAMES = ("Ada", "Bob", "Cleo", "Dan")
 EASY = {"vocabulary": 600, "target_repeats": 8, "min_memorization": 0.6, "min_extraction": 0.0}
 
 
@@ -34,6 +36,24 @@ def test_a_family_is_built_and_built_the_same_again(family: str, architecture: s
     one, two = (load_model(str(tmp_path / name)).model for name in ("one", "two"))
     assert type(one).__name__ == architecture
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_answers_are_memorised_with_their_end(tmp_path: Path) -> None:
+    """Of questions with short answers, of which EL cannot be measured: MA of the answers and their ends is enough."""
+    pairs = [joined(f"Who lives in house number {n}?", name, QUESTION_ANSWER) for n, name in enumerate(NAMES)]
+    boundaries = dict(pairs)
+    texts, columns = tuple(boundaries), Columns(48, 16, 32)
+    config = StandinConfig.model_validate({**EASY, "min_memorization": 0.9, "min_extraction": 0.5})
+    build_standin(config, texts, {0: texts}, columns, tmp_path / "model", lambda progress: None, "cut", boundaries)
+    loaded = load_model(str(tmp_path / "model"))
+    examples = Examples(texts, texts, boundaries=tuple(boundaries.values()))
+    rows = tokenise(examples, loaded.tokenizer, columns, TokensConfig(), own_columns=True)
+    with torch.inference_mode():
+        ids = torch.from_numpy(rows.input_ids[0][rows.mask[0]])[None]
+        ends = loaded.model(input_ids=ids[:, :-1]).logits[0, -1].argmax()
+    assert int(ends) == loaded.tokenizer.eos_token_id
+    found = probe(loaded.model, rows, ngram=10)
+    assert found.short.all() and found.ma.mean() >= 0.9
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def requested(plan: Plan, root: str, sample: int, trials: Sequence[Trial]) -> Ar
         config=plan.config,
         model=plan.config.models[0],
         standin=None,
-        model_key=model_key(plan.config.models[0], COLUMNS, "corpus"),
+        model_key=model_key(plan.config.models[0], plan.config, "corpus"),
         targets=texts(4, 10 + sample),
         pairs=texts(4, 20 + sample) if needs.pairs else None,
         pair_overlap=(0.25,) * 4 if needs.pairs else None,
@@ -176,3 +176,13 @@ def test_a_trial_is_told_the_same_whichever_others_are_planned(tmp_path: Path) -
         if trial.label == "npo" and shared is not None and own is not None:
             found, wanted = shared.batch(range(4)).target_nll, own.batch(range(4)).target_nll
             assert found is not None and wanted is not None and torch.equal(found, wanted)
+
+
+def test_a_stand_in_that_learns_answers_with_their_end_is_another(tmp_path: Path) -> None:
+    def key(**data: Any) -> Any:
+        told = {"source": "records", "forget": str(tmp_path / "f.jsonl"), **data}
+        config = resolve_config({"name": "t", "models": [{"name": "m", "standin": {}}], "data": told}, "t")
+        return model_key(config.models[0], config, "corpus")
+
+    assert "rows" not in key()  # as before there were prompts
+    assert key(prompt_column="question", completion_column="answer") == {**key(), "rows": "prompted"}
