@@ -28,6 +28,7 @@ from icu_ray.plan.machine_speed import (
     GPU_REFERENCE_SCORE,
     REFERENCE_SCORE,
     core_flops,
+    gpu_flops,
     gpu_flops_of,
     machine_name,
 )
@@ -46,6 +47,14 @@ GPU_MODELS = [
 ]
 CPU_MODELS = [{"name": "cores", "standin": {}, "workers": 2, "cpus_per_worker": 2}]
 SCORES = Scores(0.5, 0.1, 2.0, 0.4, 0.1, 3.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu_and_no_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU nothing measures it, and what trials took elsewhere tells nothing here."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("ICU_RAY_CACHE", str(tmp_path / "cache"))
+    gpu_flops.cache_clear()
 
 
 def config(folder: Path, models: list[dict[str, Any]], **resources: Any) -> SweepConfig:
@@ -251,9 +260,8 @@ def test_price_files_that_are_refused(
 
 
 @pytest.fixture
-def speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def speed(tmp_path: Path) -> Iterator[Path]:
     """The file that keeps this machine's speed, in an empty folder."""
-    monkeypatch.setenv("ICU_RAY_CACHE", str(tmp_path / "cache"))
     core_flops.cache_clear()
     yield tmp_path / "cache" / "machine_speed.json"
     core_flops.cache_clear()
