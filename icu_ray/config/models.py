@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from icu_ray.config.section import Count, Fraction, Name, Place, Positive, Section, Seed
 
@@ -50,8 +50,8 @@ class ModelConfig(Section):
     workers: Count = 1
     """Training workers of one trial, placed together as one group."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1000)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Default: 0 for stand-ins, 1 otherwise. Below 1, several trials share a GPU: with 0.5, two at one time. Never part
-    of a trial's identity."""
+    """Default: 0 for stand-ins, 1 otherwise. Below 1, trials of one worker share a GPU: two of 0.5 at one time, three
+    of 0.33. Never part of a trial's identity."""
     cpus_per_worker: Count = 1
     """CPU cores of one worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -73,6 +73,28 @@ class ModelConfig(Section):
     minutes_per_epoch: Positive | None = None
     """Measured minutes of one epoch (training and probe) on this model's workers, for the plan's estimate."""
 
+    @field_validator("gpus_per_worker", mode="before")
+    @classmethod
+    def _whole_or_shared(cls, given: object) -> object:
+        if given is None or (type(given) is int and 0 <= given <= 1000):
+            return given
+        if type(given) is float and 0.01 <= given < 1 and _sharing(given) > 1 and 1 / _sharing(given) - given < 0.01:
+            return given
+        raise ValueError(
+            "expected a whole number of GPUs from 0 to 1000, or 1/n where n trials are to share a GPU (0.5, 0.33, "
+            f"0.25: rounded down), found {given}"
+        )
+
+    @model_validator(mode="after")
+    def _alone_on_a_share(self) -> ModelConfig:
+        # Two workers of a group may come to stand on one GPU, which NCCL refuses.
+        if 0 < self.gpus < 1 and self.workers > 1:
+            raise ValueError(
+                f"gpus_per_worker={self.gpus:g} is for trials of one worker that share a GPU, found "
+                f"workers={self.workers}; give a whole number of GPUs, or one worker"
+            )
+        return self
+
     @model_validator(mode="after")
     def _one_origin(self) -> ModelConfig:
         if (self.source is None) == (self.standin is None):
@@ -85,3 +107,13 @@ class ModelConfig(Section):
         if self.gpus_per_worker is not None:
             return self.gpus_per_worker
         return 0 if self.standin is not None else 1
+
+    @property
+    def gpus_placed(self) -> float:
+        """GPUs that one worker takes up: of a share that was rounded, 1/n exactly."""
+        return 1 / _sharing(self.gpus) if 0 < self.gpus < 1 else self.gpus
+
+
+def _sharing(share: float) -> int:
+    """How many such shares a GPU has; Ray counts them in four digits."""
+    return int(1 / round(share, 4) + 1e-9)

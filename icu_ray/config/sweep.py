@@ -101,6 +101,7 @@ class SweepConfig(Section):
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
         if quick and not isinstance(self.data, SyntheticData):
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
+        self._check_shares()
         for model in self.models:
             batch = model.batch_size or self.train.batch_size
             if batch % model.workers:
@@ -114,6 +115,15 @@ class SweepConfig(Section):
                     "a worker"
                 )
         return self
+
+    def _check_shares(self) -> None:
+        """Shares of a GPU beside whole ones, or beside others, would leave rests on GPUs where nothing else fits."""
+        claims = {model.gpus: model.name for model in self.models if model.gpus}
+        if len(claims) > 1 and min(claims) < 1:
+            said = " and ".join(f"{name} with {gpus:g}" for gpus, name in sorted(claims.items())[:2])
+            raise ValueError(
+                f"models: where trials share a GPU, all models on GPUs need the same gpus_per_worker, found {said}"
+            )
 
     @property
     def all_seeds(self) -> tuple[int, ...]:

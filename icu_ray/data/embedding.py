@@ -149,9 +149,15 @@ def _embed(
         try:
             for block in blocks:
                 yield block.column("row").to_numpy(), matrix_of(block.column("vector"))
-        except ray.exceptions.RayError:
-            Embedder(encoder)  # where the encoder is the reason it is said here, in one line
+        except ray.exceptions.RayError as error:
+            if is_refusal(error):
+                Embedder(encoder)  # which is refused here too, in one line
             raise
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether Ray tells of an actor that refused its encoder: it quotes the UserError. Else a node was lost, say."""
+    return UserError.__name__ in str(error)
 
 
 class Embedder:

@@ -16,7 +16,7 @@ from typing import Any
 
 from icu_ray.data.encoder import BUNDLED, bundled_encoder, check_layer, check_loaded, encoder_named, explained_encoder
 from icu_ray.errors import UserError
-from icu_ray.models.hub import cached_folder, looks_local
+from icu_ray.models.hub import TOKENIZER_FILES, cached_folder, looks_local
 from icu_ray.models.loading import check_folder
 
 MODULES = "modules.json"
@@ -51,6 +51,8 @@ def encoder_files(key: str, source: str, layer: int | None) -> Path | None:
             _read(path, folder, named)
     if not parts:
         return None
+    if not local and not any((parts[0] / name).is_file() for name in TOKENIZER_FILES):
+        return None  # not all of it is in the cache yet
     check_folder(parts[0], named, weights=local, expected="an encoder")
     _check_layer(parts[0], source, layer)
     return parts[0]

@@ -15,7 +15,10 @@ from icu_ray.console.progress import listener
 from icu_ray.errors import UserError
 
 log = logging.getLogger(__name__)
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("spiece.model", "spm.model", "sentencepiece.bpe.model"),
+)
 TIMEOUT_SECONDS = 10.0
 
 

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from icu_ray.plan.machine_speed import gpu_name
+from icu_ray.plan.machine_speed import is_measured
 from icu_ray.plan.trial import Trial
 
 UNMEASURED_ERROR = 3.0
@@ -64,6 +64,7 @@ def error_said(trials: Sequence[Trial]) -> str:
         if None in errors or worst is None:
             return f"{by}, too few to say how far it may be off"
         return f"{by}; four of five such estimates are within a factor of {worst:.1f}"
-    here = all(not trial.model.gpus for trial in trials) or gpu_name() is not None
+    devices = {trial.work.device for trial in unmeasured if trial.work is not None}
+    here = bool(devices) and all(map(is_measured, devices))
     speed = " at the speed measured on this machine, where no such trial has ended yet" if here else ""
     return f"counted operations{speed}; a trial may be off by a factor of {UNMEASURED_ERROR:g}, see minutes_per_epoch"

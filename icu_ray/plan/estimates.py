@@ -82,6 +82,8 @@ def work_of(model: ModelConfig, config: SweepConfig, rows: int | None, *, heldou
         parameters=parameters,
         lr=lr,
         paired=paired,
+        precision=model.precision,
+        shared=0 < model.gpus < 1,
         start=60 * (GPU_OVERHEAD_MINUTES if model.gpus else TRIAL_OVERHEAD_MINUTES),
         epochs=min(expected, model.max_epochs or config.stop.max_epochs),
         train=parameters * tokens * 6 * (2 if paired else 1) / devices,

@@ -29,6 +29,9 @@ probe, and the score below. Elsewhere the same part of the score is reckoned wit
 GPU_REFERENCE_FLOPS, GPU_REFERENCE_SCORE = 30e12, 51e12
 """Of one H100 (benchmarks/README.md): the score in fp32, and twice what whole epochs of GPT-Neo 125M reached; larger
 models use a GPU better than that one."""
+GPU_LEAST_SCORE = 1e12
+"""A lower one tells of other work on the GPU rather than of the GPU, and is not kept."""
+FILE = "machine_speed.json"
 _SECONDS = 60.0
 _SCORE = """
 import time
@@ -45,13 +48,15 @@ _GPU_SCORE = """
 import time
 import torch
 a = torch.rand(4096, 4096, device="cuda")
-best, end = 1.0, time.perf_counter() + 0.4
-while time.perf_counter() < end:
-    torch.cuda.synchronize()
+a @ a  # the first one loads cuBLAS
+torch.cuda.synchronize()
+times, end = [], time.perf_counter() + 0.4
+while len(times) < 5 or time.perf_counter() < end:
     began = time.perf_counter()
     a @ a
     torch.cuda.synchronize()
-    best = min(best, time.perf_counter() - began)
+    times.append(time.perf_counter() - began)
+best = min(times)
 print(2 * 4096**3 / best)
 """
 
@@ -67,12 +72,18 @@ def core_flops() -> float:
 def gpu_flops() -> float:
     """Sustained floating point operations a second of one GPU here, or of the one of reference."""
     name = gpu_name()
-    return gpu_flops_of(None if name is None else _score(name, _GPU_SCORE))
+    return gpu_flops_of(None if name is None else _score(name, _GPU_SCORE, GPU_LEAST_SCORE))
 
 
 def gpu_flops_of(score: float | None) -> float:
     """By products of matrices a GPU makes so many operations a second; None: not measured."""
     return GPU_REFERENCE_FLOPS if score is None else GPU_REFERENCE_FLOPS * score / GPU_REFERENCE_SCORE
+
+
+def is_measured(device: Literal["cpu", "gpu"]) -> bool:
+    """Whether the speed of a core or a GPU of this machine was measured and kept; measures nothing."""
+    name = gpu_name() if device == "gpu" else _processor()
+    return name in _read(kept_folder() / FILE)
 
 
 def machine_name(device: Literal["cpu", "gpu"]) -> str | None:
@@ -81,7 +92,13 @@ def machine_name(device: Literal["cpu", "gpu"]) -> str | None:
 
 
 def gpu_name() -> str | None:
-    """The first GPU of this machine as NVIDIA's driver calls it, without asking torch."""
+    """The first GPU of this machine as NVIDIA's driver calls it, without asking torch; None where all are hidden."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    return None if hidden else _gpu_model()
+
+
+@functools.cache
+def _gpu_model() -> str | None:
     with contextlib.suppress(OSError, StopIteration):
         files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
         lines = [line for file in files[:1] for line in file.read_text().splitlines()]
@@ -95,14 +112,17 @@ def kept_folder() -> Path:
     return Path(own or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "icu_ray"))
 
 
-def _score(name: str, script: str) -> float | None:
-    """What was kept under this name, else what the script measures, which is then kept; None: it could not."""
-    file = kept_folder() / "machine_speed.json"
+def _score(name: str, script: str, least: float = 0.0) -> float | None:
+    """What was kept under this name, else what the script measures; None: it could not.
+
+    It is kept where it is `least` or more.
+    """
+    file = kept_folder() / FILE
     kept = _read(file)
-    if name not in kept:
+    if name not in kept or kept[name] < least:
         score = _measure(script)
-        if score is None:
-            return None
+        if score is None or score < least:
+            return score
         kept[name] = score
         with contextlib.suppress(OSError):  # a home that cannot be written: it is measured again next time
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +130,7 @@ def _score(name: str, script: str) -> float | None:
     return kept[name]
 
 
+@functools.cache
 def _processor() -> str:
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

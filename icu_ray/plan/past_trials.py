@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import math
 import statistics
 from collections.abc import Mapping
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import Literal
 
 from icu_ray.plan.machine_speed import kept_folder, machine_name
+from icu_ray.storage.files import write_atomic
 
+log = logging.getLogger(__name__)
 FILE = "past_trials.jsonl"
 PARTS: tuple[Literal["train", "measure", "save"], ...] = ("train", "measure", "save")
 ENOUGH = 3
@@ -31,20 +34,27 @@ _ALIKE, _ALIKE_LR = 8.0, 2.0
 """Small models compute slower than they count, so only models within this factor in size tell of each other; and only
 learning rates within this factor tell how many epochs it takes."""
 _MOST = 50
+_MOST_BYTES, _MOST_LINES = 2**20, 1000
+"""A file that is larger is cut to its newest lines."""
+_LEAST = 1e-30
+"""Numbers of a trial lie between this and its inverse, or are zero: nothing that is reckoned from them overflows."""
 
 
 @dataclass(frozen=True)
 class Work:
     """What a trial is expected to do, as counted from its config.
 
-    start: seconds before and after its epochs. epochs: of them. train, measure: operations of a core or a GPU in an
-    epoch. save: bytes that a worker writes in an epoch. end: operations that measure the held-out texts once.
+    precision: of its weights. shared: whether it has a share of a GPU. start: seconds before and after its epochs.
+    epochs: of them. train, measure: operations of a core or a GPU in an epoch. save: bytes that a worker writes in an
+    epoch. end: operations that measure the held-out texts once.
     """
 
     device: Literal["cpu", "gpu"]
     parameters: float
     lr: float
     paired: bool
+    precision: str
+    shared: bool
     start: float
     epochs: float
     train: float
@@ -100,40 +110,75 @@ class Past:
 
 
 def remember(work: Work, epochs: int, seconds: Mapping[str, float]) -> None:
-    """Keep what a trial took. seconds: of start, train, measure and save, each in all."""
-    machine = machine_name(work.device)
-    if machine is None or epochs < 1:
-        return
-    kept = {part: seconds.get(part, 0.0) for part in ("start", *PARTS)}
-    line = json.dumps({"machine": machine, "work": asdict(work), "epochs": epochs, "seconds": kept})
-    with contextlib.suppress(OSError):  # a home that cannot be written: later estimates go on without it
-        kept_folder().mkdir(parents=True, exist_ok=True)
-        with open(kept_folder() / FILE, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    """Keep what a trial took. seconds: of start, train, measure and save, each in all.
+
+    Fails never: the trial has ended, and its result is there.
+    """
+    try:
+        machine = machine_name(work.device)
+        kept = {part: seconds.get(part, 0.0) for part in ("start", *PARTS)}
+        kept["start"] = max(kept["start"], 0.0)  # a clock may have been set back
+        line = json.dumps({"machine": machine, "work": asdict(work), "epochs": epochs, "seconds": kept})
+        if _parsed(line) is None:
+            return
+        file = kept_folder() / FILE
+        with contextlib.suppress(OSError):  # a home that cannot be written: later estimates go on without it
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "a", encoding="utf-8") as appended:
+                appended.write(line + "\n")
+            if file.stat().st_size > _MOST_BYTES:  # a line that another trial adds right now may be lost
+                newest = file.read_bytes().splitlines(keepends=True)[-_MOST_LINES:]
+                write_atomic(str(file), b"".join(newest))
+    except Exception:
+        log.exception("what the trial took is not kept for later estimates")
 
 
 def past_of(work: Work) -> Past | None:
-    """The newest trials of about this size that ended on a device of this kind here; None where none did."""
+    """The newest trials of about this size that ended on such a device here, in this precision; None: none did."""
     file = kept_folder() / FILE
     with contextlib.suppress(OSError):
         state = (file.stat().st_mtime_ns, file.stat().st_size)
-        return _read(file, state, machine_name(work.device), work.device, work.parameters)
+        return _alike(file, state, machine_name(work.device), _kind(work), work.parameters)
     return None
 
 
+def _kind(work: Work) -> tuple[str, str, bool]:
+    """Work of another kind goes at another pace."""
+    return work.device, work.precision, work.shared
+
+
 @functools.lru_cache(maxsize=64)
-def _read(file: Path, state: tuple[int, int], machine: str | None, device: str, parameters: float) -> Past | None:
-    """`state`: when it was written, and its size; a file that has changed is read again."""
-    found = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError, TypeError, KeyError):  # a line that is not ours, or was cut
-            raw = json.loads(line)
-            ended = Ended(Work(**raw["work"]), int(raw["epochs"]), {k: float(v) for k, v in raw["seconds"].items()})
-            divisors = [ended.work.epochs, ended.epochs, *(ended.work.counted(part, 1) for part in PARTS)]
-            here = raw["machine"] == machine and ended.work.device == device and min(divisors) > 0
-            if here and {"start", *PARTS} <= set(ended.seconds) and _near(ended.work.parameters, parameters, _ALIKE):
-                found.append(ended)
+def _alike(
+    file: Path, state: tuple[int, int], machine: str | None, kind: tuple[str, str, bool], parameters: float
+) -> Past | None:
+    found = [
+        ended
+        for where, ended in _read(file, state)
+        if where == machine and _kind(ended.work) == kind and _near(ended.work.parameters, parameters, _ALIKE)
+    ]
     return Past(tuple(found[-_MOST:])) if found else None
+
+
+@functools.lru_cache(maxsize=2)
+def _read(file: Path, state: tuple[int, int]) -> tuple[tuple[str, Ended], ...]:
+    """Machine and trial of each line. `state`: when it was written, and its size; a changed file is read again."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    return tuple(found for found in map(_parsed, lines) if found is not None)
+
+
+def _parsed(line: str) -> tuple[str, Ended] | None:
+    """Machine and trial of a line; None where it is not ours, was cut, or tells what no trial can have taken."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, ArithmeticError, RecursionError):
+        raw = json.loads(line)
+        work, epochs = Work(**raw["work"]), int(raw["epochs"])
+        seconds = {part: raw["seconds"][part] for part in ("start", *PARTS)}
+        above = [work.parameters, work.lr, work.epochs, work.train, work.measure, work.save, epochs]
+        above += [seconds["train"], seconds["measure"]]
+        least = [work.start, work.end, *seconds.values()]
+        possible = min(above) >= _LEAST and min(least) >= 0 and all(each <= 1 / _LEAST for each in (*above, *least))
+        if possible and isinstance(raw["machine"], str):
+            return raw["machine"], Ended(work, epochs, seconds)
+    return None
 
 
 def _near(one: float, other: float, factor: float) -> bool:

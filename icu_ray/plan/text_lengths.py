@@ -97,20 +97,24 @@ def target_rows(config: SweepConfig, model: ModelConfig, sample: int, texts: int
         return texts
     file = config.data.forget.replace("{sample}", str(sample))
     read = (file, config.data.form, config.data.id_column)
-    try:
-        return _rows(*read, model.source, model.revision, model.trust_remote_code, config.columns.length)
-    except UserError:
-        return texts
+    found = _rows(*read, model.source, model.revision, model.trust_remote_code, config.columns.length)
+    return texts if found is None else found
 
 
 @functools.lru_cache(maxsize=256)
 def _rows(
     file: str, form: RowForm, name: str | None, source: str, revision: str | None, remote_code: bool, length: int
-) -> int:
-    """Asked for each cell of a grid, and again while a sweep runs; so a file is counted once a process."""
+) -> int | None:
+    """Asked for each cell of a grid, and again while a sweep runs; so a file is counted once a process.
+
+    None where it cannot be; that too is found once, for it may take as long as a hub that does not answer.
+    """
     told = revision, remote_code
-    counts = lengths_in(source, examples_of(read_records(Path(file), form, name, "data.forget")), *told).whole
-    (around,) = lengths_in(source, Examples(("none",), ("",)), *told).whole  # the tokenizer's own tokens
+    try:
+        counts = lengths_in(source, examples_of(read_records(Path(file), form, name, "data.forget")), *told).whole
+        (around,) = lengths_in(source, Examples(("none",), ("",)), *told).whole  # the tokenizer's own tokens
+    except UserError:
+        return None
     return sum(len(window_starts(count - around, length - around)) for count in counts)
 
 

@@ -221,4 +221,5 @@ def _standin_corpus(model: ModelConfig, data: DataCheck | None) -> dict[str, Any
 def worker_group_of(trial: Trial) -> WorkerGroup:
     """What a trial claims."""
     model = trial.model
-    return WorkerGroup(trial.trial_id, model.workers, trial.minutes, float(model.cpus_per_worker), float(model.gpus))
+    cpus, gpus = float(model.cpus_per_worker), float(model.gpus_placed)
+    return WorkerGroup(trial.trial_id, model.workers, trial.minutes, cpus, gpus)

@@ -107,7 +107,7 @@ class Report:
     @property
     def heldout(self) -> tuple[str, ...]:
         """What the models do on held-out texts, a sentence a model; the verdict of an only trial says it already."""
-        return () if self.verdict is not None else tuple(map(heldout_said, self.blocks))
+        return () if self.verdict is not None else tuple(filter(None, map(heldout_said, self.blocks)))
 
     @property
     def score_columns(self) -> tuple[Column, ...]:

@@ -8,6 +8,7 @@ round.end()                             # from another thread: it ends within se
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -60,7 +61,8 @@ class Claims:
         """
         spare = dict(free)
         for kind in ("CPU", "GPU"):
-            claimed = sum(claim[kind] for claim in self._claims.values())
+            # Trials with a share of a GPU may each stand on another one; the evaluation takes whole ones.
+            claimed = sum(math.ceil(claim[kind]) for claim in self._claims.values())
             spare[kind] = min(spare.get(kind, 0.0), whole.get(kind, 0.0) - claimed)
         kind = "GPU" if "GPU" in whole else "CPU"
         return spare if spare[kind] >= 1 and spare["CPU"] >= 1 else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.plan.past_trials import remember
 from icu_ray.plan.trial import DONE
-from icu_ray.storage.files import local_path
+from icu_ray.storage.files import local_path, read_bytes
 from icu_ray.storage.folders import put, remove
 from icu_ray.storage.leftovers import remove_unfinished, unfinished_model
 from icu_ray.storage.processes import scratch_folder
@@ -85,6 +85,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if leave and not report.decision.stop:
             raise StartAnew(f"a node is about to be taken away; epoch {report.record.epoch} is saved")
 
+    first_attempt = rank == 0 and _is_first_attempt(paths)
     with newest_checkpoint(paths) as checkpoint:
         loading = time.time() - began
         try:
@@ -108,7 +109,8 @@ def train_worker(config: dict[str, Any]) -> None:
     if rank == 0:
         seconds = {"start": began - config["started"], "load": loading}
         result = _leave(task, loaded, outcome, seconds)
-        if checkpoint is None and result.status in DONE and task.trial.work is not None:
+        # The seconds before the epochs of a trial that was begun anew hold those of the attempts that were lost.
+        if first_attempt and checkpoint is None and result.status in DONE and task.trial.work is not None:
             taken = result.seconds
             parts = {"train": taken["train"], "measure": taken["validate"], "save": taken["checkpoint"]}
             remember(task.trial.work, result.epochs, {**parts, "start": taken["total"] - sum(parts.values())})
@@ -122,6 +124,12 @@ def _seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def _is_first_attempt(paths: TrialPaths) -> bool:
+    """Whether no earlier one got as far as to tell of an epoch, or ran out of memory."""
+    left = with_retries(lambda: [read_bytes(paths.events), read_bytes(paths.micro_batch)], paths.root)
+    return left == [None, None]
 
 
 def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:

@@ -26,11 +26,38 @@ SMALL: dict[str, Any] = {
 
 
 def test_a_gpu_can_be_shared() -> None:
-    for gpus in (0, 0.5, 2):
+    for gpus, sharing in ((0, None), (0.5, 2), (0.33, 3), (0.3333333, 3), (0.16, 6), (0.01, 100), (2, None)):
         change = {"models": [{"name": "a", "source": "x/y", "gpus_per_worker": gpus}]}
-        found = resolve_config(merge(SMALL, change), "t").models[0].gpus
-        assert found == gpus
-        assert type(found) is type(gpus)
+        model = resolve_config(merge(SMALL, change), "t").models[0]
+        assert model.gpus == gpus
+        assert type(model.gpus) is type(gpus)
+        assert model.gpus_placed == (gpus if sharing is None else 1 / sharing)
+
+
+@pytest.mark.parametrize("gpus", [-1, 1001, 1.5, 1.0, 0.6, 0.34, 0.166667, 0.99, 1e-9, float("nan"), True, "1"])
+def test_no_other_share_of_a_gpu(gpus: object) -> None:
+    """Of 0.6 two GPUs hold two trials, not three; and Ray rounds 0.166667 to 0.1667, of which five are in a GPU."""
+    with pytest.raises(UserError) as refused:
+        resolve_config(merge(SMALL, {"models": [{"name": "a", "source": "x/y", "gpus_per_worker": gpus}]}), "t")
+    assert str(refused.value) == (
+        "t: models.0.gpus_per_worker: expected a whole number of GPUs from 0 to 1000, or 1/n where n trials are to "
+        f"share a GPU (0.5, 0.33, 0.25: rounded down), found {gpus}"
+    )
+
+
+def test_shares_of_a_gpu_that_cannot_be_placed_are_refused() -> None:
+    def models(*told: dict[str, Any]) -> dict[str, Any]:
+        return merge(SMALL, {"models": [{"name": f"m{n}", "source": "x/y", **each} for n, each in enumerate(told)]})
+
+    half: dict[str, Any] = {"gpus_per_worker": 0.5}
+    resolve_config(models(half, half, {"gpus_per_worker": 0}), "t")
+    resolve_config(models({"gpus_per_worker": 2}, {}), "t")
+    with pytest.raises(UserError, match=r"m1 with 0\.5 and m0 with 1$"):
+        resolve_config(models({}, half), "t")
+    with pytest.raises(UserError, match=r"m1 with 0\.25 and m0 with 0\.5$"):
+        resolve_config(models(half, {"gpus_per_worker": 0.25}), "t")
+    with pytest.raises(UserError, match=r"models\.0: gpus_per_worker=0\.5 is for .* found workers=2"):
+        resolve_config(models({**half, "workers": 2}), "t")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +89,7 @@ def test_a_gpu_can_be_shared() -> None:
         ({"columns": {"suffix_start": 50}}, "columns: must satisfy prefix_start < suffix_start < length"),
         ({"el": {"start": 195}}, "el.start=195 leaves no 10-gram before column 200"),
         ({"models": [{"name": "a", "source": "x/y", "workers": 3}]}, "global batch 8 is not a multiple of 3 workers"),
-        ({"models": [{"name": "a", "source": "x/y", "gpus_per_worker": 1.5}]}, "models.0.gpus_per_worker: expected"),
+        ({"models": [{"name": "a", "source": "x/y", "gpus_per_worker": 1.5}]}, "rounded down), found 1.5"),
         ({"fidelity": "exact"}, "fidelity: expected 'default', 'reference' or 'paper', found \"exact\""),
         ({"train": {"batch_size": True}}, "train.batch_size: expected a valid integer, found true"),
     ],

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from icu_ray.config import Columns, ExtractionData, PairsConfig, SyntheticData
 from icu_ray.data.corpus import Corpus
-from icu_ray.data.embedding import embed_texts, encoder_fingerprint
+from icu_ray.data.embedding import embed_texts, encoder_fingerprint, is_refusal
 from icu_ray.data.examples import Examples
 from icu_ray.data.extraction import open_extraction
 from icu_ray.data.neighbours import (
@@ -284,6 +284,16 @@ def test_the_overlap_cut_off_takes_the_next_candidate(ray_cluster: None, store: 
 def test_a_wrong_encoder_is_refused(tmp_path: Path, encoder: str, message: str) -> None:
     with pytest.raises(UserError, match=f"pairs.encoder: .*{message}"):
         encoder_fingerprint(encoder.replace("{empty}", str(tmp_path)))
+
+
+def test_an_encoder_is_read_again_only_where_it_was_the_reason() -> None:
+    """As Ray tells of an actor whose constructor failed, and of one that was lost."""
+    from ray.exceptions import ActorDiedError, RayTaskError
+
+    said = "Traceback (most recent call last):\nicu_ray.errors.UserError: pairs.encoder=x: has no weights"
+    refused = RayTaskError("Embedder.__init__", said, UserError("pairs.encoder=x: has no weights"))
+    assert is_refusal(ActorDiedError.from_task_error(refused)) and is_refusal(refused)
+    assert not is_refusal(ActorDiedError())
 
 
 def test_the_paper_s_exact_copies(shared: Path) -> None:

@@ -23,7 +23,9 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from icu_ray.data.embedding import Embedder
 from icu_ray.data.encoder import load_bert
 from icu_ray.errors import UserError
+from icu_ray.models import encoders
 from icu_ray.models.checking import check_models
+from icu_ray.models.loading import check_folder
 from tests.models.test_loading import save_model
 from tests.support.payload import Payload
 
@@ -83,6 +85,24 @@ def test_a_good_one_is_taken(good: Path) -> None:
         load(key, good)
     check("filter.encoder", good, 2)
     assert len(load_bert(str(good), 1)[0].encoder.layer) == 1
+
+
+@pytest.mark.parametrize("name", ["spm.model", "sentencepiece.bpe.model"])
+def test_every_tokenizer_of_sentencepiece_is_known(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    check_folder(tmp_path, "filter.encoder", weights=False)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_hub_s_encoder_of_which_a_part_is_in_the_cache_is_not_judged(
+    key: str, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "part"
+    shutil.copytree(good, part)
+    monkeypatch.setattr(encoders, "cached_folder", lambda *told, **others: part)
+    assert encoders.encoder_files(key, "org/encoder", None) == part
+    (part / "tokenizer.json").unlink()
+    assert encoders.encoder_files(key, "org/encoder", None) is None
 
 
 def config(**keys: Any) -> Callable[[Path], None]:

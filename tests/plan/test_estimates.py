@@ -20,6 +20,7 @@ from icu_ray.config import FilterConfig, ModelConfig, PricesConfig, SweepConfig
 from icu_ray.config.file import load_config, resolve_config
 from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError
+from icu_ray.plan import text_lengths
 from icu_ray.plan.budget import Budget, cost_of, load_prices
 from icu_ray.plan.estimate_correction import corrected, error_said
 from icu_ray.plan.estimates import estimate_of
@@ -28,11 +29,13 @@ from icu_ray.plan.machine_speed import (
     GPU_REFERENCE_SCORE,
     REFERENCE_SCORE,
     core_flops,
+    gpu_flops,
     gpu_flops_of,
     machine_name,
 )
 from icu_ray.plan.past_trials import FILE, Ended, Past, past_of, remember
 from icu_ray.plan.planning import plan_sweep
+from icu_ray.plan.text_lengths import Lengths
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import EpochRecord, Scores, TrialResult, TrialSpec
 from icu_ray.storage.trial_files import TrialPaths, start_trial, write_events, write_result
@@ -46,6 +49,14 @@ GPU_MODELS = [
 ]
 CPU_MODELS = [{"name": "cores", "standin": {}, "workers": 2, "cpus_per_worker": 2}]
 SCORES = Scores(0.5, 0.1, 2.0, 0.4, 0.1, 3.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu_and_no_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU nothing measures it, and what trials took elsewhere tells nothing here."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("ICU_RAY_CACHE", str(tmp_path / "cache"))
+    gpu_flops.cache_clear()
 
 
 def config(folder: Path, models: list[dict[str, Any]], **resources: Any) -> SweepConfig:
@@ -251,9 +262,8 @@ def test_price_files_that_are_refused(
 
 
 @pytest.fixture
-def speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def speed(tmp_path: Path) -> Iterator[Path]:
     """The file that keeps this machine's speed, in an empty folder."""
-    monkeypatch.setenv("ICU_RAY_CACHE", str(tmp_path / "cache"))
     core_flops.cache_clear()
     yield tmp_path / "cache" / "machine_speed.json"
     core_flops.cache_clear()
@@ -313,6 +323,28 @@ def test_each_window_of_a_long_text_is_counted(tmp_path: Path) -> None:
     (whole,) = plan_sweep(resolve_config({**values, "rows": {"long": "windows"}}, "t"), dry_run=True).trials
     assert cut.work is not None and whole.work is not None
     assert whole.work.train / cut.work.train == pytest.approx(5 / 3)  # of the 40 words from 0, 10 and 20 on
+
+
+def test_a_tokenizer_that_is_not_there_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that does not answer takes 10 s to say so, and a grid has thousands of trials."""
+    asked = []
+
+    def missing(source: str, *_: object) -> Lengths:
+        asked.append(source)
+        raise UserError("the hub cannot be reached")
+
+    monkeypatch.setattr(text_lengths, "lengths_in", missing)
+    forget = tmp_path / "forget.jsonl"
+    forget.write_text('{"text": "one"}\n')
+    values = {
+        "name": "t",
+        "data": {"source": "records", "forget": str(forget)},
+        "rows": {"long": "windows"},
+        "models": [{"name": "m", "source": "org/not-here"}],
+    }
+    sweep = resolve_config(values, "t")
+    assert [text_lengths.target_rows(sweep, sweep.models[0], 0, texts) for texts in (5, 5, 6)] == [5, 5, 6]
+    assert asked == ["org/not-here"]
 
 
 def test_trials_that_ended_on_this_machine_tell_the_next_ones(speed: Path, tmp_path: Path) -> None:

@@ -129,6 +129,15 @@ def test_fractions_of_a_cpu_add_up() -> None:
     assert Node("a", 0.3).holds(WorkerGroup("t", 3, 1, cpus=0.1)) == 3
 
 
+@pytest.mark.parametrize("sharing", [2, 3, 6, 7])
+def test_trials_that_share_gpus_fill_them(sharing: int) -> None:
+    """As many as the shares of each GPU, whatever runs already."""
+    nodes = (Node("a", 64, 2), Node("b", 64, 1))
+    groups = [WorkerGroup(str(n), 1, 10, gpus=1 / sharing) for n in range(4 * sharing)]
+    told = play(groups, nodes)
+    assert [told[group.trial][0] for group in groups] == [0.0] * 3 * sharing + [10.0] * sharing
+
+
 def test_a_running_trial_of_unknown_place_still_counts() -> None:
     running = [Placed(gpu("new", 6, 10), (), 0.0)]
     assert next_start([gpu("three", 3, 1)], running, EIGHT, 0.0) is None

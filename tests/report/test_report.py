@@ -683,3 +683,18 @@ def test_what_became_of_held_out_texts_is_one_sentence_a_model(tmp_path: Path) -
         text = html.unescape(text_of(written, name)).replace("\\>", ">")
         assert said in text, name
         assert "1.3b on held-out texts: MA and EL were not measured." in text
+
+
+def test_nothing_is_said_of_held_out_texts_that_are_not_there(tmp_path: Path) -> None:
+    cells = [Cell(), Cell(model="1.3b")]
+    write_sweep(tmp_path, "s", cells)
+    for cell in cells:
+        paths = TrialPaths.of(str(tmp_path), "s", cell.trial_id)
+        result = read_result(paths)
+        assert result is not None and result.before is not None and result.after is not None
+        before, after = (replace(side, ppl_heldout=None) for side in (result.before, result.after))
+        if cell.model == "1.3b":
+            before = replace(before, ma_heldout=0.5, el_heldout=0.2, heldout_texts=1)
+        write_result(paths, replace(result, before=before, after=after))
+    (said,) = undrawn(tmp_path, "s").heldout
+    assert said.startswith("1.3b on 1 held-out text: mean MA 50.0 % -> not measured")

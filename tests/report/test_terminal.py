@@ -77,6 +77,11 @@ def test_a_plan_fits_eighty_columns(tmp_path: Path) -> None:
     ):
         print_plan(replace(plan, trials=(replace(plan.trials[0], minutes=minutes),)), wide)
         assert f"Estimate for what is left: {expected}" in "\n".join(said(wide))
+    for gpus, expected in ((0, "1 CPU"), (0.5, "1 x 0.5 GPU"), (1, "1 GPU"), (2, "1 x 2 GPU")):
+        model = plan.trials[0].model.model_copy(update={"gpus_per_worker": gpus})
+        wide = terminal(160)
+        print_plan(replace(plan, trials=(replace(plan.trials[0], model=model),)), wide)
+        assert f" {expected} " in said(wide)[1]
 
 
 @pytest.mark.parametrize("width", [80, UNBOUNDED])

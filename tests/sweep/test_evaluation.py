@@ -24,6 +24,7 @@ from icu_ray.storage.results import Provenance, Scores, TrialResult
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, write_result
 from icu_ray.sweep import evaluation as sweep_evaluation
 from icu_ray.sweep.evaluation import SweepEvaluation
+from icu_ray.sweep.evaluation_rounds import Claims
 from icu_ray.sweep.trial_evaluation import models_of, outstanding
 from tests.support.evaluation_case import save_model, write_mirror_rows
 
@@ -70,6 +71,15 @@ def ended_sweep(folder: Path, mirror: Path, tasks: list[str]) -> Plan:
     )
     write_result(TrialPaths.of(str(folder / "runs"), "t", trial.trial_id), result)
     return plan_sweep(resolve_config(tree, "test"))
+
+
+def test_what_is_left_beside_trials_that_share_gpus() -> None:
+    """Halves that are free on two GPUs are no GPU."""
+    claims, four = Claims(), {"CPU": 8.0, "GPU": 4.0}
+    for trial in "ab":
+        claims.waits(trial, 1.0, 0.5)
+    assert claims.spare({"CPU": 6.0, "GPU": 3.0}, four) == {"CPU": 6.0, "GPU": 2.0}
+    assert claims.spare({"CPU": 6.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}) is None
 
 
 def run(plan: Plan, folder: Path, steps: list[Step] | None = None) -> SweepEvaluation:

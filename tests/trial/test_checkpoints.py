@@ -17,7 +17,7 @@ from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.training.checkpoints import STATE_FILE
 from icu_ray.trial.checkpoints import TRIAL_FILE, newest_checkpoint
 from icu_ray.trial.out_of_memory import halve_micro_batch, read_micro_batch
-from icu_ray.trial.worker import _save_model
+from icu_ray.trial.worker import _is_first_attempt, _save_model
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import tokenizer, trial_settings
 
@@ -42,6 +42,16 @@ def test_another_trial_s_checkpoint_is_not_gone_on_from(tmp_path: Path, own: str
     write_checkpoint(paths, "checkpoint_2026-01-02", "def")
     with newest_checkpoint(paths) as found:
         assert found == mine
+
+
+def test_what_a_trial_took_is_known_of_its_first_attempt_alone(tmp_path: Path) -> None:
+    """The time before the epochs of a later one holds what was lost before."""
+    for trial, left in (("a", "events"), ("b", "micro_batch")):
+        paths = TrialPaths.of(str(tmp_path), "s", trial)
+        os.makedirs(paths.root)
+        assert _is_first_attempt(paths)
+        Path(getattr(paths, left)).write_text("{}\n")
+        assert not _is_first_attempt(paths)
 
 
 @pytest.mark.parametrize("place", ["{}", "local://{}"])

@@ -12,9 +12,15 @@ from icu_ray.storage.results import TrialResult
 from icu_ray.storage.verdict_parts import HeldOut, heldout_of, sets_said
 
 
-def heldout_said(block: Block) -> str:
-    """Means of MA and EL, from the lowest trial's to the highest's, and which thresholds came from these texts."""
+def heldout_said(block: Block) -> str | None:
+    """Means of MA and EL, from the lowest trial's to the highest's, and which thresholds came from these texts.
+
+    None where nothing was measured on any held-out text, not even perplexity: there are none.
+    """
     results = [trial.measured for row in block.rows for trial in row.trials if trial.measured is not None]
+    sides = [side for result in results for side in (result.before, result.after) if side is not None]
+    if all(side.ppl_heldout is None and side.heldout_texts is None for side in sides):
+        return None
     found = [each for each in map(_measured, results) if each is not None]
     told = [("MA", [(each.ma_before, each.ma_after) for each in found])]
     for ngram in sorted({each.ngram for each in found}):
@@ -24,10 +30,11 @@ def heldout_said(block: Block) -> str:
         return f"{block.model} on held-out texts: MA and EL were not measured."
     texts = sorted({each.texts for each in found if each.texts})
     count = "" if not texts else f"{texts[0]} " if len(texts) == 1 else f"{texts[0]} to {texts[-1]} "
+    several = "text" if texts == [1] else "texts"
     some = [each for each in found if each.sets]
     sets = sets_said(tuple(dict.fromkeys(name for each in some for name in each.sets)))
     only = f", in {len(some)} of {len(found)} trials" if 0 < len(some) < len(found) else ""
-    return f"{block.model} on {count}held-out texts: {', '.join(said)}; {sets}{only}."
+    return f"{block.model} on {count}held-out {several}: {', '.join(said)}; {sets}{only}."
 
 
 def _measured(result: TrialResult) -> HeldOut | None:

@@ -29,7 +29,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     rows = []
     for trial in plan.trials:
         status = trial.status if trial.status != "resumable" else f"resumable at epoch {trial.epochs_done}"
-        kind = "GPU" if trial.model.gpus else "CPU"
+        gpus = trial.model.gpus
+        each = "CPU" if not gpus else "GPU" if gpus == 1 else f"x {gpus:g} GPU"
         rows.append(
             (
                 f"{escape(trial.name)} [dim]{trial.trial_id[:8]}[/dim]",
@@ -39,7 +40,7 @@ def print_plan(plan: Plan, console: Console) -> None:
                 f"{trial.settings.alpha:g}",
                 f"{trial.settings.beta:g}",
                 f"{trial.settings.lr:g}",
-                f"{trial.workers} {kind}",
+                f"{trial.workers} {each}",
                 status.replace("_", " "),
                 f"{trial.gpu_hours:.2f}" if trial.model.gpus else "-",
             )
