@@ -175,9 +175,9 @@ def result_outcome(result: TrialResult) -> Outcome:
     return "success" if result.status == "finished" else result.status
 
 
-def is_too_costly(result: TrialResult) -> bool:
-    """Whether a model forgot, but is past the cost limit that its trial had."""
-    return result_outcome(result) == "too_costly"
+def is_success(result: TrialResult) -> bool:
+    """Whether the model forgot, within the cost limit if its trial had one, and has not collapsed."""
+    return result_outcome(result) == "success"
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

@@ -601,6 +601,29 @@ def test_the_first_sentence_says_what_came_out(tmp_path: Path) -> None:
     assert "no method forgot in every trial; icu (0.5, 1) came nearest, with 1 of 2: MA" in said
 
 
+def test_a_model_that_collapsed_is_counted_as_forgotten_nowhere(tmp_path: Path) -> None:
+    ruined, dear = Cell("kl", "kl", 0.0, 1.0), Cell("npo", "npo", 0.0, 1.0, final=(0.55, 0.04, 80.0, 3.8))
+    cells = [Cell(), ruined, dear]
+    write_sweep(tmp_path, "s", cells)
+    for cell in cells:
+        paths = TrialPaths.of(str(tmp_path), "s", cell.trial_id)
+        result = read_result(paths)
+        assert result is not None and result.after is not None
+        after = replace(result.after, distinct=0.1) if cell is ruined else result.after
+        limits = Thresholds(Limit(0.5994), Limit(0.0499), "and", 1.5)
+        write_result(paths, replace(result, after=after, thresholds=limits))
+    write_tables(summarise(str(tmp_path), "s"))
+    with (tmp_path / "s" / "cells.csv").open() as file:
+        counted = {row["method"]: row["forgotten"] for row in csv.DictReader(file)}
+    assert counted == {"icu": "1", "kl": "0", "npo": "0"}
+    report = undrawn(tmp_path, "s")
+    assert {row.label: row.forgotten for row in report.blocks[0].methods} == {"icu": 1, "kl": 0, "npo": 0}
+    assert "icu (0.5, 1) forgot in 1 of 1 trials: " in report.summary
+    alone = make_report(replace(report.found, trials=tuple(t for t in report.found.trials if t.method == "kl")))
+    assert alone.verdict is not None and "collapsed" in alone.verdict.headline
+    assert "no method forgot in every trial" in alone.summary
+
+
 def test_intervals_are_of_three_or_more(tmp_path: Path) -> None:
     for count, shown in ((2, False), (3, True)):
         cells = [Cell(sample=n, final=(0.5 + n / 100, 0.04, 24.0 + n, 3.8)) for n in range(count)]

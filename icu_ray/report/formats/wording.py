@@ -11,8 +11,8 @@ MAIN_NOTE = (
     "underlined, among the methods of one model as printed. In brackets, "
     "or after 'paper': what the paper prints for that row (for a stand-in's only cell of ICU, whatever its weights, "
     "that of alpha = 0.5, beta = 1). "
-    "'Forgotten' counts trials that reached the thresholds, within the cost limit if there is one; trials that failed "
-    "are in no mean. '–': not measured, or no score because one of the paper's nine columns was not measured."
+    "'Forgotten' counts trials that reached the thresholds, within the cost limit if there is one, with a model "
+    "that has not collapsed; trials that failed are in no mean. '–': not measured, or no score because one of the paper's nine columns was not measured."
 )
 SCORES_NOTE = (
     "Each column is normalised over the population, the methods of one model without the model before unlearning; "

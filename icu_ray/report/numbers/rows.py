@@ -21,7 +21,7 @@ from icu_ray.report.numbers.statistics import Estimate, mean_interval, repetitio
 from icu_ray.report.numbers.summary import ppl_ratio
 from icu_ray.report.numbers.variants import variants_of
 from icu_ray.storage.results import Scores
-from icu_ray.storage.verdict import is_too_costly
+from icu_ray.storage.verdict import is_success
 
 Mark = Literal["best", "second"]
 BEFORE = "before"
@@ -69,9 +69,8 @@ class Row:
 
     @property
     def forgotten(self) -> int:
-        """Trials that reached the thresholds within the cost limit, where they had one."""
-        ended = (trial.result for trial in self.trials if trial.state == "finished")
-        return sum(result is not None and not is_too_costly(result) for result in ended)
+        """Trials that are a success by their verdict: forgotten, within the cost limit, not collapsed."""
+        return sum(trial.result is not None and is_success(trial.result) for trial in self.trials)
 
     @property
     def epochs(self) -> float | None:

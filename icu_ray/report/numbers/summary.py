@@ -22,7 +22,7 @@ from icu_ray.storage.el_names import ngrams_of, plain
 from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.results import Scores, TrialEvaluation, TrialResult, to_json
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, trial_ids
-from icu_ray.storage.verdict import is_too_costly
+from icu_ray.storage.verdict import is_success
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
                 float(first["alpha"]),
                 float(first["beta"]),
                 len(members),
-                sum(r.status == "finished" and not is_too_costly(r) for r in members),
+                sum(map(is_success, members)),
                 statistics.fmean(r.epochs for r in members),
                 {m.key: _spread([(r.sample, m.read(r.before)) for r in measured if r.before]) for m in metrics},
                 {m.key: _spread([(r.sample, m.read(r.after)) for r in measured if r.after]) for m in metrics},
