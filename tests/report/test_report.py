@@ -41,6 +41,7 @@ from icu_ray.storage.trial_files import (
     write_result,
     write_samples,
 )
+from icu_ray.tracking.metrics import sweep_batch
 from icu_ray.tracking.sync import sync_sweep
 from icu_ray.tracking.tracker import tracking_uri
 from tests.support.report_case import REFERENCE, Cell, config, write_sweep
@@ -616,6 +617,8 @@ def test_a_model_that_collapsed_is_counted_as_forgotten_nowhere(tmp_path: Path) 
     with (tmp_path / "s" / "cells.csv").open() as file:
         counted = {row["method"]: row["forgotten"] for row in csv.DictReader(file)}
     assert counted == {"icu": "1", "kl": "0", "npo": "0"}
+    counts = sweep_batch([read_result(TrialPaths.of(str(tmp_path), "s", cell.trial_id)) for cell in cells]).values
+    assert (counts["trials_forgotten"], counts["trials_not_acceptable"], counts["trials_not_forgotten"]) == (1, 2, 0)
     report = undrawn(tmp_path, "s")
     assert {row.label: row.forgotten for row in report.blocks[0].methods} == {"icu": 1, "kl": 0, "npo": 0}
     assert "icu (0.5, 1) forgot in 1 of 1 trials: " in report.summary
