@@ -24,6 +24,7 @@ from icu_ray.report.contents import Report, make_report
 from icu_ray.report.figures.case_study import marked_words, wrap
 from icu_ray.report.figures.curves import mean_curve
 from icu_ray.report.formats import latex, markdown
+from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.glossary import GLOSSARY
 from icu_ray.report.formats.page import png_size
 from icu_ray.report.numbers.columns import PAPER_COLUMNS
@@ -326,6 +327,35 @@ def test_seeds_of_a_sample_are_one_repetition_among_samples(tmp_path: Path) -> N
     assert float(alone[0]) == pytest.approx(54.0) and alone[1] == "3" and float(alone[2]) > 0
     both = found("both", {(0, 1): 0.50, (0, 2): 0.54, (0, 3): 0.58, (1, 1): 0.30})
     assert float(both[0]) == pytest.approx(42.0) and both[1:] == ("2", "")
+
+
+@pytest.mark.parametrize("end", ["failed", None])
+def test_what_repetitions_are_is_decided_by_what_was_planned(end: str | None, tmp_path: Path) -> None:
+    def over(name: str, cells: list[Cell]) -> tuple[list[str], str, list[str]]:
+        write_sweep(tmp_path, name, cells)
+        write_tables(summarise(str(tmp_path), name))
+        tables = csv_tables(undrawn(tmp_path, name))
+        table, tests = (list(csv.DictReader(io.StringIO(tables[each].decode()))) for each in ("table.csv", "tests.csv"))
+        with (tmp_path / name / "cells.csv").open() as file:
+            (cell, *_) = csv.DictReader(file)
+        found = [table[1][key] for key in ("over", "ma_pct_n")] + [table[1].get("ma_pct_ci95", "")]
+        said = [f"{test['over']} {test['n']}" for test in tests if test["metric"] == "MA (%)"]
+        assert cell["over"] == found[0] and bool(cell.get("ma_after_pct_std")) is bool(found[2])
+        # The original model is the same with each seed.
+        assert "ma_before_pct_std" not in cell
+        return found[:2] + (["interval"] if found[2] else []), latex.to_latex(undrawn(tmp_path, name)), said
+
+    ours = [Cell(seed=seed, final=(0.5 + seed / 100, 0.04, 24.0, 3.8)) for seed in (1, 2, 3)]
+    theirs = [replace(cell, label="kl", method="kl", alpha=0.0, final=(0.6, 0.04, 24.0, 3.8)) for cell in ours]
+    alone, table, said = over("one", ours + theirs)
+    assert alone == ["seeds", "3", "interval"] and "mean over seeds of one forget sample, $" in table
+    # Tests over targets take every text once, whatever the number of seeds: a sample has four texts.
+    assert said == ["seeds 3", "targets 4"]
+    # A second sample of which nothing is known yet does not turn the seeds of the first into samples.
+    more = [replace(cell, sample=1, status=end) for cell in ours + theirs]
+    both, table, said = over("two", ours + theirs + more)
+    assert both == ["forget samples", "1"] and "mean over forget samples, $" in table
+    assert said == ["forget samples 1", "targets 4"]
 
 
 def test_stand_ins_are_called_stand_ins(tmp_path: Path) -> None:

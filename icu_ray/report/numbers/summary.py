@@ -12,16 +12,18 @@ Fractions become percent here and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from icu_ray.report.numbers.statistics import FEWEST, repetitions
+from icu_ray.errors import UserError
+from icu_ray.report.numbers.statistics import FEWEST, Over, repeated_over, repetitions
 from icu_ray.storage.csv_files import csv_bytes, filled
 from icu_ray.storage.el_names import ngrams_of, plain
 from icu_ray.storage.files import join, write_atomic
-from icu_ray.storage.results import Scores, TrialEvaluation, TrialResult, to_json
-from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, trial_ids
+from icu_ray.storage.results import Scores, Setting, TrialEvaluation, TrialResult, TrialSpec, to_json
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, read_sweep, trial_ids
 from icu_ray.storage.verdict import is_success
 
 
@@ -68,7 +70,8 @@ def metrics_of(results: Sequence[TrialResult]) -> tuple[Metric, ...]:
 class Cell:
     """All samples and seeds of one model, method and weights; values are (mean, deviation or None) by metric key.
 
-    told: what else its trials were told, such as lr; seeds: those of its trials.
+    told: what else its trials were told, such as lr; seeds: those of its trials. over: what the means after unlearning
+    are over. The original model is the same for all seeds of a sample: its means are over samples.
     """
 
     model: str
@@ -83,6 +86,7 @@ class Cell:
     ppl_ratio: tuple[float, float | None] | None
     told: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
+    over: Over = "forget samples"
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,11 @@ def summarise(storage: str, sweep: str, planned: Sequence[tuple[str, str]] | Non
             if evaluation is not None:
                 evaluations[trial_id] = evaluation
     results.sort(key=lambda r: (r.model, r.method, r.hyperparameters["alpha"], r.hyperparameters["beta"], r.sample))
-    return Summary(storage, sweep, tuple(results), _cells(results), tuple(missing), evaluations)
+    record = None
+    with contextlib.suppress(UserError):  # a broken file costs no more than what it says of trials without a result
+        record = read_sweep(storage, sweep)
+    specs = () if record is None else record.trials
+    return Summary(storage, sweep, tuple(results), _cells(results, specs), tuple(missing), evaluations)
 
 
 def ppl_ratio(result: TrialResult) -> float | None:
@@ -127,14 +135,28 @@ def ppl_ratio(result: TrialResult) -> float | None:
     return after.ppl_heldout / before.ppl_heldout
 
 
-def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
+def _cell_of(trial: TrialResult | TrialSpec) -> str:
+    """What the trials of one cell have in common."""
+    told = {key: value for key, value in trial.hyperparameters.items() if key != "seed"}
+    return repr((trial.model, trial.method, sorted(told.items())))
+
+
+def _unit(trial: TrialResult | TrialSpec) -> tuple[int, int | None]:
+    seed: Setting | None = trial.hyperparameters.get("seed")
+    return trial.sample, None if seed is None else int(seed)
+
+
+def _cells(results: Sequence[TrialResult], planned: Sequence[TrialSpec]) -> tuple[Cell, ...]:
     metrics = metrics_of(results)
     groups: dict[str, list[TrialResult]] = {}
+    units: dict[str, list[tuple[int, int | None]]] = {}
     for result in results:
-        told = {key: value for key, value in result.hyperparameters.items() if key != "seed"}
-        groups.setdefault(repr((result.model, result.method, sorted(told.items()))), []).append(result)
+        groups.setdefault(_cell_of(result), []).append(result)
+    for trial in (*results, *planned):
+        units.setdefault(_cell_of(trial), []).append(_unit(trial))
     cells = []
-    for members in groups.values():
+    for name, members in groups.items():
+        over = repeated_over(units[name])
         first = members[0].hyperparameters
         measured = [r for r in members if r.status != "failed"]
         cells.append(
@@ -146,19 +168,23 @@ def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
                 len(members),
                 sum(map(is_success, members)),
                 statistics.fmean(r.epochs for r in members),
-                {m.key: _spread([(r.sample, m.read(r.before)) for r in measured if r.before]) for m in metrics},
-                {m.key: _spread([(r.sample, m.read(r.after)) for r in measured if r.after]) for m in metrics},
-                _spread([(r.sample, ppl_ratio(r)) for r in measured]),
+                {
+                    m.key: _spread([(r.sample, m.read(r.before)) for r in measured if r.before], "forget samples")
+                    for m in metrics
+                },
+                {m.key: _spread([(r.sample, m.read(r.after)) for r in measured if r.after], over) for m in metrics},
+                _spread([(r.sample, ppl_ratio(r)) for r in measured], over),
                 {key: value for key, value in first.items() if key not in ("alpha", "beta", "seed")},
                 tuple(dict.fromkeys(int(r.hyperparameters["seed"]) for r in members if "seed" in r.hyperparameters)),
+                over,
             )
         )
     return tuple(cells)
 
 
-def _spread(values: Sequence[tuple[int, float | None]]) -> tuple[float, float | None] | None:
-    """Mean and standard deviation over forget samples (None for fewer than FEWEST); None without values."""
-    known = repetitions(values)
+def _spread(values: Sequence[tuple[int, float | None]], over: Over) -> tuple[float, float | None] | None:
+    """Mean and standard deviation over the repetitions (None for fewer than FEWEST); None without values."""
+    known = repetitions(values, over)
     if not known:
         return None
     return statistics.fmean(known), statistics.stdev(known) if len(known) >= FEWEST else None
@@ -208,7 +234,7 @@ def _plain(name: str) -> bool:
 def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     """Header and rows of cells.csv."""
     told = list(dict.fromkeys(key for cell in summary.cells for key in cell.told))
-    header = ["model", "method", "alpha", "beta", *told, "seed", "trials", "forgotten", "epochs_mean"]
+    header = ["model", "method", "alpha", "beta", *told, "seed", "over", "trials", "forgotten", "epochs_mean"]
     header += [
         f"{m.column(side)}_{what}" for m in summary.metrics for side in ("before", "after") for what in ("mean", "std")
     ]
@@ -216,7 +242,7 @@ def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     rows: list[list[object]] = []
     for cell in summary.cells:
         row: list[object] = [cell.model, cell.method, cell.alpha, cell.beta, *(cell.told.get(key) for key in told)]
-        row += [" ".join(map(str, cell.seeds)), cell.trials, cell.forgotten, cell.epochs]
+        row += [" ".join(map(str, cell.seeds)), cell.over, cell.trials, cell.forgotten, cell.epochs]
         for metric in summary.metrics:
             for side in (cell.before, cell.after):
                 row += list(side[metric.key] or (None, None))
