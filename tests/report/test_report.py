@@ -29,6 +29,7 @@ from icu_ray.report.formats.glossary import GLOSSARY
 from icu_ray.report.formats.page import png_size
 from icu_ray.report.numbers.columns import PAPER_COLUMNS
 from icu_ray.report.numbers.summary import summarise, write_tables
+from icu_ray.report.terminal.status import status_json
 from icu_ray.report.write import Written, write_report
 from icu_ray.storage.files import read_bytes
 from icu_ray.storage.results import Generations, TrialEvaluation
@@ -647,6 +648,13 @@ def test_a_model_that_collapsed_is_counted_as_forgotten_nowhere(tmp_path: Path) 
     with (tmp_path / "s" / "cells.csv").open() as file:
         counted = {row["method"]: row["forgotten"] for row in csv.DictReader(file)}
     assert counted == {"icu": "1", "kl": "0", "npo": "0"}
+    outcomes = {"icu": "success", "kl": "collapsed", "npo": "too_costly"}
+    with (tmp_path / "s" / "trials.csv").open() as file:
+        assert {row["method"]: row["outcome"] for row in csv.DictReader(file)} == outcomes
+    told = json.loads((tmp_path / "s" / "summary.json").read_text())["trials"]
+    assert {trial["method"]: trial["outcome"] for trial in told} == outcomes
+    told = status_json(collect([(str(tmp_path), "s")]))["trials"]
+    assert [(trial["state"], trial["outcome"]) for trial in told] == [("finished", each) for each in outcomes.values()]
     counts = sweep_batch([read_result(TrialPaths.of(str(tmp_path), "s", cell.trial_id)) for cell in cells]).values
     assert (counts["trials_forgotten"], counts["trials_not_acceptable"], counts["trials_not_forgotten"]) == (1, 2, 0)
     report = undrawn(tmp_path, "s")

@@ -4,6 +4,7 @@
     write_tables(summary)            # trials.csv, cells.csv, summary.json in the sweep's folder
 
 A header says its column's unit: `_pct` is per cent, `_bits` bits, `seconds` seconds; ratios and perplexities have none.
+`status` is how a trial ended, `outcome` what came out: a model that forgot may be too costly, or have collapsed.
 
 `terminal/summary_tables.py` prints it.
 
@@ -24,7 +25,7 @@ from icu_ray.storage.el_names import ngrams_of, plain
 from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.results import Scores, Setting, TrialEvaluation, TrialResult, TrialSpec, to_json
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, read_sweep, trial_ids
-from icu_ray.storage.verdict import is_success
+from icu_ray.storage.verdict import is_success, result_outcome
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def write_tables(summary: Summary) -> str:
     write_atomic(join(folder, "cells.csv"), csv_bytes(*filled(*cell_rows(summary))))
     content = {
         "sweep": summary.sweep,
-        "trials": [plain(result) for result in summary.results],
+        "trials": [{**plain(result), "outcome": result_outcome(result)} for result in summary.results],
         "cells": [asdict(cell) for cell in summary.cells],
         "missing": summary.missing,
         "evaluations": {trial_id: asdict(found) for trial_id, found in summary.evaluations.items()},
@@ -209,14 +210,14 @@ def write_tables(summary: Summary) -> str:
 def trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     """Header and rows of trials.csv."""
     told = list(dict.fromkeys(["alpha", "beta", *(key for r in summary.results for key in r.hyperparameters)]))
-    header = ["trial_id", "name", "model", "method", "sample", *told, "status", "reason", "epochs"]
+    header = ["trial_id", "name", "model", "method", "sample", *told, "status", "outcome", "reason", "epochs"]
     header += [m.column(side) for m in summary.metrics for side in ("before", "after")] + ["ppl_ratio", "seconds"]
     evaluated = list(dict.fromkeys(name for found in summary.evaluations.values() for name in found.after))
     header += [f"{name}_{side}{'' if _plain(name) else '_pct'}" for name in evaluated for side in ("before", "after")]
     rows: list[list[object]] = []
     for r in summary.results:
         row: list[object] = [r.trial_id, r.name, r.model, r.method, r.sample]
-        row += [*(r.hyperparameters.get(key) for key in told), r.status, r.reason, r.epochs]
+        row += [*(r.hyperparameters.get(key) for key in told), r.status, result_outcome(r), r.reason, r.epochs]
         for metric in summary.metrics:
             row += [None if side is None else metric.read(side) for side in (r.before, r.after)]
         found = summary.evaluations.get(r.trial_id)
