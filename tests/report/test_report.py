@@ -577,6 +577,16 @@ def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == ["r3", "r2", "r1", "r0"]  # best remembered first
     assert {row["equation (5)"] for row in rows} == {"unlike"}
+    # In full, empty where nothing was measured, and without the columns of which that holds for all rows.
+    assert [float(row["MA after (%)"]) for row in rows] == pytest.approx([58.0, 57.0, 56.0, 55.0])
+    assert not {"pair", "EL10 before (%)", "verdict"} & set(rows[0])
+    paths = TrialPaths.of(str(tmp_path), "one", Cell().trial_id)
+    first, *others = read_samples(paths)
+    write_samples(paths, [replace(first, ma_after=1 / 3, el_after=None, pair_id="p"), *others])
+    report = undrawn(tmp_path, "one")
+    (*_, last) = csv.DictReader(io.StringIO(csv_tables(report)["targets.csv"].decode()))
+    assert float(last["MA after (%)"]) == pytest.approx(100 / 3, rel=1e-12) and last["EL10 after (%)"] == ""
+    assert "–" in report.targets[-1].cells and "33.3" in report.targets[-1].cells  # on the page
     write_sweep(tmp_path, "two", [Cell(), Cell(sample=1)])
     assert "targets.csv" not in write_report([(str(tmp_path), "two")]).files
 

@@ -20,7 +20,7 @@ def csv_tables(report: Report) -> dict[str, bytes]:
     if report.tasks:
         tables["tasks.csv"] = _tasks(report)
     if report.targets:
-        tables["targets.csv"] = csv_bytes(report.target_headings, [row.cells for row in report.targets])
+        tables["targets.csv"] = csv_bytes(*filled(report.target_headings, [row.values for row in report.targets]))
     return tables
 
 
@@ -50,7 +50,7 @@ def _tasks(report: Report) -> bytes:
         for metric, values in table.lines
         for row, value in zip(table.rows, values, strict=True)
     ]
-    return csv_bytes(["model", "row", "metric", "mean", "unit"], rows)
+    return csv_bytes(*filled(["model", "row", "metric", "mean", "unit"], rows))
 
 
 def _scores(report: Report) -> bytes:
@@ -68,7 +68,7 @@ def _scores(report: Report) -> bytes:
         for scores in report.scores
         for name in scores.s_z
     ]
-    return csv_bytes(header, rows)
+    return csv_bytes(*filled(header, rows))
 
 
 def _tests(report: Report) -> bytes:

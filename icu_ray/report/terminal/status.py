@@ -84,7 +84,10 @@ def status_table(found: Collected, console: Console) -> RenderableType:
 
 
 def status_json(found: Collected) -> dict[str, Any]:
-    """The same for scripts. state: how a trial stands or ended; outcome: what came out, once it has ended. MA and EL (el10, el5: by its n) are fractions."""
+    """The same for scripts; MA and EL (el10, el5: by its n) are fractions.
+
+    state: how a trial stands or ended; outcome: what came out, None before its end.
+    """
     trials = []
     for trial in found.trials:
         scores = _scores(trial)
