@@ -181,7 +181,7 @@ def is_success(result: TrialResult) -> bool:
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as plain values for JSON; what was not measured is None."""
+    """A verdict as plain values for JSON; what was not measured is None. ngram: n of EL, wherever `el` stands."""
     states: tuple[State, ...] = ("forgotten", "left", "not_measured")
     told = {
         "outcome": verdict.outcome,
@@ -193,6 +193,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
             "already": verdict.already,
             "ma": verdict.ma,
             "el": verdict.el,
+            "ngram": verdict.heldout.ngram,
             "counts": {state: len(verdict.ids(state)) for state in states},
             "texts": [asdict(text) for text in verdict.texts],
         },
