@@ -745,9 +745,15 @@ def test_what_became_of_held_out_texts_is_one_sentence_a_model(tmp_path: Path) -
         result = read_result(paths)
         assert result is not None and result.before is not None and result.after is not None
         before = replace(result.before, ma_heldout=0.54, el_heldout=0.23, heldout_texts=16)
-        after = replace(before, ma_heldout=0.5 - place / 100, el_heldout=None if place else 0.2)
+        after = replace(before, ma_heldout=0.5 - place / 100, el_heldout=None if place else 0.2, loss_heldout=3.2)
         limits = Thresholds(Limit(0.54, "heldout", 0.1, 16), Limit(0.0499))
         write_result(paths, replace(result, before=before, after=after, thresholds=limits if place else None))
+    write_tables(summarise(str(tmp_path), "s"))
+    with (tmp_path / "s" / "trials.csv").open() as file:
+        first, second = (row for row in csv.DictReader(file) if row["model"] == "125m")
+    kept = ("ma_heldout_before_pct", "ma_heldout_after_pct", "el10_heldout_before_pct", "loss_heldout_after")
+    assert [float(first[key]) for key in kept] == pytest.approx([54.0, 50.0, 23.0, 3.2])
+    assert second["el10_heldout_after_pct"] == "" and "loss_heldout_before" not in first  # measured in no trial
     written = write_report([(str(tmp_path), "s")])
     said = (
         "125m on 16 held-out texts: mean MA 54.0 % -> 49.0 to 50.0 %, mean EL10 23.0 % -> 20.0 %; "

@@ -66,7 +66,7 @@ def _stacked(line: str, *lines: str) -> str:
 
 
 def _heading(column: Column) -> str:
-    arrow = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}[column.better]
+    arrow = {"lower": r"$\downarrow$", "higher": r"$\uparrow$", "unchanged": ""}[column.better]
     name, _, unit = column.latex.rpartition(" ")
     return _stacked("b", name, f"{unit} {arrow}") if name else f"{unit} {arrow}"
 

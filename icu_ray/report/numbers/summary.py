@@ -52,6 +52,13 @@ def el_metric(ngram: int) -> Metric:
     return Metric(f"el{ngram}", f"EL{ngram} %", lambda s: _percent(s.el) if s.ngram == ngram else None, 1, "pct")
 
 
+def _el_heldout(ngram: int) -> Metric:
+    def read(scores: Scores) -> float | None:
+        return _percent(scores.el_heldout) if scores.ngram == ngram else None
+
+    return Metric(f"el{ngram}_heldout", f"held-out EL{ngram} %", read, 1, "pct")
+
+
 MA = Metric("ma", "MA %", lambda s: _percent(s.ma), 1, "pct")
 _OTHERS = (
     Metric("forget_loss", "forget loss", lambda s: s.forget_loss, 2),
@@ -59,12 +66,15 @@ _OTHERS = (
     Metric("bleu", "BLEU %", lambda s: _percent(s.bleu), 1, "pct"),
     Metric("entropy", "entropy", lambda s: s.entropy, 2, "bits"),
     Metric("ppl_heldout", "held-out PPL", lambda s: s.ppl_heldout, 1),
+    Metric("ma_heldout", "held-out MA %", lambda s: _percent(s.ma_heldout), 1, "pct"),
+    Metric("loss_heldout", "held-out loss", lambda s: s.loss_heldout, 2),
 )
 
 
 def metrics_of(results: Sequence[TrialResult]) -> tuple[Metric, ...]:
     """The columns of these results: EL has one for each n, so that no column mixes two."""
-    return (MA, *map(el_metric, ngrams_of(side for r in results for side in (r.before, r.after))), *_OTHERS)
+    ngrams = ngrams_of(side for r in results for side in (r.before, r.after))
+    return (MA, *map(el_metric, ngrams), *_OTHERS, *map(_el_heldout, ngrams))
 
 
 @dataclass(frozen=True)
