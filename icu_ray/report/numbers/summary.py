@@ -163,7 +163,8 @@ def _cells(results: Sequence[TrialResult], planned: Sequence[TrialSpec]) -> tupl
     units: dict[str, list[tuple[int, int | None]]] = {}
     for result in results:
         groups.setdefault(_cell_of(result), []).append(result)
-    for trial in (*results, *planned):
+    known: list[TrialResult | TrialSpec] = [*results, *planned]
+    for trial in known:
         units.setdefault(_cell_of(trial), []).append(_unit(trial))
     cells = []
     for name, members in groups.items():
