@@ -37,7 +37,8 @@ class SweepFrames:
     folder: <storage>/<name>. exit_code: as the command's: 0 all trials ended, 1 some failed, 130 interrupted; None
     after a dry run. plan: one row a planned trial, with what was estimated before. trials: one row a trial that has
     ended, with the columns of trials.csv. cells: one row a model, method and (alpha, beta), mean and standard deviation
-    over its samples, as cells.csv. epochs: one row an epoch of a trial; epoch 0 is the original model.
+    over its samples, or over the seeds of a single one (column over), as cells.csv. epochs: one row an epoch of a
+    trial; epoch 0 is the original model.
     """
 
     folder: str

@@ -83,6 +83,14 @@ def add_forms(parser: Any) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """An option's whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
+    return value
+
+
 def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """A leading config name, if the first argument is none of the form key=value, and the overrides."""
     given = [argument for argument in arguments if argument]

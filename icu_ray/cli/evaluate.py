@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cli.command import add_command
+from icu_ray.cli.command import add_command, positive
 from icu_ray.console.verbosity import bar, teller
 
 
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
         help="folder of 'icu-ray data mirror' with the tasks' rows (default: the hub)",
     )
     parser.add_argument(
-        "--limit", type=_positive, metavar="N", help="only so many documents of each task (default: all)"
+        "--limit", type=positive, metavar="N", help="only so many documents of each task (default: all)"
     )
     parser.add_argument(
         "--storage", default="./runs", metavar="DIR", help="folder or URL where results are kept (default: ./runs)"
@@ -77,13 +77,6 @@ def add(commands: Any) -> None:
         "--trust-task-code", action="store_true", help="run code that a task's YAML file names (default: refuse)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
-    return value
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

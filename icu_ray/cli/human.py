@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cli.command import add_command, add_group
+from icu_ray.cli.command import add_command, add_group, positive
 from icu_ray.cli.judge import add_sources
 from icu_ray.console.verbosity import teller
 
@@ -33,11 +33,11 @@ def add(commands: Any) -> None:
     add_sources(export)
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the sheets and their key")
     export.add_argument(
-        "--raters", type=_positive, default=2, metavar="N", help="number of people who rate every row (default: 2)"
+        "--raters", type=positive, default=2, metavar="N", help="number of people who rate every row (default: 2)"
     )
     export.add_argument("--seed", type=int, default=0, help="seed of the drawing and of the order of rows (default: 0)")
     export.add_argument(
-        "--per-cell", type=_positive, metavar="K", help="rows drawn of each method with its weights (default: all)"
+        "--per-cell", type=positive, metavar="K", help="rows drawn of each method with its weights (default: all)"
     )
     back = add_command(
         parts,
@@ -61,13 +61,6 @@ def add(commands: Any) -> None:
         help="judge.jsonl of 'icu-ray judge' on the same texts, to compare with (default: none)",
     )
     back.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
-    return value
 
 
 def _export(arguments: argparse.Namespace) -> int:

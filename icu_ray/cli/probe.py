@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cli.command import FORMS, add_command, add_forms
+from icu_ray.cli.command import FORMS, add_command, add_forms, positive
 
 
 def add(commands: Any) -> None:
@@ -36,13 +36,13 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--el-start",
-        type=_positive,
+        type=positive,
         metavar="TOKENS",
         help="tokens of EL's shortest prompt, of plain texts (default: 150)",
     )
-    parser.add_argument("--ngram", type=_positive, default=10, metavar="N", help="n of EL, in tokens (default: 10)")
+    parser.add_argument("--ngram", type=positive, default=10, metavar="N", help="n of EL, in tokens (default: 10)")
     parser.add_argument(
-        "--length", type=_positive, default=200, metavar="TOKENS", help="tokens that a text is cut to (default: 200)"
+        "--length", type=positive, default=200, metavar="TOKENS", help="tokens that a text is cut to (default: 200)"
     )
     parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
     add_forms(parser)
@@ -56,13 +56,6 @@ def add(commands: Any) -> None:
         "--trust-remote-code", action="store_true", help="run code that the model's folder brings (default: refuse)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with every text's values")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
-    return value
 
 
 def _probe(arguments: argparse.Namespace) -> int:

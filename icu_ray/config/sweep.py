@@ -31,7 +31,7 @@ class SweepConfig(Section):
     seed: Seed = 42
     """Seed of what is random in a trial: the order of batches, dropout."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
-    """Several of them: each cell is run once with each. Default: `seed` alone."""
+    """Several of them in place of `seed`: each cell is run once with each. Default: `seed` alone."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     """The models of the grid."""
     data: Data
@@ -86,6 +86,9 @@ class SweepConfig(Section):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{what}: {', '.join(twice)} stands there twice")
+        # A resolved config spells the default of `seed` out, and can be run again.
+        if self.seeds is not None and self.seed != type(self).model_fields["seed"].default:
+            raise ValueError(f"seed: {self.seed} would count for nothing beside seeds; give only one of the two")
         if self.el.start is not None and self.el.start + self.el.ngram > self.columns.length:
             raise ValueError(
                 f"el.start={self.el.start} leaves no {self.el.ngram}-gram before column {self.columns.length}"

@@ -173,8 +173,15 @@ def _cells(method: MethodConfig) -> tuple[tuple[float, float], ...]:
 
 
 def _seeds(method: MethodConfig, config: SweepConfig) -> tuple[int, ...]:
-    """The seeds of a method's trials; a model that is not trained is the same with each."""
-    return config.all_seeds if methods.method_class(method.name).trains else config.all_seeds[:1]
+    """The seeds of a method's trials; a model that is not trained is the same with each, in whatever order they stand.
+
+    It then has the default one if that is listed, so that the trial is found again when another seed is added.
+    """
+    seeds = config.all_seeds
+    if methods.method_class(method.name).trains:
+        return seeds
+    usual = SweepConfig.model_fields["seed"].default
+    return (usual if usual in seeds else min(seeds),)
 
 
 def _refuse_unknown_models(config: SweepConfig) -> None:

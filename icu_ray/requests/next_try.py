@@ -31,8 +31,10 @@ def next_tries(verdict: Verdict, history: Sequence[EpochRecord], settings: Trial
     if verdict.outcome in ("success", "failed") or len(history) < 2:
         return ()
     if verdict.outcome != "not_forgotten" or not _keeps_limit(verdict, history[-1]):
-        earlier = _within_limit(verdict, history) if settings.stop.keep == "last" else None
-        return (_gentler(settings), *(() if earlier is None else (earlier,)))
+        # After a collapse within the limit, what kept the limit is no better.
+        offered = settings.stop.keep == "last" and verdict.outcome != "collapsed"
+        earlier = _within_limit(verdict, history) if offered else None
+        return (_gentler(settings, _spoilt(verdict)), *(() if earlier is None else (earlier,)))
     more = {"stop.max_epochs": 2 * settings.max_epochs}
     if settings.stop.on_empty and history[-1].active == 0:
         if settings.filter.rule == "or":
@@ -45,13 +47,22 @@ def next_tries(verdict: Verdict, history: Sequence[EpochRecord], settings: Trial
     return (NextTry(f"MA and {el} no longer fell: take larger steps", {"optim.lr": 2 * settings.lr}),)
 
 
-def _gentler(settings: TrialSettings) -> NextTry:
+def _spoilt(verdict: Verdict) -> str:
+    """What is wrong with a model that forgot, or cost too much before it did."""
+    if verdict.outcome != "collapsed":
+        return "it cost too much"
+    if verdict.cost.ppl_before is not None and verdict.cost.ppl_after is None:
+        return "its perplexity is not a finite number"
+    return "it only repeats itself" + (", though the cost limit was kept" if verdict.cost.within else "")
+
+
+def _gentler(settings: TrialSettings, why: str) -> NextTry:
     changes: dict[str, float | int | str] = {"optim.lr": settings.lr / 2}
     said = "smaller steps"
     if methods.method_class(settings.method).uses_beta:
         changes = {"beta": 2 * settings.beta or 1.0, **changes}
         said = "a larger beta, which keeps the model near the original, and smaller steps"
-    return NextTry(f"it cost too much: try {said}", changes)
+    return NextTry(f"{why}: try {said}", changes)
 
 
 def _within_limit(verdict: Verdict, history: Sequence[EpochRecord]) -> NextTry | None:

@@ -58,21 +58,24 @@ def thresholds_told(limits: Thresholds) -> dict[str, Any]:
     """The thresholds a trial was judged by.
 
     at_most: names of those that a measured value may equal, as held-out texts' means; it must be below the others.
+    ngram: n of EL, whose threshold is `el`.
     """
     both = {"ma": limits.ma, "el": limits.el}
+    called = {"ma": "MA", "el": f"EL{limits.ngram}"}
     values: dict[str, Any] = {name: finite(limit.value) for name, limit in both.items()}
     made = [name for name, limit in both.items() if limit.source == "heldout"]
     texts = max(limit.texts for limit in both.values())
     parts = (
-        [f"{' and '.join(name.upper() for name in made)}: the mean of {texts} held-out texts before unlearning"]
+        [f"{' and '.join(called[name] for name in made)}: the mean of {texts} held-out texts before unlearning"]
         if made
         else []
     )
     for name in [name for name in both if name not in made]:
         paper = values[name] == getattr(StopConfig(), name)
-        parts.append(f"{name.upper()}: {'the paper (section V-D)' if paper else f'this request (stop.{name})'}")
+        parts.append(f"{called[name]}: {'the paper (section V-D)' if paper else f'this request (stop.{name})'}")
     ratio = limits.max_ppl_ratio
-    return values | {"rule": limits.rule, "from": "; ".join(parts), "at_most": made, "max_ppl_ratio": ratio}
+    told = {"rule": limits.rule, "from": "; ".join(parts), "at_most": made, "max_ppl_ratio": ratio}
+    return values | told | {"ngram": limits.ngram}
 
 
 def request_record(

@@ -175,13 +175,13 @@ def result_outcome(result: TrialResult) -> Outcome:
     return "success" if result.status == "finished" else result.status
 
 
-def is_too_costly(result: TrialResult) -> bool:
-    """Whether a model forgot, but is past the cost limit that its trial had."""
-    return result_outcome(result) == "too_costly"
+def is_success(result: TrialResult) -> bool:
+    """Whether the model forgot, within the cost limit if its trial had one, and has not collapsed."""
+    return result_outcome(result) == "success"
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as plain values for JSON; what was not measured is None."""
+    """A verdict as plain values for JSON; what was not measured is None. ngram: n of EL, wherever `el` stands."""
     states: tuple[State, ...] = ("forgotten", "left", "not_measured")
     told = {
         "outcome": verdict.outcome,
@@ -193,6 +193,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
             "already": verdict.already,
             "ma": verdict.ma,
             "el": verdict.el,
+            "ngram": verdict.heldout.ngram,
             "counts": {state: len(verdict.ids(state)) for state in states},
             "texts": [asdict(text) for text in verdict.texts],
         },

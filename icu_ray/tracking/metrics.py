@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import EpochRecord, TrialEvaluation, TrialResult
+from icu_ray.storage.verdict import result_outcome
 
 EPOCH_METRIC = "active_samples"
 """Sent with every epoch in one atomic batch: where it has a step, that whole epoch is on the server."""
@@ -65,12 +66,16 @@ def result_batches(result: TrialResult, evaluation: TrialEvaluation | None) -> t
 
 
 def sweep_batch(results: Sequence[TrialResult | None]) -> MetricBatch:
-    """How many trials of a sweep have started (None: no result yet), and how they ended."""
-    ended = [result for result in results if result is not None]
+    """How many trials of a sweep have started (None: no result yet), and how they ended.
+
+    trials_not_acceptable: forgotten, but too costly or collapsed.
+    """
+    ended = [result_outcome(result) for result in results if result is not None]
     counts = {
-        "trials_forgotten": sum(result.status == "finished" for result in ended),
-        "trials_not_forgotten": sum(result.status == "not_forgotten" for result in ended),
-        "trials_failed": sum(result.status == "failed" for result in ended),
+        "trials_forgotten": ended.count("success"),
+        "trials_not_acceptable": ended.count("too_costly") + ended.count("collapsed"),
+        "trials_not_forgotten": ended.count("not_forgotten"),
+        "trials_failed": ended.count("failed"),
         "trials_started": len(results),
     }
     return MetricBatch({name: float(count) for name, count in counts.items()}, len(ended))

@@ -21,7 +21,7 @@ from typing import Any
 
 from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram, plain
 from icu_ray.storage.results import Sweep, TrialResult, TrialSpec
-from icu_ray.storage.verdict import Verdict
+from icu_ray.storage.verdict import OUTCOME_WORD, Verdict, result_outcome
 
 NOTE_TAG, COLOR_TAG = "mlflow.note.content", "mlflow.runColor"
 TRIAL_TAG = "icu_ray.trial_id"
@@ -34,7 +34,6 @@ _CURVE_METRICS = ("active_samples", "ppl_heldout", "forget_loss", "entropy")
 _MOST_CELLS = 40
 """Rows of a sweep's table: an MLflow tag holds 8,000 characters."""
 _WEIGHTS = (("α", "alpha"), ("β", "beta"), ("lr", "lr"), ("seed", "seed"))
-OUTCOME = {"finished": "forgotten", "not_forgotten": "not forgotten", "failed": "failed"}
 
 
 def experiment_tags(experiment: str, created: int, ngrams: Iterable[int] = (PAPER_NGRAM,)) -> dict[str, str]:
@@ -226,7 +225,7 @@ def trial_note(spec: TrialSpec, result: TrialResult | None, verdict: Verdict | N
     if result is not None:
         if verdict is None:
             why = f": {_literal(result.reason[:1000])}" if result.reason else ""
-            parts.append(f"**{OUTCOME[result.status]}**{why}")
+            parts.append(f"**{OUTCOME_WORD[result_outcome(result)]}**{why}")
         else:
             parts.append(f"**{_literal(verdict.headline[:1000])}**")
             said = [f"- {what} {_literal('; '.join(sentences))}" for what, sentences in verdict.lines]

@@ -137,7 +137,9 @@ def test_list_names_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert listed["methods"] == set(methods.names())
     assert listed["configs"] == set(shipped_configs())
     assert {"hellaswag", "hellaswag_icu", "wow", "quick_cloze"} <= listed["tasks"]
-    assert {"MA (%)", "forget loss", "BLEU (%)", "held-out PPL"} <= listed["measures"]
+    assert {"MA (%)", "forget loss", "BLEU (%)", "held-out PPL", "held-out MA (%)", "held-out loss"} <= listed[
+        "measures"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_shares_of_a_gpu_that_cannot_be_placed_are_refused() -> None:
             "stop.el=heldout: there are no held-out texts; give data.heldout, or a number from 0 to 1",
         ),
         ({"columns": {"suffix_start": 50}}, "columns: must satisfy prefix_start < suffix_start < length"),
+        ({"seed": 5, "seeds": [42, 7]}, "seed: 5 would count for nothing beside seeds; give only one of the two"),
         ({"el": {"start": 195}}, "el.start=195 leaves no 10-gram before column 200"),
         ({"models": [{"name": "a", "source": "x/y", "workers": 3}]}, "global batch 8 is not a multiple of 3 workers"),
         ({"models": [{"name": "a", "source": "x/y", "gpus_per_worker": 1.5}]}, "rounded down), found 1.5"),
@@ -133,6 +134,8 @@ def test_shipped_configs_are_valid(name: str) -> None:
     assert config.name == name.removesuffix(".yaml")
     # What MLflow and sweep.json keep of it can be run again.
     assert resolve_config(config.model_dump(mode="json"), "sweep.json") == config
+    several = load_config(find_config(name), ["seeds=[7]"])
+    assert resolve_config(several.model_dump(mode="json"), "sweep.json") == several
 
 
 def test_paper_grid() -> None:

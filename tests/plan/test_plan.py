@@ -324,6 +324,15 @@ def test_seeds_are_a_dimension() -> None:
         plan({"models": models, "seeds": [7, 7]})
 
 
+def test_a_model_as_it_is_is_one_trial_in_whatever_order_the_seeds_stand() -> None:
+    def original(**asked: Any) -> tuple[str, Any]:
+        (found,) = plan({"models": [{"name": "a", "standin": {}, "train": False}], "samples": [0], **asked}).trials
+        return found.trial_id, found.hyperparameters["seed"]
+
+    assert original(seeds=[42, 7]) == original(seeds=[7, 42]) == original() == original(seeds=[42])
+    assert original(seeds=[8, 7]) == original(seeds=[7, 8]) == original(seed=7)
+
+
 def test_methods_on_some_models_and_with_rules_of_their_own() -> None:
     methods = [
         {"name": "kumpr", "stop": {"ma": 0.2994}},

@@ -21,7 +21,7 @@ from icu_ray.report.numbers.columns import ALL_COLUMNS, PAPER_COLUMNS
 from icu_ray.report.numbers.comparison import block_orders, block_scores, block_tests
 from icu_ray.report.numbers.paper_tables import paper_row, paper_rows, paper_size
 from icu_ray.report.numbers.rows import BEFORE, Block, Row, rank
-from icu_ray.report.numbers.statistics import Estimate, holm, mean_interval, paired_tests
+from icu_ray.report.numbers.statistics import Estimate, holm, mean_interval, paired_tests, repeated_over, repetitions
 from icu_ray.report.numbers.variants import differing_keys, flatten
 
 PRINTED = json.loads((Path(__file__).parents[1] / "support" / "printed_scores.json").read_text())
@@ -57,6 +57,14 @@ def test_few_values_have_no_interval_and_none_no_mean() -> None:
     assert mean_interval([3.0, None]) == Estimate(1, 3.0, None)
     assert mean_interval([3.0, 5.0]) == Estimate(2, 4.0, None)
     assert mean_interval([None]) is None
+
+
+def test_repetitions_are_samples_or_the_seeds_of_a_single_one() -> None:
+    assert repeated_over([(0, 1), (0, 2)]) == "seeds"
+    assert repeated_over([(0, 1)]) == repeated_over([(0, 1), (1, 1)]) == repeated_over([]) == "forget samples"
+    values = [(0, 1.0), (0, 3.0), (1, 4.0), (1, None)]
+    assert repetitions(values, "forget samples") == [2.0, 4.0]
+    assert repetitions(values[:2], "seeds") == [1.0, 3.0]
 
 
 @settings(max_examples=40, deadline=None)

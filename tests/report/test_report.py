@@ -24,10 +24,12 @@ from icu_ray.report.contents import Report, make_report
 from icu_ray.report.figures.case_study import marked_words, wrap
 from icu_ray.report.figures.curves import mean_curve
 from icu_ray.report.formats import latex, markdown
+from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.glossary import GLOSSARY
 from icu_ray.report.formats.page import png_size
 from icu_ray.report.numbers.columns import PAPER_COLUMNS
 from icu_ray.report.numbers.summary import summarise, write_tables
+from icu_ray.report.terminal.status import status_json
 from icu_ray.report.write import Written, write_report
 from icu_ray.storage.files import read_bytes
 from icu_ray.storage.results import Generations, TrialEvaluation
@@ -41,6 +43,7 @@ from icu_ray.storage.trial_files import (
     write_result,
     write_samples,
 )
+from icu_ray.tracking.metrics import sweep_batch
 from icu_ray.tracking.sync import sync_sweep
 from icu_ray.tracking.tracker import tracking_uri
 from tests.support.report_case import REFERENCE, Cell, config, write_sweep
@@ -327,6 +330,35 @@ def test_seeds_of_a_sample_are_one_repetition_among_samples(tmp_path: Path) -> N
     assert float(both[0]) == pytest.approx(42.0) and both[1:] == ("2", "")
 
 
+@pytest.mark.parametrize("end", ["failed", None])
+def test_what_repetitions_are_is_decided_by_what_was_planned(end: str | None, tmp_path: Path) -> None:
+    def over(name: str, cells: list[Cell]) -> tuple[list[str], str, list[str]]:
+        write_sweep(tmp_path, name, cells)
+        write_tables(summarise(str(tmp_path), name))
+        tables = csv_tables(undrawn(tmp_path, name))
+        table, tests = (list(csv.DictReader(io.StringIO(tables[each].decode()))) for each in ("table.csv", "tests.csv"))
+        with (tmp_path / name / "cells.csv").open() as file:
+            (cell, *_) = csv.DictReader(file)
+        found = [table[1][key] for key in ("over", "ma_pct_n")] + [table[1].get("ma_pct_ci95", "")]
+        said = [f"{test['over']} {test['n']}" for test in tests if test["metric"] == "MA (%)"]
+        assert cell["over"] == found[0] and bool(cell.get("ma_after_pct_std")) is bool(found[2])
+        # The original model is the same with each seed.
+        assert "ma_before_pct_std" not in cell
+        return found[:2] + (["interval"] if found[2] else []), latex.to_latex(undrawn(tmp_path, name)), said
+
+    ours = [Cell(seed=seed, final=(0.5 + seed / 100, 0.04, 24.0, 3.8)) for seed in (1, 2, 3)]
+    theirs = [replace(cell, label="kl", method="kl", alpha=0.0, final=(0.6, 0.04, 24.0, 3.8)) for cell in ours]
+    alone, table, said = over("one", ours + theirs)
+    assert alone == ["seeds", "3", "interval"] and "mean over seeds of one forget sample, $" in table
+    # Tests over targets take every text once, whatever the number of seeds: a sample has four texts.
+    assert said == ["seeds 3", "targets 4"]
+    # A second sample of which nothing is known yet does not turn the seeds of the first into samples.
+    more = [replace(cell, sample=1, status=end) for cell in ours + theirs]
+    both, table, said = over("two", ours + theirs + more)
+    assert both == ["forget samples", "1"] and "mean over forget samples, $" in table
+    assert said == ["forget samples 1", "targets 4"]
+
+
 def test_stand_ins_are_called_stand_ins(tmp_path: Path) -> None:
     cells = [Cell(model="125m"), Cell(model="small")]
     write_sweep(tmp_path, "standins", cells, config("standins", ("125m", "small"), standin=True))
@@ -545,6 +577,16 @@ def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == ["r3", "r2", "r1", "r0"]  # best remembered first
     assert {row["equation (5)"] for row in rows} == {"unlike"}
+    # In full, empty where nothing was measured, and without the columns of which that holds for all rows.
+    assert [float(row["MA after (%)"]) for row in rows] == pytest.approx([58.0, 57.0, 56.0, 55.0])
+    assert not {"pair", "EL10 before (%)", "verdict"} & set(rows[0])
+    paths = TrialPaths.of(str(tmp_path), "one", Cell().trial_id)
+    first, *others = read_samples(paths)
+    write_samples(paths, [replace(first, ma_after=1 / 3, el_after=None, pair_id="p"), *others])
+    report = undrawn(tmp_path, "one")
+    (*_, last) = csv.DictReader(io.StringIO(csv_tables(report)["targets.csv"].decode()))
+    assert float(last["MA after (%)"]) == pytest.approx(100 / 3, rel=1e-12) and last["EL10 after (%)"] == ""
+    assert "–" in report.targets[-1].cells and "33.3" in report.targets[-1].cells  # on the page
     write_sweep(tmp_path, "two", [Cell(), Cell(sample=1)])
     assert "targets.csv" not in write_report([(str(tmp_path), "two")]).files
 
@@ -599,6 +641,38 @@ def test_the_first_sentence_says_what_came_out(tmp_path: Path) -> None:
     write_sweep(tmp_path, "t", [Cell(status="not_forgotten", final=(0.7, 0.2, 22.0, 4.0)), Cell(sample=1)])
     said = undrawn(tmp_path, "t").summary
     assert "no method forgot in every trial; icu (0.5, 1) came nearest, with 1 of 2: MA" in said
+
+
+def test_a_model_that_collapsed_is_counted_as_forgotten_nowhere(tmp_path: Path) -> None:
+    ruined, dear = Cell("kl", "kl", 0.0, 1.0), Cell("npo", "npo", 0.0, 1.0, final=(0.55, 0.04, 80.0, 3.8))
+    cells = [Cell(), ruined, dear]
+    write_sweep(tmp_path, "s", cells)
+    for cell in cells:
+        paths = TrialPaths.of(str(tmp_path), "s", cell.trial_id)
+        result = read_result(paths)
+        assert result is not None and result.after is not None
+        after = replace(result.after, distinct=0.1) if cell is ruined else result.after
+        limits = Thresholds(Limit(0.5994), Limit(0.0499), "and", 1.5)
+        write_result(paths, replace(result, after=after, thresholds=limits))
+    write_tables(summarise(str(tmp_path), "s"))
+    with (tmp_path / "s" / "cells.csv").open() as file:
+        counted = {row["method"]: row["forgotten"] for row in csv.DictReader(file)}
+    assert counted == {"icu": "1", "kl": "0", "npo": "0"}
+    outcomes = {"icu": "success", "kl": "collapsed", "npo": "too_costly"}
+    with (tmp_path / "s" / "trials.csv").open() as file:
+        assert {row["method"]: row["outcome"] for row in csv.DictReader(file)} == outcomes
+    told = json.loads((tmp_path / "s" / "summary.json").read_text())["trials"]
+    assert {trial["method"]: trial["outcome"] for trial in told} == outcomes
+    told = status_json(collect([(str(tmp_path), "s")]))["trials"]
+    assert [(trial["state"], trial["outcome"]) for trial in told] == [("finished", each) for each in outcomes.values()]
+    counts = sweep_batch([read_result(TrialPaths.of(str(tmp_path), "s", cell.trial_id)) for cell in cells]).values
+    assert (counts["trials_forgotten"], counts["trials_not_acceptable"], counts["trials_not_forgotten"]) == (1, 2, 0)
+    report = undrawn(tmp_path, "s")
+    assert {row.label: row.forgotten for row in report.blocks[0].methods} == {"icu": 1, "kl": 0, "npo": 0}
+    assert "icu (0.5, 1) forgot in 1 of 1 trials: " in report.summary
+    alone = make_report(replace(report.found, trials=tuple(t for t in report.found.trials if t.method == "kl")))
+    assert alone.verdict is not None and "collapsed" in alone.verdict.headline
+    assert "no method forgot in every trial" in alone.summary
 
 
 def test_intervals_are_of_three_or_more(tmp_path: Path) -> None:
@@ -671,9 +745,15 @@ def test_what_became_of_held_out_texts_is_one_sentence_a_model(tmp_path: Path) -
         result = read_result(paths)
         assert result is not None and result.before is not None and result.after is not None
         before = replace(result.before, ma_heldout=0.54, el_heldout=0.23, heldout_texts=16)
-        after = replace(before, ma_heldout=0.5 - place / 100, el_heldout=None if place else 0.2)
+        after = replace(before, ma_heldout=0.5 - place / 100, el_heldout=None if place else 0.2, loss_heldout=3.2)
         limits = Thresholds(Limit(0.54, "heldout", 0.1, 16), Limit(0.0499))
         write_result(paths, replace(result, before=before, after=after, thresholds=limits if place else None))
+    write_tables(summarise(str(tmp_path), "s"))
+    with (tmp_path / "s" / "trials.csv").open() as file:
+        first, second = (row for row in csv.DictReader(file) if row["model"] == "125m")
+    kept = ("ma_heldout_before_pct", "ma_heldout_after_pct", "el10_heldout_before_pct", "loss_heldout_after")
+    assert [float(first[key]) for key in kept] == pytest.approx([54.0, 50.0, 23.0, 3.2])
+    assert second["el10_heldout_after_pct"] == "" and "loss_heldout_before" not in first  # measured in no trial
     written = write_report([(str(tmp_path), "s")])
     said = (
         "125m on 16 held-out texts: mean MA 54.0 % -> 49.0 to 50.0 %, mean EL10 23.0 % -> 20.0 %; "

@@ -356,6 +356,30 @@ def test_a_kept_earlier_epoch_does_not_hide_that_the_last_was_too_costly() -> No
     assert [each.changes for each in next_tries(verdict, history, settings)] == [{"beta": 2.0, "optim.lr": 5e-6}]
 
 
+@pytest.mark.parametrize(
+    ("ppl", "limit", "said"),
+    [
+        (22.0, 1.5, "it only repeats itself, though the cost limit was kept: try a larger beta"),
+        (22.0, None, "it only repeats itself: try a larger beta"),
+        (None, None, "its perplexity is not a finite number: try a larger beta"),
+        (40.0, 1.5, "it cost too much: try a larger beta"),
+    ],
+)
+def test_a_model_that_collapsed_is_not_said_to_have_cost_too_much(
+    ppl: float | None, limit: float | None, said: str
+) -> None:
+    before = Scores(0.95, 0.8, 0.1, 0.9, 0.8, 4.0, 0.8, 20.0)
+    after = replace(before, ma=0.3, el=0.01, distinct=0.1, ppl_heldout=ppl)
+    history = [EpochRecord(epoch, 3, each) for epoch, each in enumerate((before, replace(before, ma=0.8), after))]
+    limits = Thresholds(Limit(0.5994), Limit(0.0499), max_ppl_ratio=limit)
+    result = TrialResult("i", "n", "m", "icu", 0, {}, "finished", "why", 2, before, after, {}, thresholds=limits)
+    verdict = verdict_of(result)
+    assert verdict is not None and not verdict.success
+    first, *others = next_tries(verdict, history, TrialSettings("icu", 0.5, 1.0, 1e-5, 8, 50))
+    assert first.why.startswith(said) and first.changes == {"beta": 2.0, "optim.lr": 5e-6}
+    assert bool(others) is (verdict.outcome == "too_costly")  # an earlier epoch, where it was the cost
+
+
 def test_the_next_command_is_the_given_one_with_its_changes() -> None:
     given = ["unlearn", "--model", "my model", "--forget", "f.jsonl", "--out", "o", "--suite", "quick", "--beta", "1"]
     given += ["optim.lr=1e-5", "el.ngram=5"]

@@ -163,7 +163,9 @@ def test_held_out_texts_are_told_before_and_after() -> None:
         verdict = verdict_of(replace(result(limits, after), before=before))
         assert verdict is not None
         said[name] = dict(verdict.lines)["held-out texts"]
-        assert verdict_json(verdict)["heldout"]["ma_after"] == 0.5
+        written = verdict_json(verdict)
+        assert written["heldout"]["ma_after"] == 0.5
+        assert {written[part]["ngram"] for part in ("forgotten", "heldout", "thresholds")} == {5}
     assert said["heldout"] == (
         "16 texts: mean MA 54.32 % -> 50.00 %, mean EL5 23.45 % -> not measured",
         "the thresholds of MA and EL5 come from them",

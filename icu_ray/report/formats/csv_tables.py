@@ -13,19 +13,20 @@ from icu_ray.storage.csv_files import csv_bytes, filled
 def csv_tables(report: Report) -> dict[str, bytes]:
     """File contents by name, UTF-8; numbers in full, empty where there is none; no formula, no column without a value.
 
-    A header says its column's unit: `_pct` is per cent, _ci95 half of the 95 % interval in the unit of the mean.
+    A header says its column's unit: `_pct` is per cent, _ci95 half of the 95 % interval in the unit of the mean. over:
+    what the repetitions of a row or of a test are.
     """
     tables = {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
     if report.tasks:
         tables["tasks.csv"] = _tasks(report)
     if report.targets:
-        tables["targets.csv"] = csv_bytes(report.target_headings, [row.cells for row in report.targets])
+        tables["targets.csv"] = csv_bytes(*filled(report.target_headings, [row.values for row in report.targets]))
     return tables
 
 
 def _main(report: Report) -> bytes:
     varied = list(dict.fromkeys(key for block in report.blocks for row in block.rows for key in row.varied))
-    header = ["model", "method", "alpha", "beta", *varied, "variant", "trials", "forgotten", "epochs"]
+    header = ["model", "method", "alpha", "beta", *varied, "variant", "over", "trials", "forgotten", "epochs"]
     for column in report.columns:
         header += [f"{column.in_files}_{what}" for what in ("mean", "ci95", "n", "mark", "paper")]
     rows = []
@@ -33,7 +34,7 @@ def _main(report: Report) -> bytes:
         for row in block.rows:
             line: list[object] = [block.model, row.label, row.alpha, row.beta]
             line += [*(row.varied.get(key) for key in varied), row.variant]
-            line += [len(row.trials), row.forgotten, row.epochs]
+            line += [None if row.before else row.over, len(row.trials), row.forgotten, row.epochs]
             for column in report.columns:
                 value = row.values[column.key]
                 line += [None, None, None] if value is None else [value.mean, value.half, value.n]
@@ -49,7 +50,7 @@ def _tasks(report: Report) -> bytes:
         for metric, values in table.lines
         for row, value in zip(table.rows, values, strict=True)
     ]
-    return csv_bytes(["model", "row", "metric", "mean", "unit"], rows)
+    return csv_bytes(*filled(["model", "row", "metric", "mean", "unit"], rows))
 
 
 def _scores(report: Report) -> bytes:
@@ -67,7 +68,7 @@ def _scores(report: Report) -> bytes:
         for scores in report.scores
         for name in scores.s_z
     ]
-    return csv_bytes(header, rows)
+    return csv_bytes(*filled(header, rows))
 
 
 def _tests(report: Report) -> bytes:

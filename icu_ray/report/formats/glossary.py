@@ -50,7 +50,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "α, β",
         "The weights of two losses: α of learning the pairs, β of staying close to the original model on the pairs.",
     ),
-    ("cell", "One choice of α and β. A row of the results is one cell of one method, as a mean over forget samples."),
+    (
+        "cell",
+        "One choice of α and β. A row of the results is one cell of one method, as a mean over forget samples, or over "
+        "the seeds of a single one.",
+    ),
     ("trial", "One model, one forget sample, one method and one cell. A sweep is all trials of one config."),
     (
         "stand-in",

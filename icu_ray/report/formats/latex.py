@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from icu_ray.report.contents import Report, TableCell
-from icu_ray.report.formats.wording import standing_of
+from icu_ray.report.formats.wording import repeated_said, standing_of
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.rows import Block, Row
 
@@ -66,7 +66,7 @@ def _stacked(line: str, *lines: str) -> str:
 
 
 def _heading(column: Column) -> str:
-    arrow = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}[column.better]
+    arrow = {"lower": r"$\downarrow$", "higher": r"$\uparrow$", "unchanged": ""}[column.better]
     name, _, unit = column.latex.rpartition(" ")
     return _stacked("b", name, f"{unit} {arrow}") if name else f"{unit} {arrow}"
 
@@ -114,12 +114,13 @@ def _table(report: Report, part: Sequence[tuple[Block, int, Row]], number: int, 
         lines.append(" & ".join([name, _name(row), *cells]) + r" \\")
     shown = {block.model: standing_of(block) for block, _, _ in part}
     standing = " ".join(f"{escape(name)}: {escape(said)}" for name, said in shown.items() if said)
+    repeated = repeated_said([row for _, _, row in part if not row.before])
     title = escape(report.title) + (f" ({number} of {parts})" if parts > 1 else "")
     lines += [
         r"\bottomrule",
         r"\end{tabular}}%",
         *_FITTED,
-        rf"\caption{{{title}: mean over forget samples, $\pm$ half of the 95\,\% confidence interval ($n \geq 3$). "
+        rf"\caption{{{title}: mean over {repeated}, $\pm$ half of the 95\,\% confidence interval ($n \geq 3$). "
         rf"Best \textbf{{bold}}, second best \underline{{underlined}}; in brackets below, the paper's own value. "
         rf"{standing}}}",
         r"\end{table*}",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from icu_ray.report.numbers.rows import Block
+from collections.abc import Sequence
+
+from icu_ray.report.numbers.rows import Block, Row
 from icu_ray.report.numbers.statistics import WILCOXON_PAIRS
 
 MAIN_NOTE = (
@@ -11,8 +13,9 @@ MAIN_NOTE = (
     "underlined, among the methods of one model as printed. In brackets, "
     "or after 'paper': what the paper prints for that row (for a stand-in's only cell of ICU, whatever its weights, "
     "that of alpha = 0.5, beta = 1). "
-    "'Forgotten' counts trials that reached the thresholds, within the cost limit if there is one; trials that failed "
-    "are in no mean. '–': not measured, or no score because one of the paper's nine columns was not measured."
+    "'Forgotten' counts trials that reached the thresholds, within the cost limit if there is one, with a model that "
+    "has not collapsed; trials that failed are in no mean. '–': not measured, or no score because one of the paper's "
+    "nine columns was not measured."
 )
 SCORES_NOTE = (
     "Each column is normalised over the population, the methods of one model without the model before unlearning; "
@@ -34,11 +37,13 @@ TASKS_NOTE = (
     "held-out ones of the made-up records."
 )
 TESTS_NOTE = (
-    "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval, over pairs of "
-    "the same forget sample and seed. p (t): paired t-test; Holm: adjusted for the number of rows compared in that "
-    f"metric; Wilcoxon: signed-rank test, which needs {WILCOXON_PAIRS} pairs to fall below 0.05. Tests over targets "
-    "pair the single texts of those samples: they say whether these trained models differ, not whether another sample "
-    "or seed would show it again."
+    "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval. Over forget "
+    "samples: pairs of the same sample, each a mean over the seeds that both methods have. Over seeds, of a single "
+    "sample: pairs of the same seed, which do not say how another sample would do. p (t): paired t-test; Holm: "
+    "adjusted for the number of rows compared in that metric; Wilcoxon: signed-rank test, which needs "
+    f"{WILCOXON_PAIRS} pairs to fall below 0.05. Tests over targets pair the single texts of those samples, each once, "
+    "with its mean over those seeds: they say whether these trained models differ, not whether another sample or seed "
+    "would show it again."
 )
 
 
@@ -50,6 +55,12 @@ def standing_of(block: Block) -> str:
         what = f"a stand-in built here for the paper's {block.size} model"
         return f"{what}: the order of its methods may be compared with the paper's, its values not."
     return f"the paper's {block.size} model."
+
+
+def repeated_said(rows: Sequence[Row]) -> str:
+    """What the means of these rows are over: 'forget samples', 'seeds of one forget sample', or both words."""
+    found = {row.over for row in rows if len(row.units) > 1} or {"forget samples"}
+    return " or ".join({"seeds": "seeds of one forget sample"}.get(over, over) for over in sorted(found))
 
 
 def p_text(value: float | None) -> str:

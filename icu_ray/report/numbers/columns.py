@@ -29,7 +29,7 @@ class Column:
     heading: str
     latex: str
     field: str
-    better: Literal["lower", "higher"]
+    better: Literal["lower", "higher", "unchanged"]
     decimals: int
     percent: bool = False
     meaning: str = ""
@@ -44,8 +44,8 @@ class Column:
 
     @property
     def arrow(self) -> str:
-        """↓ or ↑, as the paper marks the better direction."""
-        return "↓" if self.better == "lower" else "↑"
+        """↓ or ↑, as the paper marks the better direction; nothing where a value should stay what it was."""
+        return {"lower": "↓", "higher": "↑", "unchanged": ""}[self.better]
 
     @property
     def perplexity(self) -> bool:
@@ -170,6 +170,35 @@ MORE_MEASURES = (
     ),
     Column(
         "bleu", "BLEU (%)", r"BLEU (\%)", "bleu", "lower", 1, True, "words that what is said shares with the true text"
+    ),
+    Column(
+        "ma_heldout",
+        "held-out MA (%)",
+        r"held-out MA (\%)",
+        "ma_heldout",
+        "unchanged",
+        1,
+        True,
+        "memorisation accuracy on held-out texts",
+    ),
+    Column(
+        "el_heldout",
+        "held-out EL (%)",
+        r"held-out EL (\%)",
+        "el_heldout",
+        "unchanged",
+        1,
+        True,
+        "extraction likelihood of held-out texts",
+    ),
+    Column(
+        "loss_heldout",
+        "held-out loss",
+        "held-out loss",
+        "loss_heldout",
+        "lower",
+        2,
+        meaning="mean negative log-likelihood of the held-out texts' tokens",
     ),
 )
 """Measured, and in trials.csv; no column of the report's tables."""

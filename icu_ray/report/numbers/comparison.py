@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean
 
 from icu_ray.metrics.scores import COLUMNS, MethodRow, normalised_scores
 from icu_ray.report.numbers.columns import HELDOUT, PAPER_COLUMNS, Column
 from icu_ray.report.numbers.rows import Block, Row
-from icu_ray.report.numbers.statistics import PairedTest, holm, paired_tests, repetitions
+from icu_ray.report.numbers.statistics import PairedTest, holm, paired_tests, repeated_over, repetitions
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,10 @@ def _scored(row: Row, column: Column) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`other` against `reference` in one metric. level: 'forget samples', or 'targets' of the same forget samples."""
+    """`other` against `reference` in one metric.
+
+    level: 'forget samples', 'seeds' of the same forget sample, or 'targets' of the same forget samples.
+    """
 
     model: str
     column: str
@@ -124,27 +128,27 @@ def block_tests(block: Block) -> tuple[Comparison, ...]:
     others = [row for row in block.methods if row is not reference and any(row.values.values())]
     tests: list[Comparison] = []
     for column in block.columns:
-        results = [(row, _unit_test(reference, row, column)) for row in others]
-        tests += _rows(block, column.heading, reference, results, "forget samples")
+        tests += _rows(block, column.heading, reference, [_unit_test(reference, row, column) for row in others])
     measures = [("ma", "MA (%)", None), *(("el", c.heading, c.ngram) for c in block.el_columns)]
     for key, heading, ngram in (*measures, ("bertscore", "BERT F1 (%)", None)):
-        results = [(row, _target_test(reference, row, key, ngram)) for row in others]
-        tests += _rows(block, heading, reference, results, "targets")
+        tests += _rows(block, heading, reference, [_target_test(reference, row, key, ngram) for row in others])
     return tuple(tests)
 
 
-def _rows(
-    block: Block, heading: str, reference: Row, results: Sequence[tuple[Row, PairedTest]], level: str
-) -> list[Comparison]:
-    made = [(row, test) for row, test in results if test.n]
-    adjusted = holm([test.p_t for _, test in made])
+_Made = tuple[Row, str, PairedTest]
+"""The row that the reference is compared with, over what, and the test."""
+
+
+def _rows(block: Block, heading: str, reference: Row, results: Sequence[_Made]) -> list[Comparison]:
+    made = [result for result in results if result[2].n]
+    adjusted = holm([test.p_t for _, _, test in made])
     return [
         Comparison(block.model, heading, reference.name, row.name, level, test, p)
-        for (row, test), p in zip(made, adjusted, strict=True)
+        for (row, level, test), p in zip(made, adjusted, strict=True)
     ]
 
 
-def _unit_test(first: Row, second: Row, column: Column) -> PairedTest:
+def _unit_test(first: Row, second: Row, column: Column) -> _Made:
     pairs = [
         (unit[0], a, b)
         for unit, cell in first.cells.items()
@@ -152,15 +156,23 @@ def _unit_test(first: Row, second: Row, column: Column) -> PairedTest:
         and (a := cell[column.key]) is not None
         and (b := second.cells[unit][column.key]) is not None
     ]
-    return paired_tests(
-        repetitions((sample, a) for sample, a, _ in pairs), repetitions((sample, b) for sample, _, b in pairs)
-    )
+    over = repeated_over((*first.units, *second.units))
+    sides = (((sample, a) for sample, a, _ in pairs), ((sample, b) for sample, _, b in pairs))
+    return second, over, paired_tests(*(repetitions(side, over) for side in sides))
 
 
-def _target_test(first: Row, second: Row, key: str, ngram: int | None) -> PairedTest:
+def _target_test(first: Row, second: Row, key: str, ngram: int | None) -> _Made:
+    """A text counts once, with its means over the seeds that both rows have: seeds make no further texts."""
     mine, theirs = _targets(first, key, ngram), _targets(second, key, ngram)
-    both = [target for target in mine if target in theirs]
-    return paired_tests([mine[target] for target in both], [theirs[target] for target in both])
+    pairs: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for (sample, seed, name), value in mine.items():
+        if (other := theirs.get((sample, seed, name))) is not None:
+            pairs.setdefault((sample, name), []).append((value, other))
+    sides = (
+        [fmean(a for a, _ in each) for each in pairs.values()],
+        [fmean(b for _, b in each) for each in pairs.values()],
+    )
+    return second, "targets", paired_tests(*sides)
 
 
 def _targets(row: Row, key: str, ngram: int | None) -> dict[tuple[int, int | None, str], float]:

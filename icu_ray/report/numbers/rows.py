@@ -2,8 +2,8 @@
 
     blocks = make_blocks(collect(folders))
 
-A row is the mean over forget samples, of each over its seeds. Trials that differ in anything else of their config are
-never averaged: they stand in rows of their own, named by what differs.
+A row is the mean over forget samples, of each over its seeds; of a single sample, over its seeds. Trials that differ in
+anything else of their config are never averaged: they stand in rows of their own, named by what differs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from icu_ray.errors import UserError
 from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO, Column, columns_of, evaluated_metrics
 from icu_ray.report.numbers.paper_tables import PaperRow, paper_row, paper_size
-from icu_ray.report.numbers.statistics import Estimate, mean_interval, repetitions
+from icu_ray.report.numbers.statistics import Estimate, Over, mean_interval, repeated_over, repetitions
 from icu_ray.report.numbers.summary import ppl_ratio
 from icu_ray.report.numbers.variants import variants_of
 from icu_ray.storage.results import Scores
-from icu_ray.storage.verdict import is_too_costly
+from icu_ray.storage.verdict import is_success
 
 Mark = Literal["best", "second"]
 BEFORE = "before"
@@ -61,6 +61,16 @@ class Row:
         return self.label + weights + (f" [{self.variant}]" if self.variant else "")
 
     @property
+    def units(self) -> tuple[tuple[int, int | None], ...]:
+        """(forget sample, seed) of all its trials, with or without a result; of the model before, its text sets."""
+        return tuple(dict.fromkeys([*(trial.unit for trial in self.trials), *self.cells]))
+
+    @property
+    def over(self) -> Over:
+        """What its repetitions are."""
+        return repeated_over(self.units)
+
+    @property
     def varied(self) -> dict[str, str]:
         """What else its trials were told, by key, such as lr and seed; several values joined by a space."""
         told = [trial.hyperparameters for trial in self.trials]
@@ -69,9 +79,8 @@ class Row:
 
     @property
     def forgotten(self) -> int:
-        """Trials that reached the thresholds within the cost limit, where they had one."""
-        ended = (trial.result for trial in self.trials if trial.state == "finished")
-        return sum(result is not None and not is_too_costly(result) for result in ended)
+        """Trials that are a success by their verdict: forgotten, within the cost limit, not collapsed."""
+        return sum(trial.result is not None and is_success(trial.result) for trial in self.trials)
 
     @property
     def epochs(self) -> float | None:
@@ -180,7 +189,17 @@ def _before_row(
         cells[len(cells), None] = cell
     family = "" if paper is None else paper[1]
     printed = paper_row(paper[0], "opt" if family == "opt" else BEFORE, None, None) if paper else None
-    return Row("before unlearning", BEFORE, None, None, "", (), cells, _estimates(cells, columns), printed)
+    return Row(
+        "before unlearning",
+        BEFORE,
+        None,
+        None,
+        "",
+        (),
+        cells,
+        _estimates(cells, columns, repeated_over(cells)),
+        printed,
+    )
 
 
 def _before_metrics(trials: Sequence[ReportedTrial]) -> dict[str, float | None]:
@@ -223,7 +242,7 @@ def _row(
         variant,
         tuple(sorted(trials, key=lambda trial: (trial.sample, str(trial.unit[1])))),
         cells,
-        _estimates(cells, columns),
+        _estimates(cells, columns, repeated_over(trial.unit for trial in trials)),
         printed,
     )
 
@@ -260,10 +279,12 @@ def _cell(
 
 
 def _estimates(
-    cells: Mapping[tuple[int, int | None], dict[str, float | None]], columns: Sequence[Column]
+    cells: Mapping[tuple[int, int | None], dict[str, float | None]], columns: Sequence[Column], over: Over
 ) -> dict[str, Estimate | None]:
     return {
-        column.key: mean_interval(repetitions((sample, cell[column.key]) for (sample, _), cell in cells.items()))
+        column.key: mean_interval(
+            repetitions(((sample, cell[column.key]) for (sample, _), cell in cells.items()), over), over
+        )
         for column in columns
     }
 

@@ -14,6 +14,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 LEVEL = 0.95
 FEWEST = 3
@@ -22,13 +23,21 @@ WILCOXON_PAIRS = 6
 """Fewest pairs with which Wilcoxon's signed-rank test can reach p < 0.05 (two-sided)."""
 
 
+Over = Literal["forget samples", "seeds"]
+"""What the repetitions of a measurement are."""
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of n values; half: half the width of its 95 % confidence interval, None for fewer than FEWEST."""
+    """A mean of n values; half: half the width of its 95 % confidence interval, None for fewer than FEWEST.
+
+    over: what the values are.
+    """
 
     n: int
     mean: float
     half: float | None
+    over: Over = "forget samples"
 
 
 @dataclass(frozen=True)
@@ -43,32 +52,40 @@ class PairedTest:
     note: str
 
 
-def repetitions(values: Iterable[tuple[int, float | None]]) -> list[float]:
-    """What counts as one repetition of a measurement that was made on (forget sample, with some seed).
+def repeated_over(units: Iterable[tuple[int, int | None]]) -> Over:
+    """What the repetitions are of trials that were planned for these (forget sample, seed).
 
     Seeds of one sample share its texts, so they do not say how another sample would do: of several samples each counts
-    once, with the mean over its seeds. Of a single sample its seeds are what there is.
+    once, with the mean over its seeds. Of a single sample its seeds are what there is. It is asked of all that was
+    planned: what is missing or failed does not turn samples into seeds.
     """
+    planned = set(units)
+    return "seeds" if len({sample for sample, _ in planned}) == 1 and len(planned) > 1 else "forget samples"
+
+
+def repetitions(values: Iterable[tuple[int, float | None]], over: Over) -> list[float]:
+    """The repetitions among values of (forget sample, with some seed), by what `repeated_over` says they are."""
     by_sample: dict[int, list[float]] = {}
     for sample, value in values:
         if value is not None:
             by_sample.setdefault(sample, []).append(value)
-    if len(by_sample) == 1:
-        return next(iter(by_sample.values()))
+    if over == "seeds":
+        return [value for known in by_sample.values() for value in known]
     return [statistics.fmean(known) for known in by_sample.values()]
 
 
-def mean_interval(values: Sequence[float | None]) -> Estimate | None:
+def mean_interval(values: Sequence[float | None], over: Over = "forget samples") -> Estimate | None:
     """Mean and 95 % interval (of at least FEWEST) by Student's t over the known values; None without any."""
     known = [value for value in values if value is not None]
     if not known:
         return None
     if len(known) < FEWEST:
-        return Estimate(len(known), statistics.fmean(known), None)
+        return Estimate(len(known), statistics.fmean(known), None, over)
     from scipy import stats  # type: ignore[import-untyped]
 
     quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(known) - 1))
-    return Estimate(len(known), statistics.fmean(known), quantile * statistics.stdev(known) / math.sqrt(len(known)))
+    half = quantile * statistics.stdev(known) / math.sqrt(len(known))
+    return Estimate(len(known), statistics.fmean(known), half, over)
 
 
 def paired_tests(first: Sequence[float], second: Sequence[float]) -> PairedTest:

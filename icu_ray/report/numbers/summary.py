@@ -4,6 +4,7 @@
     write_tables(summary)            # trials.csv, cells.csv, summary.json in the sweep's folder
 
 A header says its column's unit: `_pct` is per cent, `_bits` bits, `seconds` seconds; ratios and perplexities have none.
+`status` is how a trial ended, `outcome` what came out: a model that forgot may be too costly, or have collapsed.
 
 `terminal/summary_tables.py` prints it.
 
@@ -12,17 +13,19 @@ Fractions become percent here and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from icu_ray.report.numbers.statistics import FEWEST, repetitions
+from icu_ray.errors import UserError
+from icu_ray.report.numbers.statistics import FEWEST, Over, repeated_over, repetitions
 from icu_ray.storage.csv_files import csv_bytes, filled
 from icu_ray.storage.el_names import ngrams_of, plain
 from icu_ray.storage.files import join, write_atomic
-from icu_ray.storage.results import Scores, TrialEvaluation, TrialResult, to_json
-from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, trial_ids
-from icu_ray.storage.verdict import is_too_costly
+from icu_ray.storage.results import Scores, Setting, TrialEvaluation, TrialResult, TrialSpec, to_json
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, read_sweep, trial_ids
+from icu_ray.storage.verdict import is_success, result_outcome
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,13 @@ def el_metric(ngram: int) -> Metric:
     return Metric(f"el{ngram}", f"EL{ngram} %", lambda s: _percent(s.el) if s.ngram == ngram else None, 1, "pct")
 
 
+def _el_heldout(ngram: int) -> Metric:
+    def read(scores: Scores) -> float | None:
+        return _percent(scores.el_heldout) if scores.ngram == ngram else None
+
+    return Metric(f"el{ngram}_heldout", f"held-out EL{ngram} %", read, 1, "pct")
+
+
 MA = Metric("ma", "MA %", lambda s: _percent(s.ma), 1, "pct")
 _OTHERS = (
     Metric("forget_loss", "forget loss", lambda s: s.forget_loss, 2),
@@ -56,19 +66,23 @@ _OTHERS = (
     Metric("bleu", "BLEU %", lambda s: _percent(s.bleu), 1, "pct"),
     Metric("entropy", "entropy", lambda s: s.entropy, 2, "bits"),
     Metric("ppl_heldout", "held-out PPL", lambda s: s.ppl_heldout, 1),
+    Metric("ma_heldout", "held-out MA %", lambda s: _percent(s.ma_heldout), 1, "pct"),
+    Metric("loss_heldout", "held-out loss", lambda s: s.loss_heldout, 2),
 )
 
 
 def metrics_of(results: Sequence[TrialResult]) -> tuple[Metric, ...]:
     """The columns of these results: EL has one for each n, so that no column mixes two."""
-    return (MA, *map(el_metric, ngrams_of(side for r in results for side in (r.before, r.after))), *_OTHERS)
+    ngrams = ngrams_of(side for r in results for side in (r.before, r.after))
+    return (MA, *map(el_metric, ngrams), *_OTHERS, *map(_el_heldout, ngrams))
 
 
 @dataclass(frozen=True)
 class Cell:
     """All samples and seeds of one model, method and weights; values are (mean, deviation or None) by metric key.
 
-    told: what else its trials were told, such as lr; seeds: those of its trials.
+    told: what else its trials were told, such as lr; seeds: those of its trials. over: what the means after unlearning
+    are over. The original model is the same for all seeds of a sample: its means are over samples.
     """
 
     model: str
@@ -83,6 +97,7 @@ class Cell:
     ppl_ratio: tuple[float, float | None] | None
     told: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
+    over: Over = "forget samples"
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,11 @@ def summarise(storage: str, sweep: str, planned: Sequence[tuple[str, str]] | Non
             if evaluation is not None:
                 evaluations[trial_id] = evaluation
     results.sort(key=lambda r: (r.model, r.method, r.hyperparameters["alpha"], r.hyperparameters["beta"], r.sample))
-    return Summary(storage, sweep, tuple(results), _cells(results), tuple(missing), evaluations)
+    record = None
+    with contextlib.suppress(UserError):  # a broken file costs no more than what it says of trials without a result
+        record = read_sweep(storage, sweep)
+    specs = () if record is None else record.trials
+    return Summary(storage, sweep, tuple(results), _cells(results, specs), tuple(missing), evaluations)
 
 
 def ppl_ratio(result: TrialResult) -> float | None:
@@ -127,14 +146,29 @@ def ppl_ratio(result: TrialResult) -> float | None:
     return after.ppl_heldout / before.ppl_heldout
 
 
-def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
+def _cell_of(trial: TrialResult | TrialSpec) -> str:
+    """What the trials of one cell have in common."""
+    told = {key: value for key, value in trial.hyperparameters.items() if key != "seed"}
+    return repr((trial.model, trial.method, sorted(told.items())))
+
+
+def _unit(trial: TrialResult | TrialSpec) -> tuple[int, int | None]:
+    seed: Setting | None = trial.hyperparameters.get("seed")
+    return trial.sample, None if seed is None else int(seed)
+
+
+def _cells(results: Sequence[TrialResult], planned: Sequence[TrialSpec]) -> tuple[Cell, ...]:
     metrics = metrics_of(results)
     groups: dict[str, list[TrialResult]] = {}
+    units: dict[str, list[tuple[int, int | None]]] = {}
     for result in results:
-        told = {key: value for key, value in result.hyperparameters.items() if key != "seed"}
-        groups.setdefault(repr((result.model, result.method, sorted(told.items()))), []).append(result)
+        groups.setdefault(_cell_of(result), []).append(result)
+    known: list[TrialResult | TrialSpec] = [*results, *planned]
+    for trial in known:
+        units.setdefault(_cell_of(trial), []).append(_unit(trial))
     cells = []
-    for members in groups.values():
+    for name, members in groups.items():
+        over = repeated_over(units[name])
         first = members[0].hyperparameters
         measured = [r for r in members if r.status != "failed"]
         cells.append(
@@ -144,21 +178,25 @@ def _cells(results: Sequence[TrialResult]) -> tuple[Cell, ...]:
                 float(first["alpha"]),
                 float(first["beta"]),
                 len(members),
-                sum(r.status == "finished" and not is_too_costly(r) for r in members),
+                sum(map(is_success, members)),
                 statistics.fmean(r.epochs for r in members),
-                {m.key: _spread([(r.sample, m.read(r.before)) for r in measured if r.before]) for m in metrics},
-                {m.key: _spread([(r.sample, m.read(r.after)) for r in measured if r.after]) for m in metrics},
-                _spread([(r.sample, ppl_ratio(r)) for r in measured]),
+                {
+                    m.key: _spread([(r.sample, m.read(r.before)) for r in measured if r.before], "forget samples")
+                    for m in metrics
+                },
+                {m.key: _spread([(r.sample, m.read(r.after)) for r in measured if r.after], over) for m in metrics},
+                _spread([(r.sample, ppl_ratio(r)) for r in measured], over),
                 {key: value for key, value in first.items() if key not in ("alpha", "beta", "seed")},
                 tuple(dict.fromkeys(int(r.hyperparameters["seed"]) for r in members if "seed" in r.hyperparameters)),
+                over,
             )
         )
     return tuple(cells)
 
 
-def _spread(values: Sequence[tuple[int, float | None]]) -> tuple[float, float | None] | None:
-    """Mean and standard deviation over forget samples (None for fewer than FEWEST); None without values."""
-    known = repetitions(values)
+def _spread(values: Sequence[tuple[int, float | None]], over: Over) -> tuple[float, float | None] | None:
+    """Mean and standard deviation over the repetitions (None for fewer than FEWEST); None without values."""
+    known = repetitions(values, over)
     if not known:
         return None
     return statistics.fmean(known), statistics.stdev(known) if len(known) >= FEWEST else None
@@ -171,7 +209,7 @@ def write_tables(summary: Summary) -> str:
     write_atomic(join(folder, "cells.csv"), csv_bytes(*filled(*cell_rows(summary))))
     content = {
         "sweep": summary.sweep,
-        "trials": [plain(result) for result in summary.results],
+        "trials": [{**plain(result), "outcome": result_outcome(result)} for result in summary.results],
         "cells": [asdict(cell) for cell in summary.cells],
         "missing": summary.missing,
         "evaluations": {trial_id: asdict(found) for trial_id, found in summary.evaluations.items()},
@@ -183,14 +221,14 @@ def write_tables(summary: Summary) -> str:
 def trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     """Header and rows of trials.csv."""
     told = list(dict.fromkeys(["alpha", "beta", *(key for r in summary.results for key in r.hyperparameters)]))
-    header = ["trial_id", "name", "model", "method", "sample", *told, "status", "reason", "epochs"]
+    header = ["trial_id", "name", "model", "method", "sample", *told, "status", "outcome", "reason", "epochs"]
     header += [m.column(side) for m in summary.metrics for side in ("before", "after")] + ["ppl_ratio", "seconds"]
     evaluated = list(dict.fromkeys(name for found in summary.evaluations.values() for name in found.after))
     header += [f"{name}_{side}{'' if _plain(name) else '_pct'}" for name in evaluated for side in ("before", "after")]
     rows: list[list[object]] = []
     for r in summary.results:
         row: list[object] = [r.trial_id, r.name, r.model, r.method, r.sample]
-        row += [*(r.hyperparameters.get(key) for key in told), r.status, r.reason, r.epochs]
+        row += [*(r.hyperparameters.get(key) for key in told), r.status, result_outcome(r), r.reason, r.epochs]
         for metric in summary.metrics:
             row += [None if side is None else metric.read(side) for side in (r.before, r.after)]
         found = summary.evaluations.get(r.trial_id)
@@ -208,7 +246,7 @@ def _plain(name: str) -> bool:
 def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     """Header and rows of cells.csv."""
     told = list(dict.fromkeys(key for cell in summary.cells for key in cell.told))
-    header = ["model", "method", "alpha", "beta", *told, "seed", "trials", "forgotten", "epochs_mean"]
+    header = ["model", "method", "alpha", "beta", *told, "seed", "over", "trials", "forgotten", "epochs_mean"]
     header += [
         f"{m.column(side)}_{what}" for m in summary.metrics for side in ("before", "after") for what in ("mean", "std")
     ]
@@ -216,7 +254,7 @@ def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     rows: list[list[object]] = []
     for cell in summary.cells:
         row: list[object] = [cell.model, cell.method, cell.alpha, cell.beta, *(cell.told.get(key) for key in told)]
-        row += [" ".join(map(str, cell.seeds)), cell.trials, cell.forgotten, cell.epochs]
+        row += [" ".join(map(str, cell.seeds)), cell.over, cell.trials, cell.forgotten, cell.epochs]
         for metric in summary.metrics:
             for side in (cell.before, cell.after):
                 row += list(side[metric.key] or (None, None))

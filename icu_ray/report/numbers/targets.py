@@ -23,9 +23,10 @@ def target_headings(found: Collected) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TargetRow:
-    """A target's numbers as text, in the order of `target_headings`."""
+    """A target's numbers as text, and in full (None: not measured), in the order of `target_headings`."""
 
     cells: tuple[str, ...]
+    values: tuple[float | str | None, ...]
     forgotten: bool
 
 
@@ -37,13 +38,14 @@ def target_rows(found: Collected) -> tuple[TargetRow, ...]:
     ranked = sorted(trials[0].samples, key=lambda target: (-(target.ma_after or 0.0), target.id))
     verdict = trials[0].verdict
     states = {} if verdict is None else {text.id: _WORD[text.state] for text in verdict.texts}
-    return tuple(TargetRow(_cells(target, states.get(target.id, "–")), target.forgotten) for target in ranked)
+    rows = [(_values(target, states.get(target.id)), target.forgotten) for target in ranked]
+    return tuple(TargetRow(tuple(map(_text, values)), values, forgotten) for values, forgotten in rows)
 
 
 _WORD: dict[State, str] = {"forgotten": "forgotten", "left": "above", "not_measured": "not measured"}
 
 
-def _cells(target: SampleRecord, state: str) -> tuple[str, ...]:
+def _values(target: SampleRecord, state: str | None) -> tuple[float | str | None, ...]:
     fractions = (
         target.ma_before,
         target.ma_after,
@@ -52,7 +54,11 @@ def _cells(target: SampleRecord, state: str) -> tuple[str, ...]:
         target.bertscore_after,
         target.bleu_after,
     )
-    shown = ["–" if value is None else f"{100 * value:.1f}" for value in fractions]
+    percents = [None if value is None else 100 * value for value in fractions]
     judged = target.bertscore_after is not None and target.bleu_after is not None
     unlike = "unlike" if target.forgotten else "alike" if judged else "not measured"
-    return (target.id, *shown, target.pair_id or "–", unlike, state)
+    return (target.id, *percents, target.pair_id, unlike, state)
+
+
+def _text(value: float | str | None) -> str:
+    return value if isinstance(value, str) else "–" if value is None else f"{value:.1f}"

@@ -23,6 +23,7 @@ from icu_ray.report.terminal.fitting import Heading, fitted
 from icu_ray.report.terminal.summary_tables import outcome_style
 from icu_ray.storage.el_names import ngrams_of
 from icu_ray.storage.results import Scores
+from icu_ray.storage.verdict import result_outcome
 
 _DRIVER = {
     "running": "running",
@@ -83,7 +84,10 @@ def status_table(found: Collected, console: Console) -> RenderableType:
 
 
 def status_json(found: Collected) -> dict[str, Any]:
-    """The same for scripts; MA and EL (el10, el5: by its n) are fractions."""
+    """The same for scripts; MA and EL (el10, el5: by its n) are fractions.
+
+    state: how a trial stands or ended; outcome: what came out, None before its end.
+    """
     trials = []
     for trial in found.trials:
         scores = _scores(trial)
@@ -93,6 +97,7 @@ def status_json(found: Collected) -> dict[str, Any]:
                 "name": trial.name,
                 "planned": trial.planned,
                 "state": trial.state,
+                "outcome": None if trial.result is None else result_outcome(trial.result),
                 "reason": "" if trial.result is None else trial.result.reason,
                 "epoch": trial.epochs,
                 "ma": None if scores is None else scores.ma,

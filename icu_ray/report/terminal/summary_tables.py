@@ -68,10 +68,9 @@ def print_tables(summary: Summary, console: Console) -> None:
 
 
 def _repeated(summary: Summary) -> str:
-    """What the repetitions of a cell are."""
-    results = summary.results
-    seeds = {result.hyperparameters.get("seed") for result in results}
-    return "seeds" if len({result.sample for result in results}) == 1 and len(seeds) > 1 else "samples"
+    """What the repetitions of the cells are."""
+    found = {cell.over for cell in summary.cells if cell.trials > 1} or {"forget samples"}
+    return " or ".join(over.removeprefix("forget ") for over in sorted(found))
 
 
 def _varied(summary: Summary) -> list[str]:
