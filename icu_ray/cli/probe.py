@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="the texts: .jsonl, .json, .csv or .parquet, or .npy of token ids",
+        help="the texts: .jsonl, .json, .csv, .tsv or .parquet, or .npy of token ids",
     )
     parser.add_argument(
         "--tokenizer",
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument(
         "--revision",
-        metavar="REVISION",
+        metavar="NAME",
         help="revision of the model on the hub: a branch, tag or commit (default: its main branch)",
     )
     parser.add_argument(
