@@ -89,7 +89,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(finite(probe_json(result, arguments.ngram))))
     else:
-        print(f"samples      {len(result.ids)}")
+        print(f"texts        {len(result.ids)}")
         print(f"MA           {_percent(result.ma_mean)}")
         print(f"EL{arguments.ngram:<10} {_percent(result.el_mean)}")
         print(f"forget loss  {'-' if result.forget_loss_mean is None else f'{result.forget_loss_mean:.4f}'}")
