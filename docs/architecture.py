@@ -29,11 +29,11 @@ TINTS: Mapping[str, str] = {"Ray": "#ddf4ff", "DeepSpeed": "#fff8c5", "MLflow": 
 
 
 @dataclass(frozen=True)
-class Floor:
-    """rooms: from left to right. acquainted: whether they may import each other."""
+class Layer:
+    """packages: from left to right. mutual: whether they may import each other."""
 
-    rooms: tuple[str, ...]
-    acquainted: bool
+    packages: tuple[str, ...]
+    mutual: bool
 
 
 def contracts() -> list[dict[str, Any]]:
@@ -43,11 +43,11 @@ def contracts() -> list[dict[str, Any]]:
     return found
 
 
-def floors() -> list[Floor]:
+def layers() -> list[Layer]:
     """From the top down."""
-    (contract,) = (each for each in contracts() if each["id"] == "floors")
+    (contract,) = (each for each in contracts() if each["id"] == "layers")
     return [
-        Floor(tuple(room.strip() for room in layer.replace(":", "|").split("|")), ":" in layer)
+        Layer(tuple(package.strip() for package in layer.replace(":", "|").split("|")), ":" in layer)
         for layer in contract["layers"]
     ]
 
@@ -62,10 +62,10 @@ def libraries() -> dict[str, list[str]]:
     return found
 
 
-def purpose(room: str) -> str:
+def purpose(package: str) -> str:
     """The first sentence of a package's docstring."""
-    path = ROOT / "icu_ray" / room / "__init__.py"
-    path = path if path.is_file() else ROOT / "icu_ray" / f"{room}.py"
+    path = ROOT / "icu_ray" / package / "__init__.py"
+    path = path if path.is_file() else ROOT / "icu_ray" / f"{package}.py"
     said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     if not said:
         raise SystemExit(f"{path}: expected a docstring whose first sentence says what the package is for")
@@ -77,17 +77,17 @@ def picture() -> str:
     tags = libraries()
     body: list[str] = []
     top = 4
-    storeys = floors()
-    for number, floor in zip(range(len(storeys), 0, -1), storeys, strict=True):
-        width = (WIDTH - GUTTER - GAP * (len(floor.rooms) - 1) - 2) / len(floor.rooms)
+    drawn = layers()
+    for number, layer in zip(range(len(drawn), 0, -1), drawn, strict=True):
+        width = (WIDTH - GUTTER - GAP * (len(layer.packages) - 1) - 2) / len(layer.packages)
         columns = int((width - 2 * PADDING) / CHARACTER)
-        texts = [textwrap.wrap(purpose(room), columns, break_on_hyphens=False) for room in floor.rooms]
+        texts = [textwrap.wrap(purpose(package), columns, break_on_hyphens=False) for package in layer.packages]
         height = PADDING + TITLE + LINE * max(map(len, texts)) + 4
         body.append(f'<text class="n" x="{GUTTER - 10}" y="{top + height / 2 + 5:g}">{number}</text>')
-        for place, (room, lines) in enumerate(zip(floor.rooms, texts, strict=True)):
+        for place, (package, lines) in enumerate(zip(layer.packages, texts, strict=True)):
             left = GUTTER + place * (width + GAP)
-            body += _box(room, lines, tags.get(room, []), left, top, width, height)
-            if place and floor.acquainted:
+            body += _box(package, lines, tags.get(package, []), left, top, width, height)
+            if place and layer.mutual:
                 body.append(f'<text class="k" x="{left - GAP / 2:g}" y="{top + height / 2 + 4:g}">↔</text>')
         top += height + 10
     note = "A package imports only lower ones; ↔ joins two that may import each other. A tag names a library."
@@ -105,12 +105,14 @@ def picture() -> str:
     return "\n".join([head, f"<style>{style}</style>", *body, "</svg>", ""])
 
 
-def _box(room: str, lines: list[str], tags: list[str], left: float, top: int, width: float, height: int) -> list[str]:
+def _box(
+    package: str, lines: list[str], tags: list[str], left: float, top: int, width: float, height: int
+) -> list[str]:
     tint = TINTS[tags[0]] if tags else PLAIN
     inside = left + PADDING
     parts = [
         f'<rect x="{left:g}" y="{top}" width="{width:g}" height="{height}" rx="6" fill="{tint}"/>',
-        f'<text class="t" x="{inside:g}" y="{top + 24}">{room}</text>',
+        f'<text class="t" x="{inside:g}" y="{top + 24}">{package}</text>',
     ]
     if tags:
         parts.append(f'<text class="g" x="{left + width - PADDING:g}" y="{top + 23}">{", ".join(tags)}</text>')

@@ -72,14 +72,21 @@ FORMS = ("prompt_column", "completion_column", "messages_column", "template")
 def add_forms(parser: Any) -> None:
     """Options for rows of prompt and completion, and for chats."""
     parser.add_argument(
-        "--prompt-column", metavar="NAME", help="column of prompts, which are given (found by its name)"
+        "--prompt-column",
+        metavar="NAME",
+        help="column of prompts, which are given (default: question or prompt, in a file without a column text)",
     )
-    parser.add_argument("--completion-column", metavar="NAME", help="column of what follows a prompt")
-    parser.add_argument("--messages-column", metavar="NAME", help="column of chats: lists of {role, content}")
+    parser.add_argument(
+        "--completion-column", metavar="NAME", help="column of what follows a prompt (default: answer or completion)"
+    )
+    parser.add_argument(
+        "--messages-column", metavar="NAME", help="column of chats, lists of {role, content} (default: messages)"
+    )
     parser.add_argument(
         "--template",
         choices=("plain", "question-answer", "chat"),
-        help="how a prompt and its completion become one text (default: the model's chat template if it has one)",
+        help="how a prompt and its completion become one text (default: plain where --prompt-column is given; else "
+        "chat if the model has a chat template; else question-answer or plain, as the columns are called)",
     )
 
 

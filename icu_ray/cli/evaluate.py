@@ -28,6 +28,7 @@ def add(commands: Any) -> None:
         "--suite",
         nargs="+",
         default=[],
+        metavar="NAME",
         help="groups of tasks: lm_eval (nine of lm-eval's), icu (the paper's) or quick (small, made up here); "
         "'icu-ray list tasks' names them (default: lm_eval; none with --tasks)",
     )
@@ -67,7 +68,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument(
         "--revision",
-        metavar="REVISION",
+        metavar="NAME",
         help="revision of the models on the hub: a branch, tag or commit (default: their main branch)",
     )
     parser.add_argument(

@@ -35,7 +35,13 @@ def add(commands: Any) -> None:
     export.add_argument(
         "--raters", type=positive, default=2, metavar="N", help="number of people who rate every row (default: 2)"
     )
-    export.add_argument("--seed", type=int, default=0, help="seed of the drawing and of the order of rows (default: 0)")
+    export.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="NUMBER",
+        help="seed of the drawing and of the order of rows (default: 0)",
+    )
     export.add_argument(
         "--per-cell", type=positive, metavar="K", help="rows drawn of each method with its weights (default: all)"
     )

@@ -30,7 +30,9 @@ def add(commands: Any) -> None:
         "--model", metavar="DIR_OR_ID", help="folder or hub id of the language model (default: a small stand-in)"
     )
     parser.add_argument(
-        "--forget", metavar="FILE", help="texts to forget: .jsonl, .csv or .parquet (default: made-up records)"
+        "--forget",
+        metavar="FILE",
+        help="texts to forget: .jsonl, .json, .csv, .tsv or .parquet (default: made-up records)",
     )
     parser.add_argument("--retain", metavar="FILE", help="texts that it may keep, in the same form (default: none)")
 

@@ -47,7 +47,8 @@ def add_sources(parser: Any, more: str = "") -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help=f"folder of a sweep or trial, or a .jsonl, .csv, .parquet of id, prompt, reference, candidate{more}",
+        help="folder of a sweep or trial, or a .jsonl, .json, .csv, .tsv or .parquet of id, prompt, reference, "
+        f"candidate{more}",
     )
     parser.add_argument(
         "--which",

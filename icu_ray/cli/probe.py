@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="the texts: .jsonl, .json, .csv or .parquet, or .npy of token ids",
+        help="the texts: .jsonl, .json, .csv, .tsv or .parquet, or .npy of token ids",
     )
     parser.add_argument(
         "--tokenizer",
@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
     parser.add_argument(
         "--revision",
-        metavar="REVISION",
+        metavar="NAME",
         help="revision of the model on the hub: a branch, tag or commit (default: its main branch)",
     )
     parser.add_argument(
@@ -81,7 +81,7 @@ def _probe(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(finite(probe_json(result, arguments.ngram))))
     else:
-        print(f"samples      {len(result.ids)}")
+        print(f"texts        {len(result.ids)}")
         print(f"MA           {_percent(result.ma_mean)}")
         print(f"EL{arguments.ngram:<10} {_percent(result.el_mean)}")
         print(f"forget loss  {'-' if result.forget_loss_mean is None else f'{result.forget_loss_mean:.4f}'}")

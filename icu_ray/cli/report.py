@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "report",
-        "Tables and figures of finished or unfinished sweeps: HTML page, Markdown, LaTeX, CSV, PNG.",
+        "Tables of finished or unfinished sweeps as HTML page, Markdown, LaTeX and CSV, figures as PNG, SVG and PDF.",
         "icu-ray report runs/quickstart",
         _report,
     )

@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
         help="folder that is copied to the cluster (default: this one)",
     )
     parser.add_argument(
-        "--id", dest="submission_id", metavar="ID", help="name of the job (default: the sweep's name and the time)"
+        "--id", dest="submission_id", metavar="NAME", help="name of the job (default: the sweep's name and the time)"
     )
     parser.add_argument(
         "--env",
@@ -62,8 +62,12 @@ def add(commands: Any) -> None:
         action="store_true",
         help="return when the job is submitted (default: show its log until it ends)",
     )
-    parser.add_argument("--attach", metavar="ID", help="show the log of a job that was submitted before, until it ends")
-    parser.add_argument("--stop", metavar="ID", help="stop a job; what it finished is kept")
+    parser.add_argument(
+        "--attach",
+        metavar="ID",
+        help="show the log of a job that was submitted before, until it ends (default: submit one)",
+    )
+    parser.add_argument("--stop", metavar="ID", help="stop a job; what it finished is kept (default: submit one)")
     parser.add_argument("--list", action="store_true", help="list the cluster's submitted jobs, the newest last")
     parser.add_argument("--json", action="store_true", help="with --list: print JSON")
 

@@ -43,7 +43,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--forget",
         metavar="FILE",
-        help="the texts to forget: .jsonl, .json, .csv or .parquet (default: made-up records, with a stand-in alone)",
+        help="the texts to forget: .jsonl, .json, .csv, .tsv or .parquet (default: made-up records, with a stand-in "
+        "alone)",
     )
     parser.add_argument(
         "--retain",
@@ -81,15 +82,32 @@ def add(commands: Any) -> None:
         help="how to unlearn, see 'icu-ray list methods' (default: icu; without --retain kumpr)",
     )
     parser.add_argument(
-        "--alpha", type=float, default=0.5, help="weight of learning the pairs, 0 or more (default: 0.5)"
+        "--alpha",
+        type=float,
+        default=0.5,
+        metavar="NUMBER",
+        help="weight of learning the pairs, 0 or more (default: 0.5)",
     )
     parser.add_argument(
-        "--beta", type=float, help="weight of staying near the original, 0 or more (default: 1; for a stand-in 4)"
+        "--beta",
+        type=float,
+        metavar="NUMBER",
+        help="weight of staying near the original, 0 or more (default: 1; for a stand-in 4)",
     )
-    parser.add_argument("--length", type=int, help="tokens of a row (default: of the longest text; for a stand-in 128)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that train together (default: 1)")
     parser.add_argument(
-        "--gpus", type=int, help="GPUs of each worker (default: 1 where there is one; for a stand-in 0)"
+        "--length",
+        type=int,
+        metavar="TOKENS",
+        help="tokens of a row (default: of the longest text; for a stand-in 128)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="COUNT", help="processes that train together (default: 1)"
+    )
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        metavar="COUNT",
+        help="GPUs of each worker (default: 1 where there is one; for a stand-in 0)",
     )
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="number format of the weights (default: fp32)"
@@ -98,6 +116,7 @@ def add(commands: Any) -> None:
         "--suite",
         nargs="+",
         default=[],
+        metavar="NAME",
         help="tasks that the model is given before and after: lm_eval, icu or quick, see 'icu-ray list tasks' "
         "(default: none)",
     )

@@ -2,8 +2,8 @@
 
     for key in explained("lr"): print(key.path, key.takes, key.default, key.meaning)
 
-The meaning is the sentence under the key in this room's files. Python throws such sentences away, so they are read from
-the source.
+The meaning is the sentence under the key in this package's files. Python throws such sentences away, so they are read
+from the source.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from icu_ray.config.section import Count, Fraction, Place, Positive, Section, We
 
 
 class FilterConfig(Section):
-    """Iterative unlearning refinement (section IV-D): which samples count as forgotten."""
+    """Iterative unlearning refinement (section IV-D): which targets count as forgotten."""
 
     rule: Literal["or", "and"] = "or"
     """Whether low BERTScore or low BLEU is enough to be forgotten, as in the authors' code, or both are needed, as the

@@ -95,7 +95,7 @@ class OptimConfig(Section):
 
 
 class TrainConfig(Section):
-    """How samples become batches."""
+    """How targets and their pairs become batches."""
 
     batch_size: Count = 8
     """Targets of one step, over all workers."""

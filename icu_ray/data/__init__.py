@@ -2,11 +2,16 @@
 
     check = check_data(config); corpus = load_corpus(config)      # sources.py
 
-In the order of a text's way: `sources.py` is the front of the three sources `synthetic.py`, `records.py` (a user's
-own; `forms.py` reads their rows) and `extraction.py` (the benchmark; `fetch.py` gets it, `vocabulary.py` decodes it).
-`examples.py` and `corpus.py` are the values they give. `tokens.py` makes rows of one model's vocabulary, `prompts.py`
-those with a prompt, and `chats.py` writes chats out by the model's own template. `pairing.py` finds each
-target's nearest neighbour, by `embedding.py` (with the encoder that `encoder.py` finds) and `neighbours.py`; these
-two and the pairing itself run on Ray Data, the rest needs no Ray. This package must not know models nor methods: a
-tokenizer comes as an argument.
+In the order of a text's way:
+
+1. `sources.py` is the front of the three sources: `synthetic.py` (made up), `records.py` (a user's own) and
+   `extraction.py` (the benchmark; `fetch.py` gets it, `vocabulary.py` decodes it). Of a user's own, `table_files.py`
+   reads the files and `forms.py` the rows. `examples.py` and `corpus.py` are the values that a source gives.
+2. `tokens.py` makes rows of one model's vocabulary, `prompts.py` those with a prompt, and `chats.py` writes chats out
+   by the model's own template. They share `specials.py` (what a tokenizer adds around a text), `long_texts.py` (texts
+   longer than a row), `padding.py` (rows of one width) and `positions.py` (where a token stands in such a row).
+3. `pairing.py` finds each target's nearest neighbour, by `embedding.py` (with the encoder that `encoder.py` finds) and
+   `neighbours.py`. These two and the pairing itself run on Ray Data, the rest needs no Ray.
+
+This package must not know models nor methods: a tokenizer comes as an argument.
 """

@@ -1,9 +1,9 @@
 """What is judged: each continuation beside its own prompt and reference, found by id and never by position.
 
-A source is a sweep's folder, one trial's folder, or a .jsonl, .csv or .parquet file. Trials bring what the original
-model said ('before') and what the unlearned one says ('after'); one original model's text stands in many trials and is
-kept once. A file has the columns id, prompt, reference, candidate, or id and candidate with a second file of
-id, prompt, reference. End-of-text marks are no part of a candidate.
+A source is a sweep's folder, one trial's folder, or a .jsonl, .json, .csv, .tsv or .parquet file. Trials bring what the
+original model said ('before') and what the unlearned one says ('after'); one original model's text stands in many
+trials and is kept once. A file has the columns id, prompt, reference, candidate, or id and candidate with a second file
+of id, prompt, reference. End-of-text marks are no part of a candidate.
 
     candidates = read_candidates(["runs/quickstart"], which="both", references=None, note=print)
 """

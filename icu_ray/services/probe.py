@@ -3,8 +3,8 @@
     result = probe_files("gpt2-folder", Path("forget.npy"))
 
 A `.npy` holds (N, L) token ids in the model's own vocabulary, unless `tokenizer` says who wrote them; a run of padding
-ids at either end of a row is padding. `.jsonl`, `.csv` and `.parquet` hold texts, tokenised by the model's own
-tokenizer.
+ids at either end of a row is padding. `.jsonl`, `.json`, `.csv`, `.tsv` and `.parquet` hold texts, tokenised by the
+model's own tokenizer.
 """
 
 from __future__ import annotations

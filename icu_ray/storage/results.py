@@ -68,7 +68,7 @@ class Scores(NamedByN):
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch of a trial. epoch 0 is the original model; `active` counts samples not yet forgotten after it.
+    """One epoch of a trial. epoch 0 is the original model; `active` counts targets not yet forgotten after it.
 
     loss: each term of equation (6) as a mean over the epoch's steps. seconds: train, validate.
     notes: what happened besides, such as an optimizer that had to start anew. skipped_steps: how many of `steps`

@@ -2,16 +2,16 @@
 
 Read in this order:
 
-    __main__, run         the command; a sweep from its plan to its report
-    driver, lease         what makes a process the one driver of a sweep: lease, beat, signals
-    trials                wires the components below and runs the trials
-    prepare               what the trials share, made once, in which order; prepare_tasks: the work itself, on Ray
-    trial_queue           which trial Ray Tune gets next; search: a queue whose trials a searcher chooses
-    trial_events          what the queue tells; running_trials: who is told, and whether a trial that died goes on
-    evaluation            models evaluated beside the trials; evaluation_rounds: one round, and what it may take;
-                          trial_evaluation: one trial's models and files
-    prometheus_metrics    what an operator's Prometheus sees
-    submit                the same command on another cluster; upload: what travels there; job_list: what runs there
+- __main__.py: the command; run.py: a sweep from its plan to its report
+- driver.py, lease.py: what makes a process the one driver of a sweep: lease, beat, signals
+- trials.py: wires the components below and runs the trials
+- prepare.py: what the trials share, made once, in which order; prepare_tasks.py: the work itself, on Ray
+- trial_queue.py: which trial Ray Tune gets next; search.py: a queue whose trials a searcher chooses
+- trial_events.py: what the queue tells; running_trials.py: who is told, and whether a trial that died goes on
+- evaluation.py: models evaluated beside the trials; evaluation_rounds.py: one round, and what it may take;
+  trial_evaluation.py: one trial's models and files
+- prometheus_metrics.py: what an operator's Prometheus sees
+- submit.py: the same command on another cluster; upload.py: what travels there; job_list.py: what runs there
 
 The package must not know DeepSpeed or MLflow; training and tracking speak to them.
 """

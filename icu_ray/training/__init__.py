@@ -4,7 +4,8 @@ Read in this order:
 
 - loop.py: `run_trial`, the loop over epochs: train, measure, refine, report, maybe stop
 - epoch.py: one epoch of training, one measurement; batches.py: which rows make which batch on which rank
-- refinement.py: which samples are forgotten, and when to stop (section IV-D); validation.py: what is measured
+- refinement.py: which targets are forgotten, and when to stop (section IV-D); validation.py: what is measured
+- best_epoch.py: which epoch's model a trial leaves (`stop.keep`)
 - records.py: what goes in and what comes out, as values; checkpoints.py: a trial's state in a folder
 - engine.py: DeepSpeed, known here alone
 - standins.py, muon.py: small models trained here until they know the forget samples

@@ -44,6 +44,7 @@ def test_a_model_of_nan_is_not_forgotten_but_broken(tmp_path: Path, capsys: pyte
     assert "the model's scores are not finite on 3 of 3 texts" in asked.err
     assert probe(model, tmp_path / "forget.npy", "--el-start", "12") == 1
     asked = capsys.readouterr()
+    assert asked.out.splitlines()[0].split() == ["texts", "3"]
     assert "0.00" not in asked.out and "not finite" in asked.err
 
 

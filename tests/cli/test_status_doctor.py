@@ -27,6 +27,7 @@ import pytest
 
 from icu_ray.cli.main import main as cli
 from icu_ray.cli.main import make_parser
+from icu_ray.data.table_files import READERS
 from icu_ray.services.doctor import Finding, examine
 from icu_ray.storage.results import Beat, EpochRecord, to_json
 from icu_ray.storage.trial_files import TrialPaths, write_beat, write_events
@@ -328,11 +329,27 @@ def test_every_option_says_what_it_means_and_its_default() -> None:
             name = f"{parser.prog} {'/'.join(action.option_strings) or action.metavar or action.dest}"
             said = "" if action.help is None else " ".join((action.help % {"prog": parser.prog}).split())
             assert len(said.partition(" (default")[0].split()) >= 2, name
-            if isinstance(action, modes) or action.required or name.endswith(("--attach", "--stop")):
+            if isinstance(action, modes) or action.required:
                 continue  # nothing happens without it, or there is no doing without it
             assert "(default: " in said, name
             if isinstance(action.default, str | int | float) and action.default != "":
                 assert f"(default: {action.default}" in said, name
+
+
+def test_what_stands_for_a_value_says_more_than_the_option() -> None:
+    """Not `--beta BETA`: the help then says twice what the option is called and never what it takes."""
+    for parser in walk(make_parser()):
+        for action in parser._actions:
+            if action.option_strings and action.nargs != 0 and not action.choices:
+                names = {option.lstrip("-").replace("-", "_").upper() for option in action.option_strings}
+                assert (action.metavar or action.dest.upper()) not in names, f"{parser.prog} {action.option_strings}"
+
+
+def test_a_file_that_is_read_by_its_ending_is_named_with_all_endings() -> None:
+    said = [action.help for parser in walk(make_parser()) for action in parser._actions if action.help]
+    naming = [text for text in said if ".csv" in text]
+    assert len(naming) >= 4
+    assert [text for text in naming if any(ending not in text for ending in READERS)] == []
 
 
 def test_every_command_shows_an_example() -> None:

@@ -1,4 +1,7 @@
-"""What the command line says of configs, methods and errors: in the words of who typed."""
+"""What the command line says of configs, methods and errors: in the words of who typed.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

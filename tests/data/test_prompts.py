@@ -1,4 +1,7 @@
-"""Rows of prompt and completion: where the completion begins, what is scored, and that other rows do not matter."""
+"""Rows of prompt and completion: where the completion begins, what is scored, and that other rows do not matter.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

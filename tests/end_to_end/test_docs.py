@@ -357,12 +357,34 @@ CHECKS = {
 }
 
 
+def prose(path: Path) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path: Path) -> set[str]:
+    """What a link to a heading of a page may name, as GitHub makes it of the heading."""
+    headings = re.findall(r"^#+ +(.+?) *$", prose(path), re.MULTILINE)
+    shown = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in shown}
+
+
 def test_links_lead_somewhere() -> None:
-    for page in [*SLOW_PAGES, *QUICK_PAGES]:
-        text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-        for target in re.findall(r"\]\(([^)\s]+)\)", text):
-            if not target.startswith(("http://", "https://", "#")):
-                assert ((ROOT / page).parent / target.split("#")[0]).exists(), f"{page}: {target}"
+    broken = []
+    for page in [*SLOW_PAGES, *QUICK_PAGES, "cluster/README.md", "benchmarks/README.md", "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose(ROOT / page)):
+            if not target.startswith(("http://", "https://")):
+                file, _, anchor = target.partition("#")
+                path = (ROOT / page).parent / file if file else ROOT / page
+                if not path.exists() or (anchor and anchor not in anchors(path)):
+                    broken.append(f"{page}: {target}")
+    assert broken == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    lines = prose(ROOT / "README.md").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith(("|", "!"))] == []
 
 
 def test_the_glossary_is_that_of_the_report() -> None:

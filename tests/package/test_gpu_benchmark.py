@@ -1,4 +1,7 @@
-"""benchmarks/gpu.py: the tiny setting runs on a CPU and leaves every number that it can have there."""
+"""benchmarks/gpu.py: the tiny setting runs on a CPU and leaves every number that it can have there.
+
+Needs: a Ray of its own for one of its tests.
+"""
 
 from __future__ import annotations
 

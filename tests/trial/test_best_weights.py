@@ -1,4 +1,7 @@
-"""The file with the weights of a trial's best epoch, in a local folder and behind a URL."""
+"""The file with the weights of a trial's best epoch, in a local folder and behind a URL.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

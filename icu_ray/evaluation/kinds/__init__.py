@@ -1,1 +1,6 @@
-"""The kinds of task: what each asks of a model, how a model answers it, how answers become scores."""
+"""The kinds of task: what each asks of a model, how a model answers it, how answers become scores.
+
+- classification.py: log-likelihoods of continuations; dialogue.py: generation; perplexity.py: of whole texts
+- harness.py: tasks of lm-evaluation-harness as requests; harness_scores.py: answers as its scores
+- without_code.py: how the harness reads a task's file without running code from it
+"""

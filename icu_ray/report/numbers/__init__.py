@@ -1,1 +1,9 @@
-"""From trials to numbers: columns, rows, statistics, comparisons, tables."""
+"""From trials to numbers: columns, rows, statistics, comparisons, tables.
+
+- rows.py: trials put together to rows; variants.py: the settings in which they differ; columns.py: what a row shows
+- statistics.py: means with intervals, and paired tests; comparison.py: rows compared by them
+- paper_tables.py: the values the paper prints, beside which a row stands
+- tasks.py, targets.py: tables of evaluation tasks and of single texts; heldout.py, outcome.py: a sentence on what
+  became of the held-out texts, and on what came out; thresholds.py: those of the configs
+- summary.py: trials.csv, cells.csv and summary.json, which a sweep leaves beside its trials
+"""
