@@ -19,12 +19,12 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 def run(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--tiny", "--out", str(out), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1600)
 
 
 @pytest.mark.slow
 def test_the_tiny_setting_runs_on_a_cpu(tmp_path: Path) -> None:
-    ran = run(tmp_path, "--parts", "a,b,c,d", "--budget", "500")
+    ran = run(tmp_path, "--parts", "a,b,c,d", "--budget", "1500")
     assert ran.returncode == 0, ran.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     states = {name: step["state"] for name, step in results["steps"].items()}
