@@ -327,7 +327,7 @@ def test_each_window_of_a_long_text_is_counted(tmp_path: Path) -> None:
 
 def test_a_tokenizer_that_is_not_there_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub that does not answer takes 10 s to say so, and a grid has thousands of trials."""
-    asked = []
+    asked: list[str] = []
 
     def missing(source: str, *_: object) -> Lengths:
         asked.append(source)

@@ -29,8 +29,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     rows = []
     for trial in plan.trials:
         status = trial.status if trial.status != "resumable" else f"resumable at epoch {trial.epochs_done}"
-        gpus = trial.model.gpus
-        each = "CPU" if not gpus else "GPU" if gpus == 1 else f"x {gpus:g} GPU"
+        takes = trial.model.gpus
+        each = "CPU" if not takes else "GPU" if takes == 1 else f"x {takes:g} GPU"
         rows.append(
             (
                 f"{escape(trial.name)} [dim]{trial.trial_id[:8]}[/dim]",
