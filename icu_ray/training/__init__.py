@@ -8,7 +8,7 @@ Read in this order:
 - best_epoch.py: which epoch's model a trial leaves (`stop.keep`)
 - records.py: what goes in and what comes out, as values; checkpoints.py: a trial's state in a folder
 - engine.py: DeepSpeed, known here alone
-- standins.py, muon.py: small models trained here until they know the forget samples
+- standin_models.py, standins.py, muon.py: small models made and trained here until they know the forget samples
 
 The package must not know Ray, Tune or MLflow: who calls it decides where its reports and checkpoints go.
 """
