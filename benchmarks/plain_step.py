@@ -41,10 +41,9 @@ SHALLOW = Shape("2 x 768, 50,257 words", 768, 2, 12, 50257, 200)
 NEO_125M = Shape("GPT-Neo 125M", 768, 12, 12, 50257, 200)
 
 
-def new_model(shape: Shape) -> PreTrainedModel:
-    """A random model of a shape, as load_model would hand it on."""
-    torch.manual_seed(0)
-    model = GPTNeoForCausalLM(
+def neo(shape: Shape, end_of_text: int = 0) -> GPTNeoForCausalLM:
+    """A random GPT-Neo of a shape."""
+    return GPTNeoForCausalLM(
         GPTNeoConfig(
             vocab_size=shape.vocabulary,
             hidden_size=shape.width,
@@ -55,10 +54,16 @@ def new_model(shape: Shape) -> PreTrainedModel:
             resid_dropout=0.0,
             embed_dropout=0.0,
             attention_dropout=0.0,
-            bos_token_id=0,
-            eos_token_id=0,
+            bos_token_id=end_of_text,
+            eos_token_id=end_of_text,
         )
     )
+
+
+def new_model(shape: Shape) -> PreTrainedModel:
+    """A random model of a shape, as load_model would hand it on."""
+    torch.manual_seed(0)
+    model = neo(shape)
     fuse_activations(model)
     return model
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from plain_step import Shape
+from plain_step import neo
 from torch.nn import functional
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from gpu_parts.setting import Setting, sweep_tree
 from icu_ray.config import TokensConfig
@@ -105,25 +105,6 @@ def _tokenizer(setting: Setting, corpus: Corpus) -> PreTrainedTokenizerBase:
     return train_tokenizer(corpus.rows.texts, setting.shape.vocabulary)
 
 
-def neo(shape: Shape) -> GPTNeoForCausalLM:
-    """A random GPT-Neo of a shape."""
-    return GPTNeoForCausalLM(
-        GPTNeoConfig(
-            vocab_size=shape.vocabulary,
-            hidden_size=shape.width,
-            num_layers=shape.layers,
-            num_heads=shape.heads,
-            attention_types=[[["global", "local"], shape.layers // 2]],
-            max_position_embeddings=2048,
-            resid_dropout=0.0,
-            embed_dropout=0.0,
-            attention_dropout=0.0,
-            bos_token_id=0 if shape.vocabulary < 50257 else 50256,
-            eos_token_id=0 if shape.vocabulary < 50257 else 50256,
-        )
-    )
-
-
 def train(
     setting: Setting,
     targets: NDArray[np.int64],
@@ -134,7 +115,7 @@ def train(
     """The model with its course; it ends when the targets are recited, or after SECONDS."""
     torch.manual_seed(0)
     device = setting.device
-    model = neo(setting.shape).to(device)
+    model = neo(setting.shape, 0 if setting.shape.vocabulary < 50257 else 50256).to(device)
     torch.backends.cuda.matmul.allow_tf32 = True
     rate, warm = (1e-2, 10) if setting.tiny else (6e-4, 60)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)

@@ -137,8 +137,8 @@ def past_of(work: Work) -> Past | None:
     """The newest trials of about this size that ended on such a device here, in this precision; None: none did."""
     file = kept_folder() / FILE
     with contextlib.suppress(OSError):
-        state = (file.stat().st_mtime_ns, file.stat().st_size)
-        return _alike(file, state, machine_name(work.device), _kind(work), work.parameters)
+        found = file.stat()
+        return _alike(file, (found.st_mtime_ns, found.st_size), machine_name(work.device), _kind(work), work.parameters)
     return None
 
 

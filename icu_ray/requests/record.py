@@ -28,6 +28,7 @@ from icu_ray.storage.files import write_atomic
 from icu_ray.storage.results import SampleRecord, TrialResult, TrialSpec, finite, to_json
 from icu_ray.storage.thresholds import Thresholds
 from icu_ray.storage.verdict import Verdict, verdict_json
+from icu_ray.storage.verdict_parts import means_said
 
 FORMAT = 1
 NAME, PAGE = "record.json", "record.html"
@@ -61,15 +62,10 @@ def thresholds_told(limits: Thresholds) -> dict[str, Any]:
     ngram: n of EL, whose threshold is `el`.
     """
     both = {"ma": limits.ma, "el": limits.el}
-    called = {"ma": "MA", "el": f"EL{limits.ngram}"}
+    called = dict(zip(both, limits.named, strict=True))
     values: dict[str, Any] = {name: finite(limit.value) for name, limit in both.items()}
     made = [name for name, limit in both.items() if limit.source == "heldout"]
-    texts = max(limit.texts for limit in both.values())
-    parts = (
-        [f"{' and '.join(called[name] for name in made)}: the mean of {texts} held-out texts before unlearning"]
-        if made
-        else []
-    )
+    parts = [means_said(limits)] if made else []
     for name in [name for name in both if name not in made]:
         paper = values[name] == getattr(StopConfig(), name)
         parts.append(f"{called[name]}: {'the paper (section V-D)' if paper else f'this request (stop.{name})'}")

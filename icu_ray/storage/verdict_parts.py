@@ -148,6 +148,12 @@ def heldout_of(before: Scores, after: Scores, limits: Thresholds | None) -> Held
     return HeldOut(texts, ngram, before.ma_heldout, after.ma_heldout, before.el_heldout, after.el_heldout, sets)
 
 
+def means_said(limits: Thresholds) -> str:
+    """Which thresholds are means, and of how many texts."""
+    texts = max(limits.ma.texts, limits.el.texts)
+    return f"{' and '.join(limits.from_heldout)}: the mean of {texts} held-out texts before unlearning"
+
+
 def thresholds_said(limits: Thresholds) -> list[str]:
     """What the thresholds are, and where they come from."""
     said = []
@@ -156,9 +162,8 @@ def thresholds_said(limits: Thresholds) -> list[str]:
         spread = "" if limit.spread is None else f" (spread {100 * limit.spread:.1f})"
         said.append(f"{name} {sign} {percent(limit.value)}{spread}")
     lines = [f" {limits.rule} ".join(said)]
-    texts = max(limits.ma.texts, limits.el.texts)
     if limits.from_heldout:
-        lines.append(f"{' and '.join(limits.from_heldout)}: the mean of {texts} held-out texts before unlearning")
+        lines.append(means_said(limits))
         if limits.heldout_above is not None:
             lines.append(f"of these held-out texts, {limits.heldout_above} are above the thresholds")
     else:
