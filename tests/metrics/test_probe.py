@@ -126,9 +126,15 @@ def repetitive(family: str) -> tuple[PreTrainedModel, np.ndarray]:
 
 
 @lru_cache(maxsize=4096)
-def said(family: str, row: int, prefix: int, eos: int | None) -> tuple[int, ...]:
+def whole(family: str, row: int, prefix: int) -> tuple[int, ...]:
     model, ids = repetitive(family)
-    return tuple(greedy(model, ids[row, :prefix].tolist(), COLUMNS.length, eos))
+    return tuple(greedy(model, ids[row, :prefix].tolist(), COLUMNS.length, None))
+
+
+def said(family: str, row: int, prefix: int, eos: int | None) -> tuple[int, ...]:
+    """What it says up to the end of text, which changes nothing of what comes before it."""
+    tokens = whole(family, row, prefix)
+    return tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,9 +1,9 @@
 """A small trial for tests of the training package, runnable as a process of a gloo group.
 
-python tests/support/training_case.py RANK WORLD_SIZE ZERO_STAGE RENDEZVOUS_FILE OUT_FILE [FLAGS]
+python tests/support/training_case.py RANK WORLD_SIZE ZERO_STAGE RENDEZVOUS_FILE OUT_FILE FLAGS
 
-It runs a whole trial, and one of a single target whose EL is decoded for the decision alone. With FLAGS (1 active,
-0 forgotten, one a sample) it trains one epoch instead.
+It trains one epoch with FLAGS (1 active, 0 forgotten, one a sample), then runs a whole trial, and one of a single
+target whose EL is decoded for the decision alone: OUT_FILE.RANK gets what came of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 os.environ["DS_ACCELERATOR"] = "cpu"
@@ -147,17 +146,11 @@ def main() -> None:
     torch.set_num_threads(1)
     set_device_environment(torch.device("cpu"))
     torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=world_size)
-    if len(sys.argv) > 6:
-        active = np.array([flag == "1" for flag in sys.argv[6]])
-        found = one_epoch(active, rank, world_size, zero_stage=stage, micro_batch=1 if world_size > 1 else None)
-        torch.save(found, f"{sys.argv[5]}.{rank}")
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-        return
-    found = [whole_trial(7, rank, world_size, zero_stage=stage)]
-    found.append(whole_trial(1, rank, world_size, zero_stage=stage, eval=EvalConfig(el="decision"), lr=3e-4))
-    if rank == 0:
-        torch.save({"trials": found}, Path(sys.argv[5]))
+    active = np.array([flag == "1" for flag in sys.argv[6]])
+    found = one_epoch(active, rank, world_size, zero_stage=stage, micro_batch=1 if world_size > 1 else None)
+    trials = [whole_trial(7, rank, world_size, zero_stage=stage)]
+    trials.append(whole_trial(1, rank, world_size, zero_stage=stage, eval=EvalConfig(el="decision"), lr=3e-4))
+    torch.save({**found, "trials": trials}, f"{sys.argv[5]}.{rank}")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

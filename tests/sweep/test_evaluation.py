@@ -122,6 +122,7 @@ def test_a_trial_s_models_are_checked_against_their_record(tmp_path: Path, mirro
         assert [subject.recorded for subject in models.subjects] == [True, True]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_evaluated_is_said_and_tried_again(ray_cluster: None, tmp_path: Path, mirror: Path) -> None:
     plan = ended_sweep(tmp_path, mirror, ["wow"])
     weights = tmp_path / "model" / "model.safetensors"
@@ -139,6 +140,7 @@ def test_what_cannot_be_evaluated_is_said_and_tried_again(ray_cluster: None, tmp
     assert found is not None and not found.errors and "dialogue/wow_f1" in found.after
 
 
+@pytest.mark.slow
 def test_a_trial_without_a_place_gets_that_of_the_evaluation(
     ray_cluster: None, tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

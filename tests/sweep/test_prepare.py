@@ -70,6 +70,7 @@ def test_a_grid_shares_what_it_can(ray_cluster: None, tmp_path: Path) -> None:
     assert again.artefacts == prepared.artefacts
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_fails_the_trials_that_need_it_alone(
     ray_cluster: None, tmp_path: Path, trained: Path
 ) -> None:

@@ -23,22 +23,17 @@ from tests.support.training_case import case, trial_settings
 ROOT = Path(__file__).parents[2]
 
 
-def group(world_size: int, stage: int, folder: Path, *flags: str) -> dict[str, Any]:
-    """Run tests/support/training_case.py as a group of processes."""
-    out = folder / f"{world_size}_{stage}.pt"
-    meeting = folder / f"meet_{world_size}_{stage}"
+FLAGS = "1001100"
+
+
+def group(world_size: int, stage: int, folder: Path) -> list[dict[str, Any]]:
+    """What tests/support/training_case.py came to on each worker of a group of processes."""
+    out = folder / f"{world_size}.pt"
+    command = [sys.executable, "tests/support/training_case.py"]
+    rest = [str(world_size), str(stage), str(folder / f"meet_{world_size}"), str(out), FLAGS]
     processes = [
         subprocess.Popen(
-            [
-                sys.executable,
-                "tests/support/training_case.py",
-                str(rank),
-                str(world_size),
-                str(stage),
-                str(meeting),
-                str(out),
-                *flags,
-            ],
+            [*command, str(rank), *rest],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -53,12 +48,14 @@ def group(world_size: int, stage: int, folder: Path, *flags: str) -> dict[str, A
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
-    parts = [out] if not flags else [Path(f"{out}.{rank}") for rank in range(world_size)]
-    loaded: list[dict[str, Any]] = [torch.load(part, weights_only=True) for part in parts]
-    return {**loaded[0], "forwards": [part.get("forwards") for part in loaded]}
+    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(world_size)]
 
 
-FLAGS = "1001100"
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """One worker, which takes its rows at once, and two that take them one by one, with ZeRO-2."""
+    folder = tmp_path_factory.mktemp("groups")
+    return {1: group(1, 0, folder), 2: group(2, 2, folder)}
 
 
 def masked_epoch(active: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, float], list[int]]:
@@ -102,27 +99,28 @@ def masked_epoch(active: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str,
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_forgotten_rows_are_left_out_and_nothing_else_changes(workers: int, tmp_path: Path) -> None:
+def test_forgotten_rows_are_left_out_and_nothing_else_changes(
+    workers: int, groups: dict[int, list[dict[str, Any]]]
+) -> None:
     active = np.array([flag == "1" for flag in FLAGS])
     parameters, losses, counts = masked_epoch(active)
-    # One worker takes its rows at once; two take them one by one, with ZeRO-2.
-    found = group(workers, 2 * (workers - 1), tmp_path, FLAGS)
+    found = groups[workers][0]
     assert found["losses"] == pytest.approx(losses, rel=1e-4, abs=1e-5)
     for name, parameter in parameters.items():
         torch.testing.assert_close(found["parameters"][name], parameter.detach(), rtol=1e-4, atol=1e-5)
     if workers == 1:
         # Targets and pairs of the active rows, in one forward a batch.
-        assert found["forwards"] == [[2 * count for count in counts]]
+        assert found["forwards"] == [2 * count for count in counts]
         return
-    first, second = (np.array(forwards) for forwards in found["forwards"])
+    first, second = (np.array(each["forwards"]) for each in groups[2])
     steps = [math.ceil(count / 2) for count in counts]
     # A row alone, or in its want a weightless one: as many forwards on both, whatever was forgotten.
     assert first.tolist() == second.tolist() == [2] * sum(steps)
 
 
-def test_two_workers_with_zero_2_equal_one(tmp_path: Path) -> None:
+def test_two_workers_with_zero_2_equal_one(groups: dict[int, list[dict[str, Any]]]) -> None:
     """Also with a single target: the worker without one must be asked all that the other is, or that one waits."""
-    ones, twos = group(1, 0, tmp_path)["trials"], group(2, 2, tmp_path)["trials"]
+    ones, twos = groups[1][0]["trials"], groups[2][0]["trials"]
     for one, two in zip(ones, twos, strict=True):
         for mine, theirs in zip(one["losses"], two["losses"], strict=True):
             assert mine.keys() == theirs.keys()
