@@ -79,6 +79,12 @@ class Page(HTMLParser):
         return [value or "" for _, attrs in self.tags if (value := attrs.get(name)) is not None]
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of words and numbers: drawing its figures takes most of a report's time."""
+    monkeypatch.setattr("icu_ray.report.write.pictures", lambda report: ())
+
+
 def text_of(written: Written, name: str) -> str:
     data = read_bytes(f"{written.folder}/{name}")
     assert data is not None
@@ -197,6 +203,7 @@ def test_how_numbers_were_obtained(whole: Written) -> None:
     assert not whole.report.findings
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_incomplete_sweep_says_what_is_missing(tmp_path: Path) -> None:
     cells = [
         Cell(sample=0),
@@ -256,6 +263,7 @@ def test_figures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
     assert (folder / "report" / "notes.txt").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_broken_result_is_named_and_the_others_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_sweep(tmp_path, "broken", [Cell(sample=0), Cell(sample=1), Cell(sample=2)])
     bad = folder / "trials" / Cell(sample=1).trial_id / "result.json"
@@ -283,6 +291,7 @@ def test_unknown_and_empty_sweeps_are_refused(
     assert not (tmp_path / "nothing" / "report").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_configs_mixed_in_one_folder_are_named_and_never_averaged(tmp_path: Path) -> None:
     write_sweep(tmp_path, "mixed", [Cell(sample=0, final=(0.50, 0.04, 24.0, 3.8))])
     write_sweep(tmp_path, "mixed", [Cell(sample=0, lr=1e-5, final=(0.58, 0.04, 24.0, 3.8))])
@@ -295,6 +304,7 @@ def test_configs_mixed_in_one_folder_are_named_and_never_averaged(tmp_path: Path
     assert means == pytest.approx({"optim.lr=5e-06": 50.0, "optim.lr=1e-05": 58.0})
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_model_that_one_config_lacks_is_one_difference(tmp_path: Path) -> None:
     write_sweep(tmp_path, "one", [Cell()])
     write_sweep(tmp_path, "two", [Cell(), Cell(model="1.3b")])
@@ -303,6 +313,7 @@ def test_a_model_that_one_config_lacks_is_one_difference(tmp_path: Path) -> None
     assert said == ["configs differ in models.1.3b: some have it, some do not"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_several_sweeps_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sweep(tmp_path, "one", [Cell(sample=0, final=(0.50, 0.04, 24.0, 3.8))])
     both = [Cell(sample=0, final=(0.50, 0.04, 24.0, 3.8)), Cell(sample=0, seed=7, final=(0.54, 0.04, 24.0, 3.8))]
@@ -316,6 +327,7 @@ def test_several_sweeps_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture
     assert float(rows[1]["ma_pct_mean"]) == pytest.approx(52.0)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_seeds_of_a_sample_are_one_repetition_among_samples(tmp_path: Path) -> None:
     def found(name: str, values: dict[tuple[int, int], float]) -> tuple[str, str, str]:
         cells = [Cell(sample=s, seed=seed, final=(ma, 0.04, 24.0, 3.8)) for (s, seed), ma in values.items()]
@@ -330,6 +342,7 @@ def test_seeds_of_a_sample_are_one_repetition_among_samples(tmp_path: Path) -> N
     assert float(both[0]) == pytest.approx(42.0) and both[1:] == ("2", "")
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("end", ["failed", None])
 def test_what_repetitions_are_is_decided_by_what_was_planned(end: str | None, tmp_path: Path) -> None:
     def over(name: str, cells: list[Cell]) -> tuple[list[str], str, list[str]]:
@@ -474,6 +487,7 @@ def test_what_one_prompt_yields_epoch_by_epoch(tmp_path: Path) -> None:
     assert "case-125m-epochs.png" not in write_report([(str(tmp_path), "s")]).files
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_evaluations_fill_the_columns_of_the_paper(tmp_path: Path) -> None:
     cells = [Cell(sample=0), Cell(sample=1), Cell("kl", "kl", 0.0, 1.0, 0)]
     write_sweep(tmp_path, "s", cells)
@@ -500,6 +514,7 @@ def test_evaluations_fill_the_columns_of_the_paper(tmp_path: Path) -> None:
     assert float(rows["icu (0.5, 1)", "cls/icu_avg"]) == pytest.approx(0.42)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_was_measured_once_is_counted_once_before_unlearning(tmp_path: Path) -> None:
     """Two samples of one text set are one measurement, and so is the held-out perplexity of any number of samples."""
     write_sweep(tmp_path, "s", [Cell(sample=0), Cell(sample=1), Cell("kl", "kl", 0.0, 1.0, 2)])
@@ -512,6 +527,7 @@ def test_what_was_measured_once_is_counted_once_before_unlearning(tmp_path: Path
     assert (values["ppl_heldout"].n, values["ppl_heldout"].half) == (1, None)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_quick_suite_stands_in_columns_of_its_own(tmp_path: Path) -> None:
     cells = [Cell(), Cell("kl", "kl", 0.0, 1.0)]
     write_sweep(tmp_path, "s", cells)
@@ -530,6 +546,7 @@ def test_the_quick_suite_stands_in_columns_of_its_own(tmp_path: Path) -> None:
     assert "(4 of the paper's 9 columns)" in report.scores[0].title
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_model_as_it_is_is_one_row_beside_the_papers_opt(tmp_path: Path) -> None:
     cells = [Cell(), Cell("original", "original", 0.0, 0.0, model="opt-125m", final=(0.52, 0.07, 20.0, 3.0))]
     settings = config("s", ("125m", "opt-125m"), standin=True)
@@ -541,6 +558,7 @@ def test_a_model_as_it_is_is_one_row_beside_the_papers_opt(tmp_path: Path) -> No
     assert report.scores[report.blocks.index(opt)].refused == "no method was run on this model"
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_only_cell_of_icu_on_a_stand_in_stands_beside_the_papers(tmp_path: Path) -> None:
     settings = config("s", standin=True)
     write_sweep(tmp_path, "one", [Cell(beta=4.0), Cell("kl", "kl", 0.0, 4.0)], {**settings, "name": "one"})
@@ -553,6 +571,7 @@ def test_the_only_cell_of_icu_on_a_stand_in_stands_beside_the_papers(tmp_path: P
     assert rows["two"] == [None, None]
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("evil", ["=HYPERLINK(1)", "+1+cmd", "-2+3", "@SUM(1)", "\t=1", " =1", "\x1b[2J", "a\r=1+1"])
 def test_no_table_holds_a_cell_that_a_spreadsheet_runs(tmp_path: Path, evil: str) -> None:
     folder = write_sweep(tmp_path, "one", [Cell(reason=evil)])
@@ -570,6 +589,7 @@ def test_no_table_holds_a_cell_that_a_spreadsheet_runs(tmp_path: Path, evil: str
     assert sum(cell in (evil, f"'{evil}") for cell in cells) == 3  # reason, id, pair's id
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:
     write_sweep(tmp_path, "one", [Cell()])
     write_report([(str(tmp_path), "one")])
@@ -596,6 +616,7 @@ def undrawn(storage: Path, name: str) -> Report:
     return make_report(collect([(str(storage), name)]))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_tables_say_what_varied_in_which_unit_and_nothing_empty(tmp_path: Path) -> None:
     cells = [Cell(), Cell(sample=1), Cell(seed=7), Cell(lr=1e-4)]
     folder = write_sweep(tmp_path, "varied", cells)
@@ -627,6 +648,7 @@ def test_tables_say_what_varied_in_which_unit_and_nothing_empty(tmp_path: Path) 
     assert "alpha" in text_of(written, "report.md").split("## Results\n\n")[1].split("\n")[0]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_first_sentence_says_what_came_out(tmp_path: Path) -> None:
     dear = Cell("kl", "kl", 0.0, 1.0, final=(0.55, 0.04, 80.0, 3.8))
     cells = [Cell(), Cell(sample=1), dear, replace(dear, sample=1)]
@@ -643,6 +665,7 @@ def test_the_first_sentence_says_what_came_out(tmp_path: Path) -> None:
     assert "no method forgot in every trial; icu (0.5, 1) came nearest, with 1 of 2: MA" in said
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_model_that_collapsed_is_counted_as_forgotten_nowhere(tmp_path: Path) -> None:
     ruined, dear = Cell("kl", "kl", 0.0, 1.0), Cell("npo", "npo", 0.0, 1.0, final=(0.55, 0.04, 80.0, 3.8))
     cells = [Cell(), ruined, dear]
@@ -721,6 +744,7 @@ def test_the_latex_table_is_typeset_on_a_page(kind: str, form: str, tmp_path: Pa
     assert not re.findall(r"Overfull.*|Float too large.*|Missing character.*", done.stdout + done.stderr)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_texts_that_are_longer_than_a_row_are_named(tmp_path: Path) -> None:
     for source, said in (("records", True), ("synthetic", False)):
         settings = config(source) | {"data": {"source": source}}
@@ -737,6 +761,7 @@ def test_texts_that_are_longer_than_a_row_are_named(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_what_became_of_held_out_texts_is_one_sentence_a_model(tmp_path: Path) -> None:
     cells = [Cell(sample=0), Cell(sample=1), Cell("kl", "kl", 0.0, 1.0, model="1.3b")]
     folder = write_sweep(tmp_path, "s", cells)
@@ -765,6 +790,7 @@ def test_what_became_of_held_out_texts_is_one_sentence_a_model(tmp_path: Path) -
         assert "1.3b on held-out texts: MA and EL were not measured." in text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_nothing_is_said_of_held_out_texts_that_are_not_there(tmp_path: Path) -> None:
     cells = [Cell(), Cell(model="1.3b")]
     write_sweep(tmp_path, "s", cells)
