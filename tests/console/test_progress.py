@@ -158,6 +158,7 @@ def test_a_terminal_shows_open_steps_with_their_time_left(tmp_path: Path, now: l
     assert lines()[1].rstrip().endswith("searching")
 
 
+@pytest.mark.slow
 def test_a_command_shows_a_bar_on_a_terminal_alone(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model")
     lines = [json.dumps({"text": " ".join(f"w{(7 * row + k) % 40}" for k in range(20))}) for row in range(64)]

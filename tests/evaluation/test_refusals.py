@@ -265,6 +265,7 @@ def test_the_quick_suite_is_made_of_held_out_records_by_seed() -> None:
     assert quick_rows("cloze", other) != clozes and other.key() != world.key()
 
 
+@pytest.mark.slow
 def test_the_command_refuses_and_evaluates(
     mirror: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_a_new_model_under_an_old_store_is_evaluated(
         evaluate_models([other], open_tasks(TASKS, Options(mirror=mirror)), one_actor[0], ray=_no_ray)
 
 
+@pytest.mark.slow
 def test_two_actors_small_slices_and_a_killed_actor_change_nothing(
     one_actor: tuple[Store, list[Evaluation], list[Answered]],
     mirror: Path,
@@ -184,6 +185,7 @@ class _Deadly(Subject):
         return exec, (f"import os; open({self.revision!r}, 'a').write('died '); os._exit(9)",)
 
 
+@pytest.mark.slow
 def test_a_slice_that_always_kills_its_actor_is_given_up(
     ray_cluster: None, mirror: Path, subjects: list[Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

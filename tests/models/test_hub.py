@@ -70,6 +70,7 @@ def load(cache: Path, endpoint: str | None, *arguments: str) -> dict[str, object
     return found
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_once(served: Hub, folder: Path, tmp_path: Path) -> None:
     found = load(tmp_path, served.url, MODEL, "model")
     assert "error" not in found, found
