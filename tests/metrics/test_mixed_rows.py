@@ -1,0 +1,107 @@
+"""Rows of any length with boundaries of their own are measured together, and each is measured as if it were alone.
+
+Needs: nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GenerationConfig, PreTrainedModel
+
+from icu_ray.config import Columns, ElConfig
+from icu_ray.data.examples import IGNORED_LABEL, TokenRows
+from icu_ray.data.padding import left_pad
+from icu_ray.training.validation import Measure, _generate
+from tests.methods.test_padding import model_of
+from tests.metrics.test_prefixed import other_model
+from tests.support.tiny_models import FAMILIES, PAD
+from tests.support.training_case import FILTER
+
+LENGTH = 24
+EOS = 4
+MODELS = [*FAMILIES, "bloom", "gpt2", "mistral with a sliding window"]
+Texts = Sequence[tuple[list[int], int]]
+"""Each row's tokens and how many of them are its prompt."""
+
+
+def some_texts(count: int, seed: int) -> Texts:
+    """Few distinct tokens, so that n-grams recur and end-of-text is said by itself; of 2 to LENGTH tokens."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(2, LENGTH + 1, size=count)
+    return [(rng.integers(2, 9, size=size).tolist(), int(rng.integers(1, size))) for size in sizes]
+
+
+@lru_cache
+def taught(name: str, seed: int, steps: int = 12) -> tuple[PreTrainedModel, Texts]:
+    """A model part of the way to knowing its rows, so that continuations copy, err and recover."""
+    model = other_model(name) if "mistral" in name else model_of(name, seed)
+    texts = some_texts(7, seed)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        for tokens, _ in texts:
+            optimizer.zero_grad()
+            ids = torch.tensor([tokens])
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+    return model.eval(), texts
+
+
+def rows_of(texts: Texts, eos: int | None = EOS, length: int = LENGTH) -> TokenRows:
+    """As data/prompts.py makes them."""
+    ids, mask = left_pad([tokens for tokens, _ in texts], length, PAD)
+    prompts, seen = left_pad([tokens[:given] for tokens, given in texts], max(given for _, given in texts), PAD)
+    starts = tuple(length - len(tokens) + given for tokens, given in texts)
+    labels = np.where(np.arange(length) >= np.asarray(starts)[:, None], ids, IGNORED_LABEL)
+    names = tuple(str(number) for number in range(len(texts)))
+    columns = Columns(length, length - 6, length - 4)
+    return TokenRows(names, ids, mask, labels, prompts, seen, ("",) * len(texts), columns, PAD, eos, starts=starts)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    name=st.sampled_from(MODELS),
+    seed=st.integers(0, 1),
+    eos=st.sampled_from([EOS, None]),
+    members=st.lists(st.integers(0, 6), min_size=1, max_size=9),
+    beams=st.integers(1, 3),
+    batch=st.sampled_from([128, 3]),
+)
+def test_what_is_said_in_company_is_what_generate_says_of_each_prompt_alone(
+    name: str, seed: int, eos: int | None, members: list[int], beams: int, batch: int
+) -> None:
+    model, texts = taught(name, seed)
+    measure = Measure(FILTER.model_copy(update={"beams": beams, "batch_size": batch}), el=ElConfig(ngram=2))
+    said = _generate(model, rows_of([texts[row] for row in members], eos), measure)
+    for row, found in zip(members, said, strict=True):
+        tokens, given = texts[row]
+        settings_ = GenerationConfig(
+            max_new_tokens=len(tokens) - given,
+            num_beams=beams,
+            do_sample=False,
+            pad_token_id=PAD,
+            eos_token_id=eos,
+            bos_token_id=None,
+        )
+        prompt = torch.tensor([tokens[:given]])
+        model.generation_config = settings_
+        with torch.no_grad():
+            wanted = model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=settings_)
+        wanted = wanted[0, given:].tolist()
+        assert found.tolist() == wanted + [PAD] * (len(tokens) - given - len(wanted))
+
+
+def test_a_long_prompt_beside_a_long_completion_stays_within_the_model_s_positions() -> None:
+    """Together they would be wider than the 32 positions that the model has."""
+    model, _ = taught("gpt_neo", 0)
+    rng = np.random.default_rng(0)
+    texts = [(rng.integers(2, 9, size=30).tolist(), given) for given in (26, 4, 20, 12)]
+    measure = Measure(FILTER, el=ElConfig(ngram=2))
+    said = _generate(model, rows_of(texts, None, 30), measure)
+    for text, found in zip(texts, said, strict=True):
+        assert found.tolist() == _generate(model, rows_of([text], None, 30), measure)[0].tolist()
