@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from icu_ray.config import Columns, ElConfig
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.data.padding import left_pad
+from icu_ray.metrics.perplexity import total_nll
+from icu_ray.models.reference import build_reference
 from icu_ray.training.validation import Measure, _generate
 from tests.methods.test_padding import model_of
 from tests.metrics.test_prefixed import other_model
@@ -105,3 +108,22 @@ def test_a_long_prompt_beside_a_long_completion_stays_within_the_model_s_positio
     said = _generate(model, rows_of(texts, None, 30), measure)
     for text, found in zip(texts, said, strict=True):
         assert found.tolist() == _generate(model, rows_of([text], None, 30), measure)[0].tolist()
+
+
+def test_pads_that_all_rows_have_are_not_read() -> None:
+    model, texts = taught("gpt_neo", 0)
+    short = [(tokens[:9], given) for tokens, given in texts if given < 8]
+    widths: list[int] = []
+    handle = model.transformer.wte.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
+    try:
+        narrow, wide = (
+            (total_nll(model, rows), build_reference(model, rows).hidden)
+            for rows in (rows_of(short, length=10), rows_of(short))
+        )
+    finally:
+        handle.remove()
+    assert max(width for width in widths if width > 4) <= 10
+    assert wide[0] == pytest.approx(narrow[0], rel=1e-6)
+    assert wide[1] is not None and narrow[1] is not None
+    mask = torch.from_numpy(rows_of(short, length=10).mask)
+    torch.testing.assert_close(wide[1][:, -10:][mask], narrow[1][mask])
