@@ -2,9 +2,11 @@
 
 Up to its first error a continuation copies the truth, so all prefixes between two errors share one tail, and only the
 tails are decoded: all of them together, column by column. At column c every open continuation has exactly c cached
-tokens, so there is no padding, no mask and no position arithmetic, and any causal LM with a cache will do.
+tokens, so there is no padding, no mask and no position arithmetic, and any causal LM with a cache will do. Sequences of
+different lengths stand side by side: each begins at column 0, and its continuations leave where it ends.
 
-    sequences = greedy_continuations(model, Predictions(ids, predicted, eos_id), truth, start, ngram, on_token)
+    known = Predictions(ids, predicted, lengths, eos_id)
+    sequences = greedy_continuations(model, known, truth, starts, ngram, on_token)
 """
 
 from __future__ import annotations
@@ -31,20 +33,22 @@ CACHE_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Predictions:
-    """Sequences of one length, and the greedy token at each of their positions given the truth before it.
+    """Sequences, and the greedy token at each of their positions given the truth before it.
 
-    ids: (n, L) int64. predicted: (n, L - 1) int64, for the positions from 1 on; NO_TOKEN where there is none.
+    ids: (n, L) int64, of which the first `lengths` (n,) are a sequence's own; the longest has L. predicted: (n, L - 1)
+    int64, for the positions from 1 on; NO_TOKEN where there is none.
     """
 
     ids: NDArray[np.int64]
     predicted: NDArray[np.int64]
+    lengths: NDArray[np.int64]
     eos_id: int | None
 
     @cached_property
     def ends(self) -> list[NDArray[np.int64]]:
         """`copied_until` of each sequence."""
         right = np.concatenate([np.ones((len(self.ids), 1), dtype=bool), self.predicted == self.ids[:, 1:]], axis=1)
-        return [copied_until(right[i], self.ids[i], self.eos_id) for i in range(len(self.ids))]
+        return [copied_until(right[i, :n], self.ids[i, :n], self.eos_id) for i, n in enumerate(self.lengths)]
 
     def at(self, row: int, position: int) -> int:
         """The greedy token at `position`."""
@@ -66,21 +70,22 @@ def greedy_continuations(
     model: PreTrainedModel,
     predictions: Predictions,
     truth: ColumnCache,
-    start: int,
+    starts: NDArray[np.int64],
     ngram: int,
     on_token: Callable[[float], None],
 ) -> list[Continuations]:
-    """The greedy continuations of every prefix from `start` on that can hold an n-gram, of each sequence.
+    """The greedy continuations of every prefix that can hold an n-gram, of each sequence from its start (n,) on.
 
     truth: the sequences' keys and values. on_token: hears the part of all tokens that are generated. Needs inference
     mode and a model in eval mode.
     """
-    tails = _decode(model, predictions, truth, start, ngram, on_token)
+    tails = _decode(model, predictions, truth, starts, ngram, on_token)
     sequences = []
     for row, ends in enumerate(predictions.ends):
         # A truth that is itself end-of-text ends its continuation there, with that token generated.
         stops = {int(d): predictions.ids[row, d : d + 1] for d in np.unique(ends) if d < len(ends) - 1}
-        sequences.append(Continuations(predictions.ids[row], ends, {**stops, **tails[row]}))
+        own = predictions.ids[row, : predictions.lengths[row]]
+        sequences.append(Continuations(own, ends, {**stops, **tails[row]}))
     return sequences
 
 
@@ -88,7 +93,7 @@ def _decode(
     model: PreTrainedModel,
     predictions: Predictions,
     truth: ColumnCache,
-    start: int,
+    starts: NDArray[np.int64],
     ngram: int,
     on_token: Callable[[float], None],
 ) -> _Tails:
@@ -96,14 +101,14 @@ def _decode(
     tails: _Tails = [{} for _ in predictions.ids]
     jobs: list[tuple[int, int]] = []
     for row, ends in enumerate(predictions.ends):
-        for position in needed_tails(ends, start, ngram):
+        for position in needed_tails(ends, int(starts[row]), ngram):
             token = predictions.at(row, position)
             tails[row][position] = np.asarray([token], dtype=np.int64)
-            if token not in (predictions.eos_id, NO_TOKEN) and position < predictions.ids.shape[1] - 1:
+            if token not in (predictions.eos_id, NO_TOKEN) and position < predictions.lengths[row] - 1:
                 jobs.append((position, row))
     # Neighbouring columns go together: rows then share the longest prefix, join and end within few steps.
     jobs.sort()
-    tokens = np.cumsum([0, *(predictions.ids.shape[1] - 1 - position for position, _ in jobs)])
+    tokens = np.cumsum([0, *(predictions.lengths[row] - 1 - position for position, row in jobs)])
     begin = 0
     while begin < len(jobs):
         own_columns = predictions.ids.shape[1] - jobs[begin][0]
@@ -124,10 +129,13 @@ def _decode_columns(
 
     Yields how many tokens have been generated, after each column; the tails are there when nothing more comes.
     """
-    length = predictions.ids.shape[1]
     device = model.device
     columns = np.asarray([position for position, _ in jobs], dtype=np.int64)
     continued, indices = np.unique([row for _, row in jobs], return_inverse=True)
+    lengths = predictions.lengths[continued][indices]
+    length = int(lengths.max())
+    # The last token of a sequence is generated, but nothing follows it.
+    lasts = torch.from_numpy(lengths - 1).to(device)
     sources = torch.from_numpy(indices).to(device)
     first_tokens = torch.tensor([predictions.at(row, position) for position, row in jobs], device=device)
     written = torch.zeros((len(jobs), length), dtype=torch.int64, device=device)
@@ -150,7 +158,7 @@ def _decode_columns(
         written[alive, column + 1] = tokens
         count += len(alive)
         yield count
-        going = tokens != NO_TOKEN
+        going = (tokens != NO_TOKEN) & (lasts[alive] > column + 1)
         if predictions.eos_id is not None:
             going &= tokens != predictions.eos_id
         if not bool(going.all()):
@@ -159,7 +167,7 @@ def _decode_columns(
             alive, tokens = alive[kept], tokens[kept]
     grown = written.cpu().numpy()
     for job, (position, row) in enumerate(jobs):
-        rest = grown[job, position + 1 :]
+        rest = grown[job, position + 1 : lengths[job]]
         last = rest == NO_TOKEN
         if predictions.eos_id is not None:
             last |= rest == predictions.eos_id

@@ -142,7 +142,6 @@ class TailCache(ColumnCache):
         self.first = first
         self.opened = slice(0, 0)
         self.column = first
-        self.sequences = len(sequences)
         self.sources = sequences[:0]
         Cache.__init__(self, layers=[_TailLayer(self, layer, sequences) for layer in truth.column_layers])
 
@@ -154,7 +153,7 @@ class TailCache(ColumnCache):
             for own, truth in ((layer.keys, layer.truth_keys), (layer.values, layer.truth_values)):
                 copied = truth[:, :, self.first : column].index_select(0, sources)
                 own[begin : len(self.sources), :, : column - self.first] = copied
-        self.grouping = Grouping.of(self.sources, self.sequences)
+        self.grouping = Grouping.of(self.sources)
 
     def keep(self, rows: Tensor, column: int) -> None:
         """Of the open rows these go on, in this order (one may go on twice); `column`: number of cached tokens."""
@@ -166,4 +165,4 @@ class TailCache(ColumnCache):
                     own[moved, :, columns] = own[sources, :, columns]
         if len(rows) < len(self.sources) or len(moved) > 0:
             self.sources = self.sources[rows]
-            self.grouping = Grouping.of(self.sources, self.sequences)
+            self.grouping = Grouping.of(self.sources)

@@ -19,21 +19,26 @@ if TYPE_CHECKING:
 def total_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int = 16) -> tuple[float, int]:
     """(summed negative log-likelihood in nats, number of tokens); sums of shares of the rows add up.
 
-    Of rows with a prompt the completion alone counts.
+    Of rows with a prompt the completion alone counts. Rows of like length share a batch.
     """
     nll, count = 0.0, 0
     positions, scored = rows.position_ids, rows.measured_labels
+    # Left out are pads that all rows of a batch have, but one: tokens.alignment=reference scores a first token too.
+    # Where pads are positions like any other none may be missing.
+    pads = np.maximum(rows.mask.argmax(axis=1) - 1, 0) if rows.positions == "real" else np.zeros(len(rows), np.int64)
+    order = np.argsort(pads, kind="stable")
     was_training = model.training
     model.train(False)
     try:
         with torch.inference_mode():
             for begin in range(0, len(rows), batch_size):
                 told("perplexity", begin / len(rows))
-                block = slice(begin, begin + batch_size)
-                ids = torch.from_numpy(rows.input_ids[block]).to(model.device)
-                mask = torch.from_numpy(rows.mask[block].astype(np.int64)).to(model.device)
-                labels = torch.from_numpy(scored[block]).to(model.device)[:, 1:]
-                places = None if positions is None else torch.from_numpy(positions[block]).to(model.device)
+                block = order[begin : begin + batch_size]
+                own = slice(int(pads[block[0]]), None)
+                ids = torch.from_numpy(rows.input_ids[block, own]).to(model.device)
+                mask = torch.from_numpy(rows.mask[block, own].astype(np.int64)).to(model.device)
+                labels = torch.from_numpy(scored[block, own]).to(model.device)[:, 1:]
+                places = None if positions is None else torch.from_numpy(positions[block, own]).to(model.device)
                 options = position_options(model, places)
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits[:, :-1]
                 losses = torch.nn.functional.cross_entropy(

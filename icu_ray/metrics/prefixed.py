@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_map_only
 class Grouping:
     """Which sequence each row continues, and the row's rank among those that continue the same one.
 
-    sources, ranks: (rows,) int64; width: the largest number of rows that continue one sequence.
+    sources, ranks: (rows,) int64; sequences: 1 + the last source, so that those behind it, whose rows have all ended,
+    cost nothing; width: the largest number of rows that continue one sequence.
     """
 
     sources: Tensor
@@ -33,21 +34,21 @@ class Grouping:
     width: int
 
     @staticmethod
-    def of(sources: Tensor, sequences: int) -> Grouping:
-        """For rows that continue the sequences `sources` (rows,), values below `sequences`; at least one row."""
+    def of(sources: Tensor) -> Grouping:
+        """For rows that continue the sequences `sources` (rows,)."""
         order = sources.argsort(stable=True)
-        counts = torch.bincount(sources, minlength=sequences)
+        counts = torch.bincount(sources, minlength=1)
         firsts = counts.cumsum(0) - counts
         ranks = torch.empty_like(sources)
         ranks[order] = torch.arange(len(sources), device=sources.device) - firsts[sources[order]]
-        return Grouping(sources, ranks, sequences, int(counts.max()))
+        return Grouping(sources, ranks, len(counts), int(counts.max()))
 
     def times(self, rows: Tensor, shared: Tensor) -> Tensor:
         """rows (R, heads, q, k) @ shared (sequences, heads, k, n), each row with its own sequence: (R, heads, q, n)."""
         _, heads, queries, inner = rows.shape
         grid = rows.new_zeros((self.sequences, heads, self.width, queries, inner))
         grid.transpose(1, 2)[self.sources, self.ranks] = rows
-        product = grid.flatten(2, 3) @ shared
+        product = grid.flatten(2, 3) @ shared[: self.sequences]
         product = product.view(self.sequences, heads, self.width, queries, -1).transpose(1, 2)
         return product[self.sources, self.ranks]
 

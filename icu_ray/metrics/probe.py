@@ -97,16 +97,31 @@ def mean_of_measured(values: Floats, broken: Flags) -> float | None:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Rows of one layout that are measured together: columns from `offset` on of the rows `members`.
+class _Spans:
+    """What is read of each of N rows, all (N,) int64: `lengths` columns from `offsets` on.
 
-    start: the first prefix length of their EL, in columns; first: the column of the first token that MA counts.
+    Counted from there: starts, the first prefix length of EL; firsts, the first token that MA counts.
     """
 
-    offset: int
-    start: int
-    first: int
-    members: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+
+    def select(self, members: NDArray[np.int64]) -> _Spans:
+        """Those of the rows `members`."""
+        return _Spans(self.offsets[members], self.lengths[members], self.starts[members], self.firsts[members])
+
+    @property
+    def inside(self) -> Flags:
+        """(N, W) True in the columns of each row, W being the length of the longest."""
+        found: Flags = np.arange(self.lengths.max()) < self.lengths[:, None]
+        return found
+
+    def read(self, array: NDArray[np.int64], fill: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(N, W) of (N, L), each row from its first column on; behind a row's end stands its `fill` (N, 1)."""
+        columns = np.minimum(self.offsets[:, None] + np.arange(self.lengths.max()), array.shape[1] - 1)
+        return np.where(self.inside, np.take_along_axis(array, columns, axis=1), fill)
 
 
 def probe(
@@ -134,13 +149,11 @@ def probe(
     """
     first = rows.columns.prefix_start if span == "prefix_suffix" and rows.starts is None else 0
     ma, loss, el = (np.full(len(rows), np.nan) for _ in range(3))
-    short, single, broken = (np.zeros(len(rows), dtype=np.bool_) for _ in range(3))
-    parts = _parts(rows, first, el_start, use_mask, max(chunk, batch_cut or 1))
-    for part in parts:
-        length = rows.columns.length - part.offset
-        short[part.members] = length - max(part.start - part.offset, 1) < ngram
-        single[part.members] = length == 1
+    broken = np.zeros(len(rows), dtype=np.bool_)
+    spans = _spans(rows, first, el_start, use_mask)
+    short, single = spans.lengths - spans.starts < ngram, spans.lengths == 1
     cut = None if rows.eos_id is None else batch_cut  # without an end-of-text no row of a batch is shorter
+    parts = _parts(spans, max(chunk, batch_cut or 1), of_one_layout=cut is not None)
     decode = True
     was_training = model.training
     model.train(False)
@@ -150,23 +163,23 @@ def probe(
                 # The caches of all parts together may not fit, so the question costs a second forward. Without any row
                 # it is asked too: other workers may wait for the answer.
                 for part in parts:
-                    _teacher_forced(model, rows, part, None, ma, loss)
+                    _teacher_forced(model, rows, part, spans.select(part), None, ma, loss)
                 decode, should_decode = should_decode(ma), None
                 parts = parts if decode else []
             done = 0
             for part in parts:
-                tell = teller_of_share("MA and EL", done, len(part.members), len(rows))
+                tell = teller_of_share("MA and EL", done, len(part), len(rows))
                 tell(0.0)
-                done += len(part.members)
-                truth = ColumnCache(model.config, len(part.members), rows.columns.length - part.offset)
-                predicted = _teacher_forced(model, rows, part, truth, ma, loss)
+                done += len(part)
+                span = spans.select(part)
+                truth = ColumnCache(model.config, len(part), int(span.lengths.max()))
+                ids, predicted = _teacher_forced(model, rows, part, span, truth, ma, loss)
                 decode = decode if should_decode is None else should_decode(ma)
                 if decode:
-                    predictions = Predictions(rows.input_ids[part.members, part.offset :], predicted, rows.eos_id)
-                    begin = max(part.start - part.offset, 1)
-                    sequences = greedy_continuations(model, predictions, truth, begin, ngram, tell)
-                    el[part.members] = _extraction_likelihoods(sequences, begin, ngram, denominator, cut, rows.pad_id)
-                    broken[part.members] = [sequence.broken for sequence in sequences]
+                    predictions = Predictions(ids, predicted, span.lengths, rows.eos_id)
+                    sequences = greedy_continuations(model, predictions, truth, span.starts, ngram, tell)
+                    el[part] = _extraction_likelihoods(sequences, span.starts, ngram, denominator, cut, rows.pad_id)
+                    broken[part] = [sequence.broken for sequence in sequences]
             if not use_mask or rows.positions == "padded":
                 _loss_of_padded_rows(model, rows, first, loss)
     finally:
@@ -176,47 +189,66 @@ def probe(
     return ProbeResult(rows.ids, ma, el if decode else None, loss, short, broken, rows.cut_tokens)
 
 
-def _parts(rows: TokenRows, first: int, el_start: int | None, use_mask: bool, chunk: int) -> list[_Part]:
-    """Rows grouped by their number of pads (none, for almost all rows) and boundary, at most `chunk` at a time."""
+def _spans(rows: TokenRows, first: int, el_start: int | None, use_mask: bool) -> _Spans:
+    """Rows without their pads, from column `first` on at the earliest; with use_mask=False from there on."""
     pads = np.where(rows.mask.any(axis=1), rows.mask.argmax(axis=1), rows.columns.length - 1)
     offsets = np.maximum(pads, first) if use_mask else np.full(len(rows), first)
     laid_out = rows.starts is None
     starts = np.full(len(rows), el_start) if el_start is not None and laid_out else rows.suffix_starts
     firsts = np.full(len(rows), first) if laid_out else rows.suffix_starts
-    return [
-        _Part(int(offset), int(start), int(counted), members[i : i + chunk])
-        for offset, start, counted in np.unique(np.stack([offsets, starts, firsts], axis=1), axis=0)
-        for members in [np.flatnonzero((offsets == offset) & (starts == start) & (firsts == counted))]
-        for i in range(0, len(members), chunk)
-    ]
+    # Before the first token nothing stands that it could be predicted from.
+    starts, firsts = (np.maximum(columns - offsets, 1) for columns in (starts, firsts))
+    return _Spans(offsets, rows.columns.length - offsets, starts, firsts)
+
+
+def _parts(spans: _Spans, chunk: int, of_one_layout: bool) -> list[NDArray[np.int64]]:
+    """Rows that are measured together, at most `chunk` at a time, the longest first."""
+    groups = [np.argsort(-spans.lengths, kind="stable")]
+    if of_one_layout:
+        layouts = np.stack([spans.offsets, spans.starts, spans.firsts], axis=1)
+        groups = [np.flatnonzero((layouts == one).all(axis=1)) for one in np.unique(layouts, axis=0)]
+    return [group[i : i + chunk] for group in groups for i in range(0, len(group), chunk)]
 
 
 def _teacher_forced(
-    model: PreTrainedModel, rows: TokenRows, part: _Part, cache: ColumnCache | None, ma: Floats, loss: Floats
-) -> NDArray[np.int64]:
-    """Predicted tokens of positions 1.. as (n, length - 1) int64; writes MA and loss of the part's rows.
+    model: PreTrainedModel,
+    rows: TokenRows,
+    members: NDArray[np.int64],
+    span: _Spans,
+    cache: ColumnCache | None,
+    ma: Floats,
+    loss: Floats,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids (n, W) and predicted tokens of positions 1.. (n, W - 1) of the rows `members`; writes their MA and loss.
 
     MA is NaN where the model's scores are not finite. With a cache, its rows then hold the keys and values of the
-    truth.
+    truth. Each row begins in the first column, so that nothing it reads is a pad: what follows its end is a token that
+    it has, which a causal model does not see before.
     """
-    ids = rows.input_ids[part.members, part.offset :]
-    labels = rows.measured_labels[part.members, part.offset :]
-    n, length = ids.shape
-    predicted = np.zeros((n, length - 1), dtype=np.int64)
-    at_once = sequences_at_once(model, length)
-    for begin in range(0, n, at_once):
-        block = slice(begin, min(begin + at_once, n))
-        tokens = torch.from_numpy(ids[block]).to(model.device)
+    whole = rows.input_ids[members]
+    ids = span.read(whole, np.take_along_axis(whole, span.offsets[:, None], axis=1))
+    labels = span.read(rows.measured_labels[members], np.full((len(members), 1), IGNORED_LABEL))
+    n, width = ids.shape
+    predicted = ids[:, 1:].copy()
+    begin = 0
+    while begin < n:
+        # The longest row of a batch is its first.
+        length = int(span.lengths[begin])
+        block = slice(begin, min(begin + sequences_at_once(model, length), n))
+        tokens = torch.from_numpy(ids[block, :length]).to(model.device)
         if cache is not None:
             cache.open(block, 0)
         logits = model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None).logits[:, :-1]
-        predicted[block] = greedy_tokens(logits).cpu().numpy()
-        loss[part.members[block]] = _row_losses(logits, labels[block])
-    if length > 1:
-        counted = slice(max(part.first - part.offset, 1) - 1, None)
-        right = (predicted == ids[:, 1:])[:, counted].mean(axis=1)
-        ma[part.members] = np.where((predicted == NO_TOKEN).any(axis=1), np.nan, right)
-    return predicted
+        predicted[block, : length - 1] = greedy_tokens(logits).cpu().numpy()
+        loss[members[block]] = _row_losses(logits, labels[block, :length])
+        begin = block.stop
+    if width > 1:
+        own = span.inside[:, 1:]
+        counted = own & (np.arange(1, width) >= span.firsts[:, None])
+        unknown = (own & (predicted == NO_TOKEN)).any(axis=1) | ~counted.any(axis=1)
+        right = (counted & (predicted == ids[:, 1:])).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+        ma[members] = np.where(unknown, np.nan, right)
+    return ids, predicted
 
 
 def _row_losses(logits: torch.Tensor, labels: NDArray[np.int64]) -> Floats:
@@ -247,11 +279,17 @@ def _loss_of_padded_rows(model: PreTrainedModel, rows: TokenRows, first: int, lo
 
 
 def _extraction_likelihoods(
-    sequences: Sequence[Continuations], start: int, ngram: int, denominator: Denominator, cut: int | None, pad_id: int
+    sequences: Sequence[Continuations],
+    starts: NDArray[np.int64],
+    ngram: int,
+    denominator: Denominator,
+    cut: int | None,
+    pad_id: int,
 ) -> Floats:
-    """EL of each sequence; cut: as generate() pads batches of this size, None: without padding."""
+    """EL of each sequence; cut: as generate() pads batches of this size (then all start alike), None: unpadded."""
     if cut is None:
-        values = [extraction_likelihood(sequence, start, ngram, denominator) for sequence in sequences]
+        pairs = zip(sequences, starts.tolist(), strict=True)
+        values = [extraction_likelihood(sequence, start, ngram, denominator) for sequence, start in pairs]
     else:
-        values = extraction_likelihood_in_batches(sequences, start, ngram, pad_id, cut, denominator)
+        values = extraction_likelihood_in_batches(sequences, int(starts[0]), ngram, pad_id, cut, denominator)
     return np.asarray(values, dtype=np.float64)

@@ -214,29 +214,24 @@ def _probe(
 
 
 def _generate(model: PreTrainedModel, rows: TokenRows, measure: Measure) -> list[NDArray[np.int64]]:
-    """What the model says after each row's prompt, as ids: as many tokens as the row's own suffix or completion has.
-
-    Rows whose suffixes have one length are asked together: what a beam search says depends on how long it goes on.
-    """
-    starts, length = rows.suffix_starts, rows.columns.length
-    said = [np.empty(0, dtype=np.int64) for _ in range(len(rows))]
-    for start in np.unique(starts):
-        members = np.flatnonzero(starts == start)
-        found = generate_candidates(
-            model,
-            rows.prompt_ids[members],
-            rows.prompt_mask[members],
-            max_new_tokens=int(length - start),
-            pad_id=rows.pad_id,
-            eos_id=rows.eos_id,
-            beams=measure.filter.beams,
-            use_mask=measure.generate.mask,
-            batch_size=measure.filter.batch_size,
-            guesses=rows.input_ids[members, start:],
-        )
-        for row, ids in zip(members, found, strict=True):
-            said[row] = ids
-    return said
+    """What the model says after each row's prompt, as ids: as many tokens as the row's own suffix or completion has."""
+    answers = rows.columns.length - rows.suffix_starts
+    # Each row's own answer, moved to the left; what stands behind it is not read.
+    columns = rows.suffix_starts[:, None] + np.arange(answers.max(initial=0))
+    guesses = np.take_along_axis(rows.input_ids, np.minimum(columns, rows.columns.length - 1), axis=1)
+    found = generate_candidates(
+        model,
+        rows.prompt_ids,
+        rows.prompt_mask,
+        max_new_tokens=answers,
+        pad_id=rows.pad_id,
+        eos_id=rows.eos_id,
+        beams=measure.filter.beams,
+        use_mask=measure.generate.mask,
+        batch_size=measure.filter.batch_size,
+        guesses=guesses,
+    )
+    return [ids[:count] for ids, count in zip(found, answers, strict=True)]
 
 
 def _measure_share(

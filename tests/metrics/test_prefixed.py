@@ -28,7 +28,7 @@ def states(sources: list[int], sequences: int, seed: int) -> PrefixedStates:
     generator = torch.Generator().manual_seed(seed)
     shared = torch.randn(sequences, HEADS, PREFIX, WIDTH, generator=generator)
     own = torch.randn(len(sources), HEADS, OWN, WIDTH, generator=generator)
-    return PrefixedStates(shared, own, Grouping.of(torch.tensor(sources), sequences))
+    return PrefixedStates(shared, own, Grouping.of(torch.tensor(sources)))
 
 
 def plain(found: PrefixedStates) -> Tensor:
