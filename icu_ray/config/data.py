@@ -181,6 +181,10 @@ class RecordsData(Section):
     """With chat: the day that templates are told which print today's, so that a prompt is the same on every day."""
     id_column: str | None = None
     """Column of the names of texts; default: rows are numbered."""
+    pair_column: str | None = None
+    """With pairs.by=given: column of the forget file that holds each row's own pair as text. Beside a plain text it is
+    another text; beside a prompt with its completion it is another completion of the same prompt, and beside a chat
+    another last message of the assistant. Without this column the pairs are the rows of `pool`, in their order."""
     subject_column: str | None = None
     """Column of the forget file that says whose data a row is; a request's answer and record are then by subject too.
     """

@@ -47,7 +47,7 @@ class SweepConfig(Section):
     tokens: TokensConfig = TokensConfig()
     """How rows become tokens of a model."""
     pairs: PairsConfig = PairsConfig()
-    """How each target's pair, its analogous text, is found in the pool."""
+    """How each target gets its pair, the text that stands beside it."""
     loss: LossConfig = LossConfig()
     """What the losses count."""
     kl: KlConfig = KlConfig()
@@ -99,6 +99,7 @@ class SweepConfig(Section):
         if self.search is not None:
             self._check_search(self.search)
         self._check_heldout()
+        self._check_pairs()
         if isinstance(self.data, RecordsData) and self.data.prompted:
             self._check_prompted(self.data)
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
@@ -147,6 +148,28 @@ class SweepConfig(Section):
             raise ValueError(
                 f"data.template: model {standins[0]} is a stand-in, whose tokenizer has no chat template; use "
                 "question-answer or plain for rows of prompt and completion, or a model with a chat template"
+            )
+
+    def _check_pairs(self) -> None:
+        """Where pairs come from, and what an epoch runs over."""
+        data, by = self.data, self.pairs.by
+        if by == "given":
+            if not isinstance(data, RecordsData):
+                raise ValueError(f"pairs.by=given: needs data.source=records, found {data.source}; use pairs.by=file")
+            if data.pool is None and data.pair_column is None:
+                raise ValueError("pairs.by=given: give data.pair_column, or data.pool with a row for each to forget")
+            if data.pair_column is None and data.heldout_rows:
+                raise ValueError(
+                    f"data.heldout_rows={data.heldout_rows} would take the pairs of the last targets away "
+                    "(pairs.by=given); set it to 0 and give held-out texts in a file, data.heldout"
+                )
+        elif isinstance(data, RecordsData) and data.pair_column is not None:
+            raise ValueError(f"data.pair_column: is for pairs.by=given, found pairs.by={by}")
+        if self.train.anchor == "retain" and (by != "random" or self.pairs.resample == "never"):
+            found = f"pairs.by={by}" if by != "random" else "pairs.resample=never"
+            raise ValueError(
+                f"train.anchor=retain draws a target anew for each row of the pool: needs pairs.by=random with "
+                f"pairs.resample=epoch, found {found}"
             )
 
     def _check_heldout(self) -> None:

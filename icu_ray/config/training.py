@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from icu_ray.config.section import Count, Fraction, Momentum, Place, Positive, Section
 
@@ -29,14 +29,28 @@ class TokensConfig(Section):
 
 
 class PairsConfig(Section):
-    """Pairs (the paper's analogous texts, sections IV-C2 and V-D): the nearest neighbour of each target in the pool."""
+    """Pairs: the text that stands beside each target in training (the paper's analogous texts, sections IV-C2, V-D)."""
 
+    by: Literal["nearest", "random", "given", "file"] = "nearest"
+    """How each target gets its pair. nearest: the most similar text of the pool. random: a row of the pool, drawn
+    uniformly for each target apart, so that two targets may get the same one. given: data.source=records alone: row i
+    of the pool file belongs to row i of the forget file, or a column of the forget file holds it (data.pair_column).
+    file: a file names it (pairs.file). Only nearest needs an encoder. A text in several windows has one pair, which
+    stands beside each of them."""
+    resample: Literal["epoch", "never"] = "epoch"
+    """With random: pairs are drawn anew for each epoch, or once. They depend on the trial's seed, the epoch, the number
+    of targets and the size of the pool, and on nothing else. All that the seeds can draw in `stop.max_epochs` epochs is
+    known beforehand. What is kept of the original model (kl.cache) is made for these rows; the plan says its size."""
+    file: Place | None = None
+    """With file: a .jsonl, .json, .csv, .tsv or .parquet file with columns `target` and `pair`, which hold ids of the
+    data (doc_ids of the extraction benchmark, record-7 of synthetic rows, ids of records). It names one pair of the
+    pool for every target."""
     pool: Literal["remaining"] = "remaining"
     """Where pairs are sought: among all rows that are not targets of the sample."""
     metric: Literal["cosine"] = "cosine"
     """Similarity of embeddings."""
     encoder: Place = "sentence-transformers/all-MiniLM-L6-v2"
-    """Hub id, folder, or 'bundled' for the copy of all-MiniLM-L6-v2 that is installed as a package."""
+    """With nearest: hub id, folder, or 'bundled' for the copy of all-MiniLM-L6-v2 that is installed as a package."""
     max_ngram_overlap: Fraction | None = None
     """Refuse neighbours sharing more than this fraction of the target's 10-grams (None: keep all, as the authors)."""
     candidates: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -50,6 +64,18 @@ class PairsConfig(Section):
     """Ray actors that embed texts."""
     batch_size: Count = 64
     """Texts embedded at one time."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> PairsConfig:
+        if self.resample == "never" and self.by != "random":
+            raise ValueError(f"resample=never is for by=random; with by={self.by} pairs are never drawn")
+        if self.max_ngram_overlap is not None and self.by != "nearest":
+            raise ValueError(f"max_ngram_overlap chooses among nearest neighbours; with by={self.by} leave it out")
+        if self.file is not None and self.by != "file":
+            raise ValueError(f"'file' names the pairs with by=file, found by={self.by}; leave out one of them")
+        if self.by == "file" and self.file is None:
+            raise ValueError("by=file needs 'file', a file with columns target and pair")
+        return self
 
 
 class LossConfig(Section):
@@ -79,8 +105,10 @@ class KlConfig(Section):
     """How the original model enters equation (4)."""
 
     cache: Literal["hidden", "probs", "recompute"] = "hidden"
-    """What is kept of the original model: its last hidden states; its probabilities, as in the authors' code; or
-    nothing, and it is run again."""
+    """What is kept of the original model for the pairs: its last hidden states; its probabilities, as in the authors'
+    code; or nothing but the rows themselves, and a frozen copy of it is run again at every step (recompute). That copy
+    is the choice for pairs drawn from a large pool, whose states may fill a disk. Each worker holds a whole one beside
+    the model, on its own device: no `zero_stage` divides it."""
 
 
 class OptimConfig(Section):
@@ -98,7 +126,12 @@ class TrainConfig(Section):
     """How targets and their pairs become batches."""
 
     batch_size: Count = 8
-    """Targets of one step, over all workers."""
+    """Targets of one step, over all workers; each has a pair beside it, so as many rows of the pool."""
+    anchor: Literal["forget", "retain"] = "forget"
+    """What an epoch runs over. forget: the targets, each beside its pair. retain (with pairs.by=random): all rows of
+    the pool in a shuffled order, each beside a target drawn uniformly from those not yet forgotten (of a text in
+    windows each window counts as one), so that no batch is empty whatever `empty_batch` and `batching` say. All of the
+    pool is then kept of the original model. A method without pairs runs over the targets all the same."""
     empty_batch: Literal["skip", "momentum"] = "skip"
     """What happens at a batch of which every target is forgotten: no step, or one by Adam's momentum alone, as in the
     authors' code."""

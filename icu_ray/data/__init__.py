@@ -1,4 +1,4 @@
-"""Texts, from their source to rows of tokens, and each target's nearest neighbour.
+"""Texts, from their source to rows of tokens, and each target's pair.
 
     check = check_data(config); corpus = load_corpus(config)      # sources.py
 
@@ -11,7 +11,8 @@ In the order of a text's way:
    by the model's own template. They share `specials.py` (what a tokenizer adds around a text), `long_texts.py` (texts
    longer than a row), `padding.py` (rows of one width) and `positions.py` (where a token stands in such a row).
 3. `pairing.py` finds each target's nearest neighbour, by `embedding.py` (with the encoder that `encoder.py` finds) and
-   `neighbours.py`. These two and the pairing itself run on Ray Data, the rest needs no Ray.
+   `neighbours.py`. These two and the pairing itself run on Ray Data, the rest needs no Ray. Pairs that are no
+   neighbours are drawn (`pair_draws.py`) or chosen by the user (`chosen_pairs.py`).
 
 This package must not know models nor methods: a tokenizer comes as an argument.
 """

@@ -21,11 +21,15 @@ from icu_ray.errors import UserError
 
 @dataclass(frozen=True)
 class SampleCheck:
-    """One forget sample: how many targets and pool rows, and the fingerprint of both together."""
+    """One forget sample: how many targets and pool rows, and the fingerprint of both together.
+
+    pairs: which pool row a file names for each target (pairs.by=file), as a fingerprint; '' without such a file.
+    """
 
     targets: int
     pool: int
     fingerprint: str
+    pairs: str = ""
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,10 @@ class TokenRows:
         """(N, L) int64, 0 for a row's first real token and for its pads; None: the model counts columns."""
         return real_positions(self.mask) if self.positions == "real" else None
 
+    def position_ids_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """(B, L) of some rows alone, which costs nothing for the others."""
+        return real_positions(self.mask[rows]) if self.positions == "real" else None
+
     @property
     def suffix_starts(self) -> NDArray[np.int64]:
         """(N,) columns at which what must not be said begins: the completion, or the layout's suffix."""

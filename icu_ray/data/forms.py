@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,17 @@ def written(form: RowForm, values: Sequence[Any], where: str) -> Written:
         turns = [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
         return _of_chat(form, turns)
     return Written(*joined(texts[0], texts[1], form.tags), prompt=texts[0])
+
+
+def written_pair(form: RowForm, values: Sequence[Any], column: str, value: Any, where: str) -> Written:
+    """The pair that a column of the same row holds: another text, completion of its prompt, or end of its chat."""
+    if form.messages is None and form.prompt is not None:
+        return written(replace(form, completion=column), [values[0], value], where)
+    text = _text(value, f"column '{column}'", where)
+    if form.messages is None:
+        return Written(text)
+    before = _messages(form.messages, values[0], where)[:-1]
+    return _of_chat(form, [*before, {"role": "assistant", "content": text}])
 
 
 def _text(value: Any, what: str, where: str) -> str:

@@ -6,6 +6,8 @@ stand in its neighbour too: a fifth of the paper's pairs are exact copies (spec 
 at once. With `pairs.max_ngram_overlap` such neighbours are passed over for the next of `pairs.candidates` texts.
 
     pairs = find_pairs(corpus, config.samples, config.pairs, columns, own_columns=False, store=store)[0]
+
+Of pairs that come from elsewhere (`pairs.by`: drawn, or chosen by the user) only the shared text is measured.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.config import Columns, PairsConfig
+from icu_ray.data.chosen_pairs import pairs_fingerprint
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.embedding import embed_texts, encoder_fingerprint
 from icu_ray.data.examples import Examples
@@ -40,13 +43,15 @@ class Pairs:
     """One neighbour for each target of a sample, in the targets' order; neighbours may repeat.
 
     pair_rows: (N,) int64 indices of the neighbours in the corpus' rows.
-    similarity: (N,) float64 cosine. ngram_overlap: (N,) float64 share of the target's 10-grams found in the neighbour.
+    similarity: (N,) float64 cosine; None: not measured, the pairs are no neighbours.
+    ngram_overlap: (N,) float64 share of the target's 10-grams found in the neighbour.
+    Of pairs drawn anew for each epoch the targets stand there once an epoch, in the epochs' order.
     """
 
     target_ids: tuple[str, ...]
     pair_ids: tuple[str, ...]
     pair_rows: NDArray[np.int64]
-    similarity: NDArray[np.float64]
+    similarity: NDArray[np.float64] | None
     ngram_overlap: NDArray[np.float64]
 
     def __len__(self) -> int:
@@ -97,19 +102,33 @@ def find_pairs(
     *,
     own_columns: bool,
     store: Store,
+    chosen: Mapping[int, NDArray[np.int64]] | None = None,
 ) -> dict[int, Pairs]:
     """Pairs of every sample, from the store where they are there already; else a running Ray is needed.
 
-    UserError when a target has no neighbour under the overlap cut-off.
+    chosen: pairs that are known, by sample (N,) indices of the corpus' rows, one a target or one a target and epoch;
+    then neither Ray nor an encoder is needed. UserError when a target has no neighbour under the overlap cut-off.
     """
-    keys = {sample: _key(corpus, sample, settings, columns, own_columns) for sample in samples}
+    keys = {
+        sample: _key(corpus, sample, settings, columns, own_columns)
+        if chosen is None
+        else _chosen_key(corpus, sample, columns, own_columns, chosen[sample])
+        for sample in samples
+    }
+
+    def compute(samples: Sequence[int]) -> dict[int, Pairs]:
+        if chosen is None:
+            return _compute(corpus, samples, settings, columns, own_columns, store)
+        texts = embedded_texts(corpus.rows, columns, own_columns)
+        return {sample: _measured(corpus, sample, texts, chosen[sample]) for sample in samples}
+
     missing = [sample for sample in samples if not store.contains("pairs", keys[sample])]
-    computed = _compute(corpus, missing, settings, columns, own_columns, store) if missing else {}
+    computed = compute(missing) if missing else {}
 
     def pairs_of(sample: int) -> Pairs:
         def make(folder: Path) -> None:
             # An artefact that was there but turned out damaged was not among the missing.
-            pairs = computed.get(sample) or _compute(corpus, [sample], settings, columns, own_columns, store)[sample]
+            pairs = computed.get(sample) or compute([sample])[sample]
             (folder / _FILE).write_text(_dump(pairs), encoding="utf-8")
 
         return _load(store.get_or_make("pairs", keys[sample], make) / _FILE, corpus)
@@ -121,12 +140,11 @@ def _key(
     corpus: Corpus, sample: int, settings: PairsConfig, columns: Columns, own_columns: bool
 ) -> Mapping[str, str | int | float | None]:
     """Everything that decides the pairs of a sample; shards, actors and batches do not."""
-    source_columns = corpus.rows.token_rows is not None and not own_columns
     cut = settings.max_ngram_overlap
     key: dict[str, str | int | float | None] = {
         "version": _VERSION,
         "rows": corpus.check.samples[sample].fingerprint,
-        "embedded": f"{columns.prefix_start}:{columns.length}" if source_columns else "whole text",
+        "embedded": _compared(corpus, columns, own_columns),
         "encoder": encoder_fingerprint(settings.encoder),
         "max_ngram_overlap": cut,
         "candidates": 1 if cut is None else settings.candidates,
@@ -135,6 +153,35 @@ def _key(
         # The cells are made from all texts, so with them the pairs of a sample depend on the other samples' rows too.
         key["index"] = f"{PROBED} of {corpus.check.fingerprint}"
     return key
+
+
+def _chosen_key(
+    corpus: Corpus, sample: int, columns: Columns, own_columns: bool, rows: NDArray[np.int64]
+) -> Mapping[str, str | int]:
+    return {
+        "version": _VERSION,
+        "rows": corpus.check.samples[sample].fingerprint,
+        "embedded": _compared(corpus, columns, own_columns),
+        "chosen": pairs_fingerprint(corpus.rows.ids, rows),
+    }
+
+
+def _compared(corpus: Corpus, columns: Columns, own_columns: bool) -> str:
+    source_columns = corpus.rows.token_rows is not None and not own_columns
+    return f"{columns.prefix_start}:{columns.length}" if source_columns else "whole text"
+
+
+def _measured(corpus: Corpus, sample: int, texts: Texts, rows: NDArray[np.int64]) -> Pairs:
+    """Known pairs of a sample's targets, or of its targets once an epoch."""
+    targets = np.resize(corpus.targets[sample], len(rows))
+    units = texts.units
+    return Pairs(
+        tuple(corpus.rows.ids[target] for target in targets),
+        tuple(corpus.rows.ids[row] for row in rows),
+        rows,
+        None,
+        np.array([ngram_overlap(units[a], units[b]) for a, b in zip(targets, rows, strict=True)], dtype=np.float64),
+    )
 
 
 def _compute(
@@ -210,20 +257,20 @@ def _choose(
 
 def _dump(pairs: Pairs) -> str:
     """JSON of the pairs; row indices are left out, they depend on which samples a corpus was loaded with."""
-    columns = zip(
-        pairs.target_ids, pairs.pair_ids, pairs.similarity.tolist(), pairs.ngram_overlap.tolist(), strict=True
-    )
+    similarity = [None] * len(pairs) if pairs.similarity is None else pairs.similarity.tolist()
+    columns = zip(pairs.target_ids, pairs.pair_ids, similarity, pairs.ngram_overlap.tolist(), strict=True)
     names = ("target", "pair", "similarity", "ngram_overlap")
     return json.dumps([dict(zip(names, values, strict=True)) for values in columns], indent=1, ensure_ascii=False)
 
 
 def _load(path: Path, corpus: Corpus) -> Pairs:
     entries = json.loads(path.read_text(encoding="utf-8"))
+    similarity = [entry["similarity"] for entry in entries]
     row_of = {row_id: number for number, row_id in enumerate(corpus.rows.ids)}
     return Pairs(
         tuple(entry["target"] for entry in entries),
         tuple(entry["pair"] for entry in entries),
         np.array([row_of[entry["pair"]] for entry in entries], dtype=np.int64),
-        np.array([entry["similarity"] for entry in entries], dtype=np.float64),
+        None if None in similarity else np.array(similarity, dtype=np.float64),
         np.array([entry["ngram_overlap"] for entry in entries], dtype=np.float64),
     )

@@ -19,7 +19,7 @@ import numpy as np
 from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.corpus import Corpus, check_of, row_digests
 from icu_ray.data.examples import Examples
-from icu_ray.data.forms import kind_of, system_of, written
+from icu_ray.data.forms import Written, kind_of, system_of, written, written_pair
 from icu_ray.data.table_files import read_columns
 from icu_ray.errors import UserError
 
@@ -29,6 +29,7 @@ class Record:
     """One text with its id and where it stands ('line 7', 'row 7').
 
     boundary, chat: see `Examples`. prompt: what is given, without tags; None: a plain text. subject: whose data it is.
+    pair: its own analogous text, where its file has a column of them.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Record:
     chat: str | None = None
     prompt: str | None = None
     subject: str | None = None
+    pair: Written | None = None
 
     @property
     def content(self) -> str:
@@ -59,17 +61,26 @@ def _content(text: str) -> str:
 
 
 def read_records(
-    path: Path, form: RowForm, id_column: str | None, key: str, prefix: str = "row", subject_column: str | None = None
+    path: Path,
+    form: RowForm,
+    id_column: str | None,
+    key: str,
+    prefix: str = "row",
+    subject_column: str | None = None,
+    pair_column: str | None = None,
 ) -> list[Record]:
     """All records of a file; ids are the id column's, else '<prefix>-<number>' counted from 1. `key`: for messages."""
     named = {kind: column for kind, column in (("id", id_column), ("subject", subject_column)) if column is not None}
-    columns = (*form.columns, *named.values())
+    columns = (*form.columns, *named.values(), *(() if pair_column is None else (pair_column,)))
     records: list[Record] = []
     first: dict[str, str] = {}
     for number, (where, values) in enumerate(read_columns(path, columns, key), start=1):
-        row = written(form, values[: len(form.columns)], f"{key}: {path}: {where}")
+        cells, others = values[: len(form.columns)], values[len(form.columns) :]
+        row, pair = written(form, cells, f"{key}: {path}: {where}"), None
+        if pair_column is not None:
+            pair = written_pair(form, cells, pair_column, others.pop(), f"{key}: {path}: {where}")
         names: dict[str, str] = {}
-        for (what, column), value in zip(named.items(), values[len(form.columns) :], strict=True):
+        for (what, column), value in zip(named.items(), others, strict=True):
             if isinstance(value, float) and value.is_integer():
                 value = int(value)  # as a table holds whole numbers in whose column one was once missing
             if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
@@ -81,7 +92,7 @@ def read_records(
         if name in first:
             raise UserError(f"{key}: {path}: id '{name}' stands twice, in {first[name]} and {where}")
         first[name] = where
-        records.append(Record(name, row.text, where, row.boundary, row.chat, row.prompt, names.get("subject")))
+        records.append(Record(name, row.text, where, row.boundary, row.chat, row.prompt, names.get("subject"), pair))
     if not records:
         raise UserError(f"{key}: {path}: holds no rows")
     return records
@@ -96,8 +107,8 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
             "put {sample} into its name, or set samples to one number"
         )
 
-    def read(name: str, key: str, prefix: str, subject_column: str | None = None) -> list[Record]:
-        return read_records(Path(name), data.form, data.id_column, f"data.{key}", prefix, subject_column)
+    def read(name: str, key: str, prefix: str, *columns: str | None) -> list[Record]:
+        return read_records(Path(name), data.form, data.id_column, f"data.{key}", prefix, *columns)
 
     forget = {
         sample: read(
@@ -105,6 +116,7 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
             "forget",
             f"forget{sample if by_sample else ''}",
             data.subject_column,
+            data.pair_column,
         )
         for sample in samples
     }
@@ -126,15 +138,21 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
         for key, others, other_name in (("pool", pool, data.pool), ("heldout", heldout, data.heldout)):
             _refuse_overlap(records, name, others, f"data.{key}", str(other_name))
     remarks = [_other_answers(records, pool, data) for records in forget.values()] if data.pool is not None else []
+    own = {sample: _own_pairs(records, data, sample) for sample, records in forget.items()}
     rows: dict[str, Record] = {}
-    for record in (*(record for records in forget.values() for record in records), *pool):
+    every = [*forget.values(), pool, *own.values()]
+    for record in (record for records in every for record in records):
         known = rows.setdefault(record.id, record)
         if known.bytes != record.bytes:
             raise UserError(f"data.id_column: id '{record.id}' names two different texts of the forget and pool files")
     place = {name: number for number, name in enumerate(rows)}
     targets = {sample: np.array([place[r.id] for r in records], dtype=np.int64) for sample, records in forget.items()}
     pool_rows = np.array([place[record.id] for record in pool], dtype=np.int64)
-    pools = dict.fromkeys(samples, pool_rows)
+    pools = {
+        # The pairs of a column come last, in the targets' order.
+        sample: np.append(pool_rows, [place[pair.id] for pair in pairs]).astype(np.int64) if pairs else pool_rows
+        for sample, pairs in own.items()
+    }
     everything = [*rows.values(), *heldout]
     heldout_rows = np.arange(len(rows), len(everything))
     digests = row_digests(record.bytes for record in everything)
@@ -155,6 +173,25 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
             },
         ),
     )
+
+
+def _own_pairs(forget: Sequence[Record], data: RecordsData, sample: int) -> list[Record]:
+    """The pairs that the forget file itself holds, as rows whose ids are their targets'; none without such a column."""
+    by_text = {record.content: record for record in forget}
+    found = []
+    for record in forget:
+        if record.pair is None:
+            continue
+        row = record.pair
+        pair = Record(f"{record.id}:pair", row.text, record.where, row.boundary, row.chat, row.prompt)
+        target = by_text.get(pair.content)
+        if target is not None:
+            raise UserError(
+                f"data.pair_column: {data.forget.replace('{sample}', str(sample))}: {record.where}: the pair in column "
+                f"'{data.pair_column}' is a text to forget, '{target.id}' ({target.where}); give another text"
+            )
+        found.append(pair)
+    return found
 
 
 def examples_of(records: Sequence[Record]) -> Examples:

@@ -9,7 +9,14 @@ real token file. `load_corpus` gives the rows with their texts. Both raise `User
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
 from icu_ray.config import ExtractionData, RecordsData, SweepConfig
+from icu_ray.data.chosen_pairs import chosen_pairs, pairs_fingerprint
 from icu_ray.data.corpus import Corpus, DataCheck
 from icu_ray.data.embedding import check_encoder
 from icu_ray.data.extraction import ROW_LENGTH, open_extraction
@@ -42,10 +49,32 @@ def load_corpus(config: SweepConfig) -> Corpus:
 def check_data(config: SweepConfig) -> DataCheck:
     """Validate everything that `load_corpus` and the pairing will read, and say what it is."""
     _check_columns(config)
-    check_encoder(config.pairs.encoder)
+    if config.pairs.by == "nearest":
+        check_encoder(config.pairs.encoder)
     if isinstance(config.data, ExtractionData):
-        return open_extraction(config.data, config.samples).check()
-    return load_corpus(config).check
+        found = open_extraction(config.data, config.samples)
+        ids = [str(doc_id) for doc_id in range(len(found.tokens))]
+        return _with_pairs(found.check(), config, ids, found.targets, found.pools)
+    corpus = load_corpus(config)
+    return _with_pairs(corpus.check, config, corpus.rows.ids, corpus.targets, corpus.pools)
+
+
+def _with_pairs(
+    check: DataCheck,
+    config: SweepConfig,
+    ids: Sequence[str],
+    targets: Mapping[int, NDArray[np.int64]],
+    pools: Mapping[int, NDArray[np.int64]],
+) -> DataCheck:
+    """UserError where a user's own choice leaves a target without its pair."""
+    chosen = chosen_pairs(config, ids, targets, pools)
+    if chosen is None or config.pairs.by != "file":
+        return check
+    samples = {
+        sample: replace(counts, pairs=pairs_fingerprint(ids, chosen[sample]))
+        for sample, counts in check.samples.items()
+    }
+    return replace(check, samples=samples)
 
 
 def _check_columns(config: SweepConfig) -> None:

@@ -60,45 +60,52 @@ class Batch:
         weights: BatchWeights,
         reference: ReferenceBatch | None = None,
         device: torch.device | str = "cpu",
+        beside: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> Batch:
-        """The rows `indices` of a sample; row k of `weights` (see BatchWeights.rows) is for indices[k]."""
+        """The rows `indices` of a sample; row k of `weights` (see BatchWeights.rows) is for indices[k].
+
+        beside: the rows of `pairs` that stand beside them; None: those of the same numbers.
+        """
         import torch
 
         chosen = np.asarray(indices, dtype=np.int64)
+        others = chosen if beside is None else np.asarray(beside, dtype=np.int64)
         if len(chosen) != len(weights.row):
             raise ValueError(f"{len(chosen)} rows but weights for {len(weights.row)}")
 
         def tensor(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
 
-        def side(rows: TokenRows, scale: NDArray[np.float64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        def side(
+            rows: TokenRows, which: NDArray[np.int64], scale: NDArray[np.float64]
+        ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             return (
-                tensor(rows.input_ids[chosen], torch.int64),
-                tensor(rows.mask[chosen], torch.int64),
-                tensor(rows.labels[chosen], torch.int64),
+                tensor(rows.input_ids[which], torch.int64),
+                tensor(rows.mask[which], torch.int64),
+                tensor(rows.labels[which], torch.int64),
                 tensor(scale, torch.float32),
             )
 
-        def positions(rows: TokenRows) -> Tensor | None:
-            found = rows.position_ids
-            return None if found is None else tensor(found[chosen], torch.int64)
+        def positions(rows: TokenRows, which: NDArray[np.int64]) -> Tensor | None:
+            found = rows.position_ids_of(which)
+            return None if found is None else tensor(found, torch.int64)
 
         row_weights = tensor(weights.row, torch.float32)
         if pairs is None or weights.pair is None or weights.kl is None:
             return Batch(
-                *side(targets, weights.target),
+                *side(targets, chosen, weights.target),
                 row_weights,
                 reference=reference,
-                target_positions=positions(targets),
+                target_positions=positions(targets, chosen),
             )
         return Batch(
-            *side(targets, weights.target),
+            *side(targets, chosen, weights.target),
             row_weights,
-            *side(pairs, weights.pair),
+            *side(pairs, others, weights.pair),
             tensor(weights.kl, torch.float32),
             reference,
-            positions(targets),
-            positions(pairs),
+            positions(targets, chosen),
+            positions(pairs, others),
         )
 
     def to(self, device: torch.device | str) -> Batch:

@@ -77,7 +77,10 @@ class ReferenceBatch:
 
 @dataclass(frozen=True)
 class Reference:
-    """The original model on all N pairs of a sample; shapes as in ReferenceBatch with N for B."""
+    """The original model on all N pairs of a sample; shapes as in ReferenceBatch with N for B.
+
+    target_nll has a row for each target, which are fewer or more than the pairs where those are drawn.
+    """
 
     cache: Cache
     hidden: Tensor | None = None
@@ -93,14 +96,23 @@ class Reference:
     """The frozen copy, for cache="recompute" alone."""
     _heads: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
 
-    def batch(self, indices: Sequence[int] | NDArray[np.int64], device: torch.device | str = "cpu") -> ReferenceBatch:
-        """The pairs `indices` on `device`; the output matrix is moved there once and then shared."""
-        chosen = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+    def batch(
+        self,
+        indices: Sequence[int] | NDArray[np.int64],
+        device: torch.device | str = "cpu",
+        beside: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> ReferenceBatch:
+        """The targets `indices` and the pairs `beside` them on `device`; None: pairs of the same numbers.
+
+        The output matrix is moved there once and then shared.
+        """
+        targets = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        chosen = targets if beside is None else torch.as_tensor(np.asarray(beside, dtype=np.int64))
 
         def rows(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[chosen].to(device)
 
-        nlls = (rows(self.target_nll), rows(self.pair_nll))
+        nlls = (None if self.target_nll is None else self.target_nll[targets].to(device), rows(self.pair_nll))
         if self.cache == "probs":
             return ReferenceBatch(None, None, None, rows(self.probs), *nlls)
         if self.cache == "none":

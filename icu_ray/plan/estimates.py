@@ -49,10 +49,19 @@ class Estimate:
 
 
 def estimate_of(
-    model: ModelConfig, config: SweepConfig, rows: int | None, *, heldout: int = 0, paired: bool = True
+    model: ModelConfig,
+    config: SweepConfig,
+    rows: int | None,
+    *,
+    heldout: int = 0,
+    paired: bool = True,
+    pool: int | None = None,
 ) -> Estimate:
-    """Of a trial that trains. rows: of its targets, one a window of a long text. paired: whether targets have pairs."""
-    work = work_of(model, config, rows, heldout=heldout, paired=paired)
+    """Of a trial that trains. rows: of its targets, one a window of a long text. paired: whether targets have pairs.
+
+    pool: its rows, over which an epoch runs with train.anchor=retain.
+    """
+    work = work_of(model, config, rows, heldout=heldout, paired=paired, pool=pool)
     most = model.max_epochs or config.stop.max_epochs
     if model.minutes_per_epoch is not None:
         return Estimate(work.epochs * model.minutes_per_epoch + work.start / 60, work)
@@ -64,7 +73,9 @@ def estimate_of(
     return Estimate((work.start + computed + work.counted("save", work.epochs) / SAVED_A_SECOND) / 60, work)
 
 
-def work_of(model: ModelConfig, config: SweepConfig, rows: int | None, *, heldout: int, paired: bool) -> Work:
+def work_of(
+    model: ModelConfig, config: SweepConfig, rows: int | None, *, heldout: int, paired: bool, pool: int | None = None
+) -> Work:
     """What a trial does, by device: a core or a GPU of each worker does its share.
 
     An epoch trains targets and pairs (6 operations a parameter and token) and probes the targets (2 a token, about five
@@ -75,6 +86,7 @@ def work_of(model: ModelConfig, config: SweepConfig, rows: int | None, *, heldou
     expected = EXPECTED_EPOCHS if lr < LARGE_STEP else LARGE_STEP_EPOCHS if paired else ALONE_EPOCHS
     texts, parameters = rows or 128, parameters_of(model)
     tokens = texts * config.columns.length
+    places = pool if pool is not None and config.train.anchor == "retain" else texts
     said = texts * (config.columns.length - config.columns.suffix_start)
     devices = model.workers * (model.gpus or model.cpus_per_worker)
     return Work(
@@ -86,7 +98,7 @@ def work_of(model: ModelConfig, config: SweepConfig, rows: int | None, *, heldou
         shared=0 < model.gpus < 1,
         start=60 * (GPU_OVERHEAD_MINUTES if model.gpus else TRIAL_OVERHEAD_MINUTES),
         epochs=min(expected, model.max_epochs or config.stop.max_epochs),
-        train=parameters * tokens * 6 * (2 if paired else 1) / devices,
+        train=parameters * places * config.columns.length * 6 * (2 if paired else 1) / devices,
         measure=(parameters * tokens * _PROBE + _encoder(config.filter) * said * 2) / devices,
         save=parameters * SAVED_BYTES / model.workers,
         end=parameters * heldout * config.columns.length * _PROBE / devices,

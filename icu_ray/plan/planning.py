@@ -15,6 +15,7 @@ from icu_ray.data.sources import check_data
 from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
 from icu_ray.plan.budget import Budget
+from icu_ray.plan.drawn_pairs import drawn_pairs_said
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.text_lengths import check_texts
 from icu_ray.storage.files import check_writable
@@ -28,7 +29,9 @@ def plan_config(path: Path, overrides: Sequence[str] = (), *, dry_run: bool = Fa
 def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     """Check a config's models, storage and data, and expand it."""
     asked = config.filter
-    encoders = [("filter.encoder", asked.encoder, asked.encoder_layer), ("pairs.encoder", config.pairs.encoder, None)]
+    encoders: list[tuple[str, str, int | None]] = [("filter.encoder", asked.encoder, asked.encoder_layer)]
+    if config.pairs.by == "nearest":
+        encoders.append(("pairs.encoder", config.pairs.encoder, None))
     check_models(config.models, encoders)
     _refuse_impossible_scale(config)
     Budget(config, ())
@@ -42,8 +45,8 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data = None if missing else check_data(config)
     remarks = check_texts(config)
-    if data is not None and remarks:
-        data = replace(data, remarks=(*data.remarks, *remarks))
+    if data is not None:
+        data = replace(data, remarks=(*data.remarks, *remarks, *drawn_pairs_said(config, data)))
     if not dry_run:
         check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")
     return make_plan(config, data, provisional=missing)

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from icu_ray import methods
-from icu_ray.config import MethodConfig, ModelConfig, PairsConfig, RecordsData, StopConfig, SweepConfig
+from icu_ray.config import (
+    MethodConfig,
+    ModelConfig,
+    PairsConfig,
+    RecordsData,
+    StopConfig,
+    SweepConfig,
+    TrainConfig,
+)
 from icu_ray.data.corpus import DataCheck
 from icu_ray.data.embedding import encoder_identity
 from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_of
@@ -137,10 +145,10 @@ def trial_of(
         # The other choices only say what is cut, or refuse it; trials of before there was this one are found again.
         **({"rows": "windows"} if config.rows.long == "windows" else {}),
         "tokens": config.tokens.model_dump(mode="json"),
-        "pairs": _pairs_identity(config.pairs, data),
+        "pairs": _pairs_identity(config.pairs, data, sample),
         "loss": _loss_identity(config),
         "optim": {"lr": settings.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
-        "train": {**config.train.model_dump(mode="json", exclude={"batch_size"}), "batch_size": settings.batch_size},
+        "train": {**_train_identity(config.train), "batch_size": settings.batch_size},
         "filter": {
             **config.filter.model_dump(mode="json", exclude={"batch_size"}),
             "encoder": encoder_identity(config.filter.encoder),
@@ -158,7 +166,8 @@ def trial_of(
         rows = None if data is None else target_rows(config, model, sample, data.samples[sample].targets)
         paired = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_pairs
         heldout = 0 if data is None else data.heldout
-        estimate = estimate_of(model, config, rows, heldout=heldout, paired=paired)
+        pool = None if data is None or not paired else data.samples[sample].pool
+        estimate = estimate_of(model, config, rows, heldout=heldout, paired=paired, pool=pool)
     return Trial(
         trial_id=content_hash(identity)[:16],
         name=f"{label}-{model.name}-s{sample}" + _weights_of(settings) + _seed_of(settings),
@@ -204,8 +213,22 @@ def _loss_identity(config: SweepConfig) -> dict[str, Any]:
     return config.loss.model_dump(mode="json", exclude={"chunk", *(() if used else ("on",))})
 
 
-def _pairs_identity(pairs: PairsConfig, data: DataCheck | None) -> dict[str, Any]:
-    identity = pairs.model_dump(mode="json", exclude={"shards", "actors", "batch_size", "index"})
+def _train_identity(train: TrainConfig) -> dict[str, Any]:
+    # `anchor` came later.
+    return train.model_dump(mode="json", exclude={"batch_size", *(("anchor",) if train.anchor == "forget" else ())})
+
+
+def _pairs_identity(pairs: PairsConfig, data: DataCheck | None, sample: int) -> dict[str, Any]:
+    # `by` came later: nearest ones are told as before, and of others nothing is said that is for these alone.
+    if pairs.by != "nearest":
+        told: dict[str, Any] = {"by": pairs.by}
+        if pairs.by == "random":
+            told["resample"] = pairs.resample
+        if pairs.by == "file":
+            told["pairs"] = None if data is None else data.samples[sample].pairs
+        return told
+    later = {"by", "resample", "file"}
+    identity = pairs.model_dump(mode="json", exclude={"shards", "actors", "batch_size", "index", *later})
     identity["encoder"] = encoder_identity(pairs.encoder)
     if pairs.index == "approximate":
         # What an approximate search finds depends on the texts of all samples, among which its cells are made.

@@ -111,8 +111,9 @@ class SampleRecord(NamedByN):
     bertscore_before: float | None = None
     bleu_before: float | None = None
     pair_id: str | None = None
+    """None: without a pair, or with another one in each epoch (pairs.resample=epoch)."""
     pair_overlap: float | None = None
-    """Share of the target's 10-grams that its pair holds too."""
+    """Share of the target's 10-grams that its pair holds too; None: not measured, or another one in each epoch."""
     cut_tokens: int | None = None
     """Tokens at the text's end that were neither forgotten nor measured, for want of room; None: not known."""
     windows: int = 1

@@ -1,8 +1,9 @@
 """What several trials share, each made exactly once and kept in the store: S or 1 times, never S x C.
 
     stand-ins            one a model               a Ray task each, side by side, telling its progress
-    embeddings, pairs    one a sample              Ray Data, by data/pairing.py
-    rows                 one a model and sample    targets, pairs and held-out rows in the model's vocabulary
+    embeddings, pairs    one a sample              Ray Data, by data/pairing.py; of random pairs one a sample and seed
+    rows                 one a model and sample    targets, pairs and held-out rows in the model's vocabulary; of random
+                                                   pairs all rows of the pool that the seeds can draw, each once
     reference, before    one a model and sample    the frozen original model's cache, and its own measurement
     head                 one a model               the frozen output matrix that goes with every reference
 
@@ -19,12 +20,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from icu_ray.config import ModelConfig
 from icu_ray.console.progress import Step
+from icu_ray.data.chosen_pairs import chosen_pairs
 from icu_ray.data.corpus import Corpus
+from icu_ray.data.pair_draws import PairDraws, pair_draws
 from icu_ray.data.sources import counts_own_tokens, load_corpus
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
@@ -126,14 +132,34 @@ class _Preparation:
         self._done(name, records)
         return key
 
-    def _pairs(self, corpus: Corpus, own_columns: bool) -> dict[int, Pairs]:
+    def _draws(self, model: ModelConfig, corpus: Corpus, sample: int) -> PairDraws | None:
+        epochs = model.max_epochs or self.config.stop.max_epochs
+        return pair_draws(self.config, epochs, len(corpus.targets[sample]), len(corpus.pools[sample]))
+
+    def _chosen(self, corpus: Corpus, samples: Sequence[int]) -> list[dict[int, NDArray[np.int64]] | None]:
+        """Pairs that need not be sought, those of each seed where they are drawn; [None] where they are sought."""
+        if self.config.pairs.by != "random":
+            return [chosen_pairs(self.config, corpus.rows.ids, corpus.targets, corpus.pools)]
+        longest = max(self.models.values(), key=lambda model: model.max_epochs or self.config.stop.max_epochs)
+        draws = {sample: self._draws(longest, corpus, sample) for sample in samples}
+        return [
+            {sample: corpus.pools[sample][each.all_drawn(seed)] for sample, each in draws.items() if each is not None}
+            for seed in self.config.all_seeds
+        ]
+
+    def _pairs(self, corpus: Corpus, own_columns: bool) -> list[dict[int, Pairs]]:
+        """Of every sample; where pairs are drawn, once for each seed."""
+        if self.config.train.anchor == "retain":
+            self.on_step(Step("pairs", 1, "drawn while a trial runs; how many repeat their target is not counted"))
+            return []
         self.on_step(Step("pairs", None, "waiting for a CPU"))
         samples = sorted({sample for (_, sample), needs in self.needs.items() if needs.pairs})
+        chosen = self._chosen(corpus, samples)
         # In a task, not here: Ray Data's own threads would outlive an interruption of this process.
-        resources, asked = {"num_cpus": 0}, (self.root, self.config, corpus, samples, own_columns)
-        found: dict[int, Pairs]
+        resources, asked = {"num_cpus": 0}, (self.root, self.config, corpus, samples, own_columns, chosen)
+        found: list[dict[int, Pairs]]
         found, records = self.tasks.run("pairs", resources, pairs_task, *asked)
-        overlaps = [overlap for pairs in found.values() for overlap in pairs.ngram_overlap.tolist()]
+        overlaps = [overlap for each in found for pairs in each.values() for overlap in pairs.ngram_overlap.tolist()]
         copies = sum(overlap >= COPY_OVERLAP for overlap in overlaps)
         self._done("pairs", records, f"; {copies} of {len(overlaps)} pairs repeat their target")
         return found
@@ -144,13 +170,21 @@ class _Preparation:
         sample: int,
         corpus: Corpus,
         built: Future[ArtefactKey] | None,
-        pairs: Mapping[bool, Future[dict[int, Pairs]]],
+        pairs: Mapping[bool, Future[list[dict[int, Pairs]]]],
     ) -> ArtefactKeys:
         """Rows, reference and 'before' of one model and sample, as soon as what they rest on is there."""
         needs, model = self.needs[name, sample], self.models[name]
         standin = None if built is None else built.result()
         targets, _ = corpus.sample(sample)
-        own_pairs = pairs[self._own(model)].result()[sample] if needs.pairs else None
+        found = [each[sample] for each in pairs[self._own(model)].result()] if needs.pairs else []
+        draws = self._draws(model, corpus, sample) if needs.pairs else None
+        own_pairs = found[0] if found and draws is None else None
+        pair_rows = None if own_pairs is None else own_pairs.pair_rows
+        if draws is not None:
+            pair_rows = corpus.pools[sample][draws.pool_rows]
+            if not draws.epochs:
+                shared = [tuple(each.ngram_overlap.tolist()) for each in found]
+                draws = replace(draws, overlap=dict(zip(draws.seeds, shared, strict=True)))
         request = ArtefactRequest(
             root=self.root,
             config=self.config,
@@ -158,10 +192,11 @@ class _Preparation:
             standin=standin,
             model_key=self._model_key(model, corpus),
             targets=targets,
-            pairs=None if own_pairs is None else corpus.rows.select(own_pairs.pair_rows),
+            pairs=None if pair_rows is None else corpus.rows.select(pair_rows),
             pair_overlap=None if own_pairs is None else tuple(own_pairs.ngram_overlap.tolist()),
             heldout=corpus.heldout if corpus.heldout is not None and len(corpus.heldout) else None,
             needs=needs,
+            draws=draws,
         )
         step = f"{name}, sample {sample}"
         self.on_step(Step(step, None, "waiting for its resources"))

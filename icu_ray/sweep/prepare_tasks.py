@@ -18,6 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from icu_ray.config import Columns, SweepConfig
 from icu_ray.console.progress import Step, listening
 from icu_ray.console.streaming import streamed
@@ -132,16 +135,23 @@ def standin_task(
 
 
 def pairs_task(
-    root: str, config: SweepConfig, corpus: Corpus, samples: Sequence[int], own_columns: bool
-) -> Iterator[Step | tuple[dict[int, Pairs], list[ArtefactRecord]]]:
-    """The pairs of every sample, by Ray Data."""
+    root: str,
+    config: SweepConfig,
+    corpus: Corpus,
+    samples: Sequence[int],
+    own_columns: bool,
+    chosen: Sequence[Mapping[int, NDArray[np.int64]] | None] = (None,),
+) -> Iterator[Step | tuple[list[dict[int, Pairs]], list[ArtefactRecord]]]:
+    """The pairs of every sample, by Ray Data; or those of `chosen` (see `find_pairs`), of which only is measured how
+    much text they share."""
     from icu_ray.data.pairing import find_pairs
 
     store = RecordingStore(root)
 
-    def work() -> dict[int, Pairs]:
+    def work() -> list[dict[int, Pairs]]:
         columns = config.columns.value()
-        return find_pairs(corpus, samples, config.pairs, columns, own_columns=own_columns, store=store)
+        asked = corpus, samples, config.pairs, columns
+        return [find_pairs(*asked, own_columns=own_columns, store=store, chosen=each) for each in chosen]
 
     found = yield from _stages(work)
     yield found, store.records

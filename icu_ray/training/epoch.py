@@ -23,7 +23,7 @@ from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.thresholds import Thresholds
-from icu_ray.training.batches import Indices, epoch_batches, micro_batches
+from icu_ray.training.batches import EpochRows, Indices, epoch_batches, micro_batches
 from icu_ray.training.engine import Engine, EngineSettings
 from icu_ray.training.records import TrialData
 from icu_ray.training.refinement import SKIPS_IN_A_ROW, Flags, el_decides
@@ -81,10 +81,10 @@ class EpochTrainer:
         active: of each text; all windows of a text take part, or none.
         It ends early where the engine has skipped SKIPS_IN_A_ROW steps: `decide` then ends the trial.
         """
-        active = active[self.data.targets.text_of_row]
+        rows = self.data.epoch_rows(self.settings.seed, epoch, active[self.data.targets.text_of_row])
         torch.manual_seed(self.settings.seed + epoch)
         batches = epoch_batches(
-            active,
+            rows.live,
             seed=self.settings.seed,
             epoch=epoch,
             batch_size=self.settings.batch_size,
@@ -96,7 +96,7 @@ class EpochTrainer:
             if self.engine.skipped_in_a_row >= SKIPS_IN_A_ROW:
                 break
             done += 1
-            for name, value in self.engine.step(self._micro_batches(batch, active)).items():
+            for name, value in self.engine.step(self._micro_batches(batch, rows)).items():
                 sums[name] = sums.get(name, 0.0) + value
         names = sorted(sums)
         totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.engine.device)
@@ -105,28 +105,33 @@ class EpochTrainer:
         steps = max(done, 1)
         return {name: float(total) / steps for name, total in zip(names, totals, strict=True)}, done
 
-    def _micro_batches(self, batch: Indices, active: Flags) -> list[Batch]:
+    def _micro_batches(self, batch: Indices, epoch_rows: EpochRows) -> list[Batch]:
         """This rank's part of a step: the active rows alone, weighted as rows of the whole batch."""
         targets, pairs, reference = self.data.targets, self.data.pairs, self.data.reference
+        own = epoch_rows.targets[batch]
+        # Without pairs the reference may still hold those of other trials, and fewer than there are targets.
+        beside = np.zeros_like(own) if epoch_rows.pairs is None else epoch_rows.pairs[batch]
         weights = batch_weights(
-            targets.labels[batch],
-            None if pairs is None else pairs.labels[batch],
-            active[batch],
+            targets.labels[own],
+            None if pairs is None else pairs.labels[beside],
+            epoch_rows.live[batch],
             targets.columns,
             self.settings.loss,
-            None if pairs is None else pairs.mask[batch],
-            (_starts(targets, batch), _starts(pairs, batch)),
+            None if pairs is None else pairs.mask[beside],
+            (_starts(targets, own), _starts(pairs, beside)),
         )
-        live = np.flatnonzero(active[batch])
+        live = np.flatnonzero(epoch_rows.live[batch])
         shares = micro_batches(len(live), rank=self.rank, world_size=self.world_size, micro_batch=self.micro)
         found = []
         for share in shares:
-            rows, share_weights = batch[live[share]], weights.rows(live[share])
-            if len(rows) == 0:
+            chosen = live[share]
+            share_weights = weights.rows(chosen)
+            if len(chosen) == 0:
                 # The engine's collectives need a step of every rank: one row that weighs nothing.
-                rows, share_weights = batch[:1], _weightless(weights.rows(slice(0, 1)))
-            cached = None if reference is None else reference.batch(rows, self.engine.device)
-            found.append(Batch.gather(targets, pairs, rows, share_weights, cached, self.engine.device))
+                chosen, share_weights = np.arange(1), _weightless(weights.rows(slice(0, 1)))
+            device, rows, others = self.engine.device, own[chosen], beside[chosen]
+            cached = None if reference is None else reference.batch(rows, device, others)
+            found.append(Batch.gather(targets, pairs, rows, share_weights, cached, device, others))
         return found
 
     def complete(self, validation: Validation) -> Validation:

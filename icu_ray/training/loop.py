@@ -130,7 +130,7 @@ def run_trial(
     seconds = {name: sum(record.seconds.get(name, 0.0) for record in history) for name in ("train", "validate")}
     seconds |= {"engine": prepared, "checkpoint": told}
     assert decision.status is not None
-    samples = sample_records(tokenizer, data, before, last, settings.filter)
+    samples = sample_records(tokenizer, data, before, last, settings.filter, settings.seed)
     trainer.engine.close()
     judge = with_heldout_above(thresholds, before)
     return TrialOutcome(
@@ -162,7 +162,7 @@ def _untrained(
     thresholds = thresholds_of(settings.stop, before.scores, settings.el.ngram)
     failed = at_start(before.scores, thresholds)
     status: Status = "finished" if below_thresholds(before.scores, thresholds) else "not_forgotten"
-    samples = sample_records(tokenizer, data, before, before, settings.filter)
+    samples = sample_records(tokenizer, data, before, before, settings.filter, settings.seed)
     return TrialOutcome(
         failed.status or status,
         failed.reason or NOT_TRAINED,

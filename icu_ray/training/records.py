@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from icu_ray.config import FilterConfig
 from icu_ray.data.examples import TokenRows
+from icu_ray.data.pair_draws import PairDraws
 from icu_ray.storage.results import EpochRecord, SampleRecord, Scores, Status
 from icu_ray.storage.thresholds import Thresholds
-from icu_ray.training.refinement import Decision, forgotten
+from icu_ray.training.batches import EpochRows, over_pool, over_targets
+from icu_ray.training.refinement import Decision, Flags, forgotten
 from icu_ray.training.validation import Floats, Validation
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialData:
-    """Rows of one forget sample in the model's vocabulary; pairs[i] belongs to targets[i].
+    """Rows of one forget sample in the model's vocabulary; pairs[i] belongs to targets[i], unless pairs are drawn.
 
     Of a target in several windows each has a row of its own, and so has its pair; everything else is one a target.
     """
@@ -41,6 +44,30 @@ class TrialData:
     """The original model's measurement, where it was made beforehand."""
     pair_overlap: tuple[float, ...] | None = None
     """Share of each target's 10-grams that its pair holds too, for the record."""
+    draws: PairDraws | None = None
+    """Of pairs drawn at random, which of `pairs` stands beside which target; these are then rows of the pool, each
+    once, whatever windows a target has."""
+
+    def beside(self, seed: int, epoch: int) -> NDArray[np.int64] | None:
+        """(N,) the row of `pairs` that stands beside each row of `targets` in an epoch; None without pairs."""
+        if self.pairs is None:
+            return None
+        if self.draws is None:
+            return np.arange(len(self.targets))
+        return self.draws.places(seed, epoch)[self.targets.text_of_row]
+
+    def epoch_rows(self, seed: int, epoch: int, active: Flags) -> EpochRows:
+        """What an epoch runs over. active: of each row of `targets`."""
+        if self.pairs is not None and self.draws is not None and self.draws.whole:
+            return over_pool(active, len(self.pairs), seed=seed, epoch=epoch)
+        return over_targets(active, self.beside(seed, epoch))
+
+    def pair_ids(self, seed: int) -> tuple[str | None, ...]:
+        """The pair of each row of `targets`; None without pairs, and where they are another in each epoch."""
+        rows = None if self.draws is not None and self.draws.epochs else self.beside(seed, 0)
+        if rows is None or self.pairs is None:
+            return (None,) * len(self.targets)
+        return tuple(self.pairs.ids[row] for row in rows)
 
 
 @dataclass(frozen=True)
@@ -103,9 +130,13 @@ def sample_records(
     before: Validation,
     after: Validation,
     settings: FilterConfig,
+    seed: int = 0,
 ) -> tuple[SampleRecord, ...]:
-    """Each target's generations and scores before and after, and whether the filter calls it forgotten."""
-    targets, pairs = data.targets, data.pairs
+    """Each target's generations and scores before and after, and whether the filter calls it forgotten.
+
+    seed: the trial's, which tells which pairs were drawn.
+    """
+    targets, pair_ids = data.targets, data.pair_ids(seed)
     gone = forgotten(after.bertscore_f1, after.bleu, settings)
     prompts = targets.joined(
         tokenizer.batch_decode([targets.prompt_ids[i][targets.prompt_mask[i]].tolist() for i in range(len(targets))])
@@ -128,7 +159,7 @@ def sample_records(
             ngram=after.scores.ngram,
             bertscore_before=_known(before.bertscore_f1, i),
             bleu_before=_known(before.bleu, i),
-            pair_id=None if pairs is None else pairs.ids[row],
+            pair_id=pair_ids[row],
             pair_overlap=None if data.pair_overlap is None else data.pair_overlap[i],
             cut_tokens=None if targets.cut_tokens is None else targets.cut_tokens[row],
             windows=int(windows[i]),

@@ -18,6 +18,7 @@ from icu_ray.config import ModelConfig, RecordsData, SweepConfig
 from icu_ray.data.embedding import encoder_identity
 from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.long_texts import long_texts_said
+from icu_ray.data.pair_draws import PairDraws
 from icu_ray.data.sources import counts_own_tokens
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.storage.store import Store
@@ -54,6 +55,7 @@ class ArtefactRequest:
     pair_overlap: tuple[float, ...] | None
     heldout: Examples | None
     needs: Needs
+    draws: PairDraws | None = None
 
 
 def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[ArtefactRecord]]:
@@ -83,7 +85,7 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
         long: LongTexts = config.rows.long
         if part == "pairs" or (part == "heldout" and long == "refuse"):
             long = "cut"
-        if part == "pairs" and rows["targets"].texts is not None:
+        if part == "pairs" and rows["targets"].texts is not None and request.draws is None:
             examples = examples.select(rows["targets"].texts)  # each window has its text's pair beside it
         keys[part] = _rows_key(request, examples, long)
         make = functools.partial(_make_rows, examples=examples, request=request, store=store, long=long)
@@ -129,6 +131,7 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
         head_key,
         request.pair_overlap,
         _long_texts(rows["targets"], config),
+        request.draws,
     )
     return found, store.records
 

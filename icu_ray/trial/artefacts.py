@@ -21,6 +21,7 @@ import numpy as np
 from icu_ray import methods
 from icu_ray.config import Columns, ModelConfig, RecordsData, SweepConfig
 from icu_ray.data.examples import TokenRows
+from icu_ray.data.pair_draws import PairDraws
 from icu_ray.models.fingerprints import model_fingerprint
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.store import JsonValue, Store, content_hash
@@ -79,7 +80,7 @@ class ArtefactKeys:
     model: a stand-in's folder, None for other models. rows: 'targets' and, where there are any, 'pairs' and 'heldout'.
     model_hash: SHA-256 of the original model's files. head: its output matrix, if the reference needs it.
     pair_overlap: see data/pairing.py, one a target. long_texts: how many targets are longer than a row, which, and
-    what becomes of them; '' for none.
+    what becomes of them; '' for none. draws: of pairs drawn at random, which stands beside which target.
     """
 
     model: ArtefactKey | None
@@ -90,6 +91,7 @@ class ArtefactKeys:
     head: ArtefactKey | None
     pair_overlap: tuple[float, ...] | None
     long_texts: str = ""
+    draws: PairDraws | None = None
 
     def of(self, needs: Needs) -> ArtefactKeys:
         """What one trial takes of them: whatever else the sample's other trials need shows nowhere in its files."""
@@ -97,6 +99,7 @@ class ArtefactKeys:
             self,
             rows={part: key for part, key in self.rows.items() if needs.pairs or part != "pairs"},
             pair_overlap=self.pair_overlap if needs.pairs else None,
+            draws=self.draws if needs.pairs else None,
             reference=self.reference if needs.reference else None,
             head=self.head if needs.reference else None,
         )

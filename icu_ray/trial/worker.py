@@ -142,13 +142,15 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
     rows = {part: load_rows(get_artefact(store, "rows", key)) for part, key in keys.rows.items()}
     parts = {"references": keys.reference, "heads": keys.head}
     folders = {kind: None if key is None else get_artefact(store, kind, key) for kind, key in parts.items()}
-    reference = folders["references"]
+    reference, draws = folders["references"], keys.draws
+    seed = task.trial.settings.seed
     return loaded, TrialData(
         targets=rows["targets"],
         pairs=rows.get("pairs"),
         heldout=rows.get("heldout"),
         reference=None if reference is None else Reference.load(reference, folders["heads"], loaded.model),
-        pair_overlap=keys.pair_overlap,
+        pair_overlap=keys.pair_overlap if draws is None else draws.overlap.get(seed),
+        draws=draws,
         before=Validation.load(get_artefact(store, "before", keys.before), task.trial.settings.el.ngram),
     )
 

@@ -75,6 +75,32 @@ def test_shares_of_a_gpu_that_cannot_be_placed_are_refused() -> None:
         ({"methods": [{"cells": [[0.5, -1]]}]}, "methods.0.cells.0.1: expected greater than or equal to 0, found -1"),
         ({"samples": [0, "1"]}, 'samples.1: expected a valid integer, found "1"'),
         ({"samples": [0, 0]}, "samples: 0 stands there twice"),
+        ({"pairs": {"by": "neerest"}}, "pairs.by: expected 'nearest', 'random', 'given' or 'file', found \"neerest\""),
+        ({"pairs": {"resample": "never"}}, "pairs: resample=never is for by=random; with by=nearest pairs are never"),
+        ({"pairs": {"by": "random", "max_ngram_overlap": 0.5}}, "pairs: max_ngram_overlap chooses among nearest"),
+        ({"pairs": {"by": "random", "file": "p.csv"}}, "pairs: 'file' names the pairs with by=file, found by=random"),
+        ({"pairs": {"by": "file"}}, "pairs: by=file needs 'file', a file with columns target and pair"),
+        ({"pairs": {"by": "given"}}, "pairs.by=given: needs data.source=records, found synthetic; use pairs.by=file"),
+        ({"train": {"anchor": "retain"}}, "needs pairs.by=random with pairs.resample=epoch, found pairs.by=nearest"),
+        (
+            {"train": {"anchor": "retain"}, "pairs": {"by": "random", "resample": "never"}},
+            "needs pairs.by=random with pairs.resample=epoch, found pairs.resample=never",
+        ),
+        (
+            {"data": {"source": "records", "forget": "f.jsonl", "pair_column": "pair"}},
+            "data.pair_column: is for pairs.by=given, found pairs.by=nearest",
+        ),
+        (
+            {"data": {"source": "records", "forget": "f.jsonl"}, "pairs": {"by": "given"}},
+            "pairs.by=given: give data.pair_column, or data.pool with a row for each to forget",
+        ),
+        (
+            {
+                "data": {"source": "records", "forget": "f.jsonl", "pool": "p.jsonl", "heldout_rows": 2},
+                "pairs": {"by": "given"},
+            },
+            "data.heldout_rows=2 would take the pairs of the last targets away (pairs.by=given); set it to 0",
+        ),
         ({"samples": []}, "samples"),
         ({"models": [{"name": "a"}]}, "models.0: give exactly one of 'source' (hub id or folder) and 'standin'"),
         ({"models": [{"name": "a b", "source": "x/y"}]}, "models.0.name"),

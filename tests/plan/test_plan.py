@@ -16,11 +16,13 @@ from typing import Any, ClassVar
 import pytest
 
 from icu_ray.cli.main import main as cli
-from icu_ray.config import SweepConfig
+from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.config.file import load_config, merge, resolve_config
 from icu_ray.config.shipped import find_config
 from icu_ray.data.encoder import bundled_encoder
+from icu_ray.data.pair_draws import PairDraws
 from icu_ray.errors import UserError
+from icu_ray.plan.drawn_pairs import _STANDIN_HIDDEN, bytes_of_row
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_config, plan_sweep
 from icu_ray.plan.trial import Trial
@@ -80,6 +82,7 @@ def paper(overrides: Sequence[str] = ()) -> SweepConfig:
         {"tracking": {"enabled": False}},
         {"stop": {"max_ppl_ratio": None}},
         {"rows": {"long": "refuse"}},
+        {"pairs": {"by": "nearest", "resample": "epoch", "file": None}, "train": {"anchor": "forget"}},
         {"models": [{**m, "workers": 2, "zero_stage": 2, "gpus_per_worker": 1} for m in SMALL["models"]]},
     ],
 )
@@ -104,10 +107,70 @@ def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> N
         {"columns": {"suffix_start": 50}},
         {"rows": {"long": "windows"}},
         {"train": {"batch_size": 4}},
+        {"pairs": {"by": "random"}},
     ],
 )
 def test_ids_depend_on_what_decides_the_result(change: dict[str, Any]) -> None:
     assert not ids(plan(change)) & ids(plan())
+
+
+def test_trials_of_before_there_were_other_pairs_keep_their_ids() -> None:
+    identity = plan().trials[0].identity
+    assert set(identity["pairs"]) == {"pool", "metric", "encoder", "max_ngram_overlap", "candidates"}
+    assert set(identity["train"]) == {"batch_size", "empty_batch", "batching"}
+
+
+def test_each_way_to_pair_is_another_trial() -> None:
+    random = {"pairs": {"by": "random"}}
+    made = [plan(random), plan(merge(random, {"pairs": {"resample": "never"}}))]
+    made += [plan(merge(random, {"train": {"anchor": "retain"}})), plan(merge(random, {"seed": 7})), plan()]
+    assert len(set.union(*(ids(each) for each in made))) == sum(len(ids(each)) for each in made)
+    # What only nearest neighbours are found by says nothing of others.
+    assert ids(plan(merge(random, {"pairs": {"encoder": "/nowhere", "candidates": 3}}))) == ids(plan(random))
+    with pytest.raises(UserError, match=r"pairs\.encoder: /nowhere"):
+        plan({"pairs": {"encoder": "/nowhere"}})
+
+
+def test_the_plan_tells_what_drawn_pairs_take() -> None:
+    def said(**change: Any) -> list[str]:
+        data = plan(merge({"pairs": {"by": "random"}, "seeds": [0, 1], "samples": [0]}, change)).data
+        assert data is not None
+        return list(data.remarks)
+
+    (small, medium) = said(stop={"max_epochs": 3})
+    draws = PairDraws(8, 32, (0, 1), 3)
+    rows = len(draws.pool_rows)
+    assert small == (
+        f"model a: pairs.by=random may draw {rows} rows of the pool, and what the original model says of each is kept "
+        f"(kl.cache=hidden): about {rows * 64 * 128 * 4 / 1e6:.3g} MB. kl.cache=recompute keeps none of it."
+    )
+    assert (
+        f"model b: pairs.by=random may draw {rows} rows" in medium and f"{rows * 64 * 160 * 4 / 1e6:.3g} MB" in medium
+    )
+    assert "all 32 rows of the pool are pairs" in said(train={"anchor": "retain"})[0]
+    vocabulary = 2048
+    assert (
+        f"(kl.cache=probs): about {32 * 64 * vocabulary * 4 / 1e6:.3g} MB"
+        in said(train={"anchor": "retain"}, kl={"cache": "probs"})[0]
+    )
+    assert "a frozen copy of the original model is run on them" in said(kl={"cache": "recompute"})[0]
+    assert said(methods=[{"name": "icu", "cells": [[1.0, 0.0]]}]) == []  # without equation (4) nothing is kept
+    assert plan({"seeds": [0, 1]}).data is not None and plan({"seeds": [0, 1]}).data.remarks == ()  # type: ignore[union-attr]
+
+
+def test_the_hidden_sizes_that_a_plan_reckons_with_are_those_of_the_models(tmp_path: Path) -> None:
+    from icu_ray.training.standin_models import ARCHITECTURES
+
+    assert {name: shape.hidden for name, shape in ARCHITECTURES.items()} == _STANDIN_HIDDEN
+    (tmp_path / "config.json").write_text(json.dumps({"n_embd": 96, "vocab_size": 500}))
+    model = ModelConfig(name="m", source=str(tmp_path))
+    half = model.model_copy(update={"precision": "bf16"})
+    hidden = resolve_config(SMALL, "t")
+    dense = resolve_config(merge(SMALL, {"kl": {"cache": "probs"}}), "t")
+    assert [bytes_of_row(each, hidden) for each in (model, half)] == [64 * 96 * 4, 64 * 96 * 2]
+    assert bytes_of_row(model, dense) == 64 * 500 * 4
+    (tmp_path / "config.json").write_text("{}")
+    assert bytes_of_row(model, hidden) is None
 
 
 @pytest.mark.parametrize("section", ["filter", "pairs"])

@@ -2,8 +2,9 @@
 
 python tests/support/training_case.py RANK WORLD_SIZE ZERO_STAGE RENDEZVOUS_FILE OUT_FILE FLAGS
 
-It trains one epoch with FLAGS (1 active, 0 forgotten, one a sample), then runs a whole trial, and one of a single
-target whose EL is decoded for the decision alone: OUT_FILE.RANK gets what came of them.
+It trains one epoch with FLAGS (1 active, 0 forgotten, one a sample), one beside a pool whose rows it draws targets for
+(see `drawn_case`), then runs a whole trial, and one of a single target whose EL is decoded for the decision alone:
+OUT_FILE.RANK gets what came of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from icu_ray.config import ElConfig, EvalConfig, FilterConfig, LossConfig, OptimConfig, StopConfig, TrainConfig
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
-from icu_ray.models.reference import build_reference
+from icu_ray.data.pair_draws import PairDraws
+from icu_ray.models.reference import Cache, build_reference
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.engine import distributed, set_device_environment
 from icu_ray.training.records import TrialData
@@ -32,6 +34,8 @@ from tests.support.tiny_models import COLUMNS, PAD, VOCABULARY, tiny_model
 FILTER = FilterConfig(encoder="bundled", encoder_layer=1, bertscore=0.0, bleu=0.0)
 
 
+POOL = 11
+"""Rows of the pool that pairs are drawn from."""
 SMOOTH = OptimConfig(eps=1e-3)
 """Adam's usual 1e-8 turns rounding of gradients that are nearly zero into whole steps."""
 
@@ -88,6 +92,19 @@ def case(
     return model, TrialData(targets, pairs, some_rows(3, 3), build_reference(model, pairs))
 
 
+def drawn_case(
+    by: str, seeds: Sequence[int] = (42,), epochs: int = 4, cache: Cache = "hidden", texts: Sequence[int] | None = None
+) -> tuple[PreTrainedModel, TrialData]:
+    """The same case with pairs drawn from a pool of 11 rows. by: epoch, never or retain (the anchor)."""
+    model, data = case(texts=texts)
+    pool = some_rows(POOL, 5)
+    pool = replace(pool, ids=tuple(f"p{row}" for row in range(POOL)))
+    many = len(data.targets.first_rows)
+    draws = PairDraws(many, POOL, tuple(seeds), 0 if by == "never" else epochs, whole=by == "retain")
+    pairs = pool.select(draws.pool_rows)
+    return model, replace(data, pairs=pairs, draws=draws, reference=build_reference(model, pairs, cache))
+
+
 def trial_settings(**changes: object) -> TrialSettings:
     values: dict[str, object] = {
         "method": "icu",
@@ -106,12 +123,17 @@ def trial_settings(**changes: object) -> TrialSettings:
 
 
 def one_epoch(
-    active: np.ndarray, rank: int = 0, world_size: int = 1, texts: Sequence[int] | None = None, **changes: object
+    active: np.ndarray,
+    rank: int = 0,
+    world_size: int = 1,
+    texts: Sequence[int] | None = None,
+    drawn: tuple[PreTrainedModel, TrialData] | None = None,
+    **changes: object,
 ) -> dict[str, Any]:
     """Parameters and losses after an epoch of training, and the rows of every forward of this rank."""
     from icu_ray.training.epoch import EpochTrainer
 
-    model, data = case(texts=texts)
+    model, data = case(texts=texts) if drawn is None else drawn
     trainer = EpochTrainer(trial_settings(optim=SMOOTH, **changes), data, model, tokenizer(), rank, world_size)
     forwards: list[int] = []
     watch = model.base_model.register_forward_pre_hook(
@@ -147,7 +169,9 @@ def main() -> None:
     set_device_environment(torch.device("cpu"))
     torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[4]}", rank=rank, world_size=world_size)
     active = np.array([flag == "1" for flag in sys.argv[6]])
-    found = one_epoch(active, rank, world_size, zero_stage=stage, micro_batch=1 if world_size > 1 else None)
+    how: dict[str, Any] = {"zero_stage": stage, "micro_batch": 1 if world_size > 1 else None}
+    found = one_epoch(active, rank, world_size, **how)
+    found["drawn"] = one_epoch(active, rank, world_size, drawn=drawn_case("retain"), **how)
     trials = [whole_trial(7, rank, world_size, zero_stage=stage)]
     trials.append(whole_trial(1, rank, world_size, zero_stage=stage, eval=EvalConfig(el="decision"), lr=3e-4))
     torch.save({**found, "trials": trials}, f"{sys.argv[5]}.{rank}")

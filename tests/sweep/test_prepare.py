@@ -93,6 +93,23 @@ def test_gradient_ascent_needs_neither_pairs_nor_a_reference(ray_cluster: None, 
     assert prepared.artefacts["small", 0].reference is None
 
 
+def test_random_pairs_are_drawn_for_each_seed_without_an_encoder(
+    ray_cluster: None, tmp_path: Path, trained: Path
+) -> None:
+    pairs = {"by": "random", "resample": "never", "encoder": "/nowhere"}
+    plan = plan_of(tmp_path, samples=[0], seeds=[3, 8], pairs=pairs, methods=[{"name": "icu", "cells": [[1.0, 1.0]]}])
+    steps: list[Step] = []
+    with lent(trained, tmp_path / "store"):
+        prepared = prepare(plan, str(tmp_path / "store"), steps.append)
+    assert not prepared.failures
+    made = Counter(record.kind for record in prepared.records if record.made)
+    assert made["pairs"] == 2 and made["rows"] == 3 and made["references"] == 1 and "embeddings" not in made
+    draws = prepared.artefacts["small", 0].draws
+    assert draws is not None and sorted(draws.overlap) == [3, 8] and prepared.artefacts["small", 0].pair_overlap is None
+    assert {len(overlap) for overlap in draws.overlap.values()} == {4}
+    assert any(step.name == "pairs" and "of 8 pairs repeat their target" in step.text for step in steps)
+
+
 def killed_once(task: Callable[..., Iterator[Any]], died: Path) -> Callable[..., Iterator[Any]]:
     """A task whose worker is killed the first time, with all but its last artefact in the store: that one is made and
     not yet kept. So there is less to do the second time, and to tell. died: gets a file of each kind's name."""

@@ -19,6 +19,7 @@ import torch
 from icu_ray.training.batches import epoch_batches
 from tests.support import training_case
 from tests.support.training_case import case, trial_settings
+from tests.training.test_drawn_pairs import near, plain_epoch
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,3 +133,12 @@ def test_two_workers_with_zero_2_equal_one(groups: dict[int, list[dict[str, Any]
         for name, parameter in one["parameters"].items():
             torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-4, atol=1e-5)
     assert ones[1]["el"][1] is None and ones[1]["el"][2] is not None  # left out while it decided nothing
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pool_is_shared_out(workers: int, groups: dict[int, list[dict[str, Any]]]) -> None:
+    """Eleven rows of the pool in batches of four: the last has three, of which the second of two workers gets one."""
+    parameters, losses, steps = plain_epoch("retain")
+    found = groups[workers][0]["drawn"]
+    near(found, parameters, losses)
+    assert found["steps"] == steps

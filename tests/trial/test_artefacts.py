@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from icu_ray.config import RecordsData, RowsConfig
 from icu_ray.config.file import resolve_config
 from icu_ray.data.examples import IGNORED_LABEL, Examples
+from icu_ray.data.pair_draws import draw_pairs, pair_draws
 from icu_ray.models.reference import Reference
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
@@ -32,6 +34,8 @@ from icu_ray.trial.task import TrialTask
 from icu_ray.trial.worker import _load
 from tests.support.tiny_models import COLUMNS, VOCABULARY, tiny_model
 from tests.support.training_case import tokenizer
+
+PROVENANCE = Provenance("0", "", False)
 
 
 def texts(count: int, seed: int) -> Examples:
@@ -133,6 +137,47 @@ def test_a_long_text_is_several_rows_with_its_pair_beside_each(tmp_path: Path) -
             assert all(np.array_equal(found[name], before[name]) for name in before)
     measured = [get_artefact(store, "before", keys.before) / "validation.json" for keys in (fitting, cut)]
     assert measured[0].read_bytes() == measured[1].read_bytes()
+
+
+@pytest.mark.parametrize("anchor", ["never", "epoch", "retain"])
+def test_a_trial_finds_its_own_draws_among_the_rows_of_all_seeds(anchor: str, tmp_path: Path) -> None:
+    resample = "never" if anchor == "never" else "epoch"
+    plan = planned(
+        tmp_path / "model",
+        pairs={"by": "random", "resample": resample, "encoder": "/nowhere"},
+        train={"anchor": "retain" if anchor == "retain" else "forget"},
+        rows={"long": "windows"},
+        stop={"max_epochs": 2},
+        samples=[0],
+        seeds=[3, 8],
+    )
+    root, pool = str(tmp_path / "store"), texts(9, 30)
+    draws = pair_draws(plan.config, 2, 4, len(pool))
+    assert draws is not None and draws.whole == (anchor == "retain")
+    if anchor == "never":
+        draws = replace(draws, overlap={3: (0.5, 0.25, 0.0, 0.0), 8: (1.0,) * 4})
+    asked = requested(plan, root, 0, plan.trials)
+    # Of four texts the second is three rows.
+    whole = [" ".join(f"w{20 + (7 * n + t) % 40}" for t in range(COLUMNS.length)) for n in range(5)]
+    long = Examples(asked.targets.ids, (whole[0], f"{whole[1]} {whole[4]}", *whole[2:4]))
+    asked = replace(asked, targets=long, pairs=pool.select(draws.pool_rows), pair_overlap=None, draws=draws)
+    keys, _ = make_artefacts(asked)
+    assert len(plan.trials) == 2
+    for trial in plan.trials:
+        loaded, data = _load(_task(plan.config, Prepared({("m", 0): keys}, {}, ()), PROVENANCE, root, trial))
+        assert data.pairs is not None and data.reference is not None and data.before is not None
+        assert data.pairs.ids == tuple(pool.ids[row] for row in draws.pool_rows)
+        assert data.reference.hidden is not None and len(data.reference.hidden) == len(data.pairs)
+        seed = trial.settings.seed
+        beside = data.beside(seed, 2)
+        assert beside is not None
+        wanted = draw_pairs(seed, 0 if anchor == "never" else 2, 4, 9)[[0, 1, 1, 1, 2, 3]]
+        assert [data.pairs.ids[row] for row in beside] == [pool.ids[row] for row in wanted]
+        told = sample_records(loaded.tokenizer, data, data.before, data.before, trial.settings.filter, seed)
+        names = [pool.ids[row] for row in draw_pairs(seed, 0, 4, 9)] if anchor == "never" else [None] * 4
+        assert [each.pair_id for each in told] == names
+        overlap = {3: [0.5, 0.25, 0.0, 0.0], 8: [1.0] * 4}[seed] if anchor == "never" else [None] * 4
+        assert [each.pair_overlap for each in told] == overlap
 
 
 def test_loss_on_changes_the_rows_of_prompts_alone(tmp_path: Path) -> None:
