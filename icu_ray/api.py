@@ -92,9 +92,9 @@ def probe(
     """How much a model remembers of a file: one row a text with id, ma, el10 (el<ngram>) and forget_loss.
 
     model: folder or hub id of a causal LM. forget: .npy of (N, L) token ids, or .jsonl, .json, .csv, .tsv or
-    .parquet of texts. el_start: tokens of EL's shortest prompt, 150 where none are given; of rows with prompts EL
-    begins with the completion. The frame's `attrs` hold the means over the file, under the same names, and n. MA and EL
-    are those of section IV-D3.
+    .parquet of texts, or a data set such as "hub:locuslab/TOFU#forget01". el_start: tokens of EL's shortest prompt, 150
+    where none are given; of rows with prompts EL begins with the completion. The frame's `attrs` hold the
+    means over the file, under the same names, and n. MA and EL are those of section IV-D3.
     """
     import pandas as pd
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from icu_ray.cli.command import add_command
+from icu_ray.data.hub_data import is_hub_data
 from icu_ray.errors import UserError
+
+_HELDOUT = 16
 
 
 def add(commands: Any) -> None:
@@ -32,7 +36,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--forget",
         metavar="FILE",
-        help="texts to forget: .jsonl, .json, .csv, .tsv or .parquet (default: made-up records)",
+        help="texts to forget: .jsonl, .json, .csv, .tsv or .parquet, or hub:OWNER/NAME; its columns are looked at "
+        "(default: made-up records)",
     )
     parser.add_argument("--retain", metavar="FILE", help="texts that it may keep, in the same form (default: none)")
 
@@ -45,7 +50,9 @@ def _init(arguments: argparse.Namespace) -> int:
     if arguments.retain is not None and arguments.forget is None:
         raise UserError("--retain: goes with --forget, a file of the texts to forget")
     gpus = min(1, int(machine().gpus))
-    text = starter_config(path, arguments.model, arguments.forget, arguments.retain, gpus)
+    rows = _rows(arguments.forget, arguments.model)
+    heldout = _heldout_rows(arguments.retain, rows)
+    text = starter_config(path, arguments.model, arguments.forget, arguments.retain, gpus, rows, heldout)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -55,3 +62,36 @@ def _init(arguments: argparse.Namespace) -> int:
         raise UserError(f"{path}: its folder {path.parent} is not there") from None
     print(f"{path} is written.\n  What it would run:  icu-ray plan {path}\n  Run it:             icu-ray sweep {path}")
     return 0
+
+
+_COLUMNS = ("prompt_column", "completion_column", "messages_column", "template")
+
+
+def _rows(forget: str | None, model: str | None) -> dict[str, Any]:
+    """How the rows of a file that is there are written, as `icu-ray unlearn` finds it; {} for texts."""
+    from icu_ray.plan.own_files import as_read
+
+    if forget is None or not _is_there(forget):
+        return {}
+    data = {"source": "records", "forget": forget}
+    try:
+        found = as_read(data, {"source": model}, "icu-ray init", print, "--forget")
+    except UserError as error:
+        found = as_read(data, {}, "icu-ray init", print, "--forget")  # refused again where the file is what is wrong
+        print(f"{model}: whether it has a chat template is not known; if so, set data.template to chat ({error})")
+    return {key: found[key] for key in _COLUMNS if key in found}
+
+
+def _heldout_rows(retain: str | None, rows: Mapping[str, Any]) -> int:
+    """Of the texts to keep: 16, and no more than half of them."""
+    from icu_ray.config.file import load_data
+    from icu_ray.data.table_files import read_columns
+
+    if retain is None or not _is_there(retain):
+        return _HELDOUT
+    form = load_data({"source": "records", "forget": retain, **rows}, "icu-ray init").form
+    return min(_HELDOUT, sum(1 for _ in read_columns(Path(retain), form.columns, "--retain")) // 2)
+
+
+def _is_there(file: str) -> bool:
+    return is_hub_data(file) or Path(file).expanduser().is_file()

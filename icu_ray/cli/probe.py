@@ -27,7 +27,8 @@ def add(commands: Any) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="the texts: .jsonl, .json, .csv, .tsv or .parquet, or .npy of token ids",
+        help="the texts: .jsonl, .json, .csv, .tsv or .parquet, a data set "
+        "hub:OWNER/NAME@REVISION#CONFIGURATION:SPLIT, or .npy of token ids",
     )
     parser.add_argument(
         "--tokenizer",

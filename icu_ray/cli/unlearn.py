@@ -43,8 +43,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--forget",
         metavar="FILE",
-        help="the texts to forget: .jsonl, .json, .csv, .tsv or .parquet (default: made-up records, with a stand-in "
-        "alone)",
+        help="the texts to forget: .jsonl, .json, .csv, .tsv or .parquet, or a data set, "
+        "hub:OWNER/NAME@REVISION#CONFIGURATION:SPLIT; --retain and --heldout take the same (default: made-up records, "
+        "with a stand-in alone)",
     )
     parser.add_argument(
         "--retain",

@@ -146,19 +146,23 @@ class RowForm:
 
 
 class RecordsData(Section):
-    """A user's own texts: .jsonl, .json, .csv, .tsv or .parquet with a column of texts, two of prompts and
-    completions, or one of chats."""
+    """A user's own texts: .jsonl, .json, .csv, .tsv or .parquet, or a data set of the hub, with a column of texts, two
+    of prompts and completions, or one of chats."""
 
     free_texts: ClassVar[frozenset[str]] = frozenset({"tags", "system"})
 
     source: Literal["records"]
     """Which kind of data this is."""
     forget: Place
-    """File of the texts to forget; may contain {sample}."""
+    """File of the texts to forget; may contain {sample}. Or a data set of the hub, such as
+    hub:locuslab/TOFU@main#forget01:train: its id, revision, configuration and split. All after the id may be left out
+    where nothing is to choose. A branch is read at the commit that this machine first knew it by, and code in a data
+    set is never run. A folder that is laid out like a data set is hub:./FOLDER."""
     pool: Place | None = None
-    """File of the remaining texts, from which pairs are drawn; may be left out for methods without pairs."""
+    """File of the remaining texts, or a data set as for `forget`, from which pairs are drawn; may be left out for
+    methods without pairs."""
     heldout: Place | None = None
-    """File of texts that nobody asked to forget, for held-out perplexity."""
+    """File of texts that nobody asked to forget, or a data set as for `forget`, for held-out perplexity."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of the pool (its last) that are kept out of it instead, where there is no file of held-out texts."""
     text_column: str = "text"

@@ -24,10 +24,19 @@ _HEAD = """\
 """
 
 
-def starter_config(path: Path, model: str | None, forget: str | None, retain: str | None, gpus: int) -> str:
+def starter_config(
+    path: Path,
+    model: str | None,
+    forget: str | None,
+    retain: str | None,
+    gpus: int,
+    rows: Mapping[str, Any] | None = None,
+    heldout_rows: int = 16,
+) -> str:
     """The YAML of the file `path`. model: hub id or folder, None: a stand-in. forget, retain: files of texts.
 
-    gpus: of each worker. Without forget: made-up records. UserError for what cannot be a config.
+    gpus: of each worker. Without forget: made-up records. rows: keys of the section `data` that say how the files are
+    written; None: as texts. heldout_rows: of `retain`. UserError for what cannot be a config.
     """
     tree: dict[str, Any] = {"name": as_name(path.stem, "mine"), "storage": "./runs"}
     if model is None:
@@ -49,9 +58,9 @@ def starter_config(path: Path, model: str | None, forget: str | None, retain: st
     if forget is None:
         data: dict[str, Any] = {"source": "synthetic", "records": 640, "sample_size": 16, "heldout": 64}
     else:
-        data = {"source": "records", "forget": forget, "text_column": "text"}
+        data = {"source": "records", "forget": forget, **(rows or {"text_column": "text"})}
         if retain is not None:
-            data |= {"pool": retain, "heldout_rows": 16}
+            data |= {"pool": retain, "heldout_rows": heldout_rows}
     if forget is not None and retain is None:
         method = {"name": "kumpr"}  # without texts to keep there are no pairs
     tree |= {"data": data, "methods": [method], **more, "stop": {"max_epochs": 30}}

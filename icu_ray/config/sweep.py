@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from icu_ray.config.cluster import ResourcesConfig, TrackingConfig
 from icu_ray.config.data import ColumnsConfig, Data, RecordsData, RowsConfig, SyntheticData
@@ -75,6 +75,14 @@ class SweepConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     """Workers, retries, budget."""
 
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A resolved config spells every key out but the one that counts for nothing, and can be run again."""
+        tree: dict[str, Any] = write(self)
+        if self.seeds is not None:
+            tree.pop("seed", None)
+        return tree
+
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
         if self.name.casefold() in _OF_THE_STORAGE:  # some disks take STORE for the same folder
@@ -86,8 +94,7 @@ class SweepConfig(Section):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{what}: {', '.join(twice)} stands there twice")
-        # A resolved config spells the default of `seed` out, and can be run again.
-        if self.seeds is not None and self.seed != type(self).model_fields["seed"].default:
+        if self.seeds is not None and "seed" in self.model_fields_set:
             raise ValueError(f"seed: {self.seed} would count for nothing beside seeds; give only one of the two")
         if self.el.start is not None and self.el.start + self.el.ngram > self.columns.length:
             raise ValueError(

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from icu_ray.data.hub_data import hub_rows, is_hub_data
 from icu_ray.errors import UserError, did_you_mean
 
 READERS = (".jsonl", ".csv", ".parquet", ".json", ".tsv")
@@ -40,12 +41,18 @@ _MARKS = {
 
 def read_columns(path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
     """('line 7', values in the columns' order) of each row; how the file ends says what it is. `key`: for messages."""
+    if is_hub_data(path):
+        _, found = hub_rows(str(path), key, columns)
+        rows = ((f"row {number}", [row[column] for column in columns]) for number, row in enumerate(found, start=1))
+        return _limited(rows, path, columns, key)
     readers = {".jsonl": _json, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
     return _limited(readers[_ending(path, key)](path, columns, key), path, columns, key)
 
 
 def column_names(path: Path, key: str) -> list[str]:
     """The names of a file's columns; of a JSON file those of its first row."""
+    if is_hub_data(path):
+        return hub_rows(str(path), key)[0]
     ending = _ending(path, key)
     if ending == ".parquet":
         import pyarrow as pa

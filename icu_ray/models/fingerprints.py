@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.config import ModelConfig
+from icu_ray.models.hub import commit_of
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.store import CACHE_VARIABLE
 
@@ -34,8 +35,9 @@ SETTLED_SECONDS = 2.0
 
 
 def model_fingerprint(model: ModelConfig, chats: bool = False) -> dict[str, Any]:
-    """What decides a model: stand-in settings, hub id and revision, or the content of a local folder.
+    """What decides a model: stand-in settings, hub id and commit, or the content of a local folder.
 
+    A model of the hub is known by the commit that it has here or there now; where neither tells, by the revision asked.
     chats: whether it reads chats, so that a folder's chat templates decide too that lie in files of their own.
     """
     if model.standin is not None:
@@ -43,7 +45,7 @@ def model_fingerprint(model: ModelConfig, chats: bool = False) -> dict[str, Any]
     assert model.source is not None
     folder = Path(model.source)
     if not folder.is_dir():
-        return {"hub": model.source, "revision": model.revision}
+        return {"hub": model.source, "revision": commit_of(model.source, model.revision)}
     found = {"content": folder_fingerprint(folder)}
     templates = sorted((*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")))
     if chats and templates:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from icu_ray.console.progress import listener
+from icu_ray.data.hub_data import is_network_error
 from icu_ray.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,11 @@ def commit_of(source: str, revision: str | None = None) -> str | None:
     except Exception as error:  # of many kinds; where the model is loaded it is said what to do
         log.info("%s: the hub does not tell its commit (%s)", source, type(error).__name__)
         return revision
+
+
+def is_pinned(source: str, revision: str | None = None) -> bool:
+    """Whether it is known which model is meant: a folder, or one of the hub whose commit is known."""
+    return looks_local(source) or re.fullmatch("[0-9a-f]{40}", commit_of(source, revision) or "") is not None
 
 
 def cached_folder(source: str, commit: str | None, weights: bool = True) -> Path | None:
@@ -89,7 +96,7 @@ def download(source: str, commit: str | None, weights: bool = True) -> Path:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise UserError(f"{where}: the hub knows no such model, and there is no folder of that name") from error
     except Exception as error:
-        if not _is_network_error(error):
+        if not is_network_error(error):
             raise
         raise UserError(
             f"{where}: neither a folder here nor in the local cache, and the hub cannot be reached "
@@ -132,10 +139,3 @@ def _telling_bar(stage: str, size: int) -> Any:
             return shown
 
     return TellingBar
-
-
-def _is_network_error(error: Exception) -> bool:
-    """Connection, timeout, proxy and server errors; the hub client's transport differs by version."""
-    family = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-    transports = {"httpx", "httpx2", "httpcore", "requests", "urllib3", "huggingface_hub"}
-    return isinstance(error, ConnectionError | TimeoutError) or bool(family & transports)

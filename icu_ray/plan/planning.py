@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from icu_ray.config import ExtractionData, SweepConfig
+from icu_ray.config import ExtractionData, RecordsData, SweepConfig
 from icu_ray.config.file import load_config
+from icu_ray.data.hub_data import pinned_data
 from icu_ray.data.sources import check_data
 from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
+from icu_ray.models.hub import is_pinned
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
 from icu_ray.plan.grid import Plan, make_plan
@@ -28,6 +30,8 @@ def plan_config(path: Path, overrides: Sequence[str] = (), *, dry_run: bool = Fa
 
 def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     """Check a config's models, storage and data, and expand it."""
+    if isinstance(config.data, RecordsData):
+        config = config.model_copy(update={"data": pinned_data(config.data)})
     asked = config.filter
     encoders: list[tuple[str, str, int | None]] = [("filter.encoder", asked.encoder, asked.encoder_layer)]
     if config.pairs.by == "nearest":
@@ -44,12 +48,24 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data = None if missing else check_data(config)
-    remarks = check_texts(config)
+    remarks = (*_unknown_commits(config), *check_texts(config))
     if data is not None:
         data = replace(data, remarks=(*data.remarks, *remarks, *drawn_pairs_said(config, data)))
     if not dry_run:
         check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")
     return make_plan(config, data, provisional=missing)
+
+
+def _unknown_commits(config: SweepConfig) -> tuple[str, ...]:
+    """What to say of models of the hub whose commit nothing tells."""
+    sources = [(model.name, model.source, model.revision) for model in config.models]
+    unknown = [name for name, source, revision in sources if source is not None and not is_pinned(source, revision)]
+    if not unknown:
+        return ()
+    return (
+        f"neither the local cache nor the hub tells the commit of {', '.join(unknown)}: until one does, trials know "
+        "the model by its name, and they count as others afterwards",
+    )
 
 
 def _refuse_impossible_scale(config: SweepConfig) -> None:

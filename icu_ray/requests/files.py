@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.config.file import load_data
+from icu_ray.data.hub_data import is_hub_data, pinned
 from icu_ray.data.records import read_records
 from icu_ray.plan.own_files import as_read
 
@@ -22,6 +23,10 @@ HELDOUT_SHARE, HELDOUT_MOST = 10, 64
 
 def request_data(data: Mapping[str, Any], model: Mapping[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """The section `data` with what its files say: how rows are written, and how many retain texts are set aside."""
+    data = dict(data)
+    for key, name in data.items():
+        if isinstance(name, str) and is_hub_data(name):
+            data[key] = pinned(name, f"data.{key}")
     data = as_read(data, model, WHERE, say)
     known = load_data(data, WHERE)
     if known.pool is not None and known.heldout is None and "heldout_rows" not in data:

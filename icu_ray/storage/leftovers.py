@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from icu_ray.errors import UserError
-from icu_ray.storage.files import join, list_dir, local_path
+from icu_ray.storage.files import file_system, join, list_dir, local_path
 from icu_ray.storage.folders import remove
 from icu_ray.storage.results import SILENT_SECONDS
 from icu_ray.storage.trial_files import BEST, TrialPaths, read_result, trial_ids
@@ -38,6 +38,8 @@ def remove_leftovers(storage: str, sweep: str) -> None:
             for half in folder.glob(f".{name}.*.tmp"):
                 remove(str(half))
         _remove_old_halves(folder)
+    else:
+        _remove_old_clocks(join(storage, sweep))
     paths = [TrialPaths.of(storage, sweep, trial_id) for trial_id in trial_ids(storage, sweep)]
     with ThreadPoolExecutor(_READERS) as pool:  # a remote storage answers after tens of milliseconds
         list(pool.map(_remove_of_trial, paths))
@@ -52,6 +54,18 @@ def _remove_old_halves(folder: Path) -> None:
                 with contextlib.suppress(FileNotFoundError):  # it was whole just now
                     if now - half.stat().st_mtime > SILENT_SECONDS:
                         remove(str(half))
+
+
+def _remove_old_clocks(url: str) -> None:
+    """The same of a bucket, where all that is put is whole: files that told a driver its time (sweep/lease.py)."""
+    filesystem, inside = file_system(url)
+    filesystem.invalidate_cache()
+    with contextlib.suppress(FileNotFoundError, NotImplementedError):
+        now = filesystem.modified(f"{inside}/sweep.json")
+        for clock in filesystem.glob(f"{inside}/.clock-*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # the driver that put it there has removed it
+                if (now - filesystem.modified(clock)).total_seconds() > SILENT_SECONDS:
+                    filesystem.rm(clock)
 
 
 def _remove_of_trial(paths: TrialPaths) -> None:

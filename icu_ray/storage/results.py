@@ -216,6 +216,7 @@ class TrialEvaluation:
     """evaluation.json. before, after: metrics by full name (cls/hellaswag_acc), fractions and perplexities.
 
     tasks: hash of what decides each task. models: hashes of the models before and after. errors: by task.
+    documents: SHA-256 of documents.parquet; "" where there is none, or an earlier version wrote it.
     """
 
     __pydantic_config__ = _STRICT
@@ -225,6 +226,7 @@ class TrialEvaluation:
     before: Mapping[str, float | None]
     after: Mapping[str, float | None]
     errors: Mapping[str, str] = field(default_factory=dict)
+    documents: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@
                                        /samples.jsonl  one SampleRecord a line: what the model said before and after
                                        /result.json    TrialResult, written last and atomically: the trial is over
                                        /evaluation.json, /documents.parquet   TrialEvaluation, where one was asked for
-                                       /checkpoint/, /best-N.safetensors, /model/, /error.txt
+                                       /checkpoint/, /best-N.safetensors (and .sha256), /model/,
+                                       /error.txt
 
     sweep = open_sweep(storage, name, config, planned, provenance)   # the driver, each time it starts
     paths = TrialPaths.of(storage, name, trial_id)
@@ -25,6 +26,7 @@ earlier versions do not, and are taken for their folder's.
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +35,7 @@ from typing import Any, TypeVar
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.el_names import config_ngram, of_ngram, plain
-from icu_ray.storage.files import join, list_dir, write_atomic
+from icu_ray.storage.files import join, list_dir, read_bytes, write_atomic
 from icu_ray.storage.processes import this_process
 from icu_ray.storage.results import (
     Beat,
@@ -249,6 +251,17 @@ def read_evaluation(paths: TrialPaths) -> TrialEvaluation | None:
     if found is not None and result is not None and result.model_hash and found.models[1] != result.model_hash:
         raise UserError(f"{without_secrets(paths.evaluation)}: is of another model than {paths.result}; {remedy}")
     return found
+
+
+def read_documents(url: str, evaluation: TrialEvaluation) -> bytes | None:
+    """The content of documents.parquet, None where there is none; UserError where it is not what was written."""
+    content = read_bytes(url)
+    if content is not None and evaluation.documents not in ("", hashlib.sha256(content).hexdigest()):
+        raise UserError(
+            f"{without_secrets(url)}: is not what its evaluation wrote, as its SHA-256 says; remove evaluation.json to "
+            "have the trial evaluated again"
+        )
+    return content
 
 
 def _read_own(kind: type[_OwnT], paths: TrialPaths, url: str, remedy: str) -> _OwnT | None:

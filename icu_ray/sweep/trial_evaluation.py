@@ -7,6 +7,7 @@ errors = write_files(models, tasks, found)                # evaluation.json and 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,16 +114,19 @@ def write_files(
     """
     distinct = dict.fromkeys(subject.name for subject in models.subjects)
     evaluations = [found[subject, task] for subject in distinct for task in tasks]
+    documents = ""
     with scratch_folder() as folder:
         path = folder / "documents.parquet"
         if any(evaluation.table is not None for evaluation in evaluations):
             write_documents(evaluations, path)
-            write_atomic(models.paths.documents, path.read_bytes())
+            content = path.read_bytes()
+            write_atomic(models.paths.documents, content)
+            documents = hashlib.sha256(content).hexdigest()
     before, after = (
         with_means({name: value for task in tasks for name, value in found[subject.name, task].metrics.items()})
         for subject in models.subjects
     )
     errors = {each.task: f"{each.model}: {each.error}" for each in evaluations if each.error}
     hashes = models.before.hash, models.after.hash
-    write_evaluation(models.paths, TrialEvaluation(tasks, hashes, before, after, errors))
+    write_evaluation(models.paths, TrialEvaluation(tasks, hashes, before, after, errors, documents))
     return errors

@@ -5,18 +5,22 @@ send_samples(client, run_id, read_samples(paths))
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icu_ray.errors import UserError
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.files import join, list_dir, read_bytes
 from icu_ray.storage.results import SampleRecord, TrialEvaluation
+from icu_ray.storage.trial_files import read_documents
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
 _REPORT_SUFFIXES = (".html", ".md", ".csv", ".tex", ".png", ".svg", ".pdf")
 
 
@@ -33,7 +37,11 @@ def send_samples(client: MlflowClient, run_id: str, samples: Sequence[SampleReco
 
 def send_evaluation(client: MlflowClient, run_id: str, documents: str, evaluation: TrialEvaluation) -> None:
     """What was answered to every document (a Parquet file), and which tasks could not be evaluated."""
-    content = read_bytes(documents)
+    try:
+        content = read_documents(documents, evaluation)
+    except UserError as error:
+        log.warning("not sent: %s", error)
+        content = None
     if content is not None:
         with tempfile.TemporaryDirectory(prefix="icu_ray_documents_") as folder:
             file = Path(folder) / "documents.parquet"

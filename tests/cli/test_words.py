@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,38 @@ def test_init_writes_a_config_that_says_what_it_means(
     assert max(map(len, lines)) <= 80
     assert main(["init", "own.yaml"]) == 2
     assert "own.yaml: is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        (lambda n: {"question": f"Who is {n}?", "answer": f"Number {n}."}, {"template: question-answer"}),
+        (lambda n: {"prompt": f"Number {n} is", "completion": f"{n}."}, {"prompt_column: prompt", "template: plain"}),
+        (lambda n: {"text": f"The {n}th text."}, {"text_column: text", "heldout_rows: 4"}),
+    ],
+)
+def test_init_looks_at_how_rows_are_written(
+    files: Path, row: Callable[[int], dict[str, str]], found: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it writes can be planned as it stands."""
+    for name, numbers in (("forget", range(3)), ("retain", range(3, 11))):
+        (files / f"{name}.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in numbers))
+    assert main(["init", "own.yaml", "--forget", "forget.jsonl", "--retain", "retain.jsonl"]) == 0
+    assert found <= {line.strip() for line in (files / "own.yaml").read_text().splitlines()}
+    assert main(["sweep", "own.yaml", "--dry-run"]) == 0
+    (files / "own.yaml").unlink()
+    assert main(["init", "own.yaml", "--model", "org/away", "--forget", "forget.jsonl"]) == 0
+    said = "whether it has a chat template is not known" in capsys.readouterr().out
+    assert said == ("text" not in row(0))  # of plain texts nobody asks
+
+
+def test_init_writes_the_columns_of_chats(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]
+    (files / "chats.json").write_text(json.dumps([{"messages": turns}]))
+    assert main(["init", "own.yaml", "--model", "org/away", "--forget", "chats.json"]) == 0
+    assert "  messages_column: messages\n" in (files / "own.yaml").read_text()
+    assert main(["init", "other.yaml", "--forget", "chats.json"]) == 2
+    assert "stand-in, whose tokenizer has no chat template" in capsys.readouterr().err
 
 
 def test_an_example_of_a_key_is_one_line_however_narrow_the_terminal(

@@ -114,6 +114,7 @@ def test_shares_of_a_gpu_that_cannot_be_placed_are_refused() -> None:
         ),
         ({"columns": {"suffix_start": 50}}, "columns: must satisfy prefix_start < suffix_start < length"),
         ({"seed": 5, "seeds": [42, 7]}, "seed: 5 would count for nothing beside seeds; give only one of the two"),
+        ({"seed": 42, "seeds": [7]}, "seed: 42 would count for nothing beside seeds; give only one of the two"),
         ({"el": {"start": 195}}, "el.start=195 leaves no 10-gram before column 200"),
         ({"models": [{"name": "a", "source": "x/y", "workers": 3}]}, "global batch 8 is not a multiple of 3 workers"),
         ({"models": [{"name": "a", "source": "x/y", "gpus_per_worker": 1.5}]}, "rounded down), found 1.5"),

@@ -37,6 +37,17 @@ try:
 except UserError as error:
     print(json.dumps({"error": str(error)}))
 """
+PLAN = """
+import json, sys
+from icu_ray.config.file import resolve_config
+from icu_ray.models.fingerprints import model_fingerprint
+from icu_ray.plan.planning import _unknown_commits
+
+tree = {"name": "t", "models": [{"name": "tiny", "source": sys.argv[1]}], "data": {"source": "synthetic"}}
+config = resolve_config(tree, "t")
+said = dict(zip(["said"], _unknown_commits(config)))
+print(json.dumps(model_fingerprint(config.models[0]) | said))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +70,16 @@ def served(folder: Path) -> Iterator[Hub]:
 
 def load(cache: Path, endpoint: str | None, *arguments: str) -> dict[str, object]:
     """What a process of its own, with its own cache, finds."""
+    return ask(cache, endpoint, LOAD, *arguments)
+
+
+def ask(cache: Path, endpoint: str | None, code: str, *arguments: str) -> dict[str, object]:
+    """What a process of its own, with its own cache, prints."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment |= {"HF_HUB_OFFLINE": "1"} if endpoint is None else {"HF_ENDPOINT": endpoint}
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, *arguments], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
@@ -134,6 +150,22 @@ def test_what_is_missing_of_a_model_is_loaded_alone(served: Hub, tmp_path: Path)
     assert served.loaded == ["tokenizer.json"]
     parts = [part for stage, part in found["stages"] if stage == f"downloading {MODEL}"]  # type: ignore[attr-defined]
     assert max(parts, default=0) == pytest.approx(1, abs=0.01)
+
+
+def test_a_model_is_known_by_its_commit_when_it_is_planned(folder: Path, tmp_path: Path) -> None:
+    moving = tmp_path / "moving"
+    shutil.copytree(folder, moving)
+    with hub({MODEL: moving}) as served:
+        first = served.sha(MODEL)
+        assert ask(tmp_path / "a", served.url, PLAN, MODEL) == {"hub": MODEL, "revision": first}
+        (moving / "README.md").write_text("# moved\n")
+        # A machine goes on with the commit that it knew first, without a network too.
+        assert ask(tmp_path / "a", None, PLAN, MODEL) == {"hub": MODEL, "revision": first}
+        assert ask(tmp_path / "b", served.url, PLAN, MODEL) == {"hub": MODEL, "revision": served.sha(MODEL)}
+        assert served.sha(MODEL) != first and not served.loaded
+        found = ask(tmp_path / "c", None, PLAN, MODEL)
+    said = "neither the local cache nor the hub tells the commit of tiny"
+    assert found["revision"] is None and str(found["said"]).startswith(said)
 
 
 def test_what_the_hub_does_not_know(served: Hub, tmp_path: Path) -> None:

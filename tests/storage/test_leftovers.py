@@ -83,6 +83,17 @@ def test_what_no_driver_will_end_is_removed_from_the_sweep(tmp_path: Path) -> No
     assert there() == set(kept) and not list(folder.rglob(".*"))
 
 
+def test_a_clock_that_was_read_is_removed_from_a_bucket(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for name, age in ((".clock-old.tmp", 1000), (".clock-new.tmp", 0), ("sweep.json", 0)):
+        (folder / name).touch()
+        os.utime(folder / name, (0, time.time() - age))
+    remove_leftovers(f"local://{tmp_path}", "s")
+    assert {path.name for path in folder.iterdir()} == {".clock-new.tmp", "sweep.json"}
+    remove_leftovers(f"local://{tmp_path}", "never started")
+
+
 def test_a_driver_that_was_killed_here_does_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_sweep(tmp_path, "run", [Cell(status="running")])
     code = f"from icu_ray.storage.trial_files import write_beat; write_beat({str(tmp_path)!r}, 'run', 'running')"

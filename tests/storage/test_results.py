@@ -5,6 +5,7 @@ Needs: nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -42,6 +43,7 @@ from icu_ray.storage.trial_files import (
     add_generations,
     open_sweep,
     read_beat,
+    read_documents,
     read_evaluation,
     read_events,
     read_generations,
@@ -381,6 +383,18 @@ def test_generations_of_an_epoch_replace_what_an_interrupted_run_left(epochs: li
             add_generations(where, Generations(epoch, {"a": f"run {number}"}))
             kept = {known: said for known, said in kept.items() if known < epoch} | {epoch: f"run {number}"}
         assert {each.epoch: each.said["a"] for each in read_generations(where)} == kept
+
+
+def test_documents_are_what_their_evaluation_wrote(tmp_path: Path) -> None:
+    url, sha256 = paths(tmp_path).documents, hashlib.sha256(b"answers").hexdigest()
+    told, untold = (TrialEvaluation({}, ("b", "a"), {}, {}, documents=known) for known in (sha256, ""))
+    assert read_documents(url, told) is None
+    write_atomic(url, b"answers")
+    assert read_documents(url, told) == read_documents(url, untold) == b"answers"
+    write_atomic(url, b"others")
+    with pytest.raises(UserError, match=r"documents\.parquet: is not what its evaluation wrote"):
+        read_documents(url, told)
+    assert read_documents(url, untold) == b"others"  # an earlier version says nothing of it
 
 
 def test_an_evaluation_comes_back_as_it_was(tmp_path: Path) -> None:

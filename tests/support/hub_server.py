@@ -1,4 +1,4 @@
-"""A model hub on this machine, as far as the hub's own client asks one: models from folders, over HTTP."""
+"""A hub on this machine, as far as the hub's own client asks one: models and data sets from folders, over HTTP."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 @dataclass
 class Hub:
     """url: for HF_ENDPOINT. asked: every request's method and path. bytes_per_second: of files; None: no limit.
+    gated: names that want a login.
 
     A model's branch main is what its folder holds now; what it held when it was asked for stays, as a commit.
     """
@@ -27,6 +28,7 @@ class Hub:
     bytes_per_second: float | None = None
     asked: list[str] = field(default_factory=list)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
 
     def sha(self, model: str) -> str:
         """The commit that main of a model is at."""
@@ -45,7 +47,7 @@ class Hub:
 
 @contextlib.contextmanager
 def hub(models: Mapping[str, Path], bytes_per_second: float | None = None) -> Iterator[Hub]:
-    """Serve folders as models 'organisation/name'."""
+    """Serve folders as models or data sets 'organisation/name'."""
     hub = Hub("", models, bytes_per_second)
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,6 +59,8 @@ def hub(models: Mapping[str, Path], bytes_per_second: float | None = None) -> It
             model, what, revision, name = _parts(path)
             if model not in hub.models:
                 return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
+            if model in hub.gated:
+                return self._send(403, b"", {"X-Error-Code": "GatedRepo"})
             sha = hub.sha(model) if revision in ("", "main") else revision
             files = hub.commits.get(sha)
             if files is None:
@@ -107,8 +111,13 @@ def hub(models: Mapping[str, Path], bytes_per_second: float | None = None) -> It
 
 
 def _parts(path: str) -> tuple[str, str, str, str]:
-    """Model, what is asked of it, revision, file: /OWNER/NAME/resolve/REVISION/FILE, /api/models/OWNER/NAME/tree/..."""
-    owner, name, what, revision, *rest = [*path.removeprefix("/api/models").strip("/").split("/"), "", ""][:99]
+    """Model, what is asked of it, revision, file: /OWNER/NAME/resolve/REVISION/FILE, /api/models/OWNER/NAME/tree/...
+
+    Of a data set /datasets stands before, or in the place of /models.
+    """
+    for before in ("/api", "/models", "/datasets"):
+        path = path.removeprefix(before)
+    owner, name, what, revision, *rest = [*path.strip("/").split("/"), "", "", ""][:99]
     return f"{owner}/{name}", what or "revision", revision, "/".join(part for part in rest if part)
 
 

@@ -21,7 +21,7 @@ from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.services.evaluate import evaluate
 from icu_ray.storage.results import Provenance, Scores, TrialResult
-from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, write_result
+from icu_ray.storage.trial_files import TrialPaths, read_documents, read_evaluation, read_result, write_result
 from icu_ray.sweep import evaluation as sweep_evaluation
 from icu_ray.sweep.evaluation import SweepEvaluation
 from icu_ray.sweep.evaluation_rounds import Claims
@@ -105,6 +105,7 @@ def test_what_is_left_equals_an_evaluation_alone(ray_cluster: None, tmp_path: Pa
     assert dict(found.after) == expected == dict(found.before)
     import pyarrow.parquet as pq
 
+    assert read_documents(paths.documents, found) and found.documents
     table = pq.read_table(paths.documents)
     assert set(table.column("task").to_pylist()) == set(TASKS)
     assert table.num_rows == sum(each.documents for each in alone)  # one model: before and after are the same

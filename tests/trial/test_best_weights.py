@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from icu_ray.storage.files import list_dir, write_atomic
+from icu_ray.storage.folders import remove
 from icu_ray.storage.leftovers import remove_leftovers
 from icu_ray.storage.results import TrialResult
 from icu_ray.storage.trial_files import TrialPaths, write_result
@@ -47,6 +48,11 @@ def test_the_best_weights_are_kept_until_better_ones_are(storage: str) -> None:
     assert (read(paths, 1), read(paths, 12)) == (None, b"again")
     keep_weights(paths, 13, lambda file: None, 1)  # another rank: it takes part in saving, and writes nothing
     assert read(paths, 13) is None
+    # What is not what was written is taken for gone; an earlier version wrote no sum.
+    write_atomic(paths.best(12), b"other")
+    assert read(paths, 12) is None
+    remove(f"{paths.best(12)}.sha256")
+    assert read(paths, 12) == b"other"
     drop_weights(paths)
     assert list_dir(paths.root) == ["events.jsonl"]
 

@@ -1,0 +1,191 @@
+"""Data sets of a hub on this machine and in folders: what is read, that it is pinned, and what is refused.
+
+Needs: nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from icu_ray.cli.main import main
+from icu_ray.config import RecordsData, RowForm
+from icu_ray.data.hub_data import pinned, pinned_data
+from icu_ray.data.records import load_records, read_records
+from icu_ray.errors import UserError
+from tests.support.hub_server import Hub, hub
+
+QA = "org/qa"
+CARD = """---
+configs:
+- config_name: full
+  data_files: full.json
+- config_name: forget01
+  data_files:
+  - split: train
+    path: data/forget01-*.jsonl
+  - split: test
+    path: test.jsonl
+---
+# Questions
+"""
+ASK = """
+import json, sys
+from pathlib import Path
+from icu_ray.config import RowForm
+from icu_ray.data.hub_data import pinned
+from icu_ray.data.records import read_records
+from icu_ray.errors import UserError
+
+form = RowForm(prompt="question", completion="answer")
+found = []
+for name in sys.argv[1:]:
+    try:
+        name = pinned(name, "data.forget")
+        found.append([name, [record.text for record in read_records(Path(name), form, None, "data.forget")]])
+    except UserError as error:
+        found.append(str(error))
+print(json.dumps(found))
+"""
+
+
+def lines(folder: Path, files: Mapping[str, list[dict[str, str]]]) -> None:
+    for name, rows in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def question(number: int) -> dict[str, str]:
+    return {"question": f"Who is {number}?", "answer": f"Number {number}."}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """As data sets lie on the hub: a card that says which files belong together."""
+    folder = tmp_path / "qa"
+    shards = {f"data/forget01-{shard}.jsonl": [question(2 * shard), question(2 * shard + 1)] for shard in range(2)}
+    lines(folder, {"full.json": [question(number) for number in range(9)], "test.jsonl": [question(5)], **shards})
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+@pytest.fixture
+def served(folder: Path, tmp_path: Path) -> Iterator[Hub]:
+    lines(tmp_path / "plain", {"train.jsonl": [question(1)]})
+    lines(tmp_path / "made", {"train.jsonl": [question(1)]})
+    (tmp_path / "made" / "made.py").write_text("raise SystemExit('ran')\n")
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "train.pkl").write_bytes(b"x")
+    names = {QA: folder, **{f"org/{name}": tmp_path / name for name in ("plain", "made", "pickled")}}
+    with hub(names | {"org/closed": folder}) as running:
+        running.gated.add("org/closed")
+        yield running
+
+
+def ask(cache: Path, endpoint: str | None, *names: str) -> list[str | tuple[str, list[str]]]:
+    """What a process of its own, with its own cache, reads of each: its pinned name with texts, or the refusal."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(cache), "ICU_RAY_CACHE": str(cache / "mine"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HUB_OFFLINE": "1"} if endpoint is None else {"HF_ENDPOINT": endpoint}
+    done = subprocess.run([sys.executable, "-c", ASK, *names], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    return [each if isinstance(each, str) else (each[0], each[1]) for each in found]
+
+
+def test_a_data_set_of_a_hub(served: Hub, folder: Path, tmp_path: Path) -> None:
+    commit = served.sha(QA)
+    (train, plain) = ask(tmp_path / "a", served.url, f"hub:{QA}#forget01:train", "hub:org/plain")
+    four = [f"Who is {number}? Number {number}." for number in range(4)]
+    assert train == (f"hub:{QA}@{commit}#forget01:train", four)
+    assert plain == (f"hub:org/plain@{served.sha('org/plain')}", ["Who is 1? Number 1."])
+    assert "full.json" not in served.loaded  # of another configuration
+
+    # The branch goes on; what was pinned, and what this machine knows the branch by, stay as they were.
+    lines(folder, {"data/forget01-0.jsonl": [question(7)]})
+    assert served.sha(QA) != commit
+    before = len(served.asked)
+    named, branch = ask(tmp_path / "a", None, f"hub:{QA}@{commit}#forget01:train", f"hub:{QA}@main#forget01:test")
+    assert named == train
+    assert branch == (f"hub:{QA}@{commit}#forget01:test", ["Who is 5? Number 5."])
+    assert len(served.asked) == before
+    older, newer = ask(tmp_path / "b", served.url, f"hub:{QA}@{commit}#forget01:train", f"hub:{QA}#forget01:train")
+    assert older == train
+    assert newer == (f"hub:{QA}@{served.sha(QA)}#forget01:train", [four[0].replace("0", "7"), *four[2:]])
+
+
+def test_what_a_hub_does_not_have_is_said_in_a_line(served: Hub, tmp_path: Path) -> None:
+    asked = {
+        "hub:org/other": "the hub knows no such data set",
+        f"hub:{QA}@nowhere#forget01": "the hub knows no such revision of it",
+        f"hub:{QA}": "has several configurations; name one after #: full, forget01",
+        f"hub:{QA}#forget1:train": "no configuration 'forget1' (did you mean 'forget01'?); found full, forget01",
+        f"hub:{QA}#forget01": "has several splits; name one after :: train, test",
+        f"hub:{QA}#forget01:dev": "no split 'dev'; found train, test",
+        "hub:org/closed": "the hub asks for consent and a login; run 'hf auth login' first",
+        "hub:org/made": "is made by a script, made.py, which is never run",
+        "hub:org/pickled": "cannot be loaded",
+    }
+    for name, said in zip(asked, ask(tmp_path / "cache", served.url, *asked), strict=True):
+        assert isinstance(said, str) and said.startswith("data.forget: hub:") and "\n" not in said, said
+        assert asked[name] in said
+    (offline,) = ask(tmp_path / "empty", None, f"hub:{QA}#forget01:train")
+    assert isinstance(offline, str) and "not in the local cache, and the hub cannot be reached" in offline
+
+
+def test_a_folder_of_a_data_set_is_what_its_rows_are_as_a_file(folder: Path, tmp_path: Path) -> None:
+    """The same content has one identity, whatever it lies in."""
+    form = {"prompt_column": "question", "completion_column": "answer"}
+    lines(tmp_path, {"forget.jsonl": [question(number) for number in range(4)]})
+    names = f"hub:{folder}#forget01:train", str(tmp_path / "forget.jsonl")
+    data = [pinned_data(RecordsData(source="records", forget=name, **form)) for name in names]
+    first, second = (load_records(each, [0]).check for each in data)
+    assert first.fingerprint == second.fingerprint
+    # A folder is read anew when it changes.
+    lines(folder, {"data/forget01-1.jsonl": [question(8)]})
+    records = read_records(Path(names[0]), RowForm(prompt="question", completion="answer"), None, "data.forget")
+    assert [record.prompt for record in records] == ["Who is 0?", "Who is 1?", "Who is 8?"]
+    with pytest.raises(UserError, match=r"data.forget: hub:.*: no column 'text'; found question, answer"):
+        read_records(Path(names[0]), RowForm(), None, "data.forget")
+    with pytest.raises(UserError, match=r"data.forget: hub:\./nowhere: no such folder"):
+        read_records(Path("hub:./nowhere"), RowForm(), None, "data.forget")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("hub:", "hub:org/", "hub:org/qa/more", "hub:org/qa@", "hub:org/qa x", "hub:org/{sample}"),
+        *("hub:org/qa#a:b:c", "hub:org/qa#a/b"),
+    ],
+)
+def test_a_malformed_name_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"data.pool: hub:.*: expected hub:OWNER/NAME@REVISION#CONFIGURATION:SPLIT"):
+        pinned(name, "data.pool")
+
+
+def test_a_request_of_a_data_set_is_that_of_its_rows(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines(tmp_path, {"forget.jsonl": [question(number) for number in range(4)]})
+    lines(tmp_path, {"keep/train.jsonl": [question(number) for number in range(10, 40)]})
+
+    def trials(forget: str, retain: str) -> list[object]:
+        assert main(["unlearn", "--forget", forget, "--retain", retain, "--out", "out", "--dry-run", "--json"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        return [trial["trial_id"] for trial in plan["trials"]]
+
+    assert trials("hub:./qa#forget01:train", "hub:./keep") == trials("forget.jsonl", "keep/train.jsonl")
+    assert main(["unlearn", "--forget", "forget.jsonl", "--retain", "hub:./qa#forget01:dev", "--out", "out"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "--retain: hub:./qa#forget01:dev: no split 'dev'; found train, test" in said
+
+
+def test_a_sample_may_be_a_configuration(folder: Path) -> None:
+    assert pinned(f"hub:{folder}#forget{{sample}}:train", "data.forget") == f"hub:{folder}#forget{{sample}}:train"
