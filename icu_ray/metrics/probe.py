@@ -118,7 +118,7 @@ class _Spans:
         found: Flags = np.arange(self.lengths.max()) < self.lengths[:, None]
         return found
 
-    def read(self, array: NDArray[np.int64], fill: NDArray[np.int64]) -> NDArray[np.int64]:
+    def cut_out(self, array: NDArray[np.int64], fill: NDArray[np.int64]) -> NDArray[np.int64]:
         """(N, W) of (N, L), each row from its first column on; behind a row's end stands its `fill` (N, 1)."""
         columns = np.minimum(self.offsets[:, None] + np.arange(self.lengths.max()), array.shape[1] - 1)
         return np.where(self.inside, np.take_along_axis(array, columns, axis=1), fill)
@@ -171,14 +171,14 @@ def probe(
                 tell = teller_of_share("MA and EL", done, len(part), len(rows))
                 tell(0.0)
                 done += len(part)
-                span = spans.select(part)
-                truth = ColumnCache(model.config, len(part), int(span.lengths.max()))
-                ids, predicted = _teacher_forced(model, rows, part, span, truth, ma, loss)
+                read = spans.select(part)
+                truth = ColumnCache(model.config, len(part), int(read.lengths.max()))
+                ids, predicted = _teacher_forced(model, rows, part, read, truth, ma, loss)
                 decode = decode if should_decode is None else should_decode(ma)
                 if decode:
-                    predictions = Predictions(ids, predicted, span.lengths, rows.eos_id)
-                    sequences = greedy_continuations(model, predictions, truth, span.starts, ngram, tell)
-                    el[part] = _extraction_likelihoods(sequences, span.starts, ngram, denominator, cut, rows.pad_id)
+                    predictions = Predictions(ids, predicted, read.lengths, rows.eos_id)
+                    sequences = greedy_continuations(model, predictions, truth, read.starts, ngram, tell)
+                    el[part] = _extraction_likelihoods(sequences, read.starts, ngram, denominator, cut, rows.pad_id)
                     broken[part] = [sequence.broken for sequence in sequences]
             if not use_mask or rows.positions == "padded":
                 _loss_of_padded_rows(model, rows, first, loss)
@@ -226,8 +226,8 @@ def _teacher_forced(
     it has, which a causal model does not see before.
     """
     whole = rows.input_ids[members]
-    ids = span.read(whole, np.take_along_axis(whole, span.offsets[:, None], axis=1))
-    labels = span.read(rows.measured_labels[members], np.full((len(members), 1), IGNORED_LABEL))
+    ids = span.cut_out(whole, np.take_along_axis(whole, span.offsets[:, None], axis=1))
+    labels = span.cut_out(rows.measured_labels[members], np.full((len(members), 1), IGNORED_LABEL))
     n, width = ids.shape
     predicted = ids[:, 1:].copy()
     begin = 0
