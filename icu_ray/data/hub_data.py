@@ -91,7 +91,7 @@ def pinned_data(data: RecordsData) -> RecordsData:
 def hub_rows(name: str, key: str, columns: Iterable[str] | None = None) -> tuple[list[str], Iterator[dict[str, Any]]]:
     """The names of its columns, and its rows (of these columns alone). UserError where it cannot be had or read."""
     data = parsed(name, key)
-    table = _table(replace(data, revision=data.revision or None), key, _state(data))
+    table = _table(data, key, _state(data))
     if columns is not None:
         wanted = list(dict.fromkeys(columns))
         for column in wanted:
@@ -107,11 +107,11 @@ def _commit(name: str, revision: str | None, key: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionResolutionError
 
-    api, kind = HfApi(), {"repo_type": "dataset", "revision": revision}
+    resolve = functools.partial(HfApi().resolve_revision, name, repo_type="dataset", revision=revision)
     with contextlib.suppress(RevisionResolutionError):
-        return str(api.resolve_revision(name, local_files_only=True, **kind).resolved)
+        return str(resolve(local_files_only=True).resolved)
     with _hub_told(f"{key}: {PREFIX}{name}" + (f"@{revision}" if revision else "")):
-        return str(api.resolve_revision(name, **kind).resolved)
+        return str(resolve().resolved)
 
 
 def _state(data: HubData) -> tuple[tuple[str, int, int], ...]:
