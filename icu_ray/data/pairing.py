@@ -157,7 +157,7 @@ def _key(
 
 def _chosen_key(
     corpus: Corpus, sample: int, columns: Columns, own_columns: bool, rows: NDArray[np.int64]
-) -> Mapping[str, str | int]:
+) -> Mapping[str, str | int | float | None]:
     return {
         "version": _VERSION,
         "rows": corpus.check.samples[sample].fingerprint,

@@ -75,7 +75,8 @@ def _described(model: ModelConfig, names: Sequence[str]) -> int | None:
     with contextlib.suppress(OSError, ValueError, AttributeError):  # what is wrong with it, checking the model tells
         told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         told = {**told, **(told.get("text_config") or {})}
-        return next((told[name] for name in names if isinstance(told.get(name), int)), None)
+        found: int | None = next((told[name] for name in names if isinstance(told.get(name), int)), None)
+        return found
     return None
 
 

@@ -222,7 +222,8 @@ def test_pairs_are_nearest_pool_rows_and_cached(
         assert np.array_equal(pairs[sample].pair_rows, nearest)
         assert pairs[sample].pair_ids == tuple(corpus.rows.ids[row] for row in nearest)
         assert pairs[sample].target_ids == corpus.sample(sample)[0].ids
-        assert np.allclose(pairs[sample].similarity, similarity[targets, nearest], atol=2e-6)
+        found = pairs[sample].similarity
+        assert found is not None and np.allclose(found, similarity[targets, nearest], atol=2e-6)
         assert not set(pairs[sample].pair_ids) & set(pairs[sample].target_ids)
         overlaps = [
             ngram_overlap(corpus.rows.texts[t].split(), corpus.rows.texts[p].split())
@@ -246,6 +247,7 @@ def test_pairs_are_nearest_pool_rows_and_cached(
     fresh = find_pairs(corpus, [0, 1], other, COLUMNS, own_columns=True, store=Store(str(tmp_path)))
     assert fresh[0].pair_ids == pairs[0].pair_ids
     assert fresh[1].pair_ids == pairs[1].pair_ids
+    assert fresh[0].similarity is not None and pairs[0].similarity is not None
     assert np.allclose(fresh[0].similarity, pairs[0].similarity, atol=2e-6)
 
 
@@ -331,4 +333,5 @@ def test_the_oracle_s_pairs(ray_cluster: None, shared: Path, tmp_path: Path) -> 
     chosen = dataclasses.replace(extraction, targets={0: np.array(inputs["target_doc_ids"])}, pools={0: some})
     pairs = find_pairs(chosen.corpus(), [0], BUNDLED, Columns(), own_columns=False, store=Store(str(tmp_path)))[0]
     assert [int(row) for row in pairs.pair_ids] == inputs["pair_doc_ids"]
+    assert pairs.similarity is not None
     assert ((pairs.ngram_overlap == 1.0) <= (pairs.similarity > 0.99)).all()

@@ -142,7 +142,7 @@ def test_the_plan_tells_what_drawn_pairs_take() -> None:
     rows = len(draws.pool_rows)
     assert small == (
         f"model a: pairs.by=random may draw {rows} rows of the pool, and what the original model says of each is kept "
-        f"(kl.cache=hidden): about {rows * 64 * 128 * 4 / 1e6:.3g} MB. kl.cache=recompute keeps none of it."
+        f"(kl.cache=hidden): about {rows * 64 * 128 * 4 / 1e3:.3g} kB. kl.cache=recompute keeps none of it."
     )
     assert (
         f"model b: pairs.by=random may draw {rows} rows" in medium and f"{rows * 64 * 160 * 4 / 1e6:.3g} MB" in medium

@@ -46,7 +46,7 @@ def plain_epoch(by: str) -> tuple[dict[str, torch.Tensor], dict[str, float], int
     pool = some_rows(POOL, 5)
     if by == "retain":
         left = np.flatnonzero(ACTIVE)
-        places = [(left[sha(f"target:{SEED}:1:{row}") % len(left)], row, True) for row in range(POOL)]
+        places = [(int(left[sha(f"target:{SEED}:1:{row}") % len(left)]), row, True) for row in range(POOL)]
     else:
         epoch = 0 if by == "never" else 1
         places = [(row, sha(f"pair:{SEED}:{epoch}:{row}") % POOL, bool(ACTIVE[row])) for row in range(len(ACTIVE))]
