@@ -41,11 +41,17 @@ def load_corpus(config: SweepConfig) -> Corpus:
 
 def check_data(config: SweepConfig) -> DataCheck:
     """Validate everything that `load_corpus` and the pairing will read, and say what it is."""
+    return checked_data(config)[0]
+
+
+def checked_data(config: SweepConfig) -> tuple[DataCheck, Corpus | None]:
+    """What `check_data` says, and the corpus where it had to be read for that."""
     _check_columns(config)
     check_encoder(config.pairs.encoder)
     if isinstance(config.data, ExtractionData):
-        return open_extraction(config.data, config.samples).check()
-    return load_corpus(config).check
+        return open_extraction(config.data, config.samples).check(), None
+    corpus = load_corpus(config)
+    return corpus.check, corpus
 
 
 def _check_columns(config: SweepConfig) -> None:
