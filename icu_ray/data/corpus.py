@@ -9,13 +9,14 @@ content fingerprints) that a plan needs for trial ids, made without decoding a t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.data.examples import Examples
+from icu_ray.data.text_columns import PackedWriter
 from icu_ray.errors import UserError
 
 
@@ -76,6 +77,10 @@ class Corpus:
         """Targets and pool of one forget sample."""
         return self.rows.select(self.targets[sample]), self.rows.select(self.pools[sample])
 
+    def to_forget(self, sample: int) -> Examples:
+        """The targets alone: a pool may be too large to hold twice."""
+        return self.rows.select(self.targets[sample])
+
     def fingerprint(self) -> str:
         """Content of all rows and their parts; the same that `check_data` reports."""
         return self.check.fingerprint
@@ -90,31 +95,33 @@ def draw_rows(total: int, count: int, sample: int) -> NDArray[np.int64]:
     return np.array(sorted(ranked[:count]), dtype=np.int64)
 
 
-def row_digests(contents: Iterable[bytes]) -> list[bytes]:
+def row_digests(contents: Iterable[bytes]) -> Iterator[bytes]:
     """SHA-256 of each row's content."""
-    return [hashlib.sha256(content).digest() for content in contents]
+    return (hashlib.sha256(content).digest() for content in contents)
 
 
 def check_of(
     source: str,
-    ids: Sequence[str],
-    digests: Sequence[bytes],
+    ids: Iterable[str],
+    digests: Iterable[bytes],
     targets: Mapping[int, NDArray[np.int64]],
     pools: Mapping[int, NDArray[np.int64]],
     heldout: NDArray[np.int64],
     reading: str = "",
 ) -> DataCheck:
     """Counts and fingerprints of rows given by id and content digest; `reading`: what turns content into text."""
-    rows = [
-        row_id.encode("utf-8", "surrogatepass") + b"\0" + digest for row_id, digest in zip(ids, digests, strict=True)
-    ]
+    writer = PackedWriter()
+    for row_id, digest in zip(ids, digests, strict=True):
+        writer.append(row_id.encode("utf-8", "surrogatepass") + b"\0" + digest)
+    rows = writer.finish()
 
     def fingerprint(*parts: NDArray[np.int64]) -> str:
         whole = hashlib.sha256(reading.encode())
         for part in parts:
             whole.update(len(part).to_bytes(8, "little"))
-            for row in part:
-                whole.update(rows[row])
+            borders = np.flatnonzero(np.diff(part) != 1) + 1  # rows that follow each other are read at one time
+            for run in np.split(part, borders) if len(part) else ():
+                whole.update(rows.between(run[0], run[-1] + 1))
         return whole.hexdigest()
 
     samples = {

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from icu_ray.console.progress import told
 from icu_ray.data.encoder import BUNDLED, check_loaded, check_weights, explained_encoder, resolve_encoder
+from icu_ray.data.text_columns import TextColumn, text_column
 from icu_ray.errors import UserError
 from icu_ray.storage.store import Store, file_hash
 
@@ -132,14 +133,15 @@ def _embed(
 
     # Texts of one length stand together, so that little is padding; batches are fixed here, so that a text's vector
     # does not depend on how many actors there are.
-    order = sorted(range(len(texts)), key=lambda row: (len(texts[row]), row))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    items = [{"rows": batch, "texts": [texts[row] for row in batch]} for batch in batches]
-    actors = min(actors, len(batches))
+    order = np.argsort(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)), kind="stable")
+    items = [{"start": start} for start in range(0, len(order), batch_size)]
+    actors = min(actors, len(items))
+    # The texts go to Ray once, as whole buffers that all actors of a node share; an actor reads those of its batch.
+    shared = ray.put((texts if isinstance(texts, TextColumn) else text_column(texts), order))
     with quiet_ray_data():
         embedded = ray.data.from_items(items, override_num_blocks=min(len(items), 8 * actors)).map_batches(
-            Embedder,
-            fn_constructor_args=(encoder,),
+            ColumnEmbedder,
+            fn_constructor_args=(encoder, [shared], batch_size),  # inside a list a reference stays one
             batch_size=1,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=actors),
@@ -189,6 +191,29 @@ class Embedder:
         vectors = np.asarray(raw, dtype=np.float32)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return pa.table({"row": np.asarray(rows, dtype=np.int64), "vector": vector_column(vectors)})
+
+
+class ColumnEmbedder(Embedder):
+    """An embedder that is told where a batch starts, and reads its texts from those that all actors share.
+
+    shared: a reference to all texts, and to the order of their rows in which they are embedded.
+    """
+
+    def __init__(self, encoder: str, shared: list[Any], batch_size: int) -> None:
+        super().__init__(encoder)
+        import ray
+
+        self.texts: TextColumn
+        self.order: NDArray[np.int64]
+        self.texts, self.order = ray.get(shared[0])
+        self.batch_size = batch_size
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        parts = [self.order[start : start + self.batch_size].tolist() for start in batch.column("start").to_pylist()]
+        texts = [[self.texts[row] for row in rows] for rows in parts]
+        return super().__call__(pa.table({"rows": parts, "texts": texts}))
 
 
 def vector_column(vectors: NDArray[np.float32]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -26,19 +27,19 @@ class Examples:
     """N source rows before any model's tokenizer has seen them.
 
     ids: N distinct names (the doc_id of the extraction benchmark, a record's id, or a row number).
-    texts: the whole row as text.
+    texts: the whole row as text. Of a user's files both may be columns that make a text when it is asked for.
     token_rows: (N, length) int64 ids in `tokenizer`'s vocabulary where the source is token rows, else None.
     tokenizer: name or path of the tokenizer that wrote `token_rows`, else None.
     boundaries: N characters of each text that are given, the prompt; the completion follows. None: rows of one layout.
     chats: N JSON objects of messages and date, which a model's own chat template writes in place of the text.
     """
 
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
+    ids: Sequence[str]
+    texts: Sequence[str]
     token_rows: NDArray[np.int64] | None = None
     tokenizer: str | None = None
-    boundaries: tuple[int, ...] | None = None
-    chats: tuple[str, ...] | None = None
+    boundaries: Sequence[int] | None = None
+    chats: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.boundaries is not None and len(self.boundaries) != len(self.ids):
@@ -63,7 +64,7 @@ class Examples:
     def fingerprint(self) -> str:
         """SHA-256 of the content, all but the tokenizer's name; equal content from two paths has one fingerprint."""
         digest = hashlib.sha256()
-        for part in (*self.ids, *self.texts, *(self.chats or ())):
+        for part in chain(self.ids, self.texts, self.chats or ()):
             encoded = part.encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little"))
             digest.update(encoded)

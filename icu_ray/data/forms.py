@@ -64,8 +64,10 @@ def _text(value: Any, what: str, where: str) -> str:
         raise UserError(f"{where}: {what} holds {kind_of(value)}, expected text")
     if not value.strip():
         raise UserError(f"{where}: {what} is empty; remove the row or fill it")
-    if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise UserError(f"{where}: {what} holds half a character (a lone surrogate)")
+    try:
+        value.isascii() or value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {what} holds half a character (a lone surrogate)") from None
     return value
 
 

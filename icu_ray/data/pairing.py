@@ -16,6 +16,7 @@ import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from icu_ray.data.corpus import Corpus
 from icu_ray.data.embedding import embed_texts, encoder_fingerprint
 from icu_ray.data.examples import Examples
 from icu_ray.data.neighbours import PROBED, Neighbour, Search, make_cells, search
+from icu_ray.data.text_columns import TextColumn, distinct_rows, text_column
 from icu_ray.data.vocabulary import decode_rows, load_vocabulary
 from icu_ray.errors import UserError
 from icu_ray.storage.store import Store
@@ -66,24 +68,39 @@ class Texts:
     units: N sequences of what 10-grams are made of: the embedded tokens where the source has tokens, else words.
     """
 
-    distinct: tuple[str, ...]
+    distinct: Sequence[str]
     of_row: NDArray[np.int64]
-    units: tuple[Sequence[Hashable], ...]
+    units: Sequence[Sequence[Hashable]]
 
 
 def embedded_texts(rows: Examples, columns: Columns, own_columns: bool) -> Texts:
     """What stands for a row in the pairing: its prefix and suffix (tokens 100..199), or the whole text."""
-    units: tuple[Sequence[Hashable], ...]
+    units: Sequence[Sequence[Hashable]]
     if rows.token_rows is not None and rows.tokenizer is not None and not own_columns:
         tokens = rows.token_rows[:, columns.prefix_start : columns.length]
-        texts = decode_rows(load_vocabulary(rows.tokenizer), tokens)
+        texts: Sequence[str] = decode_rows(load_vocabulary(rows.tokenizer), tokens)
         units = tuple(tokens.tolist())
     else:
-        texts = list(rows.texts)
-        units = tuple(text.split() for text in texts) if rows.token_rows is None else tuple(rows.token_rows.tolist())
-    number: dict[str, int] = {}
-    of_row = np.array([number.setdefault(text, len(number)) for text in texts], dtype=np.int64)
-    return Texts(tuple(number), of_row, units)
+        texts = rows.texts
+        units = Words(texts) if rows.token_rows is None else tuple(rows.token_rows.tolist())
+        if not isinstance(texts, TextColumn):
+            units = tuple(units)
+    first, of_row = distinct_rows(texts)
+    column = texts if isinstance(texts, TextColumn) else text_column(texts)
+    return Texts(column if len(first) == len(column) else column.take(first), of_row, units)
+
+
+class Words(Sequence[Sequence[Hashable]]):
+    """The words of each text, made when they are asked for: of a pool's million texts few come near a target."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._texts[place].split()
 
 
 def ngram_overlap(target: Sequence[Hashable], other: Sequence[Hashable], n: int = NGRAM) -> float:
@@ -227,13 +244,18 @@ def _choose(
     """The first pool row under the cut-off for every target: candidates in order, rows of one text by number."""
     cut = settings.max_ngram_overlap
     pool = np.sort(corpus.pools[sample])
-    by_text: dict[int, list[int]] = {}
-    for row in pool:
-        by_text.setdefault(int(texts.of_row[row]), []).append(int(row))
+    pool = pool[np.argsort(texts.of_row[pool], kind="stable")]  # rows of one text stand together, by number
+    in_order = texts.of_row[pool]
+
+    def rows_of(text: int) -> list[int]:
+        low, high = np.searchsorted(in_order, [text, text + 1])
+        found: list[int] = pool[low:high].tolist()
+        return found
+
     chosen: list[tuple[int, float, float]] = []
     failed: list[str] = []
     for target, candidates in zip(corpus.targets[sample], neighbours, strict=True):
-        for row, similarity in ((row, each.similarity) for each in candidates for row in by_text[each.row]):
+        for row, similarity in ((row, each.similarity) for each in candidates for row in rows_of(each.row)):
             overlap = ngram_overlap(texts.units[target], texts.units[row])
             if cut is None or overlap <= cut:
                 chosen.append((row, similarity, overlap))
@@ -266,7 +288,8 @@ def _dump(pairs: Pairs) -> str:
 def _load(path: Path, corpus: Corpus) -> Pairs:
     entries = json.loads(path.read_text(encoding="utf-8"))
     similarity = [entry["similarity"] for entry in entries]
-    row_of = {row_id: number for number, row_id in enumerate(corpus.rows.ids)}
+    wanted = {entry["pair"] for entry in entries}
+    row_of = {row_id: number for number, row_id in enumerate(corpus.rows.ids) if row_id in wanted}
     return Pairs(
         tuple(entry["target"] for entry in entries),
         tuple(entry["pair"] for entry in entries),

@@ -77,7 +77,7 @@ def prompted_rows(
         for ids, start in zip(input_ids, starts, strict=True)
     ]
     return TokenRows(
-        examples.ids,
+        tuple(examples.ids),
         input_ids,
         mask,
         labels,

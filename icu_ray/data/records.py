@@ -10,16 +10,21 @@ blanks are the same text. Whatever cannot be read is refused with file, line and
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.corpus import Corpus, check_of, row_digests
 from icu_ray.data.examples import Examples
 from icu_ray.data.forms import Written, kind_of, system_of, written, written_pair
+from icu_ray.data.record_table import RecordTable, TableWriter, joined_tables
 from icu_ray.data.table_files import read_columns
 from icu_ray.errors import UserError
 
@@ -56,6 +61,10 @@ class Record:
         return "\0".join(parts).encode("utf-8", "surrogatepass")
 
 
+def _table() -> TableWriter[Record]:
+    return TableWriter(Record, texts=("id", "text", "where", "chat", "prompt"), numbers=("boundary",))
+
+
 def _content(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
@@ -68,12 +77,11 @@ def read_records(
     prefix: str = "row",
     subject_column: str | None = None,
     pair_column: str | None = None,
-) -> list[Record]:
+) -> RecordTable[Record]:
     """All records of a file; ids are the id column's, else '<prefix>-<number>' counted from 1. `key`: for messages."""
     named = {kind: column for kind, column in (("id", id_column), ("subject", subject_column)) if column is not None}
     columns = (*form.columns, *named.values(), *(() if pair_column is None else (pair_column,)))
-    records: list[Record] = []
-    first: dict[str, str] = {}
+    records, known = _table(), set[int]()
     for number, (where, values) in enumerate(read_columns(path, columns, key), start=1):
         cells, others = values[: len(form.columns)], values[len(form.columns) :]
         row, pair = written(form, cells, f"{key}: {path}: {where}"), None
@@ -81,21 +89,30 @@ def read_records(
             pair = written_pair(form, cells, pair_column, others.pop(), f"{key}: {path}: {where}")
         names: dict[str, str] = {}
         for (what, column), value in zip(named.items(), others, strict=True):
-            if isinstance(value, float) and value.is_integer():
-                value = int(value)  # as a table holds whole numbers in whose column one was once missing
+            value = _whole(value)
             if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
                 raise UserError(
                     f"{key}: {path}: {where}: {what} column '{column}' holds {kind_of(value)}, expected text or number"
                 )
             names[what] = str(value)
         name = names.get("id", f"{prefix}-{number}")
-        if name in first:
-            raise UserError(f"{key}: {path}: id '{name}' stands twice, in {first[name]} and {where}")
-        first[name] = where
+        if id_column is not None:
+            # A million names take much room, so their hashes say which may stand twice; the file then says where.
+            if hash(name) in known:
+                rows = read_columns(path, columns, key)
+                first = next(place for place, found in rows if str(_whole(found[len(form.columns)])) == name)
+                if first != where:
+                    raise UserError(f"{key}: {path}: id '{name}' stands twice, in {first} and {where}")
+            known.add(hash(name))
         records.append(Record(name, row.text, where, row.boundary, row.chat, row.prompt, names.get("subject"), pair))
     if not records:
         raise UserError(f"{key}: {path}: holds no rows")
-    return records
+    return records.finish()
+
+
+def _whole(value: Any) -> Any:
+    """A whole number of a table in whose column one was once missing, which made fractions of all."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
@@ -107,7 +124,7 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
             "put {sample} into its name, or set samples to one number"
         )
 
-    def read(name: str, key: str, prefix: str, *columns: str | None) -> list[Record]:
+    def read(name: str, key: str, prefix: str, *columns: str | None) -> RecordTable[Record]:
         return read_records(Path(name), data.form, data.id_column, f"data.{key}", prefix, *columns)
 
     forget = {
@@ -120,48 +137,58 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
         )
         for sample in samples
     }
-    pool = read(data.pool, "pool", "pool") if data.pool is not None else []
-    heldout = read(data.heldout, "heldout", "heldout") if data.heldout is not None else []
+    pool = read(data.pool, "pool", "pool") if data.pool is not None else _table().finish()
+    heldout = read(data.heldout, "heldout", "heldout") if data.heldout is not None else _table().finish()
+    pool_marks, heldout_marks = _marks(pool), _marks(heldout)
     if data.heldout_rows:
         if data.heldout_rows >= len(pool):
             raise UserError(
                 f"data.heldout_rows: {data.heldout_rows} of the {len(pool)} rows of {data.pool or 'no pool'} leave "
                 "none to pair with"
             )
-        heldout = pool[-data.heldout_rows :]
+        heldout, heldout_marks = pool[-data.heldout_rows :], pool_marks[-data.heldout_rows :]
         kept_out = {record.content for record in heldout}
         # A text that stands in the pool once more would be learnt, and then asked for as one that was not.
-        pool = [record for record in pool[: -data.heldout_rows] if record.content not in kept_out]
+        left = np.ones(len(pool) - data.heldout_rows, dtype=bool)
+        for row in np.flatnonzero(np.isin(pool_marks[: len(left), 0], heldout_marks[:, 0])).tolist():
+            left[row] = pool[row].content not in kept_out
+        pool, pool_marks = pool.take(np.flatnonzero(left)), pool_marks[np.flatnonzero(left)]
+    remarks = []
     for sample, records in forget.items():
-        name = data.forget.replace("{sample}", str(sample))
+        name, marks = data.forget.replace("{sample}", str(sample)), _marks(records)
         _refuse_twice(records, name)
-        for key, others, other_name in (("pool", pool, data.pool), ("heldout", heldout, data.heldout)):
-            _refuse_overlap(records, name, others, f"data.{key}", str(other_name))
-    remarks = [_other_answers(records, pool, data) for records in forget.values()] if data.pool is not None else []
+        near = pool.take(_alike(pool_marks, marks))
+        _refuse_overlap(records, name, near, "data.pool", str(data.pool))
+        _refuse_overlap(records, name, heldout.take(_alike(heldout_marks, marks)), "data.heldout", str(data.heldout))
+        remarks.append(_other_answers(records, near, data))
     own = {sample: _own_pairs(records, data, sample) for sample, records in forget.items()}
-    rows: dict[str, Record] = {}
-    every = [*forget.values(), pool, *own.values()]
-    for record in (record for records in every for record in records):
-        known = rows.setdefault(record.id, record)
-        if known.bytes != record.bytes:
-            raise UserError(f"data.id_column: id '{record.id}' names two different texts of the forget and pool files")
-    place = {name: number for number, name in enumerate(rows)}
+    distinct = _distinct(chain.from_iterable(forget.values()))
+    own_rows = _distinct(chain.from_iterable(own.values()))
+    taken = distinct.keys() & own_rows.keys() or (own_rows and own_rows.keys() & set(pool.texts["id"]))
+    for name in sorted(taken)[:1]:
+        raise UserError(
+            f"data.pair_column: the pair of '{name.removesuffix(':pair')}' would be called '{name}', as another text is"
+        )
+    # No row of the pool bears the id of a target: that was refused. So the pool's rows follow as they are.
+    place = {name: number for number, name in enumerate(distinct)}
     targets = {sample: np.array([place[r.id] for r in records], dtype=np.int64) for sample, records in forget.items()}
-    pool_rows = np.array([place[record.id] for record in pool], dtype=np.int64)
+    pool_rows = len(distinct) + np.arange(len(pool))
+    pair_place = {name: len(distinct) + len(pool) + number for number, name in enumerate(own_rows)}
     pools = {
         # The pairs of a column come last, in the targets' order.
-        sample: np.append(pool_rows, [place[pair.id] for pair in pairs]).astype(np.int64) if pairs else pool_rows
+        sample: np.append(pool_rows, [pair_place[pair.id] for pair in pairs]).astype(np.int64) if pairs else pool_rows
         for sample, pairs in own.items()
     }
-    everything = [*rows.values(), *heldout]
-    heldout_rows = np.arange(len(rows), len(everything))
-    digests = row_digests(record.bytes for record in everything)
-    ids = [record.id for record in everything]
+    parts = [table_of(distinct.values()), pool, *([table_of(own_rows.values())] if own_rows else [])]
+    rows = joined_tables(parts)
+    heldout_rows = len(rows) + np.arange(len(heldout))
+    digests = row_digests(record.bytes for record in chain(rows, heldout))
+    ids = chain(rows.texts["id"], heldout.texts["id"])
     return Corpus(
-        rows=examples_of(list(rows.values())),
+        rows=examples_of(rows),
         targets=targets,
         pools=pools,
-        heldout=examples_of(heldout) if heldout else None,
+        heldout=examples_of(heldout) if len(heldout) else None,
         check=replace(
             check_of("records", ids, digests, targets, pools, heldout_rows),
             remarks=tuple(dict.fromkeys(filter(None, remarks))),
@@ -175,8 +202,20 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
     )
 
 
+def _distinct(records: Iterable[Record]) -> dict[str, Record]:
+    """By id; UserError where one names two texts."""
+    found: dict[str, Record] = {}
+    for record in records:
+        known = found.setdefault(record.id, record)
+        if known.bytes != record.bytes:
+            raise UserError(f"data.id_column: id '{record.id}' names two different texts of the forget and pool files")
+    return found
+
+
 def _own_pairs(forget: Sequence[Record], data: RecordsData, sample: int) -> list[Record]:
     """The pairs that the forget file itself holds, as rows whose ids are their targets'; none without such a column."""
+    if data.pair_column is None:
+        return []
     by_text = {record.content: record for record in forget}
     found = []
     for record in forget:
@@ -194,12 +233,39 @@ def _own_pairs(forget: Sequence[Record], data: RecordsData, sample: int) -> list
     return found
 
 
+def table_of(records: Iterable[Record]) -> RecordTable[Record]:
+    """These records, copied."""
+    writer = _table()
+    for record in records:
+        writer.append(record)
+    return writer.finish()
+
+
 def examples_of(records: Sequence[Record]) -> Examples:
     """The records of one file or of files of one form, as rows for any model."""
-    boundaries = tuple(record.boundary for record in records if record.boundary is not None)
-    chats = tuple(record.chat for record in records if record.chat is not None)
-    ids, texts = tuple(record.id for record in records), tuple(record.text for record in records)
-    return Examples(ids, texts, boundaries=boundaries or None, chats=chats or None)
+    table = records if isinstance(records, RecordTable) else table_of(records)
+    boundaries = table.numbers.get("boundary")
+    return Examples(
+        table.texts["id"],
+        table.texts["text"],
+        boundaries=None if boundaries is None else array("q", boundaries.tobytes()),
+        chats=table.texts.get("chat"),
+    )
+
+
+def _marks(records: Sequence[Record]) -> NDArray[np.int64]:
+    """(N, 3) hashes of what each says, of its id and of its prompt (0: none): by them a large file is searched."""
+    marks = array("q")
+    for record in records:
+        prompt = 0 if record.prompt is None else hash(_content(record.prompt))
+        marks.extend((hash(record.content), hash(record.id), prompt))
+    return np.array(marks, dtype=np.int64).reshape(-1, 3)
+
+
+def _alike(marks: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows that may say the same as one of the others, bear its id or answer its prompt; of the rest none does."""
+    said, named, asked = (np.isin(marks[:, part], others[:, part]) for part in range(3))
+    return np.flatnonzero(said | named | (asked & (marks[:, 2] != 0)))
 
 
 def _other_answers(forget: Sequence[Record], others: Sequence[Record], data: RecordsData) -> str:

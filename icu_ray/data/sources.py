@@ -48,15 +48,20 @@ def load_corpus(config: SweepConfig) -> Corpus:
 
 def check_data(config: SweepConfig) -> DataCheck:
     """Validate everything that `load_corpus` and the pairing will read, and say what it is."""
+    return checked_data(config)[0]
+
+
+def checked_data(config: SweepConfig) -> tuple[DataCheck, Corpus | None]:
+    """What `check_data` says, and the corpus where it had to be read for that."""
     _check_columns(config)
     if config.pairs.by == "nearest":
         check_encoder(config.pairs.encoder)
     if isinstance(config.data, ExtractionData):
         found = open_extraction(config.data, config.samples)
         ids = [str(doc_id) for doc_id in range(len(found.tokens))]
-        return _with_pairs(found.check(), config, ids, found.targets, found.pools)
+        return _with_pairs(found.check(), config, ids, found.targets, found.pools), None
     corpus = load_corpus(config)
-    return _with_pairs(corpus.check, config, corpus.rows.ids, corpus.targets, corpus.pools)
+    return _with_pairs(corpus.check, config, corpus.rows.ids, corpus.targets, corpus.pools), corpus
 
 
 def _with_pairs(

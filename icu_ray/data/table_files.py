@@ -81,7 +81,7 @@ def _ending(path: Path, key: str) -> str:
 def _limited(rows: Iterator[Row], path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
     for where, values in rows:
         for column, value in zip(columns, values, strict=True):
-            longest = max(map(len, _texts_in(value)), default=0)
+            longest = len(value) if isinstance(value, str) else max(map(len, _texts_in(value)), default=0)
             if longest > LONGEST:
                 raise UserError(
                     f"{key}: {path}: {where}: column '{column}' holds {longest:,} characters, expected at most "
@@ -278,7 +278,8 @@ def _parquet(path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
                     for values in zip(*lists, strict=True):
                         number += 1
                         # A text that is written once may stand in a million rows.
-                        unpacked += sum(len(text) for value in values for text in _texts_in(value))
+                        for value in values:
+                            unpacked += len(value) if isinstance(value, str) else sum(map(len, _texts_in(value)))
                         _refuse_bomb(unpacked, most, path, key)
                         yield f"row {number}", list(values)
     except (pa.ArrowException, OSError) as error:

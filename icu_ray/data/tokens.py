@@ -57,7 +57,7 @@ def tokenise(
         if long == "windows":
             raise UserError("rows.long: windows of a completion would not all follow its prompt; use cut or refuse")
         return prompted_rows(examples, tokenizer, specials, columns, settings, loss_on=loss_on, refuse=long == "refuse")
-    ids, texts = examples.ids, None
+    ids, texts = tuple(examples.ids), None
     if own_columns:
         plain = encode(tokenizer, examples.texts)
         lengths = tuple(specials.whole(tokens) for tokens in plain)

@@ -12,7 +12,7 @@ from pathlib import Path
 from icu_ray.config import ExtractionData, RecordsData, SweepConfig
 from icu_ray.config.file import load_config
 from icu_ray.data.hub_data import pinned_data
-from icu_ray.data.sources import check_data
+from icu_ray.data.sources import checked_data
 from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
 from icu_ray.models.hub import is_pinned
@@ -47,8 +47,8 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     missing = ""
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
-    data = None if missing else check_data(config)
-    remarks = (*_unknown_commits(config), *check_texts(config))
+    data, corpus = (None, None) if missing else checked_data(config)
+    remarks = (*_unknown_commits(config), *check_texts(config, corpus))
     if data is not None:
         data = replace(data, remarks=(*data.remarks, *remarks, *drawn_pairs_said(config, data)))
     if not dry_run:

@@ -16,15 +16,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from icu_ray.config import ModelConfig, RecordsData, SweepConfig
 from icu_ray.config.data import RowForm
+from icu_ray.data.corpus import Corpus
 from icu_ray.data.examples import Examples
 from icu_ray.data.long_texts import refuse_long_texts, window_starts
 from icu_ray.data.prompts import refuse_full_prompt
 from icu_ray.data.records import examples_of, read_records
-from icu_ray.data.sources import load_corpus
 from icu_ray.errors import UserError
 
+COUNTED = 10_000
+"""Rows of a file whose prompts a plan counts in tokens; of a larger one those with the longest."""
 _NAMED = 5
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 
@@ -41,26 +46,32 @@ class Lengths:
     positions: int | None
 
 
-def check_texts(config: SweepConfig) -> tuple[str, ...]:
+def check_texts(config: SweepConfig, corpus: Corpus | None) -> tuple[str, ...]:
     """UserError for texts that a trial can do nothing with; what else must be said of them.
 
     Refused: with rows.long=refuse a text to forget that is longer than a row, a prompt that fills a row, and a forget
     file of completions that are all too short for EL where EL must fall too. A stand-in has no tokenizer before it is
-    trained: its texts are counted when its rows are made.
+    trained: its texts are counted when its rows are made. corpus: what of the config's texts is read; extraction: None.
     """
     data = config.data
-    if not isinstance(data, RecordsData) or not (config.rows.long == "refuse" or data.prompted):
+    if corpus is None or not isinstance(data, RecordsData) or not (config.rows.long == "refuse" or data.prompted):
         return ()
-    corpus, remarks = load_corpus(config), []
+    remarks = []
     for model in config.models:
         if model.source is None:
             continue
         told = model.revision, model.trust_remote_code
         for rows in filter(None, (corpus.rows, corpus.heldout) if data.prompted else ()):
-            for name, given in zip(rows.ids, lengths_in(model.source, rows, *told).given or (), strict=True):
+            some = rows.select(counted := _longest_prompts(corpus, rows))
+            for name, given in zip(some.ids, lengths_in(model.source, some, *told).given or (), strict=True):
                 refuse_full_prompt(name, given, config.columns.length)
+            if len(counted) < len(rows):
+                remarks.append(
+                    f"{data.heldout if rows is corpus.heldout else data.pool}: the {COUNTED:,} rows with the longest "
+                    f"prompts were counted in tokens of {model.name}, and fit; the others are taken to fit too."
+                )
         for sample in config.samples:
-            targets, _ = corpus.sample(sample)
+            targets = corpus.to_forget(sample)
             found = lengths_in(model.source, targets, *told)
             where = f"{data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
             if config.rows.long == "refuse":
@@ -69,6 +80,16 @@ def check_texts(config: SweepConfig) -> tuple[str, ...]:
                 )
             remarks.append(_short_completions(config, targets.ids, found, where))
     return tuple(filter(None, remarks))
+
+
+def _longest_prompts(corpus: Corpus, rows: Examples) -> NDArray[np.int64]:
+    """Which rows are counted in tokens: all targets, and of the others the COUNTED whose prompts have most letters."""
+    assert rows.boundaries is not None
+    letters = np.array(rows.boundaries, dtype=np.int64)
+    if rows is corpus.rows:
+        letters[np.concatenate(list(corpus.targets.values()))] = np.iinfo(np.int64).max
+    most = COUNTED + int((letters == np.iinfo(np.int64).max).sum())
+    return np.sort(np.argsort(-letters, kind="stable")[:most])
 
 
 def _short_completions(config: SweepConfig, ids: Sequence[str], found: Lengths, where: str) -> str:

@@ -76,7 +76,7 @@ def make_record(
     return record | {"also_checked": list(found.values())}
 
 
-def read_earlier(file: str, config: SweepConfig) -> list[Record]:
+def read_earlier(file: str, config: SweepConfig) -> Sequence[Record]:
     """The texts of an earlier request, read by the same columns as this one's; UserError where that cannot be."""
     data = config.data
     form, id_column = (data.form, data.id_column) if isinstance(data, RecordsData) else (RowForm(), None)

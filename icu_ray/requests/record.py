@@ -115,7 +115,7 @@ def request_record(
         "texts": _texts(config, corpus, ended.samples, el),
         "scores": {side: dict(values) for side, values in ended.scores.items()},
         "cost": _cost(ended.scores),
-        "retain": {"rows": len(corpus.sample(config.samples[0])[1]), **_file(config, "pool")},
+        "retain": {"rows": len(corpus.pools[config.samples[0]]), **_file(config, "pool")},
         "heldout": {"rows": 0 if corpus.heldout is None else len(corpus.heldout), **_file(config, "heldout")},
         "method": {"name": result.method, "epochs": result.epochs, **result.hyperparameters},
         "seconds": result.seconds.get("total"),
@@ -155,7 +155,7 @@ def _file(config: SweepConfig, part: str) -> dict[str, Any]:
 
 
 def _texts(config: SweepConfig, corpus: Corpus, samples: Sequence[SampleRecord], el: str) -> dict[str, Any]:
-    targets, subjects = corpus.sample(config.samples[0])[0], corpus.check.subjects
+    targets, subjects = corpus.to_forget(config.samples[0]), corpus.check.subjects
     measured = {sample.id: sample for sample in samples}
     each = []
     for name, text in zip(targets.ids, targets.texts, strict=True):

@@ -123,7 +123,7 @@ class _Preparation:
         name = f"stand-in {model.name}"
         key = self._model_key(model, corpus)
         self.on_step(Step(name, None, "waiting for a CPU"))
-        forget = {sample: corpus.sample(sample)[0].texts for sample in sorted(corpus.targets)}
+        forget = {sample: corpus.to_forget(sample).texts for sample in sorted(corpus.targets)}
         columns, rows = self.config.columns.value(), corpus.rows
         given = None if rows.boundaries is None else dict(zip(rows.texts, rows.boundaries, strict=True))
         long: LongTexts = "windows" if self.config.rows.long == "windows" else "cut"
@@ -175,7 +175,7 @@ class _Preparation:
         """Rows, reference and 'before' of one model and sample, as soon as what they rest on is there."""
         needs, model = self.needs[name, sample], self.models[name]
         standin = None if built is None else built.result()
-        targets, _ = corpus.sample(sample)
+        targets = corpus.to_forget(sample)
         found = [each[sample] for each in pairs[self._own(model)].result()] if needs.pairs else []
         draws = self._draws(model, corpus, sample) if needs.pairs else None
         own_pairs = found[0] if found and draws is None else None
