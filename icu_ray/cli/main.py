@@ -63,6 +63,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; key=value may also stand behind an option, where argparse no longer expects it."""
     parser = make_parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     arguments, rest = parser.parse_known_args(argv)
     arguments.words = list(sys.argv[1:] if argv is None else argv)  # for the record of what was asked
     if rest and not (hasattr(arguments, "overrides") and all(text[0] != "-" and "=" in text for text in rest)):

@@ -190,14 +190,15 @@ def _compared(corpus: Corpus, columns: Columns, own_columns: bool) -> str:
 
 def _measured(corpus: Corpus, sample: int, texts: Texts, rows: NDArray[np.int64]) -> Pairs:
     """Known pairs of a sample's targets, or of its targets once an epoch."""
-    targets = np.resize(corpus.targets[sample], len(rows))
-    units = texts.units
+    targets: list[int] = np.resize(corpus.targets[sample], len(rows)).tolist()
+    others: list[int] = rows.tolist()
+    ids, units = corpus.rows.ids, texts.units
     return Pairs(
-        tuple(corpus.rows.ids[target] for target in targets),
-        tuple(corpus.rows.ids[row] for row in rows),
+        tuple(ids[target] for target in targets),
+        tuple(ids[row] for row in others),
         rows,
         None,
-        np.array([ngram_overlap(units[a], units[b]) for a, b in zip(targets, rows, strict=True)], dtype=np.float64),
+        np.array([ngram_overlap(units[a], units[b]) for a, b in zip(targets, others, strict=True)], dtype=np.float64),
     )
 
 

@@ -45,7 +45,7 @@ class Packed:
 
     def between(self, first: int, last: int) -> memoryview:
         """The bytes of the strings first..last-1, end to end."""
-        return memoryview(self.data[self.ends[first] : self.ends[last]])
+        return self.data[self.ends[first] : self.ends[last]].data
 
     def release(self) -> None:
         """Gives the file's pages back, which are read again when they are asked for."""

@@ -7,8 +7,10 @@ harness's index, which takes that long once.
 from __future__ import annotations
 
 import functools
+import glob
 import importlib.metadata
 import importlib.util
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 TRUST = "trust_task_code (evaluation.trust_task_code=true, icu-ray evaluate --trust-task-code)"
 """What a user sets to have the code of his own tasks run, as messages say it."""
+_FILES_OF_ROWS = ("json", "csv", "parquet", "arrow", "text")
+"""Readers of `datasets` whose rows lie in files that `data_files` names."""
 OWN_FOLDER = Path(__file__).parent / "tasks"
 HARNESS_FILES: Mapping[str, str] = {
     "hellaswag": "hellaswag/hellaswag.yaml",
@@ -56,6 +60,16 @@ class Definition:
         """Free keys: what the format cannot say of our own tasks."""
         found = self.config.get("metadata")
         return found if isinstance(found, dict) else {}
+
+    def check_files(self) -> None:
+        """UserError for a file of rows on this machine that is not there."""
+        if self.config.get("dataset_path") not in _FILES_OF_ROWS:
+            return
+        asked = (self.config.get("dataset_kwargs") or {}).get("data_files") or ()
+        named = list(asked.values()) if isinstance(asked, dict) else [asked]
+        for file in (file for some in named for file in ([some] if isinstance(some, str) else some)):
+            if "://" not in file and not glob.glob(os.path.expanduser(file)):
+                raise UserError(f"task {self.name}: {self.path}: data_files: {file}: no such file")
 
     @property
     def split(self) -> str:

@@ -76,7 +76,7 @@ def check_names(names: Sequence[str], trust_task_code: bool) -> None:
     known = tuple(task for tasks in SUITES.values() for task in tasks)
     for name in names:
         if name not in known:
-            find_definition(name, known, trust_task_code)
+            find_definition(name, known, trust_task_code).check_files()
 
 
 def open_tasks(names: Sequence[str], options: Options) -> list[TaskSource]:

@@ -157,11 +157,12 @@ def probe_files(
         texts, prompted = read_records(forget, described.form, None, "forget"), described.prompted
     if prompted and el_start is not None:
         tell(f"--el-start {el_start} is for plain texts: EL of rows with prompts begins where the completion does")
+    usual = " (the default)" if el_start is None else ""
     el_start = EL_START if el_start is None else el_start
     width = length if ids is None or tokenizer is not None else ids.shape[1]
     if el_start + ngram > width and not prompted:
         raise UserError(
-            f"--el-start {el_start}: no {ngram}-gram fits between it and the end of rows of {width} tokens; "
+            f"--el-start {el_start}{usual}: no {ngram}-gram fits between it and the end of rows of {width} tokens; "
             f"expected at most {width - ngram}"
         )
     say(f"loading {model_source}")

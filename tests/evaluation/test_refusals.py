@@ -21,7 +21,7 @@ from icu_ray.evaluation.definition import Definition, find_definition
 from icu_ray.evaluation.kinds import harness
 from icu_ray.evaluation.rows.quick_world import QuickWorld, entries_of, kind_of, quick_dialogues, quick_rows
 from icu_ray.evaluation.rows.write_mirror import AUTHORS_FILES, write_mirror
-from icu_ray.evaluation.suites import MEANS, SUITES, Options, open_task, tasks_of, with_means
+from icu_ray.evaluation.suites import MEANS, SUITES, Options, check_names, open_task, tasks_of, with_means
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.storage.store import content_hash
 from tests.support.evaluation_case import rows_of, save_model, write_csv, write_jsonl, write_mirror_rows
@@ -164,6 +164,18 @@ def test_another_task_of_the_harness(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"task piqa: baber/piqa cannot be had from the hub .* --mirror"):
         open_task("piqa", Options())
+
+
+def test_a_file_of_rows_that_is_not_there_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    rows, task = tmp_path / "rows.jsonl", tmp_path / "recall.yaml"
+    task.write_text(
+        f"task: recall\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {rows}}}}}\n"
+        "output_type: multiple_choice\ntest_split: test\ndoc_to_text: a\ndoc_to_choice: [b, c]\ndoc_to_target: b\n"
+    )
+    with pytest.raises(UserError, match=r"task recall: .*recall\.yaml: data_files: .*rows\.jsonl: no such file"):
+        check_names([str(task)], trust_task_code=False)
+    rows.write_text("{}\n")
+    check_names([str(task)], trust_task_code=False)
 
 
 def test_a_mirror_is_written_from_any_dataset_and_read_back(

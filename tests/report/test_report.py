@@ -543,7 +543,7 @@ def test_the_quick_suite_stands_in_columns_of_its_own(tmp_path: Path) -> None:
     assert {"quick_cls", "quick_dia"} <= {column.key for column in report.columns}
     scored = {column.key for column in report.scores[0].columns}
     assert scored == {"el10", "ma", "bert", "entropy", "ppl_heldout"}
-    assert "(4 of the paper's 9 columns)" in report.scores[0].title
+    assert "(4 of the paper's 9 columns, and 1 of ours)" in report.scores[0].title
 
 
 @pytest.mark.usefixtures("no_figures")

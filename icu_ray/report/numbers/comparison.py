@@ -46,7 +46,10 @@ class BlockScores:
             return "no scores"
         count = sum(column.key in COLUMNS for column in self.columns)
         names = ", ".join(column.heading for column in self.columns)
-        return f"partial scores over {names} ({count} of the paper's 9 columns): not comparable with its s_z and s_m"
+        more = "" if count == len(self.columns) else f", and {len(self.columns) - count} of ours"
+        return (
+            f"partial scores over {names} ({count} of the paper's 9 columns{more}): not comparable with its s_z and s_m"
+        )
 
 
 def block_scores(block: Block) -> BlockScores:
