@@ -43,7 +43,12 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--ngram", type=positive, default=10, metavar="N", help="n of EL, in tokens (default: 10)")
     parser.add_argument(
-        "--length", type=positive, default=200, metavar="TOKENS", help="tokens that a text is cut to (default: 200)"
+        "--length",
+        type=positive,
+        default=200,
+        metavar="TOKENS",
+        help="tokens of a row: a longer text is cut, a shorter one stands at its end, so that --el-start counts from "
+        "the row's beginning (default: 200)",
     )
     parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
     add_forms(parser)

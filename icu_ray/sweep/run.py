@@ -173,8 +173,14 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
                     state = "failed"
                 where = _leave(lambda: write_tables(summary), state)
                 _leave(lambda: write_beat(config.storage, config.name, state), state)
-                # Who interrupts wants the end now; 'icu-ray report' can be asked later.
-                reported = "" if state == "interrupted" else _write_report(config)
+                reported = ""
+                if state != "interrupted":
+                    if console.is_terminal:
+                        telling.print("writing the report ...")
+                    try:
+                        reported = _write_report(config)
+                    except KeyboardInterrupt:  # who interrupts wants the end now; 'icu-ray report' can be asked later
+                        state = "interrupted"
                 wait_seconds = INTERRUPTED_SECONDS if state == "interrupted" else FINISH_SECONDS
                 synced = tracker is None or tracker.finish(wait_seconds)
         if trouble:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from icu_ray.config import SweepConfig
 from icu_ray.config.file import resolve_config
 from icu_ray.console.progress import Step
 from icu_ray.evaluation.suites import Options
@@ -25,6 +26,7 @@ from icu_ray.storage.trial_files import TrialPaths, read_documents, read_evaluat
 from icu_ray.sweep import evaluation as sweep_evaluation
 from icu_ray.sweep.evaluation import SweepEvaluation
 from icu_ray.sweep.evaluation_rounds import Claims
+from icu_ray.sweep.run import run_sweep
 from icu_ray.sweep.trial_evaluation import models_of, outstanding
 from tests.support.evaluation_case import save_model, write_mirror_rows
 
@@ -112,6 +114,20 @@ def test_what_is_left_equals_an_evaluation_alone(ray_cluster: None, tmp_path: Pa
     # Nothing is outstanding now; a config that asks for more is.
     assert outstanding(plan) == ()
     assert len(outstanding(ended_sweep(tmp_path, mirror, [*TASKS, "pile_rolling"]))) == 1
+
+
+def test_an_interruption_while_the_report_is_written_says_that_all_is_kept(
+    tmp_path: Path, mirror: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: SweepConfig) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("icu_ray.sweep.run._write_report", interrupted)
+    plan = ended_sweep(tmp_path, mirror, [])
+    untracked = plan.config.tracking.model_copy(update={"enabled": False})
+    assert run_sweep(replace(plan, config=plan.config.model_copy(update={"tracking": untracked}))) == 130
+    assert "Interrupted. What was finished is kept" in capfd.readouterr().out
+    assert (tmp_path / "runs" / "t" / "trials.csv").is_file()
 
 
 def test_a_trial_s_models_are_checked_against_their_record(tmp_path: Path, mirror: Path) -> None:

@@ -20,7 +20,8 @@ MAIN_NOTE = (
 SCORES_NOTE = (
     "Each column is normalised over the population, the methods of one model without the model before unlearning; "
     "columns that should be low are subtracted. Scores compare rows of one population and nothing else. A perplexity "
-    "above 1000 enters as 1000, as in the paper."
+    "above 1000 enters as 1000, as in the paper. The scores know no limit on cost: a model that unlearning has ruined "
+    "may have the best one. Read them beside the perplexity ratio."
 )
 ORDERS_NOTE = (
     "Methods from best to worst by what was measured here and by what the paper prints. Agreeing: pairs of methods in "
