@@ -41,7 +41,9 @@ def find_config(name: str | None) -> Path:
     if shipped.is_file() and given.parent.name in ("", "tune_configs"):
         return shipped
     known = shipped_configs()
+    beside = [str(path) for ending in ("yaml", "yml") for path in given.parent.glob(f"*.{ending}")]
+    near = (did_you_mean(str(given), beside) if given.suffix else "") or did_you_mean(given.stem, known)
     raise UserError(
-        f"config {given}: no such file{did_you_mean(given.stem, known)}; expected a YAML file, or one of the shipped "
+        f"config {given}: no such file{near}; expected a YAML file, or one of the shipped "
         f"configs: {', '.join(known)}"
     )

@@ -174,6 +174,14 @@ def test_paper_grid() -> None:
     assert len(load_config(find_config("table3")).methods[0].grid()) == 10
 
 
+def test_a_config_that_is_not_there_may_be_one_of_another_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").touch()
+    with pytest.raises(UserError, match=r"mine\.yml: no such file \(did you mean '.*mine\.yaml'\?\); expected a YAML"):
+        find_config(str(tmp_path / "mine.yml"))
+    with pytest.raises(UserError, match=r"quikstart: no such file \(did you mean 'quickstart'\?\)"):
+        find_config("quikstart")
+
+
 @pytest.mark.parametrize("fidelity", ["default", "reference", "paper"])
 def test_presets_fill_what_is_not_set(fidelity: str) -> None:
     preset = FIDELITY_PRESETS[fidelity]
