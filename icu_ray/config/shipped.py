@@ -44,6 +44,5 @@ def find_config(name: str | None) -> Path:
     beside = [str(path) for ending in ("yaml", "yml") for path in given.parent.glob(f"*.{ending}")]
     near = (did_you_mean(str(given), beside) if given.suffix else "") or did_you_mean(given.stem, known)
     raise UserError(
-        f"config {given}: no such file{near}; expected a YAML file, or one of the shipped "
-        f"configs: {', '.join(known)}"
+        f"config {given}: no such file{near}; expected a YAML file, or one of the shipped configs: {', '.join(known)}"
     )

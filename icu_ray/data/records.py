@@ -95,6 +95,8 @@ def read_records(
                     f"{key}: {path}: {where}: {what} column '{column}' holds {kind_of(value)}, expected text or number"
                 )
             names[what] = str(value)
+            if not names[what].isascii() and any("\ud800" <= letter <= "\udfff" for letter in names[what]):
+                raise UserError(f"{key}: {path}: {where}: {what} column '{column}' holds half of a surrogate pair")
         name = names.get("id", f"{prefix}-{number}")
         if id_column is not None:
             # A million names take much room, so their hashes say which may stand twice; the file then says where.
@@ -162,8 +164,16 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
         _refuse_overlap(records, name, heldout.take(_alike(heldout_marks, marks)), "data.heldout", str(data.heldout))
         remarks.append(_other_answers(records, near, data))
     own = {sample: _own_pairs(records, data, sample) for sample, records in forget.items()}
-    distinct = _distinct(chain.from_iterable(forget.values()))
-    own_rows = _distinct(chain.from_iterable(own.values()))
+    for sample, pairs in own.items():
+        name, known = data.forget.replace("{sample}", str(sample)), {pair.content: pair for pair in pairs}
+        for record in heldout.take(_alike(heldout_marks, _marks(pairs))) if pairs else ():
+            if (pair := known.get(record.content)) is not None:
+                raise UserError(
+                    f"data.pair_column: {name}: {pair.where}: the pair in column '{data.pair_column}' is the held-out "
+                    f"text '{record.id}' ({record.where}) too, and would be trained on; give another text"
+                )
+    distinct = _distinct(chain.from_iterable(forget.values()), f"data.forget: {data.forget}")
+    own_rows = _distinct(chain.from_iterable(own.values()), f"data.pair_column: {data.forget}")
     taken = distinct.keys() & own_rows.keys() or (own_rows and own_rows.keys() & set(pool.texts["id"]))
     for name in sorted(taken)[:1]:
         raise UserError(
@@ -202,13 +212,13 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
     )
 
 
-def _distinct(records: Iterable[Record]) -> dict[str, Record]:
+def _distinct(records: Iterable[Record], where: str) -> dict[str, Record]:
     """By id; UserError where one names two texts."""
     found: dict[str, Record] = {}
     for record in records:
         known = found.setdefault(record.id, record)
         if known.bytes != record.bytes:
-            raise UserError(f"data.id_column: id '{record.id}' names two different texts of the forget and pool files")
+            raise UserError(f"{where}: id '{record.id}' names two different texts")
     return found
 
 

@@ -23,9 +23,11 @@ def total_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int = 16) -> 
     """
     nll, count = 0.0, 0
     positions, scored = rows.position_ids, rows.measured_labels
-    # Left out are pads that all rows of a batch have, but one: tokens.alignment=reference scores a first token too.
-    # Where pads are positions like any other none may be missing.
-    pads = np.maximum(rows.mask.argmax(axis=1) - 1, 0) if rows.positions == "real" else np.zeros(len(rows), np.int64)
+    # Left out are pads that all rows of a batch have, but where they are positions like any other, or where the first
+    # token is scored (tokens.alignment=reference): what a model makes of a pad depends on all columns.
+    pads = rows.mask.argmax(axis=1)
+    if rows.positions != "real" or bool((scored[np.arange(len(rows)), pads] != IGNORED_LABEL).any()):
+        pads = np.zeros(len(rows), dtype=np.int64)
     order = np.argsort(pads, kind="stable")
     was_training = model.training
     model.train(False)

@@ -242,24 +242,22 @@ def build_reference(
 
 
 def _hidden_batches(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Iterator[Tensor]:
-    """(b, L, H) last hidden states of successive rows, on the model's device; 0 at pads that all of them have.
+    """(b, L, H) last hidden states of successive rows, on the model's device.
 
-    One pad before the longest is read, for under tokens.alignment=reference a first token is scored too.
+    Whole rows are read, pads too: some are scored (loss.kl_positions=padded, tokens.alignment=reference), and a batch
+    as wide as its longest row would round differently beside other rows.
     """
     ids, mask, positions = _inputs(rows)
     device = output_head(model)[0].device
     for low in range(0, len(ids), batch_size):
         told("reference", low / len(ids))
         part = slice(low, low + batch_size)
-        # Where pads are positions like any other none may be missing.
-        pads = 0 if positions is None else max(int(mask[part].amax(0).argmax()) - 1, 0)
-        states = last_hidden(
+        yield last_hidden(
             model,
-            ids[part, pads:].to(device),
-            mask[part, pads:].to(device),
-            None if positions is None else positions[part, pads:].to(device),
+            ids[part].to(device),
+            mask[part].to(device),
+            None if positions is None else positions[part].to(device),
         )
-        yield functional.pad(states, (0, 0, pads, 0))
 
 
 def _token_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Tensor:

@@ -22,6 +22,8 @@ _STANDIN_HIDDEN = {"small": 128, "medium": 160, "large": 256}
 
 def drawn_pairs_said(config: SweepConfig, data: DataCheck) -> tuple[str, ...]:
     """A sentence for each model whose trials need the original model on drawn pairs (equation 4); () for none."""
+    if any(sample.pool == 0 for sample in data.samples.values()):
+        return ()  # which is refused
     return tuple(_said(model, config, data) for model in config.models if _needs_original(model, config))
 
 

@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from icu_ray.config import ModelConfig
 from icu_ray.console.progress import Step
-from icu_ray.data.chosen_pairs import chosen_pairs
+from icu_ray.data.chosen_pairs import chosen_pairs, pairs_fingerprint
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.pair_draws import PairDraws, pair_draws
 from icu_ray.data.sources import counts_own_tokens, load_corpus
+from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
 from icu_ray.sweep.prepare_tasks import PreparationTasks, artefacts_task, pairs_task, standin_task
@@ -139,7 +140,12 @@ class _Preparation:
     def _chosen(self, corpus: Corpus, samples: Sequence[int]) -> list[dict[int, NDArray[np.int64]] | None]:
         """Pairs that need not be sought, those of each seed where they are drawn; [None] where they are sought."""
         if self.config.pairs.by != "random":
-            return [chosen_pairs(self.config, corpus.rows.ids, corpus.targets, corpus.pools)]
+            chosen = chosen_pairs(self.config, corpus.rows.ids, corpus.targets, corpus.pools)
+            planned = {} if self.plan.data is None else self.plan.data.samples
+            for sample, counts in planned.items() if chosen is not None else ():
+                if counts.pairs and counts.pairs != pairs_fingerprint(corpus.rows.ids, chosen[sample]):
+                    raise UserError(f"pairs.file: {self.config.pairs.file}: has changed since the sweep was planned")
+            return [chosen]
         longest = max(self.models.values(), key=lambda model: model.max_epochs or self.config.stop.max_epochs)
         draws = {sample: self._draws(longest, corpus, sample) for sample in samples}
         return [

@@ -24,6 +24,7 @@ from icu_ray.data.pair_draws import PairDraws, draw_pairs, draw_targets
 from icu_ray.data.pairing import find_pairs, ngram_overlap
 from icu_ray.data.sources import check_data, load_corpus
 from icu_ray.errors import UserError
+from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.store import Store
 
 SMALL_INTS = st.integers(1, 40)
@@ -133,6 +134,37 @@ def test_a_column_holds_the_text_of_each_pair(tmp_path: Path) -> None:
         bad = lines(tmp_path / "bad.jsonl", [{"text": "a b", "other": cell}])
         with pytest.raises(UserError, match=f"line 1: column 'other' {found}"):
             check_data(config("given", forget=bad, pair_column="other"))
+
+
+def test_a_pair_of_a_column_is_no_heldout_text(tmp_path: Path) -> None:
+    forget = lines(tmp_path / "f.jsonl", [{"text": "a b", "other": "keep  9"}])
+    pool = lines(tmp_path / "p.jsonl", [{"text": f"keep {row}"} for row in range(10)])
+    asked = config("given", forget=forget, pair_column="other", pool=pool, heldout_rows=1)
+    with pytest.raises(
+        UserError, match=r"line 1: the pair in column 'other' is the held-out text 'pool-10' \(line 10\)"
+    ):
+        check_data(asked)
+    heldout = lines(tmp_path / "h.jsonl", [{"text": "keep 9"}])
+    with pytest.raises(UserError, match=r"is the held-out text 'heldout-1'"):
+        check_data(config("given", forget=forget, pair_column="other", heldout=heldout))
+
+
+def test_one_id_with_two_pairs_is_named(tmp_path: Path) -> None:
+    for sample in (0, 1):
+        lines(tmp_path / f"f{sample}.jsonl", [{"id": 5, "text": "a b", "other": f"c {sample}"}])
+    asked = config("given", forget=str(tmp_path / "f{sample}.jsonl"), pair_column="other", id_column="id")
+    with pytest.raises(
+        UserError, match=r"data\.pair_column: .*f\{sample\}\.jsonl: id '5:pair' names two different texts"
+    ):
+        check_data(asked.model_copy(update={"samples": (0, 1)}))
+
+
+def test_nothing_to_draw_from_is_refused(tmp_path: Path) -> None:
+    forget = lines(tmp_path / "f.jsonl", [{"text": "a b"}])
+    tree = {"name": "t", "storage": str(tmp_path), "models": [{"name": "m", "standin": {}}], "pairs": {"by": "random"}}
+    tree |= {"data": {"source": "records", "forget": forget}, "filter": {"encoder": "bundled", "encoder_layer": 6}}
+    with pytest.raises(UserError, match=r"data\.pool: methods icu pair each target with a row of the pool"):
+        plan_sweep(resolve_config(tree, "t"))
 
 
 def test_beside_a_prompt_the_column_holds_another_completion(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "half a character": ("f.jsonl", b'{"text": "a\\ud83d"}\n', {}, "line 1: .* half a character"),
     "no rows": ("f.jsonl", b"\n\n", {}, "holds no rows"),
     "bad bytes": ("f.jsonl", b'{"text": "\xff"}\n', {}, "line 1: no JSON object"),
+    "broken id": ("f.jsonl", b'{"text":"a","i":"x\\ud800"}\n', {"id_column": "i"}, "holds half of a surrogate"),
     "same id": ("f.jsonl", b'{"text":"a","i":1}\n{"text":"b","i":1}\n', {"id_column": "i"}, "id '1' stands twice"),
     "no id": ("f.jsonl", b'{"text":"a","i":null}\n', {"id_column": "i"}, "line 1: id column 'i' holds nothing"),
     "csv column": ("f.csv", b"id,txt\n1,a\n", {}, "no column 'text' .did you mean 'txt'.*found id, txt"),

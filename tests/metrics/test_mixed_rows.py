@@ -20,7 +20,7 @@ from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.data.padding import left_pad
 from icu_ray.metrics.perplexity import total_nll
 from icu_ray.metrics.probe import probe
-from icu_ray.models.reference import build_reference
+from icu_ray.models.reference import Cache, build_reference
 from icu_ray.training.validation import Measure, _generate
 from tests.methods.test_padding import model_of
 from tests.metrics.test_prefixed import other_model
@@ -192,14 +192,29 @@ def test_pads_that_all_rows_have_are_not_read() -> None:
     widths: list[int] = []
     handle = model.transformer.wte.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
     try:
-        narrow, wide = (
-            (total_nll(model, rows), build_reference(model, rows).hidden)
-            for rows in (rows_of(short, length=10), rows_of(short))
-        )
+        narrow, wide = (total_nll(model, rows) for rows in (rows_of(short, length=10), rows_of(short)))
     finally:
         handle.remove()
     assert max(width for width in widths if width > 4) <= 10
-    assert wide[0] == pytest.approx(narrow[0], rel=1e-6)
-    assert wide[1] is not None and narrow[1] is not None
-    mask = torch.from_numpy(rows_of(short, length=10).mask)
-    torch.testing.assert_close(wide[1][:, -10:][mask], narrow[1][mask])
+    assert wide == pytest.approx(narrow, rel=1e-6)
+
+
+@pytest.mark.parametrize("cache", ["hidden", "probs"])
+def test_the_reference_at_pads_is_that_of_the_whole_row_whatever_stands_beside_it(cache: Cache) -> None:
+    """loss.kl_positions=padded counts the divergence there too."""
+    model, texts = taught("gpt_neo", 0)
+    rows = rows_of([(tokens[:9], given) for tokens, given in texts if given < 8])
+    kept = build_reference(model, rows, cache).batch(range(len(rows)))
+    position_ids = rows.position_ids
+    assert position_ids is not None
+    for row in range(len(rows)):
+        with torch.no_grad():
+            states = model.transformer(
+                input_ids=torch.from_numpy(rows.input_ids[[row]]),
+                attention_mask=torch.from_numpy(rows.mask[[row]].astype(np.int64)),
+                position_ids=torch.from_numpy(position_ids[[row]]),
+            ).last_hidden_state
+            expected = states if cache == "hidden" else model.lm_head(states).softmax(-1)
+        found = kept.hidden if cache == "hidden" else kept.probs
+        assert found is not None
+        torch.testing.assert_close(found[[row]], expected, rtol=1e-4, atol=1e-5)
