@@ -52,7 +52,8 @@ class PairsConfig(Section):
     encoder: Place = "sentence-transformers/all-MiniLM-L6-v2"
     """With nearest: hub id, folder, or 'bundled' for the copy of all-MiniLM-L6-v2 that is installed as a package."""
     max_ngram_overlap: Fraction | None = None
-    """Refuse neighbours sharing more than this fraction of the target's 10-grams (None: keep all, as the authors)."""
+    """Refuse neighbours sharing more than this fraction of the target's 10-grams (None: keep all, as the authors). For
+    your own texts 0.1 with `candidates: 50` is better: docs/method.md has what was measured."""
     candidates: Annotated[int, Field(ge=1, le=1000)] = 10
     """Nearest neighbours looked at for each target; the best that is allowed is taken."""
     index: Literal["exact", "approximate"] = "exact"
