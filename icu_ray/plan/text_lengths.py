@@ -62,7 +62,8 @@ def check_texts(config: SweepConfig, corpus: Corpus | None) -> tuple[str, ...]:
             continue
         told = model.revision, model.trust_remote_code
         for rows in filter(None, (corpus.rows, corpus.heldout) if data.prompted else ()):
-            some = rows.select(counted := _longest_prompts(corpus, rows))
+            always = np.concatenate(list(corpus.targets.values())) if rows is corpus.rows else ()
+            some = rows.select(counted := longest_prompts(rows, always))
             for name, given in zip(some.ids, lengths_in(model.source, some, *told).given or (), strict=True):
                 refuse_full_prompt(name, given, config.columns.length)
             if len(counted) < len(rows):
@@ -82,13 +83,12 @@ def check_texts(config: SweepConfig, corpus: Corpus | None) -> tuple[str, ...]:
     return tuple(filter(None, remarks))
 
 
-def _longest_prompts(corpus: Corpus, rows: Examples) -> NDArray[np.int64]:
-    """Which rows are counted in tokens: all targets, and of the others the COUNTED whose prompts have most letters."""
+def longest_prompts(rows: Examples, always: Sequence[int] | NDArray[np.int64] = ()) -> NDArray[np.int64]:
+    """Which rows with prompts are counted in tokens: `always` these, of the others the COUNTED with most letters."""
     assert rows.boundaries is not None
     letters = np.array(rows.boundaries, dtype=np.int64)
-    if rows is corpus.rows:
-        letters[np.concatenate(list(corpus.targets.values()))] = np.iinfo(np.int64).max
-    most = COUNTED + int((letters == np.iinfo(np.int64).max).sum())
+    letters[np.asarray(always, dtype=np.int64)] = (first := np.iinfo(np.int64).max)
+    most = COUNTED + int((letters == first).sum())
     return np.sort(np.argsort(-letters, kind="stable")[:most])
 
 

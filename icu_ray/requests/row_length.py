@@ -14,7 +14,7 @@ from icu_ray.config import Columns, ElConfig
 from icu_ray.config.file import load_data
 from icu_ray.data.long_texts import MOST
 from icu_ray.data.records import examples_of, read_records
-from icu_ray.plan.text_lengths import Lengths, lengths_in
+from icu_ray.plan.text_lengths import Lengths, lengths_in, longest_prompts
 
 
 def columns_for(tree: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
@@ -29,6 +29,8 @@ def columns_for(tree: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
 
     def measured(file: str, key: str) -> Lengths:
         rows = examples_of(read_records(Path(file), data.form, data.id_column, f"data.{key}", key))
+        if key != "forget" and data.prompted:
+            rows = rows.select(longest_prompts(rows))
         return lengths_in(told[0], rows, *told[1:])
 
     found = measured(data.forget, "forget")

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from icu_ray.cli.main import main
+from icu_ray.data import tokens
+from icu_ray.data.examples import Examples
 from icu_ray.requests.subjects import by_subject, subjects_json
 from icu_ray.requests.unlearn import unlearn_config
 from icu_ray.storage.verdict import TextVerdict
@@ -81,6 +83,36 @@ def test_the_plan_says_what_was_taken(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "'question' is given and 'answer' follows, one after the other" in said.err
     (remark,) = json.loads(said.out)["remarks"]
     assert "1 prompt of" in remark and "'forget-1' (line 1) and 'pool-5' (line 5)" in remark
+
+
+def test_of_a_large_pool_the_longest_prompts_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    whole = tokens.row_lengths
+
+    def watched(examples: Examples, tokenizer: Any) -> Any:
+        counted.append(len(examples))
+        return whole(examples, tokenizer)
+
+    monkeypatch.setattr(tokens, "row_lengths", watched)
+    monkeypatch.setattr("icu_ray.plan.text_lengths.COUNTED", 2)
+    kept = [{"question": words(*range(20, 20 + n)), "answer": words(40)} for n in (3, 9, 1, 6, 2)]
+    files = ["--forget", write(tmp_path / "f.jsonl", ROWS), "--retain", write(tmp_path / "k.jsonl", kept)]
+    asked = ["unlearn", "--model", model(tmp_path / "m"), *files, "--out", str(tmp_path / "out"), "el.ngram=2"]
+    options = ["--template", "plain", "filter.encoder=bundled", "filter.encoder_layer=1", "--dry-run", "--json"]
+    assert main([*asked, *options]) == 0
+    said = json.loads(capsys.readouterr().out)
+    (remark,) = said["remarks"]
+    assert "k.jsonl: the 2 rows with the longest prompts were counted in tokens of m, and fit" in remark
+    # For the length of the rows: both files; for the plan: the two targets and two of the pool, and the targets.
+    assert counted == [2, 2, 4, 2]
+    # The longest prompt of all has 9 tokens and needs two more behind it: the rows are as long as without the bound.
+    monkeypatch.setattr("icu_ray.plan.text_lengths.COUNTED", 10_000)
+    assert main([*asked, *options]) == 0
+    assert [trial["trial_id"] for trial in json.loads(capsys.readouterr().out)["trials"]] == [
+        trial["trial_id"] for trial in said["trials"]
+    ]
 
 
 LONG = words(*range(2, 17))
