@@ -158,6 +158,23 @@ def test_a_terminal_shows_open_steps_with_their_time_left(tmp_path: Path, now: l
     assert lines()[1].rstrip().endswith("searching")
 
 
+def test_no_time_is_left_once_all_trials_have_ended(tmp_path: Path, now: list[float]) -> None:
+    """What is still evaluated then has lines of its own."""
+    view, _ = view_of(tmp_path, terminal=True)
+    trials = list(view._trials)
+    said = []
+    for trial in trials:
+        view.started(trial)
+        now[0] += 10
+        view.ended(trial, "finished", "")
+        with view.console.capture() as captured:
+            view.console.print(view._render())
+        said.append(captured.get().splitlines()[-1].strip())
+    many = len(trials)
+    assert said[0] == f"1/{many} trials done, 10 s so far, about {progress.duration(10 * (many - 1))} left"
+    assert said[-1].startswith(f"{many}/{many} trials done") and "left" not in said[-1]
+
+
 @pytest.mark.slow
 def test_a_command_shows_a_bar_on_a_terminal_alone(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model")

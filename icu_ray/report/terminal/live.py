@@ -230,12 +230,11 @@ class LiveView:
         return Group(*parts)
 
     def _time_left(self) -> float | None:
-        """From the pace of the trials that ended since this driver started."""
-        ended = len(self._done) - self._already
-        if self._trials_began is None or ended < 1:
+        """From the pace of the trials that ended since this driver started; None, too, once only evaluation is left."""
+        ended, waiting = len(self._done) - self._already, self._total() - len(self._done)
+        if self._trials_began is None or ended < 1 or not waiting:
             return None
-        pace = (time.monotonic() - self._trials_began) / ended
-        return pace * (self._total() - len(self._done))
+        return waiting * (time.monotonic() - self._trials_began) / ended
 
 
 def outcome_of(plan: Plan, trial_id: str) -> tuple[str, str] | None:
