@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from icu_ray.config import RecordsData
+from icu_ray.data.hub_cards import CARDS, card_configurations, outside, stays_inside
 from icu_ray.errors import UserError, did_you_mean, explained
 from icu_ray.storage.store import CACHE_VARIABLE
 
@@ -30,8 +31,6 @@ PREFIX = "hub:"
 EXPECTED = "hub:OWNER/NAME@REVISION#CONFIGURATION:SPLIT, of which all after NAME may be left out"
 _TABLES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
-_CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
-"""Files in which a data set describes itself."""
 _LISTED = 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PART = r"(?:#(?P<configuration>[^:#/\s]*)(?::(?P<split>\w[\w.-]*))?)?"
@@ -135,7 +134,7 @@ def _table(data: HubData, key: str, state: tuple[tuple[str, int, int], ...]) -> 
     commit = _commit(data.name, data.revision, key)
     names = _names(data.name, commit, named)
     _refuse_script(names, data.name.rpartition("/")[2], named)
-    return _read(_skeleton(data.name, commit, names), data, named, commit)
+    return _read(_skeleton(data.name, commit, names), data, named, commit, names)
 
 
 def _refuse_script(names: Iterable[str], repository: str, named: str) -> None:
@@ -146,22 +145,28 @@ def _refuse_script(names: Iterable[str], repository: str, named: str) -> None:
         )
 
 
-def _read(folder: Path, data: HubData, named: str, commit: str | None) -> Any:
+def _read(folder: Path, data: HubData, named: str, commit: str | None, names: Iterable[str] = ()) -> Any:
     import datasets
 
     with explained(named), _quietly():
+        card_configurations(folder, named)
         known = datasets.get_dataset_config_names(str(folder))
         usual = datasets.get_dataset_default_config_name(str(folder))
         configuration = _chosen(data.configuration, known, usual, "configuration", named)
         builder = datasets.load_dataset_builder(str(folder), configuration)
         files = {str(split): [Path(file) for file in found] for split, found in builder.config.data_files.items()}
         split = _chosen(data.split, list(files), next(iter(files)) if len(files) == 1 else None, "split", named)
-        needed = [file for found in files.values() for file in found]
-        for file in needed:
-            if _ending(file.name) not in _TABLES:
+        root, needed = folder.resolve(), []
+        for file in (file for found in files.values() for file in found):
+            plain = Path(os.path.normpath(file))
+            name = plain.relative_to(root).as_posix() if plain.is_relative_to(root) else ""
+            if not name or (commit is not None and name not in names):
+                raise outside(str(file), named)
+            if _ending(name) not in _TABLES:
                 raise UserError(f"{named}: holds {file.name}; expected files of rows: {', '.join(_TABLES)}")
+            needed.append(name)
         if commit is not None:
-            _fetch(data.name, commit, folder, [file.relative_to(folder).as_posix() for file in needed], named)
+            _fetch(data.name, commit, folder, needed, named)
         # `datasets` takes two folders of one name, with equal cards, for the same data set.
         place = tempfile.mkdtemp(dir=_arrow_folder().name) if commit is None else str(_kept(commit) / ".arrow")
         try:
@@ -195,10 +200,9 @@ def _names(name: str, commit: str, named: str) -> list[str]:
         try:
             tree = get_cached_repo_tree(name, repo_type="dataset", revision=commit)
         except CachedRepoTreeNotFoundError:
-            snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=list(_CARDS))
+            snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=list(CARDS))
             tree = get_cached_repo_tree(name, repo_type="dataset", revision=commit)
-    paths = [PurePosixPath(file.path) for file in tree]
-    return [str(path) for path in paths if not path.is_absolute() and ".." not in path.parts]
+    return [str(PurePosixPath(file.path)) for file in tree if stays_inside(file.path)]
 
 
 def _skeleton(name: str, commit: str, names: Iterable[str]) -> Path:
@@ -207,10 +211,10 @@ def _skeleton(name: str, commit: str, names: Iterable[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for file in names:
         place = folder / file
-        if _ending(file) in _TABLES and file not in _CARDS and not os.path.lexists(place):
+        if _ending(file) in _TABLES and file not in CARDS and not os.path.lexists(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             place.touch()
-    _fetch(name, commit, folder, [file for file in _CARDS if file in set(names)], f"{PREFIX}{name}@{commit}")
+    _fetch(name, commit, folder, [file for file in CARDS if file in set(names)], f"{PREFIX}{name}@{commit}")
     return folder
 
 
@@ -226,6 +230,8 @@ def _fetch(name: str, commit: str, folder: Path, files: list[str], named: str) -
 
     if not files:
         return
+    if wrong := [file for file in files if not stays_inside(file)]:
+        raise ValueError(f"{named}: {wrong[0]} lies outside of the folder whose files are replaced")
     patterns = [glob.escape(file) for file in files]
     with _hub_told(named):
         snapshot = Path(snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=patterns))

@@ -157,6 +157,42 @@ def test_a_folder_of_a_data_set_is_what_its_rows_are_as_a_file(folder: Path, tmp
         read_records(Path("hub:./nowhere"), RowForm(), None, "data.forget")
 
 
+def test_a_card_names_only_files_of_its_own_data_set(folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "forget.jsonl"
+    lines(tmp_path, {"forget.jsonl": [question(1)]})
+    before = mine.read_text()
+    up = "../../../../../.."  # from where the names of a repository's files are kept
+    wrong = {
+        "up": f"data_files: {up}/forget.jsonl",
+        "glob": f"data_files: ['{up}/*.jsonl']",
+        "dir": f"data_dir: {up}",
+        "absolute": f"data_files: [{{split: train, path: ['{mine}']}}]",
+        "file": f"data_files: file:{mine}",
+    }
+    with hub({f"org/{name}": tmp_path / "served" / name for name in [*wrong, "url", "alone"]}) as running:
+        wrong["url"] = f"data_files: {running.url}/x.jsonl"
+        wrong["alone"] = wrong["up"]
+        for name, said in wrong.items():
+            lines(tmp_path / "served" / name, {"train.jsonl": [question(2)]})
+            configs = f"configs:\n- config_name: default\n  {said}\n"
+            card = ".huggingface.yaml" if name == "alone" else "README.md"
+            text = configs if name == "alone" else f"---\n{configs}---\n"
+            (tmp_path / "served" / name / card).write_text(text)
+        names = [f"hub:org/{name}" for name in wrong] + [f"hub:{tmp_path}/served/{name}" for name in wrong]
+        found = ask(tmp_path / "cache", running.url, *names)
+        assert [said for said in found if "its card names files outside of it: '" not in str(said)] == []
+        assert not any("\n" in str(said) for said in found)
+        assert set(running.loaded) == {"README.md", ".huggingface.yaml"}
+        assert not any("x.jsonl" in line for line in running.asked)
+    assert not mine.is_symlink() and mine.read_text() == before
+    # A folder may be named by a link to it.
+    (tmp_path / "link").symlink_to(folder)
+    records = read_records(
+        Path(f"hub:{tmp_path}/link#full"), RowForm(prompt="question", completion="answer"), None, "data.forget"
+    )
+    assert len(records) == 9
+
+
 @pytest.mark.parametrize(
     "name",
     [
