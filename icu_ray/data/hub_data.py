@@ -17,7 +17,7 @@ import glob
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -211,9 +211,12 @@ def _skeleton(name: str, commit: str, names: Iterable[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for file in names:
         place = folder / file
-        if _ending(file) in _TABLES and file not in CARDS and not os.path.lexists(place):
+        if _ending(file) in _TABLES and file not in CARDS and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
+            if place.is_symlink():  # into a cache that is gone
+                _put(place, Path.touch)
+            else:
+                place.touch()
     _fetch(name, commit, folder, [file for file in CARDS if file in set(names)], f"{PREFIX}{name}@{commit}")
     return folder
 
@@ -239,11 +242,15 @@ def _fetch(name: str, commit: str, folder: Path, files: list[str], named: str) -
         place, real = folder / file, (snapshot / file).resolve()
         if place.is_symlink() and place.resolve() == real:
             continue
-        # Another process may do the same at this moment.
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            link = Path(beside) / "link"
-            link.symlink_to(real)
-            os.replace(link, place)
+        _put(place, functools.partial(Path.symlink_to, target=real))
+
+
+def _put(place: Path, make: Callable[[Path], None]) -> None:
+    """Another process may do the same at this moment."""
+    with tempfile.TemporaryDirectory(dir=place.parent) as beside:
+        made = Path(beside) / "made"
+        make(made)
+        os.replace(made, place)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -118,6 +119,14 @@ def test_a_data_set_of_a_hub(served: Hub, folder: Path, tmp_path: Path) -> None:
     older, newer = ask(tmp_path / "b", served.url, f"hub:{QA}@{commit}#forget01:train", f"hub:{QA}#forget01:train")
     assert older == train
     assert newer == (f"hub:{QA}@{served.sha(QA)}#forget01:train", [four[0].replace("0", "7"), *four[2:]])
+
+
+def test_what_is_read_again_after_the_hubs_cache_is_gone(served: Hub, tmp_path: Path) -> None:
+    name = f"hub:{QA}@{served.sha(QA)}#forget01:train"
+    first = ask(tmp_path / "cache", served.url, name)
+    for lost in ("hub", "datasets", "xet"):
+        shutil.rmtree(tmp_path / "cache" / lost, ignore_errors=True)
+    assert ask(tmp_path / "cache", served.url, name) == first == [(name, first[0][1])]
 
 
 def test_what_a_hub_does_not_have_is_said_in_a_line(served: Hub, tmp_path: Path) -> None:
