@@ -156,8 +156,8 @@ class RecordsData(Section):
     forget: Place
     """File of the texts to forget; may contain {sample}. Or a data set of the hub, such as
     hub:locuslab/TOFU@main#forget01:train: its id, revision, configuration and split. All after the id may be left out
-    where nothing is to choose. A branch is read at the commit that this machine first knew it by, and code in a data
-    set is never run. A folder that is laid out like a data set is hub:./FOLDER."""
+    where nothing is to choose. A branch is read at the commit at which the hub client's cache has it, else at the hub's
+    newest, and code in a data set is never run. A folder that is laid out like a data set is hub:./FOLDER."""
     pool: Place | None = None
     """File of the remaining texts, or a data set as for `forget`, from which pairs are drawn; may be left out for
     methods without pairs."""

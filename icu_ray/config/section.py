@@ -17,7 +17,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""
 Setting = Annotated[float, Field(allow_inf_nan=False)] | Annotated[int, Field(gt=-(2**63), lt=2**63)] | str | bool
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-Place = Annotated[str, AfterValidator(os.path.expanduser)]
+
+
+def _expanded(name: str) -> str:
+    kind = "hub:" if name.startswith("hub:~") else ""  # a data set's folder
+    return kind + os.path.expanduser(name.removeprefix(kind))
+
+
+Place = Annotated[str, AfterValidator(_expanded)]
 """A file or folder (or hub id, or URL). Its ~ is expanded here and nowhere else, so that all mean the same place."""
 
 

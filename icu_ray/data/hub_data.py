@@ -1,12 +1,14 @@
 """Data sets of the hub, or in a folder that is laid out like one: `hub:OWNER/NAME@REVISION#CONFIGURATION:SPLIT`.
 
     name = pinned("hub:locuslab/TOFU#forget01", "data.forget")     # 'hub:locuslab/TOFU@324592d8…#forget01'
-    names, rows = hub_rows(name, "data.forget")                    # each row: {column: value}
+    files = hub_files(name, "data.forget")                         # for data/table_files.py
+    names, rows = hub_rows(name, "data.forget")                    # without files; each row: {column: value}
 
-A branch is read at the commit that this machine first knew it by. What is read are tables of the repository, as the
-library `datasets` finds them (its card says which configuration has which files); code in it is never run. Only the
-files of one configuration are downloaded, into the hub client's own cache, and from there they are read without a
-network. A folder beside that cache holds the repository's file names, so that `datasets` sees all of it.
+A branch is read at the commit at which the hub client's cache has it, else at the hub's newest. What is read are tables
+of the repository, as the library `datasets` finds them (its card says which configuration has which files); code in it
+is never run. Only the files of one configuration are downloaded, into the hub client's own cache, and from there they
+are read without a network. A folder beside that cache holds the repository's file names, so that `datasets` sees all
+of it.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import glob
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from icu_ray.config import RecordsData
+from icu_ray.data.hub_cards import CARDS, card_configurations, outside, stays_inside
 from icu_ray.errors import UserError, did_you_mean, explained
 from icu_ray.storage.store import CACHE_VARIABLE
 
@@ -30,13 +33,17 @@ PREFIX = "hub:"
 EXPECTED = "hub:OWNER/NAME@REVISION#CONFIGURATION:SPLIT, of which all after NAME may be left out"
 _TABLES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
-_CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
-"""Files in which a data set describes itself."""
+OWN_READERS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
+"""Files that are read as those of a user. `datasets`, which reads the others, guesses at types: '007' becomes 7."""
+_SAID = {"config_name", "data_files", "data_dir", "default", "description", "version", "features", "sep", "delimiter"}
+"""Of a configuration. Whatever else its card says is how `datasets` is to read its files, which is then left to it."""
 _LISTED = 20
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _PART = r"(?:#(?P<configuration>[^:#/\s]*)(?::(?P<split>\w[\w.-]*))?)?"
 _FOLDER = re.compile(rf"hub:(?P<name>(?:~|\.{{0,2}}/|\.{{1,2}}$)[^#]*){_PART}")
 _ID = re.compile(rf"hub:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?{_PART}")
+
+Files = tuple[tuple[str, Path], ...]
+"""Their names in a data set, and where they are."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,23 @@ def parsed(name: str, key: str) -> HubData:
     if found := _FOLDER.fullmatch(name):
         return HubData(found["name"], None, found["configuration"] or None, found["split"], True)
     found = _ID.fullmatch(name)
-    if found is None:
-        raise UserError(f"{key}: {name}: expected {EXPECTED}, or hub:./FOLDER#CONFIGURATION:SPLIT")
+    if found is None or not _is_id(found["name"]):
+        raise UserError(
+            f"{key}: {name}: expected {EXPECTED}, or hub:./FOLDER#CONFIGURATION:SPLIT; OWNER and NAME are of letters, "
+            "digits, - _ and ., without -- or .., and do not begin or end with - or . nor end with .git"
+        )
     return HubData(found["name"], found["revision"], found["configuration"] or None, found["split"], False)
+
+
+def _is_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def pinned(name: str, key: str) -> str:
@@ -88,10 +109,16 @@ def pinned_data(data: RecordsData) -> RecordsData:
     return data.model_copy(update=found) if found else data
 
 
+def hub_files(name: str, key: str) -> Files:
+    """The files of its rows, in their order; none where `hub_rows` is to read them. UserError as there."""
+    data = parsed(name, key)
+    return _found(data, key, _state(data))[0]
+
+
 def hub_rows(name: str, key: str, columns: Iterable[str] | None = None) -> tuple[list[str], Iterator[dict[str, Any]]]:
     """The names of its columns, and its rows (of these columns alone). UserError where it cannot be had or read."""
     data = parsed(name, key)
-    table = _table(data, key, _state(data))
+    table = _found(data, key, _state(data))[1]
     if columns is not None:
         wanted = list(dict.fromkeys(columns))
         for column in wanted:
@@ -123,19 +150,22 @@ def _state(data: HubData) -> tuple[tuple[str, int, int], ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def _table(data: HubData, key: str, state: tuple[tuple[str, int, int], ...]) -> Any:
-    """The data set in Arrow files that are mapped into memory; a plan asks for it several times."""
+def _found(data: HubData, key: str, state: tuple[tuple[str, int, int], ...]) -> tuple[Files, Any]:
+    """Its files, or none and what `datasets` made of them: Arrow files that are mapped into memory.
+
+    A plan asks for it several times.
+    """
     named = f"{key}: {data}"
     if data.local:
         folder = Path(data.name).expanduser().absolute()
         if not folder.is_dir():
             raise UserError(f"{named}: no such folder")
         _refuse_script([path.name for path in folder.iterdir()], folder.name, named)
-        return _read(folder, data, named, None)
+        return _read(folder.resolve(), data, named, None)
     commit = _commit(data.name, data.revision, key)
     names = _names(data.name, commit, named)
     _refuse_script(names, data.name.rpartition("/")[2], named)
-    return _read(_skeleton(data.name, commit, names), data, named, commit)
+    return _read(_skeleton(data.name, commit, names), data, named, commit, names)
 
 
 def _refuse_script(names: Iterable[str], repository: str, named: str) -> None:
@@ -146,26 +176,36 @@ def _refuse_script(names: Iterable[str], repository: str, named: str) -> None:
         )
 
 
-def _read(folder: Path, data: HubData, named: str, commit: str | None) -> Any:
+def _read(folder: Path, data: HubData, named: str, commit: str | None, names: Iterable[str] = ()) -> tuple[Files, Any]:
     import datasets
 
     with explained(named), _quietly():
+        described = card_configurations(folder, named)
         known = datasets.get_dataset_config_names(str(folder))
         usual = datasets.get_dataset_default_config_name(str(folder))
         configuration = _chosen(data.configuration, known, usual, "configuration", named)
         builder = datasets.load_dataset_builder(str(folder), configuration)
         files = {str(split): [Path(file) for file in found] for split, found in builder.config.data_files.items()}
         split = _chosen(data.split, list(files), next(iter(files)) if len(files) == 1 else None, "split", named)
-        needed = [file for found in files.values() for file in found]
-        for file in needed:
-            if _ending(file.name) not in _TABLES:
+        places: dict[Path, str] = {}
+        for file in (file for found in files.values() for file in found):
+            plain = Path(os.path.normpath(file))
+            name = plain.relative_to(folder).as_posix() if plain.is_relative_to(folder) else ""
+            if not name or (commit is not None and name not in names):
+                raise outside(str(file), named)
+            if _ending(name) not in _TABLES:
                 raise UserError(f"{named}: holds {file.name}; expected files of rows: {', '.join(_TABLES)}")
+            places[file] = name
         if commit is not None:
-            _fetch(data.name, commit, folder, [file.relative_to(folder).as_posix() for file in needed], named)
+            _fetch(data.name, commit, folder, list(places.values()), named)
+        own = tuple((name, folder / name) for name in map(places.__getitem__, files[split]))
+        plainly = set(described.get(configuration, ())) <= _SAID
+        if plainly and all(Path(name).suffix.lower() in OWN_READERS for name, _ in own):
+            return own, None
         # `datasets` takes two folders of one name, with equal cards, for the same data set.
         place = tempfile.mkdtemp(dir=_arrow_folder().name) if commit is None else str(_kept(commit) / ".arrow")
         try:
-            return datasets.load_dataset(str(folder), configuration, split=split, cache_dir=place)
+            return (), datasets.load_dataset(str(folder), configuration, split=split, cache_dir=place)
         except datasets.exceptions.DatasetGenerationError as error:
             raise error.__cause__ or error from error  # which says what is wrong
 
@@ -195,10 +235,9 @@ def _names(name: str, commit: str, named: str) -> list[str]:
         try:
             tree = get_cached_repo_tree(name, repo_type="dataset", revision=commit)
         except CachedRepoTreeNotFoundError:
-            snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=list(_CARDS))
+            snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=list(CARDS))
             tree = get_cached_repo_tree(name, repo_type="dataset", revision=commit)
-    paths = [PurePosixPath(file.path) for file in tree]
-    return [str(path) for path in paths if not path.is_absolute() and ".." not in path.parts]
+    return [str(PurePosixPath(file.path)) for file in tree if stays_inside(file.path)]
 
 
 def _skeleton(name: str, commit: str, names: Iterable[str]) -> Path:
@@ -207,10 +246,13 @@ def _skeleton(name: str, commit: str, names: Iterable[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for file in names:
         place = folder / file
-        if _ending(file) in _TABLES and file not in _CARDS and not os.path.lexists(place):
+        if _ending(file) in _TABLES and file not in CARDS and not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
-    _fetch(name, commit, folder, [file for file in _CARDS if file in set(names)], f"{PREFIX}{name}@{commit}")
+            if place.is_symlink():  # into a cache that is gone
+                _put(place, Path.touch)
+            else:
+                place.touch()
+    _fetch(name, commit, folder, [file for file in CARDS if file in set(names)], f"{PREFIX}{name}@{commit}")
     return folder
 
 
@@ -226,6 +268,8 @@ def _fetch(name: str, commit: str, folder: Path, files: list[str], named: str) -
 
     if not files:
         return
+    if wrong := [file for file in files if not stays_inside(file)]:
+        raise ValueError(f"{named}: {wrong[0]} lies outside of the folder whose files are replaced")
     patterns = [glob.escape(file) for file in files]
     with _hub_told(named):
         snapshot = Path(snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=patterns))
@@ -233,11 +277,15 @@ def _fetch(name: str, commit: str, folder: Path, files: list[str], named: str) -
         place, real = folder / file, (snapshot / file).resolve()
         if place.is_symlink() and place.resolve() == real:
             continue
-        # Another process may do the same at this moment.
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            link = Path(beside) / "link"
-            link.symlink_to(real)
-            os.replace(link, place)
+        _put(place, functools.partial(Path.symlink_to, target=real))
+
+
+def _put(place: Path, make: Callable[[Path], None]) -> None:
+    """Another process may do the same at this moment."""
+    with tempfile.TemporaryDirectory(dir=place.parent) as beside:
+        made = Path(beside) / "made"
+        make(made)
+        os.replace(made, place)
 
 
 @functools.cache
@@ -263,10 +311,17 @@ def _quietly() -> Iterator[None]:
 @contextlib.contextmanager
 def _hub_told(named: str) -> Iterator[None]:
     """What the hub client raises becomes a UserError of one line."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         yield
+    except HFValidationError as error:
+        raise UserError(f"{named}: {' '.join(str(error).split())}") from error
     except GatedRepoError as error:
         raise UserError(f"{named}: the hub asks for consent and a login; run 'hf auth login' first") from error
     except RevisionNotFoundError as error:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from icu_ray.data.hub_data import hub_rows, is_hub_data
+from icu_ray.data.hub_data import Files, hub_files, hub_rows, is_hub_data
 from icu_ray.errors import UserError, did_you_mean
 
 READERS = (".jsonl", ".csv", ".parquet", ".json", ".tsv")
@@ -42,18 +42,49 @@ _MARKS = {
 def read_columns(path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
     """('line 7', values in the columns' order) of each row; how the file ends says what it is. `key`: for messages."""
     if is_hub_data(path):
+        if files := hub_files(str(path), key):
+            return _limited(_in_turn(path, files, columns, key), path, columns, key)
         _, found = hub_rows(str(path), key, columns)
         rows = ((f"row {number}", [row[column] for column in columns]) for number, row in enumerate(found, start=1))
         return _limited(rows, path, columns, key)
-    readers = {".jsonl": _json, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
-    return _limited(readers[_ending(path, key)](path, columns, key), path, columns, key)
+    return _limited(_rows(path, _ending(path, key), columns, key), path, columns, key)
+
+
+def _rows(path: Path, ending: str, columns: Sequence[str], key: str) -> Iterator[Row]:
+    readers = {".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+    return readers.get(ending, _json)(path, columns, key)
+
+
+def _in_turn(path: Path, files: Files, columns: Sequence[str], key: str) -> Iterator[Row]:
+    """The rows of a data set's files, one file after the other."""
+    for name, file in files:
+        with _called(path, name, file, files):
+            for where, values in _rows(file, file.suffix.lower(), columns, key):
+                yield where if len(files) == 1 else f"{name}: {where}", values
+
+
+@contextlib.contextmanager
+def _called(path: Path, name: str, file: Path, files: Files) -> Iterator[None]:
+    """Messages name the data set, and its file where there are several, not the place where the file is kept."""
+    try:
+        yield
+    except UserError as error:
+        shown = str(path) if len(files) == 1 else f"{path}: {name}"
+        raise UserError(str(error).replace(str(file), shown)) from error
 
 
 def column_names(path: Path, key: str) -> list[str]:
     """The names of a file's columns; of a JSON file those of its first row."""
     if is_hub_data(path):
-        return hub_rows(str(path), key)[0]
-    ending = _ending(path, key)
+        for name, file in (files := hub_files(str(path), key)):
+            with _called(path, name, file, files):
+                if names := _names(file, file.suffix.lower(), key):
+                    return names
+        return [] if files else hub_rows(str(path), key)[0]
+    return _names(path, _ending(path, key), key)
+
+
+def _names(path: Path, ending: str, key: str) -> list[str]:
     if ending == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq

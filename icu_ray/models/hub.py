@@ -34,7 +34,7 @@ def looks_local(source: str) -> bool:
 def commit_of(source: str, revision: str | None = None) -> str | None:
     """The commit that a hub's model has here, or else on the hub now; `revision` for a folder, or where neither tells.
 
-    A branch stays at the commit that this machine first knew it by, so that what follows is of the same model.
+    A branch is taken at the commit at which the hub client's cache has it, so that what follows is of the same model.
     """
     if looks_local(source):
         return revision

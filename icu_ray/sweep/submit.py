@@ -27,6 +27,7 @@ from icu_ray.cluster.authentication import authenticate
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
+from icu_ray.data.hub_data import PREFIX, is_hub_data
 from icu_ray.errors import UserError, is_secret_name, without_secrets
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.files import local_path
@@ -168,6 +169,8 @@ def _texts(tree: Any) -> Iterator[str]:
 
 
 def _not_here(text: str) -> bool:
+    if is_hub_data(text):  # hub:/FOLDER#CONFIGURATION
+        text = text.removeprefix(PREFIX).partition("#")[0]
     return text.startswith(("/", "~/")) and not Path(text).expanduser().exists()
 
 

@@ -137,13 +137,14 @@ def test_the_home_folder_is_one_place_wherever_it_stands(tmp_path: Path, monkeyp
     mine = tmp_path / "far" / "mine.yaml"
     mine.parent.mkdir()
     mine.write_text(
-        "base: ~/base.yaml\ndata: {source: records, forget: ~/f.jsonl, pool: ~/p.jsonl, heldout: ~/h.jsonl}\n"
+        "base: ~/base.yaml\ndata: {source: records, forget: ~/f.jsonl, pool: ~/p.jsonl, heldout: 'hub:~/h#a'}\n"
         "pairs: {encoder: ~/e}\nfilter: {encoder: ~/e}\nevaluation: {mirror: ~/mirror, tasks: [~/task.yaml]}\n"
     )
     config = load_config(mine, ["resources.prices=~/prices.yaml"])
     assert "~" not in config.model_dump_json()
     assert config.models[0].source == f"{tmp_path}/m"
     assert config.evaluation.tasks == (f"{tmp_path}/task.yaml",)
+    assert config.data.heldout == f"hub:{tmp_path}/h#a"
     # A hub id and an address are left as they are.
     other = load_config(mine, ["models.0.source=org/m", "storage=s3://b/~/runs"])
     assert (other.models[0].source, other.storage) == ("org/m", "s3://b/~/runs")

@@ -5,13 +5,17 @@ Needs: nothing.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from icu_ray.cli.main import main
@@ -120,6 +124,14 @@ def test_a_data_set_of_a_hub(served: Hub, folder: Path, tmp_path: Path) -> None:
     assert newer == (f"hub:{QA}@{served.sha(QA)}#forget01:train", [four[0].replace("0", "7"), *four[2:]])
 
 
+def test_what_is_read_again_after_the_hubs_cache_is_gone(served: Hub, tmp_path: Path) -> None:
+    name = f"hub:{QA}@{served.sha(QA)}#forget01:train"
+    first = ask(tmp_path / "cache", served.url, name)
+    for lost in ("hub", "datasets", "xet"):
+        shutil.rmtree(tmp_path / "cache" / lost, ignore_errors=True)
+    assert ask(tmp_path / "cache", served.url, name) == first == [(name, first[0][1])]
+
+
 def test_what_a_hub_does_not_have_is_said_in_a_line(served: Hub, tmp_path: Path) -> None:
     asked = {
         "hub:org/other": "the hub knows no such data set",
@@ -157,11 +169,86 @@ def test_a_folder_of_a_data_set_is_what_its_rows_are_as_a_file(folder: Path, tmp
         read_records(Path("hub:./nowhere"), RowForm(), None, "data.forget")
 
 
+def test_a_card_names_only_files_of_its_own_data_set(folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "forget.jsonl"
+    lines(tmp_path, {"forget.jsonl": [question(1)]})
+    before = mine.read_text()
+    up = "../../../../../.."  # from where the names of a repository's files are kept
+    wrong = {
+        "up": f"data_files: {up}/forget.jsonl",
+        "glob": f"data_files: ['{up}/*.jsonl']",
+        "dir": f"data_dir: {up}",
+        "absolute": f"data_files: [{{split: train, path: ['{mine}']}}]",
+        "file": f"data_files: file:{mine}",
+    }
+    with hub({f"org/{name}": tmp_path / "served" / name for name in [*wrong, "url", "alone"]}) as running:
+        wrong["url"] = f"data_files: {running.url}/x.jsonl"
+        wrong["alone"] = wrong["up"]
+        for name, said in wrong.items():
+            lines(tmp_path / "served" / name, {"train.jsonl": [question(2)]})
+            configs = f"configs:\n- config_name: default\n  {said}\n"
+            card = ".huggingface.yaml" if name == "alone" else "README.md"
+            text = configs if name == "alone" else f"---\n{configs}---\n"
+            (tmp_path / "served" / name / card).write_text(text)
+        names = [f"hub:org/{name}" for name in wrong] + [f"hub:{tmp_path}/served/{name}" for name in wrong]
+        found = ask(tmp_path / "cache", running.url, *names)
+        assert [said for said in found if "its card names files outside of it: '" not in str(said)] == []
+        assert not any("\n" in str(said) for said in found)
+        assert set(running.loaded) == {"README.md", ".huggingface.yaml"}
+        assert not any("x.jsonl" in line for line in running.asked)
+    assert not mine.is_symlink() and mine.read_text() == before
+    # A folder may be named by a link.
+    (tmp_path / "link").symlink_to(folder)
+    records = read_records(
+        Path(f"hub:{tmp_path}/link#full"), RowForm(prompt="question", completion="answer"), None, "data.forget"
+    )
+    assert len(records) == 9
+
+
+def test_rows_are_what_they_are_in_a_file(tmp_path: Path) -> None:
+    """Texts that look like dates, numbers or nothing stay texts."""
+    known = {"007": "None", "008": "NA", "009": "1.0"}
+    rows = [{"id": name, "question": f"2020-01-0{day}", "answer": known[name]} for day, name in enumerate(known, 1)]
+    form = RowForm(prompt="question", completion="answer")
+    lines(tmp_path, {"jsonl/train.jsonl": rows, "ndjson/train.ndjson": rows, "json/train.json": rows})
+    for ending, separator in (("csv", ","), ("tsv", "\t")):
+        (tmp_path / ending).mkdir()
+        table = [separator.join(cells) for cells in [list(rows[0]), *(list(row.values()) for row in rows)]]
+        (tmp_path / ending / f"train.{ending}").write_text("\n".join(table) + "\n")
+    (tmp_path / "parquet").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "parquet" / "train.parquet")
+    for ending in ("jsonl", "ndjson", "json", "csv", "tsv", "parquet"):
+        records = read_records(Path(f"hub:{tmp_path}/{ending}"), form, "id", "data.forget")
+        found = [(record.id, record.prompt, record.text) for record in records]
+        assert found == [(row["id"], row["question"], f"{row['question']} {row['answer']}") for row in rows], ending
+    # A file is named where there are several, and never the place where it is kept.
+    lines(tmp_path, {"two/train-0.jsonl": rows, "two/train-1.jsonl": rows})
+    with pytest.raises(UserError) as two:
+        read_records(Path(f"hub:{tmp_path}/two"), form, "id", "data.forget")
+    assert str(two.value) == (
+        f"data.forget: hub:{tmp_path}/two: id '007' stands twice, in train-0.jsonl: line 1 and train-1.jsonl: line 1"
+    )
+    (tmp_path / "two" / "train-1.jsonl").write_text("{\n")
+    with pytest.raises(UserError, match=rf"hub:{tmp_path}/two: train-1.jsonl: one JSON object over several lines"):
+        read_records(Path(f"hub:{tmp_path}/two"), form, None, "data.forget")
+    # What the project has no reader for, and what a card says how to read, the library reads.
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "train.jsonl.gz").write_bytes(gzip.compress(b'{"question": "Who?", "answer": "I."}\n'))
+    lines(tmp_path, {"field/train.json": []})
+    (tmp_path / "field" / "train.json").write_text('{"rows": [{"question": "Who?", "answer": "I."}]}')
+    card = "---\nconfigs:\n- config_name: default\n  data_files: train.json\n  field: rows\n---\n"
+    (tmp_path / "field" / "README.md").write_text(card)
+    for name in ("packed", "field"):
+        (record,) = read_records(Path(f"hub:{tmp_path}/{name}"), form, None, "data.forget")
+        assert record.text == "Who? I."
+
+
 @pytest.mark.parametrize(
     "name",
     [
         *("hub:", "hub:org/", "hub:org/qa/more", "hub:org/qa@", "hub:org/qa x", "hub:org/{sample}"),
         *("hub:org/qa#a:b:c", "hub:org/qa#a/b"),
+        *("hub:my--org/x", "hub:org/x.git", "hub:org/-x", "hub:café/x", "hub:org/.."),
     ],
 )
 def test_a_malformed_name_is_refused(name: str) -> None:

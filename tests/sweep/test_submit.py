@@ -259,6 +259,19 @@ def test_what_lies_on_the_cluster_is_left_to_it(
     assert "models.0.wokers: unknown key (did you mean 'workers'?)" in one_line(capsys.readouterr().err)
 
 
+def test_a_folder_of_a_data_set_may_lie_on_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    forget, pool = "hub:/cluster/tofu#forget01", "hub:/cluster/tofu#retain99"
+    data = f"data: {{source: records, forget: '{forget}', pool: '{pool}'}}"
+    (tmp_path / "c.yaml").write_text(CONFIG.replace(CONFIG.splitlines()[1], data))
+    assert cli(["submit", "c.yaml", f"storage={tmp_path}/runs", "--address", "http://127.0.0.1:9"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"{forget}: not on this machine, so models and data are checked on the cluster"
+    assert "no Ray job server answers at http://127.0.0.1:9" in second
+
+
 def test_the_jobs_command() -> None:
     config = ["c.yaml", "storage=/mnt/my runs"]
     assert entrypoint(config, wait=False) == "python -m icu_ray.sweep c.yaml 'storage=/mnt/my runs'"
