@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,10 @@ def _heldout_rows(retain: str | None, rows: Mapping[str, Any]) -> int:
     if retain is None or not _is_there(retain):
         return _HELDOUT
     form = load_data({"source": "records", "forget": retain, **rows}, "icu-ray init").form
-    return min(_HELDOUT, sum(1 for _ in read_columns(Path(retain), form.columns, "--retain")) // 2)
+    enough = itertools.islice(read_columns(Path(retain), form.columns, "--retain"), 2 * _HELDOUT)
+    return sum(1 for _ in enough) // 2
 
 
 def _is_there(file: str) -> bool:
-    return is_hub_data(file) or Path(file).expanduser().is_file()
+    """Whether it can be looked at; a name with {sample} means several files or parts of a data set."""
+    return "{sample}" not in file and (is_hub_data(file) or Path(file).expanduser().is_file())

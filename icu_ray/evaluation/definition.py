@@ -12,7 +12,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,15 +61,23 @@ class Definition:
         found = self.config.get("metadata")
         return found if isinstance(found, dict) else {}
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether its rows lie in files that it names, not on the hub."""
+        return self.config.get("dataset_path") in _FILES_OF_ROWS
+
     def check_files(self) -> None:
-        """UserError for a file of rows on this machine that is not there."""
-        if self.config.get("dataset_path") not in _FILES_OF_ROWS:
+        """UserError for a file of rows on this machine that is not there; looked for as `datasets` does."""
+        asked = self.config.get("dataset_kwargs")
+        if not self.reads_files or not isinstance(asked, dict):
             return
-        asked = (self.config.get("dataset_kwargs") or {}).get("data_files") or ()
-        named = list(asked.values()) if isinstance(asked, dict) else [asked]
-        for file in (file for some in named for file in ([some] if isinstance(some, str) else some)):
-            if "://" not in file and not glob.glob(os.path.expanduser(file)):
-                raise UserError(f"task {self.name}: {self.path}: data_files: {file}: no such file")
+        folder = str(asked.get("data_dir") or "")
+        for file in _names_in(asked.get("data_files")):
+            # Of these two `datasets` expands '~' in the folder alone.
+            path = os.path.join(os.path.expanduser(folder), file)
+            if "://" not in path and not glob.glob(path, recursive=True):
+                below = f" in data_dir {folder}" if folder else ""
+                raise UserError(f"task {self.name}: {self.path}: data_files: {file}: no such file{below}")
 
     @property
     def split(self) -> str:
@@ -103,6 +111,18 @@ class Definition:
         include = self.config.get("include")
         files += [self.path.parent / str(include)] * bool(include)
         return {"task": self.name, "files": [file_hash(path) for path in files]}
+
+
+def _names_in(files: object) -> Iterator[str]:
+    """The names in `data_files`: one, a list, either of them by split, or a list of {split, path}."""
+    if isinstance(files, str):
+        yield files
+    elif isinstance(files, dict):
+        for some in files.values():
+            yield from _names_in(some)
+    elif isinstance(files, list):
+        for some in files:
+            yield from _names_in(some.get("path") if isinstance(some, dict) else some)
 
 
 class _Loader(yaml.SafeLoader):

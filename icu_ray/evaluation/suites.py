@@ -71,12 +71,17 @@ def tasks_of(suites: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for suite in suites for name in SUITES[suite]), *tasks]))
 
 
-def check_names(names: Sequence[str], trust_task_code: bool) -> None:
-    """UserError for a name that is no task, or one whose code is not to be run; reads no rows."""
+def check_names(names: Sequence[str], trust_task_code: bool, mirror: Path | None = None) -> None:
+    """UserError for a name that is no task, one whose code is not to be run, or a file of rows that is not there.
+
+    Reads no rows. mirror: where the rows come from instead of a task's own files.
+    """
     known = tuple(task for tasks in SUITES.values() for task in tasks)
     for name in names:
         if name not in known:
-            find_definition(name, known, trust_task_code).check_files()
+            definition = find_definition(name, known, trust_task_code)
+            if mirror is None:
+                definition.check_files()
 
 
 def open_tasks(names: Sequence[str], options: Options) -> list[TaskSource]:

@@ -32,7 +32,7 @@ def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
         raise UserError(
             f"evaluation.mirror: {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'"
         )
-    check_names(names, options.trust_task_code)
+    check_names(names, options.trust_task_code, options.mirror)
     if read:
         for source in open_tasks(names, options):
             source.load()

@@ -35,13 +35,17 @@ def send_samples(client: MlflowClient, run_id: str, samples: Sequence[SampleReco
     client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "samples.json", "type": "table"}]')
 
 
-def send_evaluation(client: MlflowClient, run_id: str, documents: str, evaluation: TrialEvaluation) -> None:
-    """What was answered to every document (a Parquet file), and which tasks could not be evaluated."""
+def send_evaluation(client: MlflowClient, run_id: str, documents: str, evaluation: TrialEvaluation) -> bool:
+    """What was answered to every document (a Parquet file), and which tasks could not be evaluated.
+
+    False where that file is not what was written, and so was not sent.
+    """
+    content, whole = None, True
     try:
         content = read_documents(documents, evaluation)
     except UserError as error:
         log.warning("not sent: %s", error)
-        content = None
+        whole = False
     if content is not None:
         with tempfile.TemporaryDirectory(prefix="icu_ray_documents_") as folder:
             file = Path(folder) / "documents.parquet"
@@ -49,6 +53,7 @@ def send_evaluation(client: MlflowClient, run_id: str, documents: str, evaluatio
             client.log_artifact(run_id, str(file), "evaluation")
     if evaluation.errors:
         client.log_dict(run_id, dict(evaluation.errors), "evaluation/errors.json")
+    return whole
 
 
 def send_tables(client: MlflowClient, run_id: str, folder: str) -> None:

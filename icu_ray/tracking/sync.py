@@ -100,7 +100,12 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
 
 def _result_digest(result: TrialResult, evaluation: TrialEvaluation | None) -> str:
     """Tells one outcome of a trial from another: it may be run again, and is evaluated after it has ended."""
-    rest = b"" if evaluation is None else to_json(asdict(evaluation))
+    rest = b""
+    if evaluation is not None:
+        named = asdict(evaluation)
+        if not evaluation.documents:
+            del named["documents"]  # an earlier version, which may have sent the trial, had no such key
+        rest = to_json(named)
     return hashlib.sha256(to_json(plain(result)) + rest).hexdigest()[:16]
 
 
@@ -204,14 +209,14 @@ def _send_result(
     run_id, there = run.info.run_id, run.data.metrics
     sent = sum(send_metrics(client, run_id, batch.without(there)) for batch in result_batches(result, evaluation))
     send_samples(client, run_id, samples)
-    if evaluation is not None:
-        send_evaluation(client, run_id, paths.documents, evaluation)
+    whole = evaluation is None or send_evaluation(client, run_id, paths.documents, evaluation)
     client.set_tag(run_id, "status", result.status)
     client.set_tag(run_id, "reason", result.reason[:5000])
     if list_dir(paths.model):
         client.set_tag(run_id, "model_path", without_secrets(paths.model))
     client.set_terminated(run_id, STATUS[result.status], end_time=milliseconds(result.ended))
-    client.set_tag(run_id, COMPLETE_TAG, _result_digest(result, evaluation))
+    if whole:  # else a later sync, of another process, sends it again
+        client.set_tag(run_id, COMPLETE_TAG, _result_digest(result, evaluation))
     return sent
 
 

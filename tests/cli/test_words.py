@@ -192,6 +192,21 @@ def test_init_looks_at_how_rows_are_written(
     assert said == ("text" not in row(0))  # of plain texts nobody asks
 
 
+@pytest.mark.parametrize("forget", ["hub:./away#forget{sample}", "hub:org/away#forget{sample}", "forget{sample}.jsonl"])
+def test_init_does_not_look_for_a_part_whose_name_holds_a_sample(files: Path, forget: str) -> None:
+    assert main(["init", "own.yaml", "--forget", forget]) == 0
+    assert f"  forget: '{forget}'\n" in (files / "own.yaml").read_text()
+
+
+def test_init_reads_no_more_of_a_retain_file_than_decides(files: Path) -> None:
+    """Of 32 texts half are the 16 that are written; what stands behind them, a broken line here, is not read."""
+    lines = [json.dumps({"text": f"The {number}th text."}) + "\n" for number in range(32)]
+    (files / "forget.jsonl").write_text(lines[0])
+    (files / "retain.jsonl").write_text("".join(lines) + "{no JSON\n")
+    assert main(["init", "own.yaml", "--forget", "forget.jsonl", "--retain", "retain.jsonl"]) == 0
+    assert "  heldout_rows: 16\n" in (files / "own.yaml").read_text()
+
+
 def test_init_writes_the_columns_of_chats(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]
     (files / "chats.json").write_text(json.dumps([{"messages": turns}]))

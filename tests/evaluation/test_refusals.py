@@ -22,7 +22,7 @@ from icu_ray.evaluation.kinds import harness
 from icu_ray.evaluation.rows.quick_world import QuickWorld, entries_of, kind_of, quick_dialogues, quick_rows
 from icu_ray.evaluation.rows.write_mirror import AUTHORS_FILES, write_mirror
 from icu_ray.evaluation.suites import MEANS, SUITES, Options, check_names, open_task, tasks_of, with_means
-from icu_ray.evaluation.sweep_tasks import sweep_tasks
+from icu_ray.evaluation.sweep_tasks import check_sweep_tasks, sweep_tasks
 from icu_ray.storage.store import content_hash
 from tests.support.evaluation_case import rows_of, save_model, write_csv, write_jsonl, write_mirror_rows
 
@@ -162,7 +162,8 @@ def test_another_task_of_the_harness(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"task piqa: baber/piqa cannot be had from the hub .* --mirror"):
+    said = r"task piqa: baber/piqa cannot be had from the hub .* evaluation\.mirror \(--mirror\)"
+    with pytest.raises(UserError, match=said):
         open_task("piqa", Options())
 
 
@@ -176,6 +177,78 @@ def test_a_file_of_rows_that_is_not_there_is_named_before_anything_is_read(tmp_p
         check_names([str(task)], trust_task_code=False)
     rows.write_text("{}\n")
     check_names([str(task)], trust_task_code=False)
+
+
+def own_task(path: Path, kwargs: dict[str, Any]) -> str:
+    """A task in a file, whose rows are read by datasets' own reader of JSON."""
+    config = {"task": "recall", "dataset_path": "json", "dataset_kwargs": kwargs, "test_split": "test"}
+    asked = {"output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": ["b", "c"], "doc_to_target": 0}
+    path.write_text(json.dumps(config | asked))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"data_dir": "data", "data_files": {"test": "x.jsonl"}},
+        {"data_dir": "~/data", "data_files": {"test": "x.jsonl"}},
+        {"data_files": {"test": "data/**/deep.jsonl"}},
+        {"data_files": {"test": ["data/x.jsonl", "data/a/b/deep.jsonl"]}},
+        {"data_files": [{"split": "test", "path": "data/x.jsonl"}]},
+        {"data_files": {"test": "~/data/x.jsonl"}},
+        {"data_dir": "other", "data_files": {"test": "data/x.jsonl"}},
+    ],
+    ids=str,
+)
+def test_files_of_rows_are_looked_for_where_datasets_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any]
+) -> None:
+    """Refused is what datasets would refuse, and nothing else."""
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for file in ("data/x.jsonl", "data/a/b/deep.jsonl"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(tmp_path / file, [{"q": "Which?"}])
+    task = own_task(tmp_path / "recall.yaml", kwargs)
+    try:
+        datasets.load_dataset("json", **kwargs)
+    except FileNotFoundError:
+        with pytest.raises(UserError, match=r"data_files: .*x\.jsonl: no such file"):
+            check_names([task], trust_task_code=False)
+    else:
+        check_names([task], trust_task_code=False)
+
+
+def test_with_a_mirror_a_tasks_own_files_need_not_be_there(tmp_path: Path) -> None:
+    task = own_task(tmp_path / "recall.yaml", {"data_files": {"test": "nowhere.jsonl"}})
+    tree = {
+        "name": "x",
+        "models": [{"name": "m", "standin": {}}],
+        "data": {"source": "synthetic", "records": 16, "sample_size": 4, "heldout": 8},
+        "columns": {"length": 64, "prefix_start": 32, "suffix_start": 48},
+    }
+    with pytest.raises(UserError, match=r"nowhere\.jsonl: no such file"):
+        check_sweep_tasks(resolve_config({**tree, "evaluation": {"tasks": [task]}}, "test"), read=True)
+    (tmp_path / "mirror" / "lm_eval").mkdir(parents=True)
+    write_jsonl(tmp_path / "mirror" / "lm_eval" / "recall_test.jsonl", [{"q": "Which?"}])
+    asked = {"tasks": [task], "mirror": str(tmp_path / "mirror")}
+    check_sweep_tasks(resolve_config({**tree, "evaluation": asked}, "test"), read=True)
+
+
+def test_files_of_rows_that_cannot_be_read_are_not_blamed_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "x.jsonl").write_text('{"q": \n')
+    task = own_task(tmp_path / "recall.yaml", {"data_files": {"test": str(tmp_path / "x.jsonl")}})
+    with pytest.raises(UserError, match=r"recall\.yaml: its files of rows cannot be read as json \(.*JSON") as refused:
+        open_task(task, Options())
+    assert "hub" not in str(refused.value) and "mirror" not in str(refused.value)
 
 
 def test_a_mirror_is_written_from_any_dataset_and_read_back(

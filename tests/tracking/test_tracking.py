@@ -5,6 +5,7 @@ Needs: an MLflow server of its own.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import time
@@ -19,17 +20,28 @@ from mlflow import MlflowClient
 
 from icu_ray.cli.main import main as cli
 from icu_ray.errors import without_secrets
-from icu_ray.storage.results import EpochRecord, Provenance, SampleRecord, Scores, TrialResult, TrialSpec
+from icu_ray.storage.el_names import plain
+from icu_ray.storage.results import (
+    EpochRecord,
+    Provenance,
+    SampleRecord,
+    Scores,
+    TrialEvaluation,
+    TrialResult,
+    TrialSpec,
+    to_json,
+)
 from icu_ray.storage.trial_files import (
     TrialPaths,
     open_sweep,
     start_trial,
     write_beat,
+    write_evaluation,
     write_events,
     write_result,
     write_samples,
 )
-from icu_ray.tracking.sync import SyncState, sync_sweep
+from icu_ray.tracking.sync import SyncState, _result_digest, sync_sweep
 from icu_ray.tracking.tracker import Tracker, tracking_uri, ui_command
 from tests.support.mlflow_server import Server
 from tests.support.slow_proxy import SlowProxy
@@ -304,6 +316,35 @@ def test_a_trial_that_goes_on_keeps_its_run(tmp_path: Path) -> None:
     parent, children = runs(uri, "resumed")
     assert (parent.info.status, children["icu-m-s0"].info.status) == ("FINISHED", "FINISHED")
     assert curve(uri, children["icu-m-s0"], "ma") == [(e, pytest.approx(0.95 - e / 10)) for e in range(4)]
+
+
+def test_an_evaluation_of_an_earlier_version_is_not_sent_again() -> None:
+    """Its trial's run says by this digest that it is complete; the key `documents` was not there."""
+    result = TrialResult("id0", "t", "m", "icu", 0, WEIGHTS, "finished", "", 1, scores(0), scores(1), {"total": 9.0})
+    was = {"tasks": {"copa": "h"}, "models": ("a", "b"), "before": {"cls/copa_acc": 0.5}, "after": {}, "errors": {}}
+    digest = hashlib.sha256(to_json(plain(result)) + to_json(was)).hexdigest()[:16]
+    evaluation = TrialEvaluation({"copa": "h"}, ("a", "b"), {"cls/copa_acc": 0.5}, {})
+    assert _result_digest(result, evaluation) == digest
+    assert _result_digest(result, replace(evaluation, documents="d" * 64)) != digest
+
+
+def test_documents_that_were_not_sent_are_sent_once_they_are_right(tmp_path: Path) -> None:
+    uri = tracking_uri(str(tmp_path))
+    (path,) = make_sweep(tmp_path, "repaired", trials=1)
+    end_trial(path, 0)
+    content = b"what was answered"
+    documents = hashlib.sha256(content).hexdigest()
+    write_evaluation(path, TrialEvaluation({}, ("a", "b"), {}, {}, documents=documents))
+    Path(path.documents).write_bytes(b"something else")
+
+    def sent() -> list[str]:
+        sync_sweep(str(tmp_path), "repaired", uri, over=True)
+        run = runs(uri, "repaired")[1]["icu-m-s0"]
+        return [file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id, "evaluation")]
+
+    assert sent() == []
+    Path(path.documents).write_bytes(content)
+    assert sent() == ["evaluation/documents.parquet"]
 
 
 def test_a_sweep_that_is_anothers_is_left_as_it_is(tmp_path: Path) -> None:

@@ -133,11 +133,24 @@ def _from_hub(definition: Definition) -> ConfigurableTask:
     except UserError:
         raise
     except Exception as error:  # the hub client and datasets raise many kinds, all meaning that these rows are not here
-        raise UserError(
-            f"task {definition.name}: {definition.config.get('dataset_path')} cannot be had from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); without a network give a "
-            "folder with --mirror"
-        ) from error
+        source = definition.config.get("dataset_path")
+        if definition.reads_files:
+            said = f"{definition.path}: its files of rows cannot be read as {source} ({_said(_first_cause(error))})"
+        else:
+            said = (
+                f"{source} cannot be had from the hub ({_said(error)}); without a network give a folder with "
+                "evaluation.mirror (--mirror)"
+            )
+        raise UserError(f"task {definition.name}: {said}") from error
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What `datasets` calls 'an error while generating the dataset' was raised from."""
+    return error if error.__cause__ is None else _first_cause(error.__cause__)
 
 
 def _from_rows(definition: Definition, splits: Mapping[str, _Split]) -> ConfigurableTask:
