@@ -142,8 +142,9 @@ class _Preparation:
         if self.config.pairs.by != "random":
             chosen = chosen_pairs(self.config, corpus.rows.ids, corpus.targets, corpus.pools)
             planned = {} if self.plan.data is None else self.plan.data.samples
-            for sample, counts in planned.items() if chosen is not None else ():
-                if counts.pairs and counts.pairs != pairs_fingerprint(corpus.rows.ids, chosen[sample]):
+            for sample, rows in (chosen or {}).items():
+                counts = planned.get(sample)
+                if counts and counts.pairs and counts.pairs != pairs_fingerprint(corpus.rows.ids, rows):
                     raise UserError(f"pairs.file: {self.config.pairs.file}: has changed since the sweep was planned")
             return [chosen]
         longest = max(self.models.values(), key=lambda model: model.max_epochs or self.config.stop.max_epochs)
