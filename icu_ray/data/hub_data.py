@@ -15,24 +15,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import glob
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from icu_ray.config import RecordsData
-from icu_ray.data.hub_cards import CARDS, card_configurations, outside, stays_inside
+from icu_ray.data.hub_cards import card_configurations, outside
+from icu_ray.data.hub_repository import TABLES, commit_of, ending, fetch, file_names, kept, skeleton
 from icu_ray.errors import UserError, did_you_mean, explained
-from icu_ray.storage.store import CACHE_VARIABLE
 
 PREFIX = "hub:"
 EXPECTED = "hub:OWNER/NAME@REVISION#CONFIGURATION:SPLIT, of which all after NAME may be left out"
-_TABLES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
 OWN_READERS = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet")
 """Files that are read as those of a user. `datasets`, which reads the others, guesses at types: '007' becomes 7."""
 _SAID = {"config_name", "data_files", "data_dir", "default", "description", "version", "features", "sep", "delimiter"}
@@ -98,7 +95,7 @@ def pinned(name: str, key: str) -> str:
     # It may stand after the # alone.
     head, mark, part = name.partition("#")
     data = parsed(head, key)
-    commit = None if data.local else _commit(data.name, data.revision, key)
+    commit = None if data.local else _commit(data, key)
     return str(replace(data, revision=commit)) + mark + part
 
 
@@ -129,16 +126,8 @@ def hub_rows(name: str, key: str, columns: Iterable[str] | None = None) -> tuple
     return list(table.column_names), iter(table)
 
 
-@functools.lru_cache(maxsize=16)
-def _commit(name: str, revision: str | None, key: str) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RevisionResolutionError
-
-    resolve = functools.partial(HfApi().resolve_revision, name, repo_type="dataset", revision=revision)
-    with contextlib.suppress(RevisionResolutionError):
-        return str(resolve(local_files_only=True).resolved)
-    with _hub_told(f"{key}: {PREFIX}{name}" + (f"@{revision}" if revision else "")):
-        return str(resolve().resolved)
+def _commit(data: HubData, key: str) -> str:
+    return commit_of(data.name, data.revision, f"{key}: {replace(data, configuration=None, split=None)}")
 
 
 def _state(data: HubData) -> tuple[tuple[str, int, int], ...]:
@@ -162,10 +151,10 @@ def _found(data: HubData, key: str, state: tuple[tuple[str, int, int], ...]) -> 
             raise UserError(f"{named}: no such folder")
         _refuse_script([path.name for path in folder.iterdir()], folder.name, named)
         return _read(folder.resolve(), data, named, None)
-    commit = _commit(data.name, data.revision, key)
-    names = _names(data.name, commit, named)
+    commit = _commit(data, key)
+    names = file_names(data.name, commit, named)
     _refuse_script(names, data.name.rpartition("/")[2], named)
-    return _read(_skeleton(data.name, commit, names), data, named, commit, names)
+    return _read(skeleton(data.name, commit, names, named), data, named, commit, names)
 
 
 def _refuse_script(names: Iterable[str], repository: str, named: str) -> None:
@@ -193,17 +182,17 @@ def _read(folder: Path, data: HubData, named: str, commit: str | None, names: It
             name = plain.relative_to(folder).as_posix() if plain.is_relative_to(folder) else ""
             if not name or (commit is not None and name not in names):
                 raise outside(str(file), named)
-            if _ending(name) not in _TABLES:
-                raise UserError(f"{named}: holds {file.name}; expected files of rows: {', '.join(_TABLES)}")
+            if ending(name) not in TABLES:
+                raise UserError(f"{named}: holds {file.name}; expected files of rows: {', '.join(TABLES)}")
             places[file] = name
         if commit is not None:
-            _fetch(data.name, commit, folder, list(places.values()), named)
+            fetch(data.name, commit, folder, list(places.values()), named)
         own = tuple((name, folder / name) for name in map(places.__getitem__, files[split]))
         plainly = set(described.get(configuration, ())) <= _SAID
         if plainly and all(Path(name).suffix.lower() in OWN_READERS for name, _ in own):
             return own, None
         # `datasets` takes two folders of one name, with equal cards, for the same data set.
-        place = tempfile.mkdtemp(dir=_arrow_folder().name) if commit is None else str(_kept(commit) / ".arrow")
+        place = tempfile.mkdtemp(dir=_arrow_folder().name) if commit is None else str(kept(commit) / ".arrow")
         try:
             return (), datasets.load_dataset(str(folder), configuration, split=split, cache_dir=place)
         except datasets.exceptions.DatasetGenerationError as error:
@@ -218,74 +207,6 @@ def _chosen(asked: str | None, known: list[str], usual: str | None, what: str, n
     if asked is not None and asked not in known:
         raise UserError(f"{named}: no {what} '{asked}'{did_you_mean(asked, known)}; found {shown}")
     return str(asked or usual)
-
-
-def _ending(name: str) -> str:
-    """How a file ends, without what says that it is compressed."""
-    path = PurePosixPath(name)
-    return (PurePosixPath(path.stem) if path.suffix in _PACKED else path).suffix.lower()
-
-
-def _names(name: str, commit: str, named: str) -> list[str]:
-    """All files of a repository, from the cache or the hub; those in which it describes itself are then there."""
-    from huggingface_hub import get_cached_repo_tree, snapshot_download
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
-    with _hub_told(named):
-        try:
-            tree = get_cached_repo_tree(name, repo_type="dataset", revision=commit)
-        except CachedRepoTreeNotFoundError:
-            snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=list(CARDS))
-            tree = get_cached_repo_tree(name, repo_type="dataset", revision=commit)
-    return [str(PurePosixPath(file.path)) for file in tree if stays_inside(file.path)]
-
-
-def _skeleton(name: str, commit: str, names: Iterable[str]) -> Path:
-    """A folder with the names of a repository's tables, empty until they are fetched, and its cards."""
-    folder = _kept(commit) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in names:
-        place = folder / file
-        if _ending(file) in _TABLES and file not in CARDS and not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if place.is_symlink():  # into a cache that is gone
-                _put(place, Path.touch)
-            else:
-                place.touch()
-    _fetch(name, commit, folder, [file for file in CARDS if file in set(names)], f"{PREFIX}{name}@{commit}")
-    return folder
-
-
-def _kept(commit: str) -> Path:
-    """Where this machine keeps what it made of a commit."""
-    base = Path(os.environ.get(CACHE_VARIABLE) or os.path.expanduser("~/.cache/icu_ray"))
-    return base.absolute().resolve() / "hub_data" / commit
-
-
-def _fetch(name: str, commit: str, folder: Path, files: list[str], named: str) -> None:
-    """Have these files of the skeleton lead into the hub client's cache, which downloads what it lacks."""
-    from huggingface_hub import snapshot_download
-
-    if not files:
-        return
-    if wrong := [file for file in files if not stays_inside(file)]:
-        raise ValueError(f"{named}: {wrong[0]} lies outside of the folder whose files are replaced")
-    patterns = [glob.escape(file) for file in files]
-    with _hub_told(named):
-        snapshot = Path(snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=patterns))
-    for file in files:
-        place, real = folder / file, (snapshot / file).resolve()
-        if place.is_symlink() and place.resolve() == real:
-            continue
-        _put(place, functools.partial(Path.symlink_to, target=real))
-
-
-def _put(place: Path, make: Callable[[Path], None]) -> None:
-    """Another process may do the same at this moment."""
-    with tempfile.TemporaryDirectory(dir=place.parent) as beside:
-        made = Path(beside) / "made"
-        make(made)
-        os.replace(made, place)
 
 
 @functools.cache
@@ -306,39 +227,3 @@ def _quietly() -> Iterator[None]:
     finally:
         if shown:
             datasets.enable_progress_bars()
-
-
-@contextlib.contextmanager
-def _hub_told(named: str) -> Iterator[None]:
-    """What the hub client raises becomes a UserError of one line."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        yield
-    except HFValidationError as error:
-        raise UserError(f"{named}: {' '.join(str(error).split())}") from error
-    except GatedRepoError as error:
-        raise UserError(f"{named}: the hub asks for consent and a login; run 'hf auth login' first") from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"{named}: the hub knows no such revision of it") from error
-    except RepositoryNotFoundError as error:
-        raise UserError(f"{named}: the hub knows no such data set; a folder is written hub:./FOLDER") from error
-    except Exception as error:
-        if not is_network_error(error):
-            raise
-        raise UserError(
-            f"{named}: not in the local cache, and the hub cannot be reached ({type(error).__name__}). Without a "
-            "network give a folder, as hub:./FOLDER, or a file"
-        ) from error
-
-
-def is_network_error(error: Exception) -> bool:
-    """Connection, timeout, proxy and server errors; the hub client's transport differs by version."""
-    family = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-    transports = {"httpx", "httpx2", "httpcore", "requests", "urllib3", "huggingface_hub"}
-    return isinstance(error, ConnectionError | TimeoutError) or bool(family & transports)

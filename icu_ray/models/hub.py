@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.console.progress import listener
-from icu_ray.data.hub_data import is_network_error
+from icu_ray.data.hub_repository import is_network_error
 from icu_ray.errors import UserError
 
 log = logging.getLogger(__name__)
