@@ -1,4 +1,7 @@
-"""Large files: columns of texts are the texts, and a pool of any size is read without a Python object for each row."""
+"""Large files: columns of texts are the texts, and a pool of any size is read without a Python object for each row.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 
