@@ -127,8 +127,8 @@ def beam_search(
     ids: (N, P) int64 left-padded prompts. mask: (N, P) bool, True where a real token stands; None: no pads. One beam
     is greedy search. max_new_tokens: (N,) int64, of which T is the largest: a prompt's search ends there as if it were
     alone, and pads follow. guesses: (N, T) int64, what may well be generated; only makes the answer faster.
-    on_token: hears the part of all tokens that are generated. on_nan: hears of a prompt after which the scores are NaN
-    and which is answered with pads. Needs inference mode and a model in eval mode.
+    on_token: hears the part of all tokens that are generated. on_nan: hears of a prompt after which the scores are not
+    finite and which is answered with pads. Needs inference mode and a model in eval mode.
     """
     prompts = _Prompts(model, ids, mask)
     longest = int(max_new_tokens.max())
@@ -136,7 +136,8 @@ def beam_search(
     logits, certain = prompts.read(guesses, inside, eos_id)
     ended = ids.new_full((len(ids), beams, longest), pad_id)
     ended_scores = logits.new_full((len(ids), beams), -torch.inf)
-    broken = logits.isnan().any(1)
+    broken = ~logits.isfinite().all(1)
+    certain &= ~broken
     if bool(broken.any()):
         on_nan()
     if guesses is not None:

@@ -39,9 +39,11 @@ def generate_candidates(
     """(N, T) int64 new tokens, padded with pad_id after an end-of-text.
 
     prompt_ids, prompt_mask: (N, P) left padded. max_new_tokens: T, or each prompt's own (N,), at most T;
-    what is said after one prompt does not depend on the others. Beam search as the authors run it: no sampling,
-    early_stopping off, length penalty 1; a model folder's generation settings do not matter. use_mask=False attends to
-    pads (the authors). Where a model's scores are NaN it says pads only, and `on_nan` hears of it. guesses: (N, T)
+    what is said after one prompt does not depend on the others, but for rounding, by which less than single precision
+    and kernels of GPUs may choose another token in a batch of another shape. Beam search as the authors run it: no
+    sampling, early_stopping off, length penalty 1; a model folder's generation settings do not matter. use_mask=False
+    attends to pads (the authors). A prompt after which the model's scores are not finite is answered with pads only,
+    and `on_nan` hears of it; with a guess, one that holds a broken token counts as part of the prompt. guesses: (N, T)
     int64, what the model may well say, such as a memorised suffix: where one forward makes that certain, nothing is
     searched. The answer is the same; with less than single precision guesses are left alone, for there two forwards
     may differ by more than the margin.
@@ -68,9 +70,6 @@ def generate_candidates(
                 own, new = slice(int(seen[block].any(axis=0).argmax()), None), int(limits[block].max())
                 ids = torch.from_numpy(prompt_ids[block, own]).to(model.device)
                 mask = None if seen[block, own].all() else torch.from_numpy(seen[block, own]).to(model.device)
-                if not bool(torch.isfinite(model(input_ids=ids[:1, -1:], use_cache=False).logits).all()):
-                    on_nan()
-                    continue
                 generated = beam_search(
                     model,
                     ids,

@@ -103,10 +103,10 @@ def test_what_is_certain_is_not_searched(family: str) -> None:
     other[2:, 3] = 3 + (other[2:, 3] == 3)
     forwards: list[int] = []
     model.register_forward_pre_hook(lambda *_: forwards.append(1))
-    for guesses, most in ((answers, 2), (other, 7), (None, 7)):
+    for guesses, count in ((answers, 1), (other, 6), (None, 6)):
         forwards.clear()
         assert generate_candidates(model, prompts, prompts > 0, guesses=guesses, **ask).tolist() == answers.tolist()
-        assert len(forwards) == most  # one asks whether the model is finite
+        assert len(forwards) == count
 
 
 def test_a_folder_s_generation_settings_do_not_matter() -> None:
@@ -127,6 +127,35 @@ def test_a_model_of_nan_says_pads() -> None:
     said = generate_candidates(model, prompt, prompt > 0, max_new_tokens=4, pad_id=PAD, eos_id=None)
     assert said.tolist() == [[PAD] * 4]
     assert perplexity(model, tiny_rows(4, 0)) == math.inf
+
+
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf])
+def test_a_token_that_is_broken_breaks_only_the_prompts_that_hold_it(spoilt: float) -> None:
+    """Wherever it stands in them, and whichever prompt comes first."""
+    model = tiny_model("gpt_neo", seed=4)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    prompts = np.asarray([[5, 6, 7, 63], [5, 6, 7, 8], [63, 6, 7, 8], [8, 7, 6, 5]])
+
+    def said(heard: list[None]) -> list[list[int]]:
+        found = generate_candidates(
+            model,
+            prompts,
+            prompts > 0,
+            max_new_tokens=4,
+            pad_id=PAD,
+            eos_id=None,
+            beams=1,  # a second one might look at the token behind other prompts
+            on_nan=lambda: heard.append(None),
+        )
+        return [row.tolist() for row in found]
+
+    whole = said(heard := [])
+    assert not heard and all(63 not in row for row in whole)
+    with torch.no_grad():
+        model.transformer.wte.weight[63] = spoilt
+    pads = [PAD] * 4
+    assert said(heard) == [pads, whole[1], pads, whole[3]]
+    assert heard
 
 
 def test_bleu_is_zero_without_four_shared_words() -> None:
