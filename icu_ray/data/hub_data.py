@@ -25,7 +25,7 @@ from typing import Any
 
 from icu_ray.config import RecordsData
 from icu_ray.data.hub_cards import card_configurations, outside
-from icu_ray.data.hub_repository import TABLES, commit_of, ending, fetch, file_names, kept, skeleton
+from icu_ray.data.hub_repository import TABLES, commit_of, ending, fetch, file_names, kept, skeleton, wrong_id
 from icu_ray.errors import UserError, did_you_mean, explained
 
 PREFIX = "hub:"
@@ -70,23 +70,12 @@ def parsed(name: str, key: str) -> HubData:
     if found := _FOLDER.fullmatch(name):
         return HubData(found["name"], None, found["configuration"] or None, found["split"], True)
     found = _ID.fullmatch(name)
-    if found is None or not _is_id(found["name"]):
+    if found is None or wrong_id(found["name"]):
         raise UserError(
             f"{key}: {name}: expected {EXPECTED}, or hub:./FOLDER#CONFIGURATION:SPLIT; OWNER and NAME are of letters, "
             "digits, - _ and ., without -- or .., and do not begin or end with - or . nor end with .git"
         )
     return HubData(found["name"], found["revision"], found["configuration"] or None, found["split"], False)
-
-
-def _is_id(name: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def pinned(name: str, key: str) -> str:

@@ -136,6 +136,18 @@ def _hub_told(named: str) -> Iterator[None]:
         ) from error
 
 
+def wrong_id(name: str) -> str:
+    """Why the hub can have no repository of this name; '' where it can."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
 def is_network_error(error: Exception) -> bool:
     """Connection, timeout, proxy and server errors; the hub client's transport differs by version."""
     family = {base.__module__.partition(".")[0] for base in type(error).__mro__}

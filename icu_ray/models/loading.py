@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from icu_ray.console.progress import told
+from icu_ray.data.hub_repository import wrong_id
 from icu_ray.errors import UserError, explained
 from icu_ray.models.architecture import check_architecture, check_forward, read_config
 from icu_ray.models.hub import TOKENIZER_FILES, cached_folder, commit_of, download, looks_local
@@ -196,13 +197,8 @@ def _check_hub_id(source: str) -> None:
     name = source.rpartition("/")[2]
     if not name or any(c.isspace() for c in source) or source.endswith((".json", ".safetensors", ".bin")):
         raise UserError(f"model '{source}': expected a hub id such as EleutherAI/gpt-neo-125m or a local folder")
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
-
-    try:
-        validate_repo_id(source)
-    except HFValidationError as error:
-        raise UserError(f"model '{source}': no hub id: {' '.join(str(error).split())}") from error
+    if why := wrong_id(source):
+        raise UserError(f"model '{source}': no hub id: {why}")
 
 
 def _refuse_quantised(config: dict[str, Any], named: str) -> None:
