@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 class Batch:
     """B rows of targets and, where the method needs them, of their pairs; L tokens each, left padded.
 
+    Of rows with lengths of their own (a prompt and a completion, a chat) L is the longest row's of the batch; rows of
+    one layout keep its length, so that what they give is the same to the last digit whatever stands beside them.
+
     target_ids, pair_ids: (B, L) int64; *_mask: (B, L) int64, 1 where a real token stands.
     target_positions, pair_positions: (B, L) int64 as of `TokenRows.position_ids`, or None.
     target_labels, pair_labels: (B, L) int64 in the Hugging Face convention (not shifted, -100 is never
@@ -73,8 +76,12 @@ class Batch:
         if len(chosen) != len(weights.row):
             raise ValueError(f"{len(chosen)} rows but weights for {len(weights.row)}")
 
+        pads = _common_pads(targets, pairs, chosen, others, weights)
+        reference = None if reference is None else reference.without_columns(pads)
+
         def tensor(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
+            own = array[:, pads:] if array.ndim == 2 else array
+            return torch.from_numpy(np.ascontiguousarray(own)).to(device=device, dtype=dtype)
 
         def side(
             rows: TokenRows, which: NDArray[np.int64], scale: NDArray[np.float64]
@@ -115,6 +122,22 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.target_ids)
+
+
+def _common_pads(
+    targets: TokenRows,
+    pairs: TokenRows | None,
+    chosen: NDArray[np.int64],
+    others: NDArray[np.int64],
+    weights: BatchWeights,
+) -> int:
+    """Columns on the left in which no row of a batch has a token or anything that weighs."""
+    if targets.starts is None or targets.positions != "real":
+        return 0
+    used = targets.mask[chosen].any(axis=0) | (weights.target != 0).any(axis=0)
+    if pairs is not None and weights.pair is not None and weights.kl is not None:
+        used |= pairs.mask[others].any(axis=0) | (weights.pair != 0).any(axis=0) | (weights.kl != 0).any(axis=0)
+    return max(int(used.argmax()) - 1, 0)  # a label is predicted at the column before it
 
 
 class LossTerms(NamedTuple):

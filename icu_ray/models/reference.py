@@ -69,6 +69,11 @@ class ReferenceBatch:
             raise ValueError("the reference holds no distributions, only summed log-probabilities")
         return linear_into(out, self.hidden.flatten(0, 1)[where], self.weight, self.bias)
 
+    def without_columns(self, count: int) -> ReferenceBatch:
+        """The same without its first `count` columns, which are pads."""
+        kept = {name: getattr(self, name) for name in ("hidden", "probs", "target_nll", "pair_nll")}
+        return replace(self, **{name: each[:, count:] for name, each in kept.items() if each is not None})
+
     def to(self, device: torch.device | str) -> ReferenceBatch:
         """The same on a device."""
         tensors = (self.hidden, self.weight, self.bias, self.probs, self.target_nll, self.pair_nll)

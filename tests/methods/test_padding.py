@@ -8,6 +8,7 @@ Needs: nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,16 +69,27 @@ def some_rows(seed: int, shortest: int = 8) -> list[list[int]]:
     return [generator.integers(2, VOCABULARY, size=size).tolist() for size in generator.integers(shortest, 12, size=4)]
 
 
-@settings(max_examples=12, deadline=None)
-@given(st.sampled_from([*FAMILIES, "gpt2", "bloom"]), st.integers(12, 28), st.integers(0, 99))
-def test_the_loss_and_its_gradient_are_those_of_the_rows_alone(family: str, width: int, seed: int) -> None:
+def with_prompts(rows: TokenRows) -> TokenRows:
+    """The same as rows with lengths of their own, whose batches are as wide as their longest row."""
+    return replace(rows, starts=tuple(int(start) + 1 for start in rows.mask.argmax(axis=1)))
+
+
+@settings(max_examples=24, deadline=None)
+@given(st.sampled_from([*FAMILIES, "gpt2", "bloom"]), st.integers(12, 28), st.integers(0, 99), st.booleans())
+def test_the_loss_and_its_gradient_are_those_of_the_rows_alone(
+    family: str, width: int, seed: int, prompted: bool
+) -> None:
     original, model = model_of(family, 1), model_of(family, 2)
     targets, pairs = some_rows(seed), some_rows(seed + 100)
     loss = LossConfig(chunk=7)
     rows = padded(targets, width), padded(pairs, width)
     weights = batch_weights(rows[0].labels, rows[1].labels, np.ones(4, dtype=bool), rows[0].columns, loss, rows[1].mask)
     reference = build_reference(original, rows[1])
+    if prompted:
+        rows = with_prompts(rows[0]), with_prompts(rows[1])
     batch = Batch.gather(*rows, range(4), weights, reference.batch(range(4)))
+    longest = max(map(len, [*targets, *pairs]))
+    assert batch.target_ids.shape[1] == (min(longest + 1, width) if prompted else width)
     terms = methods.get("icu", alpha=0.7, beta=1.3, loss=loss).loss(model, batch)
     terms.total.backward()
     ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
