@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 
 from icu_ray.console.redirect import lasting
+from icu_ray.console.terminal import width, wrapped
 from icu_ray.errors import UserError, refusal, without_secrets
 
 
@@ -42,7 +43,7 @@ def exit_code(name: str, run: Callable[[], int]) -> int:
         why = "is closed" if lost.errno == errno.EBADF else f"cannot be written ({lost.strerror})"
         said, code = said or f"standard output {why}: nothing could be printed", code or 2
     if said:
-        sys.stderr.write(f"{name}: {without_secrets(said)}\n")
+        sys.stderr.write(wrapped(f"{name}: {without_secrets(said)}", columns=width(sys.stderr)) + "\n")
     return code
 
 

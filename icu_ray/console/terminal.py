@@ -25,9 +25,10 @@ _JOINED = "\0"
 """Stands for a blank at which no line is broken."""
 
 
-def width() -> int:
-    """Columns of the terminal that standard output is, UNBOUNDED for a file or pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else UNBOUNDED
+def width(stream: TextIO | None = None) -> int:
+    """Columns of the terminal that a stream is (None: standard output), UNBOUNDED for a file or pipe."""
+    stream = sys.stdout if stream is None else stream
+    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else UNBOUNDED
 
 
 def rich_console(stream: TextIO | None = None) -> Console:

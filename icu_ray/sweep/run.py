@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.markup import escape
 
 from icu_ray.cluster.nodes import machine, refuse_impossible
 from icu_ray.cluster.runtime import inside_job, will_start_locally
 from icu_ray.config import SweepConfig
 from icu_ray.console.redirect import redirected_output
-from icu_ray.console.terminal import rich_console
+from icu_ray.console.terminal import print_words, rich_console, whole
 from icu_ray.console.verbosity import teller, verbosity
 from icu_ray.errors import ClusterError, refusal
 from icu_ray.plan.grid import Plan, claims_of, make_plan, trials_now
@@ -67,11 +66,10 @@ def run_sweep(plan: Plan, *, wait: bool = False) -> int:
         refuse_impossible(claims_of(plan, plan.trials), [machine()], limits)
     storage = _absolute(config.storage)
     if inside_job() and storage != config.storage:
-        rich_console(sys.stderr).print(
+        print_words(
+            rich_console(sys.stderr),
             f"storage {config.storage} lies in the job's own copy of the working folder, which the cluster throws "
             "away; give storage=URL, or the absolute path of a folder that all nodes share, to keep it",
-            markup=False,
-            soft_wrap=True,
         )
     plan = replace(plan, config=config.model_copy(update={"storage": storage}))
     lease = claim(storage, config.name, wait, teller())
@@ -81,7 +79,7 @@ def run_sweep(plan: Plan, *, wait: bool = False) -> int:
     except OSError as error:
         if (said := refusal(error)) is None:
             raise
-        rich_console(sys.stderr).print(f"{said}. {_KEPT}", markup=False, soft_wrap=True)
+        print_words(rich_console(sys.stderr), f"{said}. {_KEPT}")
         return 1
     finally:
         lease.release()
@@ -119,14 +117,14 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         waiting, done = len(plan.waiting), len(plan.trials) - len(plan.waiting)
         already = f", {done} already done" if done else ""
         chosen = f" and {plan.open_trials} to be chosen by the search" if plan.open_trials else ""
-        log_said = escape(shown(logs))
+        log_said = whole(shown(logs))
         cancel_message = stack.enter_context(
             message_if_killed(_KILLED.format(log=shown(logs / "driver.log"), kept=_KEPT), terminal)
         )
         trials = f"{waiting} trial{'' if waiting == 1 else 's'} to run"
-        telling.print(f"[bold]{config.name}[/bold]: {trials}{chosen}{already}; log in {log_said}", soft_wrap=True)
+        print_words(telling, f"{config.name}: {trials}{chosen}{already}; log in {log_said}")
         for remark in () if plan.data is None else plan.data.remarks:
-            telling.print(remark, markup=False, soft_wrap=True)
+            print_words(telling, remark)
 
         def lost(why: str) -> None:
             # Nothing is asked of Ray any more, not even to end: such calls may never return.
@@ -137,7 +135,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
             lease.release()
             cancel_message()  # not before: Ray's own code may still be quicker
             console.show_cursor()
-            console.print(f"\nRay is gone: {why}. {_KEPT}", markup=False, soft_wrap=True)
+            console.print()
+            print_words(console, f"Ray is gone: {why}. {_KEPT}")
             os._exit(1)
 
         trouble = ""
@@ -184,7 +183,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
                 wait_seconds = INTERRUPTED_SECONDS if state == "interrupted" else FINISH_SECONDS
                 synced = tracker is None or tracker.finish(wait_seconds)
         if trouble:
-            console.print(f"\n{trouble}. {_KEPT}", markup=False, soft_wrap=True)
+            console.print()
+            print_words(console, f"{trouble}. {_KEPT}")
             return 1
         if state == "interrupted":
             console.print(f"\nInterrupted. {_KEPT}")
@@ -192,15 +192,14 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         console.print()
         print_tables(summary, console)
         for line in undone:
-            console.print(line, style="yellow", markup=False, soft_wrap=True)
-        telling.print(
-            f"\nTables: {shown(Path(where))}/trials.csv, cells.csv, summary.json", markup=False, soft_wrap=True
-        )
+            print_words(console, line, "yellow")
+        telling.print()
+        print_words(telling, f"Tables: {whole(shown(Path(where)))}/trials.csv, cells.csv, summary.json")
         telling.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
             if not synced:
                 said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {shown(Path(where))}"
-                console.print(said, markup=False, soft_wrap=True)
+                print_words(console, said)
             telling.print(f"Compare the runs: {tracker.ui_command}", markup=False, soft_wrap=True)
     return 0 if state == "finished" else 1
 

@@ -15,10 +15,10 @@ from icu_ray.report.formats.wording import (
     ORDERS_NOTE,
     SCORES_NOTE,
     TARGETS_NOTE,
-    TASKS_NOTE,
     TESTS_NOTE,
     p_text,
     standing_of,
+    tasks_note,
 )
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order
 from icu_ray.report.numbers.rows import Block
@@ -51,7 +51,7 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
             ]
             head = ["metric", "unit", *map(escape, table.rows)]
             parts += [f"### {escape(table.model)}", _table(head, lines, left=2)]
-        parts.append(TASKS_NOTE)
+        parts.append(tasks_note(report.tasks))
     if report.orders:
         parts += ["## Order of methods beside the paper's", _orders(report.orders), ORDERS_NOTE]
     if pictures:

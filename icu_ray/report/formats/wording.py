@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from icu_ray.report.numbers.rows import Block, Row
 from icu_ray.report.numbers.statistics import WILCOXON_PAIRS
+from icu_ray.report.numbers.tasks import TaskTable
 
 MAIN_NOTE = (
     "Mean over forget samples ± half of the 95 % confidence interval (Student's t), where there are at least three of "
@@ -32,20 +33,36 @@ TARGETS_NOTE = (
     "the filter, calls it unlike the text when either is under its threshold, and then does not train on the text. The "
     "verdict asks MA and EL: forgotten, or still above a threshold; all texts together by their means."
 )
-TASKS_NOTE = (
-    "Means over the trials of a row, in the unit that stands beside the metric. Names that end in _icu are "
-    "asked and scored as the paper's authors did, others as lm-evaluation-harness defines them; quick_ tasks are about "
-    "held-out ones of the made-up records."
-)
 TESTS_NOTE = (
-    "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval. Over forget "
-    "samples: pairs of the same sample, each a mean over the seeds that both methods have. Over seeds, of a single "
-    "sample: pairs of the same seed, which do not say how another sample would do. p (t): paired t-test; Holm: "
-    "adjusted for the number of rows compared in that metric; Wilcoxon: signed-rank test, which needs "
+    "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval; intervals and "
+    "tests need three pairs. Over forget samples: pairs of the same sample, each a mean over the seeds that both "
+    "methods have. Over seeds, of a single sample: pairs of the same seed, which do not say how another sample would "
+    "do. p (t): paired t-test; Holm: adjusted for the number of rows compared in that metric; Wilcoxon: signed-rank "
+    "test, which needs "
     f"{WILCOXON_PAIRS} pairs to fall below 0.05. Tests over targets pair the single texts of those samples, each once, "
     "with its mean over those seeds: they say whether these trained models differ, not whether another sample or seed "
     "would show it again."
 )
+
+
+def tasks_note(tables: Sequence[TaskTable]) -> str:
+    """How tables of tasks are to be read: what concerns the metrics that they have."""
+    names = [metric for table in tables for metric, _ in table.lines]
+    said = ["Means over the trials of a row, in the unit that stands beside the metric."]
+    if any("_icu" in name for name in names):
+        said.append(
+            "Names with _icu are asked and scored as the paper's authors did, others as lm-evaluation-harness defines "
+            "them."
+        )
+    if any("quick_" in name for name in names):
+        said.append("Tasks with quick_ ask about held-out ones of the made-up records.")
+    if "ppl/quick_heldout" in names:
+        said.append(
+            "ppl/quick_heldout is not the held-out PPL above: it scores whole texts, each after a beginning-of-text "
+            "token. Held-out PPL scores rows of the length that was trained on, whose first token has nothing before "
+            "it and is not scored."
+        )
+    return " ".join(said)
 
 
 def standing_of(block: Block) -> str:

@@ -3,9 +3,9 @@
     mean_interval([4.1, 4.6, 4.4])          # Student's t
     paired_tests([4.1, 4.6], [5.0, 5.3])    # the same samples under two methods
 
-Few repetitions say little, and every answer says so: an interval needs three values (of two, Student's 95 % interval is
-nine times as wide as their distance), and with n pairs the smallest two-sided p of Wilcoxon's test is 2 / 2^n, so that
-below six pairs it cannot fall under 0.05.
+Few repetitions say little, and every answer says so: an interval and a test need three values (of two, Student's 95 %
+interval is nine times as wide as their distance, and of the many rows of a table one looks significant by chance), and
+with n pairs the smallest two-sided p of Wilcoxon's test is 2 / 2^n, so that below six pairs it cannot fall under 0.05.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Literal
 
 LEVEL = 0.95
 FEWEST = 3
-"""Values of which an interval or a deviation is told; of fewer their mean and they themselves."""
+"""Values of which an interval, a deviation or a test is told; of fewer their mean and they themselves."""
 WILCOXON_PAIRS = 6
 """Fewest pairs with which Wilcoxon's signed-rank test can reach p < 0.05 (two-sided)."""
 
@@ -95,10 +95,11 @@ def paired_tests(first: Sequence[float], second: Sequence[float]) -> PairedTest:
     if interval is None:
         return PairedTest(0, math.nan, None, None, None, "no sample was measured under both")
     n = interval.n
+    if n < FEWEST:
+        return PairedTest(n, interval.mean, None, None, None, f"{'one pair' if n == 1 else 'two pairs'}: no test")
     scale = max(1.0, *(abs(value) for value in (*first, *second)))
     if max(differences) - min(differences) <= 1e-12 * scale:
-        note = "one pair: no test" if n == 1 else "the same difference in every pair: no test"
-        return PairedTest(n, interval.mean, interval.half, None, None, note)
+        return PairedTest(n, interval.mean, interval.half, None, None, "the same difference in every pair: no test")
     from scipy import stats
 
     p_t = float(stats.ttest_rel(first, second).pvalue)
@@ -107,8 +108,6 @@ def paired_tests(first: Sequence[float], second: Sequence[float]) -> PairedTest:
 
 
 def _note(n: int) -> str:
-    if n == 2:
-        return "two pairs: one degree of freedom, only a huge effect would show"
     if n < WILCOXON_PAIRS:
         return f"{n} pairs: Wilcoxon's p cannot be below {2 / 2**n:.3g}"
     return ""

@@ -5,10 +5,12 @@ all_thresholds(found.configs)       # {"ma": 59.94, "el10": 4.99}
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram, subscripted
+
+_HELDOUT = "at most the held-out texts' mean"
 
 
 def thresholds(config: Mapping[str, Any]) -> dict[str, float] | None:
@@ -24,16 +26,29 @@ def all_thresholds(configs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: value for config in reversed(configs) for key, value in (thresholds(config) or {}).items()}
 
 
-def thresholds_said(config: Mapping[str, Any]) -> str:
-    """When a text counts as forgotten, and which methods have rules of their own; '' where a config does not say."""
-    limits, ngram = thresholds(config), _ngram(config)
-    if limits is None:
+def thresholds_said(config: Mapping[str, Any], el_name: Callable[[int], str] = subscripted) -> str:
+    """When a text counts as forgotten, and which methods have rules of their own; '' where a config does not say.
+
+    el_name: how EL is called by its n.
+    """
+    stop = config.get("stop") or {}
+    if not all(stop.get(key) is not None for key in ("ma", "el")):
         return ""
-    rule = config["stop"].get("rule", "and")
+    el, rule = el_name(_ngram(config)), stop.get("rule", "and")
+    if stop["ma"] == stop["el"] == "heldout":
+        limits = f"MA {rule} {el} {_HELDOUT}s before unlearning"
+    else:
+        limits = f" {rule} ".join(_limit_said(name, stop[key]) for name, key in (("MA", "ma"), (el, "el")))
     entries = [m for m in config.get("methods", ()) if any((m.get("stop") or {}).values())]
     names = dict.fromkeys(str(m.get("label") or m["name"]) for m in entries)
     others = f"; by rules of their own: {', '.join(names)}" if names else ""
-    return f"MA < {limits['ma']:.2f} % {rule} {subscripted(ngram)} < {limits[f'el{ngram}']:.2f} %{others}"
+    return limits + others
+
+
+def _limit_said(name: str, limit: float | str) -> str:
+    if isinstance(limit, str):
+        return f"{name} {_HELDOUT} before unlearning"
+    return f"{name} < {100 * limit:.2f} %"
 
 
 def _ngram(config: Mapping[str, Any]) -> int:

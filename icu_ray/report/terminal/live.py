@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from icu_ray.console.progress import TELL_SECONDS, Clock, Step, duration, line
+from icu_ray.console.terminal import print_words
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
@@ -153,8 +154,8 @@ class LiveView:
             self._say(line, style if self._live is not None else "")
 
     def _say(self, line: str, style: str = "") -> None:
-        """One line, which a terminal may break: who copies a path or address from it gets it whole."""
-        self.console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+        """One line, which a terminal has broken between its words."""
+        print_words(self.console, line, style)
 
     def _total(self) -> int:
         asked = self.plan.config.search

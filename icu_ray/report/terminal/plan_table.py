@@ -9,12 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from icu_ray.config import SweepConfig
 from icu_ray.console.terminal import print_words
 from icu_ray.errors import without_secrets
 from icu_ray.plan.budget import cost_of, load_prices
 from icu_ray.plan.estimate_correction import error_said
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE
+from icu_ray.report.numbers.thresholds import thresholds_said
 from icu_ray.report.terminal.fitting import Heading, print_fitting
 
 
@@ -54,6 +56,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         needs = f"the largest needs {widest} worker{'s at once' if widest > 1 else ''}"
         console.print()
         print_words(console, f"{len(plan.trials)} {several} ({said}); {needs}.")
+    print_words(console, f"Forgotten: {forgotten_when(config)}.")
     if config.search is not None:
         ranges = ", ".join(f"{name} {r.low:g} to {r.high:g}" for name, r in config.search.space.items())
         print_words(console, f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.")
@@ -83,6 +86,13 @@ def print_plan(plan: Plan, console: Console) -> None:
         print_words(console, f"Ids are provisional: {plan.provisional}", "yellow")
 
 
+def forgotten_when(config: SweepConfig) -> str:
+    """The thresholds that trials will be judged by, and what it may cost."""
+    ratio = config.stop.max_ppl_ratio
+    cost = "" if ratio is None else f"; a success: at no more than {ratio:g} times the original's held-out perplexity"
+    return thresholds_said(config.model_dump(), "EL{}".format) + cost
+
+
 def plan_json(plan: Plan) -> str:
     """The plan as JSON, for scripts."""
     return json.dumps(
@@ -90,6 +100,7 @@ def plan_json(plan: Plan) -> str:
             "name": plan.config.name,
             "storage": without_secrets(plan.config.storage),
             "fidelity": plan.config.fidelity,
+            "forgotten_when": forgotten_when(plan.config),
             "gpu_hours": round(plan.gpu_hours, 3),
             "error": error_said(plan.trials),
             "provisional": plan.provisional,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
+from icu_ray.console.terminal import print_words
 from icu_ray.report.numbers.columns import PAPER_COLUMNS, Column, evaluated_metrics
 from icu_ray.report.numbers.statistics import FEWEST
 from icu_ray.report.numbers.summary import Metric, Summary
@@ -24,7 +25,7 @@ def outcome_style(result: TrialResult | None) -> str:
 def print_tables(summary: Summary, console: Console) -> None:
     """Each trial before -> after, then each cell as mean ± standard deviation over its samples, or its seeds."""
     if not summary.results:
-        console.print(f"No trial of '{summary.sweep}' has a result yet.", markup=False, soft_wrap=True)
+        print_words(console, f"No trial of '{summary.sweep}' has a result yet.")
         return
     shown = [m for m in summary.metrics if m.key in ("ma", "bertscore_f1", "ppl_heldout") or m.heading.startswith("EL")]
     evaluated = _evaluated_columns(summary)
@@ -62,9 +63,9 @@ def print_tables(summary: Summary, console: Console) -> None:
     for result in summary.results:
         if result.status != "finished" and result.reason != NOT_TRAINED:
             said = f"{result.name}: {OUTCOME_WORD[result_outcome(result)]}: {result.reason}"
-            console.print(said, style="yellow", markup=False, soft_wrap=True)
+            print_words(console, said, "yellow")
     for name in summary.missing:
-        console.print(f"{name}: no result yet", style="yellow", markup=False, soft_wrap=True)
+        print_words(console, f"{name}: no result yet", "yellow")
 
 
 def _repeated(summary: Summary) -> str:
