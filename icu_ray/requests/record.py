@@ -59,19 +59,16 @@ def thresholds_told(limits: Thresholds) -> dict[str, Any]:
     """The thresholds a trial was judged by.
 
     at_most: names of those that a measured value may equal, as held-out texts' means; it must be below the others.
-    ngram: n of EL, whose threshold is `el`.
     """
-    both = {"ma": limits.ma, "el": limits.el}
-    called = dict(zip(both, limits.named, strict=True))
-    values: dict[str, Any] = {name: finite(limit.value) for name, limit in both.items()}
-    made = [name for name, limit in both.items() if limit.source == "heldout"]
+    values: dict[str, Any] = {name.lower(): finite(limit.value) for name, limit in limits.named.items()}
+    made = [name.lower() for name, limit in limits.named.items() if limit.source == "heldout"]
     parts = [means_said(limits)] if made else []
-    for name in [name for name in both if name not in made]:
-        paper = values[name] == getattr(StopConfig(), name)
-        parts.append(f"{called[name]}: {'the paper (section V-D)' if paper else f'this request (stop.{name})'}")
+    for key, (name, limit) in zip(("ma", "el"), limits.named.items(), strict=True):
+        if limit.source == "number":
+            paper = finite(limit.value) == getattr(StopConfig(), key)
+            parts.append(f"{name}: {'the paper (section V-D)' if paper else f'this request (stop.{key})'}")
     ratio = limits.max_ppl_ratio
-    told = {"rule": limits.rule, "from": "; ".join(parts), "at_most": made, "max_ppl_ratio": ratio}
-    return values | told | {"ngram": limits.ngram}
+    return values | {"rule": limits.rule, "from": "; ".join(parts), "at_most": made, "max_ppl_ratio": ratio}
 
 
 def request_record(

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from icu_ray.storage.el_names import in_files
 from icu_ray.storage.results import SampleRecord, Scores, TrialEvaluation, TrialResult, finite
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.verdict_parts import (
@@ -181,7 +182,8 @@ def is_success(result: TrialResult) -> bool:
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as plain values for JSON; what was not measured is None. ngram: n of EL, wherever `el` stands."""
+    """A verdict as plain values for JSON; what was not measured is None. EL is called by its n, as `el10`."""
+    ngram = verdict.heldout.ngram
     states: tuple[State, ...] = ("forgotten", "left", "not_measured")
     told = {
         "outcome": verdict.outcome,
@@ -192,16 +194,15 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
             "each": verdict.each if verdict.texts else None,
             "already": verdict.already,
             "ma": verdict.ma,
-            "el": verdict.el,
-            "ngram": verdict.heldout.ngram,
+            f"el{ngram}": verdict.el,
             "counts": {state: len(verdict.ids(state)) for state in states},
-            "texts": [asdict(text) for text in verdict.texts],
+            "texts": [in_files({**asdict(text), "ngram": ngram}) for text in verdict.texts],
         },
         "cost": {**asdict(verdict.cost), "speech": asdict(verdict.speech)},
-        "heldout": asdict(verdict.heldout),
+        "heldout": in_files(asdict(verdict.heldout)),
         "left": list(verdict.ids("left")),
         "not_measured": list(verdict.ids("not_measured")),
-        "thresholds": None if verdict.thresholds is None else asdict(verdict.thresholds),
+        "thresholds": None if verdict.thresholds is None else in_files(asdict(verdict.thresholds)),
         "lines": {what: "; ".join(sentences) for what, sentences in verdict.lines},
     }
     return {key: finite(value) for key, value in told.items()}

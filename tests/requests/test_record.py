@@ -114,8 +114,7 @@ def test_a_record_names_everything_and_holds_no_text(tmp_path: Path) -> None:
     assert record["model"]["sha256_before"] == folder_fingerprint(model)
     assert record["model"]["sha256_after"] == folder_fingerprint(Path(paths.model)) == record_hash(tmp_path / "out")
     source = "MA: the paper (section V-D); EL2: the paper (section V-D)"
-    known = {"ma": 0.5994, "el": 0.0499, "rule": "and", "from": source, "at_most": [], "max_ppl_ratio": 1.5}
-    known["ngram"] = 2
+    known = {"ma": 0.5994, "el2": 0.0499, "rule": "and", "from": source, "at_most": [], "max_ppl_ratio": 1.5}
     assert record["thresholds"] == known
     ended = {"forgotten": True, "success": True, "status": "finished", "reason": "after epoch 2", "epochs": 2}
     assert {key: record["verdict"][key] for key in ended} == ended and record["verdict"]["left"] == []
@@ -181,10 +180,10 @@ def test_what_was_not_measured_is_not_forgotten(ma: float, el: float | None, rul
 def test_thresholds_of_held_out_texts_may_be_reached_but_not_passed() -> None:
     limits = Thresholds(Limit(0.3, "heldout", 0.1, 20), Limit(0.0, "heldout", 0.0, 20))
     told = thresholds_told(limits)
-    assert (told["at_most"], told["ngram"]) == (["ma", "el"], 10)
+    assert told["at_most"] == ["ma", "el10"]
     assert told["from"] == "MA and EL10: the mean of 20 held-out texts before unlearning"
     five = thresholds_told(Thresholds(Limit(0.5994), Limit(0.3), ngram=5))
-    assert five["from"] == "MA: the paper (section V-D); EL5: this request (stop.el)" and five["ngram"] == 5
+    assert five["from"] == "MA: the paper (section V-D); EL5: this request (stop.el)" and five["el5"] == 0.3
     for ma, el in ((0.3, 0.0), (0.2, 0.0), (0.3, 0.01), (0.31, 0.0)):
         assert limits.judge(ma, el) is (ma <= 0.3 and el <= 0.0)
     # A threshold that could not be measured judges nothing; the other one still may.
