@@ -182,7 +182,8 @@ class TestRefinement:
 class TestTrial:
     @pytest.mark.parametrize("family", ["gpt_neo", "opt", "llama"])
     def test_forgets(self, family: str) -> None:
-        outcome, _ = run(family=family, max_epochs=30)
+        # Processors round differently, and so tiny a model takes 18 epochs on one and more on another.
+        outcome, _ = run(family=family, beta=0.5, max_epochs=60)
         assert outcome.status == "finished", outcome.reason
         assert outcome.before.ma is not None
         assert outcome.after.ma is not None
