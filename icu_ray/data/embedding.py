@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,13 @@ def embed_texts(
     texts: Sequence[str], encoder: str, store: Store, *, actors: int, batch_size: int
 ) -> NDArray[np.float32]:
     """(N, D) float32 unit vectors of distinct texts, memory mapped from the store; needs a running Ray if missing."""
+    return stored_vectors(texts, encoder, store, actors=actors, batch_size=batch_size)()
+
+
+def stored_vectors(
+    texts: Sequence[str], encoder: str, store: Store, *, actors: int, batch_size: int
+) -> Callable[[], NDArray[np.float32]]:
+    """What gives the vectors of `embed_texts`, which are in the store from now on, in any process of any node."""
     key = {"encoder": encoder_fingerprint(encoder), "texts": texts_fingerprint(texts)}
 
     def make(folder: Path) -> None:
@@ -109,7 +116,15 @@ def embed_texts(
         assert vectors is not None
         vectors.flush()
 
-    loaded: NDArray[np.float32] = np.load(store.get_or_make("embeddings", key, make) / VECTORS, mmap_mode="r")
+    store.get_or_make("embeddings", key, make)
+    return functools.partial(_stored, store.remote or str(store.folder), key)
+
+
+def _stored(root: str, key: dict[str, str]) -> NDArray[np.float32]:
+    def gone(folder: Path) -> None:
+        raise RuntimeError(f"the embeddings left the store {root}; run the command again")
+
+    loaded: NDArray[np.float32] = np.load(Store(root).get_or_make("embeddings", key, gone) / VECTORS, mmap_mode="r")
     return loaded
 
 

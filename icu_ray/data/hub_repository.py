@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from icu_ray.data.hub_cards import CARDS, stays_inside
 from icu_ray.errors import UserError
-from icu_ray.storage.store import CACHE_VARIABLE
+from icu_ray.storage.files import cache_folder
 
 TABLES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -77,8 +77,7 @@ def skeleton(name: str, commit: str, names: Iterable[str], named: str) -> Path:
 
 def kept(commit: str) -> Path:
     """Where this machine keeps what it made of a commit."""
-    base = Path(os.environ.get(CACHE_VARIABLE) or os.path.expanduser("~/.cache/icu_ray"))
-    return base.absolute().resolve() / "hub_data" / commit
+    return cache_folder().absolute().resolve() / "hub_data" / commit
 
 
 def fetch(name: str, commit: str, folder: Path, files: list[str], named: str) -> None:

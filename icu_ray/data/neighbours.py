@@ -1,8 +1,9 @@
 """Nearest neighbours over shards of a pool: faiss in Ray Data actors, and a merge that does not see the shards.
 
-Each block of vectors is searched and dropped by one actor, so that no machine holds the whole index. faiss's float32
-products differ in the last bits with the size of what it searches; so a shard gives more than is asked (all that could
-be among the best), and the merge scores these again in float64, rounds to 1e-6 and breaks ties by row.
+An actor reads a shard from the file that all actors of its node map into memory (`opened`), searches it and drops it:
+none holds more than a shard, and Ray's object store holds none at all. faiss's float32 products differ in the last bits
+with the size of what it searches; so a shard gives more than is asked (all that could be among the best), and the merge
+scores these again in float64, rounds to 1e-6 and breaks ties by row.
 
 Without `cells` the search is exact. With them (`make_cells`) it is faiss's inverted file: every row belongs to the cell
 whose centre is nearest to it, and a query looks only into its PROBED nearest cells. The centres are made once, of rows
@@ -19,16 +20,13 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.console.progress import told
-from icu_ray.data.embedding import matrix_of, quiet_ray_data, vector_column
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from icu_ray.data.embedding import quiet_ray_data
 
 TOLERANCE = 1e-5
 """Far above the error of a float32 product of unit vectors (1e-7), far below what tells two texts apart."""
@@ -70,13 +68,15 @@ def search(
     shards: int,
     actors: int,
     cells: NDArray[np.float32] | None = None,
+    opened: Callable[[], NDArray[np.float32]] | None = None,
 ) -> list[list[list[Neighbour]]]:
     """For each search and query the k nearest allowed rows, best first (fewer where fewer are allowed).
 
     cells: (C, D) centres of an approximate search. A query whose probed cells hold fewer than k allowed rows is
-    answered by an exact search.
+    answered by an exact search. opened: gives the same vectors on any node, as a file mapped into memory; None: they
+    go to Ray's object store, once and whole.
     """
-    found = _search_shards(vectors, searches, k, shards, actors, cells)
+    found = _search_shards(vectors, searches, k, shards, actors, cells, opened)
     if cells is not None:
         lacking = [
             np.array([len(rows) < min(k, int(each.allowed.sum())) for rows in found[number]], dtype=bool)
@@ -84,7 +84,7 @@ def search(
         ]
         if any(some.any() for some in lacking):
             again = [replace(each, queries=each.queries[some]) for each, some in zip(searches, lacking, strict=True)]
-            exact = _search_shards(vectors, again, k, shards, actors, None)
+            exact = _search_shards(vectors, again, k, shards, actors, None, opened)
             for rows, some, better in zip(found, lacking, exact, strict=True):
                 for place, candidates in zip(np.flatnonzero(some), better, strict=True):
                     rows[place] = candidates
@@ -130,31 +130,28 @@ def _search_shards(
     shards: int,
     actors: int,
     cells: NDArray[np.float32] | None,
+    opened: Callable[[], NDArray[np.float32]] | None,
 ) -> list[list[set[int]]]:
     """For each search and query all rows that may be among the k nearest."""
-    import pyarrow as pa
     import ray
 
     bounds = np.linspace(0, len(vectors), min(shards, len(vectors)) + 1).astype(int)
-    tables: list[Any] = []
-    for start, stop in itertools.pairwise(bounds.tolist()):
-        # One shard at a time goes through this process; Ray keeps or spills what actors have not taken yet.
-        shard = np.ascontiguousarray(vectors[start:stop])
-        tables.append(ray.put(pa.table({"row": np.arange(start, stop), "vector": vector_column(shard)})))
+    parts = [{"start": start, "stop": stop} for start, stop in itertools.pairwise(bounds.tolist())]
     asked = ray.put(([(np.ascontiguousarray(vectors[each.queries]), each.allowed) for each in searches], cells))
+    whole = None if opened is not None else ray.put(np.ascontiguousarray(vectors))
     found: list[list[set[int]]] = [[set() for _ in each.queries] for each in searches]
     with quiet_ray_data():
-        results = ray.data.from_arrow_refs(tables).map_batches(
+        results = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             ShardSearch,
-            fn_constructor_args=([asked], k),  # inside a list a reference stays one: each actor gets it once
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(actors, len(tables))),
+            fn_constructor_args=([asked, whole], k, opened),  # inside a list a reference stays one
+            batch_size=1,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=min(actors, len(parts))),
             num_cpus=1,
         )
         told("searching")
         for done, block in enumerate(results.iter_batches(batch_size=None, batch_format="numpy"), 1):
-            told("searching", min(1.0, done / len(tables)))
+            told("searching", min(1.0, done / len(parts)))
             for number, query, row in zip(block["search"], block["query"], block["row"], strict=True):
                 found[number][query].add(int(row))
     return found
@@ -172,26 +169,31 @@ def merge(
 
 
 class ShardSearch:
-    """An actor that searches the shard it is given for the neighbours of all queries, and forgets it."""
+    """An actor that searches the shards it is told of for the neighbours of all queries, one after the other.
 
-    def __init__(self, asked: list[Any], k: int) -> None:
+    shared: references to the questions with the centres, and to all vectors; in place of these `opened` gives them.
+    """
+
+    def __init__(self, shared: list[Any], k: int, opened: Callable[[], NDArray[np.float32]] | None = None) -> None:
         import ray
 
         self.asked: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
         self.cells: NDArray[np.float32] | None
-        self.asked, self.cells = ray.get(asked[0])
+        self.asked, self.cells = ray.get(shared[0])
+        self.vectors: NDArray[np.float32] = ray.get(shared[1]) if opened is None else opened()
         self.k = k
 
-    def __call__(self, shard: pa.Table) -> dict[str, NDArray[np.int64]]:
-        rows = shard.column("row").to_numpy()
-        vectors = np.ascontiguousarray(matrix_of(shard.column("vector")))
-        find = exact_shard(vectors) if self.cells is None else approximate_shard(vectors, self.cells)
-        answers = [
-            (number, query, rows[place])
-            for number, (queries, allowed) in enumerate(self.asked)
-            for query, places in enumerate(candidates(find, queries, np.flatnonzero(allowed[rows]), self.k))
-            for place in places
-        ]
+    def __call__(self, shards: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        answers: list[tuple[int, int, int]] = []
+        for start, stop in zip(shards["start"].tolist(), shards["stop"].tolist(), strict=True):
+            vectors = np.array(self.vectors[start:stop])  # a copy in memory, which goes with the shard
+            find = exact_shard(vectors) if self.cells is None else approximate_shard(vectors, self.cells)
+            answers += [
+                (number, query, start + int(place))
+                for number, (queries, allowed) in enumerate(self.asked)
+                for query, places in enumerate(candidates(find, queries, np.flatnonzero(allowed[start:stop]), self.k))
+                for place in places
+            ]
         columns = np.array(answers, dtype=np.int64).reshape(-1, 3).T
         return dict(zip(("search", "query", "row"), columns, strict=True))
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from icu_ray.config import Columns, PairsConfig
 from icu_ray.data.chosen_pairs import pairs_fingerprint
 from icu_ray.data.corpus import Corpus
-from icu_ray.data.embedding import embed_texts, encoder_fingerprint
+from icu_ray.data.embedding import encoder_fingerprint, stored_vectors
 from icu_ray.data.examples import Examples
 from icu_ray.data.neighbours import PROBED, Neighbour, Search, make_cells, search
 from icu_ray.data.text_columns import TextColumn, distinct_rows, text_column
@@ -211,14 +211,15 @@ def _compute(
     store: Store,
 ) -> dict[int, Pairs]:
     texts = embedded_texts(corpus.rows, columns, own_columns)
-    vectors = embed_texts(
+    opened = stored_vectors(
         texts.distinct, settings.encoder, store, actors=settings.actors, batch_size=settings.batch_size
     )
+    vectors = opened()
     shards = settings.shards or -(-len(texts.distinct) // SHARD_ROWS)
     k = 1 if settings.max_ngram_overlap is None else settings.candidates
     searches = [_search_of(corpus, sample, texts) for sample in samples]
     cells = make_cells(vectors) if settings.index == "approximate" else None
-    found = search(vectors, searches, k, shards=shards, actors=settings.actors, cells=cells)
+    found = search(vectors, searches, k, shards=shards, actors=settings.actors, cells=cells, opened=opened)
     return {
         sample: _choose(corpus, sample, texts, neighbours, settings)
         for sample, neighbours in zip(samples, found, strict=True)

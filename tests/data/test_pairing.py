@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def _same(a: Pairs, b: Pairs) -> bool:
     return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(Pairs))
 
 
-def test_the_search_on_ray_does_not_see_shards_or_actors(ray_cluster: None) -> None:
+def test_the_search_on_ray_does_not_see_shards_or_actors(ray_cluster: None, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     vectors = _unit(random.normal(size=(90, 8)))
     vectors[40:60] = vectors[7]
@@ -177,8 +178,10 @@ def test_the_search_on_ray_does_not_see_shards_or_actors(ray_cluster: None) -> N
         Question(np.array([50]), np.ones(90, dtype=bool), np.arange(90)),
     ]
     expected = [[_brute_force(vectors, int(q), each.allowed, each.rank, 5) for q in each.queries] for each in questions]
-    for shards, actors in ((1, 1), (3, 2)):
-        found = search(vectors, questions, 5, shards=shards, actors=actors)
+    np.save(tmp_path / "vectors.npy", vectors)
+    opened = partial(np.load, tmp_path / "vectors.npy", mmap_mode="r")
+    for shards, actors, source in ((1, 1, None), (3, 2, opened)):
+        found = search(vectors, questions, 5, shards=shards, actors=actors, opened=source)
         assert [[[n.row for n in one] for one in each] for each in found] == expected
 
 
