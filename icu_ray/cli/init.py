@@ -32,7 +32,9 @@ def add(commands: Any) -> None:
         help="file to write; it must not be there yet (default: mine.yaml)",
     )
     parser.add_argument(
-        "--model", metavar="DIR_OR_ID", help="folder or hub id of the language model (default: a small stand-in)"
+        "--model",
+        metavar="DIR_OR_ID",
+        help="folder, hub id or GGUF file of the model (default: a small stand-in)",
     )
     parser.add_argument(
         "--forget",

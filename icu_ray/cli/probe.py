@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         _probe,
         progress=True,
     )
-    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder or hub id of the language model")
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder, hub id or GGUF file of the model")
     parser.add_argument(
         "--forget",
         required=True,

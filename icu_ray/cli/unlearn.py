@@ -37,8 +37,8 @@ def add(commands: Any) -> None:
         "--model",
         default="standin",
         metavar="DIR_OR_ID",
-        help="folder or hub id of the language model (default: standin, a small model that is first trained here to "
-        "know the texts)",
+        help="folder, hub id or GGUF file of the model (default: standin, a small language model that is first trained "
+        "here to know the texts)",
     )
     parser.add_argument(
         "--forget",

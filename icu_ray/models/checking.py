@@ -20,7 +20,8 @@ from icu_ray.data.encoder import BUNDLED
 from icu_ray.errors import UserError
 from icu_ray.models.architecture import check_architecture, read_config
 from icu_ray.models.encoders import check_encoder_class, encoder_files
-from icu_ray.models.hub import cached_folder, looks_local
+from icu_ray.models.gguf_files import converted_folder, gguf_folder, is_gguf
+from icu_ray.models.hub import folder_here
 from icu_ray.models.loading import check_model_source, load_tokenizer
 
 _REFUSED = 2
@@ -33,9 +34,9 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
         if model.source is None:
             continue
         check_model_source(model.source)
-        local = looks_local(model.source)
-        folder = Path(model.source) if local else cached_folder(model.source, model.revision, weights=False)
-        if folder is not None and (folder / "config.json").is_file():
+        # A GGUF file is converted where torch is.
+        folder = converted_folder(model.source) if is_gguf(model.source) else folder_here(model.source, model.revision)
+        if folder is not None and (is_gguf(model.source) or (folder / "config.json").is_file()):
             there.append((model.source, str(folder.absolute()), model.trust_remote_code))
     read: list[tuple[str, str, str, int | None]] = []
     for key, source, layer in encoders:
@@ -56,6 +57,8 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
 
 def _check(there: Sequence[tuple[str, str, bool]], read: Sequence[tuple[str, str, str, int | None]]) -> None:
     for source, folder, trusted in there:
+        if is_gguf(source):
+            gguf_folder(source)
         load_tokenizer(folder, trust_remote_code=trusted)
         config = read_config(Path(folder), source, trust_remote_code=trusted)
         check_architecture(config, source, trust_remote_code=trusted)

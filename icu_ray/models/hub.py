@@ -1,4 +1,4 @@
-"""Models of the hub: by their commit, only the files that are loaded, from the local cache where they are there.
+"""Where a model's files are; models of the hub by commit, only what is loaded, from the local cache if it is there.
 
 folder = cached_folder("EleutherAI/gpt-neo-125m", commit) or download("EleutherAI/gpt-neo-125m", commit)
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from icu_ray.console.progress import listener
 from icu_ray.data.hub_repository import is_network_error
 from icu_ray.errors import UserError
+from icu_ray.models.gguf_files import converted_folder, is_gguf
 
 log = logging.getLogger(__name__)
 TOKENIZER_FILES = (
@@ -25,7 +27,9 @@ TIMEOUT_SECONDS = 10.0
 
 
 def looks_local(source: str) -> bool:
-    """Whether a source means a folder: it is there, or it is written like a path."""
+    """Whether a source means a folder or a file: it is there, or it is written like a path."""
+    if is_gguf(source):
+        return True
     written_so = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
     return written_so or (bool(source) and Path(source).exists())
 
@@ -56,6 +60,16 @@ def commit_of(source: str, revision: str | None = None) -> str | None:
 def is_pinned(source: str, revision: str | None = None) -> bool:
     """Whether it is known which model is meant: a folder, or one of the hub whose commit is known."""
     return looks_local(source) or re.fullmatch("[0-9a-f]{40}", commit_of(source, revision) or "") is not None
+
+
+def folder_here(source: str, revision: str | None = None) -> Path | None:
+    """The folder of a model without its weights, as far as it is on this machine already; None: not yet."""
+    if is_gguf(source):
+        folder = converted_folder(source)
+        return folder if folder.is_dir() else None
+    if looks_local(source):
+        return Path(os.path.expanduser(source))
+    return cached_folder(source, revision, weights=False)
 
 
 def cached_folder(source: str, commit: str | None, weights: bool = True) -> Path | None:

@@ -1,4 +1,4 @@
-"""Any causal LM and its tokenizer, from a hub id or a local folder, ready for unlearning.
+"""Any causal LM and its tokenizer, from a hub id, a local folder or a GGUF file, ready for unlearning.
 
     loaded = load_model("EleutherAI/gpt-neo-125m", dtype="float32")
     loaded.model, loaded.tokenizer
@@ -18,7 +18,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,7 @@ from icu_ray.console.progress import told
 from icu_ray.data.hub_repository import wrong_id
 from icu_ray.errors import UserError, explained
 from icu_ray.models.architecture import check_architecture, check_forward, read_config
+from icu_ray.models.gguf_files import check_gguf, gguf_folder, is_gguf, no_progress_bar
 from icu_ray.models.hub import TOKENIZER_FILES, cached_folder, commit_of, download, looks_local
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def load_model(
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     config = read_config(folder, source, trust_remote_code=trust_remote_code)
     check_architecture(config, source, trust_remote_code=trust_remote_code)
-    with explained(f"model {source}"), _no_progress_bar():
+    with explained(f"model {source}"), no_progress_bar():
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -140,6 +141,9 @@ def fuse_activations(model: PreTrainedModel) -> None:
 
 def check_model_source(source: str) -> None:
     """Refuse what can be seen to be no model without loading it; a hub id is only checked for its form."""
+    if is_gguf(source):
+        check_gguf(source)
+        return
     if not looks_local(source):
         _check_hub_id(source)
         return
@@ -178,7 +182,7 @@ def check_folder(folder: Path, named: str, weights: bool = True, expected: str =
 def local_folder(source: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder of a source, checked; what a hub id lacks in the local cache is downloaded."""
     if looks_local(source):
-        folder = Path(os.path.expanduser(source))
+        folder = gguf_folder(source) if is_gguf(source) else Path(os.path.expanduser(source))
         check_folder(folder, f"model {source}", weights)
         return folder
     _check_hub_id(source)
@@ -261,16 +265,3 @@ def _read_json(path: Path, named: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{named}: {path.name} holds a {type(value).__name__}, expected an object")
     return value
-
-
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

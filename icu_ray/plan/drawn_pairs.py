@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from icu_ray import methods
 from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.data.pair_draws import pair_draws
-from icu_ray.models.hub import cached_folder, looks_local
+from icu_ray.models.hub import folder_here
 
 _HIDDEN: tuple[str, ...] = ("hidden_size", "n_embd", "d_model")
 _STANDIN_HIDDEN = {"small": 128, "medium": 160, "large": 256}
@@ -70,8 +69,7 @@ def bytes_of_row(model: ModelConfig, config: SweepConfig) -> int | None:
 
 def _described(model: ModelConfig, names: Sequence[str]) -> int | None:
     assert model.source is not None
-    local = looks_local(model.source)
-    folder = Path(model.source) if local else cached_folder(model.source, model.revision, weights=False)
+    folder = folder_here(model.source, model.revision)
     if folder is None:
         return None
     with contextlib.suppress(OSError, ValueError, AttributeError):  # what is wrong with it, checking the model tells

@@ -12,11 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from icu_ray.config import FilterConfig, ModelConfig, SweepConfig
 from icu_ray.data.encoder import BUNDLED
-from icu_ray.models.hub import looks_local
+from icu_ray.models.hub import folder_here, looks_local
 from icu_ray.plan.machine_speed import core_flops, gpu_flops
 from icu_ray.plan.past_trials import Work, past_of
 
@@ -120,8 +119,9 @@ def parameters_of(model: ModelConfig) -> float:
     """
     if model.standin is not None:
         return STANDIN_PARAMETERS[model.standin.size]
-    if model.source is not None and looks_local(model.source):
-        files = [*Path(model.source).glob("*.safetensors")] or [*Path(model.source).glob("pytorch_model*.bin")]
+    folder = folder_here(model.source) if model.source is not None and looks_local(model.source) else None
+    if folder is not None:
+        files = [*folder.glob("*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
         if files:
             # Weights are kept in two bytes or in four; half the right number is near enough for an estimate.
             return sum(file.stat().st_size for file in files) / 4

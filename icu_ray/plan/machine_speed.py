@@ -20,8 +20,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from icu_ray.storage.files import write_atomic
-from icu_ray.storage.store import CACHE_VARIABLE
+from icu_ray.storage.files import cache_folder, write_atomic
 
 REFERENCE_FLOPS, REFERENCE_SCORE = 20e9, 75e9
 """Of one machine (AMD EPYC, docs/results.md): operations a second of a core in whole epochs of stand-ins, training and
@@ -83,7 +82,7 @@ def gpu_flops_of(score: float | None) -> float:
 def is_measured(device: Literal["cpu", "gpu"]) -> bool:
     """Whether the speed of a core or a GPU of this machine was measured and kept; measures nothing."""
     name = gpu_name() if device == "gpu" else _processor()
-    return name in _read(kept_folder() / FILE)
+    return name in _read(cache_folder() / FILE)
 
 
 def machine_name(device: Literal["cpu", "gpu"]) -> str | None:
@@ -106,18 +105,12 @@ def _gpu_model() -> str | None:
     return None
 
 
-def kept_folder() -> Path:
-    """Where what is known of this machine is kept."""
-    own = os.environ.get(CACHE_VARIABLE)
-    return Path(own or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "icu_ray"))
-
-
 def _score(name: str, script: str, least: float = 0.0) -> float | None:
     """What was kept under this name, else what the script measures; None: it could not.
 
     It is kept where it is `least` or more.
     """
-    file = kept_folder() / FILE
+    file = cache_folder() / FILE
     kept = _read(file)
     if name not in kept or kept[name] < least:
         score = _measure(script)

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from icu_ray.plan.machine_speed import kept_folder, machine_name
-from icu_ray.storage.files import write_atomic
+from icu_ray.plan.machine_speed import machine_name
+from icu_ray.storage.files import cache_folder, write_atomic
 
 log = logging.getLogger(__name__)
 FILE = "past_trials.jsonl"
@@ -121,7 +121,7 @@ def remember(work: Work, epochs: int, seconds: Mapping[str, float]) -> None:
         line = json.dumps({"machine": machine, "work": asdict(work), "epochs": epochs, "seconds": kept})
         if _parsed(line) is None:
             return
-        file = kept_folder() / FILE
+        file = cache_folder() / FILE
         with contextlib.suppress(OSError):  # a home that cannot be written: later estimates go on without it
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(file, "a", encoding="utf-8") as appended:
@@ -135,7 +135,7 @@ def remember(work: Work, epochs: int, seconds: Mapping[str, float]) -> None:
 
 def past_of(work: Work) -> Past | None:
     """The newest trials of about this size that ended on such a device here, in this precision; None: none did."""
-    file = kept_folder() / FILE
+    file = cache_folder() / FILE
     with contextlib.suppress(OSError):
         found = file.stat()
         return _alike(file, (found.st_mtime_ns, found.st_size), machine_name(work.device), _kind(work), work.parameters)

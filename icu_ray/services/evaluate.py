@@ -46,6 +46,7 @@ def evaluate(
     from icu_ray.evaluation.stage.run import evaluate_models
     from icu_ray.models.checking import check_models
     from icu_ray.models.fingerprints import folder_fingerprint
+    from icu_ray.models.gguf_files import is_gguf
     from icu_ray.models.hub import looks_local
     from icu_ray.models.loading import local_folder
 
@@ -60,7 +61,7 @@ def evaluate(
         found = local_folder(model, revision)
         subjects.append(
             Subject(
-                name=found.resolve().name if looks_local(model) else model,
+                name=Path(model).stem if is_gguf(model) else found.resolve().name if looks_local(model) else model,
                 source=str(found.resolve()) if looks_local(model) else model,
                 hash=folder_fingerprint(found),
                 dtype="bfloat16" if precision == "bf16" else "float32",

@@ -14,6 +14,14 @@ from typing import Any
 
 from icu_ray.errors import UserError, without_secrets
 
+CACHE_VARIABLE = "ICU_RAY_CACHE"
+
+
+def cache_folder() -> Path:
+    """What later runs on this machine are quicker by: $ICU_RAY_CACHE, else icu_ray in $XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get(CACHE_VARIABLE) or os.path.join(base, "icu_ray"))
+
 
 def local_path(url: str) -> Path | None:
     """The path of a plain path or file:// URL, None for a remote URL."""

@@ -26,12 +26,11 @@ from typing import TypeAlias
 
 from filelock import FileLock, Timeout
 
-from icu_ray.storage.files import file_system, join, local_path, read_bytes, sync_folder, write_atomic
+from icu_ray.storage.files import cache_folder, file_system, join, local_path, read_bytes, sync_folder, write_atomic
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 _HASHABLE = "null, bool, int, finite float, str, and lists and string-keyed mappings of these"
 MANIFEST = "manifest.json"
-CACHE_VARIABLE = "ICU_RAY_CACHE"
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +77,11 @@ class Store:
     """A content-addressed collection of artefacts below `root` (path or fsspec URL)."""
 
     def __init__(self, root: str, cache: str | None = None) -> None:
-        """`cache`: local folder that mirrors a remote root; default $ICU_RAY_CACHE or ~/.cache/icu_ray."""
+        """`cache`: local folder that mirrors a remote root; default `folders.cache_folder`."""
         path = local_path(root)
         self.remote = root.rstrip("/") if path is None else None
         if path is None:
-            base = cache or os.environ.get(CACHE_VARIABLE) or os.path.expanduser("~/.cache/icu_ray")
-            path = Path(base) / "store" / content_hash(self.remote)[:16]
+            path = Path(cache or cache_folder()) / "store" / content_hash(self.remote)[:16]
         # Absolute, because Ray workers have another working directory than the driver.
         self.folder = path.absolute()
 

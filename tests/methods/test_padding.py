@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from icu_ray import methods
 from icu_ray.config import Columns, LossConfig
@@ -26,19 +26,9 @@ from icu_ray.methods.weights import batch_weights
 from icu_ray.metrics.perplexity import total_nll
 from icu_ray.metrics.probe import probe
 from icu_ray.models.reference import build_reference
-from tests.support.tiny_models import FAMILIES, PAD, VOCABULARY, tiny_model
+from tests.support.tiny_models import FAMILIES, PAD, VOCABULARY, tiny_model_of
 
 Rows = Sequence[Sequence[int]]
-
-
-def model_of(family: str, seed: int = 0) -> PreTrainedModel:
-    torch.manual_seed(seed)
-    size = {"vocab_size": VOCABULARY, "n_layer": 2, "n_head": 2, "initializer_range": 0.3}
-    if family == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(**size, n_embd=24, n_positions=32, bos_token_id=0, eos_token_id=PAD)).eval()
-    if family == "bloom":
-        return BloomForCausalLM(BloomConfig(**size, hidden_size=24, bos_token_id=0, eos_token_id=PAD)).eval()
-    return tiny_model(family, seed)
 
 
 def padded(rows: Rows, width: int) -> TokenRows:
@@ -79,7 +69,10 @@ def with_prompts(rows: TokenRows) -> TokenRows:
 def test_the_loss_and_its_gradient_are_those_of_the_rows_alone(
     family: str, width: int, seed: int, prompted: bool
 ) -> None:
-    original, model = model_of(family, 1), model_of(family, 2)
+    check_loss(tiny_model_of(family, 1), tiny_model_of(family, 2), width, seed, prompted)
+
+
+def check_loss(original: PreTrainedModel, model: PreTrainedModel, width: int, seed: int, prompted: bool) -> None:
     targets, pairs = some_rows(seed), some_rows(seed + 100)
     loss = LossConfig(chunk=7)
     rows = padded(targets, width), padded(pairs, width)
@@ -114,7 +107,11 @@ def test_the_loss_and_its_gradient_are_those_of_the_rows_alone(
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from([*FAMILIES, "gpt2", "bloom"]), st.integers(12, 28), st.integers(0, 99))
 def test_what_is_measured_is_that_of_the_rows_alone(family: str, width: int, seed: int) -> None:
-    model, rows = model_of(family), some_rows(seed)
+    check_measured(tiny_model_of(family), width, seed)
+
+
+def check_measured(model: PreTrainedModel, width: int, seed: int) -> None:
+    rows = some_rows(seed)
     found = probe(model, padded(rows, width), ngram=2)
     nll, count = total_nll(model, padded(rows, width))
     assert count == sum(len(row) - 1 for row in rows)
@@ -131,7 +128,7 @@ def test_what_is_measured_is_that_of_the_rows_alone(family: str, width: int, see
 
 
 def test_the_authors_count_pads_as_positions() -> None:
-    model, rows = model_of("gpt2"), padded(some_rows(3), 20)
+    model, rows = tiny_model_of("gpt2"), padded(some_rows(3), 20)
     theirs = TokenRows(**{**vars(rows), "positions": "padded"})
     ids, mask = torch.from_numpy(rows.input_ids), torch.from_numpy(rows.mask.astype(np.int64))
     with torch.no_grad():

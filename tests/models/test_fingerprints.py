@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from icu_ray.config.file import resolve_config
-from icu_ray.models import fingerprints
+from icu_ray.models import content_hashes
 from icu_ray.models.fingerprints import folder_fingerprint, model_fingerprint
 
 PLAN: dict[str, Any] = {"name": "t", "data": {"source": "synthetic"}}
@@ -72,13 +72,13 @@ def test_a_model_s_own_code_counts(folder: Path) -> None:
 def test_large_files_are_remembered_and_known_again_when_they_change(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fingerprints, "WHOLE_BYTES", 4096)
-    monkeypatch.setattr(fingerprints, "PART_BYTES", 1000)
-    monkeypatch.setattr(fingerprints, "REMEMBERED_BYTES", 4096)
-    monkeypatch.setattr(fingerprints, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(content_hashes, "WHOLE_BYTES", 4096)
+    monkeypatch.setattr(content_hashes, "PART_BYTES", 1000)
+    monkeypatch.setattr(content_hashes, "REMEMBERED_BYTES", 4096)
+    monkeypatch.setattr(content_hashes, "SETTLED_SECONDS", -1.0)
     read: list[str] = []
-    part = fingerprints._part
-    monkeypatch.setattr(fingerprints, "_part", lambda place, *where: read.append(place) or part(place, *where))
+    part = content_hashes._part
+    monkeypatch.setattr(content_hashes, "_part", lambda place, *where: read.append(place) or part(place, *where))
     weights = folder / "model.safetensors"
     first = folder_fingerprint(folder)
     assert read.count(str(weights)) == 17
@@ -104,7 +104,7 @@ def test_large_files_are_remembered_and_known_again_when_they_change(
 def test_what_was_written_just_now_is_not_remembered(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fingerprints, "REMEMBERED_BYTES", 4096)
+    monkeypatch.setattr(content_hashes, "REMEMBERED_BYTES", 4096)
     folder_fingerprint(folder)
     assert not (cache / "fingerprints.json").exists()
 

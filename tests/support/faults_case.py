@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from icu_ray.storage.files import CACHE_VARIABLE
 from icu_ray.storage.results import TrialResult
-from icu_ray.storage.store import CACHE_VARIABLE
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, read_spec, trial_ids
 
 ROOT = Path(__file__).parents[2]

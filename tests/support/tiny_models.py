@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GPTNeoConfig,
     GPTNeoForCausalLM,
     LlamaConfig,
@@ -23,6 +27,28 @@ from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 FAMILIES = ("gpt_neo", "opt", "llama")
 VOCABULARY = 67
 PAD = 1
+_GQA = {"num_key_value_heads": 2, "intermediate_size": 48}
+_HEADS = {**_GQA, "head_dim": 8}
+MORE_FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "rotary_dim": 4},
+    "gpt_neox": {"intermediate_size": 48},
+    "bloom": {"n_layer": 2, "n_head": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 32},
+    "falcon": {"alibi": False, "multi_query": True},
+    "mistral": {**_GQA, "sliding_window": 4},
+    "mixtral": {**_GQA, "num_local_experts": 4, "num_experts_per_tok": 2},
+    # Its tokenizer class adds a token of its own.
+    "qwen2": {**_GQA, "vocab_size": VOCABULARY + 1},
+    "qwen3": _HEADS,
+    "gemma": _HEADS,
+    "gemma3_text": {**_HEADS, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
+    "phi3": _GQA,
+    "olmo2": _GQA,
+    "smollm3": _GQA,
+    "stablelm": _GQA,
+}
+"""Families beside FAMILIES that are tried with what makes them: shared heads, experts, sliding windows, ALiBi."""
 COLUMNS = Columns(12, 4, 8)
 
 
@@ -75,6 +101,24 @@ def tiny_model(family: str, seed: int = 0, dropout: float = 0.0) -> PreTrainedMo
         pad_token_id=PAD,
     )
     return LlamaForCausalLM(llama).eval()
+
+
+def tiny_model_of(family: str, seed: int = 0) -> PreTrainedModel:
+    """As `tiny_model`, of any of FAMILIES and MORE_FAMILIES."""
+    if family in FAMILIES:
+        return tiny_model(family, seed)
+    torch.manual_seed(seed)
+    common = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"bos_token_id": 0, "eos_token_id": PAD, "pad_token_id": PAD, "initializer_range": 0.3}
+    # Families give these other names, and take no second one.
+    given = {} if {"n_layer", "n_layers"} & set(MORE_FAMILIES[family]) and family != "bloom" else common
+    if family == "bloom":
+        given = {"hidden_size": 32}
+    config = AutoConfig.for_model(
+        family, **{"vocab_size": VOCABULARY, **given, "max_position_embeddings": 32, **ids, **MORE_FAMILIES[family]}
+    )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model.eval()
 
 
 def tiny_rows(count: int, seed: int, pads: bool = True) -> TokenRows:

@@ -10,7 +10,6 @@ checked against their SHA-256. What is there already stays.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ from icu_ray.data.fetch import PublicFile, fetch_data
 from icu_ray.errors import UserError
 from icu_ray.evaluation.definition import Definition
 from icu_ray.evaluation.rows.read_mirror import AUTHORS_FOLDER, ROWS_FOLDER
-from icu_ray.storage.files import write_atomic
-from icu_ray.storage.store import CACHE_VARIABLE
+from icu_ray.storage.files import cache_folder, write_atomic
 
 _COMMIT = "bb776e39de81ebcb53d1e7e51031960ec4f6842c"
 
@@ -74,7 +72,7 @@ AUTHORS_FILES = (
 
 def authors_folder() -> Path:
     """A folder below the local cache that holds the authors' files; downloaded at first use."""
-    base = Path(os.environ.get(CACHE_VARIABLE) or os.path.expanduser("~/.cache/icu_ray")) / "evaluation"
+    base = cache_folder() / "evaluation"
     fetch_data(base, lambda line: None, files=AUTHORS_FILES)
     return base
 
