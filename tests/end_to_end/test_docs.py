@@ -57,6 +57,7 @@ QUICK_PAGES = [
     "docs/how-to/add-a-measure.md",
     "docs/index.md",
     "docs/glossary.md",
+    "docs/models.md",
     "docs/outputs.md",
     "docs/trust.md",
     "docs/paper.md",
