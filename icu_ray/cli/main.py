@@ -19,6 +19,7 @@ from icu_ray.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     human,
     init,
     judge,
@@ -39,7 +40,7 @@ from icu_ray.console.verbosity import chosen, verbosity
 from icu_ray.version import __version__
 
 COMMANDS = (
-    *(sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, sync, data, doctor),
+    *(sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, export, sync, data, doctor),
     *(init, listing, explain),
 )
 

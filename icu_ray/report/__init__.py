@@ -13,7 +13,7 @@ From storage to page, in the order to read:
 3. `contents.py` puts all of that together to one `Report`. The forms decide nothing but looks.
 4. `figures/` chooses what can be drawn (`pictures.py`) and draws it.
 5. `formats/` writes the `Report` as page, Markdown, LaTeX and CSV.
-6. `write.py` calls 1 to 5 and writes the files.
+6. `write.py` calls 1 to 5 and writes the files. `export.py` makes a folder to publish of one trial's model.
 
 `terminal/` prints: the plan, a running sweep, the state of one, the summary of one that ended.
 

@@ -1,6 +1,6 @@
 """The report as page, Markdown, LaTeX and CSV.
 
 One file a form: `page.py` (report.html), `markdown.py`, `latex.py`, `csv_tables.py`, and `record_page.py`, the record
-of one deletion request. `templates.py` fills the pages' templates; `wording.py` and `glossary.py` are the words that
-the forms share.
+of one deletion request. `model_card.py` is the card of a model that is published. `templates.py` fills the pages'
+templates; `wording.py` and `glossary.py` are the words that the forms share.
 """

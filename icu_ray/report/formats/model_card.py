@@ -1,0 +1,112 @@
+"""The card of an unlearned model (README.md in the folder that is published): what was done to it, and what that shows.
+
+    text = model_card(trial, base, licence)
+
+The card names texts by count and hash alone and never quotes one. Its front matter is YAML that model hubs read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import yaml
+
+from icu_ray.report.collect import ReportedTrial
+from icu_ray.report.formats.markdown import escape
+from icu_ray.storage.el_names import plain
+from icu_ray.version import __version__
+
+LIMITS = (
+    "'Forgotten' is about the texts that were asked about, as they were measured: greedy continuations of their own "
+    "beginnings, and the tokens that the model puts first. A paraphrase, another prompt, another language or further "
+    "training may still bring them back; this was not measured.",
+    "What else the model has lost was looked for on held-out texts and, where tasks are listed above, on those tasks.",
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model before. source: hub id or folder, None for a stand-in. licence: as its own card says it, or None."""
+
+    source: str | None
+    revision: str | None = None
+    licence: str | None = None
+
+    @property
+    def of_hub(self) -> bool:
+        """Whether others can find it by its name."""
+        return self.source is not None and self.source.count("/") == 1 and not self.source.startswith((".", "~", "/"))
+
+
+def model_card(trial: ReportedTrial, base: Base) -> str:
+    """The whole file. ValueError for a trial without a result."""
+    result, verdict = trial.result, trial.verdict
+    if result is None:
+        raise ValueError(f"trial {trial.name} has no result")
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["machine-unlearning", "icu-ray", trial.base_method],
+        **({"base_model": base.source} if base.of_hub else {}),
+        **({"license": base.licence} if base.licence else {}),
+    }
+    headline = f"{result.status}: {result.reason}" if verdict is None else verdict.headline
+    parts = [f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---", f"# {escape(trial.name)}"]
+    parts.append(f"**{escape(headline)}**")
+    if verdict is not None and not verdict.success:
+        parts.append("**Unlearning was not a success. Do not use this model as one that has forgotten these texts.**")
+    parts += ["## What was done", _table(_done(trial, base)), "## What was measured", _table(_measured(trial))]
+    if verdict is not None:
+        parts += ["## Verdict", _table([(what, "; ".join(said)) for what, said in verdict.lines])]
+    parts += ["## Limits", *(f"- {escape(limit)}" for limit in LIMITS)]
+    parts.append(f"Written by icu_ray {__version__}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _done(trial: ReportedTrial, base: Base) -> list[tuple[str, str]]:
+    result, made = trial.result, trial.provenance
+    assert result is not None
+    source = "a small stand-in that was trained for this" if base.source is None else base.source
+    kept = "" if result.kept_epoch is None else f", the model is that of epoch {result.kept_epoch}"
+    rows = [
+        ("model before", source + (f" at {base.revision}" if base.revision else "")),
+        ("method", ", ".join([trial.method, *(f"{key} {value}" for key, value in trial.hyperparameters.items())])),
+        ("epochs", f"{result.epochs}{kept}"),
+        ("texts to forget", f"{len(trial.samples)}, forget sample {trial.sample}"),
+    ]
+    if made is not None:
+        rows += [("SHA-256 of all texts", made.data), ("SHA-256 of the model before", made.model)]
+    rows.append(("SHA-256 of the model after", result.model_hash))
+    if made is not None:
+        code = f"icu_ray {made.version}, commit {made.commit[:12]}{' with local changes' if made.dirty else ''}"
+        rows.append(("code", ", ".join([code, *(f"{name} {version}" for name, version in made.packages.items())])))
+    return [(what, said or "not known") for what, said in rows]
+
+
+def _measured(trial: ReportedTrial) -> list[tuple[str, str]]:
+    result = trial.result
+    assert result is not None
+    sides = [{} if side is None else plain(side) for side in (result.before, result.after)]
+    el = f"el{trial.ngram}"
+    named = [
+        ("MA of the texts", "ma", True), (f"{el.upper()} of the texts", el, True),
+        ("BERTScore F1 of what it says", "bertscore_f1", True), ("perplexity of held-out texts", "ppl_heldout", False),
+    ]  # fmt: skip
+    rows = [(what, " → ".join(_said(side.get(key), percent) for side in sides)) for what, key, percent in named]
+    if trial.evaluation is not None:
+        before, after = trial.evaluation.before, trial.evaluation.after
+        rows += [
+            (name, " → ".join(_said(side.get(name), not name.startswith("ppl/")) for side in (before, after)))
+            for name in after
+        ]
+    return rows
+
+
+def _said(value: float | None, percent: bool) -> str:
+    if value is None:
+        return "not measured"
+    return f"{100 * value:.2f} %" if percent else f"{value:.2f}"
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "|:--|:--|", *(f"| {escape(what)} | {escape(said)} |" for what, said in rows)])
