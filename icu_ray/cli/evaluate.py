@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         progress=True,
     )
     parser.add_argument(
-        "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders or hub ids of language models"
+        "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders, hub ids or GGUF files of models"
     )
     parser.add_argument(
         "--suite",

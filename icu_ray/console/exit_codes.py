@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from icu_ray.console.redirect import lasting
-from icu_ray.console.terminal import width, wrapped
+from icu_ray.console.terminal import fitted, width
 from icu_ray.errors import UserError, refusal, without_secrets
 
 
@@ -43,7 +43,7 @@ def exit_code(name: str, run: Callable[[], int]) -> int:
         why = "is closed" if lost.errno == errno.EBADF else f"cannot be written ({lost.strerror})"
         said, code = said or f"standard output {why}: nothing could be printed", code or 2
     if said:
-        sys.stderr.write(wrapped(f"{name}: {without_secrets(said)}", columns=width(sys.stderr)) + "\n")
+        sys.stderr.write(fitted(f"{name}: {without_secrets(said)}", width(sys.stderr)) + "\n")
     return code
 
 

@@ -7,6 +7,8 @@ A path, URL or command is never cut in two: it must be possible to copy it.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 import sys
@@ -28,14 +30,19 @@ _JOINED = "\0"
 def width(stream: TextIO | None = None) -> int:
     """Columns of the terminal that a stream is (None: standard output), UNBOUNDED for a file or pipe."""
     stream = sys.stdout if stream is None else stream
-    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else UNBOUNDED
+    if stream is None or not stream.isatty():
+        return UNBOUNDED
+    if "COLUMNS" not in os.environ:
+        with contextlib.suppress(OSError, ValueError):  # no descriptor, or none of a terminal
+            return os.get_terminal_size(stream.fileno()).columns or shutil.get_terminal_size().columns
+    return shutil.get_terminal_size().columns
 
 
 def rich_console(stream: TextIO | None = None) -> Console:
     """Of a terminal's own width; one line stays one line in a file or pipe. What is printed is no markup by itself.
 
-    Lines with a path, address or command in them are to be printed with soft_wrap=True: the terminal breaks them, and
-    they are one line for who copies them.
+    A sentence is for `print_words`; a line that is nothing but a command or an address is to be printed with
+    soft_wrap=True: the terminal breaks it, and it is one line for who copies it.
     """
     from rich.console import Console
 
@@ -67,10 +74,21 @@ def wrapped(text: str, indent: int = 0, columns: int | None = None) -> str:
     return below.removeprefix("\n" + " " * indent)
 
 
+def fitted(text: str, columns: int) -> str:
+    """The lines of a text, of which those that are too long are wrapped between words as far in as they begin."""
+    lines = []
+    for line in text.split("\n"):
+        words = line.lstrip(" ")
+        begin = line[: len(line) - len(words)]
+        short = len(line) <= columns
+        lines.append(line.replace(_JOINED, " ") if short else begin + wrapped(words, len(begin), columns))
+    return "\n".join(lines)
+
+
 def print_words(console: Console, text: str, style: str = "") -> None:
-    """One line for a file or pipe, wrapped between words for a terminal; paths and quoted text stay whole."""
+    """Lines as they are for a file or pipe, wrapped between words for a terminal; paths and quoted text stay whole."""
     wide = console.width if console.is_terminal else UNBOUNDED
-    console.print(wrapped(text, columns=wide), style=style, markup=False, soft_wrap=True)
+    console.print(fitted(text, wide), style=style, markup=False, soft_wrap=True)
 
 
 def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,9 +123,13 @@ def stored_vectors(
 
 def _stored(root: str, key: dict[str, str]) -> NDArray[np.float32]:
     def gone(folder: Path) -> None:
-        raise RuntimeError(f"the embeddings left the store {root}; run the command again")
+        node = socket.gethostname()
+        raise RuntimeError(f"node {node} does not see the embeddings in {root}, a folder that all nodes must share")
 
-    loaded: NDArray[np.float32] = np.load(Store(root).get_or_make("embeddings", key, gone) / VECTORS, mmap_mode="r")
+    store = Store(root)
+    # Whoever made or fetched it has checked it.
+    folder = store.local("embeddings", key) or store.get_or_make("embeddings", key, gone)
+    loaded: NDArray[np.float32] = np.load(folder / VECTORS, mmap_mode="r")
     return loaded
 
 

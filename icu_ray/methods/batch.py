@@ -64,10 +64,13 @@ class Batch:
         reference: ReferenceBatch | None = None,
         device: torch.device | str = "cpu",
         beside: Sequence[int] | NDArray[np.int64] | None = None,
+        *,
+        narrow: bool = True,
     ) -> Batch:
         """The rows `indices` of a sample; row k of `weights` (see BatchWeights.rows) is for indices[k].
 
-        beside: the rows of `pairs` that stand beside them; None: those of the same numbers.
+        beside: the rows of `pairs` that stand beside them; None: those of the same numbers. narrow: leave out columns
+        that all rows pad, where rows have lengths of their own.
         """
         import torch
 
@@ -76,7 +79,7 @@ class Batch:
         if len(chosen) != len(weights.row):
             raise ValueError(f"{len(chosen)} rows but weights for {len(weights.row)}")
 
-        pads = _common_pads(targets, pairs, chosen, others, weights)
+        pads = _common_pads(targets, pairs, chosen, others, weights) if narrow else 0
         reference = None if reference is None else reference.without_columns(pads)
 
         def tensor(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:

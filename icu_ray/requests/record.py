@@ -30,7 +30,8 @@ from icu_ray.storage.thresholds import Thresholds
 from icu_ray.storage.verdict import Verdict, verdict_json
 from icu_ray.storage.verdict_parts import means_said
 
-FORMAT = 1
+FORMAT = 2
+"""1 called EL's threshold `el`, with `ngram` beside it."""
 NAME, PAGE = "record.json", "record.html"
 
 
@@ -216,7 +217,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """record.json of a folder; None where it is missing or no record."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         found = json.loads((folder / NAME).read_bytes())
-        if isinstance(found, dict) and found.get("format") == FORMAT:
+        if isinstance(found, dict) and found.get("format") in (1, FORMAT):
             return found
     return None
 

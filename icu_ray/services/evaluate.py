@@ -62,7 +62,7 @@ def evaluate(
         subjects.append(
             Subject(
                 name=Path(model).stem if is_gguf(model) else found.resolve().name if looks_local(model) else model,
-                source=str(found.resolve()) if looks_local(model) else model,
+                source=_everywhere(model, found),
                 hash=folder_fingerprint(found),
                 dtype="bfloat16" if precision == "bf16" else "float32",
                 revision=revision,
@@ -70,6 +70,16 @@ def evaluate(
             )
         )
     return evaluate_models(subjects, sources, store, ray=lambda: _quietly_connected(log))
+
+
+def _everywhere(model: str, folder: Path) -> str:
+    """A model's source as every node takes it: what a GGUF file was converted to lies on this machine alone."""
+    from icu_ray.models.gguf_files import SMOLLM2, is_gguf
+    from icu_ray.models.hub import looks_local
+
+    if is_gguf(model):
+        return model if model == SMOLLM2 else str(Path(model).resolve())
+    return str(folder.resolve()) if looks_local(model) else model
 
 
 @contextlib.contextmanager

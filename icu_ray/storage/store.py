@@ -77,7 +77,7 @@ class Store:
     """A content-addressed collection of artefacts below `root` (path or fsspec URL)."""
 
     def __init__(self, root: str, cache: str | None = None) -> None:
-        """`cache`: local folder that mirrors a remote root; default `folders.cache_folder`."""
+        """`cache`: local folder that mirrors a remote root; default `files.cache_folder`."""
         path = local_path(root)
         self.remote = root.rstrip("/") if path is None else None
         if path is None:
@@ -96,6 +96,11 @@ class Store:
         """Path or URL of an artefact's folder, be it there or not."""
         root = str(self.folder) if self.remote is None else self.remote
         return join(root, kind, content_hash([kind, key]))
+
+    def local(self, kind: str, key: Mapping[str, JsonValue]) -> Path | None:
+        """An artefact's folder where a complete one lies on this machine; its bytes are not checked."""
+        folder = self.folder / kind / content_hash([kind, key])
+        return folder if (folder / MANIFEST).is_file() else None
 
     def get_or_make(self, kind: str, key: Mapping[str, JsonValue], make: Callable[[Path], None]) -> Path:
         """Folder of the artefact named by (kind, key); `make` fills an empty folder when it is missing or damaged."""

@@ -198,7 +198,7 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
         telling.print(reported, markup=False, soft_wrap=True)
         if tracker is not None:
             if not synced:
-                said = f"MLflow did not answer ({tracker.trouble}); later: icu-ray sync {shown(Path(where))}"
+                said = f"MLflow did not answer ({tracker.trouble}); later: 'icu-ray sync {shown(Path(where))}'"
                 print_words(console, said)
             telling.print(f"Compare the runs: {tracker.ui_command}", markup=False, soft_wrap=True)
     return 0 if state == "finished" else 1

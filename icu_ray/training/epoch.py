@@ -57,6 +57,9 @@ class EpochTrainer:
             settings=settings.method_settings,
             loss=settings.loss,
         )
+        # A term that scores one side's words at the other's columns may ask what a model makes of pads, which in some
+        # families depends on how many there are.
+        self.narrow = all(term.inputs == term.labels for _, term in method.objective().terms)
         self.model = model
         self.engine = Engine(
             UnlearningModule(model, method),
@@ -131,7 +134,7 @@ class EpochTrainer:
                 chosen, share_weights = np.arange(1), _weightless(weights.rows(slice(0, 1)))
             device, rows, others = self.engine.device, own[chosen], beside[chosen]
             cached = None if reference is None else reference.batch(rows, device, others)
-            found.append(Batch.gather(targets, pairs, rows, share_weights, cached, device, others))
+            found.append(Batch.gather(targets, pairs, rows, share_weights, cached, device, others, narrow=self.narrow))
         return found
 
     def complete(self, validation: Validation) -> Validation:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from icu_ray.config import ModelConfig
 from icu_ray.errors import UserError
 from icu_ray.metrics.generation import generate_candidates
 from icu_ray.metrics.probe import probe
+from icu_ray.models.checking import check_models
 from icu_ray.models.hidden import check_seam
 from icu_ray.models.loading import load_model
 from tests.methods.test_padding import check_loss, check_measured, padded, some_rows
@@ -85,13 +87,21 @@ def _check_beams(model: torch.nn.Module) -> None:
         ("granite", {"logits_scaling": 8}),
     ],
 )
-def test_a_family_that_bends_or_scales_its_scores_is_refused(family: str, keys: dict[str, float]) -> None:
+def test_a_family_that_bends_or_scales_its_scores_is_refused(
+    family: str, keys: dict[str, float], tmp_path: Path
+) -> None:
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"bos_token_id": 0, "eos_token_id": PAD, "pad_token_id": PAD, "max_position_embeddings": 32}
     config = AutoConfig.for_model(family, **sizes, num_key_value_heads=2, intermediate_size=48, head_dim=8, **keys)
     model = AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(UserError, match=r"bends or scales its scores after the output matrix \(\w+=[\d.]+\)"):
+        check_models([ModelConfig(name="m", source=str(tmp_path))])
+    check_measured(load_model(str(tmp_path)).model, 20, 1)  # as `icu-ray probe` does
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as refused:  # nor is it trained on by another way
         check_seam(model)
     assert type(model).__name__ in str(refused.value) and "\n" not in str(refused.value)

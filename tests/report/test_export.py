@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> Path:
         assert result is not None
         limits = Thresholds(Limit(0.5994), Limit(0.0499), "and", 1.5)
         write_result(paths, replace(result, thresholds=limits, model_hash="a" * 64))
-    asked = TrialEvaluation({"quick": "h"}, ("a", "b"), {"cls/x": 0.5}, {"cls/x": 0.25})
+    asked = TrialEvaluation({"quick": "h"}, ("m" * 64, "a" * 64), {"cls/x": 0.5}, {"cls/x": 0.25})
     write_evaluation(TrialPaths.of(str(tmp_path), "s", cells[0].trial_id), asked)
     return folder
 

@@ -21,7 +21,7 @@ from icu_ray.cli.submit import job_lines
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
 from icu_ray.console.progress import Step
-from icu_ray.console.terminal import UNBOUNDED, rich_console, wrapped
+from icu_ray.console.terminal import UNBOUNDED, fitted, rich_console, wrapped
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.report.collect import collect
 from icu_ray.report.numbers.columns import PAPER_COLUMNS
@@ -131,6 +131,14 @@ def test_no_line_of_a_plan_a_status_or_a_sweeps_tables_is_wider_than_the_termina
         assert not [line for line in printed[what] if "\N{HORIZONTAL ELLIPSIS}" in line], what
         assert not [line for line in printed[what] if re.search(r"\w-$", line.rstrip())], what
     assert any("earlier-5" in line for line in printed["status"])
+
+
+def test_lines_stay_lines_and_long_ones_are_wrapped_where_they_begin() -> None:
+    text = "two problems:\n  optim.lr: " + " ".join(["word"] * 12) + "\n    ^\n\nlast"
+    shown = fitted(text, 40).split("\n")
+    assert shown[0] == "two problems:" and shown[-3:] == ["    ^", "", "last"]
+    assert shown[1].startswith("  optim.lr: word") and all(line.startswith("  word") for line in shown[2:-3])
+    assert all(len(line) <= 40 for line in shown) and fitted(text, UNBOUNDED) == text
 
 
 def test_words_are_wrapped_and_paths_are_not_cut() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from icu_ray.models.hub import looks_local
 from icu_ray.report.collect import ReportedTrial
 from icu_ray.report.formats.markdown import escape
 from icu_ray.storage.el_names import plain
@@ -35,7 +36,7 @@ class Base:
     @property
     def of_hub(self) -> bool:
         """Whether others can find it by its name."""
-        return self.source is not None and self.source.count("/") == 1 and not self.source.startswith((".", "~", "/"))
+        return self.source is not None and self.source.count("/") == 1 and not looks_local(self.source)
 
 
 def model_card(trial: ReportedTrial, base: Base) -> str:

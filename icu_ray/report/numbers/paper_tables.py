@@ -134,6 +134,8 @@ def paper_row(size: str, method: str, alpha: float | None, beta: float | None) -
 
 def paper_size(model: str, source: str | None) -> tuple[str, str] | None:
     """(size in the paper, 'neo', 'opt' or 'tinyllama') of a sweep's model, None where the paper has no such model."""
+    if source is not None and source.lower().endswith(".gguf"):
+        return None  # quantised once, it is another model
     text = (model if source is None else source.rstrip("/").rpartition("/")[2]).lower()
     if "tinyllama" in text and (source is None or "1.1b" in text):
         return "TinyLlama", "tinyllama"
