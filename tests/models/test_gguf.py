@@ -79,9 +79,7 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pyt
     write_gguf(tmp_path / "tiny.gguf", llama())
     (tmp_path / "file").touch()
     monkeypatch.setenv("ICU_RAY_CACHE", str(tmp_path / "file"))
-    with pytest.raises(
-        UserError, match=r"cannot be written to .*file/gguf \(Not a directory\); ICU_RAY_CACHE"
-    ):
+    with pytest.raises(UserError, match=r"cannot be written to .*file/gguf \(Not a directory\); ICU_RAY_CACHE"):
         load_model(str(tmp_path / "tiny.gguf"))
 
 

@@ -648,6 +648,25 @@ def test_tables_say_what_varied_in_which_unit_and_nothing_empty(tmp_path: Path) 
     assert "alpha" in text_of(written, "report.md").split("## Results\n\n")[1].split("\n")[0]
 
 
+def test_what_ended_by_another_rule_is_another_cell(tmp_path: Path) -> None:
+    cells = [Cell("npo", "npo", final=(0.59, 0.04, 21.0, 3.8)), Cell("npo", "npo", stop_ma=0.4), Cell()]
+    write_sweep(tmp_path, "s", cells)
+    write_tables(summarise(str(tmp_path), "s"))
+    with (tmp_path / "s" / "cells.csv").open() as file:
+        found = [
+            (row["method"], row["stop.ma"], row["trials"], row["ma_after_pct_mean"]) for row in csv.DictReader(file)
+        ]
+    assert sorted(found) == [("icu", "", "1", "55.0"), ("npo", "0.4", "1", "55.0"), ("npo", "0.5994", "1", "59.0")]
+    assert "stop" not in (write_tables_of(tmp_path, [Cell(), Cell(sample=1)]))
+
+
+def write_tables_of(folder: Path, cells: list[Cell]) -> str:
+    """The header of cells.csv."""
+    write_sweep(folder, "alike", cells)
+    write_tables(summarise(str(folder), "alike"))
+    return (folder / "alike" / "cells.csv").read_text().split("\n")[0]
+
+
 @pytest.mark.usefixtures("no_figures")
 def test_the_first_sentence_says_what_came_out(tmp_path: Path) -> None:
     dear = Cell("kl", "kl", 0.0, 1.0, final=(0.55, 0.04, 80.0, 3.8))

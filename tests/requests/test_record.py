@@ -15,6 +15,7 @@ import pytest
 
 from icu_ray.config import SweepConfig
 from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.report.formats.record_page import record_html
 from icu_ray.requests.recheck import make_record
 from icu_ray.requests.record import (
     Asked,
@@ -175,6 +176,22 @@ def test_a_second_request_knows_the_first_and_its_texts(tmp_path: Path) -> None:
 def test_what_was_not_measured_is_not_forgotten(ma: float, el: float | None, rule: str, said: bool | None) -> None:
     limits = Thresholds(Limit(0.6), Limit(0.05), rule)  # type: ignore[arg-type]
     assert limits.judge(ma, el) is said and limits.below(ma, el) is (said is True)
+
+
+def test_the_page_says_the_cost_and_whose_texts_are_forgotten(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", 0)
+    config, paths = request(tmp_path, model, tmp_path / "out", "a", TEXTS[:2])
+    record = record_of(Asked(), config, paths)
+    record["verdict"]["subjects"] = [
+        {"subject": "<17>", "texts": 2, "forgotten": 2, "not_measured": 0, "all_forgotten": True},
+        {"subject": "9", "texts": 3, "forgotten": 1, "not_measured": 1, "all_forgotten": False},
+    ]
+    record["texts"]["each"][0]["subject"] = "<17>"
+    page = record_html(record)
+    assert "<dt>at what cost?</dt><dd>" in page and "limit" in page.partition("at what cost?")[2].partition("</dd>")[0]
+    assert "<dt>&lt;17&gt;</dt><dd>all 2 texts forgotten</dd>" in page
+    assert "<dt>9</dt><dd>1 of 3 texts forgotten, 1 not measured</dd>" in page
+    assert "<td>&lt;17&gt;</td>" in page and "<td>not said</td>" in page
 
 
 def test_thresholds_of_held_out_texts_may_be_reached_but_not_passed() -> None:

@@ -31,11 +31,13 @@ class Cell:
     reason: str = ""
     lr: float = 5e-6
     ngram: int = 10
+    stop_ma: float | None = None
 
     @property
     def trial_id(self) -> str:
         """Unique among the cells of a test."""
         others = ("" if self.lr == 5e-6 else f"-{self.lr}") + ("" if self.ngram == 10 else f"-el{self.ngram}")
+        others += "" if self.stop_ma is None else f"-stop{self.stop_ma}"
         return f"{self.label}-{self.model}-s{self.sample}-a{self.alpha}-b{self.beta}-{self.seed}{others}"
 
 
@@ -92,6 +94,7 @@ def _spec(cell: Cell, made_by: Provenance) -> TrialSpec:
         "sample": f"sample {cell.sample}",
         "seed": cell.seed,
         **({} if cell.ngram == 10 else {"el": {"ngram": cell.ngram}}),
+        "stop": {"rule": "and", "ma": 0.5994 if cell.stop_ma is None else cell.stop_ma, "el": 0.0499},
     }
     name = f"{cell.label}-{cell.model}-s{cell.sample}-a{cell.alpha}-b{cell.beta}"
     return TrialSpec(cell.trial_id, name, cell.model, cell.label, cell.sample, weights, 30, identity, None, made_by)

@@ -56,6 +56,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "One choice of α and β. A row of the results is one cell of one method, as a mean over forget samples, or over "
         "the seeds of a single one.",
     ),
+    (
+        "window",
+        "A part of a text that is longer than a row. Windows overlap and cover the whole text, which counts as its "
+        "worst window does.",
+    ),
     ("trial", "One model, one forget sample, one method and one cell. A sweep is all trials of one config."),
     (
         "stand-in",

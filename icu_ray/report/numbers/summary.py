@@ -17,12 +17,15 @@ import contextlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from icu_ray.errors import UserError
 from icu_ray.report.numbers.statistics import FEWEST, Over, repeated_over, repetitions
+from icu_ray.report.numbers.variants import differing_keys
 from icu_ray.storage.csv_files import csv_bytes, filled
 from icu_ray.storage.el_names import ngrams_of, plain
 from icu_ray.storage.files import join, write_atomic
+from icu_ray.storage.flat import flatten
 from icu_ray.storage.results import Scores, Setting, TrialEvaluation, TrialResult, TrialSpec, to_json
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, read_sweep, trial_ids
 from icu_ray.storage.verdict import is_success, result_outcome
@@ -146,10 +149,20 @@ def ppl_ratio(result: TrialResult) -> float | None:
     return after.ppl_heldout / before.ppl_heldout
 
 
-def _cell_of(trial: TrialResult | TrialSpec) -> str:
-    """What the trials of one cell have in common."""
+def _cell_of(trial: TrialResult | TrialSpec, stops: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the trials of one cell have in common. stops: by trial id, the keys of `stop` in which methods differ."""
     told = {key: value for key, value in trial.hyperparameters.items() if key != "seed"}
-    return repr((trial.model, trial.method, sorted(told.items())))
+    return repr((trial.model, trial.method, sorted(told.items()), stops.get(trial.trial_id)))
+
+
+def _stops(planned: Sequence[TrialSpec]) -> dict[str, dict[str, Any]]:
+    """By trial id, what one method's entry says of `stop` and another of the same label does not."""
+    found: dict[str, dict[str, Any]] = {}
+    for label in dict.fromkeys((spec.model, spec.method) for spec in planned):
+        own = {s.trial_id: flatten(s.settings.get("stop", {})) for s in planned if (s.model, s.method) == label}
+        differing = differing_keys(list(own.values()))
+        found |= {trial: {f"stop.{key}": stop.get(key) for key in differing} for trial, stop in own.items()}
+    return found
 
 
 def _unit(trial: TrialResult | TrialSpec) -> tuple[int, int | None]:
@@ -159,13 +172,14 @@ def _unit(trial: TrialResult | TrialSpec) -> tuple[int, int | None]:
 
 def _cells(results: Sequence[TrialResult], planned: Sequence[TrialSpec]) -> tuple[Cell, ...]:
     metrics = metrics_of(results)
+    stops = _stops(planned)
     groups: dict[str, list[TrialResult]] = {}
     units: dict[str, list[tuple[int, int | None]]] = {}
     for result in results:
-        groups.setdefault(_cell_of(result), []).append(result)
+        groups.setdefault(_cell_of(result, stops), []).append(result)
     known: list[TrialResult | TrialSpec] = [*results, *planned]
     for trial in known:
-        units.setdefault(_cell_of(trial), []).append(_unit(trial))
+        units.setdefault(_cell_of(trial, stops), []).append(_unit(trial))
     cells = []
     for name, members in groups.items():
         over = repeated_over(units[name])
@@ -186,7 +200,8 @@ def _cells(results: Sequence[TrialResult], planned: Sequence[TrialSpec]) -> tupl
                 },
                 {m.key: _spread([(r.sample, m.read(r.after)) for r in measured if r.after], over) for m in metrics},
                 _spread([(r.sample, ppl_ratio(r)) for r in measured], over),
-                {key: value for key, value in first.items() if key not in ("alpha", "beta", "seed")},
+                {key: value for key, value in first.items() if key not in ("alpha", "beta", "seed")}
+                | stops.get(members[0].trial_id, {}),
                 tuple(dict.fromkeys(int(r.hyperparameters["seed"]) for r in members if "seed" in r.hyperparameters)),
                 over,
             )
