@@ -653,11 +653,11 @@ def test_what_ended_by_another_rule_is_another_cell(tmp_path: Path) -> None:
     write_sweep(tmp_path, "s", cells)
     write_tables(summarise(str(tmp_path), "s"))
     with (tmp_path / "s" / "cells.csv").open() as file:
-        found = [
-            (row["method"], row["stop.ma"], row["trials"], row["ma_after_pct_mean"]) for row in csv.DictReader(file)
-        ]
-    assert sorted(found) == [("icu", "", "1", "55.0"), ("npo", "0.4", "1", "55.0"), ("npo", "0.5994", "1", "59.0")]
-    assert "stop" not in (write_tables_of(tmp_path, [Cell(), Cell(sample=1)]))
+        rows = list(csv.DictReader(file))
+    found = sorted((row["method"], row["stop.ma"], row["trials"], float(row["ma_after_pct_mean"])) for row in rows)
+    assert [each[:3] for each in found] == [("icu", "", "1"), ("npo", "0.4", "1"), ("npo", "0.5994", "1")]
+    assert [each[3] for each in found] == pytest.approx([55.0, 55.0, 59.0])
+    assert "stop" not in write_tables_of(tmp_path, [Cell(), Cell(sample=1)])
 
 
 def write_tables_of(folder: Path, cells: list[Cell]) -> str:
