@@ -22,10 +22,9 @@ from icu_ray.metrics.perplexity import total_nll
 from icu_ray.metrics.probe import probe
 from icu_ray.models.reference import Cache, build_reference
 from icu_ray.training.validation import Measure, _generate
-from tests.methods.test_padding import model_of
 from tests.metrics.test_prefixed import other_model
 from tests.metrics.test_probe import plain_el
-from tests.support.tiny_models import FAMILIES, PAD
+from tests.support.tiny_models import FAMILIES, PAD, tiny_model_of
 from tests.support.training_case import FILTER
 
 LENGTH = 24
@@ -45,7 +44,7 @@ def some_texts(count: int, seed: int) -> Texts:
 @lru_cache
 def taught(name: str, seed: int, steps: int = 12) -> tuple[PreTrainedModel, Texts]:
     """A model part of the way to knowing its rows, so that continuations copy, err and recover."""
-    model = other_model(name) if "mistral" in name else model_of(name, seed)
+    model = other_model(name) if "mistral" in name else tiny_model_of(name, seed)
     texts = some_texts(7, seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(steps):
