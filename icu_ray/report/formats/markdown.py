@@ -41,7 +41,7 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
     parts.append(SCORES_NOTE)
     if report.targets:
         lines = [[escape(cell) for cell in row.cells] for row in report.targets]
-        parts += ["## Every text, best remembered first", _table(report.target_headings, lines), TARGETS_NOTE]
+        parts += ["## Every text, best remembered first", pipe_table(report.target_headings, lines), TARGETS_NOTE]
     if report.tasks:
         parts.append("## What the models can still do")
         for table in report.tasks:
@@ -50,7 +50,7 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
                 for name, values in table.lines
             ]
             head = ["metric", "unit", *map(escape, table.rows)]
-            parts += [f"### {escape(table.model)}", _table(head, lines, left=2)]
+            parts += [f"### {escape(table.model)}", pipe_table(head, lines, left=2)]
         parts.append(tasks_note(report.tasks))
     if report.orders:
         parts += ["## Order of methods beside the paper's", _orders(report.orders), ORDERS_NOTE]
@@ -61,7 +61,10 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         parts += ["## Paired tests", _tests(report.tests), TESTS_NOTE]
     parts.append("## How each number was obtained")
     for sweep, facts in report.facts:
-        parts += [f"### {escape(sweep)}", _table(["", ""], [[escape(what), escape(value)] for what, value in facts])]
+        parts += [
+            f"### {escape(sweep)}",
+            pipe_table(["", ""], [[escape(what), escape(value)] for what, value in facts]),
+        ]
     parts += [_trials(report), f"Made {escape(report.made)}."]
     return "\n\n".join(parts) + "\n"
 
@@ -74,7 +77,8 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Cells that are escaped already, as a table. left: how many columns stand on the left."""
     rule = [":--" if place < left else "--:" for place in range(len(header))]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
@@ -99,7 +103,7 @@ def main_table(report: Report) -> str:
             count = "" if row.before else f"{row.forgotten}/{len(row.trials)}"
             epochs = "" if row.epochs is None else f"{row.epochs:.1f}"
             rows.append([escape(block.model), escape(label), *report.weights(row), *numbers, count, epochs])
-    return _table([*header, "forgotten", "epochs"], rows, left=2)
+    return pipe_table([*header, "forgotten", "epochs"], rows, left=2)
 
 
 def _scores(block: Block, scores: BlockScores) -> str:
@@ -111,7 +115,7 @@ def _scores(block: Block, scores: BlockScores) -> str:
         lines[0] += f" Left out, for want of a column: {escape(', '.join(scores.left_out))}."
     name = "" if scores.complete else "partial "
     rows = [[escape(row), f"{scores.s_z[row]:.2f}", f"{scores.s_m[row]:.2f}"] for row in scores.population]
-    return lines[0] + "\n\n" + _table(["Method", rf"{name}s\_z ↑", rf"{name}s\_m ↑"], rows)
+    return lines[0] + "\n\n" + pipe_table(["Method", rf"{name}s\_z ↑", rf"{name}s\_m ↑"], rows)
 
 
 def _orders(orders: Sequence[Order]) -> str:
@@ -119,7 +123,7 @@ def _orders(orders: Sequence[Order]) -> str:
     for order in orders:
         names = [escape(", ".join(side)) for side in (order.here, order.paper)]
         rows.append([escape(order.model), escape(order.column), *names, f"{order.agreeing}/{order.pairs}"])
-    return _table(["Model", "Metric", "here, best first", "paper", "agreeing"], rows, left=4)
+    return pipe_table(["Model", "Metric", "here, best first", "paper", "agreeing"], rows, left=4)
 
 
 def _tests(tests: Sequence[Comparison]) -> str:
@@ -131,7 +135,7 @@ def _tests(tests: Sequence[Comparison]) -> str:
         numbers = [f"{test.difference:+.2f}{half}", p_text(test.p_t), p_text(item.p_holm), p_text(test.p_wilcoxon)]
         rows.append([*map(escape, names), str(test.n), *numbers, escape(test.note)])
     header = ["Model", "Difference", "Metric", "Over", "n", "mean", "p (t)", "p (t, Holm)", "p (Wilcoxon)", "note"]
-    return _table(header, rows, left=4)
+    return pipe_table(header, rows, left=4)
 
 
 def _trials(report: Report) -> str:
@@ -141,4 +145,4 @@ def _trials(report: Report) -> str:
         seconds = "" if result is None else f"{result.seconds.get('total', 0.0):.0f}"
         reason = "" if result is None else result.reason
         rows.append([*map(escape, (trial.name, trial.trial_id, state_word(trial), reason)), str(trial.epochs), seconds])
-    return _table(["Trial", "Id", "State", "Why", "Epochs", "Seconds"], rows, left=4)
+    return pipe_table(["Trial", "Id", "State", "Why", "Epochs", "Seconds"], rows, left=4)

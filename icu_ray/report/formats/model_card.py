@@ -13,8 +13,10 @@ import yaml
 
 from icu_ray.models.hub import looks_local
 from icu_ray.report.collect import ReportedTrial
-from icu_ray.report.formats.markdown import escape
+from icu_ray.report.formats.markdown import escape, pipe_table
+from icu_ray.report.formats.record_page import number
 from icu_ray.storage.el_names import plain
+from icu_ray.storage.verdict_parts import percent
 from icu_ray.version import __version__
 
 LIMITS = (
@@ -87,27 +89,19 @@ def _done(trial: ReportedTrial, base: Base) -> list[tuple[str, str]]:
 def _measured(trial: ReportedTrial) -> list[tuple[str, str]]:
     result = trial.result
     assert result is not None
-    sides = [{} if side is None else plain(side) for side in (result.before, result.after)]
+    evaluated = ({}, {}) if trial.evaluation is None else (trial.evaluation.before, trial.evaluation.after)
+    own = [{} if side is None else plain(side) for side in (result.before, result.after)]
+    sides = [{**scores, **tasks} for scores, tasks in zip(own, evaluated, strict=True)]
     el = f"el{trial.ngram}"
     named = [
-        ("MA of the texts", "ma", True), (f"{el.upper()} of the texts", el, True),
-        ("BERTScore F1 of what it says", "bertscore_f1", True), ("perplexity of held-out texts", "ppl_heldout", False),
-    ]  # fmt: skip
-    rows = [(what, " → ".join(_said(side.get(key), percent) for side in sides)) for what, key, percent in named]
-    if trial.evaluation is not None:
-        before, after = trial.evaluation.before, trial.evaluation.after
-        rows += [
-            (name, " → ".join(_said(side.get(name), not name.startswith("ppl/")) for side in (before, after)))
-            for name in after
-        ]
-    return rows
-
-
-def _said(value: float | None, percent: bool) -> str:
-    if value is None:
-        return "not measured"
-    return f"{100 * value:.2f} %" if percent else f"{value:.2f}"
+        ("MA of the texts", "ma", percent),
+        (f"{el.upper()} of the texts", el, percent),
+        ("BERTScore F1 of what it says", "bertscore_f1", percent),
+        ("perplexity of held-out texts", "ppl_heldout", number),
+        *((name, name, number if name.startswith("ppl/") else percent) for name in evaluated[1]),
+    ]
+    return [(what, " → ".join(form(side.get(key)) for side in sides)) for what, key, form in named]
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
-    return "\n".join(["| | |", "|:--|:--|", *(f"| {escape(what)} | {escape(said)} |" for what, said in rows)])
+    return pipe_table(["", ""], [[escape(what), escape(said)] for what, said in rows], left=2)
