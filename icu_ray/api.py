@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from icu_ray.requests.wording import with_arguments_named
+from icu_ray.requests.wording import python_call, with_arguments_named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,10 @@ class UnlearnFrames:
     fell below the thresholds, whatever that cost; reason: why the trial ended, '' where it did not. exit_code: as the
     command's, 0 for a success alone. scores: two rows, `before` and `after`; with
     a suite its metrics stand there too, such as cls/avg. texts: one row a text to forget: id, prompt, reference, what
-    the model said before and after, MA, EL, BERTScore, BLEU, its pair. epochs: one row an epoch.
+    the model said before and after, MA, EL, BERTScore, BLEU, its pair, and its subject where subject_column names
+    one. epochs: one row an epoch. subjects: one row a subject: how many texts it has, how many of them are forgotten,
+    and whether all are; empty without subject_column. next_tries: after what was no success, why and what to try:
+    ("...", {"beta": 8.0, "optim.lr": 5e-05}), the most promising first; all but beta belong into overrides.
     """
 
     folder: Path
@@ -70,6 +73,8 @@ class UnlearnFrames:
     epochs: pd.DataFrame
     verdict: Verdict | None = None
     success: bool = False
+    subjects: pd.DataFrame | None = None
+    next_tries: tuple[tuple[str, Mapping[str, float | int | str]], ...] = ()
 
 
 def probe(
@@ -138,6 +143,7 @@ def unlearn(
     messages_column: str | None = None,
     template: Literal["plain", "question-answer", "chat"] | None = None,
     id_column: str | None = None,
+    subject_column: str | None = None,
     method: str | None = None,
     alpha: float = 0.5,
     beta: float | None = None,
@@ -156,16 +162,20 @@ def unlearn(
 
     The same call again finds the request done, or goes on with it. overrides: config keys, such as {"optim.lr": 1e-5}.
     """
+    given = dict(locals())
     import pandas as pd
 
+    from icu_ray.errors import without_secrets
     from icu_ray.requests.record import Asked
+    from icu_ray.requests.subjects import subjects_json
     from icu_ray.requests.unlearn import unlearn as carry_out
 
+    command = without_secrets(python_call("icu_ray.api.unlearn", unlearn, given))
     done = carry_out(
         str(model),
         forget=_text(forget),
         out=out,
-        asked=Asked("", request_id, asked_by, tuple(str(file) for file in also_check)),
+        asked=Asked(command, request_id, asked_by, tuple(str(file) for file in also_check)),
         retain=_text(retain),
         heldout=_text(heldout),
         text_column=text_column,
@@ -174,6 +184,7 @@ def unlearn(
         messages_column=messages_column,
         template=template,
         id_column=id_column,
+        subject_column=subject_column,
         method=method,
         alpha=alpha,
         beta=beta,
@@ -192,10 +203,12 @@ def unlearn(
         "" if result is None else result.reason,
         done.command_code,
         pd.DataFrame.from_dict(done.scores(), orient="index"),
-        _texts_frame(paths),
+        _texts_frame(paths, done.subjects),
         _epochs_frame({} if result is None or paths is None else {result.name: paths}),
         done.verdict,
         done.success,
+        pd.DataFrame(subjects_json(done.by_subject)),
+        tuple((each.why, each.changes) for each in done.next_tries),
     )
 
 
@@ -286,11 +299,12 @@ def _epochs_frame(trials: Mapping[str, TrialPaths]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _texts_frame(paths: TrialPaths | None) -> pd.DataFrame:
+def _texts_frame(paths: TrialPaths | None, subjects: Mapping[str, str] | None = None) -> pd.DataFrame:
     import pandas as pd
 
     from icu_ray.storage.el_names import plain
     from icu_ray.storage.trial_files import read_samples, read_spec
 
     samples = () if paths is None else read_samples(paths, read_spec(paths))
-    return pd.DataFrame([plain(sample) for sample in samples])
+    rows = [plain(sample) for sample in samples]
+    return pd.DataFrame([row | {"subject": subjects.get(row["id"])} for row in rows] if subjects else rows)

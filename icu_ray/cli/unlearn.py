@@ -78,6 +78,11 @@ def add(commands: Any) -> None:
     add_forms(parser)
     parser.add_argument("--id-column", metavar="NAME", help="column of the texts' ids (default: rows are numbered)")
     parser.add_argument(
+        "--subject-column",
+        metavar="NAME",
+        help="column of --forget that says whose data a text is; the answer is then by subject too (default: none)",
+    )
+    parser.add_argument(
         "--method",
         metavar="NAME",
         help="how to unlearn, see 'icu-ray list methods' (default: icu; without --retain kumpr)",
@@ -143,12 +148,9 @@ def _unlearn(arguments: argparse.Namespace) -> int:
     from icu_ray.requests.request_config import unlearn_config
     from icu_ray.requests.unlearn import plan_request, request_json, unlearn
 
-    options = {
-        name: getattr(arguments, name)
-        for name in ("retain", "heldout", "text_column", "id_column", "method", "alpha", "beta", "length", "workers")
-    }
-    options |= {name: getattr(arguments, name) for name in FORMS} | {"say": teller()}
-    options |= {"gpus": arguments.gpus, "precision": arguments.precision, "suites": arguments.suite}
+    named = ("retain", "heldout", "text_column", *FORMS, "id_column", "subject_column", "method", "alpha", "beta")
+    options = {name: getattr(arguments, name) for name in (*named, "length", "workers", "gpus", "precision")}
+    options |= {"say": teller(), "suites": arguments.suite}
     options |= {"mirror": arguments.mirror, "overrides": arguments.overrides}
     if arguments.dry_run:
         from icu_ray.console.terminal import rich_console
@@ -220,9 +222,9 @@ def answer(done: Unlearned, earlier: Sequence[str] = (), columns: int | None = N
 
 # In this order: what takes several values stands before another option, not before the overrides.
 _OPTIONS = (
-    *("suite", "model", "forget", "retain", "heldout", "out", "text_column", *FORMS, "id_column", "method", "alpha"),
-    "beta",
-    *("length", "workers", "gpus", "precision", "mirror", "also_check", "request_id", "asked_by"),
+    *("suite", "model", "forget", "retain", "heldout", "out", "text_column", *FORMS, "id_column", "subject_column"),
+    *("method", "alpha", "beta", "length", "workers", "gpus", "precision", "mirror"),
+    *("also_check", "request_id", "asked_by"),
 )
 
 

@@ -56,6 +56,8 @@ class PairsConfig(Section):
     your own texts 0.1 with `candidates: 50` is better: docs/method.md has what was measured."""
     candidates: Annotated[int, Field(ge=1, le=1000)] = 10
     """Nearest neighbours looked at for each target; the best that is allowed is taken."""
+    overlap_fallback: Literal["refuse", "least"] = "refuse"
+    """Where all candidates share more than `max_ngram_overlap`: refuse the sweep, or take the one that shares least."""
     index: Literal["exact", "approximate"] = "exact"
     """approximate: faiss's inverted file, for thousands of targets and a pool of millions; it misses some neighbours.
     Exact takes 8 s of one core for 1,000 targets and a million texts (benchmarks/index.py)."""
@@ -72,6 +74,8 @@ class PairsConfig(Section):
             raise ValueError(f"resample=never is for by=random; with by={self.by} pairs are never drawn")
         if self.max_ngram_overlap is not None and self.by != "nearest":
             raise ValueError(f"max_ngram_overlap chooses among nearest neighbours; with by={self.by} leave it out")
+        if self.overlap_fallback == "least" and self.max_ngram_overlap is None:
+            raise ValueError("overlap_fallback=least is for max_ngram_overlap; set that too, or leave both out")
         if self.file is not None and self.by != "file":
             raise ValueError(f"'file' names the pairs with by=file, found by={self.by}; leave out one of them")
         if self.by == "file" and self.file is None:

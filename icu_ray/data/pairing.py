@@ -3,7 +3,8 @@
 Neighbours are found by cosine over sentence embeddings of the distinct texts of all samples (computed once), the
 targets of the sample left out, equals taken by row number. Every pair reports the share of the target's 10-grams that
 stand in its neighbour too: a fifth of the paper's pairs are exact copies (spec 1.2), which it then learns and unlearns
-at once. With `pairs.max_ngram_overlap` such neighbours are passed over for the next of `pairs.candidates` texts.
+at once. With `pairs.max_ngram_overlap` such neighbours are passed over for the next of `pairs.candidates` texts; where
+all of them share more, `pairs.overlap_fallback` refuses, or takes the one that shares least.
 
     pairs = find_pairs(corpus, config.samples, config.pairs, columns, own_columns=False, store=store)[0]
 
@@ -166,6 +167,8 @@ def _key(
         "max_ngram_overlap": cut,
         "candidates": 1 if cut is None else settings.candidates,
     }
+    if settings.overlap_fallback != "refuse":
+        key["overlap_fallback"] = settings.overlap_fallback
     if settings.index == "approximate":
         # The cells are made from all texts, so with them the pairs of a sample depend on the other samples' rows too.
         key["index"] = f"{PROBED} of {corpus.check.fingerprint}"
@@ -257,18 +260,25 @@ def _choose(
     chosen: list[tuple[int, float, float]] = []
     failed: list[str] = []
     for target, candidates in zip(corpus.targets[sample], neighbours, strict=True):
+        least: tuple[int, float, float] | None = None
         for row, similarity in ((row, each.similarity) for each in candidates for row in rows_of(each.row)):
             overlap = ngram_overlap(texts.units[target], texts.units[row])
+            if least is None or overlap < least[2]:
+                least = (row, similarity, overlap)
             if cut is None or overlap <= cut:
                 chosen.append((row, similarity, overlap))
                 break
         else:
-            failed.append(corpus.rows.ids[target])
+            if least is not None and settings.overlap_fallback == "least":
+                chosen.append(least)
+            else:
+                failed.append(corpus.rows.ids[target])
     if failed:
         raise UserError(
             f"pairs.max_ngram_overlap: in sample {sample} no neighbour of {len(failed)} targets "
             f"({', '.join(failed[:5])}{', …' if len(failed) > 5 else ''}) shares at most {cut} of the target's "
-            f"{NGRAM}-grams among {settings.candidates} candidates; raise pairs.candidates or the cut-off"
+            f"{NGRAM}-grams among {settings.candidates} candidates; raise pairs.candidates or the cut-off, or set "
+            f"pairs.overlap_fallback=least"
         )
     return Pairs(
         tuple(corpus.rows.ids[target] for target in corpus.targets[sample]),

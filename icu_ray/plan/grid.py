@@ -41,6 +41,11 @@ class Plan:
     """How many further trials a search will choose."""
 
     @property
+    def subjects(self) -> Mapping[str, str]:
+        """Whose data a target is, by its id, where the forget file says so."""
+        return {} if self.data is None else self.data.subjects
+
+    @property
     def waiting(self) -> tuple[Trial, ...]:
         """Trials that still have to run, in order."""
         return tuple(trial for trial in self.trials if trial.status not in DONE)

@@ -23,6 +23,8 @@ STANDIN = "standin"
 _STANDIN_BETA = 4.0
 HELDOUT_ENOUGH = 16
 """From so many unread texts on the thresholds are what the model does on them; of fewer the mean says too little."""
+PAIRS: Mapping[str, Any] = {"max_ngram_overlap": 0.1, "candidates": 50, "overlap_fallback": "least"}
+"""A text that is learnt as a pair and unlearnt as a target stays (docs/method.md has what was measured)."""
 MAX_PPL_RATIO = 1.5
 """A model whose held-out perplexity is more than this many times the original's is not acceptable, unless asked."""
 
@@ -40,6 +42,7 @@ def unlearn_config(
     messages_column: str | None = None,
     template: str | None = None,
     id_column: str | None = None,
+    subject_column: str | None = None,
     method: str | None = None,
     alpha: float = 0.5,
     beta: float | None = None,
@@ -91,7 +94,7 @@ def unlearn_config(
         data = {"source": "records", "forget": forget, "pool": retain, "heldout": heldout}
         data |= {"text_column": text_column, "id_column": id_column}
         named = {"prompt_column": prompt_column, "completion_column": completion_column}
-        named |= {"messages_column": messages_column, "template": template}
+        named |= {"messages_column": messages_column, "template": template, "subject_column": subject_column}
         tree["data"] = data | {key: value for key, value in named.items() if value is not None}
     length = length or (128 if is_standin else None)
     if length is not None:
@@ -99,6 +102,9 @@ def unlearn_config(
     for override in overrides:
         tree = apply_override(tree, override)
     if isinstance(tree["data"], Mapping) and tree["data"].get("source") == "records":
+        if tree.get("pairs", {}).get("by") == "given" and not tree["data"].get("pair_column"):
+            # Row i of the retain file belongs to text i: none can be set aside.
+            tree["data"] = {"heldout_rows": 0} | dict(tree["data"])
         tree["data"] = request_data(tree["data"], tree["models"][0], say)
     stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
     # Texts that were set aside from the retain file may have been trained on: they say what is lost, not what a model
@@ -107,6 +113,10 @@ def unlearn_config(
     if unread and heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
         stop |= {"ma": "heldout", "el": "heldout"}
     tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
+    pairs = tree.get("pairs", {})
+    own_texts = isinstance(tree["data"], Mapping) and tree["data"].get("source") == "records"
+    if own_texts and pairs.get("by", "nearest") == "nearest" and "max_ngram_overlap" not in pairs:
+        tree = merge({"pairs": PAIRS}, tree)
     # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
     long = "cut" if is_standin else "refuse"
     if "columns" not in tree and not is_standin:

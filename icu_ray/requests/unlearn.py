@@ -143,12 +143,11 @@ def unlearn(
     run = plan.config.name
     trial = plan.trials[0]
     result = read_result(TrialPaths.of(str(out), run, trial.trial_id))
-    subjects = {} if plan.data is None else plan.data.subjects
-    done = Unlearned(Path(out), run, code, result, trial.settings, subjects)
+    done = Unlearned(Path(out), run, code, result, trial.settings, plan.subjects)
     _collect(done)
     if done.result is not None and done.paths is not None:
         verdict = plain_verdict(done.result, done.verdict)
-        if subjects:
+        if plan.subjects:
             verdict["subjects"] = subjects_json(done.by_subject)
         record = make_record(asked, config, done.paths, done.scores(), verdict)
         leave_record(record, Path(out) / run, Path(out))

@@ -5,15 +5,17 @@
     @with_arguments_named
     def unlearn(model, *, retain, text_column, overrides): ...          # from Python: `retain`
 
-A key that was typed itself, as an override, keeps its name.
+A key that was typed itself, as an override, keeps its name. `python_call` writes a call from Python for the record.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from icu_ray.errors import ClusterError, UserError
@@ -30,6 +32,7 @@ OPTIONS: Mapping[str, str] = {
     "data.messages_column": "messages-column",
     "data.template": "template",
     "data.id_column": "id-column",
+    "data.subject_column": "subject-column",
     "data": "forget",
     "models.0.source": "model",
     "models.0.standin.size": "model",
@@ -90,3 +93,14 @@ def as_typed(message: str, option: Callable[[str], str], overrides: Iterable[str
 
 def _put(name: str) -> Callable[[re.Match[str]], str]:
     return lambda found: found[1] + name
+
+
+def python_call(name: str, function: Callable[..., object], given: Mapping[str, object]) -> str:
+    """A call as one would type it, without the arguments that have their default."""
+    defaults = {each.name: each.default for each in inspect.signature(function).parameters.values()}
+    said = [f"{key}={_typed(value)!r}" for key, value in given.items() if value != defaults[key]]
+    return f"{name}({', '.join(said)})"
+
+
+def _typed(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value

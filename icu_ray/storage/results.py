@@ -231,7 +231,10 @@ class TrialEvaluation:
 
 @dataclass(frozen=True)
 class Sweep:
-    """sweep.json. id: made once for this folder, so that an MLflow run is found again. trials: in the plan's order."""
+    """sweep.json. id: made once for this folder, so that an MLflow run is found again. trials: in the plan's order.
+
+    subjects: whose data a target is, by its id, where the forget file says so.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -241,6 +244,7 @@ class Sweep:
     config: Mapping[str, Any]
     trials: tuple[TrialSpec, ...]
     provenance: Provenance
+    subjects: Mapping[str, str] = field(default_factory=dict)
 
     def tracking(self, key: str) -> str | None:
         """A text of the config's section 'tracking', None where it has none."""

@@ -134,7 +134,12 @@ class TrialPaths:
 
 
 def open_sweep(
-    storage: str, name: str, config: Mapping[str, Any], trials: Sequence[TrialSpec], provenance: Provenance
+    storage: str,
+    name: str,
+    config: Mapping[str, Any],
+    trials: Sequence[TrialSpec],
+    provenance: Provenance,
+    subjects: Mapping[str, str] | None = None,
 ) -> Sweep:
     """Write sweep.json; a sweep that is continued keeps its id and the time of its first start, a copy does not."""
     before = read_sweep(storage, name)
@@ -147,6 +152,7 @@ def open_sweep(
         config=config,
         trials=tuple(trials),
         provenance=provenance,
+        subjects=dict(subjects or {}),
     )
     write_atomic(_sweep_file(storage, name), to_json(asdict(sweep), indent=2))
     return sweep

@@ -168,7 +168,13 @@ class _Preparation:
         found, records = self.tasks.run("pairs", resources, pairs_task, *asked)
         overlaps = [overlap for each in found for pairs in each.values() for overlap in pairs.ngram_overlap.tolist()]
         copies = sum(overlap >= COPY_OVERLAP for overlap in overlaps)
-        self._done("pairs", records, f"; {copies} of {len(overlaps)} pairs repeat their target")
+        told = f"; {copies} of {len(overlaps)} pairs repeat their target"
+        from icu_ray.data.pairing import NGRAM
+
+        cut = self.config.pairs.max_ngram_overlap
+        if cut is not None and (above := sum(overlap > cut for overlap in overlaps)):
+            told += f"; {above} share more than {cut:g} of its {NGRAM}-grams, no candidate less"
+        self._done("pairs", records, told)
         return found
 
     def _artefacts(

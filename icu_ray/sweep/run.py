@@ -101,7 +101,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     logs = (folder if folder is not None else Path(config.name)) / "logs"
     provenance = provenance_of(config, "" if plan.data is None else plan.data.fingerprint)
     specs = [spec_of(trial) for trial in plan.trials]
-    with_retries(lambda: open_sweep(config.storage, config.name, provenance.config, specs, provenance), config.name)
+    described = (config.storage, config.name, provenance.config, specs, provenance, plan.subjects)
+    with_retries(lambda: open_sweep(*described), config.name)
     with_retries(lambda: remove_leftovers(config.storage, config.name), "what an earlier run left")
     Store(join(config.storage, "store")).remove_leftovers()
     uri = tracking_uri(config.storage, config.tracking.uri)

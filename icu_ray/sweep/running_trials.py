@@ -85,7 +85,8 @@ class RunningTrials(SearchEvents):
         self.view.add(trial)
         config, provenance = self.plan.config, self.provenance
         everything = [*self.plan.trials, *(t for t in self.trials if t not in self.plan.trials)]
-        open_sweep(config.storage, config.name, provenance.config, [spec_of(t) for t in everything], provenance)
+        specs, subjects = [spec_of(t) for t in everything], self.plan.subjects
+        open_sweep(config.storage, config.name, provenance.config, specs, provenance, subjects)
         return HandedTask(task)
 
     def started(self, trial_id: str) -> None:

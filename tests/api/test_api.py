@@ -121,6 +121,15 @@ def test_names_are_those_of_the_command_line() -> None:
                 assert parameter.default == type(parameter.default)(options[key]), (name, key)
 
 
+def test_a_call_is_written_as_one_would_type_it() -> None:
+    from icu_ray.api import unlearn
+    from icu_ray.requests.wording import python_call
+
+    given = {"model": "m", "out": Path("o"), "alpha": 0.5, "beta": 4.0, "overrides": {"optim.lr": 1e-4}}
+    said = python_call("unlearn", unlearn, given)
+    assert said == "unlearn(model='m', out='o', beta=4.0, overrides={'optim.lr': 0.0001})"
+
+
 def test_probe_gives_the_commands_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from icu_ray.api import probe
 

@@ -276,6 +276,10 @@ def test_the_overlap_cut_off_takes_the_next_candidate(ray_cluster: None, store: 
     assert pair(0.0).ngram_overlap.tolist() == [0.0]
     with pytest.raises(UserError, match=r"pairs\.max_ngram_overlap: in sample 0 no neighbour of 1 targets .0. shares"):
         pair(0.0, candidates=2)
+    settings = {"max_ngram_overlap": 0.0, "candidates": 2, "overlap_fallback": "least"}
+    least = find_pairs(corpus, [0], BUNDLED.model_copy(update=settings), COLUMNS, own_columns=True, store=store)[0]
+    assert least.pair_ids == ("13",)  # the copy shares more
+    assert 0 < least.ngram_overlap[0] < 0.9
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_every_table_says_el5(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert "el5" in text and "el10" not in text, name
     report = contents(tmp_path, "five")
     files = csv_tables(report)
-    assert csv_rows(files["targets.csv"])[0]["EL5 after (%)"] == "4.0"
+    assert csv_rows(files["targets.csv"])[0]["el5_after_pct"] == "4.0"
     assert float(csv_rows(files["table.csv"])[1]["el5_pct_mean"]) == pytest.approx(4.0)
     assert "EL5 80.0 % to 4.0 %" in report.summary and "EL₅ < 4.99 %" in dict(report.facts[0][1])["forgotten when"]
     for text in (to_markdown(report, ()), to_html(report, (), {}, {})):

@@ -510,8 +510,11 @@ def test_evaluations_fill_the_columns_of_the_paper(tmp_path: Path) -> None:
     text = (tmp_path / "s" / "report" / "report.md").read_text()
     assert "What the models can still do" in text and "| cls/avg | % |" in text
     with (tmp_path / "s" / "report" / "tasks.csv").open() as file:
-        rows = {(row["row"], row["metric"]): row["mean"] for row in csv.DictReader(file)}
-    assert float(rows["icu (0.5, 1)", "cls/icu_avg"]) == pytest.approx(0.42)
+        rows = {(row["row"], row["metric"]): row for row in csv.DictReader(file)}
+    assert float(rows["icu (0.5, 1)", "cls/icu_avg"]["mean_pct"]) == pytest.approx(42.0)
+    assert rows["icu (0.5, 1)", "cls/icu_avg"]["perplexity"] == ""
+    perplexities = [row for (_, metric), row in rows.items() if metric.startswith("ppl/")]
+    assert perplexities and not any(row["mean_pct"] for row in perplexities)
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -596,16 +599,22 @@ def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:
     with (tmp_path / "one" / "report" / "targets.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == ["r3", "r2", "r1", "r0"]  # best remembered first
-    assert {row["equation (5)"] for row in rows} == {"unlike"}
+    assert {row["filter"] for row in rows} == {"unlike"}
     # In full, empty where nothing was measured, and without the columns of which that holds for all rows.
-    assert [float(row["MA after (%)"]) for row in rows] == pytest.approx([58.0, 57.0, 56.0, 55.0])
-    assert not {"pair", "EL10 before (%)", "verdict"} & set(rows[0])
+    assert [float(row["ma_after_pct"]) for row in rows] == pytest.approx([58.0, 57.0, 56.0, 55.0])
+    assert not {"pair", "el10_before_pct", "verdict", "subject"} & set(rows[0])
     paths = TrialPaths.of(str(tmp_path), "one", Cell().trial_id)
     first, *others = read_samples(paths)
     write_samples(paths, [replace(first, ma_after=1 / 3, el_after=None, pair_id="p"), *others])
     report = undrawn(tmp_path, "one")
     (*_, last) = csv.DictReader(io.StringIO(csv_tables(report)["targets.csv"].decode()))
-    assert float(last["MA after (%)"]) == pytest.approx(100 / 3, rel=1e-12) and last["EL10 after (%)"] == ""
+    assert float(last["ma_after_pct"]) == pytest.approx(100 / 3, rel=1e-12) and last["el10_after_pct"] == ""
+    described = TrialPaths.of(str(tmp_path), "one", "x").root.rpartition("/trials/")[0] + "/sweep.json"
+    known = json.loads(Path(described).read_text()) | {"subjects": {"r3": "Ada", "r1": "17"}}
+    Path(described).write_text(json.dumps(known))
+    rows = list(csv.DictReader(io.StringIO(csv_tables(undrawn(tmp_path, "one"))["targets.csv"].decode())))
+    assert {row["text"]: row["subject"] for row in rows} == {"r3": "Ada", "r2": "", "r1": "17", "r0": ""}
+    assert "subject" in undrawn(tmp_path, "one").target_headings
     assert "–" in report.targets[-1].cells and "33.3" in report.targets[-1].cells  # on the page
     write_sweep(tmp_path, "two", [Cell(), Cell(sample=1)])
     assert "targets.csv" not in write_report([(str(tmp_path), "two")]).files

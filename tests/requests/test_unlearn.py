@@ -17,7 +17,7 @@ import pytest
 
 from icu_ray.cli.main import main, make_parser
 from icu_ray.cli.unlearn import answer, next_command
-from icu_ray.config import FilterConfig, StopConfig
+from icu_ray.config import FilterConfig, RecordsData, StopConfig
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
 from icu_ray.data.synthetic import make_records
@@ -39,7 +39,10 @@ QUICK = ["columns={length: 48, prefix_start: 16, suffix_start: 32}", "el.ngram=5
 
 def write(path: Path, texts: list[str]) -> Path:
     path.write_text(
-        "".join(json.dumps({"id": f"{path.stem}-{n}", "text": text}) + "\n" for n, text in enumerate(texts))
+        "".join(
+            json.dumps({"id": f"{path.stem}-{n}", "text": text, "who": f"person {n % 2}"}) + "\n"
+            for n, text in enumerate(texts)
+        )
     )
     return path
 
@@ -52,6 +55,7 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
     forget, retain = write(tmp_path / "forget.jsonl", texts[:6]), write(tmp_path / "retain.jsonl", texts[6:])
     out = tmp_path / "out"
     command = ["unlearn", "--forget", str(forget), "--retain", str(retain), "--out", str(out), "--id-column", "id"]
+    command += ["--subject-column", "who"]
     command += [*QUICK, "models.0.standin.vocabulary=600", "models.0.standin.target_repeats=8", "stop.max_epochs=25"]
     code = main(command)
     said = capfd.readouterr().out
@@ -71,6 +75,8 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
         rows = list(csv.DictReader(file))
     assert {row["text"] for row in rows} == {f"forget-{n}" for n in range(6)}
     assert all(row["pair"].startswith("retain-") for row in rows)
+    assert {row["text"]: row["subject"] for row in rows} == {f"forget-{n}": f"person {n % 2}" for n in range(6)}
+    assert "by subject" in said and "subject person 1" in said and "person 1" in page
     record = json.loads((out / "record.json").read_text())
     assert record["texts"]["count"] == 6 and record["texts"]["row_tokens"] == 48 and record["verdict"]["forgotten"]
     assert (
@@ -216,6 +222,28 @@ def test_enough_heldout_texts_give_the_thresholds(
         assert (standin.stop.ma, standin.stop.el) == expected
     stop = unlearn_config("standin", forget=None, out="o").stop
     assert (stop.ma, stop.el) == ("heldout", "heldout")
+
+
+def test_pairs_of_a_request_do_not_repeat_their_target_unless_asked(tmp_path: Path) -> None:
+    files = {
+        "forget": str(write(tmp_path / "forget.jsonl", ["one text", "another text"])),
+        "retain": str(write(tmp_path / "retain.jsonl", [f"text number {n}" for n in range(30)])),
+    }
+
+    def pairs(*overrides: str) -> tuple[float | None, int, str, int | None]:
+        config = unlearn_config("gpt2", **files, out="o", length=48, overrides=overrides)
+        assert isinstance(config.data, RecordsData)
+        found = config.pairs
+        return found.max_ngram_overlap, found.candidates, found.overlap_fallback, config.data.heldout_rows
+
+    assert pairs() == (0.1, 50, "least", 3)
+    assert pairs("pairs.max_ngram_overlap=null") == (None, 10, "refuse", 3)
+    assert pairs("pairs.max_ngram_overlap=0.3") == (0.3, 10, "refuse", 3)
+    assert pairs("pairs.candidates=20") == (0.1, 20, "least", 3)
+    assert pairs("pairs.by=random") == (None, 10, "refuse", 3)
+    # Row i of --retain belongs to text i: none of them may be set aside.
+    assert pairs("pairs.by=given") == (None, 10, "refuse", 0)
+    assert unlearn_config("standin", forget=None, out="o").pairs.max_ngram_overlap is None
 
 
 def test_the_cost_limit_is_that_of_unlearn_alone() -> None:

@@ -7,20 +7,23 @@ for name, data in csv_tables(report).items(): ...
 from __future__ import annotations
 
 from icu_ray.report.contents import Report
+from icu_ray.report.numbers.comparison import Comparison
+from icu_ray.report.numbers.targets import target_keys
 from icu_ray.storage.csv_files import csv_bytes, filled
 
 
 def csv_tables(report: Report) -> dict[str, bytes]:
     """File contents by name, UTF-8; numbers in full, empty where there is none; no formula, no column without a value.
 
-    A header says its column's unit: `_pct` is per cent, _ci95 half of the 95 % interval in the unit of the mean. over:
+    A header says its column's unit: `_pct` is per cent, _ci95 half of the 95 % interval in the unit of the mean. Where
+    one table has metrics in per cent and others without a unit (perplexities), each kind has its own columns. over:
     what the repetitions of a row or of a test are.
     """
     tables = {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
     if report.tasks:
         tables["tasks.csv"] = _tasks(report)
     if report.targets:
-        tables["targets.csv"] = csv_bytes(*filled(report.target_headings, [row.values for row in report.targets]))
+        tables["targets.csv"] = csv_bytes(*filled(target_keys(report.found), [row.values for row in report.targets]))
     return tables
 
 
@@ -45,12 +48,16 @@ def _main(report: Report) -> bytes:
 
 def _tasks(report: Report) -> bytes:
     rows = [
-        [table.model, row, metric, value, "perplexity" if metric.startswith("ppl/") else "fraction"]
+        [table.model, row, metric, *((None, value) if metric.startswith("ppl/") else (_percent(value), None))]
         for table in report.tasks
         for metric, values in table.lines
         for row, value in zip(table.rows, values, strict=True)
     ]
-    return csv_bytes(*filled(["model", "row", "metric", "mean", "unit"], rows))
+    return csv_bytes(*filled(["model", "row", "metric", "mean_pct", "perplexity"], rows))
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
 
 
 def _scores(report: Report) -> bytes:
@@ -72,7 +79,16 @@ def _scores(report: Report) -> bytes:
 
 
 def _tests(report: Report) -> bytes:
-    header = ["model", "first", "second", "metric", "over", "n", "difference", "ci95", "p_t", "p_holm", "p_wilcoxon"]
+    kinds = ("pct", "bits", "")
+    header = ["model", "first", "second", "metric", "over", "n"]
+    header += [f"{what}_{kind}" if kind else what for kind in kinds for what in ("difference", "ci95")]
+    header += ["p_t", "p_holm", "p_wilcoxon"]
+
+    def measured(item: Comparison) -> list[float | None]:
+        kind = next((kind for kind, said in (("pct", "(%)"), ("bits", "(bits)")) if said in item.column), "")
+        values = (item.test.difference, item.test.half)
+        return [value if each == kind else None for each in kinds for value in values]
+
     rows = [
         [
             item.model,
@@ -81,8 +97,7 @@ def _tests(report: Report) -> bytes:
             item.column,
             item.level,
             item.test.n,
-            item.test.difference,
-            item.test.half,
+            *measured(item),
             item.test.p_t,
             item.p_holm,
             item.test.p_wilcoxon,

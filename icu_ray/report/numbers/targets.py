@@ -5,6 +5,7 @@ rows = target_rows(found)        # () where there are several trials: their targ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from icu_ray.report.collect import Collected
@@ -13,12 +14,28 @@ from icu_ray.storage.verdict_parts import State
 
 
 def target_headings(found: Collected) -> tuple[str, ...]:
-    """Of the columns of `target_rows`."""
+    """Of the columns of `target_rows`, for readers."""
     el = f"EL{found.trials[0].ngram}"
     return (
-        *("text", "MA before (%)", "MA after (%)", f"{el} before (%)", f"{el} after (%)"),
+        *("text", *(["subject"] if _subjects(found) else [])),
+        *("MA before (%)", "MA after (%)", f"{el} before (%)", f"{el} after (%)"),
         *("BERTScore (%)", "BLEU (%)", "pair", "equation (5)", "verdict"),
     )
+
+
+def target_keys(found: Collected) -> tuple[str, ...]:
+    """Of the same columns, for programs."""
+    el = f"el{found.trials[0].ngram}"
+    return (
+        *("text", *(["subject"] if _subjects(found) else [])),
+        *("ma_before_pct", "ma_after_pct", f"{el}_before_pct", f"{el}_after_pct"),
+        *("bertscore_f1_pct", "bleu_pct", "pair", "filter", "verdict"),
+    )
+
+
+def _subjects(found: Collected) -> Mapping[str, str]:
+    """Whose data a target is, by its id."""
+    return {name: who for sweep in found.sweeps if sweep.record for name, who in sweep.record.subjects.items()}
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,13 @@ def target_rows(found: Collected) -> tuple[TargetRow, ...]:
     ranked = sorted(trials[0].samples, key=lambda target: (-(target.ma_after or 0.0), target.id))
     verdict = trials[0].verdict
     states = {} if verdict is None else {text.id: _WORD[text.state] for text in verdict.texts}
-    rows = [(_values(target, states.get(target.id)), target.forgotten) for target in ranked]
+    subjects = _subjects(found)
+
+    def named(target: SampleRecord) -> tuple[float | str | None, ...]:
+        first, *others = _values(target, states.get(target.id))
+        return (first, *([subjects.get(target.id)] if subjects else []), *others)
+
+    rows = [(named(target), target.forgotten) for target in ranked]
     return tuple(TargetRow(tuple(map(_text, values)), values, forgotten) for values, forgotten in rows)
 
 
