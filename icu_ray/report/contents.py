@@ -46,12 +46,16 @@ _NO_PART_OF_RESULTS = ("name", "storage", "tracking", "resources")
 
 @dataclass(frozen=True)
 class TableCell:
-    """A number as printed, its interval ('± 0.4' or ''), its mark, and what the paper prints there ('' for nothing)."""
+    """A number as printed, its interval ('± 0.4' or ''), its mark, and what the paper prints there ('' for nothing).
+
+    seeds: the deviation over the seeds of a sample ('seeds 0.3' or '').
+    """
 
     text: str
     interval: str = ""
     mark: Mark | None = None
     paper: str = ""
+    seeds: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,8 @@ def cell_of(row: Row, column: Column) -> TableCell:
     interval = ""
     if estimate.half is not None and not text.startswith(">"):
         interval = f"± {estimate.half:.{column.decimals}f}" if estimate.half < 1e5 else f"± {estimate.half:.0e}"
-    return TableCell(text, interval, row.marks.get(column.key), paper)
+    spread = "" if estimate.seed_std is None else f"seeds {estimate.seed_std:.{column.decimals}f}"
+    return TableCell(text, interval, row.marks.get(column.key), paper, spread)
 
 
 def make_report(found: Collected) -> Report:

@@ -9,6 +9,7 @@ import csv
 import html
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -340,6 +341,31 @@ def test_seeds_of_a_sample_are_one_repetition_among_samples(tmp_path: Path) -> N
     assert float(alone[0]) == pytest.approx(54.0) and alone[1] == "3" and float(alone[2]) > 0
     both = found("both", {(0, 1): 0.50, (0, 2): 0.54, (0, 3): 0.58, (1, 1): 0.30})
     assert float(both[0]) == pytest.approx(42.0) and both[1:] == ("2", "")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_the_spread_over_seeds_stands_beside_that_over_samples(tmp_path: Path) -> None:
+    values = {0: (0.50, 0.54, 0.58), 1: (0.30, 0.32), 2: (0.40,)}
+    cells = [
+        Cell(sample=s, seed=seed, final=(ma, 0.04, 24.0, 3.8))
+        for s, mas in values.items()
+        for seed, ma in enumerate(mas)
+    ]
+    write_sweep(tmp_path, "s", cells)
+    written = write_report([(str(tmp_path), "s")])
+    # Each sample about its own mean: (4² + 0 + 4² + 1 + 1) over 2 + 1 degrees of freedom.
+    expected = math.sqrt(34 / 3)
+    row = list(csv.DictReader(io.StringIO((tmp_path / "s" / "report" / "table.csv").read_text())))[1]
+    assert float(row["ma_pct_seed_std"]) == pytest.approx(expected) and row["ma_pct_n"] == "3" and row["ma_pct_ci95"]
+    write_tables(summarise(str(tmp_path), "s"))
+    with (tmp_path / "s" / "cells.csv").open() as file:
+        (cell,) = csv.DictReader(file)
+    assert float(cell["ma_after_pct_seed_std"]) == pytest.approx(expected) and "ma_before_pct_seed_std" not in cell
+    for name in ("report.html", "report.md"):
+        assert "seeds 3.4" in Path(written.folder, name).read_text()
+    write_sweep(tmp_path, "one", cells[:3])  # of a single sample its seeds are the repetitions, with their interval
+    write_report([(str(tmp_path), "one")])
+    assert "seed_std" not in (tmp_path / "one" / "report" / "table.csv").read_text()
 
 
 @pytest.mark.usefixtures("no_figures")

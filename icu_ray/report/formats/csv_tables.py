@@ -15,9 +15,10 @@ from icu_ray.storage.csv_files import csv_bytes, filled
 def csv_tables(report: Report) -> dict[str, bytes]:
     """File contents by name, UTF-8; numbers in full, empty where there is none; no formula, no column without a value.
 
-    A header says its column's unit: `_pct` is per cent, _ci95 half of the 95 % interval in the unit of the mean. Where
-    one table has metrics in per cent and others without a unit (perplexities), each kind has its own columns. over:
-    what the repetitions of a row or of a test are.
+    A header says its column's unit: `_pct` is per cent; _ci95 is half of the 95 % interval in the unit of the mean, and
+    _seed_std the deviation over the seeds of a sample, where there are several samples. Where one table has metrics in
+    per cent and others without a unit (perplexities), each kind has its own columns. over: what the repetitions of a
+    row or of a test are.
     """
     tables = {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
     if report.tasks:
@@ -31,7 +32,7 @@ def _main(report: Report) -> bytes:
     varied = list(dict.fromkeys(key for block in report.blocks for row in block.rows for key in row.varied))
     header = ["model", "method", "alpha", "beta", *varied, "variant", "over", "trials", "forgotten", "epochs"]
     for column in report.columns:
-        header += [f"{column.in_files}_{what}" for what in ("mean", "ci95", "n", "mark", "paper")]
+        header += [f"{column.in_files}_{what}" for what in ("mean", "ci95", "n", "seed_std", "mark", "paper")]
     rows = []
     for block in report.blocks:
         for row in block.rows:
@@ -40,7 +41,7 @@ def _main(report: Report) -> bytes:
             line += [None if row.before else row.over, len(row.trials), row.forgotten, row.epochs]
             for column in report.columns:
                 value = row.values[column.key]
-                line += [None, None, None] if value is None else [value.mean, value.half, value.n]
+                line += [None] * 4 if value is None else [value.mean, value.half, value.n, value.seed_std]
                 line += [row.marks.get(column.key), None if row.paper is None else row.paper.printed.get(column.key)]
             rows.append(line)
     return csv_bytes(*filled(header, rows))

@@ -86,7 +86,7 @@ def pipe_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int =
 def _cell(cell: TableCell) -> str:
     text = escape(cell.text)
     text = {"best": f"**{text}**", "second": f"<u>{text}</u>", None: text}[cell.mark]
-    interval = f" {cell.interval}" if cell.interval else ""
+    interval = (f" {cell.interval}" if cell.interval else "") + (f" ({cell.seeds})" if cell.seeds else "")
     return text + interval + (f" [{escape(cell.paper)}]".replace("[", r"\[").replace("]", r"\]") if cell.paper else "")
 
 

@@ -10,8 +10,9 @@ from icu_ray.report.numbers.tasks import TaskTable
 
 MAIN_NOTE = (
     "Mean over forget samples ± half of the 95 % confidence interval (Student's t), where there are at least three of "
-    "them. Of several seeds each sample's mean counts; of a single sample, the seeds do. Best bold, second best "
-    "underlined, among the methods of one model as printed. In brackets, "
+    "them. Of several seeds each sample's mean counts, and 'seeds' is the deviation over the seeds of a "
+    "sample; of a single sample, the seeds are what counts. Best bold, second best underlined, among the methods of "
+    "one model as printed. In brackets, "
     "or after 'paper': what the paper prints for that row (for a stand-in's only cell of ICU, whatever its weights, "
     "that of alpha = 0.5, beta = 1). "
     "'Forgotten' counts trials that reached the thresholds, within the cost limit if there is one, with a model that "

@@ -17,7 +17,7 @@ from icu_ray.errors import UserError
 from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO, Column, columns_of, evaluated_metrics
 from icu_ray.report.numbers.paper_tables import PaperRow, paper_row, paper_size
-from icu_ray.report.numbers.statistics import Estimate, Over, mean_interval, repeated_over, repetitions
+from icu_ray.report.numbers.statistics import Estimate, Over, mean_interval, repeated_over, repetitions, seed_deviation
 from icu_ray.report.numbers.summary import ppl_ratio
 from icu_ray.report.numbers.variants import variants_of
 from icu_ray.storage.results import Scores
@@ -281,12 +281,13 @@ def _cell(
 def _estimates(
     cells: Mapping[tuple[int, int | None], dict[str, float | None]], columns: Sequence[Column], over: Over
 ) -> dict[str, Estimate | None]:
-    return {
-        column.key: mean_interval(
-            repetitions(((sample, cell[column.key]) for (sample, _), cell in cells.items()), over), over
-        )
-        for column in columns
-    }
+    found: dict[str, Estimate | None] = {}
+    for column in columns:
+        values = [(sample, cell[column.key]) for (sample, _), cell in cells.items()]
+        estimate = mean_interval(repetitions(values, over), over)
+        spread = seed_deviation(values)
+        found[column.key] = None if estimate is None else replace(estimate, seed_std=spread)
+    return found
 
 
 def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Row, ...]:

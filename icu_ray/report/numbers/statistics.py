@@ -31,13 +31,15 @@ Over = Literal["forget samples", "seeds"]
 class Estimate:
     """A mean of n values; half: half the width of its 95 % confidence interval, None for fewer than FEWEST.
 
-    over: what the values are.
+    over: what the values are. seed_std: of samples with several seeds each, the standard deviation over the seeds of a
+    sample, pooled over the samples (`seed_deviation`).
     """
 
     n: int
     mean: float
     half: float | None
     over: Over = "forget samples"
+    seed_std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,23 @@ def repetitions(values: Iterable[tuple[int, float | None]], over: Over) -> list[
     if over == "seeds":
         return [value for known in by_sample.values() for value in known]
     return [statistics.fmean(known) for known in by_sample.values()]
+
+
+def seed_deviation(values: Iterable[tuple[int, float | None]]) -> float | None:
+    """Standard deviation over the seeds of one forget sample, pooled over several samples (each about its own mean).
+
+    values: of (forget sample, with some seed). None with a single sample, whose seeds are its repetitions and have an
+    interval, and with fewer than FEWEST - 1 degrees of freedom.
+    """
+    by_sample: dict[int, list[float]] = {}
+    for sample, value in values:
+        if value is not None:
+            by_sample.setdefault(sample, []).append(value)
+    freedom = sum(len(known) - 1 for known in by_sample.values())
+    if len(by_sample) < 2 or freedom < FEWEST - 1:
+        return None
+    squares = [(value - statistics.fmean(known)) ** 2 for known in by_sample.values() for value in known]
+    return math.sqrt(math.fsum(squares) / freedom)
 
 
 def mean_interval(values: Sequence[float | None], over: Over = "forget samples") -> Estimate | None:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from icu_ray.errors import UserError
-from icu_ray.report.numbers.statistics import FEWEST, Over, repeated_over, repetitions
+from icu_ray.report.numbers.statistics import FEWEST, Over, repeated_over, repetitions, seed_deviation
 from icu_ray.report.numbers.variants import differing_keys
 from icu_ray.storage.csv_files import csv_bytes, filled
 from icu_ray.storage.el_names import ngrams_of, plain
@@ -85,7 +85,8 @@ class Cell:
     """All samples and seeds of one model, method and weights; values are (mean, deviation or None) by metric key.
 
     told: what else its trials were told, such as lr; seeds: those of its trials. over: what the means after unlearning
-    are over. The original model is the same for all seeds of a sample: its means are over samples.
+    are over. The original model is the same for all seeds of a sample: its means are over samples. seed_std: by metric
+    key, the deviation after unlearning over the seeds of a sample, where there are several samples.
     """
 
     model: str
@@ -101,6 +102,7 @@ class Cell:
     told: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     over: Over = "forget samples"
+    seed_std: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,8 @@ def _cells(results: Sequence[TrialResult], planned: Sequence[TrialSpec]) -> tupl
                 | stops.get(members[0].trial_id, {}),
                 tuple(dict.fromkeys(int(r.hyperparameters["seed"]) for r in members if "seed" in r.hyperparameters)),
                 over,
+                {m.key: seed_deviation((r.sample, m.read(r.after)) for r in measured if r.after) for m in metrics}
+                | {"ppl_ratio": seed_deviation((r.sample, ppl_ratio(r)) for r in measured)},
             )
         )
     return tuple(cells)
@@ -263,15 +267,18 @@ def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     told = list(dict.fromkeys(key for cell in summary.cells for key in cell.told))
     header = ["model", "method", "alpha", "beta", *told, "seed", "over", "trials", "forgotten", "epochs_mean"]
     header += [
-        f"{m.column(side)}_{what}" for m in summary.metrics for side in ("before", "after") for what in ("mean", "std")
+        f"{m.column(side)}_{what}"
+        for m in summary.metrics
+        for side, said in (("before", ("mean", "std")), ("after", ("mean", "std", "seed_std")))
+        for what in said
     ]
-    header += ["ppl_ratio_mean", "ppl_ratio_std"]
+    header += ["ppl_ratio_mean", "ppl_ratio_std", "ppl_ratio_seed_std"]
     rows: list[list[object]] = []
     for cell in summary.cells:
         row: list[object] = [cell.model, cell.method, cell.alpha, cell.beta, *(cell.told.get(key) for key in told)]
         row += [" ".join(map(str, cell.seeds)), cell.over, cell.trials, cell.forgotten, cell.epochs]
         for metric in summary.metrics:
-            for side in (cell.before, cell.after):
-                row += list(side[metric.key] or (None, None))
-        rows.append([*row, *(cell.ppl_ratio or (None, None))])
+            row += [*(cell.before[metric.key] or (None, None)), *(cell.after[metric.key] or (None, None))]
+            row.append(cell.seed_std.get(metric.key))
+        rows.append([*row, *(cell.ppl_ratio or (None, None)), cell.seed_std.get("ppl_ratio")])
     return header, rows
