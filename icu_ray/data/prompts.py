@@ -6,11 +6,13 @@
 A text is encoded whole, as a model reads it. Its completion begins with the first token that encoding the prompt alone
 does not give: where the border is inside a token, that token is the completion's, so that no part of an answer is
 given away with the prompt. The tokenizer's end-of-text comes after the completion, once, for a model that has learnt to
-answer has learnt to stop; it is scored even where the tokenizer pads with it.
+answer has learnt to stop; it is scored even where the tokenizer pads with it. A chat ends with its turn: by the token
+with which its template ends one, which for some models is not the end of text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from icu_ray.config import Columns, TokensConfig
@@ -57,7 +59,10 @@ def prompted_rows(
     completion without a token, are a UserError too.
     """
     length, bodies, starts, prompts, lengths = columns.length, [], [], [], []
-    for name, (whole, given) in zip(examples.ids, whole_rows(examples, tokenizer, specials), strict=True):
+    found = whole_rows(examples, tokenizer, specials)
+    # A model ends its turn by the token that its chat template ends it with, which need not be the end of text.
+    ends = {whole[-1] for whole, _ in found} if examples.chats is not None else set()
+    for name, (whole, given) in zip(examples.ids, found, strict=True):
         refuse_full_prompt(name, given, length)
         lengths.append(len(whole))
         bodies.append(whole[:length])
@@ -86,7 +91,7 @@ def prompted_rows(
         tuple(clean_up(text) for text in said) if settings.cleanup else tuple(said),
         columns,
         specials.pad_id,
-        specials.eos_id,
+        ends.pop() if len(ends) == 1 else specials.eos_id,
         settings.positions,
         tuple(lengths),
         starts=tuple(starts),
@@ -109,25 +114,37 @@ def whole_rows(
             texts[row], boundaries[row] = rendered(chat, tokenizer, name)
     heads = encode(tokenizer, [text[:end] for text, end in zip(texts, boundaries, strict=True)])
     end = specials.trail or (() if specials.eos_id is None else (specials.eos_id,))
+    special = special_ids(tokenizer)
     found = []
     for name, ids, head in zip(examples.ids, encode(tokenizer, texts), heads, strict=True):
         given = common(ids, head)
         if given == len(ids):
             raise UserError(f"'{name}': its completion has no token of its own; expected some text after the prompt")
         if examples.chats is not None:
-            ids = _to_the_end(ids, given, specials.eos_id)
-        ended = tuple(ids[-len(end) :]) == end or (examples.chats is not None and ids[-1] == specials.eos_id)
+            ids = ids[: end_of_turn(ids, given, special, tokenizer)]
+            ended = ids[-1] in special
+        else:
+            ended = tuple(ids[-len(end) :]) == end
         found.append(([*lead, *ids, *(() if ended else end)], len(lead) + given))
     return found
 
 
-def _to_the_end(ids: list[int], given: int, eos_id: int | None) -> list[int]:
-    """A chat to the end of its last turn, where that is the end-of-text token.
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that stand for no text: end of text, end of turn and their like, also those without a role of their own."""
+    named = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset((*tokenizer.all_special_ids, *named)) - {tokenizer.unk_token_id}
 
-    A template may write more there (a new line), which a model that ends never says: counted, it would look forgotten.
+
+def end_of_turn(ids: Sequence[int], given: int, special: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Where a chat ends: behind the first special token after its answer; without one, at its last token.
+
+    A template may write more there (a new line, an end of text), which a model that has ended its turn never says:
+    counted, it would look forgotten.
     """
-    ends = [place for place in range(given, len(ids)) if ids[place] == eos_id]
-    return ids[: ends[-1] + 1] if ends else ids
+    place = len(ids)
+    while place > given + 1 and (ids[place - 1] in special or not str(tokenizer.decode([ids[place - 1]])).strip()):
+        place -= 1
+    return next((at + 1 for at in range(place, len(ids)) if ids[at] in special), len(ids))
 
 
 def refuse_full_prompt(name: str, given: int, length: int) -> None:

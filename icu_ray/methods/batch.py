@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 class Batch:
     """B rows of targets and, where the method needs them, of their pairs; L tokens each, left padded.
 
-    Of rows with lengths of their own (a prompt and a completion, a chat) L is the longest row's of the batch; rows of
-    one layout keep its length, so that what they give is the same to the last digit whatever stands beside them.
+    L is the longest row's of the batch, where positions count real tokens alone: pads that all rows have are left out.
 
     target_ids, pair_ids: (B, L) int64; *_mask: (B, L) int64, 1 where a real token stands.
     target_positions, pair_positions: (B, L) int64 as of `TokenRows.position_ids`, or None.
@@ -70,7 +69,7 @@ class Batch:
         """The rows `indices` of a sample; row k of `weights` (see BatchWeights.rows) is for indices[k].
 
         beside: the rows of `pairs` that stand beside them; None: those of the same numbers. narrow: leave out columns
-        that all rows pad, where rows have lengths of their own.
+        that all rows pad.
         """
         import torch
 
@@ -135,7 +134,7 @@ def _common_pads(
     weights: BatchWeights,
 ) -> int:
     """Columns on the left in which no row of a batch has a token or anything that weighs."""
-    if targets.starts is None or targets.positions != "real":
+    if targets.positions != "real":
         return 0
     used = targets.mask[chosen].any(axis=0) | (weights.target != 0).any(axis=0)
     if pairs is not None and weights.pair is not None and weights.kl is not None:

@@ -169,6 +169,7 @@ def _rows_key(request: ArtefactRequest, examples: Examples, long: LongTexts) -> 
         # Rows of before there was a choice keep their key.
         **({} if long == "cut" else {"long": long}),
         **({} if examples.boundaries is None or config.loss.on == "completion" else {"loss_on": config.loss.on}),
+        **({} if examples.chats is None else {"end_of_turn": "first special token"}),
     }
 
 

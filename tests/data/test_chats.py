@@ -73,6 +73,26 @@ def test_the_end_of_the_turn_is_scored_once_though_it_is_the_padding() -> None:
     assert scored(rows, made)[0].count(END_OF_TEXT) == 2
 
 
+@pytest.mark.parametrize("tail", ["\n", "\n{{ eos_token }}", "{{ eos_token }}\n", ""])
+def test_a_turn_ends_with_the_templates_own_token(tail: str) -> None:
+    """As Gemma and Phi-3 end theirs: not by the end of text, and with more behind it that a model never says."""
+    template = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<turn_end>" + tail + "{% endfor %}" + BEGIN
+    made = tokenizer(template)
+    made.add_special_tokens({"additional_special_tokens": ["<turn_end>"]})
+    end = made.convert_tokens_to_ids("<turn_end>")
+    assert end != made.eos_token_id
+    told = RowForm(prompt="p", completion="c", template="chat")
+    read = [
+        (str(n), written(told, pair, "here")) for n, pair in enumerate([("Who?", "Ada."), ("Where?", "In London.")])
+    ]
+    examples = examples_of([Record(name, row.text, "", row.boundary, row.chat, row.prompt) for name, row in read])
+    rows = tokenise(examples, made, Columns(128, 32, 64), TokensConfig(), own_columns=True)
+    assert scored(rows, made) == ["Ada.<turn_end>", "In London.<turn_end>"]
+    assert rows.eos_id == end and rows.references == ("Ada.", "In London.")
+    # What a model says is read as far as its turn: generating stops there too.
+    assert (rows.input_ids[:, -1] == end).all()
+
+
 def test_an_answer_that_is_known_by_heart_has_the_el_of_one() -> None:
     """A model that says every token right and then ends: what the template writes after the end is not asked of it."""
     rows, _ = rows_of(TURNS + BEGIN, [("Who?", "Ada Lovelace of London.")])

@@ -82,7 +82,7 @@ def check_loss(original: PreTrainedModel, model: PreTrainedModel, width: int, se
         rows = with_prompts(rows[0]), with_prompts(rows[1])
     batch = Batch.gather(*rows, range(4), weights, reference.batch(range(4)))
     longest = max(map(len, [*targets, *pairs]))
-    assert batch.target_ids.shape[1] == (min(longest + 1, width) if prompted else width)
+    assert batch.target_ids.shape[1] == min(longest + 1, width)
     terms = methods.get("icu", alpha=0.7, beta=1.3, loss=loss).loss(model, batch)
     terms.total.backward()
     ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
