@@ -130,7 +130,7 @@ def whole_rows(
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that stand for no text: end of text, end of turn and their like, also those without a role of their own."""
+    """Tokens that stand for no text: end of text, end of turn and their like, with those that have no role."""
     named = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
     return frozenset((*tokenizer.all_special_ids, *named)) - {tokenizer.unk_token_id}
 
