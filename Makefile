@@ -23,6 +23,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+	@echo "Ready. Next: source $(VENV)/bin/activate, then make quickstart or icu-ray --help"
 
 quickstart: $(READY)
 	@$(BIN)/python -m icu_ray.sweep

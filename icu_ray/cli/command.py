@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from icu_ray.console.terminal import wrapped
+from icu_ray.console.terminal import width, wrapped
 from icu_ray.console.verbosity import add_options
+from icu_ray.errors import did_you_mean
 
 
 class Help(argparse.HelpFormatter):
@@ -19,6 +22,24 @@ class Help(argparse.HelpFormatter):
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrapped(" ".join(text.split()), columns=width).split("\n")
+
+
+_KINDS = {"float": "a number", "int": "a whole number", "positive": "a whole number of at least 1"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in a line or two, with the nearest word that it knows, in place of all usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2."""
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
+        if choice is not None:
+            known = re.findall(r"'([^']+)'", choice[2])
+            message = message[: choice.start()] + f"'{choice[1]}' is not known{did_you_mean(choice[1], known)}"
+            message += f"; known: {', '.join(known)}"
+        for kind, expected in _KINDS.items():
+            message = message.replace(f"invalid {kind} value: ", f"expected {expected}, found ")
+        self.exit(2, wrapped(f"{self.prog}: {message}; see {self.prog} --help", columns=width(sys.stderr)) + "\n")
 
 
 def add_command(

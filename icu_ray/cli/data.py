@@ -83,7 +83,8 @@ def _data_check(arguments: argparse.Namespace) -> int:
     check = check_data(load_config(find_config(name), overrides))
     for sample, counts in check.samples.items():
         print(f"sample {sample}: {counts.targets} targets, {counts.pool} rows in the pool")
-    print(f"held out: {check.heldout} rows; fingerprint {check.fingerprint[:16]}")
+    print(f"held out: {check.heldout} rows")
+    print(f"the data can be used; hash of its content: {check.fingerprint[:16]}")
     for remark in check.remarks:
         print(remark)
     return 0

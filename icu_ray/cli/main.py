@@ -34,9 +34,10 @@ from icu_ray.cli import (
     sync,
     unlearn,
 )
-from icu_ray.cli.command import Help
+from icu_ray.cli.command import Help, Parser
 from icu_ray.console.exit_codes import exit_code
 from icu_ray.console.verbosity import chosen, verbosity
+from icu_ray.errors import did_you_mean
 from icu_ray.version import __version__
 
 COMMANDS = (
@@ -70,15 +71,28 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, rest = parser.parse_known_args(argv)
     arguments.words = list(sys.argv[1:] if argv is None else argv)  # for the record of what was asked
     if rest and not (hasattr(arguments, "overrides") and all(text[0] != "-" and "=" in text for text in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        known = _options(parser, arguments.words)
+        near = next((said for text in rest if text[:2] == "--" and (said := did_you_mean(text, known))), "")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{near}")
     if rest:
         arguments.overrides += rest
     return arguments
 
 
+def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """The options of the sub-command that was typed."""
+    for word in words:
+        groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        chosen_one = next((group.choices[word] for group in groups if word in group.choices), None)
+        if chosen_one is None:
+            break
+        parser = chosen_one
+    return [option for action in parser._actions for option in action.option_strings]
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line: what the completion and the reference are made of, too."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="icu-ray",
         description="Iterative contrastive unlearning of language models on Ray.",
         epilog="example:\n  icu-ray sweep quickstart",

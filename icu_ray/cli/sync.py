@@ -27,14 +27,13 @@ def add(commands: Any) -> None:
 
 def _sync(arguments: argparse.Namespace) -> int:
     teller(terminal_only=True)("reading what the trials have left, and what MLflow has of it ...")
-    from icu_ray.storage.trial_files import read_beat, read_sweep, trial_ids
+    from icu_ray.storage.trial_files import no_trials_said, read_beat, read_sweep, trial_ids
     from icu_ray.tracking.sync import sync_sweep
     from icu_ray.tracking.tracker import tracking_uri
 
     storage, sweep = split_sweep(arguments.sweep)
     if not trial_ids(storage, sweep):
-        where = without_secrets(arguments.sweep)
-        raise UserError(f"{where}: holds no trials; expected the folder of a sweep, <storage>/<name>")
+        raise UserError(no_trials_said(storage, sweep))
     known, beat = read_sweep(storage, sweep), read_beat(storage, sweep)
     configured = None if known is None else known.tracking("uri")
     uri = tracking_uri(storage, configured)

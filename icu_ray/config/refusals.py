@@ -58,6 +58,7 @@ def _said(item: Mapping[str, Any], key: str, root: type[Section]) -> str:
         item["msg"]
         .removeprefix("Value error, ")
         .replace("Input should be", "expected")
+        .replace("a valid array", "a list, such as [0, 1]")
         .replace("Field required", "required, and missing")
     )
     return message if kind in ("missing", "value_error") else f"{message}, found {_brief(found)}"

@@ -24,8 +24,9 @@ from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.corpus import Corpus, check_of, row_digests
 from icu_ray.data.examples import Examples
 from icu_ray.data.forms import Written, kind_of, system_of, written, written_pair
+from icu_ray.data.hub_data import is_hub_data
 from icu_ray.data.record_table import RecordTable, TableWriter, joined_tables
-from icu_ray.data.table_files import read_columns
+from icu_ray.data.table_files import file_ending, read_columns
 from icu_ray.errors import UserError
 
 
@@ -115,6 +116,14 @@ def read_records(
 def _whole(value: Any) -> Any:
     """A whole number of a table in whose column one was once missing, which made fractions of all."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def check_files(data: RecordsData, samples: Sequence[int]) -> None:
+    """UserError for a file of texts that is not there, or whose name does not say what it is. Nothing is read."""
+    forget = [("forget", data.forget.replace("{sample}", str(sample))) for sample in samples]
+    for key, name in (*forget, ("pool", data.pool), ("heldout", data.heldout)):
+        if name is not None and not is_hub_data(name):
+            file_ending(Path(name), f"data.{key}")
 
 
 def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:

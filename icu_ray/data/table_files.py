@@ -47,7 +47,7 @@ def read_columns(path: Path, columns: Sequence[str], key: str) -> Iterator[Row]:
         _, found = hub_rows(str(path), key, columns)
         rows = ((f"row {number}", [row[column] for column in columns]) for number, row in enumerate(found, start=1))
         return _limited(rows, path, columns, key)
-    return _limited(_rows(path, _ending(path, key), columns, key), path, columns, key)
+    return _limited(_rows(path, file_ending(path, key), columns, key), path, columns, key)
 
 
 def _rows(path: Path, ending: str, columns: Sequence[str], key: str) -> Iterator[Row]:
@@ -81,7 +81,7 @@ def column_names(path: Path, key: str) -> list[str]:
                 if names := _names(file, file.suffix.lower(), key):
                     return names
         return [] if files else hub_rows(str(path), key)[0]
-    return _names(path, _ending(path, key), key)
+    return _names(path, file_ending(path, key), key)
 
 
 def _names(path: Path, ending: str, key: str) -> list[str]:
@@ -98,12 +98,13 @@ def _names(path: Path, ending: str, key: str) -> list[str]:
     return next((list(record) for _, record in _objects(path, key)), [])
 
 
-def _ending(path: Path, key: str) -> str:
+def file_ending(path: Path, key: str) -> str:
     """How a file that is there ends, which says what it is."""
     if path.suffix.lower() not in READERS:
         raise UserError(f"{key}: {path}: expected a file ending in {', '.join(READERS)}")
     if not path.is_file():
         near = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = [name for name in near if did_you_mean(path.stem, [Path(name).stem])]  # '.jsonl' is no likeness
         what = "a link to nothing" if path.is_symlink() and not path.exists() else "no such file"
         raise UserError(f"{key}: {path}: {what}{did_you_mean(path.name, [name for name in near if name != path.name])}")
     return path.suffix.lower()

@@ -5,17 +5,18 @@ folder = cached_folder("EleutherAI/gpt-neo-125m", commit) or download("EleutherA
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from icu_ray.console.progress import listener
 from icu_ray.data.hub_repository import is_network_error
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, did_you_mean
 from icu_ray.models.gguf_files import converted_folder, is_gguf
 
 log = logging.getLogger(__name__)
@@ -91,10 +92,9 @@ def cached_folder(source: str, commit: str | None, weights: bool = True) -> Path
 def download(source: str, commit: str | None, weights: bool = True) -> Path:
     """What is missing of a model's files; UserError with what to do where it cannot be had."""
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     where = f"model {source}" + (f" at revision {commit}" if commit else "")
-    try:
+    with _explained(where, _MODEL_INSTEAD, _near(source)):
         info = HfApi().model_info(source, revision=commit, files_metadata=True, timeout=TIMEOUT_SECONDS)
         files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
         wanted = _wanted(files, weights)
@@ -105,17 +105,59 @@ def download(source: str, commit: str | None, weights: bool = True) -> Path:
         )
         bar = _telling_bar(f"downloading {source}", size)
         return Path(snapshot_download(source, revision=commit, allow_patterns=wanted, tqdm_class=bar))
+
+
+def require_reachable(source: str, revision: str | None = None) -> None:
+    """UserError with what to do for a model that is neither on this machine nor on a hub that answers."""
+    if looks_local(source) or cached_folder(source, commit_of(source, revision)) is not None:
+        return
+    where = f"model {source}" + (f" at revision {revision}" if revision else "")
+    _require_answer(source, revision, where, _near(source), _MODEL_INSTEAD)
+
+
+def require_encoder_reachable(named: str, source: str, instead: str) -> None:
+    """The same of an encoder, of which some file in the cache is enough. instead: what to give without a network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if looks_local(source) or any(
+        isinstance(try_to_load_from_cache(source, name), str) for name in ("config.json", "modules.json")
+    ):
+        return
+    _require_answer(source, None, named, "", instead)
+
+
+def _require_answer(source: str, revision: str | None, where: str, near: str, instead: str) -> None:
+    from huggingface_hub import HfApi
+
+    with _explained(where, instead, near):
+        HfApi().model_info(source, revision=revision, timeout=TIMEOUT_SECONDS)
+
+
+def _near(source: str) -> str:
+    """The model folder here that is called almost like it."""
+    return did_you_mean(source, [path.name for path in Path.cwd().iterdir() if (path / "config.json").is_file()])
+
+
+_MODEL_INSTEAD = "give the path of a local folder that holds config.json, model.safetensors and the tokenizer's files"
+
+
+@contextlib.contextmanager
+def _explained(where: str, instead: str, near: str = "") -> Iterator[None]:
+    """What the hub's client raises inside becomes a UserError with what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        yield
     except GatedRepoError as error:
         raise UserError(f"{where}: the hub asks for consent and a login; run 'hf auth login' first") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UserError(f"{where}: the hub knows no such model, and there is no folder of that name") from error
+        raise UserError(f"{where}: the hub knows no such model, and there is no folder of that name{near}") from error
     except Exception as error:
         if not is_network_error(error):
             raise
         raise UserError(
-            f"{where}: neither a folder here nor in the local cache, and the hub cannot be reached "
-            f"({type(error).__name__}). Without a network give the path of a local folder that holds "
-            "config.json, model.safetensors and the tokenizer's files"
+            f"{where}: neither a folder here{near} nor in the local cache, and the hub cannot be reached "
+            f"({type(error).__name__}). Without a network {instead}"
         ) from error
 
 

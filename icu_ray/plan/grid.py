@@ -61,16 +61,21 @@ class Plan:
         return sum(trial.minutes * trial.workers for trial in self.waiting)
 
 
-def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str = "") -> Plan:
-    """Expand the grid, name every trial, read its status from storage and put the largest first."""
+def check_methods(config: SweepConfig) -> None:
+    """UserError for a method that nobody knows."""
     known = methods.names()
     for method in config.methods:
         if method.name not in known:
             raise UserError(
                 f"methods: unknown method '{method.name}'{did_you_mean(method.name, known)}; known: {', '.join(known)}"
             )
+
+
+def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str = "") -> Plan:
+    """Expand the grid, name every trial, read its status from storage and put the largest first."""
+    check_methods(config)
     if data is not None:
-        paired = [m.name for m in config.methods if any(_needs_pairs(m, a, b) for a, b in m.grid())]
+        paired = [m.name for m in config.methods if any(needs_pairs(m, a, b) for a, b in m.grid())]
         data.require_pool(paired)
     _refuse_unknown_models(config)
     if config.search is not None:
@@ -200,7 +205,8 @@ def _refuse_unknown_models(config: SweepConfig) -> None:
                 )
 
 
-def _needs_pairs(method: MethodConfig, alpha: float, beta: float) -> bool:
+def needs_pairs(method: MethodConfig, alpha: float, beta: float) -> bool:
+    """Whether a method with these weights trains on pairs."""
     return methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_pairs
 
 

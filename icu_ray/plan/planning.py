@@ -11,14 +11,16 @@ from pathlib import Path
 
 from icu_ray.config import ExtractionData, RecordsData, SweepConfig
 from icu_ray.config.file import load_config
+from icu_ray.data.encoder import BUNDLED, BUNDLED_NAME, encoder_named
 from icu_ray.data.hub_data import pinned_data
+from icu_ray.data.records import check_files
 from icu_ray.data.sources import checked_data
 from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
-from icu_ray.models.hub import is_pinned
+from icu_ray.models.hub import is_pinned, require_encoder_reachable, require_reachable
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
-from icu_ray.plan.grid import Plan, make_plan
+from icu_ray.plan.grid import Plan, check_methods, make_plan, needs_pairs
 from icu_ray.plan.text_lengths import check_texts
 from icu_ray.storage.files import check_writable
 
@@ -32,6 +34,10 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     """Check a config's models, storage and data, and expand it."""
     if isinstance(config.data, RecordsData):
         config = config.model_copy(update={"data": pinned_data(config.data)})
+    # What is told at once comes before what needs torch to be imported.
+    check_methods(config)
+    if isinstance(config.data, RecordsData):
+        check_files(config.data, config.samples)
     asked = config.filter
     encoders: list[tuple[str, str, int | None]] = [("filter.encoder", asked.encoder, asked.encoder_layer)]
     if config.pairs.by == "nearest":
@@ -48,12 +54,35 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data, corpus = (None, None) if missing else checked_data(config)
-    remarks = (*_unknown_commits(config), *check_texts(config, corpus))
+    remarks = [*check_texts(config, corpus)]
+    try:
+        _require_reachable(config)
+    except UserError as error:
+        if not dry_run:
+            raise
+        # A dry run may be of another machine, one with a network.
+        remarks = [f"on this machine a run would be refused: {error}", *remarks]
+    else:
+        remarks = [*_unknown_commits(config), *remarks]
     if data is not None:
         data = replace(data, remarks=(*data.remarks, *remarks, *drawn_pairs_said(config, data)))
     if not dry_run:
         check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")
     return make_plan(config, data, provisional=missing)
+
+
+def _require_reachable(config: SweepConfig) -> None:
+    """UserError for a model or an encoder of a hub that does not answer."""
+    for model in config.models:
+        if model.source is not None:
+            require_reachable(model.source, model.revision)
+    bundled = f"set {{}}, the copy of {BUNDLED_NAME} that is installed, or give an encoder's folder"
+    keys = {"filter.encoder": (config.filter.encoder, "filter.encoder=bundled filter.encoder_layer=6")}
+    if config.pairs.by == "nearest" and any(needs_pairs(each, a, b) for each in config.methods for a, b in each.grid()):
+        keys["pairs.encoder"] = (config.pairs.encoder, "pairs.encoder=bundled")
+    for key, (encoder, setting) in keys.items():
+        if encoder != BUNDLED:
+            require_encoder_reachable(encoder_named(key, encoder), encoder, bundled.format(setting))
 
 
 def _unknown_commits(config: SweepConfig) -> tuple[str, ...]:

@@ -227,7 +227,7 @@ def _pairs_identity(pairs: PairsConfig, data: DataCheck | None, sample: int) -> 
         if pairs.by == "file":
             told["pairs"] = None if data is None else data.samples[sample].pairs
         return told
-    later = {"by", "resample", "file"}
+    later = {"by", "resample", "file", *(("overlap_fallback",) if pairs.overlap_fallback == "refuse" else ())}
     identity = pairs.model_dump(mode="json", exclude={"shards", "actors", "batch_size", "index", *later})
     identity["encoder"] = encoder_identity(pairs.encoder)
     if pairs.index == "approximate":

@@ -26,6 +26,7 @@ from icu_ray.storage.results import (
 )
 from icu_ray.storage.trial_files import (
     TrialPaths,
+    no_trials_said,
     read_beat,
     read_evaluation,
     read_events,
@@ -173,7 +174,7 @@ def _collect_one(
             raise UserError(
                 f"{where}: none of its {len(record.trials)} planned trials was started; run the sweep first"
             )
-        raise UserError(f"{where}: holds no trials; expected the folder of a sweep, <storage>/<name>")
+        raise UserError(no_trials_said(storage, name))
     beat = _try(lambda: read_beat(storage, name), broken)
     state = "" if beat is None else beat.state_at(time.time())
     planned = {} if record is None else {spec.trial_id: spec for spec in record.trials}

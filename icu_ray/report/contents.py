@@ -91,6 +91,11 @@ class Report:
         return target_headings(self.found)
 
     @property
+    def ranked(self) -> tuple[BlockScores, ...]:
+        """Scores worth a table: of two methods they can only be 0 and 1, or minus and plus one."""
+        return tuple(scores for scores in self.scores if len(scores.population) + len(scores.left_out) > 2)
+
+    @property
     def planned(self) -> int:
         """Trials that were planned."""
         return sum(trial.planned for trial in self.found.trials)
@@ -167,12 +172,20 @@ def cell_of(row: Row, column: Column) -> TableCell:
     return TableCell(text, interval, row.marks.get(column.key), paper, spread)
 
 
+def _title(found: Collected) -> str:
+    """The sweeps' names; of one trial also what was done with which model: a request's sweep has a made-up name."""
+    name = " + ".join(dict.fromkeys(sweep.name for sweep in found.sweeps))
+    if len(found.trials) != 1:
+        return name
+    return f"{name}: {found.trials[0].method} on {found.trials[0].model}"
+
+
 def make_report(found: Collected) -> Report:
     """Put everything together."""
     blocks = make_blocks(found)
     code = code_version()
     return Report(
-        title=" + ".join(dict.fromkeys(sweep.name for sweep in found.sweeps)),
+        title=_title(found),
         found=found,
         blocks=blocks,
         columns=shown_columns(blocks),

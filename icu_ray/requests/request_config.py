@@ -14,6 +14,7 @@ from icu_ray.cluster.runtime import will_start_locally
 from icu_ray.config import SweepConfig
 from icu_ray.config.file import apply_override, load_data, merge, resolve_config
 from icu_ray.config.section import as_name
+from icu_ray.data.encoder import BUNDLED
 from icu_ray.errors import UserError
 from icu_ray.requests.files import HELDOUT_MOST, WHERE, heldout_texts, request_data
 from icu_ray.requests.row_length import columns_for
@@ -115,8 +116,9 @@ def unlearn_config(
     tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
     pairs = tree.get("pairs", {})
     own_texts = isinstance(tree["data"], Mapping) and tree["data"].get("source") == "records"
-    if own_texts and pairs.get("by", "nearest") == "nearest" and "max_ngram_overlap" not in pairs:
-        tree = merge({"pairs": PAIRS}, tree)
+    if own_texts and pairs.get("by", "nearest") == "nearest":
+        # The encoder that is the default elsewhere, too: the installed copy of it needs no network.
+        tree = merge({"pairs": {"encoder": BUNDLED, **({} if "max_ngram_overlap" in pairs else PAIRS)}}, tree)
     # A stand-in has no tokenizer yet: its texts are counted, and the cut ones named, when its rows are made.
     long = "cut" if is_standin else "refuse"
     if "columns" not in tree and not is_standin:

@@ -33,7 +33,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
-from icu_ray.errors import UserError, without_secrets
+from icu_ray.errors import UserError, did_you_mean, without_secrets
 from icu_ray.storage.el_names import config_ngram, of_ngram, plain
 from icu_ray.storage.files import join, list_dir, read_bytes, write_atomic
 from icu_ray.storage.processes import this_process
@@ -156,6 +156,14 @@ def open_sweep(
     )
     write_atomic(_sweep_file(storage, name), to_json(asdict(sweep), indent=2))
     return sweep
+
+
+def no_trials_said(storage: str, name: str) -> str:
+    """Why a folder is no sweep's: it is not there, or holds none."""
+    folder = join(storage, name)
+    what = "holds no trials" if list_dir(folder) else "no such folder, or nothing in it"
+    near = did_you_mean(name, list_dir(storage)) if what[0] == "n" else ""
+    return f"{without_secrets(folder)}: {what}{near}; expected the folder of a sweep, <storage>/<name>"
 
 
 def read_sweep(storage: str, name: str) -> Sweep | None:

@@ -104,7 +104,7 @@ class Verdict:
         said = [("forgotten?", self._forgotten_said())]
         if self.thresholds is not None:
             said.append(("thresholds", thresholds_said(self.thresholds)))
-            said.append(("held-out texts", list(self.heldout.said)))
+            said.append(("held-out texts", [*self.heldout.said, *self._still_known()]))
         said += [("at what cost?", self._cost_lines()), ("what is left?", self._left_said())]
         return tuple((what, tuple(sentences)) for what, sentences in said)
 
@@ -118,6 +118,14 @@ class Verdict:
         if self.already:
             said.append("the means were below the thresholds before anything was unlearned")
         return said
+
+    def _still_known(self) -> list[str]:
+        """What thresholds that were fixed beforehand do not tell: how much better than unread texts it knows these."""
+        limits, unread = self.thresholds, self.heldout.ma_after
+        if limits is None or "MA" in limits.from_heldout or self.ma is None or unread is None:
+            return []
+        points = 100 * (self.ma - unread)
+        return [f"mean MA of the texts to forget is still {points:.0f} points above theirs"] if points >= 5 else []
 
     def _cost_lines(self) -> list[str]:
         said = [self.cost.said]
@@ -137,6 +145,8 @@ class Verdict:
             said = [f"{count_of(len(left))} above the thresholds: {some_of(left)}"]
         if unmeasured:
             said.append(f"{count_of(len(unmeasured))} could not be measured: {some_of(unmeasured)}")
+        if left and self.success and self.thresholds is not None and not self.thresholds.from_heldout:
+            said.append("lower thresholds (stop.ma, stop.el) have the request go on")
         return said
 
 

@@ -51,7 +51,7 @@ class Cost:
     def said(self) -> str:
         """Of the perplexity, what the end of a sentence can be."""
         if self.ppl_before is None:
-            return "not measured: there are no held-out texts"
+            return "not measured: no perplexity on held-out texts is known"
         limit = "" if self.limit is None else f" (limit {self.limit:g})"
         if self.ppl_after is None or self.ppl_ratio is None:
             return f"held-out perplexity rose from {self.ppl_before:.2f} to infinity{limit}"
@@ -113,7 +113,7 @@ class HeldOut:
 def sets_said(names: Sequence[str]) -> str:
     """Which thresholds are the held-out texts' means before unlearning."""
     if not names:
-        return "no threshold comes from them"
+        return "the thresholds do not come from them"
     several = len(names) > 1
     return f"the threshold{'s' * several} of {' and '.join(names)} come{'s' * (not several)} from them"
 
@@ -167,7 +167,7 @@ def thresholds_said(limits: Thresholds) -> list[str]:
         if limits.heldout_above is not None:
             lines.append(f"of these held-out texts, {limits.heldout_above} are above the thresholds")
     else:
-        lines.append("given as numbers, not measured on this model")
+        lines.append("fixed beforehand, not taken from texts that the model never read")
     return lines
 
 

@@ -139,6 +139,7 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Every rank writes its part of weights and optimizer state."""
         with _quiet():
+            _pickle_stages_by_value()
             counts = {"skipped_in_a_row": self.skipped_in_a_row}
             self.inner.save_checkpoint(str(folder), tag="state", client_state=counts)
 
@@ -206,6 +207,17 @@ def _load_without_code(path: str, map_location: Any = None) -> Any:
             f"checkpoint {path}: is damaged, or holds more than tensors and plain values, as no checkpoint of a trial "
             "does; it was not loaded. Remove the trial's checkpoint folder to start it anew"
         ) from error
+
+
+def _pickle_stages_by_value() -> None:
+    """Have ZeRO's stage written as its number.
+
+    Early releases of Python 3.11 (Debian 12's is one) pickle a member of an enumeration as a call of `getattr`, which
+    no reading without code accepts: what they save could not be loaded, on any Python.
+    """
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    ZeroStageEnum.__reduce_ex__ = lambda stage, protocol: (ZeroStageEnum, (stage.value,))
 
 
 def _without_compiled_communication() -> None:

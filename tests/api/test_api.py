@@ -37,7 +37,7 @@ import sys
 import icu_ray
 assert "icu_ray.api" not in sys.modules
 from icu_ray.api import probe, sweep, unlearn
-frames = sweep("quickstart", dry_run=True)
+frames = sweep("quickstart", {"storage": "not-here"}, dry_run=True)
 assert len(frames.plan) == 12 and len(frames.trials) == 0, frames
 # Planning needs neither; pandas makes the frames.
 print(sorted({"torch", "ray", "mlflow"} & set(sys.modules)))

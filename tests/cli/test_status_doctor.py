@@ -158,7 +158,9 @@ def test_status_of_broken_files_and_unknown_folders(tmp_path: Path, capsys: pyte
         assert cli(["status", str(unknown)]) == 2
         captured = capsys.readouterr()
         assert captured.out == "" and len(captured.err.splitlines()) == 1
-        assert f"{unknown}: holds no trials; expected the folder of a sweep" in captured.err
+        missing = not list(unknown.glob("*"))
+        said = "no such folder, or nothing in it" if missing else "holds no trials"
+        assert f"{unknown}: {said}" in captured.err and "; expected the folder of a sweep" in captured.err
 
 
 @pytest.mark.parametrize("as_json", [False, True])

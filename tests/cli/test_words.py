@@ -94,6 +94,35 @@ def test_a_request_asks_for_a_gpu_where_there_is_one(
     assert unlearn_config("standin", forget="forget.jsonl", out="out").models[0].gpus == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["swep"], "icu-ray: argument COMMAND: 'swep' is not known (did you mean 'sweep'?); known: sweep, submit, "),
+        (["unlearn", "--out", "o", "--lenght", "3"], "unrecognized arguments: --lenght (did you mean '--length'?)"),
+        (
+            ["unlearn", "--out", "o", "--beta", "four"],
+            "icu-ray unlearn: argument --beta: expected a number, found 'four'",
+        ),
+        (
+            ["probe", "--model", "m", "--forget", "f", "--ngram", "0"],
+            "--ngram: expected a number of at least 1, found 0",
+        ),
+        (
+            ["probe", "--model", "m", "--forget", "f", "--ngram", "x"],
+            "--ngram: expected a whole number of at least 1, ",
+        ),
+    ],
+)
+def test_a_word_that_is_not_known_gets_the_nearest(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(words)
+    assert refused.value.code == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and len(printed.err.splitlines()) == 1 and not printed.out
+
+
 def test_every_key_of_the_reference_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "reference" / "config.md").read_text(encoding="utf-8")
     assert main(["explain", "--json"]) == 0

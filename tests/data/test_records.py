@@ -90,7 +90,7 @@ def test_without_a_pool_only_methods_without_pairs_may_run(tmp_path: Path) -> No
 
 
 REFUSED: dict[str, tuple[str, Any, dict[str, Any], str]] = {
-    "missing": ("g.jsonl", b"", {"forget": "{dir}/f.jsonl"}, "no such file .did you mean 'g.jsonl'"),
+    "missing": ("record.jsonl", b"", {"forget": "{dir}/records.jsonl"}, "no such file .did you mean 'record.j"),
     "unknown kind": ("f.txt", b"x", {}, "expected a file ending in .jsonl, .csv, .parquet"),
     "cut line": ("f.jsonl", b'{"text": "a"}\n{"text": "b', {}, "line 2: no JSON object.*cut short"),
     "no object": ("f.jsonl", b'{"text": "a"}\n[1]\n', {}, "line 2: found list"),

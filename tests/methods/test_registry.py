@@ -83,12 +83,13 @@ def test_the_objective_of_icu_is_equation_6() -> None:
 
 
 def test_a_plug_in_is_found_and_the_broken_ones_are_named(package: str) -> None:
-    assert methods.names()[-3:] == ("broken", "gentle", "number")
+    # Others may be installed here, as the tutorial's is.
+    assert {"broken", "gentle", "number"} <= set(methods.names()[len(methods.BUILT_IN) :])
     gentle = methods.get("gentle", alpha=0.25, settings={"strength": 2})
     assert gentle.needs_pairs and [factor for factor, _ in gentle.objective().terms] == [-2.0, 0.25]
     with pytest.raises(UserError, match=r"'broken' of plug-in gentle-unlearning .*a_module_that_is_not_there"):
         methods.get("broken")
-    assert set(methods.broken()) == {"broken", "number"}
+    assert set(methods.broken()) == {"broken", "number"}  # an installed one that is broken too would be worth knowing
     # A plug-in cannot take a built-in's place.
     assert type(methods.get("icu")).__name__ == "Icu"
 

@@ -135,7 +135,8 @@ def test_the_plan_tells_what_drawn_pairs_take() -> None:
     def said(**change: Any) -> list[str]:
         data = plan(merge({"pairs": {"by": "random"}, "seeds": [0, 1], "samples": [0]}, change)).data
         assert data is not None
-        return list(data.remarks)
+        # Whether the default encoder can be had depends on the machine.
+        return [remark for remark in data.remarks if not remark.startswith("on this machine a run would be refused")]
 
     (small, medium) = said(stop={"max_epochs": 3})
     draws = PairDraws(8, 32, (0, 1), 3)
@@ -155,7 +156,7 @@ def test_the_plan_tells_what_drawn_pairs_take() -> None:
     )
     assert "a frozen copy of the original model is run on them" in said(kl={"cache": "recompute"})[0]
     assert said(methods=[{"name": "icu", "cells": [[1.0, 0.0]]}]) == []  # without equation (4) nothing is kept
-    assert plan({"seeds": [0, 1]}).data is not None and plan({"seeds": [0, 1]}).data.remarks == ()  # type: ignore[union-attr]
+    assert said(pairs={"by": "nearest"}) == []
 
 
 def test_the_hidden_sizes_that_a_plan_reckons_with_are_those_of_the_models(tmp_path: Path) -> None:

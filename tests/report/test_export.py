@@ -77,7 +77,7 @@ def test_a_model_that_has_not_forgotten_says_so_first(run: Path, tmp_path: Path)
         ({}, "2 trials have models; say which with --trial: icu-125m-s0-a0.5-b1.0, kl-125m-s0-a0.0-b1.0"),
         ({"trial": "icu-125m-s1"}, "no trial of"),
         ({"trial": "klx-125m-s0-a0.0-b1.0"}, "did you mean 'kl-125m-s0-a0.0-b1.0'"),
-        ({"run": "nowhere"}, "holds no trials"),
+        ({"run": "nowhere"}, "no such folder"),
         ({"out": "s"}, "is there already, and not an empty folder"),
     ],
 )

@@ -280,7 +280,7 @@ def test_a_broken_result_is_named_and_the_others_reported(tmp_path: Path, capsys
     assert str(bad) in (folder / "report" / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("make", "said"), [(False, "holds no trials"), (True, "none of its 1 planned trials")])
+@pytest.mark.parametrize(("make", "said"), [(False, "no such folder"), (True, "none of its 1 planned trials")])
 def test_unknown_and_empty_sweeps_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], make: bool, said: str
 ) -> None:
@@ -625,7 +625,7 @@ def test_every_text_of_a_single_trial_is_told(tmp_path: Path) -> None:
     with (tmp_path / "one" / "report" / "targets.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == ["r3", "r2", "r1", "r0"]  # best remembered first
-    assert {row["filter"] for row in rows} == {"unlike"}
+    assert {row["continuation"] for row in rows} == {"unlike"}
     # In full, empty where nothing was measured, and without the columns of which that holds for all rows.
     assert [float(row["ma_after_pct"]) for row in rows] == pytest.approx([58.0, 57.0, 56.0, 55.0])
     assert not {"pair", "el10_before_pct", "verdict", "subject"} & set(rows[0])
@@ -835,8 +835,8 @@ def test_what_became_of_held_out_texts_is_one_sentence_a_model(tmp_path: Path) -
     assert second["el10_heldout_after_pct"] == "" and "loss_heldout_before" not in first  # measured in no trial
     written = write_report([(str(tmp_path), "s")])
     said = (
-        "125m on 16 held-out texts: mean MA 54.0 % -> 49.0 to 50.0 %, mean EL10 23.0 % -> 20.0 %; "
-        "the threshold of MA comes from them, in 1 of 2 trials."
+        "125m on 16 held-out texts: mean MA 54.0 % before and 49.0 to 50.0 % after, mean EL10 23.0 % before and "
+        "20.0 % after; the threshold of MA comes from them, in 1 of 2 trials."
     )
     for name in ("report.html", "report.md"):
         text = html.unescape(text_of(written, name)).replace("\\>", ">")
@@ -857,4 +857,4 @@ def test_nothing_is_said_of_held_out_texts_that_are_not_there(tmp_path: Path) ->
             before = replace(before, ma_heldout=0.5, el_heldout=0.2, heldout_texts=1)
         write_result(paths, replace(result, before=before, after=after))
     (said,) = undrawn(tmp_path, "s").heldout
-    assert said.startswith("1.3b on 1 held-out text: mean MA 50.0 % -> not measured")
+    assert said.startswith("1.3b on 1 held-out text: mean MA 50.0 % before and not measured after")

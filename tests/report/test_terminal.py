@@ -61,7 +61,8 @@ def test_a_plan_fits_eighty_columns(tmp_path: Path) -> None:
     print_plan(plan, console)
     lines = said(console)
     table = lines[: 1 + len(plan.trials)]
-    assert lines[0].split() == ["trial", "lr", "workers", "status", "GPU", "h"]
+    assert lines[0].split() == ["trial", "beta", "lr", "workers", "status"]
+    assert "Left out (narrow terminal): model, sample, method, alpha; see --json." in lines
     assert all(len(line) <= 80 for line in table) and all(t.name in " ".join(table) for t in plan.trials)
     assert any(line.endswith(f"{storage.removeprefix('storage=')}/quickstart.") for line in lines)  # not cut in two
     # Words are not cut either.

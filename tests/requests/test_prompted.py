@@ -71,6 +71,38 @@ def test_rows_are_as_long_as_prompts_and_completions_ask_for(tmp_path: Path) -> 
     assert found.data.form.template == "plain" and "one after the other" in told[2]
 
 
+def test_what_no_hub_can_give_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    files = ["--forget", write(tmp_path / "f.jsonl", ROWS), "--retain", write(tmp_path / "k.jsonl", KEPT)]
+    asked = ["unlearn", "--model", model(tmp_path / "m"), *files, "--out", str(tmp_path / "out"), "el.ngram=2"]
+    bundled = ["filter.encoder=bundled", "filter.encoder_layer=1"]
+
+    def refused(*more: str) -> str:
+        assert main([*asked, *more]) == 2 and not (tmp_path / "out").exists()
+        return " ".join(capsys.readouterr().err.split())
+
+    # The pairs' encoder is the installed one; BERTScore's is one of the hub.
+    said = refused()
+    assert (
+        "filter.encoder: google-bert/bert-base-uncased: neither a folder here nor in the local cache, and the hub"
+        in said
+    )
+    assert "Without a network set filter.encoder=bundled filter.encoder_layer=6, the copy of" in said
+    assert "pairs.encoder: some/encoder: neither a folder" in refused(*bundled, "pairs.encoder=some/encoder")
+    # A dry run, which may be of another machine, says it and goes on.
+    assert main([*asked, "--dry-run"]) == 0
+    assert "on this machine a run would be refused: filter.encoder:" in " ".join(capsys.readouterr().out.split())
+    assert main([*asked, *bundled, "--dry-run"]) == 0
+    assert "would be refused" not in capsys.readouterr().out
+    # A model that is called almost like a folder here.
+    monkeypatch.chdir(tmp_path)
+    model(tmp_path / "my-model")
+    asked[2] = "my-modl"
+    assert "model my-modl: neither a folder here (did you mean 'my-model'?) nor" in refused("--length", "32", *bundled)
+
+
 def test_the_plan_says_what_was_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = [*KEPT, {"question": ROWS[0]["question"], "answer": words(40)}]
     files = ["--forget", write(tmp_path / "f.jsonl", ROWS), "--retain", write(tmp_path / "k.jsonl", kept)]

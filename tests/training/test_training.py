@@ -369,6 +369,16 @@ class TestTrial:
             read_state(tmp_path / "c")
 
     @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    def test_a_stage_is_saved_as_its_number(self) -> None:
+        """Early Python 3.11 writes a call of getattr in its place, which is not loaded."""
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+
+        from icu_ray.training.engine import _pickle_stages_by_value
+
+        _pickle_stages_by_value()
+        data = pickle.dumps(ZeroStageEnum.gradients, protocol=2)
+        assert b"getattr" not in data and pickle.loads(data) is ZeroStageEnum.gradients
+
     def test_a_checkpoint_that_would_run_code_is_not_loaded(self, mark: Path, tmp_path: Path) -> None:
         """Each file that DeepSpeed would unpickle, replaced by a pickle and by one of torch's archives with code."""
         whole = tmp_path / "whole"

@@ -103,8 +103,8 @@ def _case_picture(block: Block, case: Case, number: str) -> Picture:
     return Picture(
         f"case-{name}-{number}",
         f"Case: {case.model}, target {case.target} of sample {case.sample}",
-        f"Chosen as {case.chosen}. Marked: runs of three or more words that the reference has, and names and numbers "
-        "of the reference that the prompt does not give away.",
+        f"{case.chosen[0].upper()}{case.chosen[1:]}. Marked: runs of three or more words that the reference has, and "
+        "names and numbers of the reference that the prompt does not give away.",
         "The prompt, the reference and what each method's model says, as text in the page.",
         partial(draw_case, case),
         case,

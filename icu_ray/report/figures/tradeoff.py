@@ -174,7 +174,7 @@ def ablation_name(row: Row) -> str:
     if row.alpha and row.beta:
         return f"ICU (α={row.alpha:g}, β={row.beta:g})"
     if not row.alpha and not row.beta:
-        return "without both"
+        return "without both (gradient ascent)"
     return f"without learning loss (β={row.beta:g})" if not row.alpha else f"without KL (α={row.alpha:g})"
 
 
@@ -201,7 +201,9 @@ def ablation(report: Report, theme: Theme) -> Figure:
                 )
                 if value.half is None and value.n > 1:
                     points = [point for cell in row.cells.values() if (point := cell[column.key]) is not None]
-                    axis.plot(points, [height] * len(points), "o", color=theme.ink, markersize=3)
+                    axis.plot(
+                        points, [height] * len(points), "o", color=theme.ink, markersize=4, markeredgecolor=theme.paper
+                    )
             axis.set_yticks(range(len(rows)), [ablation_name(row) for row in rows] if place == 0 else [""] * len(rows))
             axis.set_title(f"{column.heading} {column.arrow}", fontsize=9)
             # Three samples give intervals that would squeeze the bars; such whiskers are cut.

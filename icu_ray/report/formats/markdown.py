@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from icu_ray.report.contents import Report, TableCell, state_word
 from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.formats.wording import (
-    MAIN_NOTE,
     ORDERS_NOTE,
     SCORES_NOTE,
     TARGETS_NOTE,
     TESTS_NOTE,
+    main_note,
     p_text,
     standing_of,
     tasks_note,
@@ -32,13 +32,11 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         parts += ["## Verdict", f"**{escape(report.verdict.headline)}**", "\n".join(said)]
     if report.findings:
         parts += ["## What is missing or mixed", "\n".join(f"- {escape(f.text)}" for f in report.findings)]
-    parts += ["## Results", main_table(report), *map(escape, report.heldout), MAIN_NOTE]
+    parts += ["## Results", main_table(report), *map(escape, report.heldout), main_note(report.blocks)]
     parts += [f"{escape(block.model)}: {standing_of(block)}" for block in report.blocks if standing_of(block)]
-    parts += [
-        "## Normalised scores",
-        *(_scores(block, s) for block, s in zip(report.blocks, report.scores, strict=True)),
-    ]
-    parts.append(SCORES_NOTE)
+    if report.ranked:
+        both = zip(report.blocks, report.scores, strict=True)
+        parts += ["## Normalised scores", *(_scores(block, s) for block, s in both if s in report.ranked), SCORES_NOTE]
     if report.targets:
         lines = [[escape(cell) for cell in row.cells] for row in report.targets]
         parts += ["## Every text, best remembered first", pipe_table(report.target_headings, lines), TARGETS_NOTE]

@@ -8,13 +8,17 @@ from icu_ray.report.numbers.rows import Block, Row
 from icu_ray.report.numbers.statistics import WILCOXON_PAIRS
 from icu_ray.report.numbers.tasks import TaskTable
 
-MAIN_NOTE = (
+_MAIN_NOTE = (
     "Mean over forget samples ± half of the 95 % confidence interval (Student's t), where there are at least three of "
     "them. Of several seeds each sample's mean counts, and 'seeds' is the deviation over the seeds of a "
     "sample; of a single sample, the seeds are what counts. Best bold, second best underlined, among the methods of "
-    "one model as printed. In brackets, "
-    "or after 'paper': what the paper prints for that row (for a stand-in's only cell of ICU, whatever its weights, "
-    "that of alpha = 0.5, beta = 1). "
+    "one model as printed. "
+)
+_PAPER_NOTE = (
+    "In brackets, or after 'paper': what the paper prints for that row (for a stand-in's only cell of ICU, whatever "
+    "its weights, that of alpha = 0.5, beta = 1). "
+)
+_FORGOTTEN_NOTE = (
     "'Forgotten' counts trials that reached the thresholds, within the cost limit if there is one, with a model that "
     "has not collapsed; trials that failed are in no mean. '–': not measured, or no score because one of the paper's "
     "nine columns was not measured."
@@ -30,9 +34,9 @@ ORDERS_NOTE = (
     "the same order in both, of the pairs that the paper's printed values tell apart."
 )
 TARGETS_NOTE = (
-    "BERTScore and BLEU compare what the model says after the prompt now with the text. Equation (5), "
-    "the filter, calls it unlike the text when either is under its threshold, and then does not train on the text. The "
-    "verdict asks MA and EL: forgotten, or still above a threshold; all texts together by their means."
+    "BERTScore and BLEU compare what the model says after the prompt now with the text. The filter, "
+    "equation (5), calls this continuation unlike the text when either is under its threshold, and then does not train "
+    "on the text. The verdict asks MA and EL: forgotten, or still above a threshold; all texts together by their means."
 )
 TESTS_NOTE = (
     "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval; intervals and "
@@ -44,6 +48,12 @@ TESTS_NOTE = (
     "with its mean over those seeds: they say whether these trained models differ, not whether another sample or seed "
     "would show it again."
 )
+
+
+def main_note(blocks: Sequence[Block]) -> str:
+    """How the main table is to be read; of the paper's values where there are any."""
+    beside = any(row.paper is not None for block in blocks for row in block.rows)
+    return _MAIN_NOTE + (_PAPER_NOTE if beside else "") + _FORGOTTEN_NOTE
 
 
 def tasks_note(tables: Sequence[TaskTable]) -> str:

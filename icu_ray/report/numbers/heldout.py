@@ -1,6 +1,6 @@
 """What models do on texts that nobody asked to forget, before and after unlearning, in one sentence.
 
-heldout_said(block)     # "125m on 16 held-out texts: mean MA 12.0 % -> 9.1 to 12.5 %, mean EL10 ...; no threshold ..."
+heldout_said(block)     # "125m on 16 held-out texts: mean MA 12.0 % before and 9.1 to 12.5 % after, ..."
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def heldout_said(block: Block) -> str | None:
     told = [("MA", [(each.ma_before, each.ma_after) for each in found])]
     for ngram in sorted({each.ngram for each in found}):
         told.append((f"EL{ngram}", [(each.el_before, each.el_after) for each in found if each.ngram == ngram]))
-    said = [f"mean {name} {_range(b for b, _ in sides)} -> {_range(a for _, a in sides)}" for name, sides in told]
+    said = [
+        f"mean {name} {_range(b for b, _ in sides)} before and {_range(a for _, a in sides)} after"
+        for name, sides in told
+    ]
     if not found or all(value is None for _, sides in told for pair in sides for value in pair):
         return f"{block.model} on held-out texts: MA and EL were not measured."
     texts = sorted({each.texts for each in found if each.texts})

@@ -19,7 +19,7 @@ def target_headings(found: Collected) -> tuple[str, ...]:
     return (
         *("text", *(["subject"] if _subjects(found) else [])),
         *("MA before (%)", "MA after (%)", f"{el} before (%)", f"{el} after (%)"),
-        *("BERTScore (%)", "BLEU (%)", "pair", "equation (5)", "verdict"),
+        *("BERTScore (%)", "BLEU (%)", "pair", "continuation", "verdict"),
     )
 
 
@@ -29,7 +29,7 @@ def target_keys(found: Collected) -> tuple[str, ...]:
     return (
         *("text", *(["subject"] if _subjects(found) else [])),
         *("ma_before_pct", "ma_after_pct", f"{el}_before_pct", f"{el}_after_pct"),
-        *("bertscore_f1_pct", "bleu_pct", "pair", "filter", "verdict"),
+        *("bertscore_f1_pct", "bleu_pct", "pair", "continuation", "verdict"),
     )
 
 

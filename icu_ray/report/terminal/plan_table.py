@@ -26,7 +26,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     headings = (
         *(Heading("trial"), Heading("model", spare=6), Heading("sample", True, 5), Heading("method", spare=7)),
         *(Heading("alpha", True, 4), Heading("beta", True, 3), Heading("lr", True, 2)),
-        *(Heading("workers", True), Heading("status"), Heading("GPU h", True, 1)),
+        *(Heading("workers", True), Heading("status")),
+        *([Heading("GPU h", True, 1)] if any(trial.model.gpus for trial in plan.trials) else []),
     )
     rows = []
     for trial in plan.trials:
@@ -45,9 +46,9 @@ def print_plan(plan: Plan, console: Console) -> None:
                 f"{trial.workers} {each}",
                 status.replace("_", " "),
                 f"{trial.gpu_hours:.2f}" if trial.model.gpus else "-",
-            )
+            )[: len(headings)]
         )
-    print_fitting(console, headings, rows)
+    print_fitting(console, headings, rows, where="--json")
     counts = Counter(trial.status for trial in plan.trials)
     said = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in counts.items())
     widest = max(model.workers for model in config.models)
@@ -66,8 +67,10 @@ def print_plan(plan: Plan, console: Console) -> None:
         minutes = f"{plan.worker_minutes:.0f}"
         worker = f"{'less than 1' if minutes == '0' else minutes} worker minute"
         worker += f"{'' if minutes in ('0', '1') else 's'} on CPU"
-        much = f"{plan.gpu_hours:.1f} GPU hours" if gpus else worker
+        hours = "less than 0.1" if plan.gpu_hours < 0.05 else f"{plan.gpu_hours:.1f}"
+        much = f"{hours} GPU hours" if gpus else worker
         print_words(console, f"Estimate for what is left: {much} ({error_said(plan.trials)}).")
+        print_words(console, "The start of Ray, preparation, evaluation and the report come on top.")
         if config.resources.prices is not None:
             cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)
             cost = cost_of(plan.gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
