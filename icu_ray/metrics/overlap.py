@@ -73,5 +73,14 @@ def token_entropy(ids: Iterable[NDArray[np.int64]]) -> NDArray[np.float64]:
 
 
 def distinct_share(ids: Iterable[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """(N,) float64: distinct token ids of each row over their number."""
+    """(N,) float64: distinct token ids of each row over their number; 0 of a row without any."""
     return np.asarray([len(np.unique(row)) / max(len(row), 1) for row in ids], dtype=np.float64)
+
+
+def until_end(ids: Iterable[NDArray[np.int64]], eos_id: int | None) -> list[NDArray[np.int64]]:
+    """What each row says before its end of text; behind it stand pads, which a short answer has many of."""
+    found = []
+    for row in ids:
+        ends = np.flatnonzero(row == eos_id) if eos_id is not None else ()
+        found.append(row[: ends[0]] if len(ends) else row)
+    return found

@@ -78,7 +78,7 @@ class Speech:
         if self.distinct_before is None or self.distinct_after is None:
             return "its perplexity is not a finite number"
         shares = f"{percent(self.distinct_before)} -> {percent(self.distinct_after)}"
-        return f"after the beginnings of {whose} it repeats itself: share of distinct tokens {shares}"
+        return f"after the beginnings of {whose} it repeats itself or says nothing: share of distinct tokens {shares}"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from icu_ray.data.encoder import bundled_encoder
 from icu_ray.errors import UserError
 from icu_ray.metrics.bertscore import _encoder, bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
-from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy
+from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy, until_end
 from icu_ray.metrics.perplexity import perplexity
 from icu_ray.metrics.scores import COLUMNS, MethodRow, normalised_scores
 from icu_ray.services.score import read_score_table
@@ -252,6 +252,18 @@ def test_entropy_and_distinct_share(ids: list[int]) -> None:
     shares = [ids.count(value) / len(ids) for value in set(ids)]
     assert token_entropy(row)[0] == pytest.approx(-sum(p * math.log2(p) for p in shares), abs=1e-12)
     assert distinct_share(row)[0] == len(set(ids)) / len(ids)
+
+
+@given(st.lists(st.integers(2, 9), max_size=8), st.integers(0, 5), st.sampled_from([0, 1]))
+def test_the_pads_behind_a_short_answer_are_no_repetition(said: list[int], pads: int, pad: int) -> None:
+    """1 ends a text; a tokenizer may pad with it."""
+    row = np.asarray([*said, 1, *[pad] * pads])
+    (spoken,) = until_end([row], eos_id=1)
+    assert spoken.tolist() == said
+    assert distinct_share([spoken])[0] == (len(set(said)) / len(said) if said else 0.0)
+    whole = np.asarray([*said, 2])
+    assert until_end([whole], eos_id=1)[0].tolist() == [*said, 2]
+    assert until_end([row], eos_id=None)[0].tolist() == row.tolist()
 
 
 def test_perplexity_against_plain_code() -> None:
