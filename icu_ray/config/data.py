@@ -67,8 +67,9 @@ class RowsConfig(Section):
     nothing starts while a text is longer. Each window starts half a row after the one before, and the last ends with
     the text, so that none is padded. For each measure, the text counts as its worst window does: the highest MA, EL,
     BERTScore and BLEU, the lowest loss. So it leaves training only when all its windows are forgotten. In training
-    each window is a row like any other, beside the text's pair. Held-out texts are measured in the same way. A text
-    that fits a row is one row, as with `cut`."""
+    each window is a row like any other, beside the text's pair. Of a prompt and its completion the first window has the
+    prompt; in the others half a row is given, which the window before ends with. Held-out texts are measured in the
+    same way. A text that fits a row is one row, as with `cut`."""
 
 
 class SyntheticData(Section):

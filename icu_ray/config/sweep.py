@@ -148,9 +148,12 @@ class SweepConfig(Section):
 
     def _check_prompted(self, data: RecordsData) -> None:
         """What rows of prompt and completion, or of chats, do not allow."""
-        if self.rows.long == "windows":
-            raise ValueError("rows.long: windows of a completion would not all follow its prompt; use cut or refuse")
         standins = [model.name for model in self.models if model.standin is not None]
+        if self.rows.long == "windows" and standins:
+            raise ValueError(
+                f"rows.long: model {standins[0]} is a stand-in, which learns of long completions only what a row "
+                "holds; use cut or refuse, or a model"
+            )
         if data.form.template == "chat" and standins:
             raise ValueError(
                 f"data.template: model {standins[0]} is a stand-in, whose tokenizer has no chat template; use "

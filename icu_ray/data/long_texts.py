@@ -7,9 +7,11 @@ long_texts_said(("a", "b"), lengths, 200)                       # '1 of 2 texts 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from icu_ray.errors import UserError
 
+LongTexts = Literal["cut", "windows", "refuse"]
 _NAMED = 5
 MOST = 4096
 """Tokens of the longest row (config/data.py)."""
@@ -46,11 +48,10 @@ def refuse_long_texts(
     length: int,
     where: str,
     positions: int | None = None,
-    prompted: bool = False,
 ) -> None:
     """UserError where a text is longer than a row.
 
-    where: what the user named; positions: the model's, where known; prompted: texts that cannot be cut into windows.
+    where: what the user named; positions: the model's, where known.
     """
     said = long_texts_said(ids, lengths, length)
     if not said:
@@ -61,5 +62,7 @@ def refuse_long_texts(
         remedy = f"rows of this model have at most {most}; split these texts, or"
     else:
         remedy = f"set columns.length (of icu-ray unlearn: --length) to {longest}, or"
-    windows = "" if prompted else ", or rows.long=windows, which forgets them whole, in overlapping pieces"
-    raise UserError(f"{where}: {said}; {remedy} give rows.long=cut, which forgets only their beginning{windows}")
+    raise UserError(
+        f"{where}: {said}; {remedy} give rows.long=cut, which forgets only their beginning, or rows.long=windows, "
+        "which forgets them whole, in overlapping pieces"
+    )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.chats import common, rendered, require_chat_template
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
-from icu_ray.data.long_texts import refuse_long_texts
+from icu_ray.data.long_texts import LongTexts, refuse_long_texts, window_starts
 from icu_ray.data.padding import left_pad
 from icu_ray.data.specials import Specials, encode
 from icu_ray.data.vocabulary import clean_up
@@ -51,25 +51,28 @@ def prompted_rows(
     settings: TokensConfig,
     *,
     loss_on: LossOn = "completion",
-    refuse: bool = False,
+    long: LongTexts = "cut",
 ) -> TokenRows:
     """Texts with a boundary as a model with this tokenizer sees them.
 
-    A completion that does not fit columns.length is cut; refuse: UserError. A prompt that fills a row by itself, and a
-    completion without a token, are a UserError too.
+    long: what becomes of a completion that does not fit columns.length: it is cut, or its row becomes several that
+    overlap, or UserError. A prompt that fills a row by itself, and a completion without a token, are a UserError too.
     """
-    length, bodies, starts, prompts, lengths = columns.length, [], [], [], []
+    length, bodies, starts, prompts, lengths, texts = columns.length, [], [], [], [], []
     found = whole_rows(examples, tokenizer, specials)
     # A model ends its turn by the token that its chat template ends it with, which need not be the end of text.
     ends = {whole[-1] for whole, _ in found} if examples.chats is not None else set()
-    for name, (whole, given) in zip(examples.ids, found, strict=True):
+    for text, (name, (whole, given)) in enumerate(zip(examples.ids, found, strict=True)):
         refuse_full_prompt(name, given, length)
-        lengths.append(len(whole))
-        bodies.append(whole[:length])
-        starts.append(length - len(bodies[-1]) + given)
-        prompts.append(whole[:given] or specials.start())
-    if refuse:
-        refuse_long_texts(examples.ids, lengths, length, "rows.long=refuse", prompted=True)
+        pieces = _windows(whole, given, length, specials) if long == "windows" else [(whole[:length], given)]
+        for body, told in pieces:
+            texts.append(text)
+            lengths.append(len(whole))
+            bodies.append(body)
+            starts.append(length - len(body) + told)
+            prompts.append(body[:told] or specials.start())
+    if long == "refuse":
+        refuse_long_texts(examples.ids, lengths, length, "rows.long=refuse")
     lead = () if examples.chats is not None else specials.lead
     input_ids, mask = left_pad(bodies, length, specials.pad_id)
     labels = input_ids.copy()
@@ -82,7 +85,7 @@ def prompted_rows(
         for ids, start in zip(input_ids, starts, strict=True)
     ]
     return TokenRows(
-        tuple(examples.ids),
+        tuple(examples.ids[text] for text in texts),
         input_ids,
         mask,
         labels,
@@ -94,8 +97,25 @@ def prompted_rows(
         ends.pop() if len(ends) == 1 else specials.eos_id,
         settings.positions,
         tuple(lengths),
-        starts=tuple(starts),
+        tuple(texts) if len(texts) > len(examples.ids) else None,
+        tuple(starts),
     )
+
+
+def _windows(whole: list[int], given: int, length: int, specials: Specials) -> list[tuple[list[int], int]]:
+    """The overlapping rows of one text, each with how many of its tokens are given.
+
+    In the first it is the prompt. In the others it is half a row, which the row before has too, or what there is of the
+    prompt if that is more: so every token of the completion is asked for, and has its own text before it.
+    """
+    if len(whole) <= length:
+        return [(whole, given)]
+    lead = list(specials.lead)
+    room = length - len(lead)
+    found = [(whole[:length], given)]
+    for start in window_starts(len(whole), room)[1:]:
+        found.append((lead + whole[start : start + room], len(lead) + max(given - start, room // 2)))
+    return found
 
 
 def whole_rows(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
-from icu_ray.data.long_texts import refuse_long_texts, window_starts
+from icu_ray.data.long_texts import LongTexts, refuse_long_texts, window_starts
 from icu_ray.data.padding import left_pad
 from icu_ray.data.prompts import LossOn, prompted_rows, whole_rows
 from icu_ray.data.specials import Specials, encode, specials_of
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Prompt = Literal["prefix", "full"]
-LongTexts = Literal["cut", "windows", "refuse"]
 
 
 def tokenise(
@@ -54,9 +53,7 @@ def tokenise(
     """
     specials = specials_of(tokenizer)
     if examples.boundaries is not None:
-        if long == "windows":
-            raise UserError("rows.long: windows of a completion would not all follow its prompt; use cut or refuse")
-        return prompted_rows(examples, tokenizer, specials, columns, settings, loss_on=loss_on, refuse=long == "refuse")
+        return prompted_rows(examples, tokenizer, specials, columns, settings, loss_on=loss_on, long=long)
     ids, texts = tuple(examples.ids), None
     if own_columns:
         plain = encode(tokenizer, examples.texts)

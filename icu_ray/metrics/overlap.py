@@ -81,6 +81,6 @@ def until_end(ids: Iterable[NDArray[np.int64]], eos_id: int | None) -> list[NDAr
     """What each row says before its end of text; behind it stand pads, which a short answer has many of."""
     found = []
     for row in ids:
-        ends = np.flatnonzero(row == eos_id) if eos_id is not None else ()
+        ends = np.flatnonzero(row == (-1 if eos_id is None else eos_id))
         found.append(row[: ends[0]] if len(ends) else row)
     return found

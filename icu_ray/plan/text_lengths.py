@@ -76,9 +76,7 @@ def check_texts(config: SweepConfig, corpus: Corpus | None) -> tuple[str, ...]:
             found = lengths_in(model.source, targets, *told)
             where = f"{data.forget.replace('{sample}', str(sample))} in tokens of {model.name}"
             if config.rows.long == "refuse":
-                refuse_long_texts(
-                    targets.ids, found.whole, config.columns.length, where, found.positions, data.prompted
-                )
+                refuse_long_texts(targets.ids, found.whole, config.columns.length, where, found.positions)
             remarks.append(_short_completions(config, targets.ids, found, where))
     return tuple(filter(None, remarks))
 
@@ -95,6 +93,8 @@ def longest_prompts(rows: Examples, always: Sequence[int] | NDArray[np.int64] = 
 def _short_completions(config: SweepConfig, ids: Sequence[str], found: Lengths, where: str) -> str:
     """What to say of completions without an n-gram of EL; '' for none. UserError where all are and EL must fall."""
     ngram, length = config.el.ngram, config.columns.length
+    if config.rows.long == "windows":
+        length = max(found.whole, default=0)
     counts = [min(whole, length) - max(given, 1) for whole, given in zip(found.whole, found.given or (), strict=False)]
     short = [f"{name} ({count})" for name, count in zip(ids, counts, strict=False) if count < ngram]
     if not short:

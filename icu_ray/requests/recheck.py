@@ -145,7 +145,7 @@ def _measured(model: str, records: Sequence[Record], file: str, config: SweepCon
         ngram=config.el.ngram,
         length=columns["length"],
         columns=told,
-        long="cut" if prompted else "windows",
+        long="windows",
     )
 
 
@@ -161,7 +161,8 @@ def perplexity_of_first(
         return None, "there are no held-out texts"
     if not isinstance(source, str):
         return None, "the record of the earlier request does not name the first original"
-    from icu_ray.data.tokens import LongTexts, tokenise
+    from icu_ray.data.long_texts import LongTexts
+    from icu_ray.data.tokens import tokenise
     from icu_ray.metrics.perplexity import perplexity
     from icu_ray.models.fingerprints import folder_fingerprint
     from icu_ray.models.loading import load_model, local_folder

@@ -12,7 +12,7 @@ from typing import Any
 from icu_ray.cluster.nodes import machine
 from icu_ray.cluster.runtime import will_start_locally
 from icu_ray.config import SweepConfig
-from icu_ray.config.file import apply_override, load_data, merge, resolve_config
+from icu_ray.config.file import apply_override, merge, resolve_config
 from icu_ray.config.section import as_name
 from icu_ray.data.encoder import BUNDLED
 from icu_ray.errors import UserError
@@ -123,7 +123,7 @@ def unlearn_config(
     long = "cut" if is_standin else "refuse"
     if "columns" not in tree and not is_standin:
         tree["columns"], fit = columns_for(tree)
-        if not fit and not load_data(tree["data"], WHERE).prompted:
+        if not fit:
             long = "windows"
     tree = merge({"rows": {"long": long}}, tree)
     return resolve_config(tree, WHERE)

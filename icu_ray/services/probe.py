@@ -26,7 +26,7 @@ from icu_ray.plan.own_files import records_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from icu_ray.data.tokens import LongTexts
+    from icu_ray.data.long_texts import LongTexts
     from icu_ray.metrics.probe import ProbeResult
 
 

@@ -40,8 +40,8 @@ from icu_ray.trial.artefact_making import ArtefactRequest
 from icu_ray.trial.artefacts import ArtefactKey, ArtefactKeys, ArtefactRecord, Needs, model_key, pinned
 
 if TYPE_CHECKING:
+    from icu_ray.data.long_texts import LongTexts
     from icu_ray.data.pairing import Pairs
-    from icu_ray.data.tokens import LongTexts
     from icu_ray.storage.store import JsonValue
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
 from icu_ray.trial.artefacts import ArtefactKey, ArtefactKeys, ArtefactRecord, RecordingStore
 
 if TYPE_CHECKING:
+    from icu_ray.data.long_texts import LongTexts
     from icu_ray.data.pairing import Pairs
-    from icu_ray.data.tokens import LongTexts
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -30,8 +30,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from icu_ray.config import Columns, StandinConfig, TokensConfig
 from icu_ray.data.examples import Examples, TokenRows
+from icu_ray.data.long_texts import LongTexts
 from icu_ray.data.positions import real_positions
-from icu_ray.data.tokens import LongTexts, tokenise
+from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
 from icu_ray.metrics.probe import probe
 from icu_ray.models.hidden import last_hidden

@@ -37,7 +37,7 @@ from icu_ray.trial.artefacts import (
 )
 
 if TYPE_CHECKING:
-    from icu_ray.data.tokens import LongTexts
+    from icu_ray.data.long_texts import LongTexts
     from icu_ray.models.loading import LoadedModel
 
 

@@ -165,8 +165,8 @@ def test_forms_that_cannot_be(data: dict[str, Any], said: str) -> None:
 
 
 def test_what_does_not_go_with_prompts() -> None:
-    with pytest.raises(UserError, match="windows of a completion would not all follow its prompt"):
-        config("f.jsonl", data=QA, rows={"long": "windows"})
+    with pytest.raises(UserError, match=r"rows\.long: model m is a stand-in, which learns of long completions only"):
+        config("f.jsonl", data=QA, rows={"long": "windows"}, models=[{"name": "m", "standin": {}}])
     with pytest.raises(UserError, match="is a stand-in, whose tokenizer has no chat template"):
         config("f.jsonl", data={**QA, "template": "chat"}, models=[{"name": "m", "standin": {}}])
 

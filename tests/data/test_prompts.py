@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from icu_ray.config import QUESTION_ANSWER, Columns, ElConfig, EvalConfig, LossConfig, TokensConfig
 from icu_ray.data.examples import IGNORED_LABEL, Examples, TokenRows
-from icu_ray.data.prompts import LossOn, joined
+from icu_ray.data.prompts import LossOn, _windows, joined
+from icu_ray.data.specials import Specials
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
 from icu_ray.methods.weights import batch_weights, scored_tokens
@@ -103,6 +106,41 @@ def test_a_long_completion_is_cut_or_refused(monkeypatch: pytest.MonkeyPatch) ->
     examples = Examples(("a",), texts, boundaries=boundaries)
     with pytest.raises(UserError, match="longer than 24 tokens"):
         tokenise(examples, tokenizer(), COLUMNS, TokensConfig(), own_columns=True, long="refuse")
+
+
+@given(given=st.integers(1, 23), length=st.integers(1, 90), lead=st.booleans())
+def test_every_token_of_a_long_completion_is_asked_for_in_some_window(given: int, length: int, lead: bool) -> None:
+    whole = [0] * lead + list(range(1, given + length + 1))
+    given += lead
+    assume(given < 24)
+    found = _windows(whole, given, 24, Specials((0,) if lead else (), (), 1, 1))
+    assert all(len(body) <= 24 and given_here < len(body) for body, given_here in found)
+    asked = {token for body, given_here in found for token in body[given_here:]}
+    assert asked == set(whole[given:])
+    assert found[0] == (whole[:24], given) and (len(found) == 1) == (len(whole) <= 24)
+    for body, given_here in found[1:]:
+        assert len(body) == 24 and given_here >= 12 - lead  # nothing is padded, and half a row stands before
+        assert not lead or body[0] == 0
+        start = whole.index(body[lead])
+        assert body[lead:] == whole[start : start + 24 - lead] and given_here - lead >= given - start
+
+
+def test_a_long_completion_in_windows_is_one_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(PAIRS, "a", ("w5 w6", " ".join(f"w{n}" for n in range(20, 60))))
+    texts, boundaries = zip(*(joined(*PAIRS[name]) for name in "bac"), strict=True)
+    examples = Examples(("b", "a", "c"), texts, boundaries=boundaries)
+    rows = tokenise(examples, tokenizer(), COLUMNS, TokensConfig(), own_columns=True, long="windows")
+    # 2 + 40 + 1 tokens: half a row lies between windows, and the last ends with the text.
+    assert rows.ids == ("b", "a", "a", "a", "c") and rows.texts == (0, 1, 1, 1, 2)
+    assert rows.input_ids[1:4, 0].tolist() == [5, 30, 37] and rows.input_ids[3, -1] == 1
+    assert rows.starts is not None and rows.starts[1:4] == (2, 12, 12)
+    assert rows.cut_tokens == (0,) * 5 and rows.references[2] == " ".join(f"w{n}" for n in range(42, 54))
+    model = tiny_model("gpt_neo", seed=0)
+    whole, each = probe(model, rows, ngram=2).of_texts(rows), probe(model, rows, ngram=2)
+    assert whole.ids == ("b", "a", "c") and whole.ma[1] == each.ma[1:4].max()
+    save_rows(rows, tmp_path)
+    again = load_rows(tmp_path)
+    assert again.texts == rows.texts and again.starts == rows.starts
 
 
 def test_measures_do_not_depend_on_other_rows_or_on_the_row_s_length() -> None:

@@ -103,6 +103,23 @@ def test_what_no_hub_can_give_is_refused_before_anything_starts(
     assert "model my-modl: neither a folder here (did you mean 'my-model'?) nor" in refused("--length", "32", *bundled)
 
 
+@pytest.mark.slow
+def test_an_answer_that_the_model_cannot_read_at_once_is_forgotten_whole(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*ROWS, {"question": words(2), "answer": words(*range(3, 43))}]
+    files = ["--forget", write(tmp_path / "f.jsonl", rows), "--retain", write(tmp_path / "k.jsonl", KEPT)]
+    asked = ["unlearn", "--model", model(tmp_path / "m"), *files, "--out", str(tmp_path / "out"), "--template", "plain"]
+    asked += ["el.ngram=2", "filter.encoder=bundled", "filter.encoder_layer=1", "stop.max_epochs=1"]
+    assert main(asked) in (0, 1), capfd.readouterr()
+    said = capfd.readouterr().out
+    assert "forgotten whole, in overlapping windows, each text judged as one" in " ".join(said.split())
+    texts = json.loads((tmp_path / "out" / "record.json").read_text())["texts"]
+    assert (texts["row_tokens"], texts["in_windows"], texts["cut"]) == (32, 1, 0)
+    assert [each["windows"] for each in texts["each"]] == [1, 1, 2]
+    assert all(each["ma_after"] is not None for each in texts["each"])
+
+
 def test_the_plan_says_what_was_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = [*KEPT, {"question": ROWS[0]["question"], "answer": words(40)}]
     files = ["--forget", write(tmp_path / "f.jsonl", ROWS), "--retain", write(tmp_path / "k.jsonl", kept)]
@@ -190,7 +207,11 @@ def test_an_earlier_prompt_that_fills_a_row_is_refused_beforehand(
             ["--length", "12"],
             "1 of 1 texts is longer than 12 tokens: forget-1 (17)",
         ),
-        ([{"question": LONG, "answer": f"{LONG} {LONG}"}], [], "rows of this model have at most 32"),
+        (
+            [{"question": LONG, "answer": f"{LONG} {LONG}"}],
+            ["rows.long=refuse"],
+            "rows of this model have at most 32",
+        ),
         ([{"question": "w2", "answer": "w3"}], ["--template", "chat"], "--template: chat: the tokenizer of"),
         ([{"messages": [{"role": "user", "content": "w2"}]}], [], "has no message of the assistant"),
         ([{"messages": [{"role": "assistant", "content": "w2"}]}], [], "found role 'assistant' at the beginning"),
@@ -205,7 +226,6 @@ def test_an_earlier_prompt_that_fills_a_row_is_refused_beforehand(
             "id '1' stands twice",
         ),
         ([{"question": "w2", "answer": "w3"}], ["--prompt-column", "question"], "give both 'prompt_column' and"),
-        ([{"question": "w2", "answer": "w3"}], ["rows.long=windows"], "windows of a completion would not all follow"),
     ],
 )
 def test_requests_that_cannot_be(
