@@ -143,6 +143,7 @@ def _typed(arguments: argparse.Namespace) -> int:
 
 
 def _unlearn(arguments: argparse.Namespace) -> int:
+    from icu_ray.data.records import reading_once
     from icu_ray.errors import without_secrets
     from icu_ray.requests.record import Asked, said_of_earlier
     from icu_ray.requests.request_config import unlearn_config
@@ -156,8 +157,9 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         from icu_ray.console.terminal import rich_console
         from icu_ray.report.terminal.plan_table import plan_json, print_plan
 
-        config = unlearn_config(arguments.model, forget=arguments.forget, out=arguments.out, **options)
-        plan = plan_request(config, dry_run=True)
+        with reading_once():
+            config = unlearn_config(arguments.model, forget=arguments.forget, out=arguments.out, **options)
+            plan = plan_request(config, dry_run=True)
         if arguments.json:
             print(plan_json(plan))
         else:

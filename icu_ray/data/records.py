@@ -9,9 +9,11 @@ blanks are the same text. Whatever cannot be read is refused with file, line and
 
 from __future__ import annotations
 
+import contextlib
 import unicodedata
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -80,6 +82,38 @@ def read_records(
     pair_column: str | None = None,
 ) -> RecordTable[Record]:
     """All records of a file; ids are the id column's, else '<prefix>-<number>' counted from 1. `key`: for messages."""
+    kept = _kept.get()
+    if kept is None or not path.is_file():
+        return _read(path, form, id_column, key, prefix, subject_column, pair_column)
+    stat = path.stat()
+    asked = (str(path), stat.st_size, stat.st_mtime_ns, form, id_column, prefix, subject_column, pair_column)
+    if asked not in kept:
+        kept[asked] = _read(path, form, id_column, key, prefix, subject_column, pair_column)
+    return kept[asked]
+
+
+_kept: ContextVar[dict[Hashable, RecordTable[Record]] | None] = ContextVar("_kept", default=None)
+
+
+@contextlib.contextmanager
+def reading_once() -> Iterator[None]:
+    """Inside, a file that has not changed is not read twice in the same way, however often a request looks at it."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def _read(
+    path: Path,
+    form: RowForm,
+    id_column: str | None,
+    key: str,
+    prefix: str,
+    subject_column: str | None,
+    pair_column: str | None,
+) -> RecordTable[Record]:
     named = {kind: column for kind, column in (("id", id_column), ("subject", subject_column)) if column is not None}
     columns = (*form.columns, *named.values(), *(() if pair_column is None else (pair_column,)))
     records, known = _table(), set[int]()

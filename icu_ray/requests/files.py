@@ -42,5 +42,5 @@ def heldout_texts(data: Any) -> int:
     count = data.get("heldout_rows" if data.get("source") == "records" else "heldout")
     if isinstance(data.get("heldout"), str):
         known = load_data(data, WHERE)
-        return len(read_records(Path(data["heldout"]), known.form, known.id_column, "data.heldout", "held-out texts"))
+        return len(read_records(Path(data["heldout"]), known.form, known.id_column, "data.heldout", "heldout"))
     return count if isinstance(count, int) else 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.config import SweepConfig
+from icu_ray.data.records import reading_once
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
@@ -135,10 +136,12 @@ def unlearn(
     model_there = Path(out) / "model"
     if model_there.exists() and not model_there.is_symlink():
         raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
-    config, asked = unlearn_config(model, forget=forget, out=str(out), **options), asked or Asked()
-    for file in asked.also_check:
-        check_earlier(file, config)  # refused before anything is written
-    plan = plan_request(config)
+    asked = asked or Asked()
+    with reading_once():
+        config = unlearn_config(model, forget=forget, out=str(out), **options)
+        for file in asked.also_check:
+            check_earlier(file, config)  # refused before anything is written
+        plan = plan_request(config)
     code = run_sweep(plan)
     run = plan.config.name
     trial = plan.trials[0]

@@ -17,9 +17,10 @@ import pytest
 
 from icu_ray.cli.main import main, make_parser
 from icu_ray.cli.unlearn import answer, next_command
-from icu_ray.config import FilterConfig, RecordsData, StopConfig
+from icu_ray.config import FilterConfig, RecordsData, RowForm, StopConfig
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
+from icu_ray.data import records
 from icu_ray.data.synthetic import make_records
 from icu_ray.errors import UserError
 from icu_ray.plan.trial_settings import TrialSettings
@@ -244,6 +245,25 @@ def test_pairs_of_a_request_do_not_repeat_their_target_unless_asked(tmp_path: Pa
     # Row i of --retain belongs to text i: none of them may be set aside.
     assert pairs("pairs.by=given") == (None, 10, "refuse", 0)
     assert unlearn_config("standin", forget=None, out="o").pairs.max_ngram_overlap is None
+
+
+def test_a_request_reads_its_pool_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = records._read
+    monkeypatch.setattr(records, "_read", lambda path, *rest: read.append(path.name) or real(path, *rest))
+    files = ["--forget", str(write(tmp_path / "forget.jsonl", [words(12), words(10, 5)]))]
+    files += ["--retain", str(write(tmp_path / "retain.jsonl", [words(12, n) for n in range(20, 40)]))]
+    asked = ["unlearn", "--model", str(a_model(tmp_path / "model")), *files, "--out", str(tmp_path / "out")]
+    assert main([*asked, "el.ngram=2", "filter.encoder=bundled", "filter.encoder_layer=1", "--dry-run"]) == 0
+    assert read.count("retain.jsonl") == 1 and read.count("forget.jsonl") == 1
+    file = tmp_path / "forget.jsonl"
+    with records.reading_once():
+        first = records.read_records(file, RowForm(), None, "data.forget")
+        assert records.read_records(file, RowForm(), None, "data.forget") is first
+        assert records.read_records(file, RowForm(), "id", "data.forget")[0].id == "forget-0"
+        write(file, [words(12)])
+        assert len(records.read_records(file, RowForm(), None, "data.forget")) == 1
+    assert records.read_records(file, RowForm(), None, "data.forget") is not first
 
 
 def test_the_cost_limit_is_that_of_unlearn_alone() -> None:
