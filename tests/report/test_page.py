@@ -243,7 +243,7 @@ def test_an_answer_is_read_at_a_desk_and_on_a_phone(
     assert shown.count() == 1 and shown.is_visible()
     for words in ("forgotten?", "held-out texts", "what is left?"):
         assert page.locator("dt", has_text=words).first.is_visible()
-    assert page.get_by_text("16 texts: mean MA 54.00 % -> 54.00 %").is_visible()
+    assert page.get_by_text("16 texts: mean MA 54.00 % → 54.00 %").is_visible()
     assert errors == []
     page.close()
 
