@@ -33,8 +33,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends the process with exit code 2."""
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)$", message)
-        if choice is not None:
-            known = re.findall(r"'([^']+)'", choice[2])
+        known = [] if choice is None else re.findall(r"'([^']+)'", choice[2])
+        if choice is not None and known:
             message = message[: choice.start()] + f"'{choice[1]}' is not known{did_you_mean(choice[1], known)}"
             message += f"; known: {', '.join(known)}"
         for kind, expected in _KINDS.items():

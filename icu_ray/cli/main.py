@@ -9,6 +9,7 @@ Why argparse and not Typer: the completion (shtab) and the reference (docs/gener
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -37,7 +38,6 @@ from icu_ray.cli import (
 from icu_ray.cli.command import Help, Parser
 from icu_ray.console.exit_codes import exit_code
 from icu_ray.console.verbosity import chosen, verbosity
-from icu_ray.errors import did_you_mean
 from icu_ray.version import __version__
 
 COMMANDS = (
@@ -71,23 +71,25 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments, rest = parser.parse_known_args(argv)
     arguments.words = list(sys.argv[1:] if argv is None else argv)  # for the record of what was asked
     if rest and not (hasattr(arguments, "overrides") and all(text[0] != "-" and "=" in text for text in rest)):
-        known = _options(parser, arguments.words)
-        near = next((said for text in rest if text[:2] == "--" and (said := did_you_mean(text, known))), "")
-        parser.error(f"unrecognized arguments: {' '.join(rest)}{near}")
+        command = _command(parser, arguments.words)
+        known = {option.lstrip("-"): option for action in command._actions for option in action.option_strings}
+        near = (difflib.get_close_matches(text.lstrip("-"), known, 1, 0.6) for text in rest if text.startswith("--"))
+        said = next((f" (did you mean '{known[found[0]]}'?)" for found in near if found), "")
+        command.error(f"unrecognized arguments: {' '.join(rest)}{said}")
     if rest:
         arguments.overrides += rest
     return arguments
 
 
-def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
-    """The options of the sub-command that was typed."""
+def _command(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """The sub-command that was typed."""
     for word in words:
         groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-        chosen_one = next((group.choices[word] for group in groups if word in group.choices), None)
-        if chosen_one is None:
+        typed = next((group.choices[word] for group in groups if word in group.choices), None)
+        if typed is None:
             break
-        parser = chosen_one
-    return [option for action in parser._actions for option in action.option_strings]
+        parser = typed
+    return parser
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -111,6 +111,8 @@ def _windows(whole: list[int], given: int, length: int, specials: Specials) -> l
     if len(whole) <= length:
         return [(whole, given)]
     lead = list(specials.lead)
+    if whole[: len(lead)] != lead:
+        lead = []  # a chat template that begins otherwise
     room = length - len(lead)
     found = [(whole[:length], given)]
     for start in window_starts(len(whole), room)[1:]:

@@ -73,14 +73,19 @@ def token_entropy(ids: Iterable[NDArray[np.int64]]) -> NDArray[np.float64]:
 
 
 def distinct_share(ids: Iterable[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """(N,) float64: distinct token ids of each row over their number; 0 of a row without any."""
+    """(N,) float64: distinct token ids of each row over their number."""
     return np.asarray([len(np.unique(row)) / max(len(row), 1) for row in ids], dtype=np.float64)
 
 
-def until_end(ids: Iterable[NDArray[np.int64]], eos_id: int | None) -> list[NDArray[np.int64]]:
-    """What each row says before its end of text; behind it stand pads, which a short answer has many of."""
+def variety(ids: Iterable[NDArray[np.int64]], eos_id: int | None) -> NDArray[np.float64]:
+    """(N,) float64: distinct tokens of what each row says before its end of text, over how many it says.
+
+    Behind the end stand pads, which a short answer has many of; they are no repetition. But a row that says less than
+    half of what it was asked for counts as half as long: one word and the end is not varied.
+    """
     found = []
     for row in ids:
         ends = np.flatnonzero(row == (-1 if eos_id is None else eos_id))
-        found.append(row[: ends[0]] if len(ends) else row)
-    return found
+        said = row[: ends[0]] if len(ends) else row
+        found.append(len(np.unique(said)) / max(len(said), len(row) / 2, 1))
+    return np.asarray(found, dtype=np.float64)

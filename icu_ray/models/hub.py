@@ -94,7 +94,7 @@ def download(source: str, commit: str | None, weights: bool = True) -> Path:
     from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
 
     where = f"model {source}" + (f" at revision {commit}" if commit else "")
-    with _explained(where, _MODEL_INSTEAD, _near(source)):
+    with _explained(where, _MODEL_INSTEAD, source):
         info = HfApi().model_info(source, revision=commit, files_metadata=True, timeout=TIMEOUT_SECONDS)
         files = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or ()}
         wanted = _wanted(files, weights)
@@ -109,24 +109,26 @@ def download(source: str, commit: str | None, weights: bool = True) -> Path:
 
 def require_reachable(source: str, revision: str | None = None) -> None:
     """UserError with what to do for a model that is neither on this machine nor on a hub that answers."""
-    if looks_local(source) or cached_folder(source, commit_of(source, revision)) is not None:
+    if looks_local(source) or _has_weights(cached_folder(source, commit_of(source, revision))):
         return
     where = f"model {source}" + (f" at revision {revision}" if revision else "")
-    _require_answer(source, revision, where, _near(source), _MODEL_INSTEAD)
+    _require_answer(source, revision, where, _MODEL_INSTEAD, source)
 
 
 def require_encoder_reachable(named: str, source: str, instead: str) -> None:
-    """The same of an encoder, of which some file in the cache is enough. instead: what to give without a network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if looks_local(source) or any(
-        isinstance(try_to_load_from_cache(source, name), str) for name in ("config.json", "modules.json")
-    ):
-        return
-    _require_answer(source, None, named, "", instead)
+    """The same of an encoder. instead: what to give without a network."""
+    if not looks_local(source) and not _has_weights(cached_folder(source, None)):
+        _require_answer(source, None, named, instead)
 
 
-def _require_answer(source: str, revision: str | None, where: str, near: str, instead: str) -> None:
+def _has_weights(folder: Path | None) -> bool:
+    """Whether a folder of the cache has what is loaded last; another tool may have fetched less than all."""
+    return folder is not None and any(
+        file.suffix in (".safetensors", ".bin", ".gguf") for file in folder.rglob("*") if file.is_file()
+    )
+
+
+def _require_answer(source: str, revision: str | None, where: str, instead: str, near: str = "") -> None:
     from huggingface_hub import HfApi
 
     with _explained(where, instead, near):
@@ -135,7 +137,13 @@ def _require_answer(source: str, revision: str | None, where: str, near: str, in
 
 def _near(source: str) -> str:
     """The model folder here that is called almost like it."""
-    return did_you_mean(source, [path.name for path in Path.cwd().iterdir() if (path / "config.json").is_file()])
+    here = []
+    with contextlib.suppress(OSError):  # a folder that may not be read is no help
+        for path in Path.cwd().iterdir():
+            with contextlib.suppress(OSError):
+                if (path / "config.json").is_file():
+                    here.append(path.name)
+    return did_you_mean(source, here)
 
 
 _MODEL_INSTEAD = "give the path of a local folder that holds config.json, model.safetensors and the tokenizer's files"
@@ -143,20 +151,29 @@ _MODEL_INSTEAD = "give the path of a local folder that holds config.json, model.
 
 @contextlib.contextmanager
 def _explained(where: str, instead: str, near: str = "") -> Iterator[None]:
-    """What the hub's client raises inside becomes a UserError with what to do."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    """What the hub's client raises inside becomes a UserError with what to do. near: what may be a folder's name."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         yield
     except GatedRepoError as error:
         raise UserError(f"{where}: the hub asks for consent and a login; run 'hf auth login' first") from error
+    except HFValidationError as error:
+        raise UserError(f"{where}: neither a folder here{_near(near)} nor a name that a hub can have") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UserError(f"{where}: the hub knows no such model, and there is no folder of that name{near}") from error
+        raise UserError(
+            f"{where}: the hub knows no such model, and there is no folder of that name{_near(near)}"
+        ) from error
     except Exception as error:
         if not is_network_error(error):
             raise
         raise UserError(
-            f"{where}: neither a folder here{near} nor in the local cache, and the hub cannot be reached "
+            f"{where}: neither a folder here{_near(near)} nor in the local cache, and the hub cannot be reached "
             f"({type(error).__name__}). Without a network {instead}"
         ) from error
 

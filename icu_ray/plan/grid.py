@@ -39,6 +39,8 @@ class Plan:
     provisional: str = ""
     open_trials: int = 0
     """How many further trials a search will choose."""
+    unreachable: str = ""
+    """What no hub gives here, in words; a run that starts its own Ray is refused for it."""
 
     @property
     def subjects(self) -> Mapping[str, str]:

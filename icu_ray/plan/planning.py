@@ -54,35 +54,37 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data, corpus = (None, None) if missing else checked_data(config)
-    remarks = [*check_texts(config, corpus)]
-    try:
-        _require_reachable(config)
-    except UserError as error:
-        if not dry_run:
-            raise
-        # A dry run may be of another machine, one with a network.
-        remarks = [f"on this machine a run would be refused: {error}", *remarks]
-    else:
-        remarks = [*_unknown_commits(config), *remarks]
+    remarks = check_texts(config, corpus)
+    unreachable = _unreachable(config)
+    if not unreachable:
+        remarks = (*_unknown_commits(config), *remarks)
     if data is not None:
         data = replace(data, remarks=(*data.remarks, *remarks, *drawn_pairs_said(config, data)))
     if not dry_run:
         check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")
-    return make_plan(config, data, provisional=missing)
+    return replace(make_plan(config, data, provisional=missing), unreachable=unreachable)
 
 
-def _require_reachable(config: SweepConfig) -> None:
-    """UserError for a model or an encoder of a hub that does not answer."""
-    for model in config.models:
-        if model.source is not None:
-            require_reachable(model.source, model.revision)
-    bundled = f"set {{}}, the copy of {BUNDLED_NAME} that is installed, or give an encoder's folder"
-    keys = {"filter.encoder": (config.filter.encoder, "filter.encoder=bundled filter.encoder_layer=6")}
-    if config.pairs.by == "nearest" and any(needs_pairs(each, a, b) for each in config.methods for a, b in each.grid()):
-        keys["pairs.encoder"] = (config.pairs.encoder, "pairs.encoder=bundled")
-    for key, (encoder, setting) in keys.items():
-        if encoder != BUNDLED:
-            require_encoder_reachable(encoder_named(key, encoder), encoder, bundled.format(setting))
+def _unreachable(config: SweepConfig) -> str:
+    """What is wrong with a model or an encoder of a hub that does not answer; '' where all can be had.
+
+    Not refused here: a plan may be of trials that are done, or of a cluster whose machines have what this one lacks.
+    """
+    try:
+        for model in config.models:
+            if model.source is not None:
+                require_reachable(model.source, model.revision)
+        bundled = f"set {{}}, the copy of {BUNDLED_NAME} that is installed, or give an encoder's folder"
+        keys = {"filter.encoder": (config.filter.encoder, "filter.encoder=bundled filter.encoder_layer=6")}
+        paired = any(needs_pairs(each, a, b) for each in config.methods for a, b in each.grid())
+        if config.pairs.by == "nearest" and paired:
+            keys["pairs.encoder"] = (config.pairs.encoder, "pairs.encoder=bundled")
+        for key, (encoder, setting) in keys.items():
+            if encoder != BUNDLED:
+                require_encoder_reachable(encoder_named(key, encoder), encoder, bundled.format(setting))
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _unknown_commits(config: SweepConfig) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ def unlearn_config(
     for override in overrides:
         tree = apply_override(tree, override)
     if isinstance(tree["data"], Mapping) and tree["data"].get("source") == "records":
-        if tree.get("pairs", {}).get("by") == "given" and not tree["data"].get("pair_column"):
+        if _pairs(tree).get("by") == "given" and not tree["data"].get("pair_column"):
             # Row i of the retain file belongs to text i: none can be set aside.
             tree["data"] = {"heldout_rows": 0} | dict(tree["data"])
         tree["data"] = request_data(tree["data"], tree["models"][0], say)
@@ -114,8 +114,9 @@ def unlearn_config(
     if unread and heldout_texts(tree["data"]) >= HELDOUT_ENOUGH:
         stop |= {"ma": "heldout", "el": "heldout"}
     tree = merge({"stop": stop, "eval": {"heldout": "epochs"}}, tree)
-    pairs = tree.get("pairs", {})
+    pairs = _pairs(tree)
     own_texts = isinstance(tree["data"], Mapping) and tree["data"].get("source") == "records"
+    own_texts = own_texts and isinstance(tree.get("pairs", {}), Mapping)  # else the config's own check refuses it
     if own_texts and pairs.get("by", "nearest") == "nearest":
         # The encoder that is the default elsewhere, too: the installed copy of it needs no network.
         tree = merge({"pairs": {"encoder": BUNDLED, **({} if "max_ngram_overlap" in pairs else PAIRS)}}, tree)
@@ -127,3 +128,9 @@ def unlearn_config(
             long = "windows"
     tree = merge({"rows": {"long": long}}, tree)
     return resolve_config(tree, WHERE)
+
+
+def _pairs(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section as far as it is one."""
+    found = tree.get("pairs")
+    return found if isinstance(found, Mapping) else {}

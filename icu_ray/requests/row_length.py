@@ -42,13 +42,12 @@ def columns_for(tree: Mapping[str, Any]) -> tuple[dict[str, int], bool]:
     cut = isinstance(rows, Mapping) and rows.get("long") == "cut"
     most = positions or MOST
     columns = layout(lengths, min(Columns().length, most) if cut else most, ngram)
-    fit = max(lengths) <= columns["length"]
     if data.prompted:
         # A pair or a held-out row may be cut, but not before its completion begins.
         others = [measured(file, key) for file, key in ((data.pool, "pool"), (data.heldout, "heldout")) if file]
         needed = min(max((max(each.given or (0,)) for each in others), default=0) + ngram, most)
         columns = {name: place + max(needed - columns["length"], 0) for name, place in columns.items()}
-    return columns, fit
+    return columns, max(lengths) <= columns["length"]
 
 
 def layout(lengths: Sequence[int], most: int | None, ngram: int) -> dict[str, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,7 @@ def plan_request(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     """The plan of a request's one trial, in a folder of its own: no other request's trial is in its report."""
     plan = plan_sweep(config, dry_run=dry_run)
     named = config.model_copy(update={"name": f"{RUN}-{plan.trials[0].trial_id[:8]}"})
-    return make_plan(named, plan.data, provisional=plan.provisional)
+    return replace(make_plan(named, plan.data, provisional=plan.provisional), unreachable=plan.unreachable)
 
 
 def _collect(done: Unlearned) -> None:

@@ -103,4 +103,8 @@ def python_call(name: str, function: Callable[..., object], given: Mapping[str, 
 
 
 def _typed(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _typed(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_typed(each) for each in value]
     return str(value) if isinstance(value, Path) else value

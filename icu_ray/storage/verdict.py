@@ -120,12 +120,16 @@ class Verdict:
         return said
 
     def _still_known(self) -> list[str]:
-        """What thresholds that were fixed beforehand do not tell: how much better than unread texts it knows these."""
+        """What thresholds that were fixed beforehand hide: how much better than held-out texts it still knows these."""
         limits, unread = self.thresholds, self.heldout.ma_after
         if limits is None or "MA" in limits.from_heldout or self.ma is None or unread is None:
             return []
         points = 100 * (self.ma - unread)
-        return [f"mean MA of the texts to forget is still {points:.0f} points above theirs"] if points >= 5 else []
+        return (
+            [f"mean MA of the texts to forget is still {points:.0f} points above that of the held-out texts"]
+            if points >= 5
+            else []
+        )
 
     def _cost_lines(self) -> list[str]:
         said = [self.cost.said]
@@ -146,7 +150,7 @@ class Verdict:
         if unmeasured:
             said.append(f"{count_of(len(unmeasured))} could not be measured: {some_of(unmeasured)}")
         if left and self.success and self.thresholds is not None and not self.thresholds.from_heldout:
-            said.append("lower thresholds (stop.ma, stop.el) have the request go on")
+            said.append("with lower thresholds (stop.ma, stop.el) it goes on")
         return said
 
 

@@ -173,7 +173,7 @@ class _Preparation:
 
         cut = self.config.pairs.max_ngram_overlap
         if cut is not None and (above := sum(overlap > cut for overlap in overlaps)):
-            told += f"; {above} share more than {cut:g} of its {NGRAM}-grams, no candidate less"
+            told += f"; {above} share more than {cut:g} of their target's {NGRAM}-grams, no candidate shared less"
         self._done("pairs", records, told)
         return found
 

@@ -28,7 +28,7 @@ from icu_ray.config import SweepConfig
 from icu_ray.console.redirect import redirected_output
 from icu_ray.console.terminal import print_words, rich_console, whole
 from icu_ray.console.verbosity import teller, verbosity
-from icu_ray.errors import ClusterError, refusal
+from icu_ray.errors import ClusterError, UserError, refusal
 from icu_ray.plan.grid import Plan, claims_of, make_plan, trials_now
 from icu_ray.plan.schedule import Limits
 from icu_ray.plan.trial import Trial
@@ -62,7 +62,9 @@ def run_sweep(plan: Plan, *, wait: bool = False) -> int:
     config = plan.config
     limits = Limits(config.resources.max_workers, config.resources.max_concurrent)
     if will_start_locally():
-        # What can be known without Ray is said before it starts.
+        # What can be known without Ray is said before it starts. What this machine cannot get, a cluster's may have.
+        if plan.unreachable and (plan.waiting or plan.open_trials):
+            raise UserError(plan.unreachable)
         refuse_impossible(claims_of(plan, plan.trials), [machine()], limits)
     storage = _absolute(config.storage)
     if inside_job() and storage != config.storage:

@@ -24,7 +24,7 @@ from icu_ray.console.progress import told
 from icu_ray.data.examples import TokenRows
 from icu_ray.metrics.bertscore import bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
-from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy, until_end
+from icu_ray.metrics.overlap import bleu, has_four_words, token_entropy, variety
 from icu_ray.metrics.perplexity import perplexity_of, total_nll
 from icu_ray.metrics.probe import ProbeResult, mean_of_measured, probe
 from icu_ray.storage.el_names import by_field, of_ngram, plain
@@ -166,8 +166,7 @@ def with_heldout(
     if what == "perplexity":
         return validation
     probed = _probe(model, rows, measure).of_texts(rows)
-    spoken = until_end(_generate(model, rows, measure), rows.eos_id)
-    varied = rows.by_text(distinct_share(spoken), np.minimum)
+    varied = rows.by_text(variety(_generate(model, rows, measure), rows.eos_id), np.minimum)
     said = np.where(np.isnan(probed.ma), np.nan, varied)
     parts = _gather((probed.ma, probed.el, probed.forget_loss, said, probed.broken), world_size)
     ma, el, loss, distinct, broken = (np.concatenate([part[place] for part in parts]) for place in range(5))
@@ -270,7 +269,7 @@ def _measure_share(
         "f1": rows.by_text(f1),
         "bleu": rows.by_text(overlap),
         "entropy": rows.by_text(token_entropy(generated), np.minimum),
-        "distinct": rows.by_text(distinct_share(until_end(generated, rows.eos_id)), np.minimum),
+        "distinct": rows.by_text(variety(generated, rows.eos_id), np.minimum),
     }
     # Where the model predicts nothing that can be counted, what it says is no evidence of forgetting either.
     said = {name: np.where(np.isnan(probed.ma), np.nan, values) for name, values in said.items()}

@@ -108,7 +108,7 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
         "targets": keys["targets"],
         "heldout": keys.get("heldout"),
         "heldout_measure": "whole",
-        "distinct": "until the end of text",
+        "distinct": "variety",
         "precision": request.model.precision,
         "version": VERSION,
         "filter": {

@@ -24,7 +24,7 @@ from icu_ray.data.encoder import bundled_encoder
 from icu_ray.errors import UserError
 from icu_ray.metrics.bertscore import _encoder, bertscore
 from icu_ray.metrics.generation import decode_candidates, generate_candidates
-from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy, until_end
+from icu_ray.metrics.overlap import bleu, distinct_share, has_four_words, token_entropy, variety
 from icu_ray.metrics.perplexity import perplexity
 from icu_ray.metrics.scores import COLUMNS, MethodRow, normalised_scores
 from icu_ray.services.score import read_score_table
@@ -254,16 +254,26 @@ def test_entropy_and_distinct_share(ids: list[int]) -> None:
     assert distinct_share(row)[0] == len(set(ids)) / len(ids)
 
 
-@given(st.lists(st.integers(2, 9), max_size=8), st.integers(0, 5), st.sampled_from([0, 1]))
+@given(st.lists(st.integers(2, 9), max_size=8), st.integers(0, 20), st.sampled_from([0, 1]))
 def test_the_pads_behind_a_short_answer_are_no_repetition(said: list[int], pads: int, pad: int) -> None:
     """1 ends a text; a tokenizer may pad with it."""
     row = np.asarray([*said, 1, *[pad] * pads])
-    (spoken,) = until_end([row], eos_id=1)
-    assert spoken.tolist() == said
-    assert distinct_share([spoken])[0] == (len(set(said)) / len(said) if said else 0.0)
-    whole = np.asarray([*said, 2])
-    assert until_end([whole], eos_id=1)[0].tolist() == [*said, 2]
-    assert until_end([row], eos_id=None)[0].tolist() == row.tolist()
+    asked = len(said) + 1 + pads
+    (found,) = variety([row], eos_id=1)
+    if len(said) >= asked / 2:
+        assert found == len(set(said)) / len(said)
+    else:  # to end early is no variety
+        assert found == pytest.approx(len(set(said)) / max(asked / 2, 1))
+    # Without an end it is the share of all tokens.
+    assert variety([row], eos_id=None)[0] == pytest.approx(distinct_share([row])[0])
+
+
+def test_a_word_and_the_end_is_a_collapse_and_a_short_sentence_is_none() -> None:
+    whole, sentence, word, nothing = (
+        np.asarray([*said, *[1] * (16 - len(said))]) for said in (range(2, 17), range(2, 8), [5], [])
+    )
+    shares = variety([whole, sentence, word, nothing], eos_id=1)
+    assert shares[1] > shares[0] / 2 > shares[2] > shares[3] == 0
 
 
 def test_perplexity_against_plain_code() -> None:

@@ -135,8 +135,7 @@ def test_the_plan_tells_what_drawn_pairs_take() -> None:
     def said(**change: Any) -> list[str]:
         data = plan(merge({"pairs": {"by": "random"}, "seeds": [0, 1], "samples": [0]}, change)).data
         assert data is not None
-        # Whether the default encoder can be had depends on the machine.
-        return [remark for remark in data.remarks if not remark.startswith("on this machine a run would be refused")]
+        return list(data.remarks)
 
     (small, medium) = said(stop={"max_epochs": 3})
     draws = PairDraws(8, 32, (0, 1), 3)

@@ -74,7 +74,8 @@ def test_rows_are_as_long_as_prompts_and_completions_ask_for(tmp_path: Path) -> 
 def test_what_no_hub_can_give_is_refused_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     files = ["--forget", write(tmp_path / "f.jsonl", ROWS), "--retain", write(tmp_path / "k.jsonl", KEPT)]
     asked = ["unlearn", "--model", model(tmp_path / "m"), *files, "--out", str(tmp_path / "out"), "el.ngram=2"]
     bundled = ["filter.encoder=bundled", "filter.encoder_layer=1"]

@@ -176,10 +176,13 @@ def test_held_out_texts_are_told_before_and_after() -> None:
     # Thresholds that were fixed beforehand hide how much better than unread texts these are still known.
     known = verdict_of(replace(result(mixed, replace(after, ma=0.58, ma_heldout=0.26)), before=before))
     assert known is not None
-    assert "mean MA of the texts to forget is still 32 points above theirs" in dict(known.lines)["held-out texts"]
+    assert (
+        "mean MA of the texts to forget is still 32 points above that of the held-out texts"
+        in dict(known.lines)["held-out texts"]
+    )
     assert len(said["numbers"]) == 2  # these are known no better
     few = judge([(0.4, 0.1), (0.62, 0.1)], Thresholds(Limit(0.5994), Limit(0.2)))
-    assert dict(few.lines)["what is left?"][-1] == "lower thresholds (stop.ma, stop.el) have the request go on"
+    assert dict(few.lines)["what is left?"][-1] == "with lower thresholds (stop.ma, stop.el) it goes on"
     bare = Scores(0.1, 0.0, 1.0, 0.1, 0.1, 1.0)
     unmeasured = verdict_of(replace(result(mixed, bare), before=bare))
     assert unmeasured is not None and dict(unmeasured.lines)["held-out texts"] == ("not measured",)

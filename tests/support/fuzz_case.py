@@ -9,6 +9,7 @@ import copy
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
@@ -169,5 +170,5 @@ def command(*arguments: str) -> tuple[int, str, str]:
     assert code in (0, 1, 2), (code, arguments)
     assert "Traceback" not in err.getvalue()
     if code == 2:
-        assert any(line.startswith("icu-ray") for line in err.getvalue().splitlines()), err.getvalue()
+        assert any(re.match(r"icu-ray[\w -]*: ", line) for line in err.getvalue().splitlines()), err.getvalue()
     return code, out.getvalue(), err.getvalue()

@@ -369,12 +369,17 @@ class TestTrial:
             read_state(tmp_path / "c")
 
     @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-    def test_a_stage_is_saved_as_its_number(self) -> None:
+    def test_a_stage_is_saved_as_its_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Early Python 3.11 writes a call of getattr in its place, which is not loaded."""
         from deepspeed.runtime.zero.config import ZeroStageEnum
 
         from icu_ray.training.engine import _pickle_stages_by_value
 
+        def early(stage: ZeroStageEnum, protocol: int) -> object:
+            return getattr, (ZeroStageEnum, stage.name)
+
+        monkeypatch.setattr(ZeroStageEnum, "__reduce_ex__", early)
+        assert b"getattr" in pickle.dumps(ZeroStageEnum.gradients, protocol=2)
         _pickle_stages_by_value()
         data = pickle.dumps(ZeroStageEnum.gradients, protocol=2)
         assert b"getattr" not in data and pickle.loads(data) is ZeroStageEnum.gradients

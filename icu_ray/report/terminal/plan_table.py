@@ -85,6 +85,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     print_words(console, f"Fidelity '{config.fidelity}'; results go to {folder}.")
     for remark in () if plan.data is None else plan.data.remarks:
         print_words(console, remark, "yellow")
+    for remark in unreachable_said(plan):
+        print_words(console, remark, "yellow")
     if plan.provisional:
         print_words(console, f"Ids are provisional: {plan.provisional}", "yellow")
 
@@ -94,6 +96,12 @@ def forgotten_when(config: SweepConfig) -> str:
     ratio = config.stop.max_ppl_ratio
     cost = "" if ratio is None else f"; a success: at no more than {ratio:g} times the original's held-out perplexity"
     return thresholds_said(config.model_dump(), "EL{}".format) + cost
+
+
+def unreachable_said(plan: Plan) -> list[str]:
+    """What a run of trials that wait would be refused for on this machine."""
+    waits = plan.unreachable and (plan.waiting or plan.open_trials)
+    return [f"on this machine a run would be refused: {plan.unreachable}"] if waits else []
 
 
 def plan_json(plan: Plan) -> str:
@@ -107,7 +115,7 @@ def plan_json(plan: Plan) -> str:
             "gpu_hours": round(plan.gpu_hours, 3),
             "error": error_said(plan.trials),
             "provisional": plan.provisional,
-            "remarks": [] if plan.data is None else list(plan.data.remarks),
+            "remarks": [*([] if plan.data is None else plan.data.remarks), *unreachable_said(plan)],
             "trials": [
                 {
                     "trial_id": trial.trial_id,
