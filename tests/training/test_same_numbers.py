@@ -5,19 +5,15 @@ Needs: a C++ compiler (DeepSpeed).
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.support.same_numbers import MICRO_BATCHES, STAGES, STEPS
+from tests.support.worker_processes import worker_processes
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 WORKERS = (1, 2, 3)
 
 
@@ -26,26 +22,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dic
     """By (workers, rank), what each came to by stage and micro batch."""
     folder, made = tmp_path_factory.mktemp("same"), {}
     for workers in WORKERS:
-        given = [str(workers), str(folder / f"meet_{workers}"), str(folder / f"{workers}.pt")]
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "tests/support/same_numbers.py", str(rank), *given],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in range(workers)
-        ]
-        try:
-            outputs = [process.communicate(timeout=900)[0] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        assert [process.returncode for process in processes] == [0] * workers, "\n".join(outputs)
-        for rank in range(workers):
-            made[workers, rank] = torch.load(folder / f"{workers}.pt.{rank}", weights_only=True)
+        out = folder / f"{workers}.pt"
+        given = [str(workers), str(folder / f"meet_{workers}"), str(out)]
+        each = worker_processes("tests/support/same_numbers.py", workers, *given, out=out)
+        made |= {(workers, rank): mine for rank, mine in enumerate(each)}
     return made
 
 

@@ -6,9 +6,6 @@ Needs: a C++ compiler (DeepSpeed).
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import torch
 from icu_ray.training.batches import epoch_batches
 from tests.support import training_case
 from tests.support.training_case import case, trial_settings
+from tests.support.worker_processes import worker_processes
 from tests.training.test_drawn_pairs import near, plain_epoch
 
 ROOT = Path(__file__).parents[2]
@@ -30,26 +28,8 @@ FLAGS = "1001100"
 def group(world_size: int, stage: int, folder: Path) -> list[dict[str, Any]]:
     """What tests/support/training_case.py came to on each worker of a group of processes."""
     out = folder / f"{world_size}.pt"
-    command = [sys.executable, "tests/support/training_case.py"]
-    rest = [str(world_size), str(stage), str(folder / f"meet_{world_size}"), str(out), FLAGS]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), *rest],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        outputs = [process.communicate(timeout=900)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
-    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in range(world_size)]
+    given = [str(world_size), str(stage), str(folder / f"meet_{world_size}"), str(out), FLAGS]
+    return worker_processes("tests/support/training_case.py", world_size, *given, out=out)
 
 
 @pytest.fixture(scope="module")

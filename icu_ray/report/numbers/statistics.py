@@ -67,13 +67,19 @@ def repeated_over(units: Iterable[tuple[int, int | None]]) -> Over:
 
 def repetitions(values: Iterable[tuple[int, float | None]], over: Over) -> list[float]:
     """The repetitions among values of (forget sample, with some seed), by what `repeated_over` says they are."""
-    by_sample: dict[int, list[float]] = {}
-    for sample, value in values:
-        if value is not None:
-            by_sample.setdefault(sample, []).append(value)
+    by_sample = _by_sample(values)
     if over == "seeds":
         return [value for known in by_sample.values() for value in known]
     return [statistics.fmean(known) for known in by_sample.values()]
+
+
+def _by_sample(values: Iterable[tuple[int, float | None]]) -> dict[int, list[float]]:
+    """The known values of each forget sample."""
+    found: dict[int, list[float]] = {}
+    for sample, value in values:
+        if value is not None:
+            found.setdefault(sample, []).append(value)
+    return found
 
 
 def seed_deviation(values: Iterable[tuple[int, float | None]]) -> float | None:
@@ -82,10 +88,7 @@ def seed_deviation(values: Iterable[tuple[int, float | None]]) -> float | None:
     values: of (forget sample, with some seed). None with a single sample, whose seeds are its repetitions and have an
     interval, and with fewer than FEWEST - 1 degrees of freedom.
     """
-    by_sample: dict[int, list[float]] = {}
-    for sample, value in values:
-        if value is not None:
-            by_sample.setdefault(sample, []).append(value)
+    by_sample = _by_sample(values)
     freedom = sum(len(known) - 1 for known in by_sample.values())
     if len(by_sample) < 2 or freedom < FEWEST - 1:
         return None
