@@ -17,6 +17,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from icu_ray.data.hub_cards import CARDS, stays_inside
 from icu_ray.errors import UserError
@@ -35,7 +36,7 @@ def commit_of(name: str, revision: str | None, named: str) -> str:
     resolve = functools.partial(HfApi().resolve_revision, name, repo_type="dataset", revision=revision)
     with contextlib.suppress(RevisionResolutionError):
         return str(resolve(local_files_only=True).resolved)
-    with _hub_told(named):
+    with hub_told(named, _of_data):
         return str(resolve().resolved)
 
 
@@ -50,7 +51,7 @@ def file_names(name: str, commit: str, named: str) -> list[str]:
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-    with _hub_told(named):
+    with hub_told(named, _of_data):
         try:
             tree = get_cached_repo_tree(name, repo_type="dataset", revision=commit)
         except CachedRepoTreeNotFoundError:
@@ -89,7 +90,7 @@ def fetch(name: str, commit: str, folder: Path, files: list[str], named: str) ->
     if wrong := [file for file in files if not stays_inside(file)]:
         raise ValueError(f"{named}: {wrong[0]} lies outside of the folder whose files are replaced")
     patterns = [glob.escape(file) for file in files]
-    with _hub_told(named):
+    with hub_told(named, _of_data):
         snapshot = Path(snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=patterns))
     for file in files:
         place, real = folder / file, (snapshot / file).resolve()
@@ -106,9 +107,13 @@ def _put(place: Path, make: Callable[[Path], None]) -> None:
         os.replace(made, place)
 
 
+Trouble = Literal["name", "revision", "repository", "network"]
+"""What the hub client complains of: no name that a hub can have, nothing it knows of that name, or no answer."""
+
+
 @contextlib.contextmanager
-def _hub_told(named: str) -> Iterator[None]:
-    """What the hub client raises becomes a UserError of one line."""
+def hub_told(named: str, say: Callable[[Trouble, Exception], str]) -> Iterator[None]:
+    """What the hub client raises inside becomes a UserError of one line: `named`, and what `say` says of it."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -119,20 +124,30 @@ def _hub_told(named: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise UserError(f"{named}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{named}: {say('name', error)}") from error
     except GatedRepoError as error:
         raise UserError(f"{named}: the hub asks for consent and a login; run 'hf auth login' first") from error
     except RevisionNotFoundError as error:
-        raise UserError(f"{named}: the hub knows no such revision of it") from error
+        raise UserError(f"{named}: {say('revision', error)}") from error
     except RepositoryNotFoundError as error:
-        raise UserError(f"{named}: the hub knows no such data set; a folder is written hub:./FOLDER") from error
+        raise UserError(f"{named}: {say('repository', error)}") from error
     except Exception as error:
         if not is_network_error(error):
             raise
-        raise UserError(
-            f"{named}: not in the local cache, and the hub cannot be reached ({type(error).__name__}). Without a "
-            "network give a folder, as hub:./FOLDER, or a file"
-        ) from error
+        raise UserError(f"{named}: {say('network', error)}") from error
+
+
+def _of_data(trouble: Trouble, error: Exception) -> str:
+    if trouble == "name":
+        return " ".join(str(error).split())
+    if trouble == "revision":
+        return "the hub knows no such revision of it"
+    if trouble == "repository":
+        return "the hub knows no such data set; a folder is written hub:./FOLDER"
+    return (
+        f"not in the local cache, and the hub cannot be reached ({type(error).__name__}). Without a network give a "
+        "folder, as hub:./FOLDER, or a file"
+    )
 
 
 def wrong_id(name: str) -> str:

@@ -10,13 +10,13 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from icu_ray.console.progress import listener
-from icu_ray.data.hub_repository import is_network_error
-from icu_ray.errors import UserError, did_you_mean
+from icu_ray.data.hub_repository import Trouble, hub_told
+from icu_ray.errors import did_you_mean
 from icu_ray.models.gguf_files import converted_folder, is_gguf
 
 log = logging.getLogger(__name__)
@@ -149,33 +149,20 @@ def _near(source: str) -> str:
 _MODEL_INSTEAD = "give the path of a local folder that holds config.json, model.safetensors and the tokenizer's files"
 
 
-@contextlib.contextmanager
-def _explained(where: str, instead: str, near: str = "") -> Iterator[None]:
+def _explained(where: str, instead: str, near: str = "") -> contextlib.AbstractContextManager[None]:
     """What the hub's client raises inside becomes a UserError with what to do. near: what may be a folder's name."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    try:
-        yield
-    except GatedRepoError as error:
-        raise UserError(f"{where}: the hub asks for consent and a login; run 'hf auth login' first") from error
-    except HFValidationError as error:
-        raise UserError(f"{where}: neither a folder here{_near(near)} nor a name that a hub can have") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise UserError(
-            f"{where}: the hub knows no such model, and there is no folder of that name{_near(near)}"
-        ) from error
-    except Exception as error:
-        if not is_network_error(error):
-            raise
-        raise UserError(
-            f"{where}: neither a folder here{_near(near)} nor in the local cache, and the hub cannot be reached "
+    def say(trouble: Trouble, error: Exception) -> str:
+        if trouble == "name":
+            return f"neither a folder here{_near(near)} nor a name that a hub can have"
+        if trouble in ("revision", "repository"):
+            return f"the hub knows no such model, and there is no folder of that name{_near(near)}"
+        return (
+            f"neither a folder here{_near(near)} nor in the local cache, and the hub cannot be reached "
             f"({type(error).__name__}). Without a network {instead}"
-        ) from error
+        )
+
+    return hub_told(where, say)
 
 
 def _wanted(names: Iterable[str], weights: bool) -> list[str]:
