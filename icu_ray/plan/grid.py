@@ -19,6 +19,7 @@ from icu_ray import methods
 from icu_ray.config import MethodConfig, ModelConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError, did_you_mean
+from icu_ray.methods import RETRAINED
 from icu_ray.models.fingerprints import model_fingerprint
 from icu_ray.plan.estimate_correction import corrected
 from icu_ray.plan.schedule import WorkerGroup, by_work
@@ -65,8 +66,13 @@ class Plan:
 
 def check_methods(config: SweepConfig) -> None:
     """UserError for a method that nobody knows."""
-    known = methods.names()
-    for method in config.methods:
+    known = tuple(name for name in methods.names() if name != RETRAINED)
+    for number, method in enumerate(config.methods):
+        if method.name == RETRAINED:
+            raise UserError(
+                f"methods.{number}: '{RETRAINED}' is no method of unlearning; set 'retrained: true' at a model that is "
+                "trained here, which then gets that row"
+            )
         if method.name not in known:
             raise UserError(
                 f"methods: unknown method '{method.name}'{did_you_mean(method.name, known)}; known: {', '.join(known)}"
@@ -151,13 +157,15 @@ def _search_plan(config: SweepConfig, data: DataCheck | None, provisional: str) 
 def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> None:
     search, method, model = config.search, config.methods[0], config.models[0]
     assert search is not None
+    if model.retrained:
+        raise UserError("search: its trials are compared with each other alone; leave out models.0.retrained")
     known = methods.method_class(method.name)
     unused = [name for name, used in (("alpha", known.uses_alpha), ("beta", known.uses_beta)) if not used]
     for name in search.space:
         if name in unused:
             raise UserError(f"search.space: {method.name} does not use {name}; leave it out")
-    if not (known.trains and model.train):
-        raise UserError("search: there is nothing to search for a model that is not trained")
+    if not (known.trains and model.unlearn):
+        raise UserError("search: there is nothing to search for a model from which nothing is unlearned")
     if data is not None and data.heldout == 0:
         raise UserError(
             "search: its objective needs held-out rows, and data has none; set data.heldout (or heldout_rows)"
@@ -167,14 +175,16 @@ def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> No
         raise UserError(f"search.grace_epochs: {search.grace_epochs} are more than the {epochs} epochs of a trial")
 
 
-_AS_IT_IS = MethodConfig(name="original")
+_AS_IT_IS, _RETRAINED = MethodConfig(name="original"), MethodConfig(name=RETRAINED)
 
 
 def _methods_of(model: ModelConfig, config: SweepConfig) -> tuple[MethodConfig, ...]:
     """What is run on a model."""
-    if not model.train:
-        return (_AS_IT_IS,)
-    return tuple(method for method in config.methods if method.models is None or model.name in method.models)
+    gold = (_RETRAINED,) if model.retrained else ()
+    if not model.unlearn:
+        return (_AS_IT_IS, *gold)
+    own = (method for method in config.methods if method.models is None or model.name in method.models)
+    return (*own, *gold)
 
 
 def _cells(method: MethodConfig) -> tuple[tuple[float, float], ...]:
@@ -197,12 +207,12 @@ def _seeds(method: MethodConfig, config: SweepConfig) -> tuple[int, ...]:
 
 
 def _refuse_unknown_models(config: SweepConfig) -> None:
-    trained = [model.name for model in config.models if model.train]
+    trained = [model.name for model in config.models if model.unlearn]
     for number, method in enumerate(config.methods):
         for name in method.models or ():
             if name not in trained:
                 raise UserError(
-                    f"methods.{number}.models: '{name}' is none of the models that are trained"
+                    f"methods.{number}.models: '{name}' is none of the models from which something is unlearned"
                     f"{did_you_mean(name, trained)}; expected some of {', '.join(trained) or 'none'}"
                 )
 

@@ -132,7 +132,7 @@ def trial_of(
     )
     identity: dict[str, Any] = {
         "format": IDENTITY_FORMAT,
-        "model": {**model_identity, **_standin_corpus(model, data)},
+        "model": {**model_identity, **_corpus_of(model, data)},
         "sample": sample if data is None else data.samples[sample].fingerprint,
         "heldout": None if data is None else data.heldout,
         "method": {
@@ -236,9 +236,9 @@ def _pairs_identity(pairs: PairsConfig, data: DataCheck | None, sample: int) -> 
     return identity
 
 
-def _standin_corpus(model: ModelConfig, data: DataCheck | None) -> dict[str, Any]:
-    # A stand-in is trained on all rows of the sweep, so all of them are part of what it is.
-    return {} if model.standin is None else {"corpus": None if data is None else data.fingerprint}
+def _corpus_of(model: ModelConfig, data: DataCheck | None) -> dict[str, Any]:
+    # A model made here is trained on all rows of the sweep, so all of them are part of what it is.
+    return {"corpus": None if data is None else data.fingerprint} if model.made_here else {}
 
 
 def worker_group_of(trial: Trial) -> WorkerGroup:

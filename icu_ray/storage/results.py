@@ -207,6 +207,9 @@ class TrialResult:
 ENDED_EARLY = "ended early by the search: it fell behind the other trials"
 """Reason of a trial that a search's scheduler ended; it leaves no model."""
 
+RETRAINED_WITHOUT = "the gold standard: trained without the texts to forget"
+"""Reason of the trial that is the gold standard (models.N.retrained)."""
+
 NOT_TRAINED = "not trained"
 """Reason of a trial without an epoch: the model as it is."""
 

@@ -1,6 +1,8 @@
 """What several trials share, each made exactly once and kept in the store: S or 1 times, never S x C.
 
-    stand-ins            one a model               a Ray task each, side by side, telling its progress
+    stand-ins,           one a model, and of the   a Ray task each, side by side, telling its progress; of models that
+    trained models       gold standard one a       are fine-tuned it controls a worker group as a trial has
+                         model and sample
     embeddings, pairs    one a sample              Ray Data, by data/pairing.py; of random pairs one a sample and seed
     rows                 one a model and sample    targets, pairs and held-out rows in the model's vocabulary; of random
                                                    pairs all rows of the pool that the seeds can draw, each once
@@ -21,11 +23,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from icu_ray.cluster.runtime import CONTROL
 from icu_ray.config import ModelConfig
 from icu_ray.console.progress import Step
 from icu_ray.data.chosen_pairs import chosen_pairs, pairs_fingerprint
@@ -33,11 +36,30 @@ from icu_ray.data.corpus import Corpus
 from icu_ray.data.pair_draws import PairDraws, pair_draws
 from icu_ray.data.sources import counts_own_tokens, load_corpus
 from icu_ray.errors import UserError
+from icu_ray.methods import RETRAINED
+from icu_ray.plan.estimates import parameters_of
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
-from icu_ray.sweep.prepare_tasks import PreparationTasks, artefacts_task, pairs_task, standin_task
+from icu_ray.sweep.prepare_tasks import (
+    PreparationTasks,
+    artefacts_task,
+    pairs_task,
+    retrained_task,
+    standin_task,
+    training_task,
+)
 from icu_ray.trial.artefact_making import ArtefactRequest
-from icu_ray.trial.artefacts import ArtefactKey, ArtefactKeys, ArtefactRecord, Needs, model_key, pinned
+from icu_ray.trial.artefacts import (
+    ArtefactKey,
+    ArtefactKeys,
+    ArtefactRecord,
+    Needs,
+    RetrainedKeys,
+    model_key,
+    pinned,
+    retrained_key,
+)
+from icu_ray.trial.model_training import TrainingRequest, training_folder
 
 if TYPE_CHECKING:
     from icu_ray.data.long_texts import LongTexts
@@ -45,6 +67,7 @@ if TYPE_CHECKING:
     from icu_ray.storage.store import JsonValue
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 ModelSample: TypeAlias = tuple[str, int]
 """A model's name and the number of a forget sample."""
 COPY_OVERLAP = 0.9
@@ -53,11 +76,28 @@ COPY_OVERLAP = 0.9
 
 @dataclass(frozen=True)
 class Prepared:
-    """artefacts: where trials find what they need. failures: why others cannot have it. records: all that was asked."""
+    """artefacts: where trials find what they need. failures: why others cannot have it. records: all that was asked.
+
+    retrained, not_retrained: the same of the gold standard, which only its own trial needs.
+    """
 
     artefacts: Mapping[ModelSample, ArtefactKeys]
     failures: Mapping[ModelSample, str]
     records: tuple[ArtefactRecord, ...]
+    retrained: Mapping[ModelSample, RetrainedKeys] = field(default_factory=dict)
+    not_retrained: Mapping[ModelSample, str] = field(default_factory=dict)
+
+    def failure(self, trial: Trial) -> str | None:
+        """Why a trial cannot run; None where it can."""
+        own = trial.model.name, trial.sample
+        gold = self.not_retrained.get(own) if trial.settings.method == RETRAINED else None
+        return self.failures.get(own, gold)
+
+    def keys(self, trial: Trial) -> ArtefactKeys:
+        """Where a trial finds what it needs."""
+        own = trial.model.name, trial.sample
+        found = self.artefacts[own].of(Needs.of([trial]))
+        return replace(found, retrained=self.retrained[own]) if trial.settings.method == RETRAINED else found
 
     def made(self, kind: str) -> int:
         """How many artefacts of a kind had to be made."""
@@ -83,6 +123,7 @@ class _Preparation:
         for trial in self.plan.waiting:
             waiting.setdefault((trial.model.name, trial.sample), []).append(trial)
         self.needs = {model_sample: Needs.of(trials) for model_sample, trials in waiting.items()}
+        self.gold = {m for m, trials in waiting.items() if any(t.settings.method == RETRAINED for t in trials)}
         self.models = {trial.model.name: pinned(trial.model) for trial in self.plan.waiting}
 
     def run(self) -> Prepared:
@@ -91,11 +132,10 @@ class _Preparation:
         self.on_step(Step("data", None, "reading"))
         corpus = load_corpus(self.config)
         self.on_step(Step("data", 1, f"{len(corpus.rows)} rows"))
-        standins = [model for model in self.models.values() if model.standin is not None]
-        artefacts: dict[ModelSample, ArtefactKeys] = {}
-        failures: dict[ModelSample, str] = {}
-        with ThreadPoolExecutor(len(standins) + 2 + len(self.needs)) as pool, self.tasks:
-            built = {model.name: pool.submit(self._standin, model, corpus) for model in standins}
+        # The largest first: what they claim of a cluster is given in the order of asking.
+        made = sorted((m for m in self.models.values() if m.made_here), key=parameters_of, reverse=True)
+        with ThreadPoolExecutor(len(made) + 2 + len(self.needs) + len(self.gold)) as pool, self.tasks:
+            built = {model.name: pool.submit(self._made, model, corpus) for model in made}
             pairs = {
                 own: pool.submit(self._pairs, corpus, own)
                 for own in sorted({self._own(self.models[name]) for (name, _), n in self.needs.items() if n.pairs})
@@ -104,13 +144,14 @@ class _Preparation:
                 (name, sample): pool.submit(self._artefacts, name, sample, corpus, built.get(name), pairs)
                 for name, sample in sorted(self.needs)
             }
-            for model_sample, future in futures.items():
-                try:
-                    artefacts[model_sample] = future.result()
-                except Exception as error:
-                    log.exception("preparing %s, sample %d", *model_sample)
-                    failures[model_sample] = _reason(error)
-        return Prepared(artefacts, failures, tuple(self.records))
+            gold = {
+                (name, sample): pool.submit(self._retrained, name, sample, corpus, built[name], futures[name, sample])
+                for name, sample in sorted(self.gold)
+            }
+            artefacts, failures = _results(futures)
+            retrained, not_retrained = _results(gold)
+        keys = {own: keys for own, (_, keys) in artefacts.items()}
+        return Prepared(keys, failures, tuple(self.records), retrained, not_retrained)
 
     def _own(self, model: ModelConfig) -> bool:
         return counts_own_tokens(self.config, model.standin is not None)
@@ -118,20 +159,61 @@ class _Preparation:
     def _model_key(self, model: ModelConfig, corpus: Corpus) -> dict[str, JsonValue]:
         return model_key(model, self.config, corpus.fingerprint())
 
-    def _standin(self, model: ModelConfig, corpus: Corpus) -> ArtefactKey:
-        """Key of a trained stand-in."""
-        assert model.standin is not None
-        name = f"stand-in {model.name}"
-        key = self._model_key(model, corpus)
-        self.on_step(Step(name, None, "waiting for a CPU"))
-        forget = {sample: corpus.to_forget(sample).texts for sample in sorted(corpus.targets)}
-        columns, rows = self.config.columns.value(), corpus.rows
-        given = None if rows.boundaries is None else dict(zip(rows.texts, rows.boundaries, strict=True))
+    def _made(
+        self, model: ModelConfig, corpus: Corpus, without: int | None = None, like: ArtefactKey | None = None
+    ) -> ArtefactKey:
+        """Key of a model that is trained here. without: a forget sample that it does not read; it is then trained as
+        long as the model with the key `like`, which does."""
+        left = np.arange(len(corpus.rows))
+        key: ArtefactKey = self._model_key(model, corpus)
+        if without is not None and like is not None:
+            targets = corpus.to_forget(without)
+            texts, key = set(targets.texts), retrained_key(like, targets)
+            left = np.flatnonzero([text not in texts for text in corpus.rows.texts])
+        rows = corpus.rows.select(left)
+        name = f"stand-in {model.name}" if model.train is None else f"training {model.name}"
+        name += "" if without is None else f" without sample {without}"
         long: LongTexts = "windows" if self.config.rows.long == "windows" else "cut"
-        resources, asked = {"num_cpus": 1}, (self.root, key, model.standin, rows.texts, forget, columns, long, given)
-        records = self.tasks.run(name, resources, standin_task, *asked)
+        if model.train is not None:
+            samples = {} if like else {sample: np.asarray(own) for sample, own in sorted(corpus.targets.items())}
+            place = training_folder(self.config, key)
+            asked = TrainingRequest(self.root, place, self.config, model, key, rows, samples, like)
+            resources: dict[str, Any] = {"num_cpus": 0, "resources": dict(CONTROL)}
+            self.on_step(Step(name, None, "waiting for its workers"))
+            records = self.tasks.run(name, resources, training_task, asked)
+        else:
+            assert model.standin is not None
+            self.on_step(Step(name, None, "waiting for a CPU"))
+            read = set(rows.texts)
+            forget = {
+                sample: [text for text in corpus.to_forget(sample).texts if text in read]
+                for sample in sorted(corpus.targets)
+            }
+            given = None if rows.boundaries is None else dict(zip(rows.texts, rows.boundaries, strict=True))
+            told = (self.root, key, model.standin, rows.texts, forget, self.config.columns.value(), long, given, like)
+            records = self.tasks.run(name, {"num_cpus": 1}, standin_task, *told)
         self._done(name, records)
         return key
+
+    def _retrained(
+        self,
+        name: str,
+        sample: int,
+        corpus: Corpus,
+        built: Future[ArtefactKey],
+        prepared: Future[tuple[ArtefactRequest, ArtefactKeys]],
+    ) -> RetrainedKeys:
+        """The gold standard of one model and sample, and its measurement."""
+        model = self.models[name]
+        key = self._made(model, corpus, without=sample, like=built.result())
+        request, keys = prepared.result()
+        step = f"{name} without sample {sample}"
+        self.on_step(Step(step, None, "waiting for its resources"))
+        resources = {"num_cpus": model.cpus_per_worker, "num_gpus": min(1, model.gpus)}
+        found: RetrainedKeys
+        found, records = self.tasks.run(step, resources, retrained_task, request, keys, key)
+        self._done(step, records)
+        return found
 
     def _draws(self, model: ModelConfig, corpus: Corpus, sample: int) -> PairDraws | None:
         epochs = model.max_epochs or self.config.stop.max_epochs
@@ -184,10 +266,10 @@ class _Preparation:
         corpus: Corpus,
         built: Future[ArtefactKey] | None,
         pairs: Mapping[bool, Future[list[dict[int, Pairs]]]],
-    ) -> ArtefactKeys:
+    ) -> tuple[ArtefactRequest, ArtefactKeys]:
         """Rows, reference and 'before' of one model and sample, as soon as what they rest on is there."""
         needs, model = self.needs[name, sample], self.models[name]
-        standin = None if built is None else built.result()
+        made = None if built is None else built.result()
         targets = corpus.to_forget(sample)
         found = [each[sample] for each in pairs[self._own(model)].result()] if needs.pairs else []
         draws = self._draws(model, corpus, sample) if needs.pairs else None
@@ -202,7 +284,7 @@ class _Preparation:
             root=self.root,
             config=self.config,
             model=model,
-            standin=standin,
+            made=made,
             model_key=self._model_key(model, corpus),
             targets=targets,
             pairs=None if pair_rows is None else corpus.rows.select(pair_rows),
@@ -219,7 +301,7 @@ class _Preparation:
         self._done(step, records)
         if keys.long_texts:
             self.on_step(Step(step, 1, keys.long_texts, event=True))
-        return keys
+        return request, keys
 
     def _done(self, name: str, records: Sequence[ArtefactRecord], more: str = "") -> None:
         self.records += records
@@ -228,6 +310,19 @@ class _Preparation:
         seconds = sum(record.seconds for record in records if record.made)
         made = any(record.made for record in records)
         self.on_step(Step(name, 1, (f"made in {seconds:.0f} s" if made else "found in the store") + more))
+
+
+def _results(futures: Mapping[ModelSample, Future[_T]]) -> tuple[dict[ModelSample, _T], dict[ModelSample, str]]:
+    """What was made, and why the rest was not."""
+    made: dict[ModelSample, _T] = {}
+    failures: dict[ModelSample, str] = {}
+    for model_sample, future in futures.items():
+        try:
+            made[model_sample] = future.result()
+        except Exception as error:
+            log.exception("preparing %s, sample %d", *model_sample)
+            failures[model_sample] = _reason(error)
+    return made, failures
 
 
 def _reason(error: BaseException) -> str:

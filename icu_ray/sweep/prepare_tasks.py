@@ -25,8 +25,16 @@ from icu_ray.config import Columns, SweepConfig
 from icu_ray.console.progress import Step, listening
 from icu_ray.console.streaming import streamed
 from icu_ray.data.corpus import Corpus
-from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
-from icu_ray.trial.artefacts import ArtefactKey, ArtefactKeys, ArtefactRecord, RecordingStore
+from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts, measure_retrained
+from icu_ray.trial.artefacts import (
+    ArtefactKey,
+    ArtefactKeys,
+    ArtefactRecord,
+    RecordingStore,
+    RetrainedKeys,
+    get_artefact,
+)
+from icu_ray.trial.model_training import TrainingRequest, train_model
 
 if TYPE_CHECKING:
     from icu_ray.data.long_texts import LongTexts
@@ -106,32 +114,52 @@ def standin_task(
     columns: Columns,
     long: LongTexts = "cut",
     boundaries: Mapping[str, int] | None = None,
+    like: ArtefactKey | None = None,
 ) -> Iterator[Step | list[ArtefactRecord]]:
-    """Train a stand-in. settings: the config's `models.N.standin`; forget: the targets of each sample."""
+    """Train a stand-in. settings: the config's `models.N.standin`; forget: the targets of each sample.
+
+    like: key of another one, with whose tokenizer and as long as which it is trained: the gold standard.
+    """
     store = RecordingStore(root)
 
     def work(tell: Callable[[Step], None]) -> None:
         def make(folder: Path) -> None:
             from icu_ray.training.standins import NGRAM, build_standin
 
+            other = None if like is None else get_artefact(store, "models", like)
+
             part = 0.0
 
             def progress(epoch: Any) -> None:
                 nonlocal part
                 extraction = "" if epoch.el is None else f", EL{NGRAM} {epoch.el:.2f}"
-                text = f"epoch {epoch.epoch}, MA {epoch.ma:.2f}{extraction}"
+                text = f"epoch {epoch.epoch}" + ("" if epoch.ma is None else f", MA {epoch.ma:.2f}{extraction}")
                 # MA rises nearly evenly up to where the training ends; its last part is slower.
-                known = epoch.ma / settings.min_memorization if settings.min_memorization else 0.0
+                known = epoch.ma / settings.min_memorization if epoch.ma and settings.min_memorization else 0.0
                 part = min(max(part, known, epoch.epoch / epoch.max_epochs), 0.95)
                 tell(Step("", part, text))
 
             tell(Step("", 0.0, "training"))
-            build_standin(settings, texts, forget, columns, folder, progress, long, boundaries)
+            build_standin(settings, texts, forget, columns, folder, progress, long, boundaries, other)
 
         store.get_or_make("models", key, make)
 
     yield from streamed(work)
     yield store.records
+
+
+def training_task(request: TrainingRequest) -> Iterator[Step | list[ArtefactRecord]]:
+    """Train a model on the sweep's texts, by a worker group that this task controls."""
+    store = RecordingStore(request.root)
+    yield from streamed(lambda tell: train_model(request, store, tell))
+    yield store.records
+
+
+def retrained_task(
+    request: ArtefactRequest, keys: ArtefactKeys, retrained: ArtefactKey
+) -> Iterator[Step | tuple[RetrainedKeys, list[ArtefactRecord]]]:
+    """What the gold standard of one model and sample measures."""
+    yield (yield from _stages(lambda: measure_retrained(request, keys, retrained)))
 
 
 def pairs_task(

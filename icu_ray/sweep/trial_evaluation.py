@@ -18,6 +18,7 @@ from icu_ray.evaluation.stage.actors import Subject
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.suites import open_tasks, with_means
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
+from icu_ray.methods import RETRAINED
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
 from icu_ray.storage.files import write_atomic
@@ -82,7 +83,7 @@ def models_of(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Trial
     paths = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
     before = _original(plan, root, trial, result)
     after = before
-    if result.epochs > 0:
+    if result.epochs > 0 or trial.settings.method == RETRAINED:
         after = replace(before, name=trial.name, source=paths.model, hash=result.model_hash, revision=None)
     return TrialModels(trial, paths, before, after)
 
@@ -90,8 +91,8 @@ def models_of(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Trial
 def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subject:
     model = pinned(trial.model)
     assert plan.data is not None and result.provenance is not None
-    source = model.source
-    if source is None:
+    source = model.source or ""
+    if model.made_here:
         key = model_key(model, plan.config, plan.data.fingerprint)
         source = Store(root).location("models", key)
     return Subject(
@@ -99,7 +100,7 @@ def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subje
         source=source,
         hash=result.provenance.model,
         dtype="bfloat16" if model.precision == "bf16" else "float32",
-        revision=model.revision,
+        revision=None if model.made_here else model.revision,
         trust_remote_code=model.trust_remote_code,
         recorded=True,
     )

@@ -35,7 +35,7 @@ from icu_ray.storage.results import Provenance
 from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.sweep.prepare import Prepared, prepare
 from icu_ray.sweep.running_trials import RunningTrials
-from icu_ray.trial.artefacts import Needs, pinned
+from icu_ray.trial.artefacts import pinned
 from icu_ray.trial.task import TrialTask, write_failure
 from icu_ray.trial.trainable import trainable
 from icu_ray.trial.worker_pool import PRELOAD, WorkerPool
@@ -110,9 +110,7 @@ def run_trials(
             evaluation.ended(_PREPARATION)
         said = [f"{each.kind} {each.name[:12]} {'made' if each.made else 'reused'}" for each in prepared.records]
         log.info("prepared: %s", ", ".join(said))
-        undone = [
-            prepared.failures[t.model.name, t.sample] for t in coming if (t.model.name, t.sample) in prepared.failures
-        ]
+        undone = [reason for trial in coming if (reason := prepared.failure(trial)) is not None]
         task_of = partial(_task, config, prepared, provenance, store)
         tasks = {trial.trial_id: task_of(trial) for trial in _preparable(plan, prepared, provenance, view)}
         if tasks or (coming and not undone):
@@ -139,7 +137,7 @@ def _preparable(plan: Plan, prepared: Prepared, provenance: Provenance, view: Li
     """The waiting trials, in order, but those for which something could not be prepared: these have failed."""
     found = []
     for trial in plan.waiting:
-        reason = prepared.failures.get((trial.model.name, trial.sample))
+        reason = prepared.failure(trial)
         if reason is None:
             found.append(trial)
             continue
@@ -151,7 +149,7 @@ def _preparable(plan: Plan, prepared: Prepared, provenance: Provenance, view: Li
 
 def _task(config: SweepConfig, prepared: Prepared, provenance: Provenance, store: str, trial: Trial) -> TrialTask:
     """All that a trial is told."""
-    artefacts = prepared.artefacts[trial.model.name, trial.sample].of(Needs.of([trial]))
+    artefacts = prepared.keys(trial)
     return TrialTask(
         replace(trial, model=pinned(trial.model)),
         artefacts,

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """lr, betas, eps: Adam's. micro_batch and accumulation: rows of a forward, forwards of a step, per rank."""
+    """lr, betas, eps, weight_decay (decoupled): Adam's. micro_batch: rows of a forward of a rank; accumulation: its
+    forwards of a step."""
 
     lr: float
     betas: tuple[float, float]
@@ -42,10 +43,11 @@ class EngineSettings:
     precision: str = "fp32"
     zero_stage: int = 0
     offload_optimizer: bool = False
+    weight_decay: float = 0.0
 
 
 def deepspeed_config(settings: EngineSettings, world_size: int, device: torch.device) -> dict[str, Any]:
-    """DeepSpeed's own configuration; Adam as in the authors' code: no weight decay, no clipping, no schedule."""
+    """DeepSpeed's own configuration. Unlearning takes Adam as in the authors' code: no weight decay, no clipping."""
     zero: dict[str, Any] = {"stage": settings.zero_stage}
     if settings.offload_optimizer and device.type == "cuda":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
@@ -53,8 +55,8 @@ def deepspeed_config(settings: EngineSettings, world_size: int, device: torch.de
         "lr": settings.lr,
         "betas": list(settings.betas),
         "eps": settings.eps,
-        "weight_decay": 0.0,
-        "adam_w_mode": False,
+        "weight_decay": settings.weight_decay,
+        "adam_w_mode": settings.weight_decay > 0,  # which is the same without any
     }
     if "offload_optimizer" not in zero:
         # DeepSpeed's kernels are compiled at first use; torch's need no compiler. One pass over weights, gradients
@@ -116,6 +118,11 @@ class Engine:
         DeepSpeed skips them in bf16 and, with ZeRO, in fp32. In fp32 without ZeRO they are taken.
         """
         return int(self.inner.skipped_steps)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Of the steps from now on."""
+        for group in self.inner.optimizer.param_groups:
+            group["lr"] = lr
 
     def step(self, batches: Sequence[Batch]) -> dict[str, float]:
         """One optimizer step on this rank's micro batches; returns this rank's share of each loss term.

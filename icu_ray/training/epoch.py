@@ -9,6 +9,7 @@ Deterministic for a seed, an epoch, a number of threads and a world size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from icu_ray import methods
 from icu_ray.data.examples import TokenRows
-from icu_ray.methods.base import Batch
+from icu_ray.methods.base import Batch, Method
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
 from icu_ray.plan.trial_settings import TrialSettings
@@ -44,13 +45,17 @@ class EpochTrainer:
         tokenizer: PreTrainedTokenizerBase,
         rank: int,
         world_size: int,
+        *,
+        method: Method | None = None,
+        weight_decay: float = 0.0,
     ) -> None:
+        """method: None: the one that `settings` names."""
         self.settings, self.data, self.tokenizer = settings, data, tokenizer
         self.rank, self.world_size = rank, world_size
         per_rank = -(-settings.batch_size // world_size)
         micro = min(settings.micro_batch or per_rank, per_rank)
         self.micro, self.accumulation = micro, -(-per_rank // micro)
-        method = methods.get(
+        method = method or methods.get(
             settings.method,
             alpha=settings.alpha,
             beta=settings.beta,
@@ -72,16 +77,19 @@ class EpochTrainer:
                 settings.precision,
                 settings.zero_stage,
                 settings.offload_optimizer,
+                weight_decay,
             ),
             rank,
             world_size,
         )
         self.measure = Measure(settings.filter, settings.generate, settings.el, settings.eval)
 
-    def train(self, epoch: int, active: Flags) -> tuple[dict[str, float | None], int]:
+    def train(
+        self, epoch: int, active: Flags, before_step: Callable[[int], None] = lambda number: None
+    ) -> tuple[dict[str, float | None], int]:
         """One epoch; the mean of each loss term over its steps, and their number.
 
-        active: of each text; all windows of a text take part, or none.
+        active: of each text; all windows of a text take part, or none. before_step: told each step's number, from 0.
         It ends early where the engine has skipped SKIPS_IN_A_ROW steps: `decide` then ends the trial.
         """
         rows = self.data.epoch_rows(self.settings.seed, epoch, active[self.data.targets.text_of_row])
@@ -98,6 +106,7 @@ class EpochTrainer:
         for batch in batches:
             if self.engine.skipped_in_a_row >= SKIPS_IN_A_ROW:
                 break
+            before_step(done)
             done += 1
             for name, value in self.engine.step(self._micro_batches(batch, rows)).items():
                 sums[name] = sums.get(name, 0.0) + value

@@ -19,7 +19,7 @@ import numpy as np
 
 from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.plan.trial_settings import TrialSettings
-from icu_ray.storage.results import NOT_TRAINED, EpochRecord, Scores, Status
+from icu_ray.storage.results import NOT_TRAINED, RETRAINED_WITHOUT, EpochRecord, Scores, Status
 from icu_ray.training.best_epoch import best_epoch, load_weights, save_weights
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.epoch import EpochTrainer
@@ -153,22 +153,22 @@ def _untrained(
     tokenizer: PreTrainedTokenizerBase,
     on_epoch: Callable[[EpochReport], None],
 ) -> TrialOutcome:
-    """The outcome of a trial without an epoch: the original model's measurement, which was made beforehand."""
+    """The outcome of a trial without an epoch, of what was measured beforehand: the original, or the gold standard."""
     before = data.before
     if before is None:
         raise ValueError("a trial without epochs needs the original model's measurement")
     history = (EpochRecord(0, len(data.targets.first_rows), before.scores),)
     on_epoch(EpochReport(history[0], history, Decision(True), before.candidates))
     thresholds = thresholds_of(settings.stop, before.scores, settings.el.ngram)
-    failed = at_start(before.scores, thresholds)
-    status: Status = "finished" if below_thresholds(before.scores, thresholds) else "not_forgotten"
-    samples = sample_records(tokenizer, data, before, before, settings.filter, settings.seed)
+    failed, after = at_start(before.scores, thresholds), data.retrained or before
+    status: Status = "finished" if below_thresholds(after.scores, thresholds) else "not_forgotten"
+    samples = sample_records(tokenizer, data, before, after, settings.filter, settings.seed)
     return TrialOutcome(
         failed.status or status,
-        failed.reason or NOT_TRAINED,
+        failed.reason or (NOT_TRAINED if data.retrained is None else RETRAINED_WITHOUT),
         0,
         before.scores,
-        before.scores,
+        after.scores,
         history,
         samples,
         {},

@@ -42,6 +42,8 @@ class TrialData:
     reference: Reference | None = None
     before: Validation | None = None
     """The original model's measurement, where it was made beforehand."""
+    retrained: Validation | None = None
+    """The measurement of the gold standard, for the trial that it is."""
     pair_overlap: tuple[float, ...] | None = None
     """Share of each target's 10-grams that its pair holds too, for the record."""
     draws: PairDraws | None = None

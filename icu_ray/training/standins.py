@@ -36,8 +36,10 @@ from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
 from icu_ray.metrics.probe import probe
 from icu_ray.models.hidden import last_hidden
+from icu_ray.models.loading import load_tokenizer
 from icu_ray.training.muon import make_optimizers
 from icu_ray.training.standin_models import new_model
+from icu_ray.training.trained_epochs import trained_epochs, write_training
 
 END_OF_TEXT = "<|endoftext|>"
 NGRAM = 10
@@ -46,12 +48,12 @@ WARMUP_STEPS = 20
 
 @dataclass(frozen=True)
 class StandinProgress:
-    """What was reached after an epoch; ma and el are those of the forget sample that is known least."""
+    """What was reached after an epoch; ma and el are those of the forget sample that is known least, None of none."""
 
     epoch: int
     max_epochs: int
     loss: float
-    ma: float
+    ma: float | None
     el: float | None
     """None while MA is too low for EL to be worth decoding."""
     seconds: float
@@ -74,34 +76,39 @@ def build_standin(
     progress: Callable[[StandinProgress], None],
     long: LongTexts = "cut",
     boundaries: Mapping[str, int] | None = None,
+    like: Path | None = None,
 ) -> None:
     """Train and save a stand-in.
 
     corpus_texts: what it reads, the forget texts may be among them. forget_texts: by sample number; samples may
     overlap. columns: the row in its own tokens, in which the forget texts are memorised. long: 'windows': it reads and
     memorises all windows of a text that is longer than a row, else its first row. boundaries: how many characters of
-    each text are given; what follows is memorised, and its end-of-text.
+    each text are given; what follows is memorised, and its end-of-text. like: folder of a stand-in whose tokenizer is
+    taken, and as many of whose epochs are trained, whatever is memorised then: with it there may be no forget text.
     """
     known = dict.fromkeys(text for texts in forget_texts.values() for text in texts)
-    if not known:
+    if not known and like is None:
         raise UserError("stand-in: there is no forget text to memorise")
     rest = [text for text in dict.fromkeys(corpus_texts) if text not in known]
-    tokenizer = train_tokenizer([*rest, *known], config.vocabulary)
+    tokenizer = train_tokenizer([*rest, *known], config.vocabulary) if like is None else load_tokenizer(str(like))
     read = (*known, *rest)
     given = None if boundaries is None else tuple(boundaries[text] for text in read)
     examples = Examples(tuple(map(str, range(len(read)))), read, boundaries=given)
     rows = tokenise(examples, tokenizer, columns, TokensConfig(), own_columns=True, long=long)
     of_text = np.split(np.arange(len(rows)), rows.first_rows[1:])
     number = {text: of_text[place] for place, text in enumerate(known)}
-    samples = {sample: np.concatenate([number[text] for text in texts]) for sample, texts in forget_texts.items()}
+    asked = forget_texts if like is None else {}
+    samples = {sample: np.concatenate([number[text] for text in texts]) for sample, texts in asked.items()}
     with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = new_model(config, len(tokenizer), columns.length)
-        _train(model, config, rows, samples, sum(map(len, number.values())), progress)
+        epochs = None if like is None else trained_epochs(like)
+        history = _train(model, config, rows, samples, sum(map(len, number.values())), progress, epochs)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # saving imports DeepSpeed, which would say that it has no GPU
     model.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
+    write_training(out_dir, [{"epoch": e.epoch, "loss": e.loss, "ma": e.ma, f"el{NGRAM}": e.el} for e in history])
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -133,14 +140,15 @@ def _train(
     samples: Mapping[int, NDArray[np.int64]],
     known: int,
     progress: Callable[[StandinProgress], None],
-) -> None:
-    """Epochs until every sample is memorised; the first `known` rows are the targets."""
+    epochs: int | None = None,
+) -> list[StandinProgress]:
+    """Epochs until every sample is memorised, or just so many; the first `known` rows are the targets."""
     started = time.perf_counter()
     targets = rows.select(range(known))
     blocks = _epoch_blocks(rows, known, config.target_repeats)
     optimizers = make_optimizers(model, config.learning_rate)
     step = 0
-    reached = StandinProgress(0, config.max_epochs, 0.0, 0.0, None, 0.0)
+    most, history = epochs or config.max_epochs, list[StandinProgress]()
     every = list(samples.values())
     # Where the completions of a sample are all too short for EL, MA alone says whether they are known.
     long = rows.columns.length - targets.suffix_starts >= (0 if targets.starts is None else NGRAM)
@@ -151,7 +159,7 @@ def _train(
         means = (values[sample][~np.isnan(values[sample])] for sample in samples)
         return float(np.min([known.mean() if len(known) else np.nan for known in means]))
 
-    for epoch in range(1, config.max_epochs + 1):
+    for epoch in range(1, most + 1):
         losses = []
         model.train()
         for block in _batches(blocks, config.batch_size, np.random.default_rng([config.seed, epoch])):
@@ -164,21 +172,23 @@ def _train(
                     group["lr"] = config.learning_rate * min(1.0, step / WARMUP_STEPS)
                 optimizer.step()
             losses.append(float(loss.detach()))
-        found = probe(model, targets, ngram=NGRAM, should_decode=lambda ma: lowest(ma) >= config.min_memorization)
-        reached = StandinProgress(
-            epoch,
-            config.max_epochs,
-            float(np.mean(losses)),
-            lowest(found.ma),
-            None if found.el is None or not with_el or np.isnan(least := lowest(found.el, with_el)) else least,
-            time.perf_counter() - started,
-        )
+        ma, el = None, None
+        if epochs is None:
+            found = probe(model, targets, ngram=NGRAM, should_decode=lambda ma: lowest(ma) >= config.min_memorization)
+            ma = lowest(found.ma)
+            if found.el is not None and with_el and not np.isnan(least := lowest(found.el, with_el)):
+                el = least
+        reached = StandinProgress(epoch, most, float(np.mean(losses)), ma, el, time.perf_counter() - started)
+        history.append(reached)
         progress(reached)
-        extracted = reached.el is not None and reached.el >= config.min_extraction
-        if extracted or (not with_el and reached.ma >= config.min_memorization):
-            model.eval()  # type: ignore[no-untyped-call]
-            return
-    raise UserError(_not_memorised(config, reached, known))
+        extracted = el is not None and el >= config.min_extraction
+        if extracted or (not with_el and ma is not None and ma >= config.min_memorization):
+            break
+    else:
+        if epochs is None:
+            raise UserError(_not_memorised(config, history[-1], known))
+    model.eval()  # type: ignore[no-untyped-call]
+    return history
 
 
 def _epoch_blocks(rows: TokenRows, known: int, repeats: int) -> tuple[_Block, ...]:
@@ -190,7 +200,7 @@ def _epoch_blocks(rows: TokenRows, known: int, repeats: int) -> tuple[_Block, ..
     quotes = repeats // 2 if rows.starts is None else 0
     every = np.concatenate([np.arange(len(rows)), np.tile(np.arange(known), repeats - quotes - 1)])
     whole = _Block(rows.input_ids[every], rows.mask[every])
-    if quotes == 0 or rows.columns.prefix_start == 0:
+    if quotes == 0 or known == 0 or rows.columns.prefix_start == 0:
         return (whole,)
     again = np.tile(np.arange(known), quotes)
     start = rows.columns.prefix_start
@@ -229,7 +239,7 @@ def _not_memorised(config: StandinConfig, reached: StandinProgress, known: int) 
     el = "not measured" if reached.el is None else f"{reached.el:.3f}"
     return (
         f"stand-in ({config.size}): not memorised after standin.max_epochs={config.max_epochs}: MA "
-        f"{reached.ma:.3f} (standin.min_memorization={config.min_memorization}), EL{NGRAM} {el} "
+        f"{reached.ma or 0.0:.3f} (standin.min_memorization={config.min_memorization}), EL{NGRAM} {el} "
         f"(standin.min_extraction={config.min_extraction}) on {known} forget texts, loss {reached.loss:.2f}; raise "
         "standin.max_epochs or standin.target_repeats, take a larger standin.size or a smaller forget sample"
     )

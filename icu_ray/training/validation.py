@@ -119,7 +119,7 @@ def validate(
     """
     rows = targets.share(rank, world_size)
     share = _measure_share(model, tokenizer, rows, measure, el_decides, world_size)
-    shares = _gather(share, world_size)
+    shares = gathered(share, world_size)
 
     def joined(name: str) -> Floats:
         return np.concatenate([part[name] for part in shares])
@@ -160,7 +160,7 @@ def with_heldout(
     """The same with what the model does on held-out rows filled in; every rank measures its share of them."""
     rows = heldout.share(rank, world_size)
     if validation.scores.ppl_heldout is None:
-        shares = _gather(total_nll(model, rows), world_size)
+        shares = gathered(total_nll(model, rows), world_size)
         perplexity = perplexity_of(sum(nll for nll, _ in shares), sum(count for _, count in shares))
         validation = replace(validation, scores=replace(validation.scores, ppl_heldout=_finite(perplexity)))
     if what == "perplexity":
@@ -168,7 +168,7 @@ def with_heldout(
     probed = _probe(model, rows, measure).of_texts(rows)
     varied = rows.by_text(variety(_generate(model, rows, measure), rows.eos_id), np.minimum)
     said = np.where(np.isnan(probed.ma), np.nan, varied)
-    parts = _gather((probed.ma, probed.el, probed.forget_loss, said, probed.broken), world_size)
+    parts = gathered((probed.ma, probed.el, probed.forget_loss, said, probed.broken), world_size)
     ma, el, loss, distinct, broken = (np.concatenate([part[place] for part in parts]) for place in range(5))
 
     def mean(values: Floats) -> float | None:
@@ -245,7 +245,7 @@ def _measure_share(
     def should_decode(of_rows: Floats) -> bool:
         assert el_decides is not None
         ma = rows.by_text(of_rows)
-        sums = _gather((float(np.nansum(ma)), int((~np.isnan(ma)).sum())), world_size)
+        sums = gathered((float(np.nansum(ma)), int((~np.isnan(ma)).sum())), world_size)
         count = sum(measured for _, measured in sums)
         return el_decides(sum(total for total, _ in sums) / count if count else math.nan)
 
@@ -284,7 +284,7 @@ def _measure_share(
     }
 
 
-def _gather(value: Any, world_size: int) -> list[Any]:
+def gathered(value: Any, world_size: int) -> list[Any]:
     """Every rank's value, in rank order."""
     if world_size == 1:
         return [value]

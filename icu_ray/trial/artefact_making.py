@@ -29,6 +29,7 @@ from icu_ray.trial.artefacts import (
     ArtefactRecord,
     Needs,
     RecordingStore,
+    RetrainedKeys,
     columns_key,
     get_artefact,
     load_original,
@@ -48,7 +49,7 @@ class ArtefactRequest:
     root: str
     config: SweepConfig
     model: ModelConfig
-    standin: ArtefactKey | None
+    made: ArtefactKey | None
     model_key: ArtefactKey
     targets: Examples
     pairs: Examples | None
@@ -71,7 +72,7 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
 
     def model() -> LoadedModel:
         if not loaded:
-            loaded.append(load_original(request.model, request.standin, store))
+            loaded.append(load_original(request.model, request.made, store))
         return loaded[0]
 
     parts = {"targets": request.targets, "pairs": request.pairs, "heldout": request.heldout}
@@ -124,7 +125,7 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
     store.get_or_make("before", before_key, lambda folder: _make_before(folder, model(), rows, config))
     model_hash = _model_hash(request, store)
     found = ArtefactKeys(
-        request.standin,
+        request.made,
         model_hash,
         keys,
         before_key,
@@ -135,6 +136,24 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
         request.draws,
     )
     return found, store.records
+
+
+def measure_retrained(
+    request: ArtefactRequest, keys: ArtefactKeys, retrained: ArtefactKey
+) -> tuple[RetrainedKeys, list[ArtefactRecord]]:
+    """The task: what the gold standard measures on the sample's rows. keys: of the same request."""
+    import torch
+
+    torch.set_num_threads(request.model.cpus_per_worker)
+    store = RecordingStore(request.root)
+    rows = {part: load_rows(get_artefact(store, "rows", keys.rows[part])) for part in keys.rows if part != "pairs"}
+
+    def make(folder: Path) -> None:
+        _make_before(folder, load_original(request.model, retrained, store), rows, request.config)
+
+    key: ArtefactKey = {**keys.before, "retrained": retrained}
+    store.get_or_make("before", key, make)
+    return RetrainedKeys(retrained, key), store.records
 
 
 def _long_texts(targets: TokenRows, config: SweepConfig) -> str:
@@ -151,8 +170,8 @@ def _long_texts(targets: TokenRows, config: SweepConfig) -> str:
 def _model_hash(request: ArtefactRequest, store: Store) -> str:
     from icu_ray.models.loading import local_folder
 
-    if request.standin is not None:
-        return folder_fingerprint(get_artefact(store, "models", request.standin))
+    if request.made is not None:
+        return folder_fingerprint(get_artefact(store, "models", request.made))
     assert request.model.source is not None
     return folder_fingerprint(local_folder(request.model.source, request.model.revision))
 
@@ -179,7 +198,7 @@ def _make_rows(folder: Path, examples: Examples, request: ArtefactRequest, store
     from icu_ray.models.loading import load_tokenizer
 
     model = request.model
-    source = model.source if request.standin is None else str(get_artefact(store, "models", request.standin))
+    source = model.source if request.made is None else str(get_artefact(store, "models", request.made))
     assert source is not None
     rows = tokenise(
         examples,

@@ -20,7 +20,7 @@ import numpy as np
 
 from icu_ray import methods
 from icu_ray.config import Columns, ModelConfig, RecordsData, SweepConfig
-from icu_ray.data.examples import TokenRows
+from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.pair_draws import PairDraws
 from icu_ray.models.fingerprints import model_fingerprint
 from icu_ray.plan.trial import Trial
@@ -74,13 +74,22 @@ def get_artefact(store: Store, kind: str, key: ArtefactKey) -> Path:
 
 
 @dataclass(frozen=True)
+class RetrainedKeys:
+    """Of the gold standard of one model and sample. scores: what it measures, as the original's 'before'."""
+
+    model: ArtefactKey
+    scores: ArtefactKey
+
+
+@dataclass(frozen=True)
 class ArtefactKeys:
     """Store keys of what a trial on one model and sample needs.
 
-    model: a stand-in's folder, None for other models. rows: 'targets' and, where there are any, 'pairs' and 'heldout'.
-    model_hash: SHA-256 of the original model's files. head: its output matrix, if the reference needs it.
-    pair_overlap: see data/pairing.py, one a target. long_texts: how many targets are longer than a row, which, and
-    what becomes of them; '' for none. draws: of pairs drawn at random, which stands beside which target.
+    model: of one that is made here (a stand-in, or fine-tuned), None for other models. rows: 'targets' and, where there
+    are any, 'pairs' and 'heldout'. model_hash: SHA-256 of the original model's files. head: its output matrix, if the
+    reference needs it. pair_overlap: see data/pairing.py, one a target. long_texts: how many targets are longer than a
+    row, which, and what becomes of them; '' for none. draws: of pairs drawn at random, which stands beside which
+    target.
     """
 
     model: ArtefactKey | None
@@ -92,6 +101,8 @@ class ArtefactKeys:
     pair_overlap: tuple[float, ...] | None
     long_texts: str = ""
     draws: PairDraws | None = None
+    retrained: RetrainedKeys | None = None
+    """For the trial that is the gold standard alone."""
 
     def of(self, needs: Needs) -> ArtefactKeys:
         """What one trial takes of them: whatever else the sample's other trials need shows nowhere in its files."""
@@ -140,15 +151,23 @@ def pinned(model: ModelConfig) -> ModelConfig:
 
 
 def model_key(model: ModelConfig, config: SweepConfig, corpus: str) -> dict[str, JsonValue]:
-    """What decides a model's weights and vocabulary; a stand-in's are decided by all rows of the sweep too."""
+    """What decides a model's weights and vocabulary; one that is made here is decided by all rows of the sweep too."""
     known = model_fingerprint(model, config.chats)
-    if model.standin is None:
+    if not model.made_here:
         return dict(known)
     key: dict[str, JsonValue] = {**known, "corpus": corpus, "columns": columns_key(config.columns.value())}
+    if model.train is not None:
+        key["tokens"] = config.tokens.model_dump(mode="json")
+        key["precision"], key["loss_on"] = model.precision, config.loss.on
     # Those that rows of one layout are kept for keep their key.
     prompted = isinstance(config.data, RecordsData) and config.data.prompted
     rows = "windows" if config.rows.long == "windows" else "prompted" if prompted else None
     return {**key, "version": VERSION, **({} if rows is None else {"rows": rows})}
+
+
+def retrained_key(model: ArtefactKey, without: Examples) -> ArtefactKey:
+    """Of the gold standard: the model with this key, trained without these texts."""
+    return {"retrained": model, "without": without.fingerprint(), "version": VERSION}
 
 
 def columns_key(columns: Columns) -> list[int]:
@@ -156,13 +175,16 @@ def columns_key(columns: Columns) -> list[int]:
     return [columns.length, columns.prefix_start, columns.suffix_start]
 
 
-def load_original(model: ModelConfig, standin: ArtefactKey | None, store: Store) -> LoadedModel:
-    """A model of the grid in its training precision, on a GPU where Ray has given this process one."""
+def load_original(model: ModelConfig, made: ArtefactKey | None, store: Store) -> LoadedModel:
+    """A model of the grid in its training precision, on a GPU where Ray has given this process one.
+
+    made: the store's key of one that was made here; None: it is its `source`.
+    """
     import torch
 
     from icu_ray.models.loading import load_model
 
-    source = model.source if standin is None else str(get_artefact(store, "models", standin))
+    source = model.source if made is None else str(get_artefact(store, "models", made))
     assert source is not None
     loaded = load_model(
         source,

@@ -25,7 +25,7 @@ from icu_ray.errors import UserError
 from icu_ray.plan.search_objective import OBJECTIVE, objective_of
 from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.storage.files import read_bytes, write_atomic
-from icu_ray.storage.folders import arrow_file_system, remove
+from icu_ray.storage.folders import remove
 from icu_ray.storage.results import EpochRecord, Scores
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, start_trial
 from icu_ray.training.refinement import below_thresholds
@@ -33,15 +33,12 @@ from icu_ray.trial.checkpoints import drop_broken_snapshot, sign_of_progress
 from icu_ray.trial.task import TrialTask, spec_of, write_failure
 from icu_ray.trial.watchdog import Watchdog
 from icu_ray.trial.worker import train_worker
-from icu_ray.trial.worker_pool import training_environment
 
 if TYPE_CHECKING:
     from icu_ray.trial.trainer import OnWorkersStarted
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
-_CHECKPOINTS_KEPT = 2
-"""One to continue from, and the one before it should that be damaged."""
 
 
 class HandedTask:
@@ -90,49 +87,26 @@ def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) ->
 
 def run(task: TrialTask, on_workers_started: OnWorkersStarted, node: str | None = None) -> None:
     """A trial from its worker group, which starts on `node`, to its result, failed or not."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
+    from icu_ray.trial.trainer import fit, free_placement_group, reason_of
 
-    from icu_ray.trial.trainer import InProcessTrainer, free_placement_group, reason_of
-
-    model, paths = task.trial.model, task.paths
+    paths = task.paths
     if read_bytes(paths.result) is not None:  # it has failed before: whatever it ran short of may be there now
         remove(paths.micro_batch)
     for stale in (paths.result, paths.evaluation, paths.documents, paths.error):
         remove(stale)
     start_trial(paths, spec_of(task.trial, task.provenance))
     drop_broken_snapshot(paths)
-    filesystem, folder = arrow_file_system(paths.root)
     watchdog = Watchdog(lambda: sign_of_progress(paths), task.epoch_minutes, free_placement_group)
 
     def started(nodes: Sequence[str], placement_group: str) -> None:
         watchdog.started(placement_group)
         on_workers_started(nodes, placement_group)
 
-    trainer = InProcessTrainer(
-        train_worker,
-        train_loop_config={"task": task, "started": time.time()},
-        torch_config=TorchConfig(backend=None if model.gpus else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=model.workers,
-            use_gpu=model.gpus > 0,
-            resources_per_worker={"CPU": model.cpus_per_worker, **({"GPU": model.gpus} if model.gpus else {})},
-            placement_strategy="PACK",
-        ),
-        run_config=RunConfig(
-            storage_path=folder,
-            storage_filesystem=filesystem,
-            name="checkpoint",
-            failure_config=FailureConfig(max_failures=task.retries),
-            checkpoint_config=CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
-            worker_runtime_env=training_environment(),
-        ),
-        on_workers_started=started,
-        node=node,
-    )
+    told = {"task": task, "started": time.time()}
+    how: dict[str, Any] = {"retries": task.retries, "on_workers_started": started, "node": node}
     try:
         with watchdog:
-            trainer.fit()
+            fit(train_worker, told, task.trial.model, paths.root, **how)
     except Exception as error:
         log.exception("trial %s", task.trial.name)
         write_atomic(paths.error, traceback.format_exc().encode())

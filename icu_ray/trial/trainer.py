@@ -7,7 +7,7 @@ remain: the barrier, and on clusters the preemption watcher, which the controlle
 Worker groups, placement, reports, checkpoints, restarts after failures and preemption are Ray Train's own and
 unchanged. Two protected methods of ray 2.60 are overridden; the pinned version and the tests of sweeps watch over them.
 
-    result = InProcessTrainer(train_worker, ..., on_workers_started=report_nodes).fit()
+    fit(train_worker, {"task": task}, model, root, retries=3, on_workers_started=report_nodes)
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.train import Result
-from ray.train.torch import TorchTrainer
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks import AcceleratorSetupCallback, BackendSetupCallback
 from ray.train.v2._internal.exceptions import (
     RayTrainError,
@@ -32,8 +32,13 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision, F
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from icu_ray.cluster.nodes import draining_nodes
+from icu_ray.config import ModelConfig
 from icu_ray.errors import UserError
+from icu_ray.storage.folders import arrow_file_system
+from icu_ray.trial.worker_pool import training_environment
 
+_CHECKPOINTS_KEPT = 2
+"""One to continue from, and the one before it should that be damaged."""
 OnWorkersStarted = Callable[[Sequence[str], str], None]
 """Gets the node of each worker, and the name of their placement group."""
 _TRANSIENT = (RuntimeError, OSError, EOFError, MemoryError, RayError, RayTrainError)
@@ -97,6 +102,45 @@ class _WorkersStarted(WorkerGroupCallback):
     def after_worker_group_start(self, worker_group: Any) -> None:
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
         self._on_started([worker.metadata.node_id for worker in worker_group.get_workers()], group.id.hex())
+
+
+def fit(
+    work: Callable[[dict[str, Any]], None],
+    told: dict[str, Any],
+    model: ModelConfig,
+    root: str,
+    *,
+    retries: int,
+    on_workers_started: OnWorkersStarted,
+    node: str | None = None,
+) -> None:
+    """Run `work(told)` on a model's workers until it ends; lost ones are replaced `retries` times.
+
+    root: folder or URL; reported checkpoints lie in its folder `checkpoint`, from where a later run goes on.
+    """
+    filesystem, folder = arrow_file_system(root)
+    trainer = InProcessTrainer(
+        work,
+        train_loop_config=told,
+        torch_config=TorchConfig(backend=None if model.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=model.workers,
+            use_gpu=model.gpus > 0,
+            resources_per_worker={"CPU": model.cpus_per_worker, **({"GPU": model.gpus} if model.gpus else {})},
+            placement_strategy="PACK",
+        ),
+        run_config=RunConfig(
+            storage_path=folder,
+            storage_filesystem=filesystem,
+            name="checkpoint",
+            failure_config=FailureConfig(max_failures=retries),
+            checkpoint_config=CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
+            worker_runtime_env=training_environment(),
+        ),
+        on_workers_started=on_workers_started,
+        node=node,
+    )
+    trainer.fit()
 
 
 def free_placement_group(group: str) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.models.fingerprints import folder_fingerprint
@@ -31,6 +33,7 @@ from icu_ray.trial.task import TrialTask, result_of
 
 if TYPE_CHECKING:
     from icu_ray.models.loading import LoadedModel
+    from icu_ray.plan.trial_settings import TrialSettings
     from icu_ray.training.records import EpochReport, TrialData, TrialOutcome
 
 
@@ -38,7 +41,6 @@ def train_worker(config: dict[str, Any]) -> None:
     """What Ray Train runs on every worker of the group."""
     import ray.train
     import torch
-    from ray.train import Checkpoint
 
     from icu_ray.training.engine import set_device_environment
     from icu_ray.training.loop import run_trial
@@ -51,14 +53,9 @@ def train_worker(config: dict[str, Any]) -> None:
     model, settings, paths = task.trial.model, task.trial.settings, task.paths
     torch.set_num_threads(model.cpus_per_worker)
     set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
-    _seed_everything(settings.seed)
+    seed_everything(settings.seed)
     loaded, data = _load(task)
-    smaller = read_micro_batch(paths)
-    notes: tuple[str, ...] = ()
-    if smaller is not None:
-        smaller = min(smaller, settings.micro_batch or smaller)  # the user may have set it lower since
-        settings = replace(settings, micro_batch=smaller)
-        notes = (f"out of memory: goes on with micro_batch={smaller}",)
+    settings, notes = with_smaller_micro_batch(paths, settings)
 
     def on_epoch(report: EpochReport) -> None:
         if rank == 0:
@@ -72,18 +69,10 @@ def train_worker(config: dict[str, Any]) -> None:
             # Before the checkpoint, and those of earlier epochs only after it: whoever continues finds the best one.
             if report.best == report.record.epoch:
                 keep_weights(paths, report.best, report.save_weights, rank)
-            with scratch_folder() as folder:
-                report.save(folder)
-                (folder / TRIAL_FILE).write_text(task.trial.trial_id)
-                with_retries(lambda: check_room(paths, folder), paths.checkpoint)
-                ray.train.report({"epoch": report.record.epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
+            leave_checkpoint(paths, report.record.epoch, report.save)
             if rank == 0 and report.best == report.record.epoch:
                 drop_weights(paths, report.best)
-        # A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for
-        # lost and is not, on a node without its raylet, say, fails here, and leaves the result to its successor.
-        leave = ray.train.get_preemption_info() is not None
-        if leave and not report.decision.stop:
-            raise StartAnew(f"a node is about to be taken away; epoch {report.record.epoch} is saved")
+        leave_if_preempted(report.record.epoch, over=report.decision.stop)
 
     first_attempt = rank == 0 and _is_first_attempt(paths)
     with newest_checkpoint(paths) as checkpoint:
@@ -116,7 +105,42 @@ def train_worker(config: dict[str, Any]) -> None:
             remember(task.trial.work, result.epochs, {**parts, "start": taken["total"] - sum(parts.values())})
 
 
-def _seed_everything(seed: int) -> None:
+def leave_checkpoint(paths: TrialPaths, epoch: int, save: Callable[[Path], None]) -> None:
+    """Have every rank's part of a checkpoint in storage; called on all of them. save: writes it into a folder."""
+    import ray.train
+    from ray.train import Checkpoint
+
+    with scratch_folder() as folder:
+        save(folder)
+        (folder / TRIAL_FILE).write_text(paths.trial_id)
+        with_retries(lambda: check_room(paths, folder), paths.checkpoint)
+        ray.train.report({"epoch": epoch}, checkpoint=Checkpoint.from_directory(str(folder)))
+
+
+def leave_if_preempted(epoch: int, *, over: bool) -> None:
+    """StartAnew where a node of the group is about to be taken away, unless all is `over` anyway; called on all ranks.
+
+    A barrier, so that all ranks leave together; its actor ends with the group. So a worker that was given up for lost
+    and is not, on a node without its raylet, say, fails here, and leaves the result to its successor.
+    """
+    import ray.train
+
+    from icu_ray.trial.trainer import StartAnew
+
+    if ray.train.get_preemption_info() is not None and not over:
+        raise StartAnew(f"a node is about to be taken away; epoch {epoch} is saved")
+
+
+def with_smaller_micro_batch(paths: TrialPaths, settings: TrialSettings) -> tuple[TrialSettings, tuple[str, ...]]:
+    """The settings after an attempt that ran out of memory, and what to note of it; else the settings as they are."""
+    smaller = read_micro_batch(paths)
+    if smaller is None:
+        return settings, ()
+    smaller = min(smaller, settings.micro_batch or smaller)  # the user may have set it lower since
+    return replace(settings, micro_batch=smaller), (f"out of memory: goes on with micro_batch={smaller}",)
+
+
+def seed_everything(seed: int) -> None:
     """Python's, numpy's and torch's generators."""
     import numpy as np
     import torch
@@ -138,12 +162,13 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
     from icu_ray.training.validation import Validation
 
     store, keys = Store(task.store), task.artefacts
-    loaded = load_original(task.trial.model, keys.model, store)
+    own = keys.model if keys.retrained is None else keys.retrained.model
+    loaded = load_original(task.trial.model, own, store)
     rows = {part: load_rows(get_artefact(store, "rows", key)) for part, key in keys.rows.items()}
     parts = {"references": keys.reference, "heads": keys.head}
     folders = {kind: None if key is None else get_artefact(store, kind, key) for kind, key in parts.items()}
     reference, draws = folders["references"], keys.draws
-    seed = task.trial.settings.seed
+    seed, ngram = task.trial.settings.seed, task.trial.settings.el.ngram
     return loaded, TrialData(
         targets=rows["targets"],
         pairs=rows.get("pairs"),
@@ -151,7 +176,10 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
         reference=None if reference is None else Reference.load(reference, folders["heads"], loaded.model),
         pair_overlap=keys.pair_overlap if draws is None else draws.overlap.get(seed),
         draws=draws,
-        before=Validation.load(get_artefact(store, "before", keys.before), task.trial.settings.el.ngram),
+        before=Validation.load(get_artefact(store, "before", keys.before), ngram),
+        retrained=None
+        if keys.retrained is None
+        else Validation.load(get_artefact(store, "before", keys.retrained.scores), ngram),
     )
 
 
@@ -159,7 +187,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     paths = task.paths
     started = time.time()
     model_hash = ""
-    if task.trial.settings.max_epochs == 0:
+    if task.trial.settings.max_epochs == 0 and task.artefacts.retrained is None:
         model_hash = task.provenance.model  # nothing was changed, so nothing is saved
     elif task.keep_model:
         model_hash = with_retries(lambda: _save_model(loaded, paths), paths.model)

@@ -361,7 +361,7 @@ def test_planning_imports_neither_ray_nor_torch(name: str, tmp_path: Path) -> No
 
 
 def test_a_model_as_it_is_has_one_trial_a_sample() -> None:
-    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "train": False}]
+    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "unlearn": False}]
     found = plan({"models": models, "samples": [0]})
     mine = [trial for trial in found.trials if trial.model.name == "b"]
     assert [(t.name, t.settings.method, t.settings.max_epochs) for t in mine] == [("original-b-s0", "original", 0)]
@@ -369,7 +369,7 @@ def test_a_model_as_it_is_has_one_trial_a_sample() -> None:
 
 
 def test_seeds_are_a_dimension() -> None:
-    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "train": False}]
+    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "unlearn": False}]
     methods = [{"name": "icu", "cells": [[0.5, 1.0]]}]
     three = plan({"models": models, "methods": methods, "samples": [0, 1], "seeds": [42, 7, 8]})
     # A model that is not trained is the same with each.
@@ -389,7 +389,7 @@ def test_seeds_are_a_dimension() -> None:
 
 def test_a_model_as_it_is_is_one_trial_in_whatever_order_the_seeds_stand() -> None:
     def original(**asked: Any) -> tuple[str, Any]:
-        (found,) = plan({"models": [{"name": "a", "standin": {}, "train": False}], "samples": [0], **asked}).trials
+        (found,) = plan({"models": [{"name": "a", "standin": {}, "unlearn": False}], "samples": [0], **asked}).trials
         return found.trial_id, found.hyperparameters["seed"]
 
     assert original(seeds=[42, 7]) == original(seeds=[7, 42]) == original() == original(seeds=[42])

@@ -47,7 +47,7 @@ def ended_sweep(folder: Path, mirror: Path, tasks: list[str]) -> Plan:
         "name": "t",
         "storage": str(folder / "runs"),
         "data": {"source": "synthetic", "records": 16, "sample_size": 4, "heldout": 2},
-        "models": [{"name": "m", "source": str(model), "gpus_per_worker": 0, "train": False}],
+        "models": [{"name": "m", "source": str(model), "gpus_per_worker": 0, "unlearn": False}],
         "evaluation": {"tasks": tasks, "mirror": str(mirror)},
         "pairs": {"encoder": "bundled"},
         "filter": {"encoder": "bundled", "encoder_layer": 6},

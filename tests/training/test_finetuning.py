@@ -1,0 +1,148 @@
+"""Fine-tuning: what plain PyTorch gives, alike on several workers and after an interruption, and when it ends.
+
+Needs: a C++ compiler (DeepSpeed).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icu_ray.config import ModelConfig, ModelTrainingConfig, SweepConfig
+from icu_ray.data.examples import TokenRows
+from icu_ray.errors import UserError
+from icu_ray.plan.trial_settings import TrialSettings
+from icu_ray.training.engine import distributed
+from icu_ray.training.finetuning import FinetuneReport, finetune, finetune_settings, learning_rate
+from tests.support.tiny_models import tiny_model
+from tests.support.training_case import some_rows, tokenizer
+
+ROWS = 10
+
+
+def how_of(**changes: object) -> tuple[ModelTrainingConfig, TrialSettings]:
+    values: dict[str, object] = {"epochs": 3, "lr": 3e-3, "batch_size": 4, "weight_decay": 0.1}
+    model = ModelConfig.model_validate({"name": "m", "source": "some/model", "train": values | changes})
+    sweep = SweepConfig.model_validate(
+        {"name": "s", "models": (model,), "data": {"source": "synthetic"}, "methods": ({"name": "icu"},)}
+    )
+    assert model.train is not None
+    return model.train, finetune_settings(model, sweep)
+
+
+def trained(rows: TokenRows, samples: Mapping[int, Any] | None = None, **how: Any) -> tuple[Any, Any]:
+    told = how.pop("told", how_of())
+    model = tiny_model("gpt_neo", seed=0)
+    with distributed(0, 1):
+        history = finetune(*told, rows, samples or {}, model, tokenizer(), **how)
+    return model, history
+
+
+def plainly(rows: TokenRows, how: ModelTrainingConfig, betas: tuple[float, float]) -> tuple[Any, list[float]]:
+    """The same by a loop of plain PyTorch: AdamW, mean over a batch's tokens, the learning rate step by step."""
+    model = tiny_model("gpt_neo", seed=0).eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr, betas=betas, eps=1e-8, weight_decay=how.weight_decay)
+    of_epoch, step, losses = math.ceil(len(rows) / how.batch_size), 0, []
+    for epoch in range(1, how.epochs + 1):
+        order, sums = np.random.default_rng([how.seed, epoch]).permutation(len(rows)), []
+        for low in range(0, len(rows), how.batch_size):
+            chosen = order[low : low + how.batch_size]
+            ids = torch.from_numpy(rows.input_ids[chosen])
+            mask = torch.from_numpy(rows.mask[chosen].astype(np.int64))
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, :-1]
+            labels = torch.from_numpy(rows.labels[chosen])[:, 1:].clone()
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+            optimizer.zero_grad()
+            loss.backward()
+            all_steps, warm = how.epochs * of_epoch, round(how.warmup * how.epochs * of_epoch)
+            part = (step + 1) / warm if step < warm else (all_steps - step) / (all_steps - warm)
+            optimizer.param_groups[0]["lr"] = how.lr * part
+            optimizer.step()
+            step += 1
+            sums.append(float(loss.detach()))
+        losses.append(float(np.mean(sums)))
+    return model, losses
+
+
+def test_it_is_adamw_on_the_mean_of_a_batchs_tokens() -> None:
+    rows = some_rows(ROWS, 1)
+    how, settings = how_of()
+    model, history = trained(rows, told=(how, settings))
+    plain, losses = plainly(rows, how, settings.optim.betas)
+    assert [record.loss["learn"] for record in history] == pytest.approx(losses, rel=1e-4)
+    for (name, one), two in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_it_ends_when_the_sample_that_is_known_least_is_known() -> None:
+    rows = some_rows(ROWS, 1)
+    samples = {0: np.arange(3), 1: np.arange(5, 8)}
+    told = how_of(epochs=60, min_memorization=0.5, schedule="constant", lr=1e-2)
+    _, history = trained(rows, samples, told=told)
+    reached = [record.scores.ma for record in history]
+    assert 1 < len(history) < 60 and reached[-1] >= 0.5 and max(reached[:-1]) < 0.5
+
+
+def test_what_is_not_learnt_is_refused() -> None:
+    with pytest.raises(UserError, match=r"not memorised after epochs=1: MA 0\.\d+ \(min_memorization=0.99\)"):
+        trained(some_rows(ROWS, 1), {0: np.arange(3)}, told=how_of(epochs=1, min_memorization=0.99))
+
+
+def test_the_gold_standard_ends_with_its_model_on_the_same_schedule() -> None:
+    rows = some_rows(ROWS, 1)
+    whole, _ = trained(rows, told=how_of(epochs=3))
+    kept: list[FinetuneReport] = []
+    model, history = trained(rows, epochs=2, told=how_of(epochs=3, min_memorization=0.99), on_epoch=kept.append)
+    assert [report.over for report in kept] == [False, True] and len(history) == 2
+    assert not torch.equal(next(model.parameters()), next(whole.parameters()))
+
+
+def test_an_interrupted_one_ends_with_the_same_weights(tmp_path: Path) -> None:
+    rows = some_rows(ROWS, 1)
+    folder = tmp_path / "checkpoint"
+
+    class Interrupted(Exception):
+        pass
+
+    def leave(report: FinetuneReport) -> None:
+        report.save(folder)
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        trained(rows, on_epoch=leave)
+    resumed, history = trained(rows, resume_from=folder)
+    whole, all_at_once = trained(rows)
+    assert [record.epoch for record in history] == [1, 2, 3]
+    assert [r.loss["learn"] for r in history] == pytest.approx([r.loss["learn"] for r in all_at_once], rel=1e-6)
+    for one, two in zip(resumed.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_a_step_that_is_too_large_is_said() -> None:
+    with pytest.raises(UserError, match=r"diverged in epoch \d.*smaller lr than 1e\+20"):
+        trained(some_rows(ROWS, 1), told=how_of(lr=1e20, schedule="constant", warmup=0.0))
+
+
+@given(st.sampled_from(["constant", "linear", "cosine"]), st.floats(0, 1), st.integers(1, 400), st.floats(1e-6, 1e-2))
+def test_the_learning_rate_rises_and_falls(schedule: str, warmup: float, steps: int, lr: float) -> None:
+    how = ModelTrainingConfig.model_validate({"schedule": schedule, "warmup": warmup, "lr": lr})
+    rates = [learning_rate(how, step, steps) for step in range(steps)]
+    warm = round(warmup * steps)
+    assert all(0 < rate <= lr * (1 + 1e-9) for rate in rates)
+    assert all(a < b for a, b in itertools.pairwise(rates[:warm]))
+    after = rates[warm:]
+    if schedule == "constant":
+        assert all(rate == lr for rate in after)
+    else:
+        assert all(a > b for a, b in itertools.pairwise(after))
+        assert not after or after[0] == pytest.approx(lr)
