@@ -16,6 +16,7 @@ from icu_ray.config.keys import written
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
+from icu_ray.report.numbers.distances import DistanceTable, distance_tables
 from icu_ray.report.numbers.heldout import heldout_said
 from icu_ray.report.numbers.outcome import outcome
 from icu_ray.report.numbers.rows import Block, Mark, Row, make_blocks, rank, shown_columns
@@ -81,6 +82,7 @@ class Report:
     facts: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     made: str
     tasks: tuple[TaskTable, ...] = ()
+    distances: tuple[DistanceTable, ...] = ()
     targets: tuple[TargetRow, ...] = ()
     verdict: Verdict | None = None
     """Of a report's only trial."""
@@ -183,12 +185,13 @@ def _title(found: Collected) -> str:
 def make_report(found: Collected) -> Report:
     """Put everything together."""
     blocks = make_blocks(found)
+    columns = shown_columns(blocks)
     code = code_version()
     return Report(
         title=_title(found),
         found=found,
         blocks=blocks,
-        columns=shown_columns(blocks),
+        columns=columns,
         scores=tuple(block_scores(block) for block in blocks),
         tests=tuple(test for block in blocks for test in block_tests(block)),
         orders=tuple(order for block in blocks for order in block_orders(block)),
@@ -196,6 +199,7 @@ def make_report(found: Collected) -> Report:
         facts=tuple((f"{sweep.storage}/{sweep.name}", tuple(_facts(sweep, found.trials))) for sweep in found.sweeps),
         made=f"{time.strftime('%Y-%m-%d %H:%M %Z')} by icu_ray {code['version']} {str(code['commit'])[:12]}",
         tasks=task_tables(blocks),
+        distances=distance_tables(blocks, columns),
         targets=target_rows(found),
         verdict=found.trials[0].verdict if len(found.trials) == 1 else None,
     )

@@ -116,6 +116,9 @@ class SampleRecord(NamedByN):
     """Share of the target's 10-grams that its pair holds too; None: not measured, or another one in each epoch."""
     cut_tokens: int | None = None
     """Tokens at the text's end that were neither forgotten nor measured, for want of room; None: not known."""
+    loss_before: float | None = None
+    """Mean negative log-likelihood of a token (of the completion alone, where there is a prompt); None: not known."""
+    loss_after: float | None = None
     windows: int = 1
     """Overlapping rows in which the text was forgotten and measured (rows.long=windows)."""
 

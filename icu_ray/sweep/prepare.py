@@ -180,7 +180,7 @@ class _Preparation:
             asked = TrainingRequest(self.root, place, self.config, model, key, rows, samples, like)
             resources: dict[str, Any] = {"num_cpus": 0, "resources": dict(CONTROL)}
             self.on_step(Step(name, None, "waiting for its workers"))
-            records = self.tasks.run(name, resources, training_task, asked)
+            records = self.tasks.run(name, resources, training_task, asked, controls=True)
         else:
             assert model.standin is not None
             self.on_step(Step(name, None, "waiting for a CPU"))

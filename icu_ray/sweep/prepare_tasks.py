@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,7 +55,7 @@ class PreparationTasks:
 
     def __init__(self, on_step: Callable[[Step], None]) -> None:
         self._on_step = on_step
-        self._tasks: list[Any] = []
+        self._ends: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._left = False
 
@@ -66,43 +67,70 @@ class PreparationTasks:
     ) -> None:
         if kind is None:
             return
-        import ray
-
         with self._lock:
             self._left = True
-            for task in self._tasks:
-                ray.cancel(task, force=True)
+            for end in self._ends:
+                end()
 
-    def run(self, name: str, resources: Mapping[str, Any], function: Any, *arguments: Any) -> Any:
-        """What a task yields last; the steps it yields before are passed on as those of `name`."""
+    def run(
+        self, name: str, resources: Mapping[str, Any], function: Any, *arguments: Any, controls: bool = False
+    ) -> Any:
+        """What a task yields last; the steps it yields before are passed on as those of `name`.
+
+        controls: it controls a worker group, which Ray Train allows in actors alone.
+        """
         import ray
-        from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
+        from ray.exceptions import ActorDiedError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError
 
-        # Not retried by Ray, which would go on at the item where the first run ended: a second one, which finds part
-        # of its work in the store, tells less.
-        task = ray.remote(num_returns="streaming", max_retries=0, **resources)(function)
         lost = 0
         while True:
             item: Any = None
             try:
-                for reference in self._submit(task, *arguments):
+                for reference in self._submit(resources, function, arguments, controls):
                     item = ray.get(reference)
                     if isinstance(item, Step):
                         self._on_step(replace(item, name=name))
                 return item
-            except (NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError):
+            except (ActorDiedError, NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError):
                 lost += 1
                 if lost > RETRIES:
                     raise
                 log.warning("%s: its worker died; it is started anew", name, exc_info=True)
                 self._on_step(Step(name, None, "again, because its worker died", event=True))
 
-    def _submit(self, task: Any, *arguments: Any) -> Any:
+    def _submit(
+        self, resources: Mapping[str, Any], function: Any, arguments: Sequence[Any], controls: bool
+    ) -> Iterator[Any]:
+        import ray
+
         with self._lock:
             if self._left:
                 raise CancelledError
-            self._tasks.append(task.remote(*arguments))
-            return self._tasks[-1]
+            running: Any
+            # Not retried by Ray, which would go on at the item where the first run ended: a second one, which finds
+            # part of its work in the store, tells less.
+            if controls:
+                actor: Any = ray.remote(max_restarts=0, max_task_retries=0, **resources)(_Controller).remote()
+                running = actor.run.options(num_returns="streaming").remote(function, *arguments)
+                end = partial(ray.kill, actor)
+            else:
+                task = ray.remote(num_returns="streaming", max_retries=0, **resources)(function)
+                running = task.remote(*arguments)
+                end = partial(ray.cancel, running, force=True)
+            self._ends.append(end)
+        try:
+            yield from running
+        finally:
+            with self._lock:
+                self._ends.remove(end)  # with it goes the last hold on an actor, whose process then ends
+
+
+class _Controller:
+    """An actor around a task."""
+
+    def run(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+        """What it yields."""
+        yield from function(*arguments)
 
 
 def standin_task(

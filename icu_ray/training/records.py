@@ -164,6 +164,8 @@ def sample_records(
             pair_id=pair_ids[row],
             pair_overlap=None if data.pair_overlap is None else data.pair_overlap[i],
             cut_tokens=None if targets.cut_tokens is None else targets.cut_tokens[row],
+            loss_before=_known(before.forget_loss, i),
+            loss_after=_known(after.forget_loss, i),
             windows=int(windows[i]),
         )
         for i, row in enumerate(targets.first_rows)

@@ -1,5 +1,5 @@
 """The report's tables as CSV, exact numbers for other programs: table.csv, tests.csv, scores.csv, tasks.csv,
-targets.csv.
+distances.csv, targets.csv.
 
 for name, data in csv_tables(report).items(): ...
 """
@@ -23,6 +23,8 @@ def csv_tables(report: Report) -> dict[str, bytes]:
     tables = {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
     if report.tasks:
         tables["tasks.csv"] = _tasks(report)
+    if report.distances:
+        tables["distances.csv"] = _distances(report)
     if report.targets:
         tables["targets.csv"] = csv_bytes(*filled(target_keys(report.found), [row.values for row in report.targets]))
     return tables
@@ -55,6 +57,27 @@ def _tasks(report: Report) -> bytes:
         for row, value in zip(table.rows, values, strict=True)
     ]
     return csv_bytes(*filled(["model", "row", "metric", "mean_pct", "perplexity"], rows))
+
+
+def _distances(report: Report) -> bytes:
+    header = [
+        "model",
+        "row",
+        "sample",
+        "seed",
+        "texts",
+        "ks",
+        "p",
+        *(f"{c.in_files}_difference" for c in report.columns),
+    ]
+    rows = [
+        [table.model, row.row.name, each.sample, each.seed, each.texts, each.ks, each.p, each.loss]
+        + [each.differences.get(column.key) for column in report.columns]
+        for table in report.distances
+        for row in table.rows
+        for each in row.distances
+    ]
+    return csv_bytes(*filled(header, rows))
 
 
 def _percent(fraction: float | None) -> float | None:

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from icu_ray.report.contents import Report, TableCell, state_word
 from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.formats.wording import (
+    DISTANCES_NOTE,
     ORDERS_NOTE,
     SCORES_NOTE,
     TARGETS_NOTE,
     TESTS_NOTE,
+    distance_cells,
+    distance_heading,
     main_note,
     p_text,
     standing_of,
@@ -50,6 +53,19 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
             head = ["metric", "unit", *map(escape, table.rows)]
             parts += [f"### {escape(table.model)}", pipe_table(head, lines, left=2)]
         parts.append(tasks_note(report.tasks))
+    if report.distances:
+        parts.append("## Distance to the retrained model")
+        for distances in report.distances:
+            lines = [[escape(r.row.name), *map(escape, distance_cells(distances, r))] for r in distances.rows]
+            head = [
+                "Method",
+                "D",
+                "told apart",
+                "loss difference",
+                *(f"{escape(c.heading)} difference" for c in distances.columns),
+            ]
+            parts += [f"{escape(distance_heading(distances))}.", pipe_table(head, lines)]
+        parts.append(DISTANCES_NOTE)
     if report.orders:
         parts += ["## Order of methods beside the paper's", _orders(report.orders), ORDERS_NOTE]
     if pictures:

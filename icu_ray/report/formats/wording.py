@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from icu_ray.report.numbers.distances import DistanceRow, DistanceTable
 from icu_ray.report.numbers.rows import Block, Row
-from icu_ray.report.numbers.statistics import WILCOXON_PAIRS
+from icu_ray.report.numbers.statistics import WILCOXON_PAIRS, Estimate
 from icu_ray.report.numbers.tasks import TaskTable
 
 _MAIN_NOTE = (
@@ -32,6 +33,15 @@ SCORES_NOTE = (
 ORDERS_NOTE = (
     "Methods from best to worst by what was measured here and by what the paper prints. Agreeing: pairs of methods in "
     "the same order in both, of the pairs that the paper's printed values tell apart."
+)
+DISTANCES_NOTE = (
+    "The retrained model was trained in the same way without the texts to forget: what exact unlearning would leave. "
+    "D: largest distance between the distributions of the texts' losses under the two models, 0 for equal ones "
+    "(two-sample Kolmogorov-Smirnov test). 'told apart': trials in which the test tells the two apart, p < 0.05. "
+    "Differences are the model minus the retrained one, in the unit of the column. A loss above 0 says that the model "
+    "finds the texts less likely than a model that never read them, which gives away that they were forgotten; below 0 "
+    "it still knows something of them. A test that tells nothing apart is no proof of equality: with few texts only a "
+    "large D is seen."
 )
 TARGETS_NOTE = (
     "BERTScore and BLEU compare what the model says after the prompt now with the text. The filter, "
@@ -74,6 +84,35 @@ def tasks_note(tables: Sequence[TaskTable]) -> str:
             "it and is not scored."
         )
     return " ".join(said)
+
+
+def distance_heading(table: DistanceTable) -> str:
+    """What stands above a table of distances: the model, and what its tests can see."""
+    if table.visible is None:
+        return f"{table.model}: losses of single texts are not kept in these results, so there is no test"
+    least = f"D must be about {min(table.visible, 1):.2f} or more to be told from chance"
+    return f"{table.model}: with {table.texts} texts, {least}"
+
+
+def distance_cells(table: DistanceTable, row: DistanceRow) -> list[str]:
+    """A row's cells: D with its interval, how many trials are told apart, and the differences."""
+    below, known = row.told_apart
+    only = row.distances[0].p if known == 1 and len(row.distances) == 1 else None
+    told = "–" if not known else f"p = {p_text(only)}" if only is not None else f"{below} of {known}"
+    cells = [_mean_text(row.mean([each.ks for each in row.distances]), 2, sign=False), told]
+    cells.append(_mean_text(row.mean([each.loss for each in row.distances]), 2, sign=True))
+    for column in table.columns:
+        values = [each.differences[column.key] for each in row.distances]
+        cells.append(_mean_text(row.mean(values), column.decimals, sign=True))
+    return cells
+
+
+def _mean_text(value: Estimate | None, decimals: int, sign: bool) -> str:
+    if value is None:
+        return "–"
+    kind = "e" if abs(value.mean) >= 1e5 else "f"
+    text = f"{value.mean:+.{decimals}{kind}}" if sign else f"{value.mean:.{decimals}{kind}}"
+    return text if value.half is None else f"{text} ± {value.half:.{decimals}{'e' if value.half >= 1e5 else 'f'}}"
 
 
 def standing_of(block: Block) -> str:

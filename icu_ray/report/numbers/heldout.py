@@ -17,7 +17,9 @@ def heldout_said(block: Block) -> str | None:
 
     None where nothing was measured on any held-out text, not even perplexity: there are none.
     """
-    results = [trial.measured for row in block.rows for trial in row.trials if trial.measured is not None]
+    results = [
+        trial.measured for row in block.rows if not row.gold for trial in row.trials if trial.measured is not None
+    ]
     scores = [side for result in results for side in (result.before, result.after) if side is not None]
     if all(side.ppl_heldout is None and side.heldout_texts is None for side in scores):
         return None

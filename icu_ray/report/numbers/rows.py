@@ -55,6 +55,11 @@ class Row:
         return self.method == BEFORE
 
     @property
+    def gold(self) -> bool:
+        """Whether this is the gold standard, the same model trained without the texts to forget."""
+        return self.method == methods.RETRAINED
+
+    @property
     def name(self) -> str:
         """'icu (0.5, 1)', with what sets it apart from another row of the same cell."""
         weights = "" if self.alpha is None and self.beta is None else f" ({_weight(self.alpha)}, {_weight(self.beta)})"
@@ -111,8 +116,8 @@ class Block:
 
     @property
     def methods(self) -> tuple[Row, ...]:
-        """All rows but the original model: those that are compared, and the population of scores."""
-        return tuple(row for row in self.rows if not row.before)
+        """The rows of methods of unlearning: those that are compared, and the population of scores."""
+        return tuple(row for row in self.rows if not (row.before or row.gold))
 
 
 def _weight(value: float | None) -> str:
@@ -136,12 +141,13 @@ def _block(
     source = next((entry.get("source") for entry in described), None)
     standin = any(entry.get("standin") is not None for entry in described)
     paper = paper_size(model, source) if source is not None or standin else None
-    variants = variants_of(trials)
+    # The gold standard is one a sample, whatever the methods were told.
+    variants = variants_of([trial for trial in trials if trial.base_method != methods.RETRAINED])
     groups: dict[tuple[str, float | None, float | None, str], list[ReportedTrial]] = {}
     for trial in trials:
-        if not _trains(trial):
+        if not _trains(trial) and trial.base_method != methods.RETRAINED:
             continue  # it is the row before unlearning
-        groups.setdefault((trial.method, *_weights(trial), variants[trial.trial_id]), []).append(trial)
+        groups.setdefault((trial.method, *_weights(trial), variants.get(trial.trial_id, "")), []).append(trial)
     ordered = sorted(groups, key=lambda key: (*_place(groups[key][0]), key[0], key[1] or 0.0, key[2] or 0.0, key[3]))
     before = _before_metrics(trials)
     rows = [_before_row(trials, paper, before, columns)]
@@ -153,6 +159,8 @@ def _block(
 
 def _place(trial: ReportedTrial) -> tuple[int, int]:
     method = trial.base_method
+    if method == methods.RETRAINED:
+        return (-1, 0)
     if method == "icu":
         whole = trial.alpha > 0 and trial.beta > 0
         ascent = trial.alpha == 0 and trial.beta == 0  # equation (6) is then KUMPR's
@@ -291,13 +299,13 @@ def _estimates(
 
 
 def _marked(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[Row, ...]:
-    compared = [row for row in rows if not row.before]
+    compared = [row for row in rows if not (row.before or row.gold)]
     by_column = {column.key: rank(column, [row.values[column.key] for row in compared]) for column in columns}
     marked = [
         replace(row, marks={key: mark for key, marks in by_column.items() if (mark := marks[place]) is not None})
         for place, row in enumerate(compared)
     ]
-    return (*(row for row in rows if row.before), *marked)
+    return (*(row for row in rows if row.before or row.gold), *marked)
 
 
 def rank(column: Column, estimates: Sequence[Estimate | None]) -> list[Mark | None]:
