@@ -119,7 +119,8 @@ class PreparationTasks:
                 end = partial(ray.cancel, running, force=True)
             self._ends.append(end)
         try:
-            yield from running
+            for reference in running:  # `yield from` would close Ray's generator, which knows no such thing
+                yield reference
         finally:
             with self._lock:
                 self._ends.remove(end)  # with it goes the last hold on an actor, whose process then ends

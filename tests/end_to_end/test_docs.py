@@ -12,6 +12,7 @@ Needs: Rays of its own.
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib
 import io
 import json
@@ -44,6 +45,7 @@ SLOW_PAGES = [
     "docs/how-to/resume.md",
     "docs/how-to/evaluation.md",
     "docs/how-to/deletion-request.md",
+    "docs/how-to/gold-standard.md",
 ]
 """Pages whose blocks take minutes, one after the other."""
 QUICK_PAGES = [
@@ -333,6 +335,19 @@ def check_added_seed(place: Place) -> None:
     assert len(before) == 2 and all(path.stat().st_mtime_ns == when for path, when in before.items())
 
 
+def check_gold_standard(place: Place) -> None:
+    """Its texts are unknown to the retrained model, and every method's model is told apart from it or not."""
+    found = {result["name"]: result for result in results(place.folder / "runs" / "gold").values()}
+    gold = found["retrained-small-s0"]
+    assert gold["after"]["ma"] < 0.5 < 0.85 < gold["before"]["ma"]
+    lines = list(
+        csv.DictReader((place.folder / "runs" / "gold" / "report" / "distances.csv").open(encoding="utf-8-sig"))
+    )
+    assert [line["row"] for line in lines] == ["before unlearning", "icu (0, 0)", "icu (0.5, 1)"]
+    before, *others = (float(line["loss_difference"]) for line in lines)
+    assert before < min(others) and all(float(line["texts"]) == 16 for line in lines)
+
+
 def check_request(place: Place) -> None:
     """The command's request, which Python then found done: one trial, whose numbers the frames hold."""
     done: Any = place.python["done"]
@@ -355,6 +370,7 @@ CHECKS = {
     "docs/tutorial.md": check_tutorial,
     "docs/how-to/add-a-seed.md": check_added_seed,
     "docs/how-to/deletion-request.md": check_request,
+    "docs/how-to/gold-standard.md": check_gold_standard,
 }
 
 

@@ -6,6 +6,7 @@ Needs: nothing.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -366,6 +367,46 @@ def test_a_model_as_it_is_has_one_trial_a_sample() -> None:
     mine = [trial for trial in found.trials if trial.model.name == "b"]
     assert [(t.name, t.settings.method, t.settings.max_epochs) for t in mine] == [("original-b-s0", "original", 0)]
     assert {t.settings.method for t in found.trials if t.model.name == "a"} == {"icu"}
+
+
+def test_the_gold_standard_is_a_trial_a_sample_of_the_models_that_ask_for_it() -> None:
+    models = [{"name": "a", "standin": {}, "retrained": True}, {"name": "b", "standin": {"seed": 1}}]
+    asked = plan({"models": models, "samples": [0, 1], "seeds": [42, 7]})
+    gold = [trial for trial in asked.trials if trial.settings.method == "retrained"]
+    assert sorted((t.name, t.settings.max_epochs) for t in gold) == [("retrained-a-s0", 0), ("retrained-a-s1", 0)]
+    # The other trials are those that they are without it.
+    without = plan({"models": [{**models[0], "retrained": False}, models[1]], "samples": [0, 1], "seeds": [42, 7]})
+    assert ids(asked) - {trial.trial_id for trial in gold} == ids(without)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"methods": [{"name": "retrained"}]}, "methods.0: 'retrained' is no method of unlearning; set 'retrained: tr"),
+        (
+            {"models": [{"name": "a", "source": "some/model", "retrained": True}]},
+            "'retrained' needs 'train' or 'st",
+        ),
+        ({"models": [{"name": "a", "standin": {}, "train": {}}]}, "'train' is for a 'source'; a stand-in is trained"),
+        ({"models": [{"name": "a", "standin": {}, "train": False}]}, "a model that is only measured has unlearn: fals"),
+    ],
+)
+def test_what_cannot_be_trained_or_retrained_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        plan(change)
+
+
+def test_what_a_model_is_trained_by_and_on_is_part_of_its_trials() -> None:
+    def trials(train: dict[str, Any] | None, **change: Any) -> set[str]:
+        return ids(plan({"models": [{"name": "a", "source": "some/model", "train": train}], **change}))
+
+    known = trials({"epochs": 3})
+    assert known == trials({"epochs": 3, "micro_batch": 2})
+    for other in (None, {"epochs": 4}, {"epochs": 3, "lr": 2e-5}, {"epochs": 3, "min_memorization": 0.9}):
+        assert not known & trials(other)
+    # It reads the texts of all samples, so another one makes it another model; an untrained model is none.
+    assert not known & trials({"epochs": 3}, samples=[0])
+    assert trials(None, samples=[0]) < trials(None)
 
 
 def test_seeds_are_a_dimension() -> None:

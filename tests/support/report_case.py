@@ -32,6 +32,8 @@ class Cell:
     lr: float = 5e-6
     ngram: int = 10
     stop_ma: float | None = None
+    losses: tuple[float, ...] | None = None
+    """Of each target after it; before it they are 0.1, 0.2 and so on."""
 
     @property
     def trial_id(self) -> str:
@@ -118,7 +120,13 @@ def _write_trial(paths: TrialPaths, cell: Cell, spec: TrialSpec, said: str) -> N
         SampleRecord(f"r{i}", "The record says that", REFERENCE, REFERENCE, said, 0.95, ma + i / 100, 0.3, 0.0, True)
         for i in range(TARGETS)
     ]
-    write_samples(paths, [replace(sample, el_after=cell.final[1], ngram=cell.ngram) for sample in samples])
+    samples = [replace(sample, el_after=cell.final[1], ngram=cell.ngram) for sample in samples]
+    if cell.losses is not None:
+        samples = [
+            replace(sample, loss_before=(place + 1) / 10, loss_after=loss)
+            for place, (sample, loss) in enumerate(zip(samples, cell.losses, strict=True))
+        ]
+    write_samples(paths, samples)
     result = TrialResult(
         spec.trial_id,
         spec.name,

@@ -19,8 +19,13 @@ import ray
 from icu_ray.config.file import resolve_config
 from icu_ray.console.progress import Step
 from icu_ray.data.sources import check_data
+from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.plan.grid import Plan, make_plan
+from icu_ray.storage.store import Store
 from icu_ray.sweep.prepare import prepare
+from icu_ray.training.trained_epochs import trained_epochs
+from icu_ray.training.validation import Validation
+from icu_ray.trial.artefacts import get_artefact
 from tests.support.trained import lent
 
 SAMPLES, CELLS = 2, 4
@@ -108,6 +113,32 @@ def test_random_pairs_are_drawn_for_each_seed_without_an_encoder(
     assert draws is not None and sorted(draws.overlap) == [3, 8] and prepared.artefacts["small", 0].pair_overlap is None
     assert {len(overlap) for overlap in draws.overlap.values()} == {4}
     assert any(step.name == "pairs" and "of 8 pairs repeat their target" in step.text for step in steps)
+
+
+@pytest.mark.slow
+def test_the_gold_standard_is_made_once_a_sample_with_the_models_tokens_and_epochs(
+    ray_cluster: None, tmp_path: Path, trained: Path
+) -> None:
+    small = {"size": "small", "vocabulary": 500, "target_repeats": 8}
+    models = [{"name": "small", "standin": small, "retrained": True}]
+    plan = plan_of(tmp_path, models=models, methods=[{"name": "icu", "cells": [[0, 0]]}])
+    with lent(trained, tmp_path / "store"):
+        prepared = prepare(plan, str(tmp_path / "store"))
+    assert not prepared.failures and not prepared.not_retrained
+    assert sorted(prepared.retrained) == [("small", 0), ("small", 1)]
+    store = Store(str(tmp_path / "store"))
+    original = get_artefact(store, "models", prepared.artefacts["small", 0].model or {})
+    for sample in range(SAMPLES):
+        gold = prepared.retrained["small", sample]
+        folder = get_artefact(store, "models", gold.model)
+        assert trained_epochs(folder) == trained_epochs(original)
+        assert (folder / "tokenizer.json").read_bytes() == (original / "tokenizer.json").read_bytes()
+        assert folder_fingerprint(folder) != folder_fingerprint(original)
+        before = Validation.load(get_artefact(store, "before", prepared.artefacts["small", sample].before))
+        after = Validation.load(get_artefact(store, "before", gold.scores))
+        assert (before.ma > after.ma + 0.3).all()  # it knows no text of its sample
+    again = prepare(plan, str(tmp_path / "store"))
+    assert again.retrained == prepared.retrained and not any(record.made for record in again.records)
 
 
 def killed_once(task: Callable[..., Iterator[Any]], died: Path) -> Callable[..., Iterator[Any]]:

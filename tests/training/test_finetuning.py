@@ -6,7 +6,6 @@ Needs: a C++ compiler (DeepSpeed).
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from icu_ray.errors import UserError
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.engine import distributed
 from icu_ray.training.finetuning import FinetuneReport, finetune, finetune_settings, learning_rate
+from tests.support.plain_finetuning import plainly_finetuned
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import some_rows, tokenizer
 
@@ -47,38 +47,12 @@ def trained(rows: TokenRows, samples: Mapping[int, Any] | None = None, **how: An
     return model, history
 
 
-def plainly(rows: TokenRows, how: ModelTrainingConfig, betas: tuple[float, float]) -> tuple[Any, list[float]]:
-    """The same by a loop of plain PyTorch: AdamW, mean over a batch's tokens, the learning rate step by step."""
-    model = tiny_model("gpt_neo", seed=0).eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr, betas=betas, eps=1e-8, weight_decay=how.weight_decay)
-    of_epoch, step, losses = math.ceil(len(rows) / how.batch_size), 0, []
-    for epoch in range(1, how.epochs + 1):
-        order, sums = np.random.default_rng([how.seed, epoch]).permutation(len(rows)), []
-        for low in range(0, len(rows), how.batch_size):
-            chosen = order[low : low + how.batch_size]
-            ids = torch.from_numpy(rows.input_ids[chosen])
-            mask = torch.from_numpy(rows.mask[chosen].astype(np.int64))
-            positions = (mask.cumsum(1) - 1).clamp(min=0)
-            logits = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits[:, :-1]
-            labels = torch.from_numpy(rows.labels[chosen])[:, 1:].clone()
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
-            optimizer.zero_grad()
-            loss.backward()
-            all_steps, warm = how.epochs * of_epoch, round(how.warmup * how.epochs * of_epoch)
-            part = (step + 1) / warm if step < warm else (all_steps - step) / (all_steps - warm)
-            optimizer.param_groups[0]["lr"] = how.lr * part
-            optimizer.step()
-            step += 1
-            sums.append(float(loss.detach()))
-        losses.append(float(np.mean(sums)))
-    return model, losses
-
-
 def test_it_is_adamw_on_the_mean_of_a_batchs_tokens() -> None:
     rows = some_rows(ROWS, 1)
     how, settings = how_of()
     model, history = trained(rows, told=(how, settings))
-    plain, losses = plainly(rows, how, settings.optim.betas)
+    plain = tiny_model("gpt_neo", seed=0)
+    losses = plainly_finetuned(plain, rows, how, settings.optim.betas)
     assert [record.loss["learn"] for record in history] == pytest.approx(losses, rel=1e-4)
     for (name, one), two in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5, msg=name)

@@ -68,6 +68,7 @@ def _distances(report: Report) -> bytes:
         "texts",
         "ks",
         "p",
+        "loss_difference",
         *(f"{c.in_files}_difference" for c in report.columns),
     ]
     rows = [

@@ -68,6 +68,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "and says little about large models.",
     ),
     (
+        "retrained",
+        "The same model, trained in the same way without the texts to forget: the gold standard, what perfect "
+        "unlearning would leave.",
+    ),
+    (
         "s_z, s_m",
         "One number for all columns of a table row. Each column is put on a common scale: for s_z by mean and standard "
         "deviation, for s_m by smallest and largest value. Then columns that should be high are added and those that "
