@@ -21,6 +21,7 @@ from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
+from icu_ray.models.architecture import check_checkpointing
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.thresholds import Thresholds
 from icu_ray.training.batches import EpochRows, Indices, epoch_batches, micro_batches
@@ -61,6 +62,10 @@ class EpochTrainer:
         # families depends on how many there are.
         self.narrow = all(term.inputs == term.labels for _, term in method.objective().terms)
         self.model = model
+        if settings.activation_checkpointing:
+            check_checkpointing(model, model.name_or_path)
+            # It works in training mode alone, and leaves the key/value caches of measurements as they are.
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.data, self._frozen = _divided(data) if settings.zero_stage == 3 else (data, None)
         self.engine = Engine(
             UnlearningModule(model, method),

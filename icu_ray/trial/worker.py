@@ -42,6 +42,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     from icu_ray.training.engine import set_device_environment
     from icu_ray.training.loop import run_trial
+    from icu_ray.training.offload import build_cpu_adam
     from icu_ray.trial.trainer import StartAnew
 
     task: TrialTask = config["task"]
@@ -50,7 +51,10 @@ def train_worker(config: dict[str, Any]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     model, settings, paths = task.trial.model, task.trial.settings, task.paths
     torch.set_num_threads(model.cpus_per_worker)
-    set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
+    device = torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu")
+    set_device_environment(device)
+    if settings.offload_optimizer and settings.max_epochs and device.type == "cuda":
+        build_cpu_adam()  # before the model is loaded: what is missing is told at once
     _seed_everything(settings.seed)
     loaded, data = _load(task)
     smaller = read_micro_batch(paths)

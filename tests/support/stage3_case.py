@@ -19,7 +19,7 @@ from tests.support.training_case import case, drawn_case, tokenizer, trial_setti
 import torch  # isort: skip
 from transformers import PreTrainedModel  # isort: skip
 
-from icu_ray.config import StopConfig  # isort: skip
+from icu_ray.config import EvalConfig, StopConfig  # isort: skip
 from icu_ray.models.loading import LoadedModel  # isort: skip
 from icu_ray.storage.trial_files import TrialPaths  # isort: skip
 from icu_ray.training import engine, partitioned  # isort: skip
@@ -28,7 +28,10 @@ from icu_ray.training.records import EpochReport, TrialData  # isort: skip
 from icu_ray.trial.worker import _save_model  # isort: skip
 
 EPOCHS = 3
-KEEP_BEST = StopConfig(ma=0.2, el=0.05, on_empty=False, keep="best", max_ppl_ratio=1.05)
+KEEP_BEST = {
+    "stop": StopConfig(ma=0.2, el=0.05, on_empty=False, keep="best", max_ppl_ratio=1.04),
+    "eval": EvalConfig(heldout="epochs"),
+}
 
 
 def divide_everything() -> None:
@@ -109,8 +112,9 @@ def main() -> None:
         saved, how = folder / f"stage-{stage}", {"zero_stage": stage}
         found[f"{stage} whole"] = trial(rank, world_size, save_to=saved, model_to=str(folder / f"{stage}"), **how)
         found[f"{stage} continued"] = trial(rank, world_size, resume_from=saved, **how)
-        found[f"{stage} best"] = trial(rank, world_size, best_to=folder / f"best-{stage}", stop=KEEP_BEST, **how)
+        found[f"{stage} best"] = trial(rank, world_size, best_to=folder / f"best-{stage}", **KEEP_BEST, **how)
         found[f"{stage} recomputed"] = trial(rank, world_size, recomputed(), **how)
+        found[f"{stage} checkpointing"] = trial(rank, world_size, activation_checkpointing=True, **how)
     torch.save(found, f"{sys.argv[4]}.{rank}")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
