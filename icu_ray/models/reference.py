@@ -137,7 +137,7 @@ class Reference:
         return ReferenceBatch(hidden, *head, None, *nlls)
 
     def with_own_head(self) -> Reference:
-        """The same with a copy of the frozen model's output matrix: what is below it may then be divided among ranks."""
+        """The same with a copy of the frozen model's output matrix: what is below may then be divided among ranks."""
         assert self.model is not None
         weight, bias = output_head(self.model)
         return replace(self, weight=weight.clone(), bias=None if bias is None else bias.clone())

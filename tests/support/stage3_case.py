@@ -10,22 +10,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.support.training_case import case, drawn_case, tokenizer, trial_settings  # first: it chooses the CPU
+import torch
+from transformers import PreTrainedModel
 
-import torch  # isort: skip
-from transformers import PreTrainedModel  # isort: skip
-
-from icu_ray.config import EvalConfig, StopConfig  # isort: skip
-from icu_ray.models.loading import LoadedModel  # isort: skip
-from icu_ray.storage.trial_files import TrialPaths  # isort: skip
-from icu_ray.training import engine, partitioned  # isort: skip
-from icu_ray.training.loop import run_trial  # isort: skip
-from icu_ray.training.records import EpochReport, TrialData  # isort: skip
-from icu_ray.trial.worker import _save_model  # isort: skip
+from icu_ray.config import EvalConfig, StopConfig
+from icu_ray.models.loading import LoadedModel
+from icu_ray.storage.trial_files import TrialPaths
+from icu_ray.training import engine, partitioned
+from icu_ray.training.loop import run_trial
+from icu_ray.training.records import EpochReport, TrialData
+from icu_ray.trial.worker import _save_model
+from tests.support.training_case import case, drawn_case, tokenizer, trial_settings
 
 EPOCHS = 3
 KEEP_BEST = {
@@ -89,7 +87,7 @@ def trial(
     return {
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
         "losses": [dict(record.loss) for record in outcome.history],
-        "scores": [[r.scores.ma, r.scores.el, r.scores.ppl_heldout, r.scores.bleu] for r in outcome.history],
+        "scores": [[r.scores.ma, r.scores.el, r.scores.ppl_heldout or 0.0, r.scores.bleu] for r in outcome.history],
         "said": [sample.after for sample in outcome.samples],
         "notes": [list(record.notes) for record in outcome.history],
         "kept": outcome.kept_epoch,
