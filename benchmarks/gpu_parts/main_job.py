@@ -28,7 +28,6 @@ CELLS: Mapping[str, Mapping[str, Any]] = {
     "bf16-z0": {"precision": "bf16"},
     "bf16-z1": {"precision": "bf16", "zero_stage": 1},
     "bf16-z2": {"precision": "bf16", "zero_stage": 2},
-    "bf16-z3": {"precision": "bf16", "zero_stage": 3},
     "bf16-z0-offload": {"precision": "bf16", "offload_optimizer": True},
     "bf16-z1-offload": {"precision": "bf16", "zero_stage": 1, "offload_optimizer": True},
 }

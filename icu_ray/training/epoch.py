@@ -63,9 +63,11 @@ class EpochTrainer:
         self.narrow = all(term.inputs == term.labels for _, term in method.objective().terms)
         self.model = model
         if settings.activation_checkpointing:
-            check_checkpointing(model, model.name_or_path)
+            check_checkpointing(model, str(model.name_or_path))
             # It works in training mode alone, and leaves the key/value caches of measurements as they are.
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
+            # A hook on the embeddings that only the reentrant way needs.
+            model.disable_input_require_grads()  # type: ignore[no-untyped-call]
         self.data, self._frozen = _divided(data) if settings.zero_stage == 3 else (data, None)
         self.engine = Engine(
             UnlearningModule(model, method),
@@ -88,6 +90,8 @@ class EpochTrainer:
         """End training: the model is whole on every rank and can be measured and saved by any of them."""
         self.engine.close()
         self._frozen = None
+        if self.settings.activation_checkpointing:
+            self.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
 
     def train(self, epoch: int, active: Flags) -> tuple[dict[str, float | None], int]:
         """One epoch; the mean of each loss term over its steps, and their number.

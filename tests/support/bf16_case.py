@@ -23,6 +23,7 @@ from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import build_reference
 from icu_ray.training.engine import Engine, EngineSettings, set_device_environment
+from tests.support.stage3_case import divide_everything
 from tests.support.tiny_models import tiny_model, tiny_rows
 
 STAGES = (0, 1, 2, 3)
@@ -97,6 +98,7 @@ def main() -> None:
     rank, world_size = int(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     set_device_environment(torch.device("cpu"))
+    divide_everything()
     torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world_size)
     found = {stage: engine_steps(stage, rank, world_size) for stage in STAGES}
     if rank == 0:

@@ -73,6 +73,8 @@ def test_a_cache_is_filled_while_measuring(family: str) -> None:
         output = model(input_ids=torch.from_numpy(data.targets.input_ids), use_cache=True)
     assert output.past_key_values.get_seq_length() == data.targets.input_ids.shape[1]
     trainer.close()
+    assert not model.is_gradient_checkpointing
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_class_that_knows_none_is_refused() -> None:
