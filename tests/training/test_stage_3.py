@@ -1,11 +1,14 @@
 """ZeRO stage 3: a trial whose weights are divided among its workers comes to what one with whole weights does.
 
-Two workers measure other rows, of other lengths, by themselves. Needs: nothing.
+Two workers measure other rows, of other lengths, by themselves.
+
+Needs: nothing.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from icu_ray.models.reference import build_reference
 from icu_ray.training import engine, partitioned
 from icu_ray.training.best_epoch import load_weights, save_weights
 from icu_ray.training.checkpoints import STATE_FILE
@@ -21,7 +25,7 @@ from icu_ray.training.engine import WEIGHTS_FILE
 from icu_ray.training.epoch import EpochTrainer
 from icu_ray.training.records import TrialData
 from tests.support.stage3_case import EPOCHS, divide_everything, recomputed, trial
-from tests.support.training_case import SMOOTH, case, tokenizer, trial_settings
+from tests.support.training_case import SMOOTH, case, one_epoch, tokenizer, trial_settings
 from tests.support.worker_processes import worker_processes
 
 Found = tuple[Path, list[dict[str, dict[str, Any]]]]
@@ -184,3 +188,21 @@ def test_frozen_weights_stay_as_they_are_and_the_others_train_as_at_stage_0(tmp_
     continued = trial(0, 1, (again, data), resume_from=tmp_path / "3", zero_stage=3)
     assert continued["notes"][2] == []
     assert_alike(continued, found[3])
+
+
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [*(("gpt_neo", method) for method in ("npo", "dpo", "llmu", "kl", "kumpr")), ("opt", "icu"), ("llama", "npo")],
+)
+def test_each_family_and_kind_of_loss_trains_as_at_stage_0(family: str, method: str, divided: None) -> None:
+    """Some losses read the output matrix a second time, in the backward pass."""
+    found = {}
+    for stage in (0, 3):
+        model, data = case(family)
+        assert data.pairs is not None
+        reference = build_reference(model, data.pairs, targets=data.targets)
+        drawn = (model, replace(data, reference=reference))
+        found[stage] = one_epoch(np.ones(7, dtype=bool), drawn=drawn, zero_stage=stage, method=method)
+    assert found[3]["losses"] == pytest.approx(found[0]["losses"], rel=1e-5)
+    for name, wanted in found[0]["parameters"].items():
+        torch.testing.assert_close(found[3]["parameters"][name], wanted, rtol=1e-4, atol=1e-6, msg=name)
