@@ -4,7 +4,7 @@
     python benchmarks/gpu.py --device cpu --tiny
 
 a: a GPT-Neo of the 125M's shape is taught here until it recites a forget sample, then unlearned by the main job in fp32
-and bf16, at every ZeRO stage that the config offers. b: where the time of those trials went. c: the probe beside one
+and bf16, at ZeRO stages 0 to 2. b: where the time of those trials went. c: the probe beside one
 generate() per prefix. d: memory of a step. e: trials that share the GPU beside the same one after the other; an
 evaluation. commands: icu-ray probe and doctor. resume: a killed driver. Nothing is read from the network. Each step of
 a part is a process of its own; DIR/results.json and DIR/table.md are written after every one, and a step that

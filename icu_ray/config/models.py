@@ -84,10 +84,13 @@ class ModelConfig(Section):
     """CPU cores of one worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights and gradients in training."""
-    zero_stage: Annotated[int, Field(ge=0, le=2)] = 0
-    """ZeRO stage; at 3 the weights are spread over workers, which saving does not gather yet."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """What DeepSpeed's ZeRO divides among a trial's workers: 1 Adam's state, 2 gradients too, 3 weights too. At 3 each
+    worker still holds the whole model while it is loaded, measured and saved."""
     offload_optimizer: bool = False
-    """Keep Adam's state in main memory, not on the GPU."""
+    """Keep Adam's state in main memory, not on the GPU; needs `zero_stage` 1 to 3, and a C++ compiler on the node."""
+    activation_checkpointing: bool = False
+    """Compute activations anew in the backward pass instead of keeping them: less memory, about a third more time."""
     micro_batch: Count | None = None
     """Samples per forward of one worker; default: the global batch divided by the workers."""
     batch_size: Count | None = None
@@ -131,6 +134,13 @@ class ModelConfig(Section):
                 f"gpus_per_worker={self.gpus:g} is for trials of one worker that share a GPU, found "
                 f"workers={self.workers}; give a whole number of GPUs, or one worker"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _offload_with_zero(self) -> ModelConfig:
+        # Without ZeRO, DeepSpeed's Adam for main memory is handed weights on the GPU, and ends at its first step.
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer: true needs zero_stage 1, 2 or 3, found zero_stage=0")
         return self
 
     @model_validator(mode="after")

@@ -113,7 +113,7 @@ class KlConfig(Section):
     """What is kept of the original model for the pairs: its last hidden states; its probabilities, as in the authors'
     code; or nothing but the rows themselves, and a frozen copy of it is run again at every step (recompute). That copy
     is the choice for pairs drawn from a large pool, whose states may fill a disk. Each worker holds a whole one beside
-    the model, on its own device: no `zero_stage` divides it."""
+    the model, on its own device; with `zero_stage: 3` it is divided among the workers once it is loaded."""
 
 
 class OptimConfig(Section):

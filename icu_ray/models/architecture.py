@@ -62,8 +62,13 @@ def _parts(config: Any) -> Iterator[Any]:
             yield from _parts(value)
 
 
-def check_architecture(config: PretrainedConfig, source: str, *, trust_remote_code: bool = False) -> None:
-    """Refuse what cannot be built, keeps no key/value cache, or is an encoder; takes no memory and reads no weights."""
+def check_architecture(
+    config: PretrainedConfig, source: str, *, trust_remote_code: bool = False, checkpointing: bool = False
+) -> None:
+    """Refuse what cannot be built, keeps no key/value cache, or is an encoder; takes no memory and reads no weights.
+
+    checkpointing: also what cannot compute activations anew in the backward pass.
+    """
     with explained(f"model {source}"):
         import torch
         from transformers import AutoModelForCausalLM
@@ -80,8 +85,19 @@ def check_architecture(config: PretrainedConfig, source: str, *, trust_remote_co
             f"model {source} ({config.model_type}): has layers without a key/value cache ({without}), which MA and EL "
             "need; not supported"
         )
+    if checkpointing:
+        check_checkpointing(model, source)
     if reads_both_ways:
         raise UserError(_encoder(model, source))
+
+
+def check_checkpointing(model: PreTrainedModel, source: str) -> None:
+    """Refuse a model whose class does not say that it can compute activations anew in the backward pass."""
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"model {source} ({model.config.model_type}): its class {type(model).__name__} knows no activation "
+            "checkpointing; set activation_checkpointing: false"
+        )
 
 
 def check_scores(config: PretrainedConfig, source: str) -> None:

@@ -30,7 +30,7 @@ _REFUSED = 2
 
 def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, str, int | None]] = ()) -> None:
     """UserError for the first model or encoder that cannot be used. encoders: key, source, layer asked for."""
-    there: list[tuple[str, str, bool]] = []
+    there: list[tuple[str, str, bool, bool]] = []
     for model in models:
         if model.source is None:
             continue
@@ -38,7 +38,8 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
         # A GGUF file is converted where torch is.
         folder = converted_folder(model.source) if is_gguf(model.source) else folder_here(model.source, model.revision)
         if folder is not None and (is_gguf(model.source) or (folder / "config.json").is_file()):
-            there.append((model.source, str(folder.absolute()), model.trust_remote_code))
+            place = str(folder.absolute())
+            there.append((model.source, place, model.trust_remote_code, model.activation_checkpointing))
     read: list[tuple[str, str, str, int | None]] = []
     for key, source, layer in encoders:
         folder = encoder_files(key, source, layer)
@@ -58,13 +59,13 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
             raise RuntimeError(f"checking the models ended with {done.returncode}: {done.stderr}")
 
 
-def _check(there: Sequence[tuple[str, str, bool]], read: Sequence[tuple[str, str, str, int | None]]) -> None:
-    for source, folder, trusted in there:
+def _check(there: Sequence[tuple[str, str, bool, bool]], read: Sequence[tuple[str, str, str, int | None]]) -> None:
+    for source, folder, trusted, checkpointing in there:
         if is_gguf(source):
             gguf_folder(source)
         load_tokenizer(folder, trust_remote_code=trusted)
         config = read_config(Path(folder), source, trust_remote_code=trusted)
-        check_architecture(config, source, trust_remote_code=trusted)
+        check_architecture(config, source, trust_remote_code=trusted, checkpointing=checkpointing)
         check_scores(config, source)
     for folder, key, source, layer in read:
         check_encoder_class(Path(folder), key, source, layer)

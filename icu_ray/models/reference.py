@@ -133,7 +133,14 @@ class Reference:
         assert ids is not None
         with torch.no_grad():
             hidden = last_hidden(self.model, ids, mask, positions)
-        return ReferenceBatch(hidden, *output_head(self.model), None, *nlls)
+        head = output_head(self.model) if self.weight is None else self._head(device)
+        return ReferenceBatch(hidden, *head, None, *nlls)
+
+    def with_own_head(self) -> Reference:
+        """The same with a copy of the frozen model's output matrix: what is below may then be divided among ranks."""
+        assert self.model is not None
+        weight, bias = output_head(self.model)
+        return replace(self, weight=weight.clone(), bias=None if bias is None else bias.clone())
 
     def _head(self, device: torch.device | str) -> tuple[Tensor, Tensor | None]:
         key = str(device)

@@ -121,6 +121,7 @@ def trial_of(
         precision=model.precision,
         zero_stage=model.zero_stage,
         offload_optimizer=model.offload_optimizer,
+        activation_checkpointing=model.activation_checkpointing,
         loss=config.loss,
         optim=config.optim,
         train=config.train,

@@ -41,6 +41,7 @@ class TrialSettings:
     precision: str = "fp32"
     zero_stage: int = 0
     offload_optimizer: bool = False
+    activation_checkpointing: bool = False
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()

@@ -168,14 +168,17 @@ def _deepspeed() -> Finding:
     import torch
 
     from icu_ray.training.engine import deepspeed_version
+    from icu_ray.training.offload import CannotCompile, build_cpu_adam
 
     found = f"version {deepspeed_version()}"
     if not torch.cuda.is_available():
         return Finding("ok", "DeepSpeed", f"{found}, on CPU")
-    compiler = shutil.which("nvcc") or shutil.which("g++")
-    if compiler is None:
-        return Finding("note", "DeepSpeed", f"{found}, no compiler", "offload_optimizer compiles CPUAdam: install g++")
-    return Finding("ok", "DeepSpeed", f"{found}, {Path(compiler).name} to compile its operations")
+    try:
+        build_cpu_adam()
+    except CannotCompile as error:
+        said = f"{found}, its Adam for offload_optimizer does not compile: {error.reason}"
+        return Finding("note", "DeepSpeed", said, error.remedy)
+    return Finding("ok", "DeepSpeed", f"{found}, its Adam for offload_optimizer is compiled")
 
 
 def _hub() -> Finding:

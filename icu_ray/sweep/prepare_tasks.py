@@ -119,7 +119,7 @@ class PreparationTasks:
                 end = partial(ray.cancel, running, force=True)
             self._ends.append(end)
         try:
-            for reference in running:  # `yield from` would close Ray's generator, which knows no such thing
+            for reference in running:  # noqa: UP028 - `yield from` would close Ray's generator, which knows no such thing
                 yield reference
         finally:
             with self._lock:

@@ -7,7 +7,8 @@ Read in this order:
 - refinement.py: which targets are forgotten, and when to stop (section IV-D); validation.py: what is measured
 - best_epoch.py: which epoch's model a trial leaves (`stop.keep`)
 - records.py: what goes in and what comes out, as values; checkpoints.py: a trial's state in a folder
-- engine.py: DeepSpeed, known here alone
+- engine.py: DeepSpeed, known here alone; partitioned.py: weights that ZeRO stage 3 divides among ranks; offload.py: its
+  Adam for main memory, compiled
 - standin_models.py, standins.py, muon.py: small models made and trained here until they know the forget samples
 
 The package must not know Ray, Tune or MLflow: who calls it decides where its reports and checkpoints go.

@@ -3,8 +3,8 @@
     save_checkpoint(folder, engine, state)      # every rank, into its own copy of the folder or a shared one
     state = load_checkpoint(folder, engine)     # raises DamagedCheckpoint when a file is cut or missing
 
-DeepSpeed cannot take up optimizer state at another number of workers (ZeRO >= 1); then only weights are loaded and
-the history notes that the optimizer started anew.
+DeepSpeed cannot take up optimizer state at another number of workers (ZeRO >= 1) or another ZeRO stage; then only
+weights are loaded and the history notes that the optimizer started anew.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -90,21 +90,22 @@ def check_checkpoint(folder: Path) -> None:
 def load_checkpoint(folder: Path, engine: Engine) -> tuple[TrialState, tuple[str, ...]]:
     """Load into `engine`; returns the state and notes on what could not be taken over."""
     state, world_size = read_state(folder)
-    weights_only = engine.settings.zero_stage > 0 and world_size != engine.world_size
+    stage, own = _stage(folder), engine.settings.zero_stage
+    weights_only = stage != own or (own > 0 and world_size != engine.world_size)
     engine.load(folder, weights_only)
     notes: tuple[str, ...] = ()
     if weights_only:
-        notes = (
-            f"continued on {engine.world_size} workers from a checkpoint of {world_size}: "
-            "weights taken over, optimizer started anew",
-        )
+        of, here = (f"{world_size}", f"{engine.world_size} workers")
+        if stage != own:
+            of, here = f"{world_size} at zero_stage={stage}", f"{here} at zero_stage={own}"
+        notes = (f"continued on {here} from a checkpoint of {of}: weights taken over, optimizer started anew",)
     return state, notes
 
 
 def read_state(folder: Path) -> tuple[TrialState, int]:
     """State and world size of a checkpoint, after checking that it is whole."""
     check_checkpoint(folder)
-    raw = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    raw = _read(folder)
     if raw.get("format") != FORMAT:
         raise DamagedCheckpoint(f"{folder}: has format {raw.get('format')}, this version reads {FORMAT}")
     history = []
@@ -114,6 +115,16 @@ def read_state(folder: Path) -> tuple[TrialState, int]:
         history.append(EpochRecord(**record))
     state = TrialState(raw["epoch"], np.asarray(raw["active"], dtype=bool), tuple(history))
     return state, int(raw["world_size"])
+
+
+def _stage(folder: Path) -> int:
+    """The ZeRO stage that a checkpoint was written at."""
+    return int(_read(folder)["zero_stage"])
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    return found
 
 
 def _digest(path: Path) -> str:

@@ -25,9 +25,15 @@ import torch
 from torch import nn
 
 from icu_ray.errors import UserError
+from icu_ray.training.partitioned import divide_frozen, gathered, leave_whole
 
 if TYPE_CHECKING:
     from icu_ray.methods.base import Batch
+
+_TAG = "state"
+"""DeepSpeed's folder in a checkpoint."""
+WEIGHTS_FILE = "weights.safetensors"
+"""Beside it at stage 3: the trained weights, whole, for another number of ranks."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ class Engine:
         self.world_size = world_size
         self.device = device
         self.skipped_in_a_row = 0
+        self.divided = settings.zero_stage == 3
+        """Whether each rank holds a part of the weights alone."""
 
     @property
     def skipped_steps(self) -> int:
@@ -144,37 +152,82 @@ class Engine:
         return parts
 
     def save(self, folder: Path) -> None:
-        """Every rank writes its part of weights and optimizer state."""
+        """Every rank writes its part of weights and optimizer state; at stage 3 rank 0 the whole weights too."""
         with _quiet():
             _pickle_stages_by_value()
             counts = {"skipped_in_a_row": self.skipped_in_a_row}
-            self.inner.save_checkpoint(str(folder), tag="state", client_state=counts)
+            self.inner.save_checkpoint(str(folder), tag=_TAG, client_state=counts)
+        if self.divided:
+            from safetensors.torch import save_file
+
+            with self.whole_model():
+                if self.rank == 0:
+                    save_file({name: p.detach().contiguous() for name, p in self._trained()}, folder / WEIGHTS_FILE)
 
     def load(self, folder: Path, weights_only: bool) -> None:
-        """Weights, and unless `weights_only` the optimizer's state. UserError for a file that would run code."""
-        with _quiet():
-            loaded, counts = self.inner.load_checkpoint(
-                str(folder), tag="state", load_optimizer_states=not weights_only, load_module_only=weights_only
-            )
-        if loaded is None:
-            raise FileNotFoundError(f"{folder}: holds no DeepSpeed checkpoint")
+        """Weights, and unless `weights_only` the optimizer's state. UserError for a file that would run code.
+
+        weights_only: of any number of ranks, at any stage.
+        """
+        if weights_only:
+            counts = self._load_weights(folder)
+        else:
+            with _quiet():
+                loaded, counts = self.inner.load_checkpoint(str(folder), tag=_TAG)
+            if loaded is None:
+                raise FileNotFoundError(f"{folder}: holds no DeepSpeed checkpoint")
         self.skipped_in_a_row = int(counts.get("skipped_in_a_row", 0))
 
-    @contextlib.contextmanager
-    def whole_model(self) -> Iterator[None]:
-        """Inside, every rank can run the module alone: ZeRO-3's partitioned weights are gathered."""
-        if self.settings.zero_stage < 3:
-            yield
-            return
-        import deepspeed
+    def _load_weights(self, folder: Path) -> dict[str, Any]:
+        """Returns what else the checkpoint tells."""
+        from safetensors.torch import load_file
 
-        with deepspeed.zero.GatheredParameters(list(self.inner.module.parameters())):
+        # Stage 3 writes one for each rank, which say the same but for the weights.
+        files = sorted((folder / _TAG).glob("*model_states.pt"))
+        if not files:
+            raise FileNotFoundError(f"{folder}: holds no DeepSpeed checkpoint")
+        kept: dict[str, Any] = _load_without_code(str(files[0]), "cpu")
+        whole = folder / WEIGHTS_FILE
+        weights = load_file(whole) if whole.is_file() else kept["module"]
+        with self.whole_model(changed=True), torch.no_grad():
+            for name, parameter in self._trained():
+                parameter.copy_(weights[name])
+        # The fp32 copies that Adam works on.
+        refresh = getattr(self.inner.optimizer, "refresh_fp32_params", None)
+        if refresh is not None:
+            refresh()
+        return kept
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.inner.module.named_parameters() if p.requires_grad]
+
+    @contextlib.contextmanager
+    def whole_model(self, changed: bool = False) -> Iterator[None]:
+        """Inside, every rank can run, read and save the module alone. All ranks must enter and leave.
+
+        At stage 3 the weights are gathered: a whole model on each device. changed: they are written to, alike on all
+        ranks.
+        """
+        if self.divided:
+            with gathered(self.inner, changed):
+                yield
+        else:
             yield
 
     def close(self) -> None:
-        """Release hooks and buffers."""
+        """Release hooks and buffers. The model is left whole on every rank, with plain parameters."""
         with _quiet():
+            if self.divided:
+                leave_whole(self.inner)
+                self.divided = False
             self.inner.destroy()
+
+
+def divide_reference(module: nn.Module) -> Any:
+    """Divide the frozen original model among the ranks, as stage 3 does; see training/partitioned.py."""
+    with _quiet():
+        _without_compiled_communication()
+        return divide_frozen(module)
 
 
 def set_device_environment(device: torch.device) -> None:

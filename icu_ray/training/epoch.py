@@ -22,10 +22,11 @@ from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch, Method
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import BatchWeights, batch_weights
+from icu_ray.models.architecture import check_checkpointing
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.thresholds import Thresholds
 from icu_ray.training.batches import EpochRows, Indices, epoch_batches, micro_batches
-from icu_ray.training.engine import Engine, EngineSettings
+from icu_ray.training.engine import Engine, EngineSettings, divide_reference
 from icu_ray.training.records import TrialData
 from icu_ray.training.refinement import SKIPS_IN_A_ROW, Flags, el_decides
 from icu_ray.training.validation import Heldout, Measure, Validation, validate, with_heldout
@@ -50,7 +51,7 @@ class EpochTrainer:
         weight_decay: float = 0.0,
     ) -> None:
         """method: None: the one that `settings` names."""
-        self.settings, self.data, self.tokenizer = settings, data, tokenizer
+        self.settings, self.tokenizer = settings, tokenizer
         self.rank, self.world_size = rank, world_size
         per_rank = -(-settings.batch_size // world_size)
         micro = min(settings.micro_batch or per_rank, per_rank)
@@ -66,6 +67,13 @@ class EpochTrainer:
         # families depends on how many there are.
         self.narrow = all(term.inputs == term.labels for _, term in method.objective().terms)
         self.model = model
+        if settings.activation_checkpointing:
+            check_checkpointing(model, str(model.name_or_path))
+            # It works in training mode alone, and leaves the key/value caches of measurements as they are.
+            model.activation_checkpointing_enable({"use_reentrant": False})
+            # A hook on the embeddings that only the reentrant way needs.
+            model.disable_input_require_grads()  # type: ignore[no-untyped-call]
+        self.data, self._frozen = _divided(data) if settings.zero_stage == 3 else (data, None)
         self.engine = Engine(
             UnlearningModule(model, method),
             EngineSettings(
@@ -83,6 +91,13 @@ class EpochTrainer:
             world_size,
         )
         self.measure = Measure(settings.filter, settings.generate, settings.el, settings.eval)
+
+    def close(self) -> None:
+        """End training: the model is whole on every rank and can be measured and saved by any of them."""
+        self.engine.close()
+        self._frozen = None
+        if self.settings.activation_checkpointing:
+            self.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
 
     def train(
         self, epoch: int, active: Flags, before_step: Callable[[int], None] = lambda number: None
@@ -169,6 +184,15 @@ class EpochTrainer:
                 world_size=self.world_size,
                 el_decides=None if decision is None else (lambda ma: el_decides(ma, decision)),
             )
+
+
+def _divided(data: TrialData) -> tuple[TrialData, object]:
+    """The same with the weights of a frozen model that is run again divided among the ranks, and their keeper."""
+    if data.reference is None or data.reference.model is None:
+        return data, None
+    reference = data.reference.with_own_head()
+    assert reference.model is not None
+    return replace(data, reference=reference), divide_reference(reference.model.base_model)
 
 
 def _starts(rows: TokenRows | None, batch: Indices) -> NDArray[np.int64] | None:

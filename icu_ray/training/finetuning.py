@@ -65,6 +65,7 @@ def finetune_settings(model: ModelConfig, config: SweepConfig) -> TrialSettings:
         precision=model.precision,
         zero_stage=model.zero_stage,
         offload_optimizer=model.offload_optimizer,
+        activation_checkpointing=model.activation_checkpointing,
         loss=LossConfig(on=config.loss.on, chunk=config.loss.chunk),
         optim=OptimConfig(betas=BETAS),
         train=TrainConfig(),
@@ -142,7 +143,7 @@ def finetune(
         over = _is_over(how, history, epochs)
         save = partial(_save, trainer, TrialState(epoch, every, history))
         on_epoch(FinetuneReport(history, over, save))
-    trainer.engine.close()
+    trainer.close()  # from here on the model is whole on every rank, whatever divided it
     model.eval()  # type: ignore[no-untyped-call]
     return history
 

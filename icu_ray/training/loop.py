@@ -115,6 +115,7 @@ def run_trial(
         measured = time.perf_counter()
         on_epoch(_report(trainer, history, decision, active, last, best_so_far(history)))
         told += time.perf_counter() - measured
+    trainer.close()  # from here on the model is whole on every rank, whatever divided it
     best = best_so_far(history)
     kept, scores = None, None
     if best is not None and best != epoch and decision.status != "failed":
@@ -131,7 +132,6 @@ def run_trial(
     seconds |= {"engine": prepared, "checkpoint": told}
     assert decision.status is not None
     samples = sample_records(tokenizer, data, before, last, settings.filter, settings.seed)
-    trainer.engine.close()
     judge = with_heldout_above(thresholds, before)
     return TrialOutcome(
         decision.status,

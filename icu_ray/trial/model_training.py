@@ -50,7 +50,7 @@ from icu_ray.trial.artefacts import (
 from icu_ray.trial.checkpoints import drop_broken_snapshot, newest_checkpoint, sign_of_progress
 from icu_ray.trial.out_of_memory import halve_micro_batch, is_out_of_memory
 from icu_ray.trial.watchdog import Watchdog
-from icu_ray.trial.worker import leave_checkpoint, leave_if_preempted, seed_everything, with_smaller_micro_batch
+from icu_ray.trial.worker import leave_checkpoint, leave_if_preempted, set_up_process, with_smaller_micro_batch
 
 if TYPE_CHECKING:
     from icu_ray.models.loading import LoadedModel
@@ -220,9 +220,7 @@ def _step(task: _Task, epoch: int, part: float, history: tuple[EpochRecord, ...]
 def train_worker(told: dict[str, Any]) -> None:
     """What Ray Train runs on every worker of the group."""
     import ray.train
-    import torch
 
-    from icu_ray.training.engine import set_device_environment
     from icu_ray.training.finetuning import FinetuneReport, finetune, finetune_settings
     from icu_ray.trial.trainer import StartAnew
 
@@ -232,14 +230,13 @@ def train_worker(told: dict[str, Any]) -> None:
     assert how is not None
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(model.cpus_per_worker)
-    set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
-    seed_everything(how.seed)
+    settings = finetune_settings(model, request.config)
+    set_up_process(model, settings)
     store = Store(request.root)
     loaded = load_original(model, None, store)
     rows = load_rows(get_artefact(store, "rows", task.rows))
     samples = {number: np.flatnonzero(np.isin(rows.text_of_row, texts)) for number, texts in request.samples.items()}
-    settings, _ = with_smaller_micro_batch(paths, finetune_settings(model, request.config))
+    settings, _ = with_smaller_micro_batch(paths, settings)
     last = 0.0
 
     def on_step(epoch: int, part: float) -> None:

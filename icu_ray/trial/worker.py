@@ -32,6 +32,7 @@ from icu_ray.trial.out_of_memory import halve_micro_batch, is_out_of_memory, rea
 from icu_ray.trial.task import TrialTask, result_of
 
 if TYPE_CHECKING:
+    from icu_ray.config import ModelConfig
     from icu_ray.models.loading import LoadedModel
     from icu_ray.plan.trial_settings import TrialSettings
     from icu_ray.training.records import EpochReport, TrialData, TrialOutcome
@@ -40,9 +41,7 @@ if TYPE_CHECKING:
 def train_worker(config: dict[str, Any]) -> None:
     """What Ray Train runs on every worker of the group."""
     import ray.train
-    import torch
 
-    from icu_ray.training.engine import set_device_environment
     from icu_ray.training.loop import run_trial
     from icu_ray.trial.trainer import StartAnew
 
@@ -51,9 +50,7 @@ def train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     model, settings, paths = task.trial.model, task.trial.settings, task.paths
-    torch.set_num_threads(model.cpus_per_worker)
-    set_device_environment(torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu"))
-    seed_everything(settings.seed)
+    set_up_process(model, settings)
     loaded, data = _load(task)
     settings, notes = with_smaller_micro_batch(paths, settings)
 
@@ -140,7 +137,25 @@ def with_smaller_micro_batch(paths: TrialPaths, settings: TrialSettings) -> tupl
     return replace(settings, micro_batch=smaller), (f"out of memory: goes on with micro_batch={smaller}",)
 
 
-def seed_everything(seed: int) -> None:
+def set_up_process(model: ModelConfig, settings: TrialSettings) -> None:
+    """Threads, accelerator and random generators of a worker, before its model is loaded.
+
+    UserError where an offloaded optimizer is asked for, and this machine cannot compile it.
+    """
+    import torch
+
+    from icu_ray.training.engine import set_device_environment
+    from icu_ray.training.offload import build_cpu_adam
+
+    torch.set_num_threads(model.cpus_per_worker)
+    device = torch.device("cuda" if model.gpus and torch.cuda.is_available() else "cpu")
+    set_device_environment(device)
+    if settings.offload_optimizer and settings.max_epochs and device.type == "cuda":
+        build_cpu_adam()  # before the model is loaded: what is missing is told at once
+    _seed_everything(settings.seed)
+
+
+def _seed_everything(seed: int) -> None:
     """Python's, numpy's and torch's generators."""
     import numpy as np
     import torch

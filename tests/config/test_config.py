@@ -118,6 +118,11 @@ def test_shares_of_a_gpu_that_cannot_be_placed_are_refused() -> None:
         ({"el": {"start": 195}}, "el.start=195 leaves no 10-gram before column 200"),
         ({"models": [{"name": "a", "source": "x/y", "workers": 3}]}, "global batch 8 is not a multiple of 3 workers"),
         ({"models": [{"name": "a", "source": "x/y", "gpus_per_worker": 1.5}]}, "rounded down), found 1.5"),
+        ({"models": [{"name": "a", "source": "x/y", "zero_stage": 4}]}, "less than or equal to 3"),
+        (
+            {"models": [{"name": "a", "source": "x/y", "offload_optimizer": True}]},
+            "offload_optimizer: true needs zero_stage 1, 2 or 3, found zero_stage=0",
+        ),
         ({"fidelity": "exact"}, "fidelity: expected 'default', 'reference' or 'paper', found \"exact\""),
         ({"train": {"batch_size": True}}, "train.batch_size: expected a valid integer, found true"),
     ],

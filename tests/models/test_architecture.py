@@ -76,6 +76,19 @@ def test_a_config_that_cannot_be_used_is_refused_in_one_line(case: str, good: Pa
         assert len(str(refused.value).splitlines()) == 1
 
 
+def test_activation_checkpointing_is_refused_where_the_class_knows_none(good: Path, tmp_path: Path) -> None:
+    old = {"model_type": "ctrl", "n_embd": 32, "n_layer": 2, "n_head": 2, "dff": 32, "n_positions": 32}
+    folder = changed(good, tmp_path / "model", **old)
+    for source, refused in ((folder, True), (good, False)):
+        check_models([ModelConfig(name="m", source=str(source))])
+        model = ModelConfig(name="m", source=str(source), activation_checkpointing=True)
+        if refused:
+            with pytest.raises(UserError, match=r"\(ctrl\): its class CTRLLMHeadModel knows no activation check"):
+                check_models([model])
+        else:
+            check_models([model])
+
+
 def test_an_attention_that_needs_a_package_is_replaced(good: Path, tmp_path: Path) -> None:
     folder = changed(good, tmp_path / "model", _attn_implementation="flash_attention_2")
     check_models([ModelConfig(name="m", source=str(folder))])

@@ -85,6 +85,8 @@ def paper(overrides: Sequence[str] = ()) -> SweepConfig:
         {"rows": {"long": "refuse"}},
         {"pairs": {"by": "nearest", "resample": "epoch", "file": None}, "train": {"anchor": "forget"}},
         {"models": [{**m, "workers": 2, "zero_stage": 2, "gpus_per_worker": 1} for m in SMALL["models"]]},
+        {"models": [{**m, "zero_stage": 3, "offload_optimizer": True} for m in SMALL["models"]]},
+        {"models": [{**m, "activation_checkpointing": True} for m in SMALL["models"]]},
     ],
 )
 def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 python tests/support/bf16_case.py RANK WORLD_SIZE RENDEZVOUS_FILE OUT_FILE
 
-It trains at every ZeRO stage that a config may ask for; rank 0 writes {stage: the weights after each step}.
+It trains at every ZeRO stage; rank 0 writes {stage: the weights after each step}.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import build_reference
 from icu_ray.training.engine import Engine, EngineSettings, set_device_environment
+from tests.support.stage3_case import divide_everything
 from tests.support.tiny_models import tiny_model, tiny_rows
 
 STAGES = (0, 1, 2, 3)
-CONFIGURED = STAGES[:3]
-"""The stages that a config may ask for. On two workers stage 3 goes another way from its second step on."""
 STEPS, ROWS = 5, 4
 LR, BETAS, EPS = 1e-2, (0.9, 0.98), 1e-3
 """Steps that the eight bits of bf16 weights show; an eps that does not turn a gradient's rounding into whole steps."""
@@ -99,8 +98,9 @@ def main() -> None:
     rank, world_size = int(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     set_device_environment(torch.device("cpu"))
+    divide_everything()
     torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world_size)
-    found = {stage: engine_steps(stage, rank, world_size) for stage in CONFIGURED}
+    found = {stage: engine_steps(stage, rank, world_size) for stage in STAGES}
     if rank == 0:
         torch.save(found, sys.argv[4])
     torch.distributed.barrier()

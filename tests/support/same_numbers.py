@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from icu_ray.training.engine import set_device_environment
+from tests.support.stage3_case import divide_everything
 from tests.support.training_case import case, one_epoch
 
-STAGES = (0, 1, 2)
+STAGES = (0, 1, 2, 3)
 MICRO_BATCHES = (1, 3, None)
 """Rows that a worker takes at once; None: all of its share."""
 ROWS, STEPS = 12, 3
@@ -25,6 +26,7 @@ def main() -> None:
     rank, workers = int(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     set_device_environment(torch.device("cpu"))
+    divide_everything()
     torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=workers)
     found, (model, data) = {}, case(count=ROWS)
     for stage in STAGES:
