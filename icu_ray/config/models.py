@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from icu_ray.config.adapters import LoraConfig
 from icu_ray.config.section import Count, Fraction, Name, Place, Positive, Section, Seed
 
 
@@ -68,6 +69,8 @@ class ModelConfig(Section):
     """Default optim.lr."""
     max_epochs: Count | None = None
     """Default stop.max_epochs."""
+    lora: LoraConfig | None = None
+    """Train an adapter on the model in place of all its weights."""
     train: bool = True
     """False: a row of its own without training, as the paper's OPT: measured and evaluated on every sample."""
     minutes_per_epoch: Positive | None = None
@@ -99,6 +102,19 @@ class ModelConfig(Section):
     def _one_origin(self) -> ModelConfig:
         if (self.source is None) == (self.standin is None):
             raise ValueError("give exactly one of 'source' (hub id or folder) and 'standin'")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_has_a_base(self) -> ModelConfig:
+        if self.lora is None:
+            return self
+        if self.standin is not None and self.lora.save != "merged":
+            raise ValueError(
+                f"lora.save={self.lora.save}: an adapter names the model that it belongs to, and a stand-in lies in "
+                "the sweep's store; expected save: merged"
+            )
+        if self.zero_stage > 2:
+            raise ValueError(f"lora: works with zero_stage 0 to 2, found zero_stage={self.zero_stage}")
         return self
 
     @property

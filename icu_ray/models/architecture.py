@@ -62,15 +62,18 @@ def _parts(config: Any) -> Iterator[Any]:
             yield from _parts(value)
 
 
-def check_architecture(config: PretrainedConfig, source: str, *, trust_remote_code: bool = False) -> None:
-    """Refuse what cannot be built, keeps no key/value cache, or is an encoder; takes no memory and reads no weights."""
+def check_architecture(config: PretrainedConfig, source: str, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Refuse what cannot be built, keeps no key/value cache, or is an encoder; takes no memory and reads no weights.
+
+    The model, on the device "meta".
+    """
     with explained(f"model {source}"):
         import torch
         from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
             copied = copy.deepcopy(config)
-            model = AutoModelForCausalLM.from_config(copied, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(copied, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
         without = _without_cache(model)
         reads_both_ways = getattr(model.config, "is_decoder", None) is False and any(
             getattr(module, "is_decoder", None) is False for module in model.modules()
@@ -82,6 +85,7 @@ def check_architecture(config: PretrainedConfig, source: str, *, trust_remote_co
         )
     if reads_both_ways:
         raise UserError(_encoder(model, source))
+    return model
 
 
 def check_scores(config: PretrainedConfig, source: str) -> None:

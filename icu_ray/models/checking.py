@@ -15,30 +15,45 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from icu_ray.config import ModelConfig
+from icu_ray.config import LoraConfig, ModelConfig
 from icu_ray.data.encoder import BUNDLED
 from icu_ray.errors import UserError
+from icu_ray.models.adapters import check_fits, linear_targets
 from icu_ray.models.architecture import check_architecture, check_scores, read_config
 from icu_ray.models.encoders import check_encoder_class, encoder_files
+from icu_ray.models.folders import adapter_here, adapter_of
 from icu_ray.models.gguf_files import converted_folder, gguf_folder, is_gguf
 from icu_ray.models.hub import folder_here
 from icu_ray.models.loading import check_model_source, load_tokenizer
 
 _REFUSED = 2
+_Asked = tuple[str, str, str, bool, str | None, dict[str, Any] | None]
+"""A model: its source, that of the whole model (of an adapter its base), the folder of that, whether to trust its code,
+the adapter's folder, and the settings of an adapter to be trained."""
 
 
 def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, str, int | None]] = ()) -> None:
     """UserError for the first model or encoder that cannot be used. encoders: key, source, layer asked for."""
-    there: list[tuple[str, str, bool]] = []
+    there: list[_Asked] = []
     for model in models:
         if model.source is None:
             continue
         check_model_source(model.source)
+        adapter = adapter_here(model.source, model.revision)
+        if adapter is not None and model.lora is not None and model.lora.save != "merged":
+            raise UserError(
+                f"model {model.source}: is an adapter itself; a new one is trained on the merged model, which "
+                f"lies in no folder that lora.save={model.lora.save} could name as its base; expected save: merged"
+            )
+        whole = (model.source, model.revision) if adapter is None else (adapter.base, adapter.revision)
         # A GGUF file is converted where torch is.
-        folder = converted_folder(model.source) if is_gguf(model.source) else folder_here(model.source, model.revision)
-        if folder is not None and (is_gguf(model.source) or (folder / "config.json").is_file()):
-            there.append((model.source, str(folder.absolute()), model.trust_remote_code))
+        folder = converted_folder(whole[0]) if is_gguf(whole[0]) else folder_here(*whole)
+        if folder is not None and (is_gguf(whole[0]) or (folder / "config.json").is_file()):
+            lora = None if model.lora is None else model.lora.model_dump(mode="json")
+            alone = None if adapter is None else str(adapter.folder.absolute())
+            there.append((model.source, whole[0], str(folder.absolute()), model.trust_remote_code, alone, lora))
     read: list[tuple[str, str, str, int | None]] = []
     for key, source, layer in encoders:
         folder = encoder_files(key, source, layer)
@@ -58,14 +73,18 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
             raise RuntimeError(f"checking the models ended with {done.returncode}: {done.stderr}")
 
 
-def _check(there: Sequence[tuple[str, str, bool]], read: Sequence[tuple[str, str, str, int | None]]) -> None:
-    for source, folder, trusted in there:
-        if is_gguf(source):
-            gguf_folder(source)
-        load_tokenizer(folder, trust_remote_code=trusted)
+def _check(there: Sequence[_Asked], read: Sequence[tuple[str, str, str, int | None]]) -> None:
+    for source, whole, folder, trusted, alone, lora in there:
+        if is_gguf(whole):
+            gguf_folder(whole)
+        load_tokenizer(folder if alone is None else alone, trust_remote_code=trusted)
         config = read_config(Path(folder), source, trust_remote_code=trusted)
-        check_architecture(config, source, trust_remote_code=trusted)
+        model = check_architecture(config, source, trust_remote_code=trusted)
         check_scores(config, source)
+        if lora is not None:
+            linear_targets(model, LoraConfig.model_validate_json(json.dumps(lora)), source)
+        if alone is not None and (adapter := adapter_of(Path(alone), f"model {source}")) is not None:
+            check_fits(model, adapter, source)
     for folder, key, source, layer in read:
         check_encoder_class(Path(folder), key, source, layer)
 

@@ -159,6 +159,7 @@ def trial_of(
         "stop": {**_stop_identity(stop), "max_epochs": settings.max_epochs},
         "precision": settings.precision,
         "seed": settings.seed,
+        **({} if model.lora is None else {"lora": model.lora.identity()}),
     }
     label = method.label or method.name
     estimate = None

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from icu_ray.errors import UserError, did_you_mean, without_secrets
-from icu_ray.models.hub import folder_here
+from icu_ray.models.folders import whole_model_here
 from icu_ray.report.collect import ReportedTrial, collect
 from icu_ray.report.formats.model_card import Base, model_card
 from icu_ray.storage.files import list_dir, local_path
@@ -98,7 +98,7 @@ def _base(trial: ReportedTrial) -> tuple[Base, list[Path]]:
     folder = None
     if source is not None:
         with contextlib.suppress(UserError):  # a GGUF file that is no longer there tells no licence
-            folder = folder_here(source, revision)
+            folder = whole_model_here(source, revision)
     if folder is None or not folder.is_dir():
         return Base(source, revision), []
     licences = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name.upper().startswith("LICEN")]

@@ -103,6 +103,10 @@ class Engine:
         if not callable(getattr(self.inner.checkpoint_engine, "load", None)):
             raise RuntimeError("this DeepSpeed reads its checkpoints elsewhere, where pickled code would be run")
         self.inner.checkpoint_engine.load = _load_without_code
+        # Of a model with an adapter: its own weights stay what they are, and are in no checkpoint.
+        self.frozen = _frozen_names(module)
+        if self.frozen:
+            module.register_state_dict_post_hook(_without_frozen)  # type: ignore[no-untyped-call]
         self.settings = settings
         self.rank = rank
         self.world_size = world_size
@@ -141,13 +145,19 @@ class Engine:
         with _quiet():
             _pickle_stages_by_value()
             counts = {"skipped_in_a_row": self.skipped_in_a_row}
-            self.inner.save_checkpoint(str(folder), tag="state", client_state=counts)
+            self.inner.save_checkpoint(
+                str(folder), tag="state", client_state=counts, exclude_frozen_parameters=bool(self.frozen)
+            )
 
     def load(self, folder: Path, weights_only: bool) -> None:
         """Weights, and unless `weights_only` the optimizer's state. UserError for a file that would run code."""
         with _quiet():
             loaded, counts = self.inner.load_checkpoint(
-                str(folder), tag="state", load_optimizer_states=not weights_only, load_module_only=weights_only
+                str(folder),
+                tag="state",
+                load_optimizer_states=not weights_only,
+                load_module_only=weights_only,
+                custom_load_fn=_load_trained if self.frozen else None,
             )
         if loaded is None:
             raise FileNotFoundError(f"{folder}: holds no DeepSpeed checkpoint")
@@ -168,6 +178,29 @@ class Engine:
         """Release hooks and buffers."""
         with _quiet():
             self.inner.destroy()
+
+
+def _frozen_names(module: nn.Module) -> frozenset[str]:
+    """Every name of every parameter that is not trained; a tied one has two."""
+    found = module.named_parameters(remove_duplicate=False)
+    return frozenset(name for name, parameter in found if not parameter.requires_grad)
+
+
+def _without_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name in _frozen_names(module):
+        state.pop(prefix + name, None)
+
+
+def _load_trained(src: dict[str, Any], dst: nn.Module) -> None:
+    """Load the state of a module without what is frozen, of which all the rest must be there and nothing else."""
+    frozen = _frozen_names(dst)
+    found = dst.load_state_dict(src, strict=False)
+    wrong = [*found.unexpected_keys, *(name for name in found.missing_keys if name not in frozen)]
+    if wrong:
+        raise UserError(
+            f"checkpoint: is of another model or adapter ({wrong[0]}); remove the trial's checkpoint folder to start "
+            "it anew"
+        )
 
 
 def set_device_environment(device: torch.device) -> None:
