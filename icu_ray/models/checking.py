@@ -37,8 +37,12 @@ the adapter's folder, and the settings of an adapter to be trained."""
 def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, str, int | None]] = ()) -> None:
     """UserError for the first model or encoder that cannot be used. encoders: key, source, layer asked for."""
     there: list[_Asked] = []
+    made: list[tuple[str, str, dict[str, Any]]] = []
     for model in models:
+        lora = None if model.lora is None else model.lora.model_dump(mode="json")
         if model.source is None:
+            if lora is not None and lora["targets"] != "all-linear" and model.standin is not None:
+                made.append((model.name, model.standin.family, lora))
             continue
         check_model_source(model.source)
         adapter = adapter_here(model.source, model.revision)
@@ -51,7 +55,6 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
         # A GGUF file is converted where torch is.
         folder = converted_folder(whole[0]) if is_gguf(whole[0]) else folder_here(*whole)
         if folder is not None and (is_gguf(whole[0]) or (folder / "config.json").is_file()):
-            lora = None if model.lora is None else model.lora.model_dump(mode="json")
             alone = None if adapter is None else str(adapter.folder.absolute())
             there.append((model.source, whole[0], str(folder.absolute()), model.trust_remote_code, alone, lora))
     read: list[tuple[str, str, str, int | None]] = []
@@ -60,10 +63,10 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
         if folder is not None and source != BUNDLED:
             read.append((str(folder.absolute()), key, source, layer))
     if "torch" in sys.modules:
-        _check(there, read)
-    elif there or read:
+        _check(there, read, made)
+    elif there or read or made:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps([there, read])], capture_output=True, text=True, check=False
+            [sys.executable, "-m", __name__, json.dumps([there, read, made])], capture_output=True, text=True, check=False
         )
         if done.returncode == _REFUSED:
             raise UserError(done.stdout.splitlines()[-1])
@@ -73,7 +76,12 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
             raise RuntimeError(f"checking the models ended with {done.returncode}: {done.stderr}")
 
 
-def _check(there: Sequence[_Asked], read: Sequence[tuple[str, str, str, int | None]]) -> None:
+def _check(
+    there: Sequence[_Asked],
+    read: Sequence[tuple[str, str, str, int | None]],
+    made: Sequence[tuple[str, str, dict[str, Any]]],
+) -> None:
+    """made: name, family and adapter of stand-ins; their layers are called as those of all models of the family."""
     for source, whole, folder, trusted, alone, lora in there:
         if is_gguf(whole):
             gguf_folder(whole)
@@ -85,6 +93,11 @@ def _check(there: Sequence[_Asked], read: Sequence[tuple[str, str, str, int | No
             linear_targets(model, LoraConfig.model_validate_json(json.dumps(lora)), source)
         if alone is not None and (adapter := adapter_of(Path(alone), f"model {source}")) is not None:
             check_fits(model, adapter, source)
+    for name, family, lora in made:
+        from transformers import AutoConfig
+
+        model = check_architecture(AutoConfig.for_model(family), name)
+        linear_targets(model, LoraConfig.model_validate_json(json.dumps(lora)), name)
     for folder, key, source, layer in read:
         check_encoder_class(Path(folder), key, source, layer)
 
