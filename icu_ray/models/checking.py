@@ -66,7 +66,10 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
         _check(there, read, made)
     elif there or read or made:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps([there, read, made])], capture_output=True, text=True, check=False
+            [sys.executable, "-m", __name__, json.dumps([there, read, made])],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode == _REFUSED:
             raise UserError(done.stdout.splitlines()[-1])
