@@ -196,7 +196,7 @@ def _of_base(source: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"model {source}: the base of this adapter: {error}") from error
+        raise UserError(f"model {source}: the base that its adapter_config.json names: {error}") from error
 
 
 def _check_hub_id(source: str) -> None:

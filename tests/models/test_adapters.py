@@ -245,11 +245,11 @@ REFUSED = {
     "no base named": (told(base_model_name_or_path=None), "names no base"),
     "no base there": (
         lambda folder: shutil.rmtree(folder.parent / "base"),
-        "the base of this adapter: .*no such folder",
+        "the base that its adapter_config.json names: .*no such folder",
     ),
     "a base without weights": (
         lambda folder: (folder.parent / "base" / "model.safetensors").unlink(),
-        "the base of this adapter: .*no weights here",
+        "the base that its adapter_config.json names: .*no weights here",
     ),
     "an adapter as base": (of_itself, "is an adapter itself"),
     "whole modules": (told(modules_to_save=["lm_head"]), r"trains whole modules .*modules_to_save \['lm_head'\]"),
