@@ -9,6 +9,10 @@ them and reading every batch; two ranks map the same pages, which is counted as 
 
 Step: peak resident memory of forward, loss and backward over what was there before (weights, batch and cache are
 there), each form in a process of its own, on 8 targets and 8 pairs of 200 tokens. Gradients are compared.
+
+Adapter: a step of Adam by an adapter (rank 8, all linear layers) with the model without it as the original, over one of
+all weights with a frozen copy as the original (kl.cache=recompute on both sides). "held" counts the tensors of weights,
+original, gradients and moments; "peak" is what the process grows by from before the model is made.
 """
 
 from __future__ import annotations
@@ -27,9 +31,10 @@ import torch
 from plain_step import NEO_125M, SHALLOW, STANDIN, EitherForm, Shape, new_model, new_rows
 from table import machine, print_table
 
-from icu_ray.config import LossConfig
+from icu_ray.config import LoraConfig, LossConfig
 from icu_ray.methods.base import Batch
 from icu_ray.methods.weights import batch_weights
+from icu_ray.models.adapters import attach
 from icu_ray.models.reference import HEAD_FILE, ROWS_FILE, Reference, build_reference, save_head
 
 SAMPLES, SLICE, BATCH = 128, 8, 8
@@ -145,6 +150,41 @@ def step(form: str, shape: Shape, micro_batch: int, out: Path) -> None:
     np.save(out, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).numpy())
 
 
+def adapter_rows(shape: Shape) -> list[dict[str, Any]]:
+    """Held and peak bytes of training by an adapter over training all weights, both with the original run live."""
+    found = {}
+    for form in ("adapter", "all"):
+        command = [sys.executable, __file__, "--train", form, shape.name]
+        out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        found[form] = [int(number) for number in out.split()]
+    names = ("trained weights", "held", "peak")
+    both = zip(names, found["adapter"], found["all"], strict=True)
+    return [row(f"adapter {shape.name}, micro_batch=2: {name}", ours, other) for name, ours, other in both]
+
+
+def train(form: str, shape: Shape) -> None:
+    """Print the bytes of what is trained, of all tensors held after a step of Adam, and the process's growth."""
+    targets, pairs, probe = new_rows(shape, BATCH, 1), new_rows(shape, BATCH, 2), new_model(STANDIN)
+    attach(probe, LoraConfig(), 0, "warm-up")  # imports what an adapter needs
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    before = status("VmRSS")
+    model = new_model(shape)
+    if form == "adapter":
+        attach(model, LoraConfig(), 0, shape.name)
+    reference = build_reference(model, pairs, "recompute")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    adam, module = torch.optim.Adam(trained), EitherForm(model, "ours")
+    weights = batch_weights(targets.labels, pairs.labels, np.ones(BATCH, dtype=bool), targets.columns, LossConfig())
+    for low in range(0, BATCH, 2):
+        part = range(low, low + 2)
+        batch = Batch.gather(targets, pairs, part, weights.rows(part), reference.batch(part))
+        module(batch).total.backward()
+    adam.step()
+    moments = [value for state in adam.state.values() for value in state.values()]
+    held = [*model.parameters(), *(p.grad for p in trained if p.grad is not None), *moments]
+    print(sum(p.nbytes for p in trained), sum(t.nbytes for t in held) + reference.nbytes, status("VmHWM") - before)
+
+
 def status(name: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
@@ -156,6 +196,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two layers alone")
     parser.add_argument("--hold", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--form", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.hold:
         hold(arguments.hold)
@@ -164,12 +205,17 @@ def main() -> None:
         form, name, micro_batch, out = arguments.form
         step(form, SHAPES[name], int(micro_batch), Path(out))
         return
+    if arguments.train:
+        form, name = arguments.train
+        train(form, SHAPES[name])
+        return
     with tempfile.TemporaryDirectory(prefix="icu_ray_memory_") as place:
         folder = Path(place)
         rows = cache_rows(SHALLOW, folder)
         rows.append(step_row(SHALLOW, folder, BATCH))
         if not arguments.quick:
             rows += [step_row(NEO_125M, folder, size) for size in (BATCH, 2)]
+        rows += adapter_rows(SHALLOW if arguments.quick else NEO_125M)
     if arguments.json:
         print(json.dumps({"rows": rows, "machine": machine()}))
     else:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from icu_ray.config.adapters import LoraConfig
 from icu_ray.config.section import Count, Fraction, Name, Place, Positive, Section, Seed, Weight
 
 
@@ -101,6 +102,8 @@ class ModelConfig(Section):
     """Default stop.max_epochs."""
     unlearn: bool = True
     """False: a row of its own without unlearning, as the paper's OPT: measured and evaluated on every sample."""
+    lora: LoraConfig | None = None
+    """Unlearn by training an adapter on the model in place of all its weights. `train` still trains all of them."""
     minutes_per_epoch: Positive | None = None
     """Measured minutes of one epoch (training and probe) on this model's workers, for the plan's estimate."""
 
@@ -151,6 +154,20 @@ class ModelConfig(Section):
             raise ValueError("'train' is for a 'source'; a stand-in is trained by the settings of 'standin'")
         if self.retrained and not self.made_here:
             raise ValueError("'retrained' needs 'train' or 'standin': how this model was trained is not known here")
+        return self
+
+    @model_validator(mode="after")
+    def _adapter_has_a_base(self) -> ModelConfig:
+        if self.lora is None:
+            return self
+        if self.made_here and self.lora.save != "merged":
+            what = "a stand-in" if self.standin is not None else "a model that is fine-tuned here"
+            raise ValueError(
+                f"lora.save={self.lora.save}: an adapter names the model that it belongs to, and {what} lies in the "
+                "sweep's store; expected save: merged"
+            )
+        if self.zero_stage > 2:
+            raise ValueError(f"lora: works with zero_stage 0 to 2, found zero_stage={self.zero_stage}")
         return self
 
     @property

@@ -64,10 +64,11 @@ def _parts(config: Any) -> Iterator[Any]:
 
 def check_architecture(
     config: PretrainedConfig, source: str, *, trust_remote_code: bool = False, checkpointing: bool = False
-) -> None:
+) -> PreTrainedModel:
     """Refuse what cannot be built, keeps no key/value cache, or is an encoder; takes no memory and reads no weights.
 
-    checkpointing: also what cannot compute activations anew in the backward pass.
+    The model, on the device "meta". checkpointing: refuse also what cannot compute activations anew in the backward
+    pass.
     """
     with explained(f"model {source}"):
         import torch
@@ -75,7 +76,7 @@ def check_architecture(
 
         with torch.device("meta"):
             copied = copy.deepcopy(config)
-            model = AutoModelForCausalLM.from_config(copied, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(copied, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
         without = _without_cache(model)
         reads_both_ways = getattr(model.config, "is_decoder", None) is False and any(
             getattr(module, "is_decoder", None) is False for module in model.modules()
@@ -89,6 +90,7 @@ def check_architecture(
         check_checkpointing(model, source)
     if reads_both_ways:
         raise UserError(_encoder(model, source))
+    return model
 
 
 def check_checkpointing(model: PreTrainedModel, source: str) -> None:

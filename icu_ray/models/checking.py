@@ -15,41 +15,71 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from icu_ray.config import ModelConfig
+from icu_ray.config import LoraConfig, ModelConfig
 from icu_ray.data.encoder import BUNDLED
 from icu_ray.errors import UserError
+from icu_ray.models.adapters import check_fits, linear_targets
 from icu_ray.models.architecture import check_architecture, check_scores, read_config
 from icu_ray.models.encoders import check_encoder_class, encoder_files
+from icu_ray.models.folders import adapter_here, adapter_of
 from icu_ray.models.gguf_files import converted_folder, gguf_folder, is_gguf
 from icu_ray.models.hub import folder_here
 from icu_ray.models.loading import check_model_source, load_tokenizer
 
 _REFUSED = 2
+_Asked = tuple[str, str, str, bool, str | None, dict[str, Any] | None, bool]
+"""A model: its source, that of the whole model (of an adapter its base), the folder of that, whether to trust its code,
+the adapter's folder, the settings of an adapter to be trained, and whether activations are computed anew."""
 
 
 def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, str, int | None]] = ()) -> None:
     """UserError for the first model or encoder that cannot be used. encoders: key, source, layer asked for."""
-    there: list[tuple[str, str, bool, bool]] = []
+    there: list[_Asked] = []
+    made: list[tuple[str, str, dict[str, Any]]] = []
     for model in models:
+        lora = None if model.lora is None else model.lora.model_dump(mode="json")
         if model.source is None:
+            if lora is not None and lora["targets"] != "all-linear" and model.standin is not None:
+                made.append((model.name, model.standin.family, lora))
             continue
         check_model_source(model.source)
+        adapter = adapter_here(model.source, model.revision)
+        if adapter is not None and model.lora is not None and model.lora.save != "merged":
+            raise UserError(
+                f"model {model.source}: is an adapter itself; a new one is trained on the merged model, which "
+                f"lies in no folder that lora.save={model.lora.save} could name as its base; expected save: merged"
+            )
+        whole = (model.source, model.revision) if adapter is None else (adapter.base, adapter.revision)
         # A GGUF file is converted where torch is.
-        folder = converted_folder(model.source) if is_gguf(model.source) else folder_here(model.source, model.revision)
-        if folder is not None and (is_gguf(model.source) or (folder / "config.json").is_file()):
-            place = str(folder.absolute())
-            there.append((model.source, place, model.trust_remote_code, model.activation_checkpointing))
+        folder = converted_folder(whole[0]) if is_gguf(whole[0]) else folder_here(*whole)
+        if folder is not None and (is_gguf(whole[0]) or (folder / "config.json").is_file()):
+            alone = None if adapter is None else str(adapter.folder.absolute())
+            there.append(
+                (
+                    model.source,
+                    whole[0],
+                    str(folder.absolute()),
+                    model.trust_remote_code,
+                    alone,
+                    lora,
+                    model.activation_checkpointing,
+                )
+            )
     read: list[tuple[str, str, str, int | None]] = []
     for key, source, layer in encoders:
         folder = encoder_files(key, source, layer)
         if folder is not None and source != BUNDLED:
             read.append((str(folder.absolute()), key, source, layer))
     if "torch" in sys.modules:
-        _check(there, read)
-    elif there or read:
+        _check(there, read, made)
+    elif there or read or made:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps([there, read])], capture_output=True, text=True, check=False
+            [sys.executable, "-m", __name__, json.dumps([there, read, made])],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode == _REFUSED:
             raise UserError(done.stdout.splitlines()[-1])
@@ -59,14 +89,28 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
             raise RuntimeError(f"checking the models ended with {done.returncode}: {done.stderr}")
 
 
-def _check(there: Sequence[tuple[str, str, bool, bool]], read: Sequence[tuple[str, str, str, int | None]]) -> None:
-    for source, folder, trusted, checkpointing in there:
-        if is_gguf(source):
-            gguf_folder(source)
-        load_tokenizer(folder, trust_remote_code=trusted)
+def _check(
+    there: Sequence[_Asked],
+    read: Sequence[tuple[str, str, str, int | None]],
+    made: Sequence[tuple[str, str, dict[str, Any]]],
+) -> None:
+    """made: name, family and adapter of stand-ins; their layers are called as those of all models of the family."""
+    for source, whole, folder, trusted, alone, lora, checkpointing in there:
+        if is_gguf(whole):
+            gguf_folder(whole)
+        load_tokenizer(folder if alone is None else alone, trust_remote_code=trusted)
         config = read_config(Path(folder), source, trust_remote_code=trusted)
-        check_architecture(config, source, trust_remote_code=trusted, checkpointing=checkpointing)
+        model = check_architecture(config, source, trust_remote_code=trusted, checkpointing=checkpointing)
         check_scores(config, source)
+        if lora is not None:
+            linear_targets(model, LoraConfig.model_validate_json(json.dumps(lora)), source)
+        if alone is not None and (adapter := adapter_of(Path(alone), f"model {source}")) is not None:
+            check_fits(model, adapter, source)
+    for name, family, lora in made:
+        from transformers import AutoConfig
+
+        model = check_architecture(AutoConfig.for_model(family), name)
+        linear_targets(model, LoraConfig.model_validate_json(json.dumps(lora)), name)
     for folder, key, source, layer in read:
         check_encoder_class(Path(folder), key, source, layer)
 

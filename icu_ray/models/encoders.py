@@ -16,8 +16,8 @@ from typing import Any
 
 from icu_ray.data.encoder import BUNDLED, bundled_encoder, check_layer, check_loaded, encoder_named, explained_encoder
 from icu_ray.errors import UserError
+from icu_ray.models.folders import check_folder
 from icu_ray.models.hub import TOKENIZER_FILES, cached_folder, looks_local
-from icu_ray.models.loading import check_folder
 
 MODULES = "modules.json"
 _PACKAGE = "sentence_transformers."

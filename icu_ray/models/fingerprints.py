@@ -6,11 +6,13 @@ identity = model_fingerprint(config.models[0])
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from icu_ray.config import ModelConfig
 from icu_ray.models.content_hashes import content_hashes
+from icu_ray.models.folders import adapter_of
 from icu_ray.models.gguf_files import gguf_fingerprint, is_gguf
 from icu_ray.models.hub import commit_of
 
@@ -24,20 +26,23 @@ def model_fingerprint(model: ModelConfig, chats: bool = False) -> dict[str, Any]
     """
     if model.standin is not None:
         return {"standin": model.standin.model_dump(mode="json")}
-    base = _source_fingerprint(model, chats)
+    assert model.source is not None
+    base = _source_fingerprint(model.source, model.revision, chats)
     if model.train is None:
         return base
     return {**base, "train": model.train.model_dump(mode="json", exclude={"micro_batch"})}
 
 
-def _source_fingerprint(model: ModelConfig, chats: bool) -> dict[str, Any]:
-    assert model.source is not None
-    if is_gguf(model.source):
-        return gguf_fingerprint(model.source)
-    folder = Path(model.source)
+def _source_fingerprint(source: str, revision: str | None, chats: bool = False) -> dict[str, Any]:
+    if is_gguf(source):
+        return gguf_fingerprint(source)
+    folder = Path(source)
     if not folder.is_dir():
-        return {"hub": model.source, "revision": commit_of(model.source, model.revision)}
-    found = {"content": folder_fingerprint(folder)}
+        return {"hub": source, "revision": commit_of(source, revision)}
+    adapter = adapter_of(folder, f"model {source}")
+    found: dict[str, Any] = {"content": folder_fingerprint(folder)}
+    if chats and adapter is not None and not adapter.has_tokenizer:
+        found["base"] = _source_fingerprint(adapter.base, adapter.revision, chats)
     templates = sorted((*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")))
     if chats and templates:
         parts = [
@@ -48,11 +53,17 @@ def _source_fingerprint(model: ModelConfig, chats: bool) -> dict[str, Any]:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """SHA-256 over names, sizes and whole contents of a model folder's files: weights, vocabulary, and own code."""
+    """SHA-256 over names, sizes and whole contents of a model folder's files: weights, vocabulary, and own code.
+
+    Of an adapter's folder: over these and over what decides its base.
+    """
     kinds = {".json", ".safetensors", ".bin", ".model", ".txt", ".tiktoken", ".py"}
     paths = sorted(path for path in folder.iterdir() if path.suffix in kinds and path.is_file())
     digest = hashlib.sha256()
     for path, (size, content) in zip(paths, content_hashes(paths), strict=True):
         digest.update(f"{path.name}:{size}:".encode())
         digest.update(content)
+    if (adapter := adapter_of(folder, f"model {folder}")) is not None:
+        base = _source_fingerprint(adapter.base, adapter.revision)
+        digest.update(json.dumps(base, sort_keys=True).encode())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ one per model) say the same, and the product is made again for the tokens of a c
 
 Promise: tensors keep the model's own precision; loading maps the file, so ranks on a node share its pages.
 Alternatives are for comparison: cache="probs" is the authors' dense form, "recompute" keeps a whole second
-model.
+model. Of a model with an adapter the original is the model with the adapter off: there "recompute" keeps nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from icu_ray.console.progress import told
 from icu_ray.data.examples import TokenRows
+from icu_ray.models.adapters import adapters_off, has_adapter
 from icu_ray.models.hidden import check_seam, last_hidden, linear_into, output_head
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Reference:
     pair_mask: Tensor | None = None
     pair_positions: Tensor | None = None
     model: PreTrainedModel | None = field(default=None, repr=False)
-    """The frozen copy, for cache="recompute" alone."""
+    """For cache="recompute" alone: the frozen copy, or the model itself where it is trained by an adapter."""
     _heads: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
 
     def batch(
@@ -131,7 +132,7 @@ class Reference:
         self.model.to(device)  # type: ignore[arg-type]
         ids, mask, positions = rows(self.pair_ids), rows(self.pair_mask), rows(self.pair_positions)
         assert ids is not None
-        with torch.no_grad():
+        with torch.no_grad(), adapters_off(self.model):
             hidden = last_hidden(self.model, ids, mask, positions)
         head = output_head(self.model) if self.weight is None else self._head(device)
         return ReferenceBatch(hidden, *head, None, *nlls)
@@ -163,7 +164,9 @@ class Reference:
     def nbytes(self) -> int:
         """Bytes of all tensors, a second model's parameters included."""
         held = sum(t.nbytes for t in self.tensors().values())
-        return held if self.model is None else held + sum(p.nbytes for p in self.model.parameters())
+        if self.model is None or has_adapter(self.model):
+            return held
+        return held + sum(p.nbytes for p in self.model.parameters())
 
     def save(self, folder: Path) -> None:
         """Write the rows' part, as safetensors, into an existing folder; the matrix is `save_head`'s."""
@@ -176,7 +179,7 @@ class Reference:
     def load(folder: Path, head: Path | None = None, model: PreTrainedModel | None = None) -> Reference:
         """Map what `save` wrote; cache="hidden" needs the folder `head` of `save_head`.
 
-        cache="recompute" copies and freezes `model`, still the original one.
+        cache="recompute" copies and freezes `model`, still the original one; one with an adapter is kept as it is.
         """
         from safetensors import safe_open
 
@@ -231,7 +234,7 @@ def build_reference(
     training = model.training
     model.train(False)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), adapters_off(model):
             kept = Reference(
                 cache,
                 target_nll=None if targets is None else _token_nll(model, targets, batch_size),
@@ -298,6 +301,8 @@ def _inputs(rows: TokenRows) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    if has_adapter(model):
+        return model  # `batch` switches the adapter off
     frozen: PreTrainedModel = copy.deepcopy(model)
     frozen.train(False).requires_grad_(False)
     return frozen

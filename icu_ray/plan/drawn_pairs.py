@@ -13,7 +13,7 @@ from icu_ray import methods
 from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.data.pair_draws import pair_draws
-from icu_ray.models.hub import folder_here
+from icu_ray.models.folders import whole_model_here
 
 _HIDDEN: tuple[str, ...] = ("hidden_size", "n_embd", "d_model")
 _STANDIN_HIDDEN = {"small": 128, "medium": 160, "large": 256}
@@ -48,7 +48,8 @@ def _said(model: ModelConfig, config: SweepConfig, data: DataCheck) -> str:
     begin += "s of all samples" if len(data.samples) > 1 else ""
     begin += " are pairs" if whole else ""
     if config.kl.cache == "recompute":
-        return f"{begin}; a frozen copy of the original model is run on them (kl.cache=recompute)."
+        original = "a frozen copy of the original model" if model.lora is None else "the model without its adapter"
+        return f"{begin}; {original} is run on them (kl.cache=recompute)."
     size = bytes_of_row(model, config)
     much = "how much is not known before the model is there" if size is None else f"about {_bytes(rows * size)}"
     return (
@@ -69,7 +70,7 @@ def bytes_of_row(model: ModelConfig, config: SweepConfig) -> int | None:
 
 def _described(model: ModelConfig, names: Sequence[str]) -> int | None:
     assert model.source is not None
-    folder = folder_here(model.source, model.revision)
+    folder = whole_model_here(model.source, model.revision)
     if folder is None:
         return None
     with contextlib.suppress(OSError, ValueError, AttributeError):  # what is wrong with it, checking the model tells

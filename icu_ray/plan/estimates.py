@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from icu_ray.config import FilterConfig, ModelConfig, SweepConfig
 from icu_ray.data.encoder import BUNDLED
-from icu_ray.models.hub import folder_here, looks_local
+from icu_ray.models.folders import whole_model_here
+from icu_ray.models.hub import looks_local
 from icu_ray.plan.machine_speed import core_flops, gpu_flops
 from icu_ray.plan.past_trials import Work, past_of
 
@@ -119,7 +120,7 @@ def parameters_of(model: ModelConfig) -> float:
     """
     if model.standin is not None:
         return STANDIN_PARAMETERS[model.standin.size]
-    folder = folder_here(model.source) if model.source is not None and looks_local(model.source) else None
+    folder = whole_model_here(model.source) if model.source is not None and looks_local(model.source) else None
     if folder is not None:
         files = [*folder.glob("*.safetensors")] or [*folder.glob("pytorch_model*.bin")]
         if files:

@@ -17,6 +17,7 @@ from icu_ray.data.records import check_files
 from icu_ray.data.sources import checked_data
 from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
+from icu_ray.models.folders import adapter_here
 from icu_ray.models.hub import is_pinned, require_encoder_reachable, require_reachable
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
@@ -71,9 +72,8 @@ def _unreachable(config: SweepConfig) -> str:
     Not refused here: a plan may be of trials that are done, or of a cluster whose machines have what this one lacks.
     """
     try:
-        for model in config.models:
-            if model.source is not None:
-                require_reachable(model.source, model.revision)
+        for _, source, revision in _sources(config):
+            require_reachable(source, revision)
         bundled = f"set {{}}, the copy of {BUNDLED_NAME} that is installed, or give an encoder's folder"
         keys = {"filter.encoder": (config.filter.encoder, "filter.encoder=bundled filter.encoder_layer=6")}
         paired = any(needs_pairs(each, a, b) for each in config.methods for a, b in each.grid())
@@ -87,10 +87,20 @@ def _unreachable(config: SweepConfig) -> str:
     return ""
 
 
+def _sources(config: SweepConfig) -> list[tuple[str, str, str | None]]:
+    """Name, source and revision of each model that is not made here, and of the base of each that is an adapter."""
+    found = []
+    for model in config.models:
+        if model.source is not None:
+            found.append((model.name, model.source, model.revision))
+            if (adapter := adapter_here(model.source, model.revision)) is not None:
+                found.append((f"the base of {model.name}", adapter.base, adapter.revision))
+    return found
+
+
 def _unknown_commits(config: SweepConfig) -> tuple[str, ...]:
     """What to say of models of the hub whose commit nothing tells."""
-    sources = [(model.name, model.source, model.revision) for model in config.models]
-    unknown = [name for name, source, revision in sources if source is not None and not is_pinned(source, revision)]
+    unknown = [name for name, source, revision in _sources(config) if not is_pinned(source, revision)]
     if not unknown:
         return ()
     return (

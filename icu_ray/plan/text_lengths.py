@@ -144,12 +144,12 @@ def lengths_in(
 ) -> Lengths:
     """How long rows are as this model reads them. UserError for rows that it cannot read."""
     from icu_ray.data.tokens import row_lengths
-    from icu_ray.models.loading import load_tokenizer, local_folder
+    from icu_ray.models.loading import load_tokenizer, local_folder, with_base
 
     tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
     found = []
     with contextlib.suppress(OSError, ValueError, AttributeError):  # what is wrong with it, checking the model tells
-        file = local_folder(source, revision, weights=False) / "config.json"
-        described = json.loads(file.read_text(encoding="utf-8"))
+        folder, _ = with_base(local_folder(source, revision, weights=False), source, weights=False)
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         found = [described[key] for key in _POSITIONS if isinstance(described.get(key), int)]
     return Lengths(*row_lengths(examples, tokenizer), min(found) if found else None)

@@ -160,6 +160,7 @@ def trial_of(
         "stop": {**_stop_identity(stop), "max_epochs": settings.max_epochs},
         "precision": settings.precision,
         "seed": settings.seed,
+        **({} if model.lora is None or not known.trains else {"lora": model.lora.identity()}),
     }
     label = method.label or method.name
     estimate = None

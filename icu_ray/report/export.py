@@ -12,13 +12,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from icu_ray.errors import UserError, did_you_mean, without_secrets
-from icu_ray.models.hub import folder_here
+from icu_ray.models.folders import ADAPTER_CONFIG, whole_model_here
 from icu_ray.report.collect import ReportedTrial, collect
 from icu_ray.report.formats.model_card import Base, model_card
 from icu_ray.storage.files import list_dir, local_path
@@ -42,6 +43,7 @@ def export_model(run: str, out: Path, *, trial: str | None = None) -> ReportedTr
         with fetched(chosen.paths.model) as model:
             shutil.copytree(model, staging, dirs_exist_ok=True)
         base, licences = _base(chosen)
+        base = replace(base, alone=(staging / ADAPTER_CONFIG).is_file())
         (staging / CARD).write_text(model_card(chosen, base), encoding="utf-8")
         for file in licences:
             shutil.copyfile(file, staging / file.name)
@@ -98,11 +100,11 @@ def _base(trial: ReportedTrial) -> tuple[Base, list[Path]]:
     folder = None
     if source is not None:
         with contextlib.suppress(UserError):  # a GGUF file that is no longer there tells no licence
-            folder = folder_here(source, revision)
+            folder = whole_model_here(source, revision)
     if folder is None or not folder.is_dir():
-        return Base(source, revision), []
+        return Base(source, revision, lora=described.get("lora")), []
     licences = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name.upper().startswith("LICEN")]
-    return Base(source, revision, _licence(folder / CARD)), licences
+    return Base(source, revision, _licence(folder / CARD), described.get("lora")), licences
 
 
 def _licence(card: Path) -> str | None:

@@ -1,4 +1,5 @@
-"""The epochs of one trial under DeepSpeed: train, measure, refine, stop. Also the training of stand-ins.
+"""The epochs of one trial under DeepSpeed: train, measure, refine, stop. Also the training of models that
+are to know the texts first.
 
 Read in this order:
 
@@ -9,6 +10,8 @@ Read in this order:
 - records.py: what goes in and what comes out, as values; checkpoints.py: a trial's state in a folder
 - engine.py: DeepSpeed, known here alone; partitioned.py: weights that ZeRO stage 3 divides among ranks; offload.py: its
   Adam for main memory, compiled
+- checkpoint_files.py: what its checkpoints hold, and how they are read without running code
+- finetuning.py: models that learn the texts before anything is unlearned; trained_epochs.py: what such a model says of it
 - standin_models.py, standins.py, muon.py: small models made and trained here until they know the forget samples
 
 The package must not know Ray, Tune or MLflow: who calls it decides where its reports and checkpoints go.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icu_ray.models.adapters import has_adapter
 from icu_ray.storage.results import EpochRecord, Scores
 from icu_ray.storage.thresholds import Thresholds
 
@@ -61,14 +62,23 @@ def _above(before: Scores, scores: Scores, thresholds: Thresholds) -> float:
 
 
 def save_weights(model: PreTrainedModel, file: Path) -> None:
-    """The model's weights, bit for bit; a weight that two layers share is written once."""
-    from safetensors.torch import save_model
+    """The weights that are trained, bit for bit; a weight that two layers share is written once."""
+    from safetensors.torch import save_file, save_model
 
-    save_model(model, str(file))
+    if not has_adapter(model):
+        save_model(model, str(file))
+        return
+    save_file({name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}, file)
 
 
 def load_weights(model: PreTrainedModel, file: Path) -> None:
     """Give `model` the weights that `save_weights` wrote of one of its kind."""
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file, load_model
 
-    load_model(model, str(file))
+    if not has_adapter(model):
+        load_model(model, str(file))
+        return
+    weights = load_file(file)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(weights[name])

@@ -13,7 +13,6 @@ import contextlib
 import io
 import logging
 import os
-import pickle
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from icu_ray.errors import UserError
+from icu_ray.training.checkpoint_files import (
+    frozen_names,
+    leave_out_frozen,
+    load_trained,
+    load_without_code,
+    pickle_stages_by_value,
+)
 from icu_ray.training.partitioned import divide_frozen, gathered, leave_whole
 
 if TYPE_CHECKING:
@@ -110,7 +115,11 @@ class Engine:
             self.inner.enable_backward_allreduce = False
         if not callable(getattr(self.inner.checkpoint_engine, "load", None)):
             raise RuntimeError("this DeepSpeed reads its checkpoints elsewhere, where pickled code would be run")
-        self.inner.checkpoint_engine.load = _load_without_code
+        self.inner.checkpoint_engine.load = load_without_code
+        # Of a model with an adapter: its own weights stay what they are, and are in no checkpoint.
+        self.frozen = frozen_names(module)
+        if self.frozen:
+            module.register_state_dict_post_hook(leave_out_frozen)  # type: ignore[no-untyped-call]
         self.settings = settings
         self.rank = rank
         self.world_size = world_size
@@ -154,9 +163,10 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Every rank writes its part of weights and optimizer state; at stage 3 rank 0 the whole weights too."""
         with _quiet():
-            _pickle_stages_by_value()
+            pickle_stages_by_value()
             counts = {"skipped_in_a_row": self.skipped_in_a_row}
-            self.inner.save_checkpoint(str(folder), tag=_TAG, client_state=counts)
+            alone = bool(self.frozen)
+            self.inner.save_checkpoint(str(folder), tag=_TAG, client_state=counts, exclude_frozen_parameters=alone)
         if self.divided:
             from safetensors.torch import save_file
 
@@ -173,7 +183,8 @@ class Engine:
             counts = self._load_weights(folder)
         else:
             with _quiet():
-                loaded, counts = self.inner.load_checkpoint(str(folder), tag=_TAG)
+                load = load_trained if self.frozen else None
+                loaded, counts = self.inner.load_checkpoint(str(folder), tag=_TAG, custom_load_fn=load)
             if loaded is None:
                 raise FileNotFoundError(f"{folder}: holds no DeepSpeed checkpoint")
         self.skipped_in_a_row = int(counts.get("skipped_in_a_row", 0))
@@ -186,7 +197,7 @@ class Engine:
         files = sorted((folder / _TAG).glob("*model_states.pt"))
         if not files:
             raise FileNotFoundError(f"{folder}: holds no DeepSpeed checkpoint")
-        kept: dict[str, Any] = _load_without_code(str(files[0]), "cpu")
+        kept: dict[str, Any] = load_without_code(str(files[0]), "cpu")
         whole = folder / WEIGHTS_FILE
         weights = load_file(whole) if whole.is_file() else kept["module"]
         with self.whole_model(changed=True), torch.no_grad():
@@ -247,37 +258,6 @@ def deepspeed_version() -> str:
     import deepspeed
 
     return str(deepspeed.__version__)
-
-
-def _load_without_code(path: str, map_location: Any = None) -> Any:
-    """In place of DeepSpeed's own reading of a file, which unpickles whatever it names and so runs it.
-
-    torch's weights_only unpickler makes tensors and plain containers, and here the three plain classes that ZeRO's
-    optimizer states hold; of anything else it calls nothing.
-    """
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    try:
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"checkpoint {path}: is damaged, or holds more than tensors and plain values, as no checkpoint of a trial "
-            "does; it was not loaded. Remove the trial's checkpoint folder to start it anew"
-        ) from error
-
-
-def _pickle_stages_by_value() -> None:
-    """Have ZeRO's stage written as its number.
-
-    Early releases of Python 3.11 (Debian 12's is one) pickle a member of an enumeration as a call of `getattr`, which
-    no reading without code accepts: what they save could not be loaded, on any Python.
-    """
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-
-    ZeroStageEnum.__reduce_ex__ = lambda stage, protocol: (ZeroStageEnum, (stage.value,))
 
 
 def _without_compiled_communication() -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,8 @@ from icu_ray.trial.out_of_memory import halve_micro_batch, is_out_of_memory, rea
 from icu_ray.trial.task import TrialTask, result_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from icu_ray.config import ModelConfig
     from icu_ray.models.loading import LoadedModel
     from icu_ray.plan.trial_settings import TrialSettings
@@ -172,6 +175,7 @@ def _is_first_attempt(paths: TrialPaths) -> bool:
 
 
 def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
+    from icu_ray.models.adapters import attach
     from icu_ray.models.reference import Reference
     from icu_ray.training.records import TrialData
     from icu_ray.training.validation import Validation
@@ -183,7 +187,10 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
     parts = {"references": keys.reference, "heads": keys.head}
     folders = {kind: None if key is None else get_artefact(store, kind, key) for kind, key in parts.items()}
     reference, draws = folders["references"], keys.draws
-    seed, ngram = task.trial.settings.seed, task.trial.settings.el.ngram
+    settings, model = task.trial.settings, task.trial.model
+    seed, ngram = settings.seed, settings.el.ngram
+    if model.lora is not None and settings.max_epochs > 0:
+        attach(loaded.model, model.lora, seed, model.source or model.name)
     return loaded, TrialData(
         targets=rows["targets"],
         pairs=rows.get("pairs"),
@@ -205,7 +212,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     if task.trial.settings.max_epochs == 0 and task.artefacts.retrained is None:
         model_hash = task.provenance.model  # nothing was changed, so nothing is saved
     elif task.keep_model:
-        model_hash = with_retries(lambda: _save_model(loaded, paths), paths.model)
+        model_hash = _save_model(loaded, paths, task.trial.model)
     with_retries(lambda: write_events(paths, outcome.history), paths.events)
     with_retries(lambda: write_samples(paths, outcome.samples), paths.samples)
     seconds = {**seconds, **outcome.seconds, "save": time.time() - started}
@@ -227,13 +234,35 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     return result
 
 
-def _save_model(loaded: LoadedModel, paths: TrialPaths) -> str:
+def _save_model(loaded: LoadedModel, paths: TrialPaths, described: ModelConfig) -> str:
     """The unlearned model and its tokenizer, whole or not at all; the hash of their files."""
+    from icu_ray.models.adapters import has_adapter, merge_adapter, save_adapter
+
+    # The gold standard has none, whatever its model's trials train.
+    save = "merged" if described.lora is None or not has_adapter(loaded.model) else described.lora.save
+    with scratch_folder() as adapter:
+        if save != "merged":
+            assert described.source is not None
+            save_adapter(loaded.model, adapter, described.source, described.revision)
+        if has_adapter(loaded.model) and save != "adapter":
+            merge_adapter(loaded.model)
+        parts = {"adapter": {"": adapter}, "merged": {}, "both": {"adapter": adapter}}[save]
+        whole = None if save == "adapter" else loaded.model
+        return with_retries(lambda: _put_model(whole, loaded.tokenizer, parts, paths), paths.model)
+
+
+def _put_model(
+    model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, Path], paths: TrialPaths
+) -> str:
+    """Write the trial's model folder: model, tokenizer, and folders to be copied to places in it; its hash."""
     remove_unfinished(paths)
     target = local_path(paths.model)
     with scratch_folder() if target is None else unfinished_model(target.parent) as folder:
-        loaded.model.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
+        if model is not None:
+            model.save_pretrained(folder)
+        for place, part in parts.items():
+            shutil.copytree(part, folder / place, dirs_exist_ok=True)
+        tokenizer.save_pretrained(folder)
         model_hash = folder_fingerprint(folder)
         remove(paths.model)
         if target is not None:

@@ -32,7 +32,7 @@ from icu_ray.config import ModelConfig
 from icu_ray.errors import UserError
 from icu_ray.models.architecture import check_architecture, check_forward, read_config
 from icu_ray.models.checking import check_models
-from icu_ray.models.loading import check_model_source, load_model
+from icu_ray.models.loading import load_model
 from tests.models.test_loading import save_model
 from tests.support.tiny_models import FAMILIES, VOCABULARY, tiny_model
 
@@ -170,17 +170,6 @@ def test_causal_models_are_taken_even_when_broken(family: str) -> None:
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
     check_forward(model, "X")
-
-
-def test_an_adapter_is_refused(good: Path, tmp_path: Path) -> None:
-    folder = changed(good, tmp_path / "model")
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
-    for refuse in (check_model_source, load_model):
-        with pytest.raises(UserError, match=r"holds an adapter .* merge it"):
-            refuse(str(folder))
-    (folder / "config.json").unlink()
-    with pytest.raises(UserError, match="holds an adapter"):
-        check_model_source(str(folder))
 
 
 def test_weights_that_the_config_does_not_use(good: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from icu_ray.cli.main import main
+from icu_ray.config import LoraConfig
 from icu_ray.errors import UserError
+from icu_ray.models.adapters import attach, save_adapter
 from icu_ray.models.loading import load_model
 from icu_ray.report.export import export_model
 from icu_ray.storage.results import TrialEvaluation
@@ -20,6 +22,7 @@ from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.trial_files import TrialPaths, read_result, write_evaluation, write_result
 from tests.models.test_loading import save_model
 from tests.support.report_case import REFERENCE, Cell, config, write_sweep
+from tests.support.tiny_models import tiny_model
 
 
 @pytest.fixture
@@ -69,6 +72,24 @@ def test_a_model_that_has_not_forgotten_says_so_first(run: Path, tmp_path: Path)
     export_model(str(run), tmp_path / "out", trial="kl-")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert card.index("Unlearning was not a success") < card.index("## What was done")
+
+
+def test_an_exported_adapter_says_what_it_is(tmp_path: Path) -> None:
+    described = config("s")
+    base = save_model(tmp_path / "base")
+    described["models"][0] |= {"source": str(base), "lora": LoraConfig(rank=4, save="adapter").model_dump(mode="json")}
+    cell = Cell()
+    run = write_sweep(tmp_path, "s", [cell], described)
+    folder = Path(TrialPaths.of(str(tmp_path), "s", cell.trial_id).model)
+    folder.mkdir()
+    model = tiny_model("gpt_neo")
+    attach(model, LoraConfig(rank=4), 1, "tiny")
+    save_adapter(model, folder, str(base), None)
+    export_model(str(run), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "peft"
+    assert "an adapter (LoRA) of rank 4, alpha 16, on all-linear; this folder holds it alone" in card
+    assert load_model(str(tmp_path / "out")).model.num_parameters() == tiny_model("gpt_neo").num_parameters()
 
 
 @pytest.mark.parametrize(

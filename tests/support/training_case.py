@@ -29,7 +29,7 @@ from icu_ray.models.reference import Cache, build_reference
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.engine import distributed, set_device_environment
 from icu_ray.training.records import TrialData
-from tests.support.tiny_models import COLUMNS, PAD, VOCABULARY, tiny_model
+from tests.support.tiny_models import COLUMNS, PAD, VOCABULARY, tiny_model_of
 
 FILTER = FilterConfig(encoder="bundled", encoder_layer=1, bertscore=0.0, bleu=0.0)
 
@@ -80,7 +80,7 @@ def case(
 
     texts: the targets are windows of these texts.
     """
-    model = tiny_model(family, seed=0)
+    model = tiny_model_of(family, seed=0)
     targets, pairs = some_rows(count, 1), some_rows(count, 2)
     ids = torch.from_numpy(targets.input_ids)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

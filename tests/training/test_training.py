@@ -373,14 +373,14 @@ class TestTrial:
         """Early Python 3.11 writes a call of getattr in its place, which is not loaded."""
         from deepspeed.runtime.zero.config import ZeroStageEnum
 
-        from icu_ray.training.engine import _pickle_stages_by_value
+        from icu_ray.training.checkpoint_files import pickle_stages_by_value
 
         def early(stage: ZeroStageEnum, protocol: int) -> object:
             return getattr, (ZeroStageEnum, stage.name)
 
         monkeypatch.setattr(ZeroStageEnum, "__reduce_ex__", early)
         assert b"getattr" in pickle.dumps(ZeroStageEnum.gradients, protocol=2)
-        _pickle_stages_by_value()
+        pickle_stages_by_value()
         data = pickle.dumps(ZeroStageEnum.gradients, protocol=2)
         assert b"getattr" not in data and pickle.loads(data) is ZeroStageEnum.gradients
 

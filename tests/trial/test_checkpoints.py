@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from icu_ray.config import ModelConfig
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.loading import LoadedModel
 from icu_ray.storage.trial_files import TrialPaths
@@ -61,7 +62,7 @@ def test_a_saved_model_is_whole_and_a_killed_save_leaves_nothing(tmp_path: Path,
     (folder / ".model-left").mkdir(parents=True)
     (folder / "model").mkdir()
     loaded = LoadedModel(tiny_model("gpt_neo"), tokenizer(), tmp_path)
-    assert _save_model(loaded, paths) == folder_fingerprint(folder / "model")
+    assert _save_model(loaded, paths, ModelConfig(name="m", source="m")) == folder_fingerprint(folder / "model")
     left = {path.name for path in folder.iterdir()}
     assert left == ({"model"} if "://" not in place else {"model", ".model-left"})
 

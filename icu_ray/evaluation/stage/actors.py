@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.evaluation.model_requests import dump_answers
 from icu_ray.models.fingerprints import folder_fingerprint
-from icu_ray.models.loading import Dtype, LoadedModel, load_model, local_folder
+from icu_ray.models.folders import ADAPTER_CONFIG
+from icu_ray.models.loading import Dtype, LoadedModel, load_model, local_folder, with_base
 from icu_ray.storage.files import file_system
 from icu_ray.storage.folders import fetched
 
@@ -188,13 +189,19 @@ def _gpu_bytes() -> int:
 
 
 def _weight_bytes(subject: Subject) -> int:
-    """Size of a model's weight files, in a folder, behind a URL or in the hub's cache; 0 where it is not there yet."""
+    """Size of a model's weight files, in a folder, behind a URL or in the hub's cache; 0 where it is not there yet.
+
+    Of an adapter those of its base count.
+    """
     if "://" in subject.source:
         filesystem, inside = file_system(subject.source)
         found = filesystem.ls(inside, detail=True)
-        return sum(int(each["size"]) for each in found if str(each["name"]).endswith((".safetensors", ".bin")))
+        if not any(str(each["name"]).endswith(f"/{ADAPTER_CONFIG}") for each in found):
+            return sum(int(each["size"]) for each in found if str(each["name"]).endswith((".safetensors", ".bin")))
     try:
-        folder = local_folder(subject.source, subject.revision)
+        with subject.folder(weights=False) as source:
+            here = local_folder(source, subject.revision, weights="://" not in subject.source)
+            folder, _ = with_base(here, source)
     except UserError:
         return 0
     return sum(p.stat().st_size for kind in ("*.safetensors", "*.bin") for p in folder.glob(kind))

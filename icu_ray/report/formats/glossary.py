@@ -63,6 +63,11 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     ("trial", "One model, one forget sample, one method and one cell. A sweep is all trials of one config."),
     (
+        "adapter (LoRA)",
+        "Two small matrices beside each linear layer of a model. They are trained in place of the model's own weights, "
+        "which stay as they are. Merging adds them to those weights.",
+    ),
+    (
         "stand-in",
         "A small model, trained for the sweep until it has memorised the targets. It shows that the machinery works, "
         "and says little about large models.",

@@ -7,7 +7,9 @@ The card names texts by count and hash alone and never quotes one. Its front mat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -29,11 +31,16 @@ LIMITS = (
 
 @dataclass(frozen=True)
 class Base:
-    """The model before. source: hub id or folder, None for a stand-in. licence: as its own card says it, or None."""
+    """The model before. source: hub id or folder, None for a stand-in. licence: as its own card says it, or None.
+
+    lora: settings of the adapter that was trained on it, if one was. alone: whether the folder holds that alone.
+    """
 
     source: str | None
     revision: str | None = None
     licence: str | None = None
+    lora: Mapping[str, Any] | None = None
+    alone: bool = False
 
     @property
     def of_hub(self) -> bool:
@@ -47,7 +54,7 @@ def model_card(trial: ReportedTrial, base: Base) -> str:
     if result is None:
         raise ValueError(f"trial {trial.name} has no result")
     front = {
-        "library_name": "transformers",
+        "library_name": "peft" if base.alone else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["machine-unlearning", "icu-ray", trial.base_method],
         **({"base_model": base.source} if base.of_hub else {}),
@@ -77,6 +84,12 @@ def _done(trial: ReportedTrial, base: Base) -> list[tuple[str, str]]:
         ("epochs", f"{result.epochs}{kept}"),
         ("texts to forget", f"{len(trial.samples)}, forget sample {trial.sample}"),
     ]
+    if base.lora is not None:
+        targets = base.lora["targets"]
+        where = targets if isinstance(targets, str) else ", ".join(targets)
+        holds = "this folder holds it alone, for the model before" if base.alone else "merged into the model"
+        said = f"an adapter (LoRA) of rank {base.lora['rank']}, alpha {base.lora['alpha']:g}, on {where}; {holds}"
+        rows.append(("trained", said))
     if made is not None:
         rows += [("SHA-256 of all texts", made.data), ("SHA-256 of the model before", made.model)]
     rows.append(("SHA-256 of the model after", result.model_hash))
