@@ -1,0 +1,274 @@
+"""What a worker holds of a model in training and while it is measured: bytes by part, reckoned before anything starts.
+
+    need = memory_of(shape, Use(workers=8, stage=3, precision="bf16", micro_batch=1, length=256))
+    need.training, need.measuring         # bytes; need.parts: what training's consist of
+    fitting(shape, use, 24e9)             # the first ZeRO stage and the largest micro batch that fit
+
+Weights, gradients, Adam's state and activations are counted as DeepSpeed 0.19 and transformers keep them
+(tests/training/test_memory.py compares them with what is really held; docs/how-to/cluster.md says how near that is).
+Left out: CUDA's context, what its allocator leaves unused, and the encoder of BERTScore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from icu_ray.plan.model_shapes import ModelShape
+
+BUCKET, LIVE = 500_000_000, 1_000_000_000
+"""DeepSpeed's defaults: numbers of the buffer in which ZeRO collects gradients, and of the weights that stage 3 keeps
+gathered (reduce_bucket_size, stage3_max_live_parameters)."""
+LOGITS_AT_ONCE, CACHE_BYTES, ON_CPU = 64 * 1024**2, 2 * 1024**3, 1024
+"""Bounds of the probe: numbers of scores, bytes of open continuations, tokens and continuations on a CPU
+(metrics/kv_cache.py, greedy_decoding.py)."""
+USABLE = 0.9
+"""Of a GPU's memory: the rest is for CUDA's context and what the allocator leaves unused."""
+_SCORES = 12
+"""Bytes of each score that is read at once: as the model gives it, its slice, its log-softmax in float32."""
+_MOST_WORKERS = 64
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a model is trained and measured.
+
+    micro_batch: targets of one forward of one worker; paired: each has a pair beside it. length: tokens of a row.
+    trainable: parameters that are trained, None: all. cache: what is kept of the original model. chunk: tokens whose
+    scores exist at one time. rows: targets that one worker measures, `chunk_measured` at a time; prompts: asked at one
+    time for what the model says, of `prompt` tokens, with `beams` beams. train: False where nothing is trained.
+    """
+
+    workers: int = 1
+    stage: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch: int = 1
+    length: int = 200
+    suffix: int = 50
+    paired: bool = True
+    checkpointing: bool = False
+    trainable: int | None = None
+    offload: bool = False
+    gpu: bool = True
+    cache: Literal["hidden", "probs", "recompute", "none"] = "hidden"
+    chunk: int = 256
+    rows: int = 128
+    chunk_measured: int = 64
+    prompt: int = 50
+    prompts: int = 128
+    beams: int = 2
+    train: bool = True
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one worker.
+
+    master: float32 copies of bf16 weights (and ZeRO's own of float32 ones). buffers: of ZeRO, with the weights that
+    stage 3 has gathered. vocabulary: scores of a chunk and the output matrix's gradient. reference: what a batch takes
+    of the original model. step: what Adam's step takes beyond all that. measured: weights that stage 3 gathers, cached
+    keys and values, and scores while the model is measured. main: in main memory by offload_optimizer.
+    """
+
+    weights: float
+    gradients: float = 0
+    moments: float = 0
+    master: float = 0
+    activations: float = 0
+    vocabulary: float = 0
+    reference: float = 0
+    buffers: float = 0
+    step: float = 0
+    measured: float = 0
+    kept: float = 0
+    """Of gradients and buffers, what stays while the model is measured: at stage 3."""
+    main: float = 0
+
+    @property
+    def parts(self) -> Mapping[str, float]:
+        """What there is at the most at one time in training, in the order of telling."""
+        return {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "moments": self.moments,
+            "master": self.master,
+            "activations": self.activations,
+            "vocabulary": self.vocabulary,
+            "reference": self.reference,
+            "buffers": self.buffers,
+            "step": self.step,
+        }
+
+    @property
+    def training(self) -> float:
+        """The most of a training step."""
+        return sum(self.parts.values())
+
+    @property
+    def measuring(self) -> float:
+        """The most while the model is measured, between epochs."""
+        return self.weights + self.moments + self.master + self.reference + self.kept + self.measured
+
+    @property
+    def total(self) -> float:
+        """The most of both."""
+        return max(self.training, self.measuring)
+
+
+def memory_of(shape: ModelShape, use: Use) -> Memory:
+    """What one worker of this use needs."""
+    size = 4 if use.precision == "fp32" else 2
+    weights = shape.parameters * size / (use.workers if use.stage == 3 else 1)
+    measured = _measured(shape, use, size)
+    if not use.train:
+        return Memory(weights, measured=measured)
+    trained = shape.parameters if use.trainable is None else use.trainable
+    own = trained / (use.workers if use.stage else 1)  # what this worker's Adam steps
+    moments, master = 8 * own, 4 * own if use.stage or size == 2 else 0
+    gradients = size * (own if use.stage >= 2 else trained)
+    bucket = size * (BUCKET if use.gpu else min(BUCKET, trained)) if use.stage else 0
+    gathered = size * min(shape.parameters, LIVE + shape.layer) if use.stage == 3 else 0
+    offloaded = use.offload and use.gpu and use.stage > 0
+    main = moments + master + 4 * own if offloaded else 0
+    if offloaded:
+        moments, master, gradients = 0, 0, size * trained if use.stage == 1 else 0
+    activations, vocabulary = activations_of(shape, use), _vocabulary(shape, use, size, trained == shape.parameters)
+    if use.stage == 0:
+        stepping = gradients + (4 * own if size == 2 else 0) + (size * min(BUCKET, trained) if use.workers > 1 else 0)
+    elif offloaded:
+        stepping = gradients
+    else:
+        # Its share of the gradients, flat, beside what they are copied from.
+        stepping = 8 * own if use.stage < 3 else gradients + bucket + 4 * own
+    at_once = gradients + bucket + gathered + activations + vocabulary
+    return Memory(
+        weights=weights,
+        gradients=gradients,
+        moments=moments,
+        master=master,
+        activations=activations,
+        vocabulary=vocabulary,
+        reference=_reference(shape, use, size),
+        buffers=bucket + gathered,
+        step=max(0, stepping - at_once),
+        measured=measured,
+        kept=gradients + bucket if use.stage == 3 else 0,
+        main=main,
+    )
+
+
+def fitting(shape: ModelShape, use: Use, room: float) -> Use | None:
+    """The use that fits into `room` bytes a worker: the lowest ZeRO stage, at it the largest micro batch, halved as
+    often as it must be; with more workers where no stage does it. None: not even then."""
+    workers = use.workers
+    while workers <= max(_MOST_WORKERS, use.workers):
+        for stage in range(4) if workers > 1 else (0,):
+            micro = use.micro_batch
+            while micro:
+                tried = replace(use, workers=workers, stage=stage, micro_batch=micro)
+                if memory_of(shape, tried).total <= room:
+                    return tried
+                micro //= 2
+        workers *= 2
+    return None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Bytes that a layer keeps of one token for the backward pass, in (fp32, bf16), by what they grow with.
+
+    hidden, mlp: of the widths. queries, keys: of the heads times their width. scores: of heads times the row's length,
+    where probabilities of attention are kept (eager). mask: of the row's length (sdpa keeps a mask of a batch with
+    pads). expert: of the width, for each expert that a token passes.
+    """
+
+    hidden: tuple[int, int]
+    mlp: tuple[int, int]
+    queries: tuple[int, int] = (0, 0)
+    keys: tuple[int, int] = (0, 0)
+    scores: tuple[int, int] = (0, 0)
+    mask: tuple[int, int] = (0, 0)
+    expert: tuple[int, int] = (0, 0)
+
+
+_PLAIN, _GATED, _SDPA, _EAGER = (8, 4), (16, 8), (4, 2), (4, 6)
+_LLAMA = _Kept((24, 16), _GATED, (16, 8), mask=_SDPA)
+KEPT: Mapping[str, _Kept] = {
+    "gpt2": _Kept((32, 16), _PLAIN, mask=_SDPA),
+    "gptj": _Kept((24, 16), _PLAIN, scores=_EAGER),
+    "gpt_neo": _Kept((32, 20), _PLAIN, scores=_EAGER),
+    "gpt_neox": _Kept((40, 20), _PLAIN, mask=_SDPA),
+    "opt": _Kept((32, 16), (4, 2), mask=_SDPA),
+    "bloom": _Kept((32, 16), _PLAIN, scores=_EAGER),
+    "falcon": _Kept((24, 18), _PLAIN, scores=(4, 4)),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "smollm3": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _Kept((24, 16), _GATED, (24, 14), (8, 6), mask=_SDPA),
+    "gemma": _Kept((24, 20), _GATED, (16, 8), mask=_SDPA),
+    "gemma2": _Kept((40, 36), _GATED, (16, 8), scores=(8, 8)),
+    "gemma3_text": _Kept((40, 36), _GATED, (24, 16), (8, 8), mask=_SDPA),
+    "phi3": _Kept((28, 18), _GATED, (16, 8), mask=_SDPA),
+    "olmo2": _Kept((24, 20), _GATED, (24, 16), (8, 8), mask=_SDPA),
+    "mixtral": _Kept((24, 16), _GATED, (16, 8), mask=_SDPA, expert=(8, 4)),
+}
+"""Counted from what torch saves in transformers 5.23 with torch's own attention (sdpa), or without where a family has
+no other: GPT-Neo, GPT-J, Bloom, and Gemma 2 for its capped scores."""
+
+
+def activations_of(shape: ModelShape, use: Use) -> float:
+    """Bytes kept for the backward pass of one micro batch; targets and pairs go through the model together."""
+    which, size = (0, 4) if use.precision == "fp32" else (1, 2)
+    kept = KEPT[shape.family]
+    heads = 4 * shape.heads + 8  # logarithms of attention's sums, and the norms' factors
+    layer = (
+        kept.hidden[which] * shape.hidden
+        + (kept.mlp[which] * shape.mlp + kept.expert[which] * shape.hidden) * shape.experts
+        + kept.queries[which] * shape.queries
+        + kept.keys[which] * shape.keys
+        + kept.scores[which] * shape.heads * use.length
+        + kept.mask[which] * use.length
+        + heads
+    )
+    if shape.family == "phi3" and shape.keys == shape.queries:
+        layer += 2 * size * shape.queries  # values are a view of queries, keys and values in one
+    # The last norm, the states that are scored, and their gradient.
+    ends = (12 + 2 * size) * shape.hidden
+    tokens = use.micro_batch * (2 if use.paired else 1) * use.length
+    layers = shape.layers * size * shape.hidden + layer if use.checkpointing else shape.layers * layer
+    return tokens * (layers + ends)
+
+
+def _vocabulary(shape: ModelShape, use: Use, size: int, whole: bool) -> float:
+    """Blocks of scores in float32 (methods/vocabulary_loss.py), and the output matrix's gradient if it is trained."""
+    tokens = min(use.chunk, use.micro_batch * use.length)
+    blocks = 2 if use.cache == "none" else 3
+    gradient = shape.head * (4 if size == 4 else 6) if whole else 0
+    return blocks * tokens * shape.vocabulary * 4 + gradient
+
+
+def _reference(shape: ModelShape, use: Use, size: int) -> float:
+    """The rows of a micro batch, moved to the device, and what stays there: the frozen output matrix or model."""
+    tokens = use.micro_batch * use.length
+    if use.cache == "hidden":
+        return size * (shape.head + tokens * shape.hidden)
+    if use.cache == "probs":
+        return 4 * tokens * shape.vocabulary
+    return size * shape.parameters if use.cache == "recompute" else 0
+
+
+def _measured(shape: ModelShape, use: Use, size: int) -> float:
+    """Gathered weights, the larger of the caches of probe and beams, and the scores that are read at once."""
+    column = 2 * size * shape.keys * shape.layers
+    rows = min(use.rows, use.chunk_measured)
+    continued = rows * use.suffix * (1 if use.gpu else ON_CPU / max(ON_CPU, rows * use.suffix))
+    probe = column * rows * use.length + min(CACHE_BYTES, column * continued * use.suffix)
+    asked = min(use.rows, use.prompts)
+    beams = column * asked * (use.prompt + use.suffix + use.beams * use.suffix)
+    beams += _SCORES * asked * use.beams * shape.vocabulary
+    most = LOGITS_AT_ONCE if use.gpu else min(LOGITS_AT_ONCE, ON_CPU * shape.vocabulary)
+    scores = min(max(most, use.length * shape.vocabulary), rows * use.length * shape.vocabulary)
+    whole = size * shape.parameters if use.stage == 3 else 0
+    return whole + max(probe + _SCORES * scores, beams)
