@@ -56,8 +56,8 @@ class ModelConfig(Section):
     """CPU cores of one worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Number format of weights and gradients in training."""
-    zero_stage: Annotated[int, Field(ge=0, le=2)] = 0
-    """ZeRO stage; at 3 the weights are spread over workers, which saving does not gather yet."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """ZeRO stage; at 3 the weights are spread over workers too."""
     offload_optimizer: bool = False
     """Keep Adam's state in main memory, not on the GPU."""
     micro_batch: Count | None = None

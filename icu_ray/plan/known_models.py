@@ -43,7 +43,7 @@ def _llama(
     return {"model_type": family, **sizes, **more}
 
 
-_TIED = {"tie_word_embeddings": True}
+_TIED: Mapping[str, Any] = {"tie_word_embeddings": True}
 _CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "eleutherai/gpt-neo-125m": _gpt_neo(768, 12, 12),
     "eleutherai/gpt-neo-1.3b": _gpt_neo(2048, 24, 16),
@@ -84,6 +84,7 @@ _CONFIGS: Mapping[str, Mapping[str, Any]] = {
 }
 _SAME_AS: Mapping[str, str] = {
     "gpt2": "openai-community/gpt2",
+    "smollm2": "huggingfacetb/smollm2-135m",
     "nousresearch/llama-2-7b-hf": "meta-llama/llama-2-7b-hf",
     "nousresearch/llama-2-7b-chat-hf": "meta-llama/llama-2-7b-hf",
     "meta-llama/llama-2-7b-chat-hf": "meta-llama/llama-2-7b-hf",

@@ -1,7 +1,7 @@
 """What a worker holds of a model in training and while it is measured: bytes by part, reckoned before anything starts.
 
     need = memory_of(shape, Use(workers=8, stage=3, precision="bf16", micro_batch=1, length=256))
-    need.training, need.measuring         # bytes; need.parts: what training's consist of
+    need.training, need.measuring         # bytes
     fitting(shape, use, 24e9)             # the first ZeRO stage and the largest micro batch that fit
 
 Weights, gradients, Adam's state and activations are counted as DeepSpeed 0.19 and transformers keep them
@@ -27,14 +27,14 @@ USABLE = 0.9
 """Of a GPU's memory: the rest is for CUDA's context and what the allocator leaves unused."""
 _SCORES = 12
 """Bytes of each score that is read at once: as the model gives it, its slice, its log-softmax in float32."""
-_MOST_WORKERS = 64
 
 
 @dataclass(frozen=True)
 class Use:
     """How a model is trained and measured.
 
-    micro_batch: targets of one forward of one worker; paired: each has a pair beside it. length: tokens of a row.
+    batch: targets of a step; micro_batch: of one forward of one worker; paired: each has a pair beside it. accumulates: a step takes
+    several of them. length: tokens of a row, the last `suffix` of which the model is asked for.
     trainable: parameters that are trained, None: all. cache: what is kept of the original model. chunk: tokens whose
     scores exist at one time. rows: targets that one worker measures, `chunk_measured` at a time; prompts: asked at one
     time for what the model says, of `prompt` tokens, with `beams` beams. train: False where nothing is trained.
@@ -43,7 +43,9 @@ class Use:
     workers: int = 1
     stage: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
+    batch: int = 8
     micro_batch: int = 1
+    accumulates: bool = False
     length: int = 200
     suffix: int = 50
     paired: bool = True
@@ -65,50 +67,41 @@ class Use:
 class Memory:
     """Bytes of one worker.
 
-    master: float32 copies of bf16 weights (and ZeRO's own of float32 ones). buffers: of ZeRO, with the weights that
-    stage 3 has gathered. vocabulary: scores of a chunk and the output matrix's gradient. reference: what a batch takes
-    of the original model. step: what Adam's step takes beyond all that. measured: weights that stage 3 gathers, cached
-    keys and values, and scores while the model is measured. main: in main memory by offload_optimizer.
+    master: float32 copies of bf16 weights (and ZeRO's own of float32 ones). reference: what a batch takes of the
+    original model. buffers: of ZeRO, with the weights that stage 3 has gathered. vocabulary: scores of a chunk and the
+    output matrix's gradient. backward, step: the most of them that are there at one time when a backward pass begins,
+    and when Adam steps; gradients take the place of activations. measured: what measuring takes beside the weights,
+    Adam's state and the reference: weights that stage 3 gathers, cached keys and values, scores. main: in main memory
+    by offload_optimizer.
     """
 
     weights: float
-    gradients: float = 0
     moments: float = 0
     master: float = 0
+    reference: float = 0
+    gradients: float = 0
     activations: float = 0
     vocabulary: float = 0
-    reference: float = 0
     buffers: float = 0
+    backward: float = 0
     step: float = 0
     measured: float = 0
-    kept: float = 0
-    """Of gradients and buffers, what stays while the model is measured: at stage 3."""
     main: float = 0
 
     @property
-    def parts(self) -> Mapping[str, float]:
-        """What there is at the most at one time in training, in the order of telling."""
-        return {
-            "weights": self.weights,
-            "gradients": self.gradients,
-            "moments": self.moments,
-            "master": self.master,
-            "activations": self.activations,
-            "vocabulary": self.vocabulary,
-            "reference": self.reference,
-            "buffers": self.buffers,
-            "step": self.step,
-        }
+    def always(self) -> float:
+        """What stays from the first step to the last."""
+        return self.weights + self.moments + self.master + self.reference
 
     @property
     def training(self) -> float:
         """The most of a training step."""
-        return sum(self.parts.values())
+        return self.always + max(self.backward, self.step)
 
     @property
     def measuring(self) -> float:
         """The most while the model is measured, between epochs."""
-        return self.weights + self.moments + self.master + self.reference + self.kept + self.measured
+        return self.always + self.measured
 
     @property
     def total(self) -> float:
@@ -133,45 +126,60 @@ def memory_of(shape: ModelShape, use: Use) -> Memory:
     main = moments + master + 4 * own if offloaded else 0
     if offloaded:
         moments, master, gradients = 0, 0, size * trained if use.stage == 1 else 0
-    activations, vocabulary = activations_of(shape, use), _vocabulary(shape, use, size, trained == shape.parameters)
-    if use.stage == 0:
-        stepping = gradients + (4 * own if size == 2 else 0) + (size * min(BUCKET, trained) if use.workers > 1 else 0)
-    elif offloaded:
-        stepping = gradients
+    activations = activations_of(shape, use)
+    vocabulary = _vocabulary(shape, use, size, whole=trained == shape.parameters)
+    if offloaded:
+        step = gradients
+    elif use.stage == 0:
+        # float32 copies of bf16 gradients, or a flat copy that is averaged with the other workers'.
+        step = gradients + max(4 * own if size == 2 else 0, size * min(BUCKET, trained) if use.workers > 1 else 0)
     else:
-        # Its share of the gradients, flat, beside what they are copied from.
-        stepping = 8 * own if use.stage < 3 else gradients + bucket + 4 * own
-    at_once = gradients + bucket + gathered + activations + vocabulary
+        # Its share of the gradients, flat and in float32, beside what it is copied from; stage 3 keeps its buffers.
+        step = max(gradients, 8 * own) if use.stage < 3 else gradients + bucket + 4 * own
+    held = gradients if use.accumulates or use.stage == 3 else 0
+    stays = gradients + bucket if use.stage == 3 else 0
     return Memory(
         weights=weights,
-        gradients=gradients,
         moments=moments,
         master=master,
+        reference=_reference(shape, use, size),
+        gradients=gradients,
         activations=activations,
         vocabulary=vocabulary,
-        reference=_reference(shape, use, size),
         buffers=bucket + gathered,
-        step=max(0, stepping - at_once),
-        measured=measured,
-        kept=gradients + bucket if use.stage == 3 else 0,
+        backward=max(held + activations + vocabulary, gradients) + bucket + gathered,
+        step=step,
+        measured=measured + stays,
         main=main,
     )
 
 
 def fitting(shape: ModelShape, use: Use, room: float) -> Use | None:
     """The use that fits into `room` bytes a worker: the lowest ZeRO stage, at it the largest micro batch, halved as
-    often as it must be; with more workers where no stage does it. None: not even then."""
+    often as it must be, and less measured at one time; with more workers where no stage does it. None: not even then.
+    """
     workers = use.workers
-    while workers <= max(_MOST_WORKERS, use.workers):
-        for stage in range(4) if workers > 1 else (0,):
-            micro = use.micro_batch
+    while workers == use.workers or (workers <= use.batch and use.batch % workers == 0):
+        for stage in range(4) if workers > 1 else (use.stage,):
+            micro = min(use.micro_batch, -(-use.batch // workers))
             while micro:
-                tried = replace(use, workers=workers, stage=stage, micro_batch=micro)
-                if memory_of(shape, tried).total <= room:
-                    return tried
+                accumulates = micro * workers < use.batch
+                tried = replace(use, workers=workers, stage=stage, micro_batch=micro, accumulates=accumulates)
+                if (found := _measured_less(shape, tried, room)) is not None:
+                    return found
                 micro //= 2
         workers *= 2
     return None
+
+
+def _measured_less(shape: ModelShape, use: Use, room: float) -> Use | None:
+    """The use with `chunk_measured` and `prompts` halved until it fits; None: it does not."""
+    while (need := memory_of(shape, use)).total > room:
+        if need.training > room or max(use.chunk_measured, use.prompts) == 1:
+            return None
+        rows, prompts = max(1, use.chunk_measured // 2), max(1, use.prompts // 2)
+        use = replace(use, chunk_measured=rows, prompts=prompts)
+    return use
 
 
 @dataclass(frozen=True)
