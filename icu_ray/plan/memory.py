@@ -33,9 +33,8 @@ _SCORES = 12
 class Use:
     """How a model is trained and measured.
 
-    batch: targets of a step; micro_batch: of one forward of one worker; paired: each has a pair beside it. accumulates: a step takes
-    several of them. length: tokens of a row, the last `suffix` of which the model is asked for.
-    trainable: parameters that are trained, None: all. cache: what is kept of the original model. chunk: tokens whose
+    batch: targets of a step; micro_batch: of one forward of one worker; paired: each has a pair beside it. length:
+    tokens of a row, the last `suffix` of which the model is asked for. trainable: parameters that are trained, None: all. cache: what is kept of the original model. chunk: tokens whose
     scores exist at one time. rows: targets that one worker measures, `chunk_measured` at a time; prompts: asked at one
     time for what the model says, of `prompt` tokens, with `beams` beams. train: False where nothing is trained.
     """
@@ -45,7 +44,6 @@ class Use:
     precision: Literal["fp32", "bf16"] = "fp32"
     batch: int = 8
     micro_batch: int = 1
-    accumulates: bool = False
     length: int = 200
     suffix: int = 50
     paired: bool = True
@@ -61,6 +59,11 @@ class Use:
     prompts: int = 128
     beams: int = 2
     train: bool = True
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a step takes several micro batches, so that gradients are there while the next one goes forward."""
+        return self.micro_batch * self.workers < self.batch
 
 
 @dataclass(frozen=True)
@@ -163,8 +166,7 @@ def fitting(shape: ModelShape, use: Use, room: float) -> Use | None:
         for stage in range(4) if workers > 1 else (use.stage,):
             micro = min(use.micro_batch, -(-use.batch // workers))
             while micro:
-                accumulates = micro * workers < use.batch
-                tried = replace(use, workers=workers, stage=stage, micro_batch=micro, accumulates=accumulates)
+                tried = replace(use, workers=workers, stage=stage, micro_batch=micro)
                 if (found := _measured_less(shape, tried, room)) is not None:
                     return found
                 micro //= 2

@@ -93,15 +93,13 @@ def use_of(trial: Trial, config: SweepConfig, rows: int) -> Use:
         settings.method, alpha=settings.alpha, beta=settings.beta, settings=settings.method_settings, loss=settings.loss
     )
     own = -(-settings.batch_size // model.workers)
-    micro = min(settings.micro_batch or own, own)
     asked = columns.suffix_start - (columns.prefix_start if config.filter.prompt == "prefix" else 0)
     return Use(
         workers=model.workers,
         stage=settings.zero_stage,
         precision=model.precision,
         batch=settings.batch_size,
-        micro_batch=micro,
-        accumulates=micro < own,
+        micro_batch=min(settings.micro_batch or own, own),
         length=columns.length,
         suffix=columns.length - columns.suffix_start,
         paired=method.needs_pairs,

@@ -184,8 +184,8 @@ _OLD_NAMES: Mapping[str, Mapping[str, str]] = {
 
 
 def _common(*sizes: int | None, tied: bool = False, **more: Any) -> dict[str, Any]:
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-    names += ("intermediate_size", "vocab_size")
+    names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"]
+    names += ["intermediate_size", "vocab_size"]
     return {**dict(zip(names, sizes, strict=True)), "tie_word_embeddings": tied, **more}
 
 
