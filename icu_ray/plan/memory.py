@@ -34,9 +34,10 @@ class Use:
     """How a model is trained and measured.
 
     batch: targets of a step; micro_batch: of one forward of one worker; paired: each has a pair beside it. length:
-    tokens of a row, the last `suffix` of which the model is asked for. trainable: parameters that are trained, None: all. cache: what is kept of the original model. chunk: tokens whose
-    scores exist at one time. rows: targets that one worker measures, `chunk_measured` at a time; prompts: asked at one
-    time for what the model says, of `prompt` tokens, with `beams` beams. train: False where nothing is trained.
+    tokens of a row, the last `suffix` of which the model is asked for. trainable: parameters that are trained, None:
+    all. cache: what is kept of the original model. chunk: tokens whose scores exist at one time. rows: targets that one
+    worker measures, `chunk_measured` at a time; prompts: asked at one time for what the model says, of `prompt` tokens,
+    with `beams` beams. train: False where nothing is trained.
     """
 
     workers: int = 1
@@ -190,7 +191,7 @@ class _Kept:
 
     hidden, mlp: of the widths. queries, keys: of the heads times their width. scores: of heads times the row's length,
     where probabilities of attention are kept (eager). mask: of the row's length (sdpa keeps a mask of a batch with
-    pads). expert: of the width, for each expert that a token passes.
+    pads). expert: of the width, for each expert that a token passes. last: of the width, once, by the last norm.
     """
 
     hidden: tuple[int, int]
@@ -200,29 +201,31 @@ class _Kept:
     scores: tuple[int, int] = (0, 0)
     mask: tuple[int, int] = (0, 0)
     expert: tuple[int, int] = (0, 0)
+    last: tuple[int, int] = (4, 2)
 
 
 _PLAIN, _GATED, _SDPA, _EAGER = (8, 4), (16, 8), (4, 2), (4, 6)
-_LLAMA = _Kept((24, 16), _GATED, (16, 8), mask=_SDPA)
+_RMS, _RMS_32 = (8, 6), (8, 8)
+_LLAMA = _Kept((24, 16), _GATED, (16, 8), mask=_SDPA, last=_RMS)
 KEPT: Mapping[str, _Kept] = {
     "gpt2": _Kept((32, 16), _PLAIN, mask=_SDPA),
     "gptj": _Kept((24, 16), _PLAIN, scores=_EAGER),
     "gpt_neo": _Kept((32, 20), _PLAIN, scores=_EAGER),
     "gpt_neox": _Kept((40, 20), _PLAIN, mask=_SDPA),
     "opt": _Kept((32, 16), (4, 2), mask=_SDPA),
-    "bloom": _Kept((32, 16), _PLAIN, scores=_EAGER),
+    "bloom": _Kept((32, 16), _PLAIN, scores=_EAGER, last=(8, 4)),
     "falcon": _Kept((24, 18), _PLAIN, scores=(4, 4)),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "smollm3": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": _Kept((24, 16), _GATED, (24, 14), (8, 6), mask=_SDPA),
-    "gemma": _Kept((24, 20), _GATED, (16, 8), mask=_SDPA),
-    "gemma2": _Kept((40, 36), _GATED, (16, 8), scores=(8, 8)),
-    "gemma3_text": _Kept((40, 36), _GATED, (24, 16), (8, 8), mask=_SDPA),
-    "phi3": _Kept((28, 18), _GATED, (16, 8), mask=_SDPA),
-    "olmo2": _Kept((24, 20), _GATED, (24, 16), (8, 8), mask=_SDPA),
-    "mixtral": _Kept((24, 16), _GATED, (16, 8), mask=_SDPA, expert=(8, 4)),
+    "qwen3": _Kept((24, 16), _GATED, (24, 14), (8, 6), mask=_SDPA, last=_RMS),
+    "gemma": _Kept((24, 20), _GATED, (16, 8), mask=_SDPA, last=_RMS_32),
+    "gemma2": _Kept((40, 36), _GATED, (16, 8), scores=(8, 8), last=_RMS_32),
+    "gemma3_text": _Kept((40, 36), _GATED, (24, 16), (8, 8), mask=_SDPA, last=_RMS_32),
+    "phi3": _Kept((28, 18), _GATED, (16, 8), mask=_SDPA, last=_RMS),
+    "olmo2": _Kept((24, 20), _GATED, (24, 16), (8, 8), mask=_SDPA, last=_RMS_32),
+    "mixtral": _Kept((24, 16), _GATED, (16, 8), mask=_SDPA, expert=(8, 4), last=_RMS),
 }
 """Counted from what torch saves in transformers 5.23 with torch's own attention (sdpa), or without where a family has
 no other: GPT-Neo, GPT-J, Bloom, and Gemma 2 for its capped scores."""
@@ -244,19 +247,22 @@ def activations_of(shape: ModelShape, use: Use) -> float:
     )
     if shape.family == "phi3" and shape.keys == shape.queries:
         layer += 2 * size * shape.queries  # values are a view of queries, keys and values in one
-    # The last norm, the states that are scored, and their gradient.
-    ends = (12 + 2 * size) * shape.hidden
-    tokens = use.micro_batch * (2 if use.paired else 1) * use.length
     layers = shape.layers * size * shape.hidden + layer if use.checkpointing else shape.layers * layer
-    return tokens * (layers + ends)
+    return _tokens(use) * (layers + kept.last[which] * shape.hidden)
+
+
+def _tokens(use: Use) -> int:
+    """Of one micro batch."""
+    return use.micro_batch * (2 if use.paired else 1) * use.length
 
 
 def _vocabulary(shape: ModelShape, use: Use, size: int, whole: bool) -> float:
-    """Blocks of scores in float32 (methods/vocabulary_loss.py), and the output matrix's gradient if it is trained."""
+    """Blocks of scores in float32 (methods/vocabulary_loss.py), the scored states with their gradient, and the output
+    matrix's gradient if it is trained."""
     tokens = min(use.chunk, use.micro_batch * use.length)
     blocks = 2 if use.cache == "none" else 3
     gradient = shape.head * (4 if size == 4 else 6) if whole else 0
-    return blocks * tokens * shape.vocabulary * 4 + gradient
+    return blocks * tokens * shape.vocabulary * 4 + 2 * size * _tokens(use) * shape.hidden + gradient
 
 
 def _reference(shape: ModelShape, use: Use, size: int) -> float:
