@@ -116,7 +116,7 @@ class Memory:
 def memory_of(shape: ModelShape, use: Use) -> Memory:
     """What one worker of this use needs."""
     size = 4 if use.precision == "fp32" else 2
-    weights = shape.parameters * size / (use.workers if use.stage == 3 else 1)
+    weights = shape.parameters * size / (use.workers if use.stage == 3 else 1) + shape.masks
     measured = _measured(shape, use, size)
     if not use.train:
         return Memory(weights, measured=measured)

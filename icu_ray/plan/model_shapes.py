@@ -10,7 +10,7 @@ models of the hub, so that a plan can be made without a network.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Config = Mapping[str, Any]
@@ -18,10 +18,11 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ModelShape:
-    """One causal LM. parameters: all of them. layer: those of one layer. rest: of the largest matrix outside layers.
+    """One causal LM. parameters: all of them. layer: those of one layer. hidden, mlp, vocabulary: widths.
 
-    hidden, mlp, vocabulary: widths. queries, keys: heads times their width, of queries and of keys (or values).
-    experts: of which a token passes, 1 without any. head: parameters of the output matrix with its bias.
+    queries, keys: heads times their width, of queries and of keys (or values). head: parameters of the output matrix
+    with its bias. experts: of which a token passes, 1 without any. masks: bytes of GPT-Neo's causal masks, which are
+    kept beside its weights.
     """
 
     family: str
@@ -36,6 +37,7 @@ class ModelShape:
     vocabulary: int
     head: int
     experts: int = 1
+    masks: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def _gptj(family: str, c: Config) -> ModelShape:
 def _gpt_neo(family: str, c: Config) -> ModelShape:
     s = _sizes(c, "hidden_size", "num_layers", "num_heads", "intermediate_size")
     layer = 4 * s.H + 4 * s.H * s.H + s.H + _mlp(s)
-    return _shape(family, s, layer, int(c["max_position_embeddings"]) * s.H + 2 * s.H)
+    positions = int(c["max_position_embeddings"])
+    return replace(_shape(family, s, layer, positions * s.H + 2 * s.H), masks=s.layers * positions**2)
 
 
 def _gpt_neox(family: str, c: Config) -> ModelShape:
@@ -120,7 +123,7 @@ def _opt(family: str, c: Config) -> ModelShape:
     # Words may be narrower than the layers; the output matrix is as they are.
     narrower = (words - s.H) * s.V
     shape = _shape(family, s, layer, outside + narrower * (1 if s.tied else 2))
-    return shape if not narrower else ModelShape(**{**vars(shape), "head": s.V * words})
+    return replace(shape, head=s.V * words)
 
 
 def _bloom(family: str, c: Config) -> ModelShape:

@@ -315,7 +315,7 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("quick on other data", ["data={source: records, forget: pool.jsonl}", "evaluation.suites=[quick]"], "quick asks"),
     ("price file", ["resources.max_cost=5", "resources.prices=none.yaml"], "none.yaml"),
     ("cost without prices", ["resources.max_cost=5"], "max_cost needs 'prices'"),
-    ("ZeRO-3", ["models.0.zero_stage=3"], "less than or equal to 2"),
+    ("ZeRO-4", ["models.0.zero_stage=4"], "less than or equal to 3"),
     ("no weights", ["models=[{name: m, source: ./bare}]"], "no config.json"),
     ("too many workers", ["models.0.workers=4000", "train.batch_size=4000"], "needs 4000 workers"),
     ("sample larger than the pool", ["data.sample_size=47"], "sample"),

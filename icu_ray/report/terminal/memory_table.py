@@ -55,7 +55,7 @@ def _remarks(each: ModelMemory) -> list[str]:
     if each.need.total >= TOLD and each.need.main:
         said.append(f"{each.name}: a worker keeps {_gb(each.need.main)} of Adam's state in main memory.")
     if each.fits is False:
-        said.append(f"{each.name} does not fit {_short(each.room or 0)} GB: {_instead(each)}")
+        said.append(f"{each.name} does not fit {_short(each.room or 0)} GB, a tenth of it left free: {_instead(each)}")
     return said
 
 
