@@ -235,7 +235,8 @@ def activations_of(shape: ModelShape, use: Use) -> float:
     """Bytes kept for the backward pass of one micro batch; targets and pairs go through the model together."""
     which, size = (0, 4) if use.precision == "fp32" else (1, 2)
     kept = KEPT[shape.family]
-    heads = 4 * shape.heads + 8  # logarithms of attention's sums, and the norms' factors
+    # Logarithms of attention's sums, the norms' factors, and which experts were chosen.
+    small = 4 * shape.heads + 8 + (50 * shape.experts if shape.experts > 1 else 0)
     layer = (
         kept.hidden[which] * shape.hidden
         + (kept.mlp[which] * shape.mlp + kept.expert[which] * shape.hidden) * shape.experts
@@ -243,7 +244,7 @@ def activations_of(shape: ModelShape, use: Use) -> float:
         + kept.keys[which] * shape.keys
         + kept.scores[which] * shape.heads * use.length
         + kept.mask[which] * use.length
-        + heads
+        + small
     )
     if shape.family == "phi3" and shape.keys == shape.queries:
         layer += 2 * size * shape.queries  # values are a view of queries, keys and values in one
