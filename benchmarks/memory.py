@@ -8,7 +8,8 @@ samples; the output matrix is one per model. "on disk" counts files, "resident" 
 them and reading every batch; two ranks map the same pages, which is counted as their proportional share.
 
 Step: peak resident memory of forward, loss and backward over what was there before (weights, batch and cache are
-there), each form in a process of its own, on 8 targets and 8 pairs of 200 tokens. Gradients are compared.
+there), each form in a process of its own, on 8 targets and 8 pairs of 200 tokens. Gradients are compared. "plan" is
+what icu_ray/plan/memory.py reckons for the same step, from the model's config alone.
 
 Adapter: a step of Adam by an adapter (rank 8, all linear layers) with the model without it as the original, over one of
 all weights with a frozen copy as the original (kl.cache=recompute on both sides). "held" counts the tensors of weights,
@@ -36,6 +37,8 @@ from icu_ray.methods.base import Batch
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.adapters import attach
 from icu_ray.models.reference import HEAD_FILE, ROWS_FILE, Reference, build_reference, save_head
+from icu_ray.plan.memory import Use, memory_of
+from icu_ray.plan.model_shapes import shape_of
 
 SAMPLES, SLICE, BATCH = 128, 8, 8
 PAPER_SAMPLES = 5
@@ -125,7 +128,10 @@ def step_row(shape: Shape, folder: Path, micro_batch: int) -> dict[str, Any]:
     worst = max(float(np.abs(ours[i : i + 10**6] - plain[i : i + 10**6]).max()) for i in range(0, len(plain), 10**6))
     split = "" if micro_batch == BATCH else f", micro_batch={micro_batch}"
     found = row(f"step {shape.name}{split}", peaks["ours"], peaks["plain"])
-    return {**found, "gradients": worst / largest}
+    described = shape_of(new_model(shape).config.to_dict())
+    assert described is not None
+    use = Use(batch=BATCH, micro_batch=micro_batch, length=shape.length, gpu=False)
+    return {**found, "gradients": worst / largest, "plan": memory_of(described, use).backward / 1e6}
 
 
 def step(form: str, shape: Shape, micro_batch: int, out: Path) -> None:
@@ -219,7 +225,15 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"rows": rows, "machine": machine()}))
     else:
-        columns = {"case": "", "ours": ",.0f", "other": ",.0f", "unit": "", "ratio": ".1f", "gradients": ".0e"}
+        columns = {
+            "case": "",
+            "ours": ",.0f",
+            "other": ",.0f",
+            "unit": "",
+            "ratio": ".1f",
+            "gradients": ".0e",
+            "plan": ",.0f",
+        }
         print_table(rows, columns)
 
 

@@ -43,6 +43,8 @@ class ResourcesConfig(Section):
     node_types: tuple[NodeTypeConfig, ...] = ()
     """What an autoscaler may add, where Ray itself does not tell (Ray 2.60 never does): without it a trial that does
     not fit the nodes which are up is refused."""
+    gpu_memory: Positive | None = None
+    """Memory of one GPU in GB: the plan then says which models do not fit, and with which settings they would."""
     retries: Annotated[int, Field(ge=0)] = 2
     """Times a trial is continued from its checkpoint after a failure of a worker or node."""
     epoch_minutes: Positive | None = None

@@ -9,6 +9,8 @@ out how a user's file is written where nobody said it, `text_lengths.py` how lon
 `thresholds.py` below which numbers a trial has forgotten, `drawn_pairs.py` what random pairs take. `estimates.py` says
 how long it takes (`machine_speed.py`: how fast a core and a GPU are; `past_trials.py`: what trials took that ended on
 this machine), `estimate_correction.py` corrects that by what has ended of the sweep, `budget.py` says what it costs.
+`memory.py` says what a worker holds, of a model whose `model_shapes.py` tells its size (`known_models.py` where its
+config.json is not here), `model_memory.py` asks it for the models of a plan.
 `schedule.py` chooses what starts next on a cluster, `search_objective.py` is what a search maximises. No Ray, no torch:
 a dry run takes a second.
 """

@@ -14,6 +14,7 @@ from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.data.pair_draws import pair_draws
 from icu_ray.models.folders import whole_model_here
+from icu_ray.plan.known_models import known_config
 
 _HIDDEN: tuple[str, ...] = ("hidden_size", "n_embd", "d_model")
 _STANDIN_HIDDEN = {"small": 128, "medium": 160, "large": 256}
@@ -71,10 +72,11 @@ def bytes_of_row(model: ModelConfig, config: SweepConfig) -> int | None:
 def _described(model: ModelConfig, names: Sequence[str]) -> int | None:
     assert model.source is not None
     folder = whole_model_here(model.source, model.revision)
-    if folder is None:
-        return None
     with contextlib.suppress(OSError, ValueError, AttributeError):  # what is wrong with it, checking the model tells
-        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if folder is None:
+            told = dict(known_config(model.source) or {})
+        else:
+            told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         told = {**told, **(told.get("text_config") or {})}
         found: int | None = next((told[name] for name in names if isinstance(told.get(name), int)), None)
         return found

@@ -55,7 +55,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data, corpus = (None, None) if missing else checked_data(config)
-    remarks = check_texts(config, corpus)
+    remarks = check_texts(config, corpus, dry_run=dry_run)
     unreachable = _unreachable(config)
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)

@@ -27,6 +27,7 @@ from icu_ray.data.long_texts import refuse_long_texts, window_starts
 from icu_ray.data.prompts import refuse_full_prompt
 from icu_ray.data.records import examples_of, read_records
 from icu_ray.errors import UserError
+from icu_ray.models.hub import looks_local
 
 COUNTED = 10_000
 """Rows of a file whose prompts a plan counts in tokens; of a larger one those with the longest."""
@@ -46,12 +47,13 @@ class Lengths:
     positions: int | None
 
 
-def check_texts(config: SweepConfig, corpus: Corpus | None) -> tuple[str, ...]:
+def check_texts(config: SweepConfig, corpus: Corpus | None, *, dry_run: bool = False) -> tuple[str, ...]:
     """UserError for texts that a trial can do nothing with; what else must be said of them.
 
     Refused: with rows.long=refuse a text to forget that is longer than a row, a prompt that fills a row, and a forget
     file of completions that are all too short for EL where EL must fall too. A stand-in has no tokenizer before it is
     trained: its texts are counted when its rows are made. corpus: what of the config's texts is read; extraction: None.
+    dry_run: a model of a hub that does not answer is no reason to refuse.
     """
     data = config.data
     if corpus is None or not isinstance(data, RecordsData) or not (config.rows.long == "refuse" or data.prompted):
@@ -61,6 +63,9 @@ def check_texts(config: SweepConfig, corpus: Corpus | None) -> tuple[str, ...]:
         if model.source is None:
             continue
         told = model.revision, model.trust_remote_code
+        if dry_run and not _can_be_had(model.source, model.revision):
+            remarks.append(f"{model.name}: its tokenizer is not here, so whether texts fit its rows is not known yet.")
+            continue
         for rows in filter(None, (corpus.rows, corpus.heldout) if data.prompted else ()):
             always = np.concatenate(list(corpus.targets.values())) if rows is corpus.rows else ()
             some = rows.select(counted := longest_prompts(rows, always))
@@ -79,6 +84,17 @@ def check_texts(config: SweepConfig, corpus: Corpus | None) -> tuple[str, ...]:
                 refuse_long_texts(targets.ids, found.whole, config.columns.length, where, found.positions)
             remarks.append(_short_completions(config, targets.ids, found, where))
     return tuple(filter(None, remarks))
+
+
+def _can_be_had(source: str, revision: str | None) -> bool:
+    """Whether a model's tokenizer is on this machine, or on a hub that answers."""
+    from icu_ray.models.loading import local_folder
+
+    try:
+        local_folder(source, revision, weights=False)
+    except UserError:
+        return looks_local(source)  # what is wrong with a folder, whoever reads it tells
+    return True
 
 
 def longest_prompts(rows: Examples, always: Sequence[int] | NDArray[np.int64] = ()) -> NDArray[np.int64]:

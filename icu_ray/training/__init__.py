@@ -11,8 +11,8 @@ Read in this order:
 - engine.py: DeepSpeed, known here alone; partitioned.py: weights that ZeRO stage 3 divides among ranks; offload.py: its
   Adam for main memory, compiled
 - checkpoint_files.py: what its checkpoints hold, and how they are read without running code
-- finetuning.py: models that learn the texts before anything is unlearned; trained_epochs.py: what such a model says of it
-- standin_models.py, standins.py, muon.py: small models made and trained here until they know the forget samples
+- finetuning.py: models that learn the texts before anything is unlearned; trained_epochs.py: for how long
+- standin_models.py, standins.py, muon.py: small models made and trained here until they know the samples
 
 The package must not know Ray, Tune or MLflow: who calls it decides where its reports and checkpoints go.
 """

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from icu_ray.plan.memory import BUCKET
 from icu_ray.training.checkpoint_files import (
     frozen_names,
     leave_out_frozen,
@@ -57,9 +58,14 @@ class EngineSettings:
     weight_decay: float = 0.0
 
 
-def deepspeed_config(settings: EngineSettings, world_size: int, device: torch.device) -> dict[str, Any]:
+def deepspeed_config(
+    settings: EngineSettings, world_size: int, device: torch.device, parameters: int = BUCKET
+) -> dict[str, Any]:
     """DeepSpeed's own configuration. Unlearning takes Adam as in the authors' code: no weight decay, no clipping."""
     zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if settings.zero_stage:
+        # It is made whole at the start: by DeepSpeed's default 2 GB in fp32 for the smallest of models.
+        zero["reduce_bucket_size"] = min(BUCKET, parameters)
     if settings.offload_optimizer and device.type == "cuda":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     adam: dict[str, Any] = {
@@ -97,14 +103,15 @@ class Engine:
         device = next(module.parameters()).device
         # A model may come with gradients of whatever was done with it before; they are not the first step's.
         module.zero_grad(set_to_none=True)
+        trained = [p for p in module.parameters() if p.requires_grad]
         with _quiet():
             import deepspeed
 
             _without_compiled_communication()
             self.inner, *_ = deepspeed.initialize(
                 model=module,
-                model_parameters=[p for p in module.parameters() if p.requires_grad],
-                config=deepspeed_config(settings, world_size, device),
+                model_parameters=trained,
+                config=deepspeed_config(settings, world_size, device, sum(p.numel() for p in trained)),
                 dist_init_required=False,
             )
         # In bf16 without ZeRO, DeepSpeed's wrapper has made Adam's moments by a step on zero gradients. The weights

@@ -15,9 +15,11 @@ from icu_ray.errors import without_secrets
 from icu_ray.plan.budget import cost_of, load_prices
 from icu_ray.plan.estimate_correction import error_said
 from icu_ray.plan.grid import Plan
+from icu_ray.plan.model_memory import memories
 from icu_ray.plan.trial import DONE
 from icu_ray.report.numbers.thresholds import thresholds_said
 from icu_ray.report.terminal.fitting import Heading, print_fitting
+from icu_ray.report.terminal.memory_table import memory_json, print_memory
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -57,6 +59,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         needs = f"the largest needs {widest} worker{'s at once' if widest > 1 else ''}"
         console.print()
         print_words(console, f"{len(plan.trials)} {several} ({said}); {needs}.")
+    print_memory(console, memories(plan))
     print_words(console, f"Forgotten: {forgotten_when(config)}.")
     if config.search is not None:
         ranges = ", ".join(f"{name} {r.low:g} to {r.high:g}" for name, r in config.search.space.items())
@@ -115,6 +118,7 @@ def plan_json(plan: Plan) -> str:
             "gpu_hours": round(plan.gpu_hours, 3),
             "error": error_said(plan.trials),
             "provisional": plan.provisional,
+            "memory": memory_json(memories(plan)),
             "remarks": [*([] if plan.data is None else plan.data.remarks), *unreachable_said(plan)],
             "trials": [
                 {
