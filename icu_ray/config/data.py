@@ -166,6 +166,8 @@ class RecordsData(Section):
     """File of texts that nobody asked to forget, or a data set as for `forget`, for held-out perplexity."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of the pool (its last) that are kept out of it instead, where there is no file of held-out texts."""
+    pool_rows: Count | None = None
+    """Use only this many rows of the pool (the first, once held-out ones are kept out), for small machines."""
     text_column: str = "text"
     """Column of the texts, where neither prompts nor messages are named."""
     prompt_column: str | None = None

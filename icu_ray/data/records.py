@@ -198,6 +198,10 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
         for row in np.flatnonzero(np.isin(pool_marks[: len(left), 0], heldout_marks[:, 0])).tolist():
             left[row] = pool[row].content not in kept_out
         pool, pool_marks = pool.take(np.flatnonzero(left)), pool_marks[np.flatnonzero(left)]
+    if data.pool_rows is not None:
+        if data.pool_rows > len(pool):
+            raise UserError(f"data.pool_rows: {data.pool_rows} of the {len(pool)} rows of {data.pool or 'no pool'}")
+        pool, pool_marks = pool[: data.pool_rows], pool_marks[: data.pool_rows]
     remarks = []
     for sample, records in forget.items():
         name, marks = data.forget.replace("{sample}", str(sample)), _marks(records)

@@ -50,8 +50,8 @@ _log = logging.getLogger(__name__)
 
 
 def names() -> tuple[str, ...]:
-    """Every known name: built-in methods in the paper's order, then plug-ins by name."""
-    return (*BUILT_IN, *sorted(_plug_ins()))
+    """Every name that a config may give: built-in methods in the paper's order, then plug-ins by name."""
+    return (*(name for name in BUILT_IN if name != RETRAINED), *sorted(_plug_ins()))
 
 
 def broken() -> dict[str, str]:

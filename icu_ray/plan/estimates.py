@@ -73,6 +73,14 @@ def estimate_of(
     return Estimate((work.start + computed + work.counted("save", work.epochs) / SAVED_A_SECOND) / 60, work)
 
 
+def training_minutes(model: ModelConfig, config: SweepConfig, rows: int) -> float:
+    """Of fine-tuning a model on so many rows, all `train.epochs` of it: 6 operations a parameter and token."""
+    assert model.train is not None
+    devices = model.workers * (model.gpus or model.cpus_per_worker)
+    counted = 6 * parameters_of(model) * rows * config.columns.length * model.train.epochs / devices
+    return counted / (gpu_flops() if model.gpus else core_flops()) / 60
+
+
 def work_of(
     model: ModelConfig, config: SweepConfig, rows: int | None, *, heldout: int, paired: bool, pool: int | None = None
 ) -> Work:

@@ -66,7 +66,7 @@ class Plan:
 
 def check_methods(config: SweepConfig) -> None:
     """UserError for a method that nobody knows."""
-    known = tuple(name for name in methods.names() if name != RETRAINED)
+    known = methods.names()
     for number, method in enumerate(config.methods):
         if method.name == RETRAINED:
             raise UserError(

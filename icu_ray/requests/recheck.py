@@ -36,7 +36,17 @@ from icu_ray.storage.thresholds import Thresholds
 from icu_ray.storage.trial_files import TrialPaths, read_result, read_samples, read_spec
 
 KEY = "--also-check"
-_FILES = {"source", "forget", "pool", "heldout", "heldout_rows", "id_column", "pair_column", "subject_column"}
+_FILES = {
+    "source",
+    "forget",
+    "pool",
+    "pool_rows",
+    "heldout",
+    "heldout_rows",
+    "id_column",
+    "pair_column",
+    "subject_column",
+}
 
 
 def make_record(

@@ -81,6 +81,18 @@ def test_samples_pool_and_heldout(tmp_path: Path) -> None:
     assert corpus.check.samples[0] == check_data(_config([0], forget=config.data.forget, **files)).samples[0]  # type: ignore[union-attr]
 
 
+def test_the_first_rows_of_the_pool_once_held_out_ones_are_kept_out(tmp_path: Path) -> None:
+    forget = _jsonl(tmp_path / "f.jsonl", [{"text": "a"}])
+    pool = _jsonl(tmp_path / "p.jsonl", [{"text": f"keep {n}"} for n in range(9)])
+    files = {"forget": str(forget), "pool": str(pool), "heldout_rows": 2}
+    cut = load_corpus(_config(**files, pool_rows=4))
+    assert cut.sample(0)[1].texts == tuple(f"keep {n}" for n in range(4))
+    assert cut.heldout is not None and cut.heldout.texts == ("keep 7", "keep 8")
+    assert cut.fingerprint() != load_corpus(_config(**files)).fingerprint()
+    with pytest.raises(UserError, match=r"data\.pool_rows: 8 of the 7 rows of .*p\.jsonl"):
+        load_corpus(_config(**files, pool_rows=8))
+
+
 def test_without_a_pool_only_methods_without_pairs_may_run(tmp_path: Path) -> None:
     check = check_data(_config(forget=str(_jsonl(tmp_path / "f.jsonl", [{"text": "a"}]))))
     assert check.samples[0].pool == 0

@@ -27,6 +27,7 @@ from icu_ray.plan.drawn_pairs import _STANDIN_HIDDEN, bytes_of_row
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_config, plan_sweep
 from icu_ray.plan.trial import Trial
+from icu_ray.report.terminal.plan_table import trained_said
 from icu_ray.storage.results import EpochRecord, Provenance, Scores, TrialResult
 from icu_ray.storage.trial_files import TrialPaths, read_result, write_events, write_result
 from icu_ray.sweep.__main__ import main as sweep_main
@@ -409,6 +410,33 @@ def test_what_a_model_is_trained_by_and_on_is_part_of_its_trials() -> None:
     # It reads the texts of all samples, so another one makes it another model; an untrained model is none.
     assert not known & trials({"epochs": 3}, samples=[0])
     assert trials(None, samples=[0]) < trials(None)
+
+
+def test_a_plan_says_what_is_trained_before_the_trials() -> None:
+    models = [
+        {"name": "a", "source": "some/model", "train": {"epochs": 3, "min_memorization": 0.9}, "retrained": True},
+        {"name": "b", "source": "some/other", "train": {"epochs": 1}},
+        {"name": "c", "standin": {}, "retrained": True},
+        {"name": "d", "standin": {"seed": 1}},
+    ]
+    said = dict(line.split(": ", 1) for line in trained_said(plan({"models": models, "samples": [0, 1]})))
+    assert set(said) == {"a", "b", "c"}
+    assert said["a"].startswith("fine-tuned first, at most 3 epochs, until MA is 90 %; then once more without each ")
+    assert re.search(r"; about \d+ minutes, not in the estimate\.$", said["a"])
+    assert said["b"].startswith("fine-tuned first, 1 epoch; about ")
+    assert said["c"] == "trained as a stand-in, then once more without each forget sample."
+
+
+def test_a_chat_model_forgets_a_part_of_tofu_by_a_shipped_config(tmp_path: Path) -> None:
+    for name, count in (("forget01", 4), ("retain99", 90)):
+        rows = [{"question": f"Who wrote {name} {n}?", "answer": f"Author {n} of {name}."} for n in range(count)]
+        (tmp_path / f"{name}.json").write_text("\n".join(map(json.dumps, rows)))
+    files = [f"data.forget={tmp_path / 'forget01.json'}", f"data.pool={tmp_path / 'retain99.json'}"]
+    # The real model is a package that need not be installed.
+    overrides = [*files, "models.0.source=org/any-chat-model"]
+    found = plan_config(find_config("real_small"), overrides, dry_run=True)
+    assert sorted(t.settings.method for t in found.trials) == ["icu", "icu", "npo", "retrained"]
+    assert found.data is not None and found.data.samples[0].pool == 40 and found.data.heldout == 40
 
 
 def test_seeds_are_a_dimension() -> None:

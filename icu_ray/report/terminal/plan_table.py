@@ -14,6 +14,7 @@ from icu_ray.console.terminal import print_words
 from icu_ray.errors import without_secrets
 from icu_ray.plan.budget import cost_of, load_prices
 from icu_ray.plan.estimate_correction import error_said
+from icu_ray.plan.estimates import training_minutes
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.model_memory import memories
 from icu_ray.plan.trial import DONE
@@ -65,6 +66,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         ranges = ", ".join(f"{name} {r.low:g} to {r.high:g}" for name, r in config.search.space.items())
         print_words(console, f"{plan.open_trials} further trials that {config.search.algorithm} chooses: {ranges}.")
     waiting = [trial for trial in plan.trials if trial.status not in DONE]
+    for said in trained_said(plan):
+        print_words(console, said)
     if waiting:
         gpus = any(trial.model.gpus for trial in waiting)
         minutes = f"{plan.worker_minutes:.0f}"
@@ -94,6 +97,27 @@ def print_plan(plan: Plan, console: Console) -> None:
         print_words(console, f"Ids are provisional: {plan.provisional}", "yellow")
 
 
+def trained_said(plan: Plan) -> list[str]:
+    """What is trained before the trials, a sentence a model; what of it is in the store already is not looked up."""
+    said = []
+    for model in dict.fromkeys(trial.model for trial in plan.waiting):
+        samples = 0 if plan.data is None else len(plan.data.samples)
+        again = f"once more without {'each' if samples > 1 else 'the'} forget sample" if model.retrained else ""
+        if model.train is None:
+            said += [f"{model.name}: trained as a stand-in, then {again}."] if again else []
+            continue
+        epochs, until = model.train.epochs, model.train.min_memorization
+        most = f"at most {epochs} epochs" if until is not None else f"{epochs} epoch{'s' * (epochs != 1)}"
+        goal = "" if until is None else f", until MA is {100 * until:g} %"
+        cost = ""
+        if plan.data is not None:
+            rows = max(sample.targets + sample.pool for sample in plan.data.samples.values())
+            minutes = training_minutes(model, plan.config, rows) * (1 + (samples if again else 0))
+            cost = f"; about {max(minutes, 1):.0f} minutes, not in the estimate"
+        said.append(f"{model.name}: fine-tuned first, {most}{goal}" + (f"; then {again}" if again else "") + cost + ".")
+    return said
+
+
 def forgotten_when(config: SweepConfig) -> str:
     """The thresholds that trials will be judged by, and what it may cost."""
     ratio = config.stop.max_ppl_ratio
@@ -120,6 +144,7 @@ def plan_json(plan: Plan) -> str:
             "provisional": plan.provisional,
             "memory": memory_json(memories(plan)),
             "remarks": [*([] if plan.data is None else plan.data.remarks), *unreachable_said(plan)],
+            "trained": trained_said(plan),
             "trials": [
                 {
                     "trial_id": trial.trial_id,
