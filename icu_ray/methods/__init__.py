@@ -4,7 +4,8 @@
 
 Read `icu.py` beside the paper, then any other method: `objective.py` has the terms they add up. `base.py` is what a
 method is, `batch.py` what it is given. `losses.py` computes an objective and `vocabulary_loss.py` the part with the
-logits; `weights.py` says which tokens count; `module.py` makes one module of model and method for an engine.
+logits; `weights.py` says which tokens count; `learn.py` is plain fine-tuning, for models that are to know the texts;
+`module.py` makes one module of model and method for an engine.
 Methods must not know Ray, DeepSpeed or files.
 
 A package adds a method by an entry point, without touching icu_ray:

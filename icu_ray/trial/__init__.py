@@ -7,6 +7,7 @@ Read in this order:
 - trainable.py: what Ray Tune runs: a worker group, whatever happens to it, and a result
 - trainer.py: Ray Train's TorchTrainer with its controller in the same process
 - worker.py: what runs on every worker: the epochs, and what they leave
+- model_training.py: a model that is fine-tuned before any trial, by the same kind of worker group
 - checkpoints.py: the newest whole one, and room for the next
 - best_weights.py: the weights of the best epoch so far (`stop.keep=best`)
 - out_of_memory.py: half the micro batch, once

@@ -68,7 +68,7 @@ def requested(plan: Plan, root: str, sample: int, trials: Sequence[Trial]) -> Ar
         root=root,
         config=plan.config,
         model=plan.config.models[0],
-        standin=None,
+        made=None,
         model_key=model_key(plan.config.models[0], plan.config, "corpus"),
         targets=texts(4, 10 + sample),
         pairs=texts(4, 20 + sample) if needs.pairs else None,
