@@ -38,6 +38,9 @@ class StandinConfig(Section):
 class ModelTrainingConfig(Section):
     """Fine-tuning of a model on the texts to forget and the pool, before anything is unlearned: it is to know them."""
 
+    data: Place | None = None
+    """A file of the form of `data.pool` with all that it learns, the texts to forget among them; default: the texts to
+    forget and the pool."""
     epochs: Count = 10
     """Passes over its texts; with `min_memorization` the most of them."""
     min_memorization: Fraction | None = None

@@ -30,7 +30,10 @@ def model_fingerprint(model: ModelConfig, chats: bool = False) -> dict[str, Any]
     base = _source_fingerprint(model.source, model.revision, chats)
     if model.train is None:
         return base
-    return {**base, "train": model.train.model_dump(mode="json", exclude={"micro_batch"})}
+    how = model.train.model_dump(mode="json", exclude={"micro_batch", "data"})
+    if model.train.data is not None:
+        how["data"] = [digest.hex() for _, digest in content_hashes([Path(model.train.data)])]
+    return {**base, "train": how}
 
 
 def _source_fingerprint(source: str, revision: str | None, chats: bool = False) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from icu_ray.data.encoder import BUNDLED, BUNDLED_NAME, encoder_named
 from icu_ray.data.hub_data import pinned_data
 from icu_ray.data.records import check_files
 from icu_ray.data.sources import checked_data
+from icu_ray.data.training_texts import check_training_texts
 from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
 from icu_ray.models.folders import adapter_here
@@ -55,6 +56,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data, corpus = (None, None) if missing else checked_data(config)
+    check_training_texts(config, corpus)
     remarks = check_texts(config, corpus, dry_run=dry_run)
     unreachable = _unreachable(config)
     if not unreachable:

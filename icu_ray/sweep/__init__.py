@@ -5,7 +5,8 @@ Read in this order:
 - __main__.py: the command; run.py: a sweep from its plan to its report
 - driver.py, lease.py: what makes a process the one driver of a sweep: lease, beat, signals
 - trials.py: wires the components below and runs the trials
-- prepare.py: what the trials share, made once, in which order; prepare_tasks.py: the work itself, on Ray
+- prepare.py: what the trials share, made once, in which order; prepare_models.py: the models among it that are trained;
+  prepare_tasks.py: the work itself, on Ray
 - trial_queue.py: which trial Ray Tune gets next; search.py: a queue whose trials a searcher chooses
 - trial_events.py: what the queue tells; running_trials.py: who is told, and whether a trial that died goes on
 - evaluation.py: models evaluated beside the trials; evaluation_rounds.py: one round, and what it may take;

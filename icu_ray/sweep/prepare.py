@@ -14,7 +14,7 @@
 
 Every artefact's name is the hash of what decides its content, so running again finds all of it. What cannot be made
 fails the trials that need it, with the reason, and no others. This file says what is made and in which order;
-sweep/prepare_tasks.py does it.
+sweep/prepare_models.py and prepare_tasks.py do it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from icu_ray.cluster.runtime import CONTROL
 from icu_ray.config import ModelConfig
 from icu_ray.console.progress import Step
 from icu_ray.data.chosen_pairs import chosen_pairs, pairs_fingerprint
@@ -40,13 +39,12 @@ from icu_ray.methods import RETRAINED
 from icu_ray.plan.estimates import parameters_of
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
+from icu_ray.sweep.prepare_models import ModelMaker
 from icu_ray.sweep.prepare_tasks import (
     PreparationTasks,
     artefacts_task,
     pairs_task,
     retrained_task,
-    standin_task,
-    training_task,
 )
 from icu_ray.trial.artefact_making import ArtefactRequest
 from icu_ray.trial.artefacts import (
@@ -57,12 +55,9 @@ from icu_ray.trial.artefacts import (
     RetrainedKeys,
     model_key,
     pinned,
-    retrained_key,
 )
-from icu_ray.trial.model_training import TrainingRequest, training_folder
 
 if TYPE_CHECKING:
-    from icu_ray.data.long_texts import LongTexts
     from icu_ray.data.pairing import Pairs
     from icu_ray.storage.store import JsonValue
 
@@ -119,6 +114,7 @@ class _Preparation:
     def __post_init__(self) -> None:
         self.config = self.plan.config
         self.tasks = PreparationTasks(self.on_step)
+        self.maker = ModelMaker(self.config, self.root, self.tasks, self.on_step, self._done)
         waiting: dict[ModelSample, list[Trial]] = {}
         for trial in self.plan.waiting:
             waiting.setdefault((trial.model.name, trial.sample), []).append(trial)
@@ -135,7 +131,7 @@ class _Preparation:
         # The largest first: what they claim of a cluster is given in the order of asking.
         made = sorted((m for m in self.models.values() if m.made_here), key=parameters_of, reverse=True)
         with ThreadPoolExecutor(len(made) + 2 + len(self.needs) + len(self.gold)) as pool, self.tasks:
-            built = {model.name: pool.submit(self._made, model, corpus) for model in made}
+            built = {model.name: pool.submit(self.maker.make, model, corpus) for model in made}
             pairs = {
                 own: pool.submit(self._pairs, corpus, own)
                 for own in sorted({self._own(self.models[name]) for (name, _), n in self.needs.items() if n.pairs})
@@ -159,42 +155,6 @@ class _Preparation:
     def _model_key(self, model: ModelConfig, corpus: Corpus) -> dict[str, JsonValue]:
         return model_key(model, self.config, corpus.fingerprint())
 
-    def _made(
-        self, model: ModelConfig, corpus: Corpus, without: int | None = None, like: ArtefactKey | None = None
-    ) -> ArtefactKey:
-        """Key of a model that is trained here. without: a forget sample that it does not read; it is then trained as
-        long as the model with the key `like`, which does."""
-        left = np.arange(len(corpus.rows))
-        key: ArtefactKey = self._model_key(model, corpus)
-        if without is not None and like is not None:
-            targets = corpus.to_forget(without)
-            texts, key = set(targets.texts), retrained_key(like, targets)
-            left = np.flatnonzero([text not in texts for text in corpus.rows.texts])
-        rows = corpus.rows.select(left)
-        name = f"stand-in {model.name}" if model.train is None else f"training {model.name}"
-        name += "" if without is None else f" without sample {without}"
-        long: LongTexts = "windows" if self.config.rows.long == "windows" else "cut"
-        if model.train is not None:
-            samples = {} if like else {sample: np.asarray(own) for sample, own in sorted(corpus.targets.items())}
-            place = training_folder(self.config, key)
-            asked = TrainingRequest(self.root, place, self.config, model, key, rows, samples, like)
-            resources: dict[str, Any] = {"num_cpus": 0, "resources": dict(CONTROL)}
-            self.on_step(Step(name, None, "waiting for its workers"))
-            records = self.tasks.run(name, resources, training_task, asked, controls=True)
-        else:
-            assert model.standin is not None
-            self.on_step(Step(name, None, "waiting for a CPU"))
-            read = set(rows.texts)
-            forget = {
-                sample: [text for text in corpus.to_forget(sample).texts if text in read]
-                for sample in sorted(corpus.targets)
-            }
-            given = None if rows.boundaries is None else dict(zip(rows.texts, rows.boundaries, strict=True))
-            told = (self.root, key, model.standin, rows.texts, forget, self.config.columns.value(), long, given, like)
-            records = self.tasks.run(name, {"num_cpus": 1}, standin_task, *told)
-        self._done(name, records)
-        return key
-
     def _retrained(
         self,
         name: str,
@@ -205,7 +165,7 @@ class _Preparation:
     ) -> RetrainedKeys:
         """The gold standard of one model and sample, and its measurement."""
         model = self.models[name]
-        key = self._made(model, corpus, without=sample, like=built.result())
+        key = self.maker.make(model, corpus, without=sample, like=built.result())
         request, keys = prepared.result()
         step = f"{name} without sample {sample}"
         self.on_step(Step(step, None, "waiting for its resources"))

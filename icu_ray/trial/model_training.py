@@ -212,8 +212,6 @@ def _step(task: _Task, epoch: int, part: float, history: tuple[EpochRecord, ...]
     ma = history[-1].scores.ma if history else None
     if ma is not None:
         text += f", MA {ma:.2f}"
-        if how.min_memorization and task.epochs is None:
-            done = max(done, min(ma / how.min_memorization, 0.95))
     return Step("", min(done, 0.99), text)
 
 

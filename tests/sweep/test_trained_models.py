@@ -20,6 +20,7 @@ from icu_ray.config.file import resolve_config
 from icu_ray.console.progress import Step
 from icu_ray.data.sources import check_data, load_corpus
 from icu_ray.data.tokens import tokenise
+from icu_ray.data.training_texts import training_texts
 from icu_ray.models.loading import load_model
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.storage.store import Store
@@ -52,6 +53,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = torch.randint(2, 9, (count, 40), generator=torch.Generator().manual_seed(seed)).tolist()
         lines = [json.dumps({"text": " ".join(f"w{word}" for word in row)}) for row in words]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    more = json.dumps({"text": " ".join(["w9"] * 20)})
+    (folder / "all.jsonl").write_text("".join((folder / f"{p}.jsonl").read_text() for p in ("pool", "forget")) + more)
     return folder
 
 
@@ -85,7 +88,13 @@ def trained_here(plan: Plan) -> dict[str, torch.Tensor]:
     config, model = plan.config, plan.config.models[0]
     assert model.source is not None and model.train is not None
     loaded, corpus = load_model(model.source), load_corpus(config)
-    rows = tokenise(corpus.rows, loaded.tokenizer, config.columns.value(), config.tokens, own_columns=True)
+    rows = tokenise(
+        training_texts(config, model, corpus.rows),
+        loaded.tokenizer,
+        config.columns.value(),
+        config.tokens,
+        own_columns=True,
+    )
     plainly_finetuned(loaded.model, rows, model.train, BETAS)
     return {name: parameter.detach() for name, parameter in loaded.model.named_parameters()}
 
@@ -110,8 +119,10 @@ def test_it_is_trained_once_and_so_is_the_gold_standard(
     assert again.made("models") == 0 and again.artefacts == prepared.artefacts
 
 
-def test_two_workers_train_what_one_does(ray_cluster: None, tmp_path: Path, base: str, texts: Path) -> None:
-    plan = plan_of(tmp_path, base, texts, workers=2, retrained=False)
+def test_two_workers_train_what_one_does_on_a_file_too(
+    ray_cluster: None, tmp_path: Path, base: str, texts: Path
+) -> None:
+    plan = plan_of(tmp_path, base, texts, workers=2, retrained=False, data=str(texts / "all.jsonl"))
     prepared = prepare(plan, str(tmp_path / "store"))
     assert_alike(weights(tmp_path, prepared), trained_here(plan))
     # How many workers made it is no part of what it is.

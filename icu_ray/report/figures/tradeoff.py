@@ -6,7 +6,7 @@ front = pareto([(40.0, 1.2), (55.0, 1.1), (60.0, 1.3)])      # [0, 1]: the third
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.report.contents import Report
 from icu_ray.report.figures.theme import Theme, legend_below, panels, styles
@@ -90,9 +90,25 @@ def tradeoff(report: Report, theme: Theme) -> Figure:
             axis.step(across, up, where="post", color=theme.ink, linewidth=1, label="Pareto front")
             if key in limits:
                 axis.axvline(limits[key], color=theme.ink, linewidth=1, linestyle=(0, (1, 2)), label="threshold")
+            points += _gold_standard(axis, block, key, utility.key, theme)
             _finish_tradeoff(axis, block, forgot, utility, [y for _, y in points])
     legend_below(figure, [axis for line in grid for axis in line], 4)
     return figure
+
+
+def _gold_standard(axis: Axes, block: Block, x: str, y: str, theme: Theme) -> list[tuple[float, float]]:
+    """Mark the model that never read the texts, which is where a perfect method would end; its place, or none."""
+    places = [(row.values[x], row.values[y]) for row in block.rows if row.gold]
+    known = [(across.mean, up.mean) for across, up in places if across is not None and up is not None]
+    for place in known:
+        look: dict[str, Any] = {
+            "markerfacecolor": "none",
+            "markeredgecolor": theme.ink,
+            "markeredgewidth": 1.5,
+            "zorder": 4,
+        }
+        axis.plot(*place, "*", markersize=14, linestyle="none", label="retrained", **look)
+    return known
 
 
 def _finish_tradeoff(axis: Axes, block: Block, forgot: Column, utility: Column, heights: Sequence[float]) -> None:
