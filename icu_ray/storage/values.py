@@ -51,7 +51,8 @@ def _misshapen(config: Mapping[str, Any]) -> str | None:
             return key
     stop: Mapping[str, Any] = config.get("stop") or {}
     limits = [stop[key] for key in ("ma", "el") if key in stop]
-    return None if all(isinstance(limit, float | int) and abs(limit) < _LARGEST for limit in limits) else "stop"
+    numbers = [limit for limit in limits if limit != "heldout"]
+    return None if all(isinstance(limit, float | int) and abs(limit) < _LARGEST for limit in numbers) else "stop"
 
 
 _NUMBERS = ("alpha", "beta", "lr", "seed")

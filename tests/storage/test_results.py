@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from icu_ray.config.file import resolve_config
 from icu_ray.errors import UserError
 from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.results import (
@@ -252,6 +253,28 @@ def test_wrong_result_names_its_file(tmp_path: Path) -> None:
     Path(where.result).write_text(json.dumps(raw)[:40])
     with pytest.raises(UserError, match="remove the file to run the trial again"):
         read_result(where)
+
+
+def test_thresholds_that_come_from_heldout_texts_are_read_again(tmp_path: Path) -> None:
+    made_by = Provenance("0.1.0", "c0ffee", False)
+    for limit in ("heldout", 0.4):
+        config = resolve_config(
+            {
+                "name": "s",
+                "models": [{"name": "m", "standin": {}}],
+                "data": {"source": "synthetic"},
+                "stop": {"ma": limit, "el": "heldout"},
+            },
+            "test",
+        ).model_dump(mode="json")
+        open_sweep(str(tmp_path), "s", config, [spec()], made_by)
+        found = read_sweep(str(tmp_path), "s")
+        assert found is not None and found.config["stop"]["ma"] == limit
+    written = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    written["config"]["stop"]["ma"] = "often"
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"config\.stop: is not as a config has it"):
+        read_sweep(str(tmp_path), "s")
 
 
 def test_what_is_of_another_trial_is_refused(tmp_path: Path) -> None:
