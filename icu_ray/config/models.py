@@ -36,13 +36,13 @@ class StandinConfig(Section):
 
 
 class ModelTrainingConfig(Section):
-    """Fine-tuning of a model on the texts to forget and the pool, before anything is unlearned: it is to know them."""
+    """Fine-tuning of a model on the texts to forget and the pool, before anything is unlearned."""
 
     data: Place | None = None
     """A file of the form of `data.pool` with all that it learns, the texts to forget among them; default: the texts to
     forget and the pool."""
     epochs: Count = 10
-    """Passes over its texts; with `min_memorization` the most of them."""
+    """Passes over its texts; with `min_memorization` their largest number."""
     min_memorization: Fraction | None = None
     """Training ends once MA on every forget sample reaches this; a model that never does is refused."""
     lr: Positive = 1e-5
@@ -60,6 +60,12 @@ class ModelTrainingConfig(Section):
     seed: Seed = 0
     """Seed of the order of its texts."""
 
+    @model_validator(mode="after")
+    def _part_of_a_batch(self) -> ModelTrainingConfig:
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ValueError(f"micro_batch={self.micro_batch} is more than batch_size={self.batch_size}")
+        return self
+
 
 class ModelConfig(Section):
     """One causal LM of the grid: a hub id, a local folder or file, or a stand-in built here."""
@@ -74,7 +80,7 @@ class ModelConfig(Section):
     """Fine-tune `source` on the sweep's texts first, once for all trials; what is unlearned is then this model."""
     retrained: bool = False
     """The gold standard, for models with `train` or `standin`: train the same model without the texts to forget, once a
-    forget sample. It gets a row in every table, and every method is told how far from it its models are."""
+    forget sample. It gets a row in every table, and reports say how far each method's models are from it."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; default: its main branch, at the commit in the driver's cache."""
     trust_remote_code: bool = False

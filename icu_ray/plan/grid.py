@@ -85,6 +85,7 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
     if data is not None:
         paired = [m.name for m in config.methods if any(needs_pairs(m, a, b) for a, b in m.grid())]
         data.require_pool(paired)
+        _refuse_no_gold_standard(config, data)
     _refuse_unknown_models(config)
     if config.search is not None:
         return _search_plan(config, data, provisional)
@@ -214,6 +215,19 @@ def _refuse_unknown_models(config: SweepConfig) -> None:
                 raise UserError(
                     f"methods.{number}.models: '{name}' is none of the models from which something is unlearned"
                     f"{did_you_mean(name, trained)}; expected some of {', '.join(trained) or 'none'}"
+                )
+
+
+def _refuse_no_gold_standard(config: SweepConfig, data: DataCheck) -> None:
+    """Without its forget sample a model must have something left to learn."""
+    for number, model in enumerate(config.models):
+        if not model.retrained or (model.train is not None and model.train.data is not None):
+            continue
+        for sample, counts in data.samples.items():
+            if counts.pool == 0:
+                raise UserError(
+                    f"models.{number}.retrained: without forget sample {sample} nothing is left to train {model.name} "
+                    "on; give data.pool, or leave out 'retrained'"
                 )
 
 

@@ -33,7 +33,7 @@ STANDIN_POSITIONS = 512
 
 @dataclass(frozen=True)
 class ModelMemory:
-    """One model of a plan. need: of the trial that needs most; None where `unknown` says why it is not known.
+    """One model of a plan. need: of the trial, or the fine-tuning, that needs most; None where `unknown` says why.
 
     room: bytes of a worker's GPU (resources.gpu_memory), None where nobody said. better: what would fit where this
     does not; None where it fits or nothing would.
@@ -73,6 +73,8 @@ def _of(model: ModelConfig, trials: list[Trial], plan: Plan) -> ModelMemory:
         return ModelMemory(model.name, gpu, unknown=unknown)
     rows = _ROWS if plan.data is None else max(sample.targets for sample in plan.data.samples.values())
     uses = {use_of(trial, config, rows, shape) for trial in trials}
+    if model.train is not None:
+        uses.add(finetuning_use(model, config, rows))
     use = max(uses, key=lambda each: memory_of(shape, each).total)
     need, given = memory_of(shape, use), config.resources.gpu_memory
     if given is None or not gpu:
@@ -117,6 +119,30 @@ def use_of(trial: Trial, config: SweepConfig, rows: int, shape: ModelShape) -> U
         prompts=config.filter.batch_size,
         beams=config.filter.beams,
         train=settings.max_epochs > 0,
+    )
+
+
+def finetuning_use(model: ModelConfig, config: SweepConfig, rows: int) -> Use:
+    """How `train` uses a model, and its gold standard: all weights are trained, without pairs and original."""
+    how, columns = model.train, config.columns
+    assert how is not None
+    own = -(-how.batch_size // model.workers)
+    return Use(
+        workers=model.workers,
+        stage=model.zero_stage,
+        precision=model.precision,
+        batch=how.batch_size,
+        micro_batch=min(how.micro_batch or own, own),
+        length=columns.length,
+        suffix=columns.length - columns.suffix_start,
+        paired=False,
+        checkpointing=model.activation_checkpointing,
+        offload=model.offload_optimizer,
+        gpu=bool(model.gpus),
+        cache="none",
+        chunk=config.loss.chunk,
+        rows=-(-rows // model.workers),
+        chunk_measured=config.eval.chunk,
     )
 
 

@@ -24,6 +24,7 @@ from icu_ray.report.collect import ReportedTrial, collect
 from icu_ray.report.formats.model_card import Base, model_card
 from icu_ray.storage.files import list_dir, local_path
 from icu_ray.storage.folders import fetched
+from icu_ray.storage.results import NOTHING_UNLEARNED
 
 CARD = "README.md"
 
@@ -97,14 +98,17 @@ def _base(trial: ReportedTrial) -> tuple[Base, list[Path]]:
     models = [] if trial.provenance is None else trial.provenance.config.get("models", [])
     described: dict[str, Any] = next((each for each in models if each.get("name") == trial.model), {})
     source, revision = described.get("source"), described.get("revision")
+    # The gold standard has no adapter, whatever the trials of its model train.
+    nothing = trial.result is not None and trial.result.reason in NOTHING_UNLEARNED
+    lora = None if nothing else described.get("lora")
     folder = None
     if source is not None:
         with contextlib.suppress(UserError):  # a GGUF file that is no longer there tells no licence
             folder = whole_model_here(source, revision)
     if folder is None or not folder.is_dir():
-        return Base(source, revision, lora=described.get("lora")), []
+        return Base(source, revision, lora=lora, train=described.get("train")), []
     licences = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name.upper().startswith("LICEN")]
-    return Base(source, revision, _licence(folder / CARD), described.get("lora")), licences
+    return Base(source, revision, _licence(folder / CARD), lora, train=described.get("train")), licences
 
 
 def _licence(card: Path) -> str | None:

@@ -216,6 +216,9 @@ RETRAINED_WITHOUT = "the gold standard: trained without the texts to forget"
 NOT_TRAINED = "not trained"
 """Reason of a trial without an epoch: the model as it is."""
 
+NOTHING_UNLEARNED = (NOT_TRAINED, RETRAINED_WITHOUT)
+"""Reasons of trials that measure a model and unlearn nothing: they are neither a success of a method nor a failure."""
+
 
 @dataclass(frozen=True)
 class TrialEvaluation:

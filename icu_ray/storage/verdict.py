@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from icu_ray.storage.el_names import in_files
-from icu_ray.storage.results import SampleRecord, Scores, TrialEvaluation, TrialResult, finite
+from icu_ray.storage.results import NOTHING_UNLEARNED, SampleRecord, Scores, TrialEvaluation, TrialResult, finite
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.verdict_parts import (
     Cost,
@@ -31,13 +31,14 @@ from icu_ray.storage.verdict_parts import (
     thresholds_said,
 )
 
-Outcome = Literal["success", "not_forgotten", "too_costly", "collapsed", "failed"]
+Outcome = Literal["success", "not_forgotten", "too_costly", "collapsed", "failed", "measured"]
 OUTCOME_WORD: Mapping[Outcome, str] = {
     "success": "forgotten",
     "not_forgotten": "not forgotten",
     "too_costly": "forgotten, too costly",
     "collapsed": "forgotten, but collapsed",
     "failed": "failed",
+    "measured": "measured",
 }
 """How tables and logs call it, in a word or two; what is no success is not called one."""
 _NOTHING = Scores(None, None, None, None, None, None)
@@ -183,7 +184,10 @@ def verdict_of(
 
 
 def result_outcome(result: TrialResult) -> Outcome:
-    """The outcome of `verdict_of`; of a result that has no verdict, what its status says."""
+    """The outcome of `verdict_of`; of a result that has no verdict, what its status says; 'measured' where nothing was
+    unlearned."""
+    if result.reason in NOTHING_UNLEARNED:
+        return "measured"
     verdict = verdict_of(result)
     if verdict is not None:
         return verdict.outcome

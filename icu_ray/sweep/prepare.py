@@ -39,7 +39,7 @@ from icu_ray.methods import RETRAINED
 from icu_ray.plan.estimates import parameters_of
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
-from icu_ray.sweep.prepare_models import ModelMaker
+from icu_ray.sweep.prepare_models import ModelMaker, WorkerLimit
 from icu_ray.sweep.prepare_tasks import (
     PreparationTasks,
     artefacts_task,
@@ -114,7 +114,8 @@ class _Preparation:
     def __post_init__(self) -> None:
         self.config = self.plan.config
         self.tasks = PreparationTasks(self.on_step)
-        self.maker = ModelMaker(self.config, self.root, self.tasks, self.on_step, self._done)
+        limit = WorkerLimit(self.config.resources.max_workers)
+        self.maker = ModelMaker(self.config, self.root, self.tasks, self.on_step, self._done, limit)
         waiting: dict[ModelSample, list[Trial]] = {}
         for trial in self.plan.waiting:
             waiting.setdefault((trial.model.name, trial.sample), []).append(trial)

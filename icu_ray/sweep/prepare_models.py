@@ -1,6 +1,6 @@
 """Models that are trained before the trials: stand-ins, fine-tuned ones, and the gold standard of either.
 
-    maker = ModelMaker(config, store_root, tasks, on_step, done)
+    maker = ModelMaker(config, store_root, tasks, on_step, done, WorkerLimit(config.resources.max_workers))
     key = maker.make(model, corpus)                             # the store's key of the trained model
     maker.make(model, corpus, without=0, like=key)              # of the same, which never read forget sample 0
 
@@ -9,7 +9,9 @@ What decides a key is in trial/artefacts.py; prepare_tasks.py has the tasks that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +26,38 @@ from icu_ray.data.examples import Examples
 from icu_ray.data.training_texts import training_texts
 from icu_ray.sweep.prepare_tasks import PreparationTasks, standin_task, training_task
 from icu_ray.trial.artefacts import ArtefactKey, ArtefactRecord, model_key, retrained_key
-from icu_ray.trial.model_training import TrainingRequest, training_folder
+from icu_ray.trial.model_training import TrainingRequest, free_left_group, training_folder
 
 if TYPE_CHECKING:
     from icu_ray.data.long_texts import LongTexts
+
+
+class WorkerLimit:
+    """No more training workers at one time than resources.max_workers allows; who asks first is served first."""
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._free = threading.Condition()
+        self._claimed = 0
+        self._asked, self._served = 0, 0
+
+    @contextlib.contextmanager
+    def claimed(self, workers: int) -> Iterator[None]:
+        """Wait for so many, and hold them for the time of the block. A plan refuses more than there can be."""
+        with self._free:
+            turn, self._asked = self._asked, self._asked + 1
+            self._free.wait_for(lambda: turn == self._served and self._fits(workers))
+            self._claimed, self._served = self._claimed + workers, self._served + 1
+            self._free.notify_all()
+        try:
+            yield
+        finally:
+            with self._free:
+                self._claimed -= workers
+                self._free.notify_all()
+
+    def _fits(self, workers: int) -> bool:
+        return self._most is None or self._claimed + workers <= self._most or not self._claimed
 
 
 @dataclass(frozen=True)
@@ -39,6 +69,7 @@ class ModelMaker:
     tasks: PreparationTasks
     on_step: Callable[[Step], None]
     done: Callable[[str, Sequence[ArtefactRecord]], None]
+    workers: WorkerLimit
 
     def make(
         self, model: ModelConfig, corpus: Corpus, without: int | None = None, like: ArtefactKey | None = None
@@ -64,7 +95,12 @@ class ModelMaker:
         asked = TrainingRequest(self.root, place, self.config, model, key, rows, samples, like)
         resources: dict[str, Any] = {"num_cpus": 0, "resources": dict(CONTROL)}
         self.on_step(Step(name, None, "waiting for its workers"))
-        records: Sequence[ArtefactRecord] = self.tasks.run(name, resources, training_task, asked, controls=True)
+        try:
+            with self.workers.claimed(model.workers):
+                records: Sequence[ArtefactRecord] = self.tasks.run(name, resources, training_task, asked, controls=True)
+        except Exception:
+            free_left_group(asked)
+            raise
         return records
 
     def _standin(

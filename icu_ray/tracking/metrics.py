@@ -68,7 +68,8 @@ def result_batches(result: TrialResult, evaluation: TrialEvaluation | None) -> t
 def sweep_batch(results: Sequence[TrialResult | None]) -> MetricBatch:
     """How many trials of a sweep have started (None: no result yet), and how they ended.
 
-    trials_not_acceptable: forgotten, but too costly or collapsed.
+    trials_not_acceptable: forgotten, but too costly or collapsed. trials_measured: of models from which nothing is
+    unlearned, the gold standard among them.
     """
     ended = [result_outcome(result) for result in results if result is not None]
     counts = {
@@ -76,6 +77,7 @@ def sweep_batch(results: Sequence[TrialResult | None]) -> MetricBatch:
         "trials_not_acceptable": ended.count("too_costly") + ended.count("collapsed"),
         "trials_not_forgotten": ended.count("not_forgotten"),
         "trials_failed": ended.count("failed"),
+        "trials_measured": ended.count("measured"),
         "trials_started": len(results),
     }
     return MetricBatch({name: float(count) for name, count in counts.items()}, len(ended))

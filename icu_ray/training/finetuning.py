@@ -98,6 +98,7 @@ def finetune(
     rank: int = 0,
     world_size: int = 1,
     resume_from: Path | None = None,
+    notes: tuple[str, ...] = (),
     on_epoch: Callable[[FinetuneReport], None] = lambda report: None,
     on_step: Callable[[int, float], None] = lambda epoch, part: None,
 ) -> tuple[EpochRecord, ...]:
@@ -105,8 +106,9 @@ def finetune(
 
     Needs a torch.distributed group, as `run_trial`. samples: the rows of each forget sample, of which MA is measured
     after every epoch; none are measured where there are none. epochs: after how many to end, whatever MA is then, of a
-    schedule that still counts with `how.epochs`. on_step: told the epoch and its part that is done. UserError where the
-    model does not learn what `how.min_memorization` asks for, or diverges.
+    schedule that still counts with `how.epochs`. notes: what happened before, for the next epoch's record. on_step:
+    told the epoch and its part that is done. UserError where the model does not learn what `how.min_memorization` asks
+    for, or diverges.
     """
     data = TrialData(rows)
     trainer = EpochTrainer(
@@ -116,8 +118,8 @@ def finetune(
     known = np.unique(np.concatenate(list(samples.values()))) if samples else np.zeros(0, np.int64)
     history: tuple[EpochRecord, ...] = ()
     if resume_from is not None:
-        state, _ = load_checkpoint(resume_from, trainer.engine)
-        history = state.history
+        state, loaded = load_checkpoint(resume_from, trainer.engine)
+        history, notes = state.history, (*notes, *loaded)
     every = np.ones(len(rows.first_rows), dtype=bool)
     over = _is_over(how, history, epochs)
     while not over:
@@ -139,7 +141,8 @@ def finetune(
         ma, forget_loss = _known(trainer, rows, known, samples)
         seconds = {"train": trained - started, "validate": time.perf_counter() - trained}
         scores = Scores(ma, None, forget_loss, None, None, None)
-        history = (*history, EpochRecord(epoch, len(every), scores, loss, seconds, steps))
+        history = (*history, EpochRecord(epoch, len(every), scores, loss, seconds, steps, notes))
+        notes = ()
         over = _is_over(how, history, epochs)
         save = partial(_save, trainer, TrialState(epoch, every, history))
         on_epoch(FinetuneReport(history, over, save))

@@ -161,7 +161,8 @@ def _untrained(
     on_epoch(EpochReport(history[0], history, Decision(True), before.candidates))
     thresholds = thresholds_of(settings.stop, before.scores, settings.el.ngram)
     failed, after = at_start(before.scores, thresholds), data.retrained or before
-    status: Status = "finished" if below_thresholds(after.scores, thresholds) else "not_forgotten"
+    reached = data.retrained is not None or below_thresholds(after.scores, thresholds)
+    status: Status = "finished" if reached else "not_forgotten"
     samples = sample_records(tokenizer, data, before, after, settings.filter, settings.seed)
     return TrialOutcome(
         failed.status or status,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from icu_ray.errors import UserError
 from icu_ray.storage.results import to_json
@@ -16,7 +17,7 @@ from icu_ray.storage.results import to_json
 FILE = "training.json"
 
 
-def write_training(folder: Path, epochs: Sequence[Mapping[str, float | int | None]]) -> None:
+def write_training(folder: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
     """One entry an epoch; no times, so that equal models have equal files."""
     (folder / FILE).write_bytes(to_json({"epochs": len(epochs), "history": list(epochs)}, indent=2))
 
@@ -27,6 +28,6 @@ def trained_epochs(folder: Path) -> int:
         return int(json.loads((folder / FILE).read_text(encoding="utf-8"))["epochs"])
     except FileNotFoundError:
         raise UserError(
-            f"{folder}: this model was trained by an earlier version, which did not keep how many epochs it took; "
-            "remove the folder, and it is trained again"
+            f"models/{folder.name} in the store was trained by an earlier version, which did not keep how many epochs "
+            "it took; remove that folder from the store, and the model is trained again"
         ) from None

@@ -66,7 +66,7 @@ class TrainingRequest:
 
     folder: <sweep>/training/<name>. model: as its trials get it, its source at a commit. texts: all that it reads.
     samples: which of them each forget sample holds; none where it is trained without one (the gold standard).
-    like: key of the model as many of whose epochs it trains. retries: times that lost workers are replaced.
+    like: key of the model as many of whose epochs it trains.
     """
 
     root: str
@@ -104,12 +104,14 @@ def train_model(request: TrainingRequest, store: RecordingStore, tell: Callable[
     home = store.folder / "models"
     home.mkdir(parents=True, exist_ok=True)
     # Another sweep of this machine may be at it; on another machine both work, and the later one takes the earlier's.
-    tell(Step("", None, "waiting for another sweep that trains it"))
+    tell(Step("", None, "waiting, if another sweep trains it"))
     with FileLock(home / f".{name}.training.lock"):
         if store.contains("models", request.key):
             with contextlib.suppress(RuntimeError):  # damaged: the store has removed it
                 get_artefact(store, "models", request.key)
+                remove(request.folder)  # of a run that was killed before it could
                 return
+        remove(request.paths.micro_batch)  # whatever an earlier run was short of may be there now
         started = time.perf_counter()
         tell(Step("", 0.0, "its texts become tokens"))
         rows = _rows(request, store)
@@ -150,19 +152,28 @@ def _rows(request: TrainingRequest, store: Store) -> ArtefactKey:
     return key
 
 
+def free_left_group(request: TrainingRequest) -> None:
+    """Free what the workers of a controller that died had claimed: they died with it, their claim did not."""
+    from icu_ray.trial.trainer import free_placement_group
+
+    left = read_bytes(join(request.folder, _GROUP_FILE))
+    if left is not None:
+        with contextlib.suppress(Exception):  # it may be gone, with the cluster that it was of
+            free_placement_group(left.decode())
+
+
 def _train(task: _Task, tell: Callable[[Step], None]) -> None:
     """The worker group, from its start until the model is in the store."""
     from icu_ray.trial.trainer import fit, free_placement_group, reason_of
 
     request = task.request
     paths, group = request.paths, join(request.folder, _GROUP_FILE)
-    # This process may have been killed and started anew: its workers died with it, what they had claimed did not.
-    if (left := read_bytes(group)) is not None:
-        with contextlib.suppress(Exception):
-            free_placement_group(left.decode())
+    free_left_group(request)
     drop_broken_snapshot(paths)
     minutes = request.config.resources.epoch_minutes
-    watchdog = Watchdog(lambda: sign_of_progress(paths), minutes, free_placement_group)
+    progress = join(request.folder, _PROGRESS_FILE)
+    # Steps count too: an epoch here runs over all texts, a trial's over those to forget.
+    watchdog = Watchdog(lambda: (sign_of_progress(paths), read_bytes(progress)), minutes, free_placement_group)
 
     def started(nodes: object, placement_group: str) -> None:
         watchdog.started(placement_group)
@@ -234,7 +245,7 @@ def train_worker(told: dict[str, Any]) -> None:
     loaded = load_original(model, None, store)
     rows = load_rows(get_artefact(store, "rows", task.rows))
     samples = {number: np.flatnonzero(np.isin(rows.text_of_row, texts)) for number, texts in request.samples.items()}
-    settings, _ = with_smaller_micro_batch(paths, settings)
+    settings, notes = with_smaller_micro_batch(paths, settings)
     last = 0.0
 
     def on_step(epoch: int, part: float) -> None:
@@ -254,7 +265,7 @@ def train_worker(told: dict[str, Any]) -> None:
 
     with newest_checkpoint(paths) as checkpoint:
         how_run: dict[str, Any] = {"rank": rank, "world_size": world_size, "resume_from": checkpoint}
-        how_run |= {"epochs": task.epochs, "on_epoch": on_epoch, "on_step": on_step}
+        how_run |= {"epochs": task.epochs, "on_epoch": on_epoch, "on_step": on_step, "notes": notes}
         try:
             history = finetune(how, settings, rows, samples, loaded.model, loaded.tokenizer, **how_run)
         except (RuntimeError, MemoryError) as error:
@@ -271,4 +282,5 @@ def train_worker(told: dict[str, Any]) -> None:
 def _save(loaded: LoadedModel, history: tuple[EpochRecord, ...], folder: Path) -> None:
     loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
-    write_training(folder, [{"epoch": r.epoch, **r.loss, "ma": r.scores.ma, "steps": r.steps} for r in history])
+    told = [{"epoch": r.epoch, **r.loss, "ma": r.scores.ma, "steps": r.steps, "notes": r.notes} for r in history]
+    write_training(folder, [{k: v for k, v in epoch.items() if k != "notes" or v} for epoch in told])

@@ -262,3 +262,14 @@ def test_a_plan_for_seven_billion_parameters_without_a_network(
         "llama2-7b does not fit 40 GB, a tenth of it left free: zero_stage=2 micro_batch=1 would"
         in capsys.readouterr().out
     )
+
+
+def test_fine_tuning_all_weights_counts_where_trials_train_an_adapter_or_nothing() -> None:
+    whole = {"source": "EleutherAI/gpt-neo-1.3B", "precision": "bf16"}
+    plain, tuned = planned(whole), planned({**whole, "lora": {}, "train": {"batch_size": 8}})
+    adapter, measured = planned({**whole, "lora": {}}), planned({**whole, "unlearn": False, "train": {}})
+    assert plain.need is not None and tuned.need is not None
+    assert adapter.need is not None and measured.need is not None
+    # Adam's state of all weights is there, though no trial has it.
+    assert tuned.need.moments == measured.need.moments == plain.need.moments > 50 * adapter.need.moments
+    assert adapter.need.total < tuned.need.total

@@ -422,7 +422,7 @@ def test_a_plan_says_what_is_trained_before_the_trials() -> None:
     said = dict(line.split(": ", 1) for line in trained_said(plan({"models": models, "samples": [0, 1]})))
     assert set(said) == {"a", "b", "c"}
     assert said["a"].startswith("fine-tuned first, at most 3 epochs, until MA is 90 %; then once more without each ")
-    assert re.search(r"; about \d+ minutes, not in the estimate\.$", said["a"])
+    assert re.search(r"; about \d+ minutes?, not in the estimate\.$", said["a"])
     assert said["b"].startswith("fine-tuned first, 1 epoch; about ")
     assert said["c"] == "trained as a stand-in, then once more without each forget sample."
 
@@ -490,3 +490,13 @@ def test_cells_that_differ_in_an_unused_weight_are_one() -> None:
     methods = [{"name": "kumpr", "alpha": [0.1, 0.5], "beta": [1.0, 2.0]}, {"name": "po", "beta": [1, 2]}]
     found = plan({"methods": methods, "samples": [0], "models": [{"name": "a", "standin": {}}]})
     assert sorted(trial.name for trial in found.trials) == ["kumpr-a-s0", "po-a-s0-a0.5"]
+
+
+def test_a_gold_standard_needs_something_left_to_learn(tmp_path: Path) -> None:
+    file = tmp_path / "f.jsonl"
+    file.write_text('{"text": "a b c d e f"}\n')
+    data = {"source": "records", "forget": str(file), "pool": None}
+    change = {"data": data, "samples": [0], "methods": [{"name": "kumpr"}]}
+    config = resolve_config({**SMALL, **change, "models": [{"name": "a", "standin": {}, "retrained": True}]}, "t")
+    with pytest.raises(UserError, match=r"models\.0\.retrained: without forget sample 0 nothing is left to train a on"):
+        plan_sweep(config, dry_run=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icu_ray.report.collect import collect
-from icu_ray.report.contents import make_report
+from icu_ray.report.contents import make_report, state_word
 from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.markdown import to_markdown
 from icu_ray.report.numbers.distances import _ks
+from icu_ray.report.numbers.summary import summarise
+from icu_ray.storage.results import RETRAINED_WITHOUT
+from icu_ray.tracking.metrics import sweep_batch
 from tests.support.report_case import TARGETS, Cell, write_sweep
 
 GOLD = (0.30, 0.0, 18.0, 4.0)
@@ -43,12 +47,25 @@ def test_the_test_against_every_way_to_deal_the_values(values: list[int]) -> Non
     assert _ks(first, second) == (pytest.approx(found), pytest.approx(as_far))
 
 
+def gold(sample: int, losses: tuple[float, ...] | None) -> Cell:
+    how = {"reason": RETRAINED_WITHOUT, "epochs": 0, "final": GOLD}
+    return Cell("retrained", "retrained", sample=sample, losses=losses, **how)  # type: ignore[arg-type]
+
+
 def cells() -> list[Cell]:
     return [
         Cell(alpha=0.5, losses=(5.0, 6.0, 7.0, 8.0), final=(0.5, 0.0, 27.0, 3.0)),
         Cell(alpha=0.5, sample=1, losses=(3.0, 3.2, 2.9, 2.5), final=(0.6, 0.0, 25.0, 3.5)),
-        Cell("retrained", "retrained", epochs=0, losses=(3.0, 3.1, 2.8, 2.6), final=GOLD),
-        Cell("retrained", "retrained", sample=1, epochs=0, losses=(3.0, 3.1, 2.8, 2.6), final=GOLD),
+        Cell("retrained", "retrained", epochs=0, reason=RETRAINED_WITHOUT, losses=(3.0, 3.1, 2.8, 2.6), final=GOLD),
+        Cell(
+            "retrained",
+            "retrained",
+            sample=1,
+            epochs=0,
+            reason=RETRAINED_WITHOUT,
+            losses=(3.0, 3.1, 2.8, 2.6),
+            final=GOLD,
+        ),
     ]
 
 
@@ -77,6 +94,28 @@ def test_it_is_in_the_table_and_in_no_ranking(tmp_path: Path) -> None:
     assert not any("retrained" in (test.reference, test.other) for test in report.tests)
 
 
+def test_it_is_no_success_of_a_method_and_no_failure(tmp_path: Path) -> None:
+    folder = write_sweep(tmp_path, "s", cells())
+    summary = summarise(str(tmp_path), folder.name)
+    assert {cell.method: cell.forgotten for cell in summary.cells} == {"icu": 2, "retrained": None}
+    counts = sweep_batch(summary.results).values
+    assert (counts["trials_forgotten"], counts["trials_not_forgotten"], counts["trials_measured"]) == (2, 0, 2)
+    report = make_report(collect([(str(tmp_path), folder.name)]))
+    assert {state_word(trial) for trial in report.found.trials if trial.method == "retrained"} == {"measured"}
+    assert [row.counted[0] for row in report.blocks[0].rows] == [None, None, 2]
+
+
+def test_a_model_that_was_trained_otherwise_is_no_yardstick(tmp_path: Path) -> None:
+    """Trials of an earlier config in the same folder, of a model of the same name."""
+    folder = write_sweep(tmp_path, "s", cells())
+    for spec in (tmp_path / "s" / "trials").glob("*/spec.json"):
+        written = json.loads(spec.read_text())
+        written["settings"]["model"] = {"train": {"lr": 1e-4 if written["method"] == "retrained" else 2e-4}}
+        spec.write_text(json.dumps(written))
+    report = make_report(collect([(str(tmp_path), folder.name)]))
+    assert [row.row.name for table in report.distances for row in table.rows] == ["before unlearning"]
+
+
 def test_every_form_of_the_report_has_it(tmp_path: Path) -> None:
     report = make_report(collect([(str(tmp_path), write_sweep(tmp_path, "s", cells()).name)]))
     markdown = to_markdown(report, ())
@@ -88,7 +127,10 @@ def test_every_form_of_the_report_has_it(tmp_path: Path) -> None:
 
 
 def test_without_losses_of_single_texts_it_says_so(tmp_path: Path) -> None:
-    old = [Cell(losses=None), Cell("retrained", "retrained", epochs=0, losses=None, final=GOLD)]
+    old = [
+        Cell(losses=None),
+        Cell("retrained", "retrained", epochs=0, reason=RETRAINED_WITHOUT, losses=None, final=GOLD),
+    ]
     report = make_report(collect([(str(tmp_path), write_sweep(tmp_path, "s", old).name)]))
     assert "losses of single texts are not kept in these results" in to_markdown(report, ())
     (table,) = report.distances

@@ -26,10 +26,14 @@ from icu_ray import methods
 from icu_ray.config import LossConfig
 from icu_ray.methods.batch import Batch
 from icu_ray.methods.module import UnlearningModule
+from icu_ray.training import engine as engine_module
 from icu_ray.training.engine import Engine, EngineSettings, set_device_environment
 from tests.support.tiny_models import PAD
 
 PRECISIONS, STAGES = ("fp32", "bf16"), (0, 1, 2, 3)
+made_config = engine_module.deepspeed_config
+# ZeRO's bucket as large as for the largest models, so that it is told from all else.
+engine_module.deepspeed_config = lambda settings, workers, device, parameters: made_config(settings, workers, device)
 LARGE = 500e6
 """Bytes: nothing of so small a model but ZeRO's bucket has as many. On a CPU no page of it is ever touched."""
 WIDE = {

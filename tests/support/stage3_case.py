@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from icu_ray.config import EvalConfig, StopConfig
+from icu_ray.config import EvalConfig, ModelConfig, StopConfig
 from icu_ray.models.loading import LoadedModel
 from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.training import engine, partitioned
@@ -83,7 +83,8 @@ def trial(
     if model_to is not None and rank == 0:
         paths = TrialPaths.of(model_to, "s", "t")
         Path(paths.root).mkdir(parents=True)
-        _save_model(LoadedModel(model, tokenizer(), Path(model_to)), paths)
+        described = ModelConfig(name="m", source="m")
+        _save_model(LoadedModel(model, tokenizer(), Path(model_to)), paths, described)
     return {
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
         "losses": [dict(record.loss) for record in outcome.history],

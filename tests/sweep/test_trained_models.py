@@ -139,7 +139,9 @@ def test_workers_and_their_controller_may_die(ray_cluster: None, tmp_path: Path,
     thread.start()
     for victim, epochs in (("RayTrainWorker", 2), ("_Controller", 6)):
         _wait_for_epoch(tmp_path, epochs, thread)
-        killed = [each for each in psutil.process_iter() if any(f"ray::{victim}" in part for part in _command(each))]
+        # Of this process's own Ray alone.
+        ours = psutil.Process().children(recursive=True)
+        killed = [each for each in ours if any(f"ray::{victim}" in part for part in _command(each))]
         assert killed, f"no {victim} to kill"
         for each in killed:
             each.kill()

@@ -40,8 +40,7 @@ def how_of(**changes: object) -> tuple[ModelTrainingConfig, TrialSettings]:
 
 
 def trained(rows: TokenRows, samples: Mapping[int, Any] | None = None, **how: Any) -> tuple[Any, Any]:
-    told = how.pop("told", how_of())
-    model = tiny_model("gpt_neo", seed=0)
+    told, model = how.pop("told", how_of()), how.pop("model", None) or tiny_model("gpt_neo", seed=0)
     with distributed(0, 1):
         history = finetune(*told, rows, samples or {}, model, tokenizer(), **how)
     return model, history
@@ -73,12 +72,20 @@ def test_what_is_not_learnt_is_refused() -> None:
 
 
 def test_the_gold_standard_ends_with_its_model_on_the_same_schedule() -> None:
-    rows = some_rows(ROWS, 1)
-    whole, _ = trained(rows, told=how_of(epochs=3))
+    rows, passed = some_rows(ROWS, 1), list[dict[str, torch.Tensor]]()
     kept: list[FinetuneReport] = []
-    model, history = trained(rows, epochs=2, told=how_of(epochs=3, min_memorization=0.99), on_epoch=kept.append)
+
+    model = tiny_model("gpt_neo", seed=0)
+
+    def remember(report: FinetuneReport) -> None:
+        passed.append({name: p.detach().clone() for name, p in model.named_parameters()})
+
+    trained(rows, told=how_of(epochs=3), on_epoch=remember, model=model)
+    gold, history = trained(rows, epochs=2, told=how_of(epochs=3, min_memorization=0.99), on_epoch=kept.append)
     assert [report.over for report in kept] == [False, True] and len(history) == 2
-    assert not torch.equal(next(model.parameters()), next(whole.parameters()))
+    for name, parameter in gold.named_parameters():
+        torch.testing.assert_close(parameter, passed[1][name], msg=name)
+    assert not torch.equal(passed[1]["transformer.wte.weight"], passed[2]["transformer.wte.weight"])
 
 
 def test_an_interrupted_one_ends_with_the_same_weights(tmp_path: Path) -> None:

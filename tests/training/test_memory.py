@@ -21,6 +21,7 @@ from icu_ray.models.reference import ReferenceBatch
 from icu_ray.plan.memory import BUCKET, KEPT, Use, activations_of, memory_of
 from icu_ray.plan.model_memory import STANDINS
 from icu_ray.plan.model_shapes import shape_of
+from icu_ray.training.engine import EngineSettings, deepspeed_config
 from tests.support.memory_case import PRECISIONS, STAGES, WIDE, Counter
 from tests.support.worker_processes import worker_processes
 
@@ -32,6 +33,13 @@ def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     workers, folder = request.param, tmp_path_factory.mktemp("held")
     given = [str(workers), str(folder / "meeting"), str(folder / "out")]
     return workers, worker_processes("tests/support/memory_case.py", workers, *given, out=folder / "out")
+
+
+def test_zeros_bucket_is_no_larger_than_the_model() -> None:
+    how = EngineSettings(1e-4, (0.9, 0.98), 1e-8, 1, 2, "fp32", 1)
+    small, large = (deepspeed_config(how, 1, torch.device("cpu"), count) for count in (1000, 7_000_000_000))
+    assert small["zero_optimization"]["reduce_bucket_size"] == 1000
+    assert large["zero_optimization"]["reduce_bucket_size"] == BUCKET
 
 
 @pytest.mark.slow
@@ -59,7 +67,8 @@ def test_weights_gradients_and_adams_state_at_each_stage(
         kept = BUCKET * (2 if precision == "bf16" else 4)
         assert real.get("bucket", real["start"]["bucket"]) == (kept if stage else 0)
         # Adam's step: never more than the plan says, which counts what is copied into the flat share too.
-        at_step = real["step"]["gradients"] + (kept if stage == 3 else 0)
+        bucket = shape.parameters * (2 if precision == "bf16" else 4)  # of so small a model
+        at_step = real["step"]["gradients"] + (bucket if stage == 3 else 0)
         assert 0.45 * need.step <= at_step <= 1.03 * need.step
         left = need.gradients if stage == 3 else 0
         assert real["between"]["gradients"] == near(left, rel=0.03, abs=10_000)

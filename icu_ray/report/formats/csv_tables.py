@@ -40,7 +40,7 @@ def _main(report: Report) -> bytes:
         for row in block.rows:
             line: list[object] = [block.model, row.label, row.alpha, row.beta]
             line += [*(row.varied.get(key) for key in varied), row.variant]
-            line += [None if row.before else row.over, len(row.trials), row.forgotten, row.epochs]
+            line += [None if row.before else row.over, len(row.trials), *row.counted]
             for column in report.columns:
                 value = row.values[column.key]
                 line += [None] * 4 if value is None else [value.mean, value.half, value.n, value.seed_std]

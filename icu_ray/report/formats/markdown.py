@@ -114,8 +114,9 @@ def main_table(report: Report) -> str:
         for row in block.rows:
             label = row.label + (f" [{row.variant}]" if row.variant else "")
             numbers = [_cell(cell) for cell in report.cells(block, row)]
-            count = "" if row.before else f"{row.forgotten}/{len(row.trials)}"
-            epochs = "" if row.epochs is None else f"{row.epochs:.1f}"
+            forgotten, epochs_done = row.counted
+            count = "" if forgotten is None else f"{forgotten}/{len(row.trials)}"
+            epochs = "" if epochs_done is None else f"{epochs_done:.1f}"
             rows.append([escape(block.model), escape(label), *report.weights(row), *numbers, count, epochs])
     return pipe_table([*header, "forgotten", "epochs"], rows, left=2)
 

@@ -18,6 +18,7 @@ from icu_ray.report.collect import ReportedTrial
 from icu_ray.report.formats.markdown import escape, pipe_table
 from icu_ray.report.formats.record_page import number
 from icu_ray.storage.el_names import plain
+from icu_ray.storage.results import NOTHING_UNLEARNED, RETRAINED_WITHOUT
 from icu_ray.storage.verdict_parts import percent
 from icu_ray.version import __version__
 
@@ -33,7 +34,8 @@ LIMITS = (
 class Base:
     """The model before. source: hub id or folder, None for a stand-in. licence: as its own card says it, or None.
 
-    lora: settings of the adapter that was trained on it, if one was. alone: whether the folder holds that alone.
+    lora: settings of the adapter that was trained on it, if one was. alone: whether the folder holds that alone. train:
+    how it was fine-tuned on the texts first, if it was.
     """
 
     source: str | None
@@ -41,6 +43,7 @@ class Base:
     licence: str | None = None
     lora: Mapping[str, Any] | None = None
     alone: bool = False
+    train: Mapping[str, Any] | None = None
 
     @property
     def of_hub(self) -> bool:
@@ -60,7 +63,10 @@ def model_card(trial: ReportedTrial, base: Base) -> str:
         **({"base_model": base.source} if base.of_hub else {}),
         **({"license": base.licence} if base.licence else {}),
     }
+    unlearned = result.reason not in NOTHING_UNLEARNED
     headline = f"{result.status}: {result.reason}" if verdict is None else verdict.headline
+    if not unlearned:
+        headline, verdict = f"Nothing was unlearned. {result.reason[0].upper()}{result.reason[1:]}.", None
     parts = [f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---", f"# {escape(trial.name)}"]
     parts.append(f"**{escape(headline)}**")
     if verdict is not None and not verdict.success:
@@ -84,6 +90,11 @@ def _done(trial: ReportedTrial, base: Base) -> list[tuple[str, str]]:
         ("epochs", f"{result.epochs}{kept}"),
         ("texts to forget", f"{len(trial.samples)}, forget sample {trial.sample}"),
     ]
+    if base.train is not None:
+        how = ", ".join(f"{key} {value}" for key, value in base.train.items() if value is not None and key != "data")
+        texts = "the texts to forget and the pool" if base.train.get("data") is None else "a file with these texts"
+        texts += ", but not on the texts to forget" if result.reason == RETRAINED_WITHOUT else ""
+        rows.insert(1, ("fine-tuned first", f"on {texts}: {how}"))
     if base.lora is not None:
         targets = base.lora["targets"]
         where = targets if isinstance(targets, str) else ", ".join(targets)

@@ -97,8 +97,8 @@ def _row(row: Row, block: Block, golds: dict[str, ReportedTrial], columns: Seque
 
 
 def _sample(trial: ReportedTrial) -> str:
-    """What trials on the same texts have in common, be they of different sweeps."""
-    return repr(trial.settings.get("sample", trial.sample))
+    """What trials of one model on the same texts have in common, be they of different sweeps or configs."""
+    return repr((trial.settings.get("model"), trial.settings.get("sample", trial.sample)))
 
 
 def _measured(trial: ReportedTrial) -> bool:

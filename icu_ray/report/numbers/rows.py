@@ -88,6 +88,11 @@ class Row:
         return sum(trial.result is not None and is_success(trial.result) for trial in self.trials)
 
     @property
+    def counted(self) -> tuple[int | None, float | None]:
+        """Trials that forgot, and mean epochs; None and None where nothing is unlearned."""
+        return (None, None) if self.before or self.gold else (self.forgotten, self.epochs)
+
+    @property
     def epochs(self) -> float | None:
         """Mean number of epochs of the trials that count."""
         known = [trial.measured.epochs for trial in self.trials if trial.measured is not None]

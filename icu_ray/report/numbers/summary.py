@@ -26,7 +26,7 @@ from icu_ray.storage.csv_files import csv_bytes, filled
 from icu_ray.storage.el_names import ngrams_of, plain
 from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.flat import flatten
-from icu_ray.storage.results import Scores, Setting, TrialEvaluation, TrialResult, TrialSpec, to_json
+from icu_ray.storage.results import NOTHING_UNLEARNED, Scores, Setting, TrialEvaluation, TrialResult, TrialSpec, to_json
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, read_sweep, trial_ids
 from icu_ray.storage.verdict import is_success, result_outcome
 
@@ -85,8 +85,9 @@ class Cell:
     """All samples and seeds of one model, method and weights; values are (mean, deviation or None) by metric key.
 
     told: what else its trials were told, such as lr; seeds: those of its trials. over: what the means after unlearning
-    are over. The original model is the same for all seeds of a sample: its means are over samples. seed_std: by metric
-    key, the deviation after unlearning over the seeds of a sample, where there are several samples.
+    are over. forgotten: None where nothing is unlearned. The original model is the same for all seeds of a sample: its
+    means are over samples. seed_std: by metric key, the deviation after unlearning over the seeds of a sample, where
+    there are several samples.
     """
 
     model: str
@@ -94,7 +95,7 @@ class Cell:
     alpha: float
     beta: float
     trials: int
-    forgotten: int
+    forgotten: int | None
     epochs: float
     before: dict[str, tuple[float, float | None] | None]
     after: dict[str, tuple[float, float | None] | None]
@@ -194,7 +195,7 @@ def _cells(results: Sequence[TrialResult], planned: Sequence[TrialSpec]) -> tupl
                 float(first["alpha"]),
                 float(first["beta"]),
                 len(members),
-                sum(map(is_success, members)),
+                None if members[0].reason in NOTHING_UNLEARNED else sum(map(is_success, members)),
                 statistics.fmean(r.epochs for r in members),
                 {
                     m.key: _spread([(r.sample, m.read(r.before)) for r in measured if r.before], "forget samples")

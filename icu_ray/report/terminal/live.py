@@ -28,7 +28,7 @@ from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
 from icu_ray.report.terminal.summary_tables import outcome_style
-from icu_ray.storage.results import NOT_TRAINED, EpochRecord
+from icu_ray.storage.results import EpochRecord
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result
 from icu_ray.storage.verdict import OUTCOME_WORD, result_outcome
 
@@ -147,8 +147,6 @@ class LiveView:
             count = f"{len(self._done)}/{self._total()}"
             result = read_result(self._paths(self._trials[trial_id]))
             word = status if result is None else OUTCOME_WORD[result_outcome(result)]
-            if reason == NOT_TRAINED:
-                word = "measured"
             line = f"{word:<13} {name}: {reason} [{count}]"
             style = outcome_style(result)
             self._say(line, style if self._live is not None else "")

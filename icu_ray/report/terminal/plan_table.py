@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from icu_ray.config import SweepConfig
+from icu_ray.config import RecordsData, SweepConfig
 from icu_ray.console.terminal import print_words
 from icu_ray.errors import without_secrets
 from icu_ray.plan.budget import cost_of, load_prices
@@ -111,9 +111,14 @@ def trained_said(plan: Plan) -> list[str]:
         goal = "" if until is None else f", until MA is {100 * until:g} %"
         cost = ""
         if plan.data is not None:
-            rows = max(sample.targets + sample.pool for sample in plan.data.samples.values())
+            counts = plan.data.samples.values()
+            others = sum(each.targets for each in counts) if isinstance(plan.config.data, RecordsData) else 0
+            rows = max(max(each.targets, others) + each.pool for each in counts)
             minutes = training_minutes(model, plan.config, rows) * (1 + (samples if again else 0))
-            cost = f"; about {max(minutes, 1):.0f} minutes, not in the estimate"
+            limits = (plan.config.resources.max_hours, plan.config.resources.max_cost)
+            nor = "" if limits == (None, None) else " nor in the budget"
+            several = "" if f"{minutes:.0f}" in ("0", "1") else "s"
+            cost = f"; about {max(minutes, 1):.0f} minute{several}, not in the estimate{nor}"
         said.append(f"{model.name}: fine-tuned first, {most}{goal}" + (f"; then {again}" if again else "") + cost + ".")
     return said
 

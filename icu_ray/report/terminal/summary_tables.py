@@ -13,13 +13,15 @@ from icu_ray.report.numbers.columns import PAPER_COLUMNS, Column, evaluated_metr
 from icu_ray.report.numbers.statistics import FEWEST
 from icu_ray.report.numbers.summary import Metric, Summary
 from icu_ray.report.terminal.fitting import Heading, print_fitting
-from icu_ray.storage.results import NOT_TRAINED, TrialEvaluation, TrialResult
+from icu_ray.storage.results import NOTHING_UNLEARNED, TrialEvaluation, TrialResult
 from icu_ray.storage.verdict import OUTCOME_WORD, result_outcome
+
+_STYLES = {"success": "green", "failed": "red", "measured": ""}
 
 
 def outcome_style(result: TrialResult | None) -> str:
     """The colour of a trial's outcome; '' of one that has none yet."""
-    return "" if result is None else {"success": "green", "failed": "red"}.get(result_outcome(result), "yellow")
+    return "" if result is None else _STYLES.get(result_outcome(result), "yellow")
 
 
 def print_tables(summary: Summary, console: Console) -> None:
@@ -41,7 +43,7 @@ def print_tables(summary: Summary, console: Console) -> None:
         cells += [_evaluated_arrow(summary.evaluations.get(result.trial_id), *each) for each in evaluated]
         seconds = f"{result.seconds.get('total', 0.0):.0f} s"
         style, word = outcome_style(result), OUTCOME_WORD[result_outcome(result)]
-        status = NOT_TRAINED if result.reason == NOT_TRAINED else f"[{style}]{word}[/{style}]"
+        status = f"[{style}]{word}[/{style}]" if style else word
         told = [str(result.hyperparameters.get(key, "")) for key in varied]
         rows.append([escape(result.name), *told, *cells, str(result.epochs), seconds, status])
     print_fitting(console, headings, rows, title="Trials (before -> after)", where="trials.csv")
@@ -53,7 +55,7 @@ def print_tables(summary: Summary, console: Console) -> None:
     rows = []
     for cell in summary.cells:
         values = [_plus_minus(cell.after[metric.key], metric.decimals) for metric in shown]
-        count = f"{cell.forgotten}/{cell.trials}"
+        count = "-" if cell.forgotten is None else f"{cell.forgotten}/{cell.trials}"
         others = [str(cell.told.get(key, "")) for key in told]
         weights = [f"{cell.alpha:g}", f"{cell.beta:g}", *others]
         rows.append([escape(cell.model), escape(cell.method), *weights, *values, _plus_minus(cell.ppl_ratio, 2), count])
@@ -61,7 +63,7 @@ def print_tables(summary: Summary, console: Console) -> None:
     title = f"Cells after unlearning (mean ± standard deviation of {FEWEST} {_repeated(summary)} or more)"
     print_fitting(console, headings, rows, title=title, where="cells.csv")
     for result in summary.results:
-        if result.status != "finished" and result.reason != NOT_TRAINED:
+        if result.status != "finished" and result.reason not in NOTHING_UNLEARNED:
             said = f"{result.name}: {OUTCOME_WORD[result_outcome(result)]}: {result.reason}"
             print_words(console, said, "yellow")
     for name in summary.missing:
