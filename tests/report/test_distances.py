@@ -56,16 +56,8 @@ def cells() -> list[Cell]:
     return [
         Cell(alpha=0.5, losses=(5.0, 6.0, 7.0, 8.0), final=(0.5, 0.0, 27.0, 3.0)),
         Cell(alpha=0.5, sample=1, losses=(3.0, 3.2, 2.9, 2.5), final=(0.6, 0.0, 25.0, 3.5)),
-        Cell("retrained", "retrained", epochs=0, reason=RETRAINED_WITHOUT, losses=(3.0, 3.1, 2.8, 2.6), final=GOLD),
-        Cell(
-            "retrained",
-            "retrained",
-            sample=1,
-            epochs=0,
-            reason=RETRAINED_WITHOUT,
-            losses=(3.0, 3.1, 2.8, 2.6),
-            final=GOLD,
-        ),
+        gold(0, (3.0, 3.1, 2.8, 2.6)),
+        gold(1, (3.0, 3.1, 2.8, 2.6)),
     ]
 
 
@@ -127,10 +119,7 @@ def test_every_form_of_the_report_has_it(tmp_path: Path) -> None:
 
 
 def test_without_losses_of_single_texts_it_says_so(tmp_path: Path) -> None:
-    old = [
-        Cell(losses=None),
-        Cell("retrained", "retrained", epochs=0, reason=RETRAINED_WITHOUT, losses=None, final=GOLD),
-    ]
+    old = [Cell(losses=None), gold(0, None)]
     report = make_report(collect([(str(tmp_path), write_sweep(tmp_path, "s", old).name)]))
     assert "losses of single texts are not kept in these results" in to_markdown(report, ())
     (table,) = report.distances
