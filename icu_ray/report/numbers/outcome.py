@@ -1,4 +1,4 @@
-"""What came out on one model, in one sentence: the first thing a reader wants to know.
+"""What came out on one model, in a sentence or two: the first thing a reader wants to know.
 
 outcome(block)      # "On 125m, icu (0.5, 1) forgot in 5 of 5 trials at the least cost: MA 95.0 % to 51.5 %, ..."
 """
@@ -23,10 +23,22 @@ def outcome(block: Block) -> str:
         whole = [row for row in whole if len(row.trials) == count]
         best = min(whole, key=_cost)
         cheapest = " at the least cost" if len(whole) > 1 and best.values[PPL_RATIO.key] is not None else ""
-        return f"On {block.model}, {best.name} forgot in {count} of {count} trials{cheapest}: {_told(block, best)}."
+        return (
+            f"On {block.model}, {best.name} forgot in {count} of {count} trials{cheapest}: {_told(block, best)}."
+            + _yardstick(block)
+        )
     best = max(known, key=lambda row: (row.forgotten / len(row.trials), -_ma(row)))
     nearest = f"{best.name} came nearest, with {best.forgotten} of {len(best.trials)}: {_told(block, best)}"
-    return f"On {block.model}, no method forgot in every trial; {nearest}."
+    return f"On {block.model}, no method forgot in every trial; {nearest}." + _yardstick(block)
+
+
+def _yardstick(block: Block) -> str:
+    """What the gold standard measures, where there is one: where a perfect method would end."""
+    gold = next((row for row in block.rows if row.gold), None)
+    columns = (*(c for c in block.columns if c.key == "ma"), *block.el_columns)
+    known = [(c.heading.split()[0], gold.values[c.key]) for c in columns] if gold is not None else []
+    said = [f"{name} {value.mean:.1f} %" for name, value in known if value is not None]
+    return f" The same model, trained without the texts, has {' and '.join(said)}." if said else ""
 
 
 def _cost(row: Row) -> tuple[float, float]:
