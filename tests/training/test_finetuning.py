@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,33 @@ def test_it_is_adamw_on_the_mean_of_a_batchs_tokens() -> None:
     assert [record.loss["learn"] for record in history] == pytest.approx(losses, rel=1e-4)
     for (name, one), two in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_same_at_every_zero_stage(stage: int) -> None:
+    """The schedule reaches the optimizer that ZeRO has wrapped, and the weights are whole in the end."""
+    rows = some_rows(ROWS, 1)
+    how, settings = how_of()
+    model, history = trained(rows, told=(how, replace(settings, zero_stage=stage)), samples={0: np.arange(3)})
+    plain = tiny_model("gpt_neo", seed=0)
+    losses = plainly_finetuned(plain, rows, how, settings.optim.betas)
+    assert [record.loss["learn"] for record in history] == pytest.approx(losses, rel=1e-4)
+    assert all(record.scores.ma is not None for record in history)
+    for (name, one), two in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_in_bf16_it_learns_as_in_fp32(stage: int) -> None:
+    rows = some_rows(ROWS, 1)
+    how, settings = how_of(epochs=6)
+    _, exact = trained(rows, told=(how, settings))
+    model = tiny_model("gpt_neo", seed=0).to(torch.bfloat16)
+    rounded = replace(settings, precision="bf16", zero_stage=stage)
+    _, history = trained(rows, told=(how, rounded), model=model)
+    first, last = (float(exact[place].loss["learn"] or 0.0) for place in (0, -1))
+    ends = float(history[-1].loss["learn"] or 0.0)
+    assert last < first and ends == pytest.approx(last, abs=0.15 * (first - last))
 
 
 def test_it_ends_when_the_sample_that_is_known_least_is_known() -> None:
