@@ -121,8 +121,8 @@ class ModelConfig(Section):
     def _once_a_flag(cls, given: object) -> object:
         if isinstance(given, bool):
             raise ValueError(
-                "holds the settings of fine-tuning (epochs, lr, ...); a model that is only measured has unlearn: "
-                f"false; found {str(given).lower()}"
+                f"expected a section, for example {{epochs: 10}}, found {str(given).lower()} (a model that is only "
+                "measured has unlearn: false)"
             )
         return given
 

@@ -391,7 +391,10 @@ def test_the_gold_standard_is_a_trial_a_sample_of_the_models_that_ask_for_it() -
             "'retrained' needs 'train' or 'st",
         ),
         ({"models": [{"name": "a", "standin": {}, "train": {}}]}, "'train' is for a 'source'; a stand-in is trained"),
-        ({"models": [{"name": "a", "standin": {}, "train": False}]}, "a model that is only measured has unlearn: fals"),
+        (
+            {"models": [{"name": "a", "standin": {}, "train": False}]},
+            "expected a section, for example {epochs: 10}, found false (a model that is o",
+        ),
     ],
 )
 def test_what_cannot_be_trained_or_retrained_is_refused(change: dict[str, Any], said: str) -> None:
