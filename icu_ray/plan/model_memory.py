@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from icu_ray import methods
@@ -94,27 +94,14 @@ def use_of(trial: Trial, config: SweepConfig, rows: int, shape: ModelShape) -> U
     method = methods.get(
         settings.method, alpha=settings.alpha, beta=settings.beta, settings=settings.method_settings, loss=settings.loss
     )
-    own = -(-settings.batch_size // model.workers)
     # The original of a model with an adapter is the same model without it.
     live_and_free = model.lora is not None and config.kl.cache == "recompute"
     asked = columns.suffix_start - (columns.prefix_start if config.filter.prompt == "prefix" else 0)
-    return Use(
-        workers=model.workers,
-        stage=settings.zero_stage,
-        precision=model.precision,
-        batch=settings.batch_size,
-        micro_batch=min(settings.micro_batch or own, own),
-        length=columns.length,
-        suffix=columns.length - columns.suffix_start,
+    return replace(
+        _use(model, config, rows, settings.batch_size, settings.micro_batch),
         paired=method.needs_pairs,
-        checkpointing=settings.activation_checkpointing,
         trainable=None if model.lora is None else adapter_parameters(shape, model.lora.rank),
-        offload=settings.offload_optimizer,
-        gpu=bool(model.gpus),
         cache="none" if not method.needs_reference or live_and_free else config.kl.cache,
-        chunk=config.loss.chunk,
-        rows=-(-rows // model.workers),
-        chunk_measured=config.eval.chunk,
         prompt=asked,
         prompts=config.filter.batch_size,
         beams=config.filter.beams,
@@ -124,22 +111,25 @@ def use_of(trial: Trial, config: SweepConfig, rows: int, shape: ModelShape) -> U
 
 def finetuning_use(model: ModelConfig, config: SweepConfig, rows: int) -> Use:
     """How `train` uses a model, and its gold standard: all weights are trained, without pairs and original."""
-    how, columns = model.train, config.columns
-    assert how is not None
-    own = -(-how.batch_size // model.workers)
+    assert model.train is not None
+    whole = _use(model, config, rows, model.train.batch_size, model.train.micro_batch)
+    return replace(whole, paired=False, cache="none")
+
+
+def _use(model: ModelConfig, config: SweepConfig, rows: int, batch: int, micro_batch: int | None) -> Use:
+    """What all that is trained of a model has in common. rows: those that are measured after an epoch."""
+    own = -(-batch // model.workers)
     return Use(
         workers=model.workers,
         stage=model.zero_stage,
         precision=model.precision,
-        batch=how.batch_size,
-        micro_batch=min(how.micro_batch or own, own),
-        length=columns.length,
-        suffix=columns.length - columns.suffix_start,
-        paired=False,
+        batch=batch,
+        micro_batch=min(micro_batch or own, own),
+        length=config.columns.length,
+        suffix=config.columns.length - config.columns.suffix_start,
         checkpointing=model.activation_checkpointing,
         offload=model.offload_optimizer,
         gpu=bool(model.gpus),
-        cache="none",
         chunk=config.loss.chunk,
         rows=-(-rows // model.workers),
         chunk_measured=config.eval.chunk,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -48,16 +47,21 @@ from icu_ray.trial.artefacts import (
     save_rows,
 )
 from icu_ray.trial.checkpoints import drop_broken_snapshot, newest_checkpoint, sign_of_progress
-from icu_ray.trial.out_of_memory import halve_micro_batch, is_out_of_memory
-from icu_ray.trial.watchdog import Watchdog
-from icu_ray.trial.worker import leave_checkpoint, leave_if_preempted, set_up_process, with_smaller_micro_batch
+from icu_ray.trial.watchdog import Watchdog, looking
+from icu_ray.trial.worker import (
+    leave_checkpoint,
+    leave_if_preempted,
+    set_up_process,
+    started_anew_out_of_memory,
+    with_smaller_micro_batch,
+)
 
 if TYPE_CHECKING:
     from icu_ray.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
 _GROUP_FILE, _PROGRESS_FILE = "placement_group", "progress.json"
-_LOOK_SECONDS, _TELL_SECONDS = 0.5, 2.0
+_TELL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -193,25 +197,19 @@ def _train(task: _Task, tell: Callable[[Step], None]) -> None:
 @contextlib.contextmanager
 def _telling(task: _Task, tell: Callable[[Step], None]) -> Iterator[None]:
     """Tell what rank 0 leaves of its progress, from a thread of its own."""
-    over, url = threading.Event(), join(task.request.folder, _PROGRESS_FILE)
+    last, url = None, join(task.request.folder, _PROGRESS_FILE)
 
-    def watch() -> None:
-        last = None
-        while not over.wait(_LOOK_SECONDS):
-            with contextlib.suppress(OSError, ValueError, KeyError, UserError):
-                content = read_bytes(url)
-                if content is not None and content != last:
-                    last = content
-                    said = json.loads(content)
-                    tell(_step(task, int(said["epoch"]), float(said["part"]), read_events(task.request.paths)))
+    def look() -> None:
+        nonlocal last
+        with contextlib.suppress(OSError, ValueError, KeyError, UserError):
+            content = read_bytes(url)
+            if content is not None and content != last:
+                last = content
+                said = json.loads(content)
+                tell(_step(task, int(said["epoch"]), float(said["part"]), read_events(task.request.paths)))
 
-    thread = threading.Thread(target=watch, name="training", daemon=True)
-    thread.start()
-    try:
+    with looking(look, "training"):
         yield
-    finally:
-        over.set()
-        thread.join(timeout=5)
 
 
 def _step(task: _Task, epoch: int, part: float, history: tuple[EpochRecord, ...]) -> Step:
@@ -231,7 +229,6 @@ def train_worker(told: dict[str, Any]) -> None:
     import ray.train
 
     from icu_ray.training.finetuning import FinetuneReport, finetune, finetune_settings
-    from icu_ray.trial.trainer import StartAnew
 
     task: _Task = told["task"]
     request, paths = task.request, task.request.paths
@@ -266,13 +263,8 @@ def train_worker(told: dict[str, Any]) -> None:
     with newest_checkpoint(paths) as checkpoint:
         how_run: dict[str, Any] = {"rank": rank, "world_size": world_size, "resume_from": checkpoint}
         how_run |= {"epochs": task.epochs, "on_epoch": on_epoch, "on_step": on_step, "notes": notes}
-        try:
+        with started_anew_out_of_memory(paths, settings, world_size):
             history = finetune(how, settings, rows, samples, loaded.model, loaded.tokenizer, **how_run)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                halve_micro_batch(paths, settings, world_size, error)
-                raise StartAnew(f"out of memory: {error}") from error
-            raise
     if rank == 0:
         with_retries(
             lambda: store.get_or_make("models", request.key, lambda to: _save(loaded, history, to)), "the model"

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,14 +30,13 @@ from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, st
 from icu_ray.training.refinement import below_thresholds
 from icu_ray.trial.checkpoints import drop_broken_snapshot, sign_of_progress
 from icu_ray.trial.task import TrialTask, spec_of, write_failure
-from icu_ray.trial.watchdog import Watchdog
+from icu_ray.trial.watchdog import Watchdog, looking
 from icu_ray.trial.worker import train_worker
 
 if TYPE_CHECKING:
     from icu_ray.trial.trainer import OnWorkersStarted
 
 log = logging.getLogger(__name__)
-_LOOK_SECONDS = 0.5
 
 
 class HandedTask:
@@ -128,24 +126,18 @@ def _watching_epochs(
 
     ends: whether the trial ends with an epoch. That one is not told: nobody is to stop what is leaving its result.
     """
-    over = threading.Event()
+    last = 0
 
-    def watch() -> None:
-        last = 0
-        while not over.wait(_LOOK_SECONDS):
-            try:
-                history = read_events(paths)
-            except (UserError, OSError):
-                continue  # storage is away for a moment
-            for record in history[1:]:
-                if record.epoch > last and not ends(record, history[0].scores):
-                    last = record.epoch
-                    on_epoch(record, history[0].scores)
+    def look() -> None:
+        nonlocal last
+        try:
+            history = read_events(paths)
+        except (UserError, OSError):
+            return  # storage is away for a moment
+        for record in history[1:]:
+            if record.epoch > last and not ends(record, history[0].scores):
+                last = record.epoch
+                on_epoch(record, history[0].scores)
 
-    thread = threading.Thread(target=watch, name="epochs", daemon=True)
-    thread.start()
-    try:
+    with looking(look, "epochs"):
         yield
-    finally:
-        over.set()
-        thread.join(timeout=5)

@@ -1,4 +1,5 @@
-"""Ends a worker group that has stopped getting anywhere: a lost collective, a dead file system, a GPU that hangs.
+"""Looks after a worker group from a thread, and ends one that has stopped getting anywhere: a lost collective, a dead
+file system, a GPU that hangs.
 
 with Watchdog(lambda: sign_of_progress(paths), minutes=30, end=free_placement_group) as watchdog:
     watchdog.started("placement group")       # whenever workers have (re)started
@@ -6,13 +7,33 @@ with Watchdog(lambda: sign_of_progress(paths), minutes=30, end=free_placement_gr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 log = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.5
+
+
+@contextlib.contextmanager
+def looking(look: Callable[[], None], name: str) -> Iterator[None]:
+    """Call `look` again and again during the block, from a thread of that name."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            look()
+
+    thread = threading.Thread(target=watch, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=5)
 
 
 class Watchdog:

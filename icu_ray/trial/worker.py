@@ -6,11 +6,12 @@ result.json.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,6 @@ def train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     from icu_ray.training.loop import run_trial
-    from icu_ray.trial.trainer import StartAnew
 
     task: TrialTask = config["task"]
     began = time.time()
@@ -77,7 +77,7 @@ def train_worker(config: dict[str, Any]) -> None:
     first_attempt = rank == 0 and _is_first_attempt(paths)
     with newest_checkpoint(paths) as checkpoint:
         loading = time.time() - began
-        try:
+        with started_anew_out_of_memory(paths, settings, world_size):
             outcome = run_trial(
                 settings,
                 data,
@@ -90,11 +90,6 @@ def train_worker(config: dict[str, Any]) -> None:
                 best_weights=lambda epoch: kept_weights(paths, epoch),
                 notes=notes,
             )
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                halve_micro_batch(paths, settings, world_size, error)
-                raise StartAnew(f"out of memory: {error}") from error
-            raise
     if rank == 0:
         seconds = {"start": began - config["started"], "load": loading}
         result = _leave(task, loaded, outcome, seconds)
@@ -138,6 +133,20 @@ def with_smaller_micro_batch(paths: TrialPaths, settings: TrialSettings) -> tupl
         return settings, ()
     smaller = min(smaller, settings.micro_batch or smaller)  # the user may have set it lower since
     return replace(settings, micro_batch=smaller), (f"out of memory: goes on with micro_batch={smaller}",)
+
+
+@contextlib.contextmanager
+def started_anew_out_of_memory(paths: TrialPaths, settings: TrialSettings, world_size: int) -> Iterator[None]:
+    """StartAnew, with half the micro batch the next time, where memory does not suffice for what is done inside."""
+    from icu_ray.trial.trainer import StartAnew
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            halve_micro_batch(paths, settings, world_size, error)
+            raise StartAnew(f"out of memory: {error}") from error
+        raise
 
 
 def set_up_process(model: ModelConfig, settings: TrialSettings) -> None:
