@@ -13,11 +13,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tiny_sweep import TINY
 
 from gpu_parts.main_job import trial
 from gpu_parts.setting import ROOT, TINY_LEARNING_RATE, Setting, run_python, write_config
+from icu_ray.config.file import read_yaml
 
 FORGET, POOL = "forget10.json", "retain90.json"
 POOL_ROWS, TARGET_EPOCHS, EPOCHS = 400, 10, 4
@@ -43,7 +43,7 @@ def missing(setting: Setting) -> str | None:
 
 def tree(setting: Setting) -> dict[str, Any]:
     """The sweep's config."""
-    found: dict[str, Any] = yaml.safe_load((ROOT / "tune_configs" / "real_small.yaml").read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_yaml(ROOT / "tune_configs" / "real_small.yaml")
     model: dict[str, Any] = found["models"][0]
     folder, share = Path(setting.tofu), 0 if setting.device == "cpu" else 0.25
     found |= {
