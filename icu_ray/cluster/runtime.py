@@ -83,8 +83,9 @@ def connected(
     """A Ray for the time of the block.
 
     cpus, gpus: logical ones of a Ray started here; default: the machine's. keep_logs: a folder that gets Ray's own
-    logs when the block is left by an exception. preload: dotted name of a function that imports what most
-    processes need: those of a Ray started here are then forked from one that has called it. ClusterError where it does not start or answer.
+    logs when the block is left by an exception. preload: dotted name of a function that imports what most processes
+    need; those of a Ray started here are then forked from one that has called it. ClusterError where it does not start
+    or answer.
     """
     local = will_start_locally()
     environment = {**driver_environment(local), **authentication(local)}
