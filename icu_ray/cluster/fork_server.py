@@ -28,6 +28,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from icu_ray.cluster import forked_worker
 from icu_ray.cluster.environment import environment_variables
 
@@ -95,10 +97,13 @@ def serve(path: str, preload: str) -> None:
 
 
 def _import_ray(environment: Mapping[str, str]) -> None:
-    """Import Ray under the environment of a worker."""
+    """Import Ray under the environment of a worker.
+
+    Ray alone: ray.data and ray.train draw random numbers from its native generator when they are imported, and all
+    forks would then draw the same ones, as names of objects among others.
+    """
     with environment_variables(environment):
-        import ray.data
-        import ray.train.torch  # noqa: F401
+        import ray  # noqa: F401
     gc.collect()
     gc.freeze()  # a fork's collections leave what was imported alone, whose memory it shares as long as nobody writes
     if threading.active_count() > 1:
@@ -127,6 +132,7 @@ def _become(told: dict[str, Any], files: list[int]) -> None:
         os.chdir(told["folder"])
         os.environ.clear()
         os.environ.update(told["environment"])
+        np.random.seed()  # Python's own generator is seeded anew by itself
         _run_worker(told["arguments"])
         code = 0
     except SystemExit as end:
