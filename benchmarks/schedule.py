@@ -11,7 +11,7 @@ anew for each seed; the plan expects 12. Its pace is what the plan expects, so t
 Two worlds. `independent`: every trial's epochs are drawn by themselves, so that none tells of another. `alike`: the
 same distribution, but the five samples of a cell (a method with its weights on a model) share 0.7 of the variance, as
 the quickstart's do (benchmarks/README.md); cells are independent. In both a trial that runs tells the part of its way
-to the thresholds, (epochs / true epochs) ** p with p drawn from 0.5..1.5, as real curves do.
+to the thresholds, (epochs / true epochs) ** p with p drawn from 0.5..1.5, about as real curves do.
 
 Makespans are given over `bound` = max(all GPU minutes / GPUs, longest trial), which knows the true durations, and over
 `packed`, which also knows that a group stands on one node: three workers do not fit beside six on eight GPUs.

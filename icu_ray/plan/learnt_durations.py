@@ -28,8 +28,8 @@ from icu_ray.storage.results import EpochRecord
 
 _Key: TypeAlias = tuple[object, ...]
 _WIDER = 0.4
-"""Trials of a group that the mean of the wider group counts as. In the quickstart two samples of a cell differ by 0.3 of
-the variance of epochs and cells by 0.7."""
+"""How many trials of a group the mean of the wider one counts as: in the quickstart 0.3 of the variance of epochs is
+between the samples of a cell, 0.7 between cells."""
 
 
 @dataclass(frozen=True)
