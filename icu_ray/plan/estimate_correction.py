@@ -7,7 +7,7 @@ error_said(trials)         # "± 12 % a trial, by the 5 that have ended"
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from icu_ray.plan.machine_speed import is_measured
@@ -21,18 +21,19 @@ ENOUGH = 3
 
 def corrected(trials: Sequence[Trial]) -> list[Trial]:
     """Trials that wait with the mean pace of those of the same model that ended; of any model where none of it did."""
+    factor = correction(trials)
+    return [
+        trial if trial.took is not None else replace(trial, minutes=trial.minutes * factor(trial)) for trial in trials
+    ]
+
+
+def correction(trials: Sequence[Trial]) -> Callable[[Trial], float]:
+    """What `corrected` multiplies the minutes of a trial of this model with."""
     paces = _paces(trials)
     every = [pace for known in paces.values() for pace in known]
-    if not every:
-        return list(trials)
     factors = {name: statistics.fmean(known) for name, known in paces.items()}
-    other = statistics.fmean(every)
-    return [
-        trial
-        if trial.took is not None
-        else replace(trial, minutes=trial.minutes * factors.get(trial.model.name, other))
-        for trial in trials
-    ]
+    other = statistics.fmean(every) if every else 1.0
+    return lambda trial: factors.get(trial.model.name, other)
 
 
 def _paces(trials: Sequence[Trial]) -> dict[str, list[float]]:

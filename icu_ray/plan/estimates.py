@@ -4,7 +4,7 @@
 
 How fast: by measured minutes of an epoch (minutes_per_epoch), else by trials of about this size that ended on this
 machine (past_trials.py), else by the speed of its processor or GPU (machine_speed.py). estimate_correction.py corrects
-estimates by trials of the same sweep; budget.py says what they cost.
+estimates by trials of the same sweep, learnt_durations.py while it runs; budget.py says what they cost.
 """
 
 from __future__ import annotations

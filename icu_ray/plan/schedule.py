@@ -8,16 +8,20 @@ more than those trials overrun: once its reserved time has come and what should 
 it to a node where it could stand as soon as some of those end, for nobody knows in which order they will.
 
 The plan's order is by work (`by_work`): a group of six leaves a node of eight to trials of one, which fill the gaps
-later, and the other way round it would be the groups that wait for a whole node at the end.
+later, and the other way round it would be the groups that wait for a whole node at the end. What waits is put in order
+anew as durations are learnt (`in_order`, learnt_durations.py); towards the end the longest come first, so that none is
+left running alone.
 
 A group stands on one node whenever a node is large enough for it, as Ray's PACK strategy places it, and on as few as
 possible otherwise. Nothing here knows Ray: the caller tells what runs where and what the nodes can hold.
 
+    waiting = in_order(waiting, running, nodes, now=12.5)
     placed = next_start(waiting, running, nodes, now=12.5)     # minutes; None while nothing may start
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,10 +44,20 @@ class WorkerGroup:
         """What decides where it fits."""
         return self.workers, self.cpus, self.gpus
 
+    @property
+    def claim(self) -> float:
+        """GPUs of all its workers, without any their CPUs."""
+        return self.workers * (self.gpus or self.cpus)
+
 
 def by_work(group: WorkerGroup) -> tuple[float, float]:
     """Sorting key of the line: most GPU minutes (CPU minutes without GPUs) first, of equals the longer one."""
-    return -group.workers * (group.gpus or group.cpus) * group.minutes, -group.minutes
+    return -group.claim * group.minutes, -group.minutes
+
+
+def by_length(group: WorkerGroup) -> tuple[float, float]:
+    """Sorting key: the longest first, of equals the one that claims more."""
+    return -group.minutes, -group.claim
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,31 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+def in_order(
+    waiting: Sequence[WorkerGroup],
+    running: Sequence[Placed],
+    nodes: Sequence[Node],
+    now: float,
+    limits: Limits = NO_LIMITS,
+) -> list[WorkerGroup]:
+    """`waiting` in the order in which they should start: by work, or by length where the longest outlasts the rest.
+
+    Once the nodes could have done all that is left in less than the longest of `waiting` takes, it is not the work that
+    decides when the last trial ends, but when that one starts.
+    """
+    if not waiting:
+        return []
+    left = [(group, group.minutes) for group in waiting]
+    left += [(placed.group, placed.ends(now) - now) for placed in running]
+    shares: list[tuple[float, float | None]] = [(sum(minutes for _, minutes in left), limits.trials)]
+    shares += [(sum(minutes * group.workers for group, minutes in left), limits.workers)]
+    for gpus, room in ((True, sum(node.gpus for node in nodes)), (False, sum(node.cpus for node in nodes))):
+        shares += [(sum(minutes * group.claim for group, minutes in left if (group.gpus > 0) is gpus), room)]
+    rest = max((work / room for work, room in shares if room), default=math.inf)
+    longest = max(group.minutes for group in waiting)
+    return sorted(waiting, key=by_length if longest >= rest else by_work)
 
 
 def most_workers(group: WorkerGroup, nodes: Iterable[Node], limits: Limits = NO_LIMITS) -> int:

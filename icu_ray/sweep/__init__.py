@@ -8,6 +8,7 @@ Read in this order:
 - prepare.py: what the trials share, made once, in which order; prepare_models.py: the models among it that are trained;
   prepare_tasks.py: the work itself, on Ray
 - trial_queue.py: which trial Ray Tune gets next; search.py: a queue whose trials a searcher chooses
+- trial_durations.py: how long the trials take, learnt while they run
 - trial_events.py: what the queue tells; running_trials.py: who is told, and whether a trial that died goes on
 - evaluation.py: models evaluated beside the trials; evaluation_rounds.py: one round, and what it may take;
   trial_evaluation.py: one trial's models and files

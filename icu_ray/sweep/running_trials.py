@@ -1,6 +1,6 @@
 """What is done when a trial starts, finds its place and ends: the components of a sweep are told, each its own part.
 
-trials = RunningTrials(plan, tasks, task_of, provenance, view, evaluation, interrupted)
+trials = RunningTrials(plan, tasks, task_of, provenance, view, durations, evaluation, interrupted)
 queue = TrialQueue(trials.trials, nodes, limits, trials)
 ...                                 # Tune runs the queue
 undone = trials.left()
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from icu_ray.report.terminal.live import LiveView, outcome_of
 from icu_ray.storage.folders import remove
 from icu_ray.storage.results import ENDED_EARLY, Provenance
 from icu_ray.storage.trial_files import open_sweep
+from icu_ray.sweep.trial_durations import TrialDurations
 from icu_ray.sweep.trial_events import SearchEvents
 from icu_ray.trial.task import TrialTask, spec_of, write_failure
 from icu_ray.trial.trainable import HandedTask
@@ -36,9 +37,9 @@ log = logging.getLogger(__name__)
 class RunningTrials(SearchEvents):
     """Passes on what a queue tells of its trials, and decides whether a trial that died goes on.
 
-    view: shows the trials. evaluation: takes the room that they leave, and evaluates those that ended; None where none
-    is asked for. budget: counts what the trials use,
-    and says when no further one may start. None of them knows another, or this class.
+    view: shows the trials. durations: learns how long they take. evaluation: takes the room that they leave, and
+    evaluates those that ended; None where none is asked for. budget: counts what the trials use, and says when no
+    further one may start. None of them knows another, or this class.
 
     tasks: of the trials that wait, in their order. task_of: makes that of a trial which a search has chosen.
     interrupted: set when the user wants the end.
@@ -49,6 +50,7 @@ class RunningTrials(SearchEvents):
     task_of: Callable[[Trial], TrialTask]
     provenance: Provenance
     view: LiveView
+    durations: TrialDurations
     evaluation: SweepEvaluation | None
     interrupted: threading.Event
     budget: Budget = field(init=False)
@@ -63,6 +65,9 @@ class RunningTrials(SearchEvents):
 
     def may_start(self) -> bool:
         return not self.interrupted.is_set() and not self.budget.used_up()
+
+    def minutes(self) -> Mapping[str, float]:
+        return self.durations.minutes()
 
     def left(self) -> list[str]:
         """Trials that the budget did not allow."""
@@ -79,6 +84,7 @@ class RunningTrials(SearchEvents):
         task = self.tasks[trial.trial_id] = self.task_of(trial)
         self.trials.append(trial)
         self.view.add(trial)
+        self.durations.add(trial)
         config, provenance = self.plan.config, self.provenance
         everything = [*self.plan.trials, *(t for t in self.trials if t not in self.plan.trials)]
         specs, subjects = [spec_of(t) for t in everything], self.plan.subjects
@@ -89,6 +95,7 @@ class RunningTrials(SearchEvents):
         self._started.add(trial_id)
         self.budget.started(self.tasks[trial_id].trial)
         self.view.started(trial_id)
+        self.durations.started(trial_id)
         if self.evaluation is not None:
             group = worker_group_of(self.tasks[trial_id].trial)
             self.evaluation.waits(trial_id, group.workers * group.cpus, group.workers * group.gpus)
@@ -113,10 +120,12 @@ class RunningTrials(SearchEvents):
             ended_early = self.plan.config.search is not None and not crashed
             if not ended_early and self._goes_on(task):
                 self._started.discard(trial_id)
+                self.durations.ended(trial_id, again=True)
                 if self.evaluation is not None:
                     self.evaluation.ended(trial_id)
                 return True
             outcome = _write_outcome(task, ended_early)
+        self.durations.ended(trial_id)
         if outcome is not None:
             self.view.ended(trial_id, *outcome)
         if self.evaluation is not None:

@@ -8,6 +8,7 @@ end, all of that happens again. All calls come from the thread that runs Tune.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from icu_ray.plan.trial import Trial
@@ -18,6 +19,9 @@ class TrialEvents(Protocol):
 
     def may_start(self) -> bool:
         """Whether a further trial may start; once that is not so, the queue ends."""
+
+    def minutes(self) -> Mapping[str, float]:
+        """How long trials that wait or run take from start to end, as far as is known now; others are not in it."""
 
     def started(self, trial_id: str) -> None:
         """The trial was handed to Tune; its workers have no place yet."""

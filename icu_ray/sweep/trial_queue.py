@@ -3,26 +3,28 @@
     queue = TrialQueue(trials, nodes, limits, events)
     tune.TuneConfig(search_alg=queue, num_samples=-1, ...)
 
-Tune asks `suggest` again and again; plan/schedule.py decides, knowing what runs where. So the order is the plan's,
-trials of 1, 3 and 6 workers neither starve nor oversubscribe, and Tune's own trial ids do not matter: results are found
-by ours. What becomes of the trials is told to a TrialEvents (sweep/trial_events.py).
+Tune asks `suggest` again and again; plan/schedule.py decides, knowing what runs where. So trials of 1, 3 and 6 workers
+neither starve nor oversubscribe, and Tune's own trial ids do not matter: results are found by ours. The order is the
+plan's at first, and anew by what is learnt of durations. What becomes of the trials is told to a TrialEvents
+(sweep/trial_events.py), which also says how long they take.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray.tune import Stopper
 from ray.tune.search import Searcher
 
-from icu_ray.plan.schedule import Limits, Node, Placed, next_start
+from icu_ray.plan.schedule import Limits, Node, Placed, WorkerGroup, in_order, next_start
 from icu_ray.plan.trial import Trial, worker_group_of
 from icu_ray.sweep.trial_events import TrialEvents
 
 REFRESH_SECONDS = 5.0
-"""How often the cluster is asked which nodes it has."""
+"""How often the cluster is asked which nodes it has, and what waits is put in order; this also when a trial ends."""
 
 
 class TrialQueue(Searcher):
@@ -41,6 +43,8 @@ class TrialQueue(Searcher):
         self._placement_groups: dict[str, str] = {}
         self._nodes, self._limits, self._events = nodes, limits, events
         self._seen: tuple[float, tuple[Node, ...]] = (0.0, ())
+        self._ordered = 0.0
+        self._again: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Tune's question; None: ask again later."""
@@ -48,6 +52,7 @@ class TrialQueue(Searcher):
             finished: str = Searcher.FINISHED
             return finished
         self._refresh()
+        self._order()
         running = list(self._running.values())
         placed = next_start(self._waiting, running, self._seen[1], self._minutes(), self._limits)
         if placed is None:
@@ -62,6 +67,22 @@ class TrialQueue(Searcher):
         if time.monotonic() - self._seen[0] > REFRESH_SECONDS:
             self._seen = (time.monotonic(), self._nodes())
 
+    def _order(self) -> None:
+        """Give every trial the minutes that are expected by now, and what waits its order by them."""
+        if time.monotonic() - self._ordered <= REFRESH_SECONDS:
+            return
+        self._ordered = time.monotonic()
+        minutes = self._events.minutes()
+
+        def learnt(group: WorkerGroup) -> WorkerGroup:
+            return replace(group, minutes=minutes.get(group.trial, group.minutes))
+
+        self._running = {key: replace(placed, group=learnt(placed.group)) for key, placed in self._running.items()}
+        waiting = [learnt(group) for group in self._waiting]
+        ordered = in_order(waiting, list(self._running.values()), self._seen[1], self._minutes(), self._limits)
+        # Of equals the sort keeps the order: those that are offered again stay before all others.
+        self._waiting = sorted(ordered, key=lambda group: group.trial not in self._again)
+
     @staticmethod
     def _minutes() -> float:
         return time.monotonic() / 60
@@ -70,7 +91,7 @@ class TrialQueue(Searcher):
         """A worker group has started: remember where."""
         placed = self._running.get(trial_id)
         if placed is not None and "nodes" in result:
-            self._running[trial_id] = Placed(placed.group, tuple(result["nodes"]), placed.since)
+            self._running[trial_id] = replace(placed, nodes=tuple(result["nodes"]))
             known, now = self._placement_groups.get(trial_id), str(result["placement_group"])
             self._placement_groups[trial_id] = now
             if known == now:
@@ -82,8 +103,10 @@ class TrialQueue(Searcher):
         placed = self._running.pop(trial_id, None)
         if placed is None:
             return
+        self._ordered = 0.0
         if self._events.ended(placed.group.trial, error, self._placement_groups.pop(trial_id, None)):
             self._waiting.insert(0, placed.group)
+            self._again.add(placed.group.trial)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for a restore that we never ask for; ours is tied to this process."""

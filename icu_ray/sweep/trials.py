@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,10 +31,11 @@ from icu_ray.plan.schedule import Limits
 from icu_ray.plan.trial import Trial
 from icu_ray.report.terminal.live import LiveView
 from icu_ray.storage.files import join
-from icu_ray.storage.results import Provenance
+from icu_ray.storage.results import EpochRecord, Provenance
 from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.sweep.prepare import Prepared, prepare
 from icu_ray.sweep.running_trials import RunningTrials
+from icu_ray.sweep.trial_durations import TrialDurations
 from icu_ray.training.preloading import PRELOAD
 from icu_ray.trial.artefacts import pinned
 from icu_ray.trial.task import TrialTask, write_failure
@@ -66,7 +67,8 @@ def run_trials(
     prepare             makes what the trials share, telling its steps
     SweepEvaluation     evaluates the models of trials that ended, on what the others leave free
     TrialQueue          offers Tune the next trial that fits; SearchQueue asks a searcher what it should be
-    RunningTrials       hears from the queue (TrialEvents) and tells view, evaluation, pool and the budget
+    TrialDurations      learns from the trials how long the others take: for the queue's order and the time left
+    RunningTrials       hears from the queue (TrialEvents) and tells view, durations, evaluation and the budget
     trainable           what Tune runs for each trial
 
     on_loss: told, in a thread of its own, why Ray is gone, when it is; must end the process. tell: told every step of
@@ -86,7 +88,13 @@ def run_trials(
         # It imports Ray, which must not be before `connected` has said how processes know each other.
         from icu_ray.sweep.prometheus_metrics import PrometheusMetrics
 
-        view = stack.enter_context(LiveView(plan, console, PrometheusMetrics(plan).observe))
+        durations, metrics = TrialDurations(plan), PrometheusMetrics(plan)
+
+        def on_look(states: Mapping[str, int], histories: Mapping[str, tuple[EpochRecord, ...]]) -> None:
+            durations.observe(histories)
+            metrics.observe(states, histories)
+
+        view = stack.enter_context(LiveView(plan, console, on_look, durations.left))
 
         def on_step(step: Step) -> None:
             view.step(step)
@@ -111,9 +119,9 @@ def run_trials(
         log.info("prepared: %s", ", ".join(said))
         undone = [reason for trial in coming if (reason := prepared.failure(trial)) is not None]
         task_of = partial(_task, config, prepared, provenance, store)
-        tasks = {trial.trial_id: task_of(trial) for trial in _preparable(plan, prepared, provenance, view)}
+        tasks = {trial.trial_id: task_of(trial) for trial in _preparable(plan, prepared, provenance, view, durations)}
         if tasks or (coming and not undone):
-            running = RunningTrials(plan, tasks, task_of, provenance, view, evaluation, interrupted)
+            running = RunningTrials(plan, tasks, task_of, provenance, view, durations, evaluation, interrupted)
             _tune(running, searcher, cluster, limits, logs)
             undone += running.left()
         if evaluation is not None and not interrupted.is_set():
@@ -131,7 +139,9 @@ def _searcher(plan: Plan) -> Searcher | None:
     return make_searcher(plan.config.search, len(plan.trials))
 
 
-def _preparable(plan: Plan, prepared: Prepared, provenance: Provenance, view: LiveView) -> list[Trial]:
+def _preparable(
+    plan: Plan, prepared: Prepared, provenance: Provenance, view: LiveView, durations: TrialDurations
+) -> list[Trial]:
     """The waiting trials, in order, but those for which something could not be prepared: these have failed."""
     found = []
     for trial in plan.waiting:
@@ -142,6 +152,7 @@ def _preparable(plan: Plan, prepared: Prepared, provenance: Provenance, view: Li
         paths = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
         write_failure(trial, paths, reason, provenance)
         view.ended(trial.trial_id, "failed", reason)
+        durations.ended(trial.trial_id)
     return found
 
 

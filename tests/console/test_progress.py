@@ -158,21 +158,14 @@ def test_a_terminal_shows_open_steps_with_their_time_left(tmp_path: Path, now: l
     assert lines()[1].rstrip().endswith("searching")
 
 
-def test_no_time_is_left_once_all_trials_have_ended(tmp_path: Path, now: list[float]) -> None:
-    """What is still evaluated then has lines of its own."""
-    view, _ = view_of(tmp_path, terminal=True)
-    trials = list(view._trials)
-    said = []
-    for trial in trials:
-        view.started(trial)
-        now[0] += 10
-        view.ended(trial, "finished", "")
-        with view.console.capture() as captured:
-            view.console.print(view._render())
-        said.append(captured.get().splitlines()[-1].strip())
-    many = len(trials)
-    assert said[0] == f"1/{many} trials done, 10 s so far, about {progress.duration(10 * (many - 1))} left"
-    assert said[-1].startswith(f"{many}/{many} trials done") and "left" not in said[-1]
+@pytest.mark.parametrize(("left", "said"), [(None, "so far"), (100.0, "so far, about 1 min 40 s left")])
+def test_the_time_left_is_what_it_is_told(tmp_path: Path, now: list[float], left: float | None, said: str) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None, legacy_windows=False)
+    view = LiveView(plan_of(tmp_path), console, time_left=lambda: left)
+    with console.capture() as captured:
+        console.print(view._render())
+    last = captured.get().splitlines()[-1].strip()
+    assert last.startswith("0/8 trials done") and last.endswith(said)
 
 
 @pytest.mark.slow

@@ -12,7 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from icu_ray.plan.schedule import NO_LIMITS, Limits, Node, Placed, WorkerGroup, by_work, most_workers, next_start, place
+from icu_ray.plan.schedule import (
+    NO_LIMITS,
+    Limits,
+    Node,
+    Placed,
+    WorkerGroup,
+    by_work,
+    in_order,
+    most_workers,
+    next_start,
+    place,
+)
 
 
 def play(
@@ -259,6 +270,30 @@ def test_most_work_stands_first() -> None:
         [gpu("one", 1, 30), gpu("six", 6, 6), gpu("three", 3, 20), WorkerGroup("cpu", 4, 7, cpus=2)], key=by_work
     )
     assert [group.trial for group in line] == ["three", "cpu", "six", "one"]
+
+
+def test_the_longest_stands_first_once_it_outlasts_the_rest() -> None:
+    wide, long = gpu("wide", 6, 10), gpu("long", 1, 30)
+    runs = [Placed(gpu("runs", 8, 40), ("a",), 0.0)]
+    # 410 GPU minutes are left, of eight GPUs: 51 minutes. After half of them: 31, and in the end 11.
+    for now, first in ((0.0, wide), (20.0, wide), (22.0, long), (40.0, long)):
+        assert in_order([wide, long], runs, EIGHT, now)[0] == first, now
+    # Limits count as nodes do; where there is no node yet, the work decides.
+    assert in_order([wide, long], [], EIGHT, 0.0)[0] == long
+    assert in_order([wide, long], [], EIGHT, 0.0, Limits(workers=2))[0] == wide
+    assert in_order([wide, long], [], EIGHT, 0.0, Limits(trials=1))[0] == wide
+    assert in_order([wide, long], [], (), 0.0)[0] == wide
+    # CPUs of trials without GPUs are no part of what holds back those with them.
+    cpus = [WorkerGroup(f"cpu{number}", 1, 1.0, cpus=1.0) for number in range(200)]
+    assert in_order([wide, long, *cpus], [], EIGHT, 0.0)[0] == long
+    assert in_order([], [], EIGHT, 0.0) == []
+
+
+@given(sweeps(), st.floats(0, 100))
+def test_an_order_loses_nobody(sweep: tuple[list[WorkerGroup], list[Node], list[float], Limits], now: float) -> None:
+    groups, nodes, _, limits = sweep
+    ordered = in_order(groups, [], nodes, now, limits)
+    assert sorted(group.trial for group in ordered) == sorted(group.trial for group in groups)
 
 
 def test_a_stream_of_small_trials_does_not_keep_a_large_one_waiting() -> None:

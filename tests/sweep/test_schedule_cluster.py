@@ -102,6 +102,9 @@ def run(trials: tuple[Trial, ...], folder: Path) -> tuple[list[tuple[str, str]],
         def may_start(self) -> bool:
             return True
 
+        def minutes(self) -> dict[str, float]:
+            return {}
+
         def started(self, trial_id: str) -> None:
             seen.append(("start", trial_id))
 

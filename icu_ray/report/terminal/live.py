@@ -65,13 +65,19 @@ class LiveView:
     """Told by the driver what starts and ends; looks up the rest.
 
     on_look: told at every look how many trials are in each state, and the history of those that run, by name.
+    time_left: seconds until the last trial ends, None while that is not known; asked at every look of a terminal.
     """
 
-    def __init__(self, plan: Plan, console: Console, on_look: OnLook = lambda states, histories: None) -> None:
-        self.plan, self.console, self._on_look = plan, console, on_look
+    def __init__(
+        self,
+        plan: Plan,
+        console: Console,
+        on_look: OnLook = lambda states, histories: None,
+        time_left: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        self.plan, self.console, self._on_look, self._time_left = plan, console, on_look, time_left
         self._trials = {trial.trial_id: trial for trial in plan.trials}
         self._done = {trial.trial_id: str(trial.status) for trial in plan.trials if trial.status in DONE}
-        self._already = len(self._done)
         self._running: dict[str, float] = {}
         self._told: dict[str, int] = {}
         self._history: dict[str, tuple[EpochRecord, ...]] = {}
@@ -227,13 +233,6 @@ class LiveView:
         left = self._time_left()
         parts.append(Text(line + (f", about {duration(left)} left" if left is not None else ""), style="dim"))
         return Group(*parts)
-
-    def _time_left(self) -> float | None:
-        """From the pace of the trials that ended since this driver started; None, too, once only evaluation is left."""
-        ended, waiting = len(self._done) - self._already, self._total() - len(self._done)
-        if self._trials_began is None or ended < 1 or not waiting:
-            return None
-        return waiting * (time.monotonic() - self._trials_began) / ended
 
 
 def outcome_of(plan: Plan, trial_id: str) -> tuple[str, str] | None:
