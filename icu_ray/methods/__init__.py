@@ -44,6 +44,17 @@ BUILT_IN: Mapping[str, str] = {
     "po": "icu_ray.methods.po:Po",
     "dpo": "icu_ray.methods.dpo:Dpo",
     "npo": "icu_ray.methods.npo:Npo",
+    "graddiff": "icu_ray.methods.graddiff:GradDiff",
+    "wga": "icu_ray.methods.wga:Wga",
+    "satimp": "icu_ray.methods.satimp:SatImp",
+    "simnpo": "icu_ray.methods.simnpo:SimNpo",
+    "ceu": "icu_ray.methods.ceu:CeU",
+    "undial": "icu_ray.methods.undial:Undial",
+    "pdu": "icu_ray.methods.pdu:Pdu",
+    "idkdpo": "icu_ray.methods.idkdpo:IdkDpo",
+    "idknll": "icu_ray.methods.idknll:IdkNll",
+    "altpo": "icu_ray.methods.altpo:AltPo",
+    "rmu": "icu_ray.methods.rmu:Rmu",
     "original": "icu_ray.methods.original:Original",
     "retrained": "icu_ray.methods.retrained:Retrained",
 }
@@ -100,12 +111,13 @@ def described(name: str) -> Described:
 def get(
     name: str,
     *,
-    alpha: float = 0.5,
+    alpha: float | None = None,
     beta: float = 1.0,
     settings: Mapping[str, Setting] | None = None,
     loss: LossConfig | None = None,
 ) -> Method:
-    """A method with its hyper-parameters; `loss` says span, reduction, form of the divergence and chunk."""
+    """A method with its hyper-parameters (alpha None: its own default); `loss` says span, reduction, form of the
+    divergence and chunk."""
     return method_class(name)(alpha, beta, settings, loss)
 
 

@@ -19,7 +19,8 @@ from icu_ray.config import LossConfig
 from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule, inner_state
-from icu_ray.methods.vocabulary_loss import NllTerm, Segment, token_nll, vocabulary_loss
+from icu_ray.methods.vocabulary_loss import Segment, token_nll, vocabulary_loss
+from icu_ray.methods.vocabulary_terms import NllTerm
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import Reference, build_reference
 from tests.support.tiny_models import COLUMNS, FAMILIES, tiny_model, tiny_rows
