@@ -83,6 +83,14 @@ class PairsConfig(Section):
         return self
 
 
+class AnswersConfig(Section):
+    """Second answers to the targets' prompts, for methods that teach them or prefer them to the true ones."""
+
+    sentences: Place | None = None
+    """File of sentences of ignorance, one a line, for idkdpo and idknll; default: a list of our own. One is drawn for
+    each target and epoch from the trial's seed."""
+
+
 class LossConfig(Section):
     """Which tokens are scored and how they are averaged (equations 1, 3, 4)."""
 

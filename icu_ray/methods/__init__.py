@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from icu_ray.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from icu_ray.config import LossConfig
+    from icu_ray.config import LossConfig, MethodConfig
     from icu_ray.methods.base import Method, Setting
 
 GROUP = "icu_ray.methods"
@@ -119,6 +119,11 @@ def get(
     """A method with its hyper-parameters (alpha None: its own default); `loss` says span, reduction, form of the
     divergence and chunk."""
     return method_class(name)(alpha, beta, settings, loss)
+
+
+def cells(method: MethodConfig) -> tuple[tuple[float, float], ...]:
+    """The (alpha, beta) cells of a config's method in their written order; UserError for an unknown one."""
+    return method.grid(method_class(method.name).usual_alpha(method.settings))
 
 
 def _plug_ins() -> dict[str, EntryPoint]:

@@ -145,6 +145,11 @@ class Method(ABC):
         """Layers of the original model whose hidden states on the pairs batches must carry."""
         return self.objective().reference_layers
 
+    @property
+    def named_layers(self) -> tuple[int, ...]:
+        """Layers that it reads or trains by their numbers, which a plan checks."""
+        return self.objective().layers
+
     def trains_parameter(self, name: str) -> bool:
         """Whether the model's parameter of this name is trained; the others are frozen before an engine is made."""
         return True

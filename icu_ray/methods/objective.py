@@ -136,6 +136,13 @@ class Objective:
         return any(quantity == "log_ratio" for value in values for _, quantity, _ in value.parts)
 
     @property
+    def beside(self) -> int:
+        """How many distributions a token's terms need beside the model's own, at most."""
+        kinds = ("kl", "others", "softened", "logit_ratio")
+        needing = [term.inputs for _, term in self.terms if term.kind in kinds]
+        return max((needing.count(side) for side in needing), default=0)
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """Layers whose hidden states are read, ascending."""
         return tuple(sorted({term.layer for _, term in self.terms if term.layer is not None}))

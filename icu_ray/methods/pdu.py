@@ -14,6 +14,7 @@ OpenUnlearning.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
@@ -67,9 +68,9 @@ class Pdu(ForgetAndRetain):
         return LossTerms(terms.total - self.dual * self.number("eps") * share, parts)
 
     def after_step(self, parts: Mapping[str, float], epoch: int) -> None:
-        """One step of the dual variable; a batch without an active row tells nothing."""
-        empty = self.dual > 0 and parts["dual"] == 0
-        if epoch > int(self.settings["warmup"]) and not empty:
+        """One step of the dual variable; a batch without an active row, or a broken model, tells nothing."""
+        told = math.isfinite(parts["retain"]) and (self.dual == 0 or parts["dual"] > 0)
+        if epoch > int(self.settings["warmup"]) and told:
             self.dual = max(0.0, self.dual + self.number("dual_step") * (parts["retain"] - self.number("eps")))
 
     def state(self) -> dict[str, float]:

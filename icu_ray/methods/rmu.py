@@ -68,6 +68,11 @@ class Rmu(ForgetAndRetain):
         return int(self.settings["layer"])
 
     @property
+    def named_layers(self) -> tuple[int, ...]:
+        """The one that is read, and those that are trained."""
+        return (self.layer, *sorted(self._layers))
+
+    @property
     def target_rule(self) -> TokenRule:
         """Rows count alike, whatever the config's reduction."""
         if self.settings["positions"] == "all":
@@ -91,8 +96,13 @@ class Rmu(ForgetAndRetain):
         )
 
     def trains_parameter(self, name: str) -> bool:
-        """By the first number in its name, which is its layer's, and by the names of modules."""
+        """By the first number in its name, which is its layer's, and by the names of modules.
+
+        Layers above the one that is read have no gradient, unless the retain loss has one for them.
+        """
         number = re.search(r"\.(\d+)\.", name)
+        if self.settings["retain"] == "embed_diff" and number is not None and int(number[1]) > self.layer:
+            return False
         if self._layers and (number is None or int(number[1]) not in self._layers):
             return False
         return not self._parameters or any(f".{part}." in f".{name}." for part in self._parameters)

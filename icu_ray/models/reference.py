@@ -44,7 +44,7 @@ HEAD_FILE = "head.safetensors"
 HEAD = ("weight", "bias")
 _ROWS = ("hidden", "probs", "target_nll", "pair_nll", "alternate_nll", "target_hidden", "target_probs")
 _INPUTS = tuple(f"{side}_{part}" for side in ("pair", "target") for part in ("ids", "mask", "positions"))
-_LAYER = "layer."
+_LAYER, _ANSWERS = "layer.", "answers."
 _PARTS = ("ids", "mask", "positions")
 
 
@@ -121,6 +121,8 @@ class Reference:
     layers: Mapping[int, Tensor] = field(default_factory=dict)
     live_layers: tuple[int, ...] = ()
     """With cache="recompute" these are read of the frozen copy in place of `layers`."""
+    answer_nll: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of second answers of each kind, (rows, L); `with_answers` takes one of them for a trial."""
     pair_ids: Tensor | None = None
     pair_mask: Tensor | None = None
     pair_positions: Tensor | None = None
@@ -176,6 +178,10 @@ class Reference:
             found = replace(found, **{kept: hidden}, layers={**found.layers, **states})
         return _with_head(found, *(output_head(self.model) if self.weight is None else self._head(device)))
 
+    def with_answers(self, kind: str) -> Reference:
+        """The same for a method whose second answers are of this kind."""
+        return replace(self, alternate_nll=self.answer_nll.get(kind))
+
     def with_own_head(self) -> Reference:
         """The same with a copy of the frozen model's output matrix: what is below may then be divided among ranks."""
         assert self.model is not None
@@ -198,6 +204,7 @@ class Reference:
         """What is stored, by name."""
         found = {name: getattr(self, name) for name in (*HEAD, *_ROWS, *_INPUTS)}
         layers = {f"{_LAYER}{layer}": states for layer, states in self.layers.items()}
+        layers |= {f"{_ANSWERS}{kind}": nll for kind, nll in self.answer_nll.items()}
         return {name: tensor for name, tensor in found.items() if tensor is not None} | layers
 
     @property
@@ -238,6 +245,7 @@ class Reference:
         return Reference(
             cache=cache,
             layers={int(n.removeprefix(_LAYER)): t for n, t in tensors.items() if n.startswith(_LAYER)},
+            answer_nll={n.removeprefix(_ANSWERS): t for n, t in tensors.items() if n.startswith(_ANSWERS)},
             live_layers=tuple(int(layer) for layer in live.split(",") if layer),
             model=frozen,
             **{name: tensors.get(name) for name in (*HEAD, *_ROWS, *_INPUTS)},  # type: ignore[arg-type]
@@ -265,17 +273,17 @@ def build_reference(
     targets: TokenRows | None = None,
     batch_size: int = 8,
     compared: TokenRows | None = None,
-    alternates: TokenRows | None = None,
+    answers: Mapping[str, TokenRows] | None = None,
     layers: Sequence[int] = (),
     distributions: bool = True,
 ) -> Reference:
     """Run the original model once over the pairs; with `targets` also keep the token losses of both.
 
     A method needs cache "none" unless its objective needs the original model's distributions or layers, targets if it
-    needs token losses, no pairs unless it needs pairs. compared: targets of which distributions are kept. alternates:
-    second answers, of which token losses are kept. layers: whose states on the pairs are kept. distributions: False
-    where none on the pairs are needed. The model is read in eval mode and left as it was. Tensors are copies on the
-    CPU: training does not change them.
+    needs token losses, no pairs unless it needs pairs. compared: targets of which distributions are kept. answers:
+    second answers by kind, of which token losses are kept. layers: whose states on the pairs are kept. distributions:
+    False where none on the pairs are needed. The model is read in eval mode and left as it was. Tensors are copies on
+    the CPU: training does not change them.
     """
     check_seam(model)
     weight, bias = output_head(model)
@@ -287,7 +295,7 @@ def build_reference(
                 cache,
                 target_nll=None if targets is None else _token_nll(model, targets, batch_size),
                 pair_nll=None if targets is None or pairs is None else _token_nll(model, pairs, batch_size),
-                alternate_nll=None if alternates is None else _token_nll(model, alternates, batch_size),
+                answer_nll={kind: _token_nll(model, rows, batch_size) for kind, rows in (answers or {}).items()},
             )
             if cache == "none":
                 if layers and pairs is not None:

@@ -106,7 +106,7 @@ class Oracle:
             cache,  # type: ignore[arg-type]
             targets=targets,
             compared=targets if method.needs_target_reference else None,
-            alternates=second,
+            answers={"second": second},
             layers=method.reference_layers,
         )
         chosen = np.arange(len(targets))
@@ -121,7 +121,7 @@ class Oracle:
             pair_rule=method.pair_rule,
             alternates=(second.labels, None),
         )
-        kept = made.batch(chosen, answers=chosen)
+        kept = made.with_answers("second").batch(chosen, answers=chosen)
         return Batch.gather(targets, pairs, chosen, weights, kept, alternates=(second, chosen))
 
 
