@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from icu_ray.models.reference import ReferenceBatch
+    from icu_ray.models.reference_batch import ReferenceBatch
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from icu_ray.config import LossConfig
     from icu_ray.methods.batch import Batch
     from icu_ray.methods.objective import Objective, Quantity, Side, Term
-    from icu_ray.models.reference import ReferenceBatch
+    from icu_ray.models.reference_batch import ReferenceBatch
 
 
 def evaluate(objective: Objective, model: PreTrainedModel, batch: Batch, options: LossConfig) -> LossTerms:

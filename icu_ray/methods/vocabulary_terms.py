@@ -18,7 +18,7 @@ from icu_ray.models.hidden import linear_into
 
 if TYPE_CHECKING:
     from icu_ray.methods.objective import Side
-    from icu_ray.models.reference import ReferenceBatch
+    from icu_ray.models.reference_batch import ReferenceBatch
 
 REFERENCE_EPSILON = 1e-12
 """What the authors add to q before its logarithm."""

@@ -17,10 +17,10 @@ model. Of a model with an adapter the original is the model with the adapter off
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from torch.nn import functional
 from icu_ray.console.progress import told
 from icu_ray.data.examples import TokenRows
 from icu_ray.models.adapters import adapters_off, has_adapter
-from icu_ray.models.hidden import check_seam, hidden_states, linear_into, output_head
+from icu_ray.models.hidden import check_seam, hidden_states, output_head
+from icu_ray.models.reference_batch import HEAD, OF_ROWS, ReferenceBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,64 +42,9 @@ ROWS_FILE = "rows.safetensors"
 """What grows with the sample: the cache proper."""
 HEAD_FILE = "head.safetensors"
 """The frozen output matrix: one file for all samples of a model, and one copy in a node's memory for all ranks."""
-HEAD = ("weight", "bias")
-_ROWS = ("hidden", "probs", "target_nll", "pair_nll", "alternate_nll", "target_hidden", "target_probs")
 _INPUTS = tuple(f"{side}_{part}" for side in ("pair", "target") for part in ("ids", "mask", "positions"))
 _LAYER, _ANSWERS = "layer.", "answers."
 _PARTS = ("ids", "mask", "positions")
-
-
-@dataclass(frozen=True)
-class ReferenceBatch:
-    """The original model on B pairs of L tokens: either hidden, weight (and bias), or dense probs.
-
-    hidden: (B, L, H); weight: (V, H); bias: (V,) or None; probs: (B, L, V) float32.
-    target_nll, pair_nll, alternate_nll: (B, L) float32, [b, t] = -log P_theta0(token t | tokens before t), 0 where
-    nothing is scored.
-    target_hidden, target_probs: as hidden and probs, on the targets. layers: (B, L, H) states of layers on the pairs.
-    """
-
-    hidden: Tensor | None = None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    probs: Tensor | None = None
-    target_nll: Tensor | None = None
-    pair_nll: Tensor | None = None
-    alternate_nll: Tensor | None = None
-    target_hidden: Tensor | None = None
-    target_probs: Tensor | None = None
-    layers: Mapping[int, Tensor] = field(default_factory=dict)
-
-    def scores_into(self, out: Tensor, where: Tensor, side: str = "pair") -> Tensor:
-        """out (C, V) float32 = log p up to a constant a row, at flat positions b * L + t; returns `out`.
-
-        side: whose rows, "pair" or "target". Of hidden states they are the very scores.
-        """
-        probs, hidden = (self.probs, self.hidden) if side == "pair" else (self.target_probs, self.target_hidden)
-        if probs is not None:
-            # Dense probabilities underflow to 0; the smallest normal number in its place weighs nothing either.
-            smallest = torch.finfo(out.dtype).tiny
-            return torch.index_select(probs.flatten(0, 1), 0, where, out=out).clamp_(min=smallest).log_()
-        if hidden is None or self.weight is None:
-            raise ValueError(f"the reference holds no distributions of {side} rows")
-        return linear_into(out, hidden.flatten(0, 1)[where], self.weight, self.bias)
-
-    def without_columns(self, count: int) -> ReferenceBatch:
-        """The same without its first `count` columns, which are pads."""
-        return self._each(lambda rows: rows[:, count:].contiguous()) if count else self
-
-    def to(self, device: torch.device | str) -> ReferenceBatch:
-        """The same on a device."""
-        head: dict[str, Any] = {
-            name: None if (part := getattr(self, name)) is None else part.to(device) for name in HEAD
-        }
-        return replace(self._each(lambda rows: rows.to(device)), **head)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> ReferenceBatch:
-        """All tensors of rows changed; not the output matrix."""
-        present: dict[str, Any] = {name: each for name in _ROWS if (each := getattr(self, name)) is not None}
-        layers = {layer: change(states) for layer, states in self.layers.items()}
-        return replace(self, layers=layers, **{name: change(each) for name, each in present.items()})
 
 
 @dataclass(frozen=True)
@@ -196,13 +142,13 @@ class Reference:
         return self._heads[key]
 
     def __len__(self) -> int:
-        names = (*_ROWS, "pair_ids", "target_ids")
+        names = (*OF_ROWS, "pair_ids", "target_ids")
         rows = (*(getattr(self, name) for name in names), *self.layers.values())
         return next(len(tensor) for tensor in rows if tensor is not None)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored, by name."""
-        found = {name: getattr(self, name) for name in (*HEAD, *_ROWS, *_INPUTS)}
+        found = {name: getattr(self, name) for name in (*HEAD, *OF_ROWS, *_INPUTS)}
         layers = {f"{_LAYER}{layer}": states for layer, states in self.layers.items()}
         layers |= {f"{_ANSWERS}{kind}": nll for kind, nll in self.answer_nll.items()}
         return {name: tensor for name, tensor in found.items() if tensor is not None} | layers
@@ -248,7 +194,7 @@ class Reference:
             answer_nll={n.removeprefix(_ANSWERS): t for n, t in tensors.items() if n.startswith(_ANSWERS)},
             live_layers=tuple(int(layer) for layer in live.split(",") if layer),
             model=frozen,
-            **{name: tensors.get(name) for name in (*HEAD, *_ROWS, *_INPUTS)},  # type: ignore[arg-type]
+            **{name: tensors.get(name) for name in (*HEAD, *OF_ROWS, *_INPUTS)},  # type: ignore[arg-type]
         )
 
 

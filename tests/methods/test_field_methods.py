@@ -28,7 +28,8 @@ from icu_ray.methods.losses import control_vector
 from icu_ray.methods.vocabulary_loss import Segment, vocabulary_loss
 from icu_ray.methods.vocabulary_terms import SoftenedTerm
 from icu_ray.methods.weights import BatchWeights, batch_weights
-from icu_ray.models.reference import Reference, ReferenceBatch, build_reference
+from icu_ray.models.reference import Reference, build_reference
+from icu_ray.models.reference_batch import ReferenceBatch
 from tests.support.tiny_models import COLUMNS, FAMILIES, PAD, tiny_model_of, tiny_rows
 
 SPAN = LossConfig(kl_positions="span", chunk=7)
