@@ -43,7 +43,7 @@ class KlTerm:
     batch.
 
     form "kl": D = sum p (log p - log q). form "reference_ce": D = -sum p log(q + 1e-12), the authors'
-    quantity.
+    quantity. form "reverse": D = sum q (log q - log p).
     """
 
     factor: float
@@ -157,6 +157,13 @@ def score(
             values.append((weights * value).sum())
             pulls.append((-term.beta / scores.shape[-1] * scale, p))
             continue
+        if isinstance(term, KlTerm) and term.form == "reverse":
+            # Normalised before the sum: two models near each other differ by less than the scores' rounding.
+            apart = torch.linalg.vecdot(q, p.sub_((top + log_norm)[:, None]))
+            values.append((weights * apart).sum())
+            if with_gradient:
+                pulls.append((-scale, p.sub_(apart[:, None]).mul_(q)))
+            continue
         if not isinstance(term, KlTerm) or term.form == "kl":
             values.append((weights * (value + (top + log_norm))).sum())
             slope += scale
@@ -195,7 +202,8 @@ def _compare(
 ) -> tuple[Tensor, Tensor]:
     """p (C, V) in `block` and the term's value (C,), to which q's log normaliser must be added.
 
-    Of LogitRatioTerm: the slopes of its softplus, and its whole value. Of the authors' cross-entropy: 0.
+    Of LogitRatioTerm: the slopes of its softplus, and its whole value. Of the authors' cross-entropy: 0. Of the reverse
+    divergence: the scores less log p, and 0.
     """
     if isinstance(term, OthersTerm):
         free.copy_(scores).scatter_(1, labels_of(term.labels, part), -torch.inf)
@@ -203,6 +211,8 @@ def _compare(
         return p, -torch.linalg.vecdot(p, scores)
     if isinstance(term, KlTerm):
         theirs = term.reference.scores_into(free, term.where[part])
+        if term.form == "reverse":
+            return torch.sub(scores, theirs.log_softmax(-1), out=block), scores.new_zeros(())
         p = torch.softmax(theirs, -1, out=block)
         if term.form != "kl":
             return p, scores.new_zeros(())

@@ -186,6 +186,12 @@ VARIANTS: dict[str, tuple[str, float, dict[str, float | int | str | bool], LossC
     "grad_ascent_mean_of_sequence_means": ("kumpr", 0.0, {}, LossConfig(reduction="seq_mean")),
     "idk_nll_alpha1": ("idknll", 1.0, {}, ANSWERS_KL),
     "kl_retain_answer_tokens_only": ("graddiff", 1.0, {"gamma": 0.0, "retain": "kl"}, ANSWERS_KL),
+    "kl_current_to_reference_answer_tokens_only": (
+        "graddiff",
+        1.0,
+        {"gamma": 0.0, "retain": "kl"},
+        LossConfig(kl="reverse", kl_positions="span", chunk=300),
+    ),
     "kl_retain_all_unpadded_positions": ("graddiff", 1.0, {"gamma": 0.0, "retain": "kl"}, ALL_KL),
 }
 

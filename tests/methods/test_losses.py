@@ -102,6 +102,8 @@ class Plain:
             p, log_q = self.log_p["p"].exp(), self.log_q["p"]
             if self.loss.kl == "kl":
                 values[r] = [(p[r, t] * (self.log_p["p"][r, t] - log_q[r, t])).sum() for t in places]
+            elif self.loss.kl == "reverse":
+                values[r] = [(log_q[r, t].exp() * (log_q[r, t] - self.log_p["p"][r, t])).sum() for t in places]
             else:
                 values[r] = [-(p[r, t] * (log_q[r, t].exp() + 1e-12).log()).sum() for t in places]
         return self.reduce(values)
@@ -167,7 +169,7 @@ def test_spans_and_reductions_equal_plain_code(case: tuple, span: str, reduction
     check(case, "icu", LossConfig(span=span, reduction=reduction, kl_positions="span", chunk=5))
 
 
-@pytest.mark.parametrize("form", ["kl", "reference_ce"])
+@pytest.mark.parametrize("form", ["kl", "reference_ce", "reverse"])
 @pytest.mark.parametrize("positions", ["all", "span"])
 def test_forms_of_the_divergence(case: tuple, form: str, positions: str) -> None:
     check(case, "kl", LossConfig(kl=form, kl_positions=positions, span="suffix", chunk=4))
