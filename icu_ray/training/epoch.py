@@ -224,10 +224,10 @@ def _freeze(model: PreTrainedModel, method: Method) -> list[torch.nn.Parameter]:
     """Leave the parameters that a method names alone to be trained; those that were so before and are not now."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     held = [parameter for name, parameter in named if not method.trains_parameter(name)]
-    if len(held) == len(named):
+    if held and len(held) == len(named):
         raise UserError(
             f"method {method.name}: none of the model's parameters is one that its settings say to train, such as "
-            f"{named[-1][0] if named else 'none'}"
+            f"{named[-1][0]}"
         )
     for parameter in held:
         parameter.requires_grad_(False)

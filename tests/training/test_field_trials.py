@@ -29,33 +29,41 @@ LONG = StopConfig(ma=0.0, el=0.0, on_empty=False)
 
 
 @pytest.fixture(scope="module")
-def groups(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
-    """One worker that takes a batch at once, and two that take their shares row by row, with ZeRO-2."""
+def alone() -> dict[str, dict[str, Any]]:
+    """One worker that takes a batch at once."""
+    return {name: field_epochs(name) for name in FIELD}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two workers that take their shares row by row, with ZeRO-2."""
     folder = tmp_path_factory.mktemp("field")
-    given, out = ["2", "2", str(folder / "meet"), str(folder / "out.pt")], folder / "out.pt"
-    two = worker_processes("tests/support/field_case.py", 2, *given, out=out)
-    return {1: [{name: field_epochs(name) for name in FIELD}], 2: two}
+    out = folder / "out.pt"
+    return worker_processes("tests/support/field_case.py", 2, "2", "2", str(folder / "meet"), str(out), out=out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(FIELD))
-def test_workers_and_micro_batches_change_nothing(groups: dict[int, list[dict[str, Any]]], name: str) -> None:
-    (one,), two = groups[1], groups[2]
+def test_workers_and_micro_batches_change_nothing(
+    alone: dict[str, dict[str, Any]], two: list[dict[str, Any]], name: str
+) -> None:
+    one = alone[name]
     for other in two:
-        for mine, theirs in zip(one[name]["losses"], other[name]["losses"], strict=True):
+        for mine, theirs in zip(one["losses"], other[name]["losses"], strict=True):
             assert theirs == pytest.approx(mine, rel=1e-3, abs=1e-4)
         # PDU's dual variable is the same number on all workers.
         assert other[name]["state"] == two[0][name]["state"]
-        assert other[name]["state"] == pytest.approx(one[name]["state"], rel=1e-4)
-        for parameter, value in one[name]["parameters"].items():
+        assert other[name]["state"] == pytest.approx(one["state"], rel=1e-4)
+        for parameter, value in one["parameters"].items():
             torch.testing.assert_close(other[name]["parameters"][parameter], value, rtol=2e-3, atol=2e-4)
 
 
-def test_what_a_method_does_not_name_stays_as_it_was(groups: dict[int, list[dict[str, Any]]]) -> None:
+def test_what_a_method_does_not_name_stays_as_it_was(alone: dict[str, dict[str, Any]]) -> None:
     original, _ = field_data("rmu")
-    for found in (groups[1][0]["rmu"], groups[2][1]["rmu"]):
-        assert found["trained"] == {"transformer.h.0.mlp.c_proj.weight", "transformer.h.0.mlp.c_proj.bias"}
-        for name, value in original.named_parameters():
-            assert torch.equal(found["parameters"][name], value.detach()) == (name not in found["trained"]), name
+    found = alone["rmu"]
+    assert found["trained"] == {"transformer.h.0.mlp.c_proj.weight", "transformer.h.0.mlp.c_proj.bias"}
+    for name, value in original.named_parameters():
+        assert torch.equal(found["parameters"][name], value.detach()) == (name not in found["trained"]), name
 
 
 def test_frozen_parameters_are_in_no_checkpoint_and_a_trial_goes_on(tmp_path: Path) -> None:
@@ -128,9 +136,9 @@ def test_a_trial_learns_its_sentences() -> None:
 
 
 @pytest.mark.parametrize(("name", "stage"), [*((n, 2) for n in FIELD), *((n, 3) for n in STAGE_3)])
-def test_stages_of_zero_change_nothing(groups: dict[int, list[dict[str, Any]]], name: str, stage: int) -> None:
+def test_stages_of_zero_change_nothing(alone: dict[str, dict[str, Any]], name: str, stage: int) -> None:
     found = field_epochs(name, zero_stage=stage)
-    for parameter, value in groups[1][0][name]["parameters"].items():
+    for parameter, value in alone[name]["parameters"].items():
         torch.testing.assert_close(found["parameters"][parameter], value, rtol=2e-3, atol=2e-4)
 
 
