@@ -38,9 +38,18 @@ from icu_ray.config.methods import MethodConfig, MethodStop, RangeConfig, Search
 from icu_ray.config.models import ModelConfig, ModelTrainingConfig, StandinConfig
 from icu_ray.config.section import Count, Fraction, Momentum, Name, Place, Positive, Section, Seed, Setting, Weight
 from icu_ray.config.sweep import SweepConfig
-from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
+from icu_ray.config.training import (
+    AnswersConfig,
+    KlConfig,
+    LossConfig,
+    OptimConfig,
+    PairsConfig,
+    TokensConfig,
+    TrainConfig,
+)
 
 __all__ = [
+    "AnswersConfig",
     "QUESTION_ANSWER",
     "Columns",
     "ColumnsConfig",

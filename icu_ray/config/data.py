@@ -192,6 +192,9 @@ class RecordsData(Section):
     """With pairs.by=given: column of the forget file that holds each row's own pair as text. Beside a plain text it is
     another text; beside a prompt with its completion it is another completion of the same prompt, and beside a chat
     another last message of the assistant. Without this column the pairs are the rows of `pool`, in their order."""
+    alternates_column: str | None = None
+    """Column of the forget file that holds a list of other answers to each row's prompt (in a table a JSON list), for
+    methods that prefer them to the true one, such as altpo. All rows must have some."""
     subject_column: str | None = None
     """Column of the forget file that says whose data a row is; a request's answer and record are then by subject too.
     """
@@ -225,6 +228,8 @@ class RecordsData(Section):
             raise ValueError("'tags' is for template question-answer")
         if self.system is not None and form.template != "chat":
             raise ValueError("'system' is for template chat")
+        if self.alternates_column is not None and not self.prompted:
+            raise ValueError("'alternates_column' is for rows with prompts, to which alternates are other answers")
         return self
 
     @property

@@ -25,11 +25,12 @@ class MethodConfig(Section):
     """One method and its cells: every alpha with every beta, or the listed [alpha, beta] cells."""
 
     name: Name = "icu"
-    """icu, kumpr, kl, llmu, po, dpo, npo, original, or the name of an installed plug-in."""
+    """What 'icu-ray list methods' shows: a built-in method such as icu, graddiff or rmu, or an installed plug-in."""
     label: Name | None = None
     """Shown in tables in place of the name, for example 'gradient-ascent'."""
-    alpha: Weight | tuple[Weight, ...] = 0.5
-    """Weight of learning the pairs (equation 3), one or several."""
+    alpha: Weight | tuple[Weight, ...] | None = None
+    """Weight of learning the pairs (equation 3), or of a method's retain loss, one or several. Default: the method's
+    own, 0.5 for those of the paper."""
     beta: Weight | tuple[Weight, ...] = 1.0
     """Weight of the divergence to the original model (equation 4), one or several."""
     cells: tuple[tuple[Weight, Weight], ...] | None = None
@@ -54,11 +55,12 @@ class MethodConfig(Section):
             del written["alpha"], written["beta"]
         return written
 
-    def grid(self) -> tuple[tuple[float, float], ...]:
-        """The (alpha, beta) cells in their written order."""
+    def grid(self, usual_alpha: float = 0.5) -> tuple[tuple[float, float], ...]:
+        """The (alpha, beta) cells in their written order. usual_alpha: the method's, where none is written."""
         if self.cells is not None:
             return self.cells
-        alphas = self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
+        alpha = usual_alpha if self.alpha is None else self.alpha
+        alphas = alpha if isinstance(alpha, tuple) else (alpha,)
         betas = self.beta if isinstance(self.beta, tuple) else (self.beta,)
         return tuple((a, b) for a in alphas for b in betas)
 

@@ -12,7 +12,15 @@ from icu_ray.config.measuring import ElConfig, EvalConfig, EvaluationConfig, Fil
 from icu_ray.config.methods import MethodConfig, SearchConfig
 from icu_ray.config.models import ModelConfig
 from icu_ray.config.section import Name, Place, Section, Seed
-from icu_ray.config.training import KlConfig, LossConfig, OptimConfig, PairsConfig, TokensConfig, TrainConfig
+from icu_ray.config.training import (
+    AnswersConfig,
+    KlConfig,
+    LossConfig,
+    OptimConfig,
+    PairsConfig,
+    TokensConfig,
+    TrainConfig,
+)
 
 _OF_THE_STORAGE = ("store", "mlflow.db", "mlflow.db-journal", "mlflow.db-wal", "mlflow.db-shm", "mlflow_artifacts")
 """What lies in a storage beside the sweeps' folders."""
@@ -48,6 +56,8 @@ class SweepConfig(Section):
     """How rows become tokens of a model."""
     pairs: PairsConfig = PairsConfig()
     """How each target gets its pair, the text that stands beside it."""
+    answers: AnswersConfig = AnswersConfig()
+    """Second answers to the targets' prompts."""
     loss: LossConfig = LossConfig()
     """What the losses count."""
     kl: KlConfig = KlConfig()

@@ -83,6 +83,14 @@ class PairsConfig(Section):
         return self
 
 
+class AnswersConfig(Section):
+    """Second answers to the targets' prompts, for methods that teach them or prefer them to the true ones."""
+
+    sentences: Place | None = None
+    """File of sentences of ignorance, one a line, for idkdpo and idknll; default: a list of our own. One is drawn for
+    each target and epoch from the trial's seed."""
+
+
 class LossConfig(Section):
     """Which tokens are scored and how they are averaged (equations 1, 3, 4)."""
 
@@ -95,8 +103,9 @@ class LossConfig(Section):
     reduction: Literal["token_mean", "sum", "seq_mean"] = "token_mean"
     """Mean over the tokens of a batch, as in the authors' code; sum, as printed in the paper; or mean of the rows'
     means."""
-    kl: Literal["kl", "reference_ce"] = "kl"
-    """kl: equation (4). reference_ce: the authors' cross-entropy, which has the same gradient and another value."""
+    kl: Literal["kl", "reference_ce", "reverse"] = "kl"
+    """kl: equation (4). reference_ce: the authors' cross-entropy, which has the same gradient and another value.
+    reverse: the divergence of the model from the original, with the model's probabilities as weights."""
     kl_positions: Literal["all", "span", "padded"] = "all"
     """Where the divergence is measured: at all real tokens of a pair, with a prompt where the tokens of `on` are
     predicted; where those of `span` are; or at all and at its padding, as in the authors' code."""

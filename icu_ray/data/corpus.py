@@ -25,12 +25,14 @@ class SampleCheck:
     """One forget sample: how many targets and pool rows, and the fingerprint of both together.
 
     pairs: which pool row a file names for each target (pairs.by=file), as a fingerprint; '' without such a file.
+    answers: fingerprints of the second answers that its targets can be given, by where they come from.
     """
 
     targets: int
     pool: int
     fingerprint: str
     pairs: str = ""
+    answers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Corpus:
     pools: Mapping[int, NDArray[np.int64]]
     heldout: Examples | None
     check: DataCheck
+    alternates: Mapping[int, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    """By sample number, each target's other answers; {} where the texts have none."""
 
     def sample(self, sample: int) -> tuple[Examples, Examples]:
         """Targets and pool of one forget sample."""

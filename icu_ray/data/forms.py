@@ -59,6 +59,18 @@ def written_pair(form: RowForm, values: Sequence[Any], column: str, value: Any, 
     return _of_chat(form, [*before, {"role": "assistant", "content": text}])
 
 
+def written_alternates(column: str, value: Any, where: str) -> tuple[str, ...]:
+    """The texts of a list of other answers; UserError for an empty list, and for what is none."""
+    if isinstance(value, str):  # of a table
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: column '{column}' holds no JSON list of texts ({error})") from error
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{where}: column '{column}' holds {kind_of(value)}, expected a list of one text or more")
+    return tuple(_text(each, f"column '{column}': text {number}", where) for number, each in enumerate(value, start=1))
+
+
 def _text(value: Any, what: str, where: str) -> str:
     if not isinstance(value, str):
         raise UserError(f"{where}: {what} holds {kind_of(value)}, expected text")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.corpus import Corpus, check_of, row_digests
 from icu_ray.data.examples import Examples
-from icu_ray.data.forms import Written, kind_of, system_of, written, written_pair
+from icu_ray.data.forms import Written, kind_of, system_of, written, written_alternates, written_pair
 from icu_ray.data.hub_data import is_hub_data
 from icu_ray.data.record_table import RecordTable, TableWriter, joined_tables
 from icu_ray.data.table_files import file_ending, read_columns
@@ -37,7 +37,7 @@ class Record:
     """One text with its id and where it stands ('line 7', 'row 7').
 
     boundary, chat: see `Examples`. prompt: what is given, without tags; None: a plain text. subject: whose data it is.
-    pair: its own analogous text, where its file has a column of them.
+    pair: its own analogous text, where its file has a column of them. alternates: other answers to its prompt.
     """
 
     id: str
@@ -48,6 +48,7 @@ class Record:
     prompt: str | None = None
     subject: str | None = None
     pair: Written | None = None
+    alternates: tuple[str, ...] | None = None
 
     @property
     def content(self) -> str:
@@ -80,15 +81,17 @@ def read_records(
     prefix: str = "row",
     subject_column: str | None = None,
     pair_column: str | None = None,
+    alternates_column: str | None = None,
 ) -> RecordTable[Record]:
     """All records of a file; ids are the id column's, else '<prefix>-<number>' counted from 1. `key`: for messages."""
     kept = _kept.get()
     if kept is None or not path.is_file():
-        return _read(path, form, id_column, key, prefix, subject_column, pair_column)
+        return _read(path, form, id_column, key, prefix, subject_column, pair_column, alternates_column)
     stat = path.stat()
-    asked = (str(path), stat.st_size, stat.st_mtime_ns, form, id_column, prefix, subject_column, pair_column)
+    columns = (subject_column, pair_column, alternates_column)
+    asked = (str(path), stat.st_size, stat.st_mtime_ns, form, id_column, prefix, columns)
     if asked not in kept:
-        kept[asked] = _read(path, form, id_column, key, prefix, subject_column, pair_column)
+        kept[asked] = _read(path, form, id_column, key, prefix, *columns)
     return kept[asked]
 
 
@@ -113,15 +116,20 @@ def _read(
     prefix: str,
     subject_column: str | None,
     pair_column: str | None,
+    alternates_column: str | None,
 ) -> RecordTable[Record]:
     named = {kind: column for kind, column in (("id", id_column), ("subject", subject_column)) if column is not None}
-    columns = (*form.columns, *named.values(), *(() if pair_column is None else (pair_column,)))
+    more = tuple(column for column in (alternates_column, pair_column) if column is not None)
+    columns = (*form.columns, *named.values(), *more)
     records, known = _table(), set[int]()
     for number, (where, values) in enumerate(read_columns(path, columns, key), start=1):
         cells, others = values[: len(form.columns)], values[len(form.columns) :]
         row, pair = written(form, cells, f"{key}: {path}: {where}"), None
         if pair_column is not None:
             pair = written_pair(form, cells, pair_column, others.pop(), f"{key}: {path}: {where}")
+        alternates = None
+        if alternates_column is not None:
+            alternates = written_alternates(alternates_column, others.pop(), f"{key}: {path}: {where}")
         names: dict[str, str] = {}
         for (what, column), value in zip(named.items(), others, strict=True):
             value = _whole(value)
@@ -141,7 +149,8 @@ def _read(
                 if first != where:
                     raise UserError(f"{key}: {path}: id '{name}' stands twice, in {first} and {where}")
             known.add(hash(name))
-        records.append(Record(name, row.text, where, row.boundary, row.chat, row.prompt, names.get("subject"), pair))
+        subject = names.get("subject")
+        records.append(Record(name, row.text, where, row.boundary, row.chat, row.prompt, subject, pair, alternates))
     if not records:
         raise UserError(f"{key}: {path}: holds no rows")
     return records.finish()
@@ -179,6 +188,7 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
             f"forget{sample if by_sample else ''}",
             data.subject_column,
             data.pair_column,
+            data.alternates_column,
         )
         for sample in samples
     }
@@ -246,6 +256,9 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
         targets=targets,
         pools=pools,
         heldout=examples_of(heldout) if len(heldout) else None,
+        alternates={sample: tuple(r.alternates or () for r in records) for sample, records in forget.items()}
+        if data.alternates_column is not None
+        else {},
         check=replace(
             check_of("records", ids, digests, targets, pools, heldout_rows),
             remarks=tuple(dict.fromkeys(filter(None, remarks))),

@@ -20,7 +20,9 @@ from icu_ray.data.chosen_pairs import chosen_pairs, pairs_fingerprint
 from icu_ray.data.corpus import Corpus, DataCheck
 from icu_ray.data.embedding import check_encoder
 from icu_ray.data.extraction import ROW_LENGTH, open_extraction
+from icu_ray.data.ignorance import sentences_of
 from icu_ray.data.records import load_records
+from icu_ray.data.second_answers import Answers, answers_fingerprint
 from icu_ray.data.synthetic import load_synthetic
 from icu_ray.errors import UserError
 
@@ -61,7 +63,8 @@ def checked_data(config: SweepConfig) -> tuple[DataCheck, Corpus | None]:
         ids = [str(doc_id) for doc_id in range(len(found.tokens))]
         return _with_pairs(found.check(), config, ids, found.targets, found.pools), None
     corpus = load_corpus(config)
-    return _with_pairs(corpus.check, config, corpus.rows.ids, corpus.targets, corpus.pools), corpus
+    check = _with_pairs(corpus.check, config, corpus.rows.ids, corpus.targets, corpus.pools)
+    return _with_answers(check, config, corpus), corpus
 
 
 def _with_pairs(
@@ -80,6 +83,32 @@ def _with_pairs(
         for sample, counts in check.samples.items()
     }
     return replace(check, samples=samples)
+
+
+def _with_answers(check: DataCheck, config: SweepConfig, corpus: Corpus) -> DataCheck:
+    """UserError for a file of sentences that is none."""
+    found = {sample: answers_of(config, corpus, sample) for sample in check.samples}
+    samples = {
+        sample: replace(counts, answers={kind: answers_fingerprint(each) for kind, each in found[sample].items()})
+        for sample, counts in check.samples.items()
+    }
+    return replace(check, samples=samples)
+
+
+def answers_of(config: SweepConfig, corpus: Corpus, sample: int) -> dict[Answers, tuple[tuple[str, ...], ...]]:
+    """What each target of a sample can be answered in place of its own text, by where that comes from.
+
+    {} for texts without prompts. Answers that a model has made would come in as another kind here.
+    """
+    if corpus.rows.boundaries is None:
+        return {}
+    targets = len(corpus.targets[sample])
+    found: dict[Answers, tuple[tuple[str, ...], ...]] = {
+        "sentences": (sentences_of(config.answers.sentences),) * targets
+    }
+    if sample in corpus.alternates:
+        found["alternates"] = corpus.alternates[sample]
+    return found
 
 
 def _check_columns(config: SweepConfig) -> None:

@@ -3,8 +3,9 @@
     method = methods.get("icu", alpha=0.5, beta=1.0); terms = method.loss(model, batch)
 
 Read `icu.py` beside the paper, then any other method: `objective.py` has the terms they add up. `base.py` is what a
-method is, `batch.py` what it is given. `losses.py` computes an objective and `vocabulary_loss.py` the part with the
-logits; `weights.py` says which tokens count; `learn.py` is plain fine-tuning, for models that are to know the texts;
+method is, `forget_retain.py` what the field's have in common, `batch.py` what one is given. `losses.py` computes an
+objective, `vocabulary_loss.py` the part with the logits by the terms of `vocabulary_terms.py`; `weights.py` says which
+tokens count; `learn.py` is plain fine-tuning, for models that are to know the texts;
 `module.py` makes one module of model and method for an engine.
 Methods must not know Ray, DeepSpeed or files.
 
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING
 from icu_ray.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from icu_ray.config import LossConfig
+    from icu_ray.config import LossConfig, MethodConfig
     from icu_ray.methods.base import Method, Setting
 
 GROUP = "icu_ray.methods"
@@ -44,6 +45,17 @@ BUILT_IN: Mapping[str, str] = {
     "po": "icu_ray.methods.po:Po",
     "dpo": "icu_ray.methods.dpo:Dpo",
     "npo": "icu_ray.methods.npo:Npo",
+    "graddiff": "icu_ray.methods.graddiff:GradDiff",
+    "wga": "icu_ray.methods.wga:Wga",
+    "satimp": "icu_ray.methods.satimp:SatImp",
+    "simnpo": "icu_ray.methods.simnpo:SimNpo",
+    "ceu": "icu_ray.methods.ceu:CeU",
+    "undial": "icu_ray.methods.undial:Undial",
+    "pdu": "icu_ray.methods.pdu:Pdu",
+    "idkdpo": "icu_ray.methods.idkdpo:IdkDpo",
+    "idknll": "icu_ray.methods.idknll:IdkNll",
+    "altpo": "icu_ray.methods.altpo:AltPo",
+    "rmu": "icu_ray.methods.rmu:Rmu",
     "original": "icu_ray.methods.original:Original",
     "retrained": "icu_ray.methods.retrained:Retrained",
 }
@@ -100,13 +112,19 @@ def described(name: str) -> Described:
 def get(
     name: str,
     *,
-    alpha: float = 0.5,
+    alpha: float | None = None,
     beta: float = 1.0,
     settings: Mapping[str, Setting] | None = None,
     loss: LossConfig | None = None,
 ) -> Method:
-    """A method with its hyper-parameters; `loss` says span, reduction, form of the divergence and chunk."""
+    """A method with its hyper-parameters (alpha None: its own default); `loss` says span, reduction, form of the
+    divergence and chunk."""
     return method_class(name)(alpha, beta, settings, loss)
+
+
+def cells(method: MethodConfig) -> tuple[tuple[float, float], ...]:
+    """The (alpha, beta) cells of a config's method in their written order; UserError for an unknown one."""
+    return method.grid(method_class(method.name).usual_alpha(method.settings))
 
 
 def _plug_ins() -> dict[str, EntryPoint]:

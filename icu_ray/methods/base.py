@@ -17,18 +17,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from icu_ray.config import LossConfig
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.methods.batch import Batch, LossTerms
 from icu_ray.methods.objective import Objective
+from icu_ray.methods.weights import TokenRule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # One import for whoever writes a method.
-__all__ = ["Batch", "LossTerms", "Method", "Setting"]
+__all__ = ["Batch", "LossTerms", "Method", "Setting", "TokenRule"]
 Setting = float | int | str | bool
 
 
@@ -42,15 +43,26 @@ class Method(ABC):
 
     name: ClassVar[str]
     defaults: ClassVar[Mapping[str, Setting]] = {}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Of settings that are one of a few words."""
+    positive: ClassVar[tuple[str, ...]] = ()
+    """Settings that must be above 0."""
+    not_negative: ClassVar[tuple[str, ...]] = ()
+    """Settings that must be 0 or above."""
     uses_alpha: ClassVar[bool] = True
     """False where alpha does not change the loss, so that a plan can tell equal cells."""
     uses_beta: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     """False for the model as it is, which is measured and nothing else."""
+    follows_steps: ClassVar[bool] = False
+    """True where it is told what each step measured over its whole global batch (`after_step`): one more collective."""
+    second_answers: ClassVar[Literal["sentences", "alternates"] | None] = None
+    """Where a method that reads second answers takes them from, unless its setting `answers` says otherwise: sentences
+    of ignorance, or the rows' own alternates."""
 
     def __init__(
         self,
-        alpha: float = 0.5,
+        alpha: float | None = None,
         beta: float = 1.0,
         settings: Mapping[str, Setting] | None = None,
         loss: LossConfig | None = None,
@@ -62,8 +74,8 @@ class Method(ABC):
                 raise UserError(
                     f"method {self.name}: unknown setting '{key}'{did_you_mean(key, self.defaults)}; known: {known}"
                 )
-            _check_type(self.name, key, value, self.defaults[key])
-        self.alpha = alpha
+            self._check(key, value)
+        self.alpha = self.usual_alpha(given) if alpha is None else alpha
         self.beta = beta
         self.settings: dict[str, Setting] = {**self.defaults, **given}
         self.options = loss or LossConfig()
@@ -78,10 +90,40 @@ class Method(ABC):
 
         return evaluate(self.objective(), model, batch, self.options)
 
+    @classmethod
+    def usual_alpha(cls, settings: Mapping[str, Setting]) -> float:
+        """Alpha where a config gives none, of a method with these settings."""
+        return 0.5
+
+    @classmethod
+    def alpha_counts(cls, settings: Mapping[str, Setting]) -> bool:
+        """Whether alpha changes the loss of a method with these settings."""
+        return cls.uses_alpha
+
+    @property
+    def target_rule(self) -> TokenRule:
+        """Which tokens of targets count, and how they are averaged."""
+        return TokenRule()
+
+    @property
+    def pair_rule(self) -> TokenRule:
+        """The same of pairs."""
+        return TokenRule()
+
     @property
     def needs_pairs(self) -> bool:
         """Whether batches must carry paired rows."""
         return self.objective().needs_pairs
+
+    @property
+    def needs_alternates(self) -> bool:
+        """Whether batches must carry second answers to the targets' prompts."""
+        return self.objective().needs_alternates
+
+    @property
+    def answers(self) -> Literal["sentences", "alternates"] | None:
+        """Where second answers come from; None for methods without."""
+        return self.second_answers
 
     @property
     def needs_reference(self) -> bool:
@@ -89,14 +131,54 @@ class Method(ABC):
         return self.objective().needs_reference
 
     @property
+    def needs_target_reference(self) -> bool:
+        """Whether batches must carry the original model's distributions on the targets."""
+        return self.objective().needs_target_reference
+
+    @property
     def needs_reference_nll(self) -> bool:
         """Whether the reference must hold the original model's token losses on targets and pairs."""
-        return False
+        return self.objective().needs_reference_nll
 
+    @property
+    def reference_layers(self) -> tuple[int, ...]:
+        """Layers of the original model whose hidden states on the pairs batches must carry."""
+        return self.objective().reference_layers
 
-def _check_type(method: str, key: str, value: Setting, default: Setting) -> None:
-    wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
-        raise UserError(
-            f"method {method}: setting '{key}' must be {type(default).__name__}, found {value!r} (default {default!r})"
-        )
+    @property
+    def named_layers(self) -> tuple[int, ...]:
+        """Layers that it reads or trains by their numbers, which a plan checks."""
+        return self.objective().layers
+
+    def trains_parameter(self, name: str) -> bool:
+        """Whether the model's parameter of this name is trained; the others are frozen before an engine is made."""
+        return True
+
+    def after_step(self, parts: Mapping[str, float], epoch: int) -> None:  # noqa: B027 - most carry nothing
+        """Told the parts of each step's loss over the global batch, alike on all workers, where `follows_steps`."""
+
+    def state(self) -> dict[str, float]:
+        """What it carries from step to step, for checkpoints."""
+        return {}
+
+    def load_state(self, state: Mapping[str, float]) -> None:  # noqa: B027
+        """Take up what `state` gave."""
+
+    def _check(self, key: str, value: Setting) -> None:
+        default = self.defaults[key]
+        wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise UserError(
+                f"method {self.name}: setting '{key}' must be {type(default).__name__}, found {value!r} "
+                f"(default {default!r})"
+            )
+        known = self.choices.get(key)
+        if known is not None and value not in known:
+            raise UserError(
+                f"method {self.name}: setting '{key}' must be one of {', '.join(known)}, found {value!r}"
+                f"{did_you_mean(str(value), known)}"
+            )
+        if key in self.positive and not float(value) > 0:
+            raise UserError(f"method {self.name}: setting '{key}' must be above 0, found {value!r}")
+        if key in self.not_negative and not float(value) >= 0:
+            raise UserError(f"method {self.name}: setting '{key}' must not be negative, found {value!r}")

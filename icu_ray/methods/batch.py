@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.data.examples import TokenRows
-from icu_ray.methods.weights import BatchWeights
+from icu_ray.methods.objective import Side
+from icu_ray.methods.weights import BatchWeights, Floats
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from icu_ray.models.reference import ReferenceBatch
+    from icu_ray.models.reference_batch import ReferenceBatch
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Batch:
     target_weights, pair_weights: (B, L) float32; [b, t] multiplies -log P(label[b, t] | tokens before t).
     kl_weights: (B, L) float32; [b, t] multiplies the divergence of the distributions *after* pair token t.
     row_weights: (B,) float32, 1 / (active rows of the global batch) for an active row, else 0.
-    reference: the original model on these pairs.
+    reference: the original model on these rows.
+    alternate_*: of second answers to the targets' prompts, where the method needs them; as of targets.
     """
 
     target_ids: Tensor
@@ -53,6 +55,11 @@ class Batch:
     reference: ReferenceBatch | None = None
     target_positions: Tensor | None = None
     pair_positions: Tensor | None = None
+    alternate_ids: Tensor | None = None
+    alternate_mask: Tensor | None = None
+    alternate_labels: Tensor | None = None
+    alternate_weights: Tensor | None = None
+    alternate_positions: Tensor | None = None
 
     @staticmethod
     def gather(
@@ -65,11 +72,12 @@ class Batch:
         beside: Sequence[int] | NDArray[np.int64] | None = None,
         *,
         narrow: bool = True,
+        alternates: tuple[TokenRows, NDArray[np.int64]] | None = None,
     ) -> Batch:
         """The rows `indices` of a sample; row k of `weights` (see BatchWeights.rows) is for indices[k].
 
         beside: the rows of `pairs` that stand beside them; None: those of the same numbers. narrow: leave out columns
-        that all rows pad.
+        that all rows pad. alternates: rows of second answers, and which of them belong to `indices`.
         """
         import torch
 
@@ -78,44 +86,29 @@ class Batch:
         if len(chosen) != len(weights.row):
             raise ValueError(f"{len(chosen)} rows but weights for {len(weights.row)}")
 
-        pads = _common_pads(targets, pairs, chosen, others, weights) if narrow else 0
+        sides: dict[Side, tuple[TokenRows, NDArray[np.int64], Floats]] = {"target": (targets, chosen, weights.target)}
+        if pairs is not None and weights.pair is not None and weights.kl is not None:
+            sides["pair"] = (pairs, others, weights.pair)
+        if alternates is not None and weights.alternate is not None:
+            sides["alternate"] = (*alternates, weights.alternate)
+        pads = _common_pads(list(sides.values()), weights.kl if "pair" in sides else None) if narrow else 0
         reference = None if reference is None else reference.without_columns(pads)
 
         def tensor(array: NDArray[np.generic], dtype: torch.dtype) -> Tensor:
             own = array[:, pads:] if array.ndim == 2 else array
             return torch.from_numpy(np.ascontiguousarray(own)).to(device=device, dtype=dtype)
 
-        def side(
-            rows: TokenRows, which: NDArray[np.int64], scale: NDArray[np.float64]
-        ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            return (
-                tensor(rows.input_ids[which], torch.int64),
-                tensor(rows.mask[which], torch.int64),
-                tensor(rows.labels[which], torch.int64),
-                tensor(scale, torch.float32),
-            )
-
-        def positions(rows: TokenRows, which: NDArray[np.int64]) -> Tensor | None:
-            found = rows.position_ids_of(which)
-            return None if found is None else tensor(found, torch.int64)
-
-        row_weights = tensor(weights.row, torch.float32)
-        if pairs is None or weights.pair is None or weights.kl is None:
-            return Batch(
-                *side(targets, chosen, weights.target),
-                row_weights,
-                reference=reference,
-                target_positions=positions(targets, chosen),
-            )
-        return Batch(
-            *side(targets, chosen, weights.target),
-            row_weights,
-            *side(pairs, others, weights.pair),
-            tensor(weights.kl, torch.float32),
-            reference,
-            positions(targets, chosen),
-            positions(pairs, others),
-        )
+        found: dict[str, Tensor | None] = {}
+        for side, (rows, which, scale) in sides.items():
+            found[f"{side}_ids"] = tensor(rows.input_ids[which], torch.int64)
+            found[f"{side}_mask"] = tensor(rows.mask[which], torch.int64)
+            found[f"{side}_labels"] = tensor(rows.labels[which], torch.int64)
+            found[f"{side}_weights"] = tensor(scale, torch.float32)
+            positions = rows.position_ids_of(which)
+            found[f"{side}_positions"] = None if positions is None else tensor(positions, torch.int64)
+        if "pair" in sides and weights.kl is not None:
+            found["kl_weights"] = tensor(weights.kl, torch.float32)
+        return Batch(row_weights=tensor(weights.row, torch.float32), reference=reference, **found)  # type: ignore[arg-type]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
@@ -126,19 +119,15 @@ class Batch:
         return len(self.target_ids)
 
 
-def _common_pads(
-    targets: TokenRows,
-    pairs: TokenRows | None,
-    chosen: NDArray[np.int64],
-    others: NDArray[np.int64],
-    weights: BatchWeights,
-) -> int:
+def _common_pads(sides: Sequence[tuple[TokenRows, NDArray[np.int64], Floats]], kl: Floats | None) -> int:
     """Columns on the left in which no row of a batch has a token or anything that weighs."""
-    if targets.positions != "real":
+    if sides[0][0].positions != "real":
         return 0
-    used = targets.mask[chosen].any(axis=0) | (weights.target != 0).any(axis=0)
-    if pairs is not None and weights.pair is not None and weights.kl is not None:
-        used |= pairs.mask[others].any(axis=0) | (weights.pair != 0).any(axis=0) | (weights.kl != 0).any(axis=0)
+    used = np.zeros(sides[0][0].mask.shape[1], dtype=bool)
+    for rows, which, weights in sides:
+        used |= rows.mask[which].any(axis=0) | (weights != 0).any(axis=0)
+    if kl is not None:
+        used |= (kl != 0).any(axis=0)
     return max(int(used.argmax()) - 1, 0)  # a label is predicted at the column before it
 
 

@@ -1,46 +1,49 @@
 """NPO (Zhang et al., "Negative preference optimization"): DPO's loss with only the rejected row.
 
-    loss = - 2 / beta_npo * log sigmoid(- beta_npo * log P(target)/P_0(target)), mean over rows
+    L_forget = 2 / beta_npo * mean over rows of softplus(beta_npo * log P(target)/P_0(target))
 
-Its gradient is gradient ascent's, fading out as the target becomes unlikely.
+Its gradient is gradient ascent's, fading out as the target becomes unlikely. Probabilities are of whole rows, sums and
+not means of log-probabilities. npo_style rows: as above, as in the paper. npo_style muse_logits: as in MUSE's code,
+softplus(beta_npo * (score - original's score)) averaged over all words of all positions, padding too. retain is none
+unless it is given; with nll or kl, alpha weighs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from icu_ray.methods.base import Batch, LossTerms, Method, Setting
-from icu_ray.methods.objective import Objective, nll
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from icu_ray.methods.base import Setting, TokenRule
+from icu_ray.methods.forget_retain import ForgetAndRetain
+from icu_ray.methods.objective import Objective, log_ratio, logit_ratio, softplus
 
 
-class Npo(Method):
+class Npo(ForgetAndRetain):
     """Negative preference optimisation on the targets."""
 
     name = "npo"
-    defaults: ClassVar[Mapping[str, Setting]] = {"beta_npo": 0.1}
+    defaults: ClassVar[Mapping[str, Setting]] = {"beta_npo": 0.1, "npo_style": "rows", "gamma": 1.0, "retain": "none"}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "npo_style": ("rows", "muse_logits"),
+        "retain": ("none", "nll", "kl"),
+    }
+    positive: ClassVar[tuple[str, ...]] = ("beta_npo",)
     uses_alpha = False
-    uses_beta = False
 
-    def objective(self) -> Objective:
-        """The linear loss that points the same way: what tells which rows are needed."""
-        return -nll("target")
+    @classmethod
+    def alpha_counts(cls, settings: Mapping[str, Setting]) -> bool:
+        """With a retain part alone."""
+        return settings.get("retain", "none") != "none"
 
     @property
-    def needs_reference_nll(self) -> bool:
-        """The original model's log-probabilities of the targets enter."""
-        return True
+    def target_rule(self) -> TokenRule:
+        """Which positions count."""
+        everywhere = TokenRule(positions="padded", reduction="token_mean")
+        return everywhere if self.settings["npo_style"] == "muse_logits" else TokenRule()
 
-    def loss(self, model: PreTrainedModel, batch: Batch) -> LossTerms:
+    def forget(self) -> Objective:
         """Mean over the active rows of the global batch."""
-        from torch.nn.functional import logsigmoid
-
-        from icu_ray.methods.losses import log_ratios
-
-        beta = float(self.settings["beta_npo"])
-        weights, ratio = log_ratios(model, batch, ("target",), self.options)
-        total = -2.0 / beta * (weights * logsigmoid(-beta * ratio["target"])).sum()
-        return LossTerms(total, {"npo": total.detach(), "log_ratio": (weights * ratio["target"]).sum().detach()})
+        beta = self.number("beta_npo")
+        if self.settings["npo_style"] == "muse_logits":
+            return 2 / beta * logit_ratio(beta)
+        return softplus(beta * log_ratio("target"), times=2 / beta)

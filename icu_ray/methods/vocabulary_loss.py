@@ -5,9 +5,10 @@ A step of the plain form holds logits, log-probabilities and their gradients of 
 there, so that the forward pass leaves only d loss / d hidden and d loss / d output matrix behind, and no
 product is computed twice.
 
-    total, values = vocabulary_loss(hidden, weight, bias, segments, chunk)    # any weighted sum of nll and kl
-    terms nll = token_nll(hidden, weight, bias, labels, chunk)                      # (T,), for losses that
-    are no sum
+    total, values = vocabulary_loss(hidden, weight, bias, segments, chunk)    # any weighted sum of terms
+    nll = token_nll(hidden, weight, bias, labels, chunk)                      # (T,), for losses that are no sum
+
+`vocabulary_terms.py` has the terms.
 
 Scores are float32 whatever the model's precision. Values and gradients equal the plain form's up to rounding.
 """
@@ -16,44 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from icu_ray.models.hidden import linear_into
-
-if TYPE_CHECKING:
-    from icu_ray.models.reference import ReferenceBatch
-
-REFERENCE_EPSILON = 1e-12
-"""What the authors add to q before its logarithm."""
-
-
-@dataclass(frozen=True)
-class NllTerm:
-    """factor * sum_t weights[t] * -log q_t(labels[t]); labels and weights are (T,), weights float32."""
-
-    factor: float
-    labels: Tensor
-    weights: Tensor
-
-
-@dataclass(frozen=True)
-class KlTerm:
-    """factor * sum_t weights[t] * D(p_t, q_t), p being the original model at flat positions `where` (T,) of a
-    batch.
-
-    form "kl": D = sum p (log p - log q). form "reference_ce": D = -sum p log(q + 1e-12), the authors'
-    quantity.
-    """
-
-    factor: float
-    weights: Tensor
-    reference: ReferenceBatch
-    where: Tensor
-    form: str = "kl"
+from icu_ray.methods.vocabulary_terms import VocabularyTerm, blocks_of, score
 
 
 @dataclass(frozen=True)
@@ -61,7 +31,7 @@ class Segment:
     """T successive tokens that are scored by the same terms."""
 
     length: int
-    terms: Sequence[NllTerm | KlTerm]
+    terms: Sequence[VocabularyTerm]
 
 
 def vocabulary_loss(
@@ -106,7 +76,7 @@ class _VocabularyLoss(torch.autograd.Function):
             sums = [total.new_zeros(()) for _ in segment.terms]
             for part in _parts(segment.length, chunk):
                 rows = slice(start + part.start, start + part.stop)
-                parts, slopes = _score(hidden[rows], weight, bias, segment.terms, part, blocks, any(wants))
+                parts, slopes = score(hidden[rows], weight, bias, segment.terms, part, blocks, any(wants))
                 for index, value in enumerate(parts):
                     sums[index] += value
                 if slopes is None:
@@ -148,87 +118,13 @@ def _parts(length: int, chunk: int) -> list[slice]:
 
 
 def _blocks(hidden: Tensor, weight: Tensor, segments: Sequence[Segment], chunk: int) -> Tensor:
-    """(2 + terms of divergence, C, V) float32 that every chunk uses again.
+    """(2 + terms with a distribution of their own, C, V) float32 that every chunk uses again.
 
     Fresh blocks of this size come from the system each time, zeroed page by page: a third of a chunk's time on a CPU.
     """
     rows = max((part.stop - part.start for s in segments for part in _parts(s.length, chunk)), default=0)
-    divergences = max((sum(isinstance(term, KlTerm) for term in s.terms) for s in segments), default=0)
-    return hidden.new_empty((2 + divergences, rows, weight.shape[0]), dtype=torch.float32)
-
-
-def _score(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    terms: Sequence[NllTerm | KlTerm],
-    part: slice,
-    blocks: Tensor,
-    with_gradient: bool,
-) -> tuple[list[Tensor], Tensor | None]:
-    """Values of the terms on one chunk and, if asked, d loss / d scores (C, V), which lies in `blocks`.
-
-    A row's log normaliser is taken from its largest probability: 1 / q_max = sum exp(score - score_max).
-    """
-    scores, q, *room = blocks[:, : len(hidden)].unbind()
-    linear_into(scores, hidden, weight, bias)
-    top = scores.amax(-1)
-    # The divergence needs the scores and a free block; both end when q takes that block.
-    compared = [_compare(term, scores, q, block, part) for term, block in zip(_kls(terms), room, strict=False)]
-    torch.softmax(scores, -1, out=q)
-    log_norm = -q.amax(-1).log()
-    values = []
-    slope = torch.zeros_like(log_norm)
-    pulls: list[tuple[Tensor, Tensor]] = []
-    for term in terms:
-        weights = term.weights[part]
-        scale = term.factor * weights
-        if isinstance(term, NllTerm):
-            # Weightless tokens may be infinitely unlikely; they must not turn the sum into NaN.
-            nll = log_norm + (top - scores.gather(1, _labels(term, part))[:, 0])
-            values.append((weights * torch.where(weights != 0, nll, 0.0)).sum())
-            slope += scale
-            continue
-        p, value = compared.pop(0)
-        if term.form == "kl":
-            values.append((weights * (value + (top + log_norm))).sum())
-            slope += scale
-        else:
-            shifted = q + REFERENCE_EPSILON
-            values.append(-(weights * torch.linalg.vecdot(p, shifted.log())).sum())
-            if with_gradient:
-                p.mul_(q).div_(shifted)
-                slope += scale * p.sum(-1)
-        pulls.append((scale, p))
-    if not with_gradient:
-        return values, None
-    q *= slope[:, None]
-    for scale, p in pulls:
-        q.addcmul_(p, scale[:, None], value=-1.0)
-    for term in terms:
-        if isinstance(term, NllTerm):
-            scale = term.factor * term.weights[part]
-            q.scatter_add_(1, _labels(term, part), -scale[:, None])
-    return values, q
-
-
-def _kls(terms: Sequence[NllTerm | KlTerm]) -> list[KlTerm]:
-    return [term for term in terms if isinstance(term, KlTerm)]
-
-
-def _labels(term: NllTerm, part: slice) -> Tensor:
-    """(C, 1), any word where nothing is scored."""
-    return term.labels[part].clamp(min=0)[:, None]
-
-
-def _compare(term: KlTerm, scores: Tensor, free: Tensor, block: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """p (C, V) in `block` and, for "kl", sum p (log p - scores) (C,), to which q's log normaliser must be added."""
-    theirs = term.reference.scores_into(free, term.where[part])
-    p = torch.softmax(theirs, -1, out=block)
-    if term.form != "kl":
-        return p, scores.new_zeros(())
-    log_normaliser = theirs.amax(-1) - p.amax(-1).log()
-    return p, theirs.sub_(scores).mul_(p).sum(-1) - log_normaliser
+    beside = max((blocks_of(s.terms) for s in segments), default=0)
+    return hidden.new_empty((2 + beside, rows, weight.shape[0]), dtype=torch.float32)
 
 
 def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:

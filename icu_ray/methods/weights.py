@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +26,36 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
+class TokenRule:
+    """Which tokens of a row a method counts, where that is not what the config's `loss` says.
+
+    skip_first: scored tokens at a row's beginning that are left out. positions "padded": all columns, pads too;
+    "padded_next": all but the first. reduction: as of `reduce`, None: the config's.
+    """
+
+    skip_first: int = 0
+    positions: Literal["scored", "padded", "padded_next"] = "scored"
+    reduction: str | None = None
+
+    def weights(self, scored: Bools, live: Bools, loss: LossConfig) -> Floats:
+        """(B, L). scored: (B, L), which tokens the config counts of live rows; live: (B,)."""
+        if self.positions != "scored":
+            counted = np.repeat(live[:, None], scored.shape[1], axis=1)
+            counted[:, :1] &= self.positions == "padded"
+        else:
+            counted = scored & (np.cumsum(scored, axis=1) > self.skip_first) if self.skip_first else scored
+        return reduce(counted, self.reduction or loss.reduction)
+
+
+@dataclass(frozen=True)
 class BatchWeights:
-    """target, pair, kl: (B, L) float64 as in `Batch`; row: (B,) float64; no pair and kl without pairs."""
+    """target, pair, kl, alternate: (B, L) float64 as in `Batch`; row: (B,) float64; no pair and kl without pairs."""
 
     target: Floats
     row: Floats
     pair: Floats | None = None
     kl: Floats | None = None
+    alternate: Floats | None = None
 
     def rows(self, chosen: slice | Sequence[int] | NDArray[np.int64]) -> BatchWeights:
         """The weights of some rows, for a rank or micro batch; they are not scaled up."""
@@ -41,12 +65,24 @@ class BatchWeights:
             self.row[pick],
             None if self.pair is None else self.pair[pick],
             None if self.kl is None else self.kl[pick],
+            None if self.alternate is None else self.alternate[pick],
         )
+
+    def nothing(self) -> BatchWeights:
+        """The same, all zero."""
+        return BatchWeights(*(None if part is None else np.zeros_like(part) for part in self._parts))  # type: ignore[arg-type]
+
+    @property
+    def _parts(self) -> tuple[Floats | None, ...]:
+        return (self.target, self.row, self.pair, self.kl, self.alternate)
 
     @property
     def empty(self) -> bool:
         """Whether no row of the batch is active."""
         return not self.row.any()
+
+
+AS_CONFIGURED = TokenRule()
 
 
 def batch_weights(
@@ -57,20 +93,30 @@ def batch_weights(
     loss: LossConfig,
     pair_mask: NDArray[np.bool_] | None = None,
     starts: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None),
+    *,
+    target_rule: TokenRule = AS_CONFIGURED,
+    pair_rule: TokenRule = AS_CONFIGURED,
+    alternates: tuple[NDArray[np.int64], NDArray[np.int64] | None] | None = None,
 ) -> BatchWeights:
     """Weights of a whole global batch.
 
     target_labels, pair_labels: (B, L) unshifted labels; active: (B,) True for targets that are not yet
     forgotten (the pair's flag is its target's); pair_mask: (B, L) True for real tokens, None: no pair is padded.
     starts: of targets and pairs, (B,) columns at which completions begin, None: rows of the layout `columns`.
+    target_rule, pair_rule: the method's. alternates: labels and starts of second answers.
     """
     live = np.asarray(active, dtype=bool)
-    target = reduce(scored_tokens(target_labels, columns, loss.span, starts[0]) & live[:, None], loss.reduction)
+    scored = scored_tokens(target_labels, columns, loss.span, starts[0]) & live[:, None]
+    target = target_rule.weights(scored, live, loss)
     row = live / max(int(live.sum()), 1)
+    alternate = None
+    if alternates is not None:
+        scored = scored_tokens(alternates[0], columns, loss.span, alternates[1]) & live[:, None]
+        alternate = reduce(scored, loss.reduction)
     if pair_labels is None:
-        return BatchWeights(target, row)
+        return BatchWeights(target, row, alternate=alternate)
     scored = scored_tokens(pair_labels, columns, loss.span, starts[1]) & live[:, None]
-    pair = reduce(scored, loss.reduction)
+    pair = pair_rule.weights(scored, live, loss)
     completions = starts[1] is not None and loss.on == "completion" and loss.kl_positions == "all"
     if loss.kl_positions != "span" and not completions:
         # As the authors, the last position is included, after which nothing comes.
@@ -81,7 +127,7 @@ def batch_weights(
         # The distribution that predicts token t stands at position t - 1.
         compared = np.zeros_like(scored)
         compared[:, :-1] = scored[:, 1:]
-    return BatchWeights(target, row, pair, reduce(compared, loss.reduction))
+    return BatchWeights(target, row, pair, reduce(compared, loss.reduction), alternate)
 
 
 def scored_tokens(
@@ -105,6 +151,8 @@ def reduce(counted: Bools, reduction: str) -> Floats:
     token_mean: mean over all tokens of the batch together (the authors' code).
     seq_mean: mean over rows of each row's mean.
     sum: sum over a row's tokens (the paper's equations), mean over rows.
+    broadcast: sum over a row's tokens times the mean of all rows' 1 / tokens, mean over rows (a slip of
+    OpenUnlearning's RMU, kept for comparison).
     """
     ones: Floats = counted.astype(np.float64)
     per_row: Floats = ones.sum(axis=1, keepdims=True)
@@ -117,4 +165,7 @@ def reduce(counted: Bools, reduction: str) -> Floats:
         return ones / rows
     if reduction == "sum":
         return ones / rows
+    if reduction == "broadcast":
+        mean = float((1.0 / per_row[per_row > 0]).sum()) / rows
+        return ones * (mean / rows)
     raise ValueError(f"unknown reduction {reduction!r}")

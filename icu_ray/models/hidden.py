@@ -1,6 +1,7 @@
 """The seam through any causal LM: last hidden states below, the output matrix above.
 
     hidden = last_hidden(model, input_ids, mask)       # (B, L, H)
+    hidden, states = hidden_states(model, input_ids, mask, None, layers=(7,))      # states[7]: (B, L, H) too
     weight, bias = output_head(model)                  # logits = hidden @ weight.T + bias
 
 Losses and the frozen reference work on this seam, so that logits of a whole batch need never exist.
@@ -10,13 +11,14 @@ are refused there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.data.positions import position_options
 from icu_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
 
@@ -37,6 +39,43 @@ def last_hidden(
     )
     hidden: Tensor = output.last_hidden_state
     return hidden
+
+
+def hidden_states(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    mask: Tensor | None,
+    positions: Tensor | None = None,
+    layers: Sequence[int] = (),
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """As `last_hidden`, with the (B, L, H) output of some layers, counted from 0, of the same forward."""
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: object, output: Any) -> None:
+            found[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    known = decoder_layers(model) if layers else []
+    hooks = [known[layer].register_forward_hook(keep(layer)) for layer in layers]
+    try:
+        return last_hidden(model, input_ids, mask, positions), found
+    finally:
+        for each in hooks:
+            each.remove()
+
+
+def decoder_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
+    """The model's layers in order: the first list of modules that has as many as its config says."""
+    from torch import nn
+
+    count = model.config.get_text_config().num_hidden_layers
+    lists = (part for part in model.base_model.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
+    found = next(lists, None)
+    if found is None:
+        raise UserError(f"model {type(model).__name__}: expected a list of {count} layers, found none")
+    return list(found)
 
 
 def output_head(model: PreTrainedModel) -> tuple[Tensor, Tensor | None]:

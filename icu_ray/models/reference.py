@@ -17,7 +17,7 @@ model. Of a model with an adapter the original is the model with the adapter off
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -31,7 +31,8 @@ from torch.nn import functional
 from icu_ray.console.progress import told
 from icu_ray.data.examples import TokenRows
 from icu_ray.models.adapters import adapters_off, has_adapter
-from icu_ray.models.hidden import check_seam, last_hidden, linear_into, output_head
+from icu_ray.models.hidden import check_seam, hidden_states, output_head
+from icu_ray.models.reference_batch import HEAD, OF_ROWS, ReferenceBatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,46 +42,9 @@ ROWS_FILE = "rows.safetensors"
 """What grows with the sample: the cache proper."""
 HEAD_FILE = "head.safetensors"
 """The frozen output matrix: one file for all samples of a model, and one copy in a node's memory for all ranks."""
-HEAD = ("weight", "bias")
-
-
-@dataclass(frozen=True)
-class ReferenceBatch:
-    """The original model on B pairs of L tokens: either hidden, weight (and bias), or dense probs.
-
-    hidden: (B, L, H); weight: (V, H); bias: (V,) or None; probs: (B, L, V) float32.
-    target_nll, pair_nll: (B, L) float32, [b, t] = -log P_theta0(token t | tokens before t), 0 where nothing
-    is scored.
-    """
-
-    hidden: Tensor | None = None
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    probs: Tensor | None = None
-    target_nll: Tensor | None = None
-    pair_nll: Tensor | None = None
-
-    def scores_into(self, out: Tensor, where: Tensor) -> Tensor:
-        """out (C, V) float32 = log p up to a constant a row, at flat positions b * L + t; returns `out`."""
-        if self.probs is not None:
-            # Dense probabilities underflow to 0; the smallest normal number in its place weighs nothing either.
-            smallest = torch.finfo(out.dtype).tiny
-            return torch.index_select(self.probs.flatten(0, 1), 0, where, out=out).clamp_(min=smallest).log_()
-        if self.hidden is None or self.weight is None:
-            raise ValueError("the reference holds no distributions, only summed log-probabilities")
-        return linear_into(out, self.hidden.flatten(0, 1)[where], self.weight, self.bias)
-
-    def without_columns(self, count: int) -> ReferenceBatch:
-        """The same without its first `count` columns, which are pads."""
-        if not count:
-            return self
-        kept = {name: getattr(self, name) for name in ("hidden", "probs", "target_nll", "pair_nll")}
-        return replace(self, **{name: each[:, count:].contiguous() for name, each in kept.items() if each is not None})
-
-    def to(self, device: torch.device | str) -> ReferenceBatch:
-        """The same on a device."""
-        tensors = (self.hidden, self.weight, self.bias, self.probs, self.target_nll, self.pair_nll)
-        return ReferenceBatch(*(None if tensor is None else tensor.to(device) for tensor in tensors))
+_INPUTS = tuple(f"{side}_{part}" for side in ("pair", "target") for part in ("ids", "mask", "positions"))
+_LAYER, _ANSWERS = "layer.", "answers."
+_PARTS = ("ids", "mask", "positions")
 
 
 @dataclass(frozen=True)
@@ -97,9 +61,20 @@ class Reference:
     probs: Tensor | None = None
     target_nll: Tensor | None = None
     pair_nll: Tensor | None = None
+    alternate_nll: Tensor | None = None
+    target_hidden: Tensor | None = None
+    target_probs: Tensor | None = None
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
+    live_layers: tuple[int, ...] = ()
+    """With cache="recompute" these are read of the frozen copy in place of `layers`."""
+    answer_nll: Mapping[str, Tensor] = field(default_factory=dict)
+    """Of second answers of each kind, (rows, L); `with_answers` takes one of them for a trial."""
     pair_ids: Tensor | None = None
     pair_mask: Tensor | None = None
     pair_positions: Tensor | None = None
+    target_ids: Tensor | None = None
+    target_mask: Tensor | None = None
+    target_positions: Tensor | None = None
     model: PreTrainedModel | None = field(default=None, repr=False)
     """For cache="recompute" alone: the frozen copy, or the model itself where it is trained by an adapter."""
     _heads: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False, compare=False)
@@ -109,33 +84,49 @@ class Reference:
         indices: Sequence[int] | NDArray[np.int64],
         device: torch.device | str = "cpu",
         beside: Sequence[int] | NDArray[np.int64] | None = None,
+        answers: Sequence[int] | NDArray[np.int64] | None = None,
     ) -> ReferenceBatch:
         """The targets `indices` and the pairs `beside` them on `device`; None: pairs of the same numbers.
 
-        The output matrix is moved there once and then shared.
+        answers: which second answers belong to the targets. The output matrix is moved there once and then shared.
         """
         targets = torch.as_tensor(np.asarray(indices, dtype=np.int64))
-        chosen = targets if beside is None else torch.as_tensor(np.asarray(beside, dtype=np.int64))
+        pairs = targets if beside is None else torch.as_tensor(np.asarray(beside, dtype=np.int64))
 
-        def rows(tensor: Tensor | None) -> Tensor | None:
+        def rows(name: str, chosen: Tensor) -> Tensor | None:
+            tensor: Tensor | None = getattr(self, name)
             return None if tensor is None else tensor[chosen].to(device)
 
-        nlls = (None if self.target_nll is None else self.target_nll[targets].to(device), rows(self.pair_nll))
-        if self.cache == "probs":
-            return ReferenceBatch(None, None, None, rows(self.probs), *nlls)
-        if self.cache == "none":
-            return ReferenceBatch(None, None, None, None, *nlls)
+        found = ReferenceBatch(
+            hidden=rows("hidden", pairs),
+            probs=rows("probs", pairs),
+            target_nll=rows("target_nll", targets),
+            pair_nll=rows("pair_nll", pairs),
+            alternate_nll=None if answers is None else rows("alternate_nll", torch.as_tensor(np.asarray(answers))),
+            target_hidden=rows("target_hidden", targets),
+            target_probs=rows("target_probs", targets),
+            layers={layer: states[pairs].to(device) for layer, states in self.layers.items()},
+        )
         if self.cache == "hidden":
-            return ReferenceBatch(rows(self.hidden), *self._head(device), None, *nlls)
+            return _with_head(found, *self._head(device))
+        if self.cache != "recompute":
+            return found
         if self.model is None:
             raise ValueError("cache='recompute' needs the original model: Reference.load(folder, model=model)")
         self.model.to(device)  # type: ignore[arg-type]
-        ids, mask, positions = rows(self.pair_ids), rows(self.pair_mask), rows(self.pair_positions)
-        assert ids is not None
-        with torch.no_grad(), adapters_off(self.model):
-            hidden = last_hidden(self.model, ids, mask, positions)
-        head = output_head(self.model) if self.weight is None else self._head(device)
-        return ReferenceBatch(hidden, *head, None, *nlls)
+        for side, chosen, kept in (("pair", pairs, "hidden"), ("target", targets, "target_hidden")):
+            ids, mask, positions = (rows(f"{side}_{part}", chosen) for part in ("ids", "mask", "positions"))
+            if ids is None:
+                continue
+            with torch.no_grad(), adapters_off(self.model):
+                layers = self.live_layers if side == "pair" else ()
+                hidden, states = hidden_states(self.model, ids, mask, positions, layers)
+            found = replace(found, **{kept: hidden}, layers={**found.layers, **states})
+        return _with_head(found, *(output_head(self.model) if self.weight is None else self._head(device)))
+
+    def with_answers(self, kind: str) -> Reference:
+        """The same for a method whose second answers are of this kind."""
+        return replace(self, alternate_nll=self.answer_nll.get(kind))
 
     def with_own_head(self) -> Reference:
         """The same with a copy of the frozen model's output matrix: what is below may then be divided among ranks."""
@@ -151,14 +142,16 @@ class Reference:
         return self._heads[key]
 
     def __len__(self) -> int:
-        rows = (self.hidden, self.probs, self.pair_ids, self.target_nll, self.pair_nll)
+        names = (*OF_ROWS, "pair_ids", "target_ids")
+        rows = (*(getattr(self, name) for name in names), *self.layers.values())
         return next(len(tensor) for tensor in rows if tensor is not None)
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored, by name."""
-        names = ("hidden", *HEAD, "probs", "target_nll", "pair_nll", "pair_ids", "pair_mask", "pair_positions")
-        found = {name: getattr(self, name) for name in names}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        found = {name: getattr(self, name) for name in (*HEAD, *OF_ROWS, *_INPUTS)}
+        layers = {f"{_LAYER}{layer}": states for layer, states in self.layers.items()}
+        layers |= {f"{_ANSWERS}{kind}": nll for kind, nll in self.answer_nll.items()}
+        return {name: tensor for name, tensor in found.items() if tensor is not None} | layers
 
     @property
     def nbytes(self) -> int:
@@ -173,7 +166,10 @@ class Reference:
         from safetensors.torch import save_file
 
         rows = {name: tensor.contiguous() for name, tensor in self.tensors().items() if name not in HEAD}
-        save_file(rows, folder / ROWS_FILE, metadata={"cache": self.cache})
+        told: dict[str, str] = {"cache": self.cache}
+        if self.live_layers:
+            told["live_layers"] = ",".join(map(str, self.live_layers))
+        save_file(rows, folder / ROWS_FILE, metadata=told)
 
     @staticmethod
     def load(folder: Path, head: Path | None = None, model: PreTrainedModel | None = None) -> Reference:
@@ -191,19 +187,19 @@ class Reference:
                 tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         cache = cast(Cache, metadata["cache"])
         frozen = _frozen(model) if cache == "recompute" and model is not None else None
+        live = metadata.get("live_layers", "")
         return Reference(
             cache=cache,
-            hidden=tensors.get("hidden"),
-            weight=tensors.get("weight"),
-            bias=tensors.get("bias"),
-            probs=tensors.get("probs"),
-            target_nll=tensors.get("target_nll"),
-            pair_nll=tensors.get("pair_nll"),
-            pair_ids=tensors.get("pair_ids"),
-            pair_mask=tensors.get("pair_mask"),
-            pair_positions=tensors.get("pair_positions"),
+            layers={int(n.removeprefix(_LAYER)): t for n, t in tensors.items() if n.startswith(_LAYER)},
+            answer_nll={n.removeprefix(_ANSWERS): t for n, t in tensors.items() if n.startswith(_ANSWERS)},
+            live_layers=tuple(int(layer) for layer in live.split(",") if layer),
             model=frozen,
+            **{name: tensors.get(name) for name in (*HEAD, *OF_ROWS, *_INPUTS)},  # type: ignore[arg-type]
         )
+
+
+def _with_head(rows: ReferenceBatch, weight: Tensor, bias: Tensor | None) -> ReferenceBatch:
+    return replace(rows, weight=weight, bias=bias)
 
 
 def save_head(model: PreTrainedModel, folder: Path) -> None:
@@ -222,12 +218,18 @@ def build_reference(
     *,
     targets: TokenRows | None = None,
     batch_size: int = 8,
+    compared: TokenRows | None = None,
+    answers: Mapping[str, TokenRows] | None = None,
+    layers: Sequence[int] = (),
+    distributions: bool = True,
 ) -> Reference:
     """Run the original model once over the pairs; with `targets` also keep the token losses of both.
 
-    A method needs cache "none" unless `method.needs_reference`, targets if `method.needs_reference_nll`, no
-    pairs unless `method.needs_pairs`. The model is read in eval mode and left as it was. Tensors are copies
-    on the CPU: training does not change them.
+    A method needs cache "none" unless its objective needs the original model's distributions or layers, targets if it
+    needs token losses, no pairs unless it needs pairs. compared: targets of which distributions are kept. answers:
+    second answers by kind, of which token losses are kept. layers: whose states on the pairs are kept. distributions:
+    False where none on the pairs are needed. The model is read in eval mode and left as it was. Tensors are copies on
+    the CPU: training does not change them.
     """
     check_seam(model)
     weight, bias = output_head(model)
@@ -239,27 +241,59 @@ def build_reference(
                 cache,
                 target_nll=None if targets is None else _token_nll(model, targets, batch_size),
                 pair_nll=None if targets is None or pairs is None else _token_nll(model, pairs, batch_size),
+                answer_nll={kind: _token_nll(model, rows, batch_size) for kind, rows in (answers or {}).items()},
             )
             if cache == "none":
+                if layers and pairs is not None:
+                    kept = replace(kept, layers=_kept_states(model, pairs, batch_size, layers)[1])
                 return kept
-            if pairs is None:
+            if pairs is None and (distributions or layers) and compared is None:
                 raise ValueError(f"cache={cache!r} keeps the original model's view of pairs, but there are none")
+            read = pairs if distributions or layers else None
             if cache == "recompute":
-                ids, mask, positions = _inputs(pairs)
-                return replace(kept, pair_ids=ids, pair_mask=mask, pair_positions=positions, model=_frozen(model))
-            states = _hidden_batches(model, pairs, batch_size)
+                inputs = {"pair": read, "target": compared}
+                told = {side: _inputs(rows) for side, rows in inputs.items() if rows is not None}
+                parts = {f"{side}_{p}": t for side, ts in told.items() for p, t in zip(_PARTS, ts, strict=True)}
+                return replace(kept, live_layers=tuple(layers), model=_frozen(model), **parts)  # type: ignore[arg-type]
+            hidden, states = (None, {}) if read is None else _kept_states(model, read, batch_size, layers)
+            sides = {"": hidden if distributions else None}
+            sides["target_"] = None if compared is None else _kept_states(model, compared, batch_size)[0]
             if cache == "probs":
-                rows = (functional.linear(row, weight, bias) for batch in states for row in batch)
-                return replace(kept, probs=torch.stack([torch.softmax(row.float(), -1).cpu() for row in rows]))
-            hidden = torch.cat([batch.cpu() for batch in states])
+                dense = {f"{side}probs": _probs(model, rows) for side, rows in sides.items() if rows is not None}
+                return replace(kept, layers=states, **dense)  # type: ignore[arg-type]
     finally:
         model.train(training)
     frozen = weight.detach().cpu().clone(), None if bias is None else bias.detach().cpu().clone()
-    return replace(kept, hidden=hidden, weight=frozen[0], bias=frozen[1])
+    found = {f"{side}hidden": rows for side, rows in sides.items()}
+    return replace(kept, layers=states, weight=frozen[0], bias=frozen[1], **found)  # type: ignore[arg-type]
+
+
+def _kept_states(
+    model: PreTrainedModel, rows: TokenRows, batch_size: int, layers: Sequence[int] = ()
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """(N, L, H) last hidden states of all rows, and those of layers, on the CPU."""
+    batches = [
+        (last.cpu(), {n: s.cpu() for n, s in own.items()}) for last, own in _batches(model, rows, batch_size, layers)
+    ]
+    return torch.cat([last for last, _ in batches]), {n: torch.cat([own[n] for _, own in batches]) for n in layers}
+
+
+def _probs(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """(N, L, V) float32 of (N, L, H), on the CPU."""
+    weight, bias = output_head(model)
+    rows = (functional.linear(row.to(weight.device), weight, bias) for row in hidden)
+    return torch.stack([torch.softmax(row.float(), -1).cpu() for row in rows])
 
 
 def _hidden_batches(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Iterator[Tensor]:
-    """(b, L, H) last hidden states of successive rows, on the model's device.
+    """(b, L, H) last hidden states of successive rows, on the model's device."""
+    return (last for last, _ in _batches(model, rows, batch_size))
+
+
+def _batches(
+    model: PreTrainedModel, rows: TokenRows, batch_size: int, layers: Sequence[int] = ()
+) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
+    """(b, L, H) last hidden states of successive rows and those of layers, on the model's device.
 
     Whole rows are read, pads too: some are scored (loss.kl_positions=padded, tokens.alignment=reference), and a batch
     as wide as its longest row would round differently beside other rows.
@@ -269,11 +303,12 @@ def _hidden_batches(model: PreTrainedModel, rows: TokenRows, batch_size: int) ->
     for low in range(0, len(ids), batch_size):
         told("reference", low / len(ids))
         part = slice(low, low + batch_size)
-        yield last_hidden(
+        yield hidden_states(
             model,
             ids[part].to(device),
             mask[part].to(device),
             None if positions is None else positions[part].to(device),
+            layers,
         )
 
 

@@ -30,12 +30,13 @@ def drawn_pairs_said(config: SweepConfig, data: DataCheck) -> tuple[str, ...]:
 def _needs_original(model: ModelConfig, config: SweepConfig) -> bool:
     if config.pairs.by != "random" or not model.unlearn:
         return False
-    return any(
-        methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_reference
+    found = (
+        methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings)
         for method in config.methods
         if (method.models is None or model.name in method.models) and method.name in methods.names()
-        for alpha, beta in method.grid()
+        for alpha, beta in methods.cells(method)
     )
+    return any(method.needs_reference or method.reference_layers for method in found)
 
 
 def _said(model: ModelConfig, config: SweepConfig, data: DataCheck) -> str:

@@ -56,12 +56,14 @@ def estimate_of(
     heldout: int = 0,
     paired: bool = True,
     pool: int | None = None,
+    answered: bool = False,
 ) -> Estimate:
-    """Of a trial that trains. rows: of its targets, one a window of a long text. paired: whether targets have pairs.
+    """Of a trial that trains. rows: of its targets, one a window of a long text. paired: whether targets have pairs;
+    answered: whether they have second answers.
 
     pool: its rows, over which an epoch runs with train.anchor=retain.
     """
-    work = work_of(model, config, rows, heldout=heldout, paired=paired, pool=pool)
+    work = work_of(model, config, rows, heldout=heldout, paired=paired, pool=pool, answered=answered)
     most = model.max_epochs or config.stop.max_epochs
     if model.minutes_per_epoch is not None:
         return Estimate(work.epochs * model.minutes_per_epoch + work.start / 60, work)
@@ -82,13 +84,20 @@ def training_minutes(model: ModelConfig, config: SweepConfig, rows: int) -> floa
 
 
 def work_of(
-    model: ModelConfig, config: SweepConfig, rows: int | None, *, heldout: int, paired: bool, pool: int | None = None
+    model: ModelConfig,
+    config: SweepConfig,
+    rows: int | None,
+    *,
+    heldout: int,
+    paired: bool,
+    pool: int | None = None,
+    answered: bool = False,
 ) -> Work:
     """What a trial does, by device: a core or a GPU of each worker does its share.
 
-    An epoch trains targets and pairs (6 operations a parameter and token) and probes the targets (2 a token, about five
-    times their tokens by the exact fast algorithm at MA 0.6), as the end probes the held-out texts. BERTScore's encoder
-    reads what the model said (2 a parameter and token): on stand-ins that is as much as the rest.
+    An epoch trains targets, pairs and second answers (6 operations a parameter and token) and probes the targets (2 a
+    token, about five times their tokens by the exact fast algorithm at MA 0.6), as the end probes the held-out texts.
+    BERTScore's encoder reads what the model said (2 a parameter and token): on stand-ins that is as much as the rest.
     """
     lr = model.lr or config.optim.lr
     expected = EXPECTED_EPOCHS if lr < LARGE_STEP else LARGE_STEP_EPOCHS if paired else ALONE_EPOCHS
@@ -106,7 +115,7 @@ def work_of(
         shared=0 < model.gpus < 1,
         start=60 * (GPU_OVERHEAD_MINUTES if model.gpus else TRIAL_OVERHEAD_MINUTES),
         epochs=min(expected, model.max_epochs or config.stop.max_epochs),
-        train=parameters * places * config.columns.length * 6 * (2 if paired else 1) / devices,
+        train=parameters * places * config.columns.length * 6 * (1 + paired + answered) / devices,
         measure=(parameters * tokens * _PROBE + _encoder(config.filter) * said * 2) / devices,
         save=parameters * SAVED_BYTES / model.workers,
         end=parameters * heldout * config.columns.length * _PROBE / devices,

@@ -83,7 +83,7 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
     """Expand the grid, name every trial, read its status from storage and put the largest first."""
     check_methods(config)
     if data is not None:
-        paired = [m.name for m in config.methods if any(needs_pairs(m, a, b) for a, b in m.grid())]
+        paired = [m.name for m in config.methods if any(needs_pairs(m, a, b) for a, b in methods.cells(m))]
         data.require_pool(paired)
         _refuse_no_gold_standard(config, data)
     _refuse_unknown_models(config)
@@ -111,7 +111,7 @@ def searched_trial(plan: Plan, values: Mapping[str, float]) -> Trial:
     """The trial of a search at these values (alpha, beta, lr), to three digits; what is not given is the config's."""
     config, (model,), (method,) = plan.config, plan.config.models, plan.config.methods
     kept = {name: float(f"{value:.3g}") for name, value in values.items()}
-    alpha, beta = method.grid()[0]
+    alpha, beta = methods.cells(method)[0]
     lr = kept.get("lr", model.lr or config.optim.lr)
     model = model.model_copy(update={"lr": lr})
     identity, sample = model_fingerprint(model, config.chats), config.samples[0]
@@ -161,7 +161,8 @@ def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> No
     if model.retrained:
         raise UserError("search: its trials are compared with each other alone; leave out models.0.retrained")
     known = methods.method_class(method.name)
-    unused = [name for name, used in (("alpha", known.uses_alpha), ("beta", known.uses_beta)) if not used]
+    used = {"alpha": known.alpha_counts(method.settings), "beta": known.uses_beta}
+    unused = [name for name, counts in used.items() if not counts]
     for name in search.space:
         if name in unused:
             raise UserError(f"search.space: {method.name} does not use {name}; leave it out")
@@ -191,8 +192,9 @@ def _methods_of(model: ModelConfig, config: SweepConfig) -> tuple[MethodConfig, 
 def _cells(method: MethodConfig) -> tuple[tuple[float, float], ...]:
     """The method's cells, those that differ only in a weight it does not use taken once (as 0)."""
     known = methods.method_class(method.name)
-    cells = [(a if known.uses_alpha else 0.0, b if known.uses_beta else 0.0) for a, b in method.grid()]
-    return tuple(dict.fromkeys(cells)) if not (known.uses_alpha and known.uses_beta) else tuple(cells)
+    uses_alpha = known.alpha_counts(method.settings)
+    cells = [(a if uses_alpha else 0.0, b if known.uses_beta else 0.0) for a, b in methods.cells(method)]
+    return tuple(dict.fromkeys(cells)) if not (uses_alpha and known.uses_beta) else tuple(cells)
 
 
 def _seeds(method: MethodConfig, config: SweepConfig) -> tuple[int, ...]:

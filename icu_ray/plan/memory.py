@@ -33,11 +33,12 @@ _SCORES = 12
 class Use:
     """How a model is trained and measured.
 
-    batch: targets of a step; micro_batch: of one forward of one worker; paired: each has a pair beside it. length:
-    tokens of a row, the last `suffix` of which the model is asked for. trainable: parameters that are trained, None:
-    all. cache: what is kept of the original model. chunk: tokens whose scores exist at one time. rows: targets that one
-    worker measures, `chunk_measured` at a time; prompts: asked at one time for what the model says, of `prompt` tokens,
-    with `beams` beams. train: False where nothing is trained.
+    batch: targets of a step; micro_batch: of one forward of one worker; paired: each has a pair beside it; answered: a
+    second answer. length: tokens of a row, the last `suffix` of which the model is asked for. trainable: parameters
+    that are trained, None: all. cache: what is kept of the original model. beside: distributions that a token's loss
+    needs beside the model's; None: one where anything is kept of the original. chunk: tokens whose scores exist at one
+    time. rows: targets that one worker measures, `chunk_measured` at a time; prompts: asked at one time for what the
+    model says, of `prompt` tokens, with `beams` beams. train: False where nothing is trained.
     """
 
     workers: int = 1
@@ -48,11 +49,13 @@ class Use:
     length: int = 200
     suffix: int = 50
     paired: bool = True
+    answered: bool = False
     checkpointing: bool = False
     trainable: int | None = None
     offload: bool = False
     gpu: bool = True
     cache: Literal["hidden", "probs", "recompute", "none"] = "hidden"
+    beside: int | None = None
     chunk: int = 256
     rows: int = 128
     chunk_measured: int = 64
@@ -254,14 +257,14 @@ def activations_of(shape: ModelShape, use: Use) -> float:
 
 def _tokens(use: Use) -> int:
     """Of one micro batch."""
-    return use.micro_batch * (2 if use.paired else 1) * use.length
+    return use.micro_batch * (1 + use.paired + use.answered) * use.length
 
 
 def _vocabulary(shape: ModelShape, use: Use, size: int, whole: bool) -> float:
     """Blocks of scores in float32 (methods/vocabulary_loss.py), the scored states with their gradient, and the output
     matrix's gradient if it is trained."""
     tokens = min(use.chunk, use.micro_batch * use.length)
-    blocks = 2 if use.cache == "none" else 3
+    blocks = 2 + (use.cache != "none" if use.beside is None else use.beside)
     gradient = shape.head * (4 if size == 4 else 6) if whole else 0
     return blocks * tokens * shape.vocabulary * 4 + 2 * size * _tokens(use) * shape.hidden + gradient
 

@@ -100,8 +100,12 @@ def use_of(trial: Trial, config: SweepConfig, rows: int, shape: ModelShape) -> U
     return replace(
         _use(model, config, rows, settings.batch_size, settings.micro_batch),
         paired=method.needs_pairs,
+        answered=method.needs_alternates,
+        beside=method.objective().beside,
         trainable=None if model.lora is None else adapter_parameters(shape, model.lora.rank),
-        cache="none" if not method.needs_reference or live_and_free else config.kl.cache,
+        cache="none"
+        if not (method.needs_reference or method.needs_target_reference) or live_and_free
+        else config.kl.cache,
         prompt=asked,
         prompts=config.filter.batch_size,
         beams=config.filter.beams,
@@ -134,6 +138,13 @@ def _use(model: ModelConfig, config: SweepConfig, rows: int, batch: int, micro_b
         rows=-(-rows // model.workers),
         chunk_measured=config.eval.chunk,
     )
+
+
+def layers_of(model: ModelConfig, config: SweepConfig) -> int | None:
+    """How many layers a model has; None where nothing at hand tells."""
+    described = _described(model, config)
+    shape = None if described is None else shape_of(described)
+    return None if shape is None else shape.layers
 
 
 def _described(model: ModelConfig, config: SweepConfig) -> Mapping[str, Any] | None:

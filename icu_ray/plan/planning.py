@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from icu_ray import methods
 from icu_ray.config import ExtractionData, RecordsData, SweepConfig
 from icu_ray.config.file import load_config
 from icu_ray.data.encoder import BUNDLED, BUNDLED_NAME, encoder_named
@@ -23,6 +24,7 @@ from icu_ray.models.hub import is_pinned, require_encoder_reachable, require_rea
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
 from icu_ray.plan.grid import Plan, check_methods, make_plan, needs_pairs
+from icu_ray.plan.method_checks import check_answers, check_methods_fit
 from icu_ray.plan.text_lengths import check_texts
 from icu_ray.storage.files import check_writable
 
@@ -45,6 +47,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if config.pairs.by == "nearest":
         encoders.append(("pairs.encoder", config.pairs.encoder, None))
     check_models(config.models, encoders)
+    check_methods_fit(config)
     _refuse_impossible_scale(config)
     Budget(config, ())
     if config.evaluation.asked:
@@ -56,6 +59,8 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
     data, corpus = (None, None) if missing else checked_data(config)
+    if data is not None:
+        check_answers(config, data)
     check_training_texts(config, corpus)
     remarks = check_texts(config, corpus, dry_run=dry_run)
     unreachable = _unreachable(config)
@@ -78,7 +83,7 @@ def _unreachable(config: SweepConfig) -> str:
             require_reachable(source, revision)
         bundled = f"set {{}}, the copy of {BUNDLED_NAME} that is installed, or give an encoder's folder"
         keys = {"filter.encoder": (config.filter.encoder, "filter.encoder=bundled filter.encoder_layer=6")}
-        paired = any(needs_pairs(each, a, b) for each in config.methods for a, b in each.grid())
+        paired = any(needs_pairs(each, a, b) for each in config.methods for a, b in methods.cells(each))
         if config.pairs.by == "nearest" and paired:
             keys["pairs.encoder"] = (config.pairs.encoder, "pairs.encoder=bundled")
         for key, (encoder, setting) in keys.items():

@@ -107,6 +107,7 @@ def trial_of(
 ) -> Trial:
     """seed: None: the config's only one."""
     known = methods.method_class(method.name)
+    built = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
     settings = TrialSettings(
         method=method.name,
@@ -161,15 +162,18 @@ def trial_of(
         "precision": settings.precision,
         "seed": settings.seed,
         **({} if model.lora is None or not known.trains else {"lora": model.lora.identity()}),
+        **({} if not built.needs_alternates else {"answers": _answers_identity(built.answers, data, sample)}),
     }
     label = method.label or method.name
     estimate = None
     if known.trains:
         rows = None if data is None else target_rows(config, model, sample, data.samples[sample].targets)
-        paired = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_pairs
+        paired = built.needs_pairs
         heldout = 0 if data is None else data.heldout
         pool = None if data is None or not paired else data.samples[sample].pool
-        estimate = estimate_of(model, config, rows, heldout=heldout, paired=paired, pool=pool)
+        estimate = estimate_of(
+            model, config, rows, heldout=heldout, paired=paired, pool=pool, answered=built.needs_alternates
+        )
     return Trial(
         trial_id=content_hash(identity)[:16],
         name=f"{label}-{model.name}-s{sample}" + _weights_of(settings) + _seed_of(settings),
@@ -188,7 +192,7 @@ def trial_of(
 def _weights_of(settings: TrialSettings) -> str:
     """'-a0.5-b1.0', without the weights that the method does not use."""
     known = methods.method_class(settings.method)
-    alpha = f"-a{_short(settings.alpha)}" if known.uses_alpha else ""
+    alpha = f"-a{_short(settings.alpha)}" if known.alpha_counts(settings.method_settings) else ""
     return alpha + (f"-b{_short(settings.beta)}" if known.uses_beta else "")
 
 
@@ -236,6 +240,11 @@ def _pairs_identity(pairs: PairsConfig, data: DataCheck | None, sample: int) -> 
         # What an approximate search finds depends on the texts of all samples, among which its cells are made.
         identity["index"] = {"approximate": None if data is None else data.fingerprint}
     return identity
+
+
+def _answers_identity(kind: str | None, data: DataCheck | None, sample: int) -> dict[str, Any]:
+    # What can be drawn, whichever file it is from.
+    return {"from": kind, "texts": None if data is None else data.samples[sample].answers.get(kind or "")}
 
 
 def _corpus_of(model: ModelConfig, data: DataCheck | None) -> dict[str, Any]:

@@ -45,6 +45,7 @@ _FILES = {
     "heldout_rows",
     "id_column",
     "pair_column",
+    "alternates_column",
     "subject_column",
 }
 

@@ -32,8 +32,10 @@ from icu_ray.config import ModelConfig
 from icu_ray.console.progress import Step
 from icu_ray.data.chosen_pairs import chosen_pairs, pairs_fingerprint
 from icu_ray.data.corpus import Corpus
+from icu_ray.data.examples import Examples
 from icu_ray.data.pair_draws import PairDraws, pair_draws
-from icu_ray.data.sources import counts_own_tokens, load_corpus
+from icu_ray.data.second_answers import AnswerDraws, Answers, answered, answers_fingerprint
+from icu_ray.data.sources import answers_of, counts_own_tokens, load_corpus
 from icu_ray.errors import UserError
 from icu_ray.methods import RETRAINED
 from icu_ray.plan.estimates import parameters_of
@@ -253,6 +255,7 @@ class _Preparation:
             heldout=corpus.heldout if corpus.heldout is not None and len(corpus.heldout) else None,
             needs=needs,
             draws=draws,
+            answers=self._answers(model, corpus, sample, targets, needs),
         )
         step = f"{name}, sample {sample}"
         self.on_step(Step(step, None, "waiting for its resources"))
@@ -263,6 +266,22 @@ class _Preparation:
         if keys.long_texts:
             self.on_step(Step(step, 1, keys.long_texts, event=True))
         return request, keys
+
+    def _answers(
+        self, model: ModelConfig, corpus: Corpus, sample: int, targets: Examples, needs: Needs
+    ) -> dict[Answers, tuple[AnswerDraws, Examples]]:
+        """Second answers of each kind that is needed: what is drawn, and the rows that they make."""
+        found: dict[Answers, tuple[AnswerDraws, Examples]] = {}
+        epochs = model.max_epochs or self.config.stop.max_epochs
+        known = answers_of(self.config, corpus, sample) if needs.answers else {}
+        planned = None if self.plan.data is None else self.plan.data.samples[sample].answers
+        for kind in needs.answers:
+            texts = known[kind]
+            if planned is not None and planned.get(kind) != answers_fingerprint(texts):
+                raise UserError(f"answers: the {kind} have changed since the sweep was planned")
+            draws = AnswerDraws(tuple(targets.ids), tuple(map(len, texts)), self.config.all_seeds, epochs)
+            found[kind] = draws, answered(targets, draws, texts)
+        return found
 
     def _done(self, name: str, records: Sequence[ArtefactRecord], more: str = "") -> None:
         self.records += records

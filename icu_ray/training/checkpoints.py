@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,13 @@ class DamagedCheckpoint(Exception):
 
 @dataclass(frozen=True)
 class TrialState:
-    """Where a trial stands: epochs done, (N,) targets still active, history with epoch 0 first."""
+    """Where a trial stands: epochs done, (N,) targets still active, history with epoch 0 first; method: what the method
+    carries from step to step."""
 
     epoch: int
     active: NDArray[np.bool_]
     history: tuple[EpochRecord, ...]
+    method: Mapping[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, engine: Engine, state: TrialState) -> None:
@@ -56,6 +59,7 @@ def save_checkpoint(folder: Path, engine: Engine, state: TrialState) -> None:
             "history": [plain(record) for record in state.history],
             "world_size": engine.world_size,
             "zero_stage": engine.settings.zero_stage,
+            **({"method": dict(state.method)} if state.method else {}),
         }
         (folder / STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
     if engine.world_size > 1:
@@ -113,7 +117,7 @@ def read_state(folder: Path) -> tuple[TrialState, int]:
         record["scores"] = Scores(**by_field(record["scores"]))
         record["notes"] = tuple(record["notes"])
         history.append(EpochRecord(**record))
-    state = TrialState(raw["epoch"], np.asarray(raw["active"], dtype=bool), tuple(history))
+    state = TrialState(raw["epoch"], np.asarray(raw["active"], dtype=bool), tuple(history), raw.get("method", {}))
     return state, int(raw["world_size"])
 
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from icu_ray import methods
 from icu_ray.data.examples import TokenRows
+from icu_ray.errors import UserError
 from icu_ray.methods.base import Batch, Method
 from icu_ray.methods.module import UnlearningModule
-from icu_ray.methods.weights import BatchWeights, batch_weights
+from icu_ray.methods.weights import batch_weights
 from icu_ray.models.architecture import check_checkpointing
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.storage.thresholds import Thresholds
@@ -63,6 +64,7 @@ class EpochTrainer:
             settings=settings.method_settings,
             loss=settings.loss,
         )
+        self.method = method
         # A term that scores one side's words at the other's columns may ask what a model makes of pads, which in some
         # families depends on how many there are.
         self.narrow = all(term.inputs == term.labels for _, term in method.objective().terms)
@@ -73,6 +75,7 @@ class EpochTrainer:
             model.activation_checkpointing_enable({"use_reentrant": False})
             # A hook on the embeddings that only the reentrant way needs.
             model.disable_input_require_grads()  # type: ignore[no-untyped-call]
+        self._held = _freeze(model, method)
         self.data, self._frozen = _divided(data) if settings.zero_stage == 3 else (data, None)
         self.engine = Engine(
             UnlearningModule(model, method),
@@ -98,6 +101,8 @@ class EpochTrainer:
         self._frozen = None
         if self.settings.activation_checkpointing:
             self.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
+        for parameter in self._held:
+            parameter.requires_grad_(True)
 
     def train(
         self, epoch: int, active: Flags, before_step: Callable[[int], None] = lambda number: None
@@ -116,6 +121,7 @@ class EpochTrainer:
             batch_size=self.settings.batch_size,
             settings=self.settings.train,
         )
+        answers = self.data.answers_beside(self.settings.seed, epoch)
         sums: dict[str, float] = {}
         done = 0
         for batch in batches:
@@ -123,21 +129,30 @@ class EpochTrainer:
                 break
             before_step(done)
             done += 1
-            for name, value in self.engine.step(self._micro_batches(batch, rows)).items():
+            parts = self.engine.step(self._micro_batches(batch, rows, answers))
+            if self.method.follows_steps:
+                self.method.after_step(self._over_workers(parts), epoch)
+            for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
-        names = sorted(sums)
-        totals = torch.tensor([sums[name] for name in names], dtype=torch.float64, device=self.engine.device)
+        steps = max(done, 1)
+        return {name: total / steps for name, total in self._over_workers(sums).items()}, done
+
+    def _over_workers(self, parts: dict[str, float]) -> dict[str, float]:
+        """Sums over all workers; every one must ask, with the same names."""
+        names = sorted(parts)
+        totals = torch.tensor([parts[name] for name in names], dtype=torch.float64, device=self.engine.device)
         if self.world_size > 1:
             torch.distributed.all_reduce(totals)
-        steps = max(done, 1)
-        return {name: float(total) / steps for name, total in zip(names, totals, strict=True)}, done
+        return dict(zip(names, totals.tolist(), strict=True))
 
-    def _micro_batches(self, batch: Indices, epoch_rows: EpochRows) -> list[Batch]:
+    def _micro_batches(self, batch: Indices, epoch_rows: EpochRows, answers: Indices | None) -> list[Batch]:
         """This rank's part of a step: the active rows alone, weighted as rows of the whole batch."""
         targets, pairs, reference = self.data.targets, self.data.pairs, self.data.reference
         own = epoch_rows.targets[batch]
         # Without pairs the reference may still hold those of other trials, and fewer than there are targets.
         beside = np.zeros_like(own) if epoch_rows.pairs is None else epoch_rows.pairs[batch]
+        seconds = None if answers is None else self.data.alternates
+        replies = np.zeros_like(own) if answers is None else answers[own]
         weights = batch_weights(
             targets.labels[own],
             None if pairs is None else pairs.labels[beside],
@@ -146,6 +161,9 @@ class EpochTrainer:
             self.settings.loss,
             None if pairs is None else pairs.mask[beside],
             (_starts(targets, own), _starts(pairs, beside)),
+            target_rule=self.method.target_rule,
+            pair_rule=self.method.pair_rule,
+            alternates=None if seconds is None else (seconds.labels[replies], _starts(seconds, replies)),
         )
         live = np.flatnonzero(epoch_rows.live[batch])
         shares = micro_batches(len(live), rank=self.rank, world_size=self.world_size, micro_batch=self.micro)
@@ -155,10 +173,17 @@ class EpochTrainer:
             share_weights = weights.rows(chosen)
             if len(chosen) == 0:
                 # The engine's collectives need a step of every rank: one row that weighs nothing.
-                chosen, share_weights = np.arange(1), _weightless(weights.rows(slice(0, 1)))
+                chosen, share_weights = np.arange(1), weights.rows(slice(0, 1)).nothing()
             device, rows, others = self.engine.device, own[chosen], beside[chosen]
-            cached = None if reference is None else reference.batch(rows, device, others)
-            found.append(Batch.gather(targets, pairs, rows, share_weights, cached, device, others, narrow=self.narrow))
+            second = None if seconds is None else (seconds, replies[chosen])
+            cached = None
+            if reference is not None:
+                cached = reference.batch(rows, device, others, None if second is None else second[1])
+            found.append(
+                Batch.gather(
+                    targets, pairs, rows, share_weights, cached, device, others, narrow=self.narrow, alternates=second
+                )
+            )
         return found
 
     def complete(self, validation: Validation) -> Validation:
@@ -195,15 +220,19 @@ def _divided(data: TrialData) -> tuple[TrialData, object]:
     return replace(data, reference=reference), divide_reference(reference.model.base_model)
 
 
+def _freeze(model: PreTrainedModel, method: Method) -> list[torch.nn.Parameter]:
+    """Leave the parameters that a method names alone to be trained; those that were so before and are not now."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    held = [parameter for name, parameter in named if not method.trains_parameter(name)]
+    if held and len(held) == len(named):
+        raise UserError(
+            f"method {method.name}: none of the model's parameters is one that its settings say to train, such as "
+            f"{named[-1][0]}"
+        )
+    for parameter in held:
+        parameter.requires_grad_(False)
+    return held
+
+
 def _starts(rows: TokenRows | None, batch: Indices) -> NDArray[np.int64] | None:
     return None if rows is None or rows.starts is None else rows.suffix_starts[batch]
-
-
-def _weightless(weights: BatchWeights) -> BatchWeights:
-    return replace(
-        weights,
-        target=np.zeros_like(weights.target),
-        row=np.zeros_like(weights.row),
-        pair=None if weights.pair is None else np.zeros_like(weights.pair),
-        kl=None if weights.kl is None else np.zeros_like(weights.kl),
-    )

@@ -73,6 +73,7 @@ def run_trial(
     decision = at_start(before.scores, thresholds)
     if resume_from is not None:
         state, loaded = load_checkpoint(resume_from, trainer.engine)
+        trainer.method.load_state(state.method)
         notes = (*notes, *loaded)
         history, active, epoch = state.history, state.active, state.epoch
         if epoch > 0:
@@ -185,7 +186,7 @@ def _report(
     measured: Validation,
     best: int | None = None,
 ) -> EpochReport:
-    state = TrialState(history[-1].epoch, active.copy(), history)
+    state = TrialState(history[-1].epoch, active.copy(), history, trainer.method.state())
 
     def save_model(file: Path) -> None:
         with trainer.engine.whole_model():

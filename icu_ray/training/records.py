@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from icu_ray.config import FilterConfig
 from icu_ray.data.examples import TokenRows
 from icu_ray.data.pair_draws import PairDraws
+from icu_ray.data.second_answers import AnswerDraws
 from icu_ray.storage.results import EpochRecord, SampleRecord, Scores, Status
 from icu_ray.storage.thresholds import Thresholds
 from icu_ray.training.batches import EpochRows, over_pool, over_targets
@@ -49,6 +50,15 @@ class TrialData:
     draws: PairDraws | None = None
     """Of pairs drawn at random, which of `pairs` stands beside which target; these are then rows of the pool, each
     once, whatever windows a target has."""
+
+    alternates: TokenRows | None = None
+    """Second answers to the targets' prompts, for methods that read them."""
+    answers: AnswerDraws | None = None
+    """Which of `alternates` stands beside which target's text."""
+
+    def answers_beside(self, seed: int, epoch: int) -> NDArray[np.int64] | None:
+        """(N,) the row of `alternates` that belongs to each row of `targets` in an epoch; None without any."""
+        return None if self.answers is None else self.answers.places(seed, epoch)[self.targets.text_of_row]
 
     def beside(self, seed: int, epoch: int) -> NDArray[np.int64] | None:
         """(N,) the row of `pairs` that stands beside each row of `targets` in an epoch; None without pairs."""

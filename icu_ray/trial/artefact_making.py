@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,10 @@ from icu_ray.data.embedding import encoder_identity
 from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.long_texts import long_texts_said
 from icu_ray.data.pair_draws import PairDraws
+from icu_ray.data.second_answers import AnswerDraws, Answers
 from icu_ray.data.sources import counts_own_tokens
 from icu_ray.models.fingerprints import folder_fingerprint
-from icu_ray.storage.store import Store
+from icu_ray.storage.store import JsonValue, Store
 from icu_ray.trial.artefacts import (
     VERSION,
     ArtefactKey,
@@ -57,6 +58,8 @@ class ArtefactRequest:
     heldout: Examples | None
     needs: Needs
     draws: PairDraws | None = None
+    answers: Mapping[Answers, tuple[AnswerDraws, Examples]] = field(default_factory=dict)
+    """Of second answers of each kind, which are drawn, and the rows that they make."""
 
 
 def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[ArtefactRecord]]:
@@ -91,18 +94,28 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
         keys[part] = _rows_key(request, examples, long)
         make = functools.partial(_make_rows, examples=examples, request=request, store=store, long=long)
         rows[part] = load_rows(store.get_or_make("rows", keys[part], make))
+    for kind, (_, examples) in request.answers.items():
+        keys[kind] = _rows_key(request, examples, "cut")
+        make = functools.partial(_make_rows, examples=examples, request=request, store=store, long="cut")
+        rows[kind] = load_rows(store.get_or_make("rows", keys[kind], make))
     reference_key: ArtefactKey | None = None
+    cache = needs.cache(config.kl.cache)
     if needs.reference:
+        answers: JsonValue = {kind: dict(keys[kind]) for kind in sorted(request.answers)}
         reference_key = {
             "pairs": keys.get("pairs"),
             "targets": keys["targets"] if needs.token_losses else None,
-            "cache": config.kl.cache if needs.distributions else "none",
+            "cache": cache,
             "precision": request.model.precision,
             "version": VERSION,
+            # What came later stands there only where it is asked for.
+            **({"answers": answers} if request.answers and needs.token_losses else {}),
+            **({"compared": keys["targets"], "pairs kept": needs.distributions} if needs.compared else {}),
+            **({"layers": list(needs.layers)} if needs.layers else {}),
         }
         store.get_or_make("references", reference_key, lambda folder: _make_reference(folder, model(), rows, request))
     head_key: ArtefactKey | None = None
-    if needs.distributions and config.kl.cache == "hidden":
+    if cache == "hidden":
         head_key = {"model": request.model_key, "precision": request.model.precision, "version": VERSION}
         store.get_or_make("heads", head_key, lambda folder: save_head(model().model, folder))
     before_key: ArtefactKey = {
@@ -134,6 +147,7 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
         request.pair_overlap,
         _long_texts(rows["targets"], config),
         request.draws,
+        answers={kind: draws for kind, (draws, _) in request.answers.items()},
     )
     return found, store.records
 
@@ -218,11 +232,16 @@ def _make_reference(
 ) -> None:
     from icu_ray.models.reference import build_reference
 
+    needs = request.needs
     reference = build_reference(
         original.model,
         rows.get("pairs"),
-        request.config.kl.cache if request.needs.distributions else "none",
-        targets=rows["targets"] if request.needs.token_losses else None,
+        needs.cache(request.config.kl.cache),
+        targets=rows["targets"] if needs.token_losses else None,
+        compared=rows["targets"] if needs.compared else None,
+        answers={kind: rows[kind] for kind in request.answers} if needs.token_losses else {},
+        layers=needs.layers,
+        distributions=needs.distributions,
     )
     reference.save(folder)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +22,14 @@ from icu_ray import methods
 from icu_ray.config import Columns, ModelConfig, RecordsData, SweepConfig
 from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.pair_draws import PairDraws
+from icu_ray.data.second_answers import AnswerDraws, Answers
 from icu_ray.models.fingerprints import model_fingerprint
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.store import JsonValue, Store, content_hash
 
 if TYPE_CHECKING:
     from icu_ray.models.loading import LoadedModel
+    from icu_ray.models.reference import Cache
 
 VERSION = 2
 """Raised when the making of rows, references or measurements changes, so that stored ones are not taken for them."""
@@ -103,14 +105,18 @@ class ArtefactKeys:
     draws: PairDraws | None = None
     retrained: RetrainedKeys | None = None
     """For the trial that is the gold standard alone."""
+    answers: Mapping[Answers, AnswerDraws] = field(default_factory=dict)
+    """Of second answers of each kind, whose rows are in `rows` by its name, which stands beside which target."""
 
     def of(self, needs: Needs) -> ArtefactKeys:
         """What one trial takes of them: whatever else the sample's other trials need shows nowhere in its files."""
+        parts = {"targets", "heldout", *(("pairs",) if needs.pairs else ()), *needs.answers}
         return replace(
             self,
-            rows={part: key for part, key in self.rows.items() if needs.pairs or part != "pairs"},
+            rows={part: key for part, key in self.rows.items() if part in parts},
             pair_overlap=self.pair_overlap if needs.pairs else None,
             draws=self.draws if needs.pairs else None,
+            answers={kind: draws for kind, draws in self.answers.items() if kind in needs.answers},
             reference=self.reference if needs.reference else None,
             head=self.head if needs.reference else None,
         )
@@ -123,11 +129,22 @@ class Needs:
     pairs: bool
     distributions: bool
     token_losses: bool
+    compared: bool = False
+    """Whether the original model's distributions on the targets are."""
+    layers: tuple[int, ...] = ()
+    """Layers of the original model whose states on the pairs are."""
+    answers: tuple[Answers, ...] = ()
+    """Where second answers come from; () for none."""
 
     @property
     def reference(self) -> bool:
         """Whether anything of the frozen original is kept."""
-        return self.distributions or self.token_losses
+        return self.distributions or self.token_losses or self.compared or bool(self.layers)
+
+    def cache(self, configured: Cache) -> Cache:
+        """What is kept of it. configured: kl.cache."""
+        live = bool(self.layers) and configured == "recompute"
+        return configured if self.distributions or self.compared or live else "none"
 
     @staticmethod
     def of(trials: Iterable[Trial]) -> Needs:
@@ -138,6 +155,9 @@ class Needs:
             any(m.needs_pairs for m in found),
             any(m.needs_reference for m in found),
             any(m.needs_reference_nll for m in found),
+            any(m.needs_target_reference for m in found),
+            tuple(sorted({layer for m in found for layer in m.reference_layers})),
+            tuple(sorted({m.answers for m in found if m.needs_alternates and m.answers is not None})),
         )
 
 

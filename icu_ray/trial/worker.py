@@ -200,11 +200,17 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
     seed, ngram = settings.seed, settings.el.ngram
     if model.lora is not None and settings.max_epochs > 0:
         attach(loaded.model, model.lora, seed, model.source or model.name)
+    kept = None if reference is None else Reference.load(reference, folders["heads"], loaded.model)
+    kind = next(iter(keys.answers), None)
+    if kept is not None and kind is not None:
+        kept = kept.with_answers(kind)
     return loaded, TrialData(
         targets=rows["targets"],
         pairs=rows.get("pairs"),
         heldout=rows.get("heldout"),
-        reference=None if reference is None else Reference.load(reference, folders["heads"], loaded.model),
+        reference=kept,
+        alternates=None if kind is None else rows[kind],
+        answers=None if kind is None else keys.answers[kind],
         pair_overlap=keys.pair_overlap if draws is None else draws.overlap.get(seed),
         draws=draws,
         before=Validation.load(get_artefact(store, "before", keys.before), ngram),

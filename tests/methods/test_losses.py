@@ -19,7 +19,8 @@ from icu_ray.config import LossConfig
 from icu_ray.data.examples import TokenRows
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule, inner_state
-from icu_ray.methods.vocabulary_loss import NllTerm, Segment, token_nll, vocabulary_loss
+from icu_ray.methods.vocabulary_loss import Segment, token_nll, vocabulary_loss
+from icu_ray.methods.vocabulary_terms import NllTerm
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import Reference, build_reference
 from tests.support.tiny_models import COLUMNS, FAMILIES, tiny_model, tiny_rows
@@ -101,6 +102,8 @@ class Plain:
             p, log_q = self.log_p["p"].exp(), self.log_q["p"]
             if self.loss.kl == "kl":
                 values[r] = [(p[r, t] * (self.log_p["p"][r, t] - log_q[r, t])).sum() for t in places]
+            elif self.loss.kl == "reverse":
+                values[r] = [(log_q[r, t].exp() * (log_q[r, t] - self.log_p["p"][r, t])).sum() for t in places]
             else:
                 values[r] = [-(p[r, t] * (log_q[r, t].exp() + 1e-12).log()).sum() for t in places]
         return self.reduce(values)
@@ -166,7 +169,7 @@ def test_spans_and_reductions_equal_plain_code(case: tuple, span: str, reduction
     check(case, "icu", LossConfig(span=span, reduction=reduction, kl_positions="span", chunk=5))
 
 
-@pytest.mark.parametrize("form", ["kl", "reference_ce"])
+@pytest.mark.parametrize("form", ["kl", "reference_ce", "reverse"])
 @pytest.mark.parametrize("positions", ["all", "span"])
 def test_forms_of_the_divergence(case: tuple, form: str, positions: str) -> None:
     check(case, "kl", LossConfig(kl=form, kl_positions=positions, span="suffix", chunk=4))

@@ -17,7 +17,7 @@ from icu_ray.methods.batch import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.models.architecture import without_dropout
 from icu_ray.models.loading import fuse_activations
-from icu_ray.models.reference import ReferenceBatch
+from icu_ray.models.reference_batch import ReferenceBatch
 from icu_ray.plan.memory import BUCKET, KEPT, Use, activations_of, memory_of
 from icu_ray.plan.model_memory import STANDINS
 from icu_ray.plan.model_shapes import shape_of

@@ -281,7 +281,8 @@ def _weights(trial: ReportedTrial) -> tuple[float | None, float | None]:
         found = methods.method_class(trial.base_method)
     except UserError:  # a plug-in of the machine that ran the sweep
         return trial.alpha, trial.beta
-    return trial.alpha if found.uses_alpha else None, trial.beta if found.uses_beta else None
+    uses_alpha = found.alpha_counts(trial.hyperparameters)
+    return trial.alpha if uses_alpha else None, trial.beta if found.uses_beta else None
 
 
 def _cell(
