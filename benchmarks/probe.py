@@ -187,7 +187,11 @@ def teach(model: PreTrainedModel, rows: TokenRows, until: float) -> None:
 
 
 def limit_of(model: PreTrainedModel, rows: TokenRows) -> float:
-    """Forward tokens of the definition over those of the exact algorithm."""
+    """Forward tokens of the definition over those of the exact algorithm.
+
+    Nothing that an untaught continuation says counts from the start of the last n-gram on; the few that go on, because
+    what they say occurs in the truth, are left out here.
+    """
     definition = ours = 0.0
     for row, mask, column in zip(rows.input_ids, rows.mask, rows.suffix_starts, strict=True):
         ids = torch.from_numpy(row[mask])
@@ -200,7 +204,7 @@ def limit_of(model: PreTrainedModel, rows: TokenRows) -> float:
             with torch.inference_mode():
                 said = model(input_ids=ids[None]).logits[0, :-1].argmax(-1)
             wrong = float((said[start - 1 : last] != ids[start : last + 1]).double().mean())
-            ours += wrong * sum(length - 1 - t for t in range(start, last + 1))
+            ours += wrong * sum(last - t for t in range(start, last + 1))
     return definition / ours
 
 

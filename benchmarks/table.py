@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,32 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """CPU model, cores, threads of torch, versions."""
+    """CPU model, cores, what a core computes, threads of torch, versions."""
     cpu = "unknown"
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    return {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    score = f"{_core_score() / 1e9:.0f} GFLOP/s"
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "a core": score,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def _core_score() -> float:
+    """Operations a second of one core in products of small matrices: it tells machines of one name apart."""
+    left, threads = torch.rand(256, 256), torch.get_num_threads()
+    torch.set_num_threads(1)
+    best, end = 1.0, time.perf_counter() + 0.4
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        left @ left
+        best = min(best, time.perf_counter() - began)  # the best one was not disturbed by other work
+    torch.set_num_threads(threads)
+    return 2 * 256**3 / best
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
