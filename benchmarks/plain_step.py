@@ -41,23 +41,26 @@ SHALLOW = Shape("2 x 768, 50,257 words", 768, 2, 12, 50257, 200)
 NEO_125M = Shape("GPT-Neo 125M", 768, 12, 12, 50257, 200)
 
 
+def neo_config(shape: Shape, end_of_text: int = 0) -> GPTNeoConfig:
+    """A GPT-Neo of a shape, without dropout."""
+    return GPTNeoConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        attention_types=[[["global", "local"], shape.layers // 2]],
+        max_position_embeddings=2048,
+        resid_dropout=0.0,
+        embed_dropout=0.0,
+        attention_dropout=0.0,
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+    )
+
+
 def neo(shape: Shape, end_of_text: int = 0) -> GPTNeoForCausalLM:
     """A random GPT-Neo of a shape."""
-    return GPTNeoForCausalLM(
-        GPTNeoConfig(
-            vocab_size=shape.vocabulary,
-            hidden_size=shape.width,
-            num_layers=shape.layers,
-            num_heads=shape.heads,
-            attention_types=[[["global", "local"], shape.layers // 2]],
-            max_position_embeddings=2048,
-            resid_dropout=0.0,
-            embed_dropout=0.0,
-            attention_dropout=0.0,
-            bos_token_id=end_of_text,
-            eos_token_id=end_of_text,
-        )
-    )
+    return GPTNeoForCausalLM(neo_config(shape, end_of_text))
 
 
 def new_model(shape: Shape) -> PreTrainedModel:

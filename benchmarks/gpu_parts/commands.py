@@ -21,10 +21,9 @@ def doctor(setting: Setting) -> None:
 
 
 def evaluate(setting: Setting) -> None:
-    """The part: icu-ray evaluate on the small suite that needs no files; beside lm-eval alone it is not measured."""
+    """The part: icu-ray evaluate on the small suite that needs no files."""
     arguments = ["--model", str(setting.model), "--suite", "quick", "--json", "--storage", f"{setting.work}/evaluated"]
-    note = {"beside_lm_eval": "not measured: its tasks' rows are not here"}
-    _command(setting, "evaluate", "evaluate", arguments, lambda ran: {**note, "said": ran.last})
+    _command(setting, "evaluate", "evaluate", arguments, lambda ran: {"said": ran.last})
 
 
 def _command(setting: Setting, command: str, part: str, arguments: list[str], read: Any) -> None:

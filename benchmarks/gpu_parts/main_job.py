@@ -28,9 +28,17 @@ CELLS: Mapping[str, Mapping[str, Any]] = {
     "bf16-z0": {"precision": "bf16"},
     "bf16-z1": {"precision": "bf16", "zero_stage": 1},
     "bf16-z2": {"precision": "bf16", "zero_stage": 2},
+    "bf16-z3": {"precision": "bf16", "zero_stage": 3},
     "bf16-z0-offload": {"precision": "bf16", "offload_optimizer": True},
-    "bf16-z1-offload": {"precision": "bf16", "zero_stage": 1, "offload_optimizer": True},
+    **{
+        f"bf16-z{stage}-offload": {"precision": "bf16", "zero_stage": stage, "offload_optimizer": True}
+        for stage in (1, 2, 3)
+    },
 }
+ALONE, STAGES = ("fp32-z0", "bf16-z1"), ("bf16-z0", "bf16-z2", "bf16-z3")
+OFFLOADED = ("bf16-z1-offload", "bf16-z2-offload", "bf16-z3-offload")
+_MAKESPAN = "makespan.json"
+"""In the work folder: how long the sweep of ALONE took, for a later run that compares with it."""
 
 
 def models(setting: Setting, names: Sequence[str], gpus: float) -> list[dict[str, Any]]:
@@ -65,6 +73,11 @@ def sweep(setting: Setting, name: str, cells: Sequence[str], gpus: float) -> Non
     }
     if ran.code != 0:
         found["error"] = f"{ran.last}\n{ran.how}"
+    kept = Path(setting.work) / _MAKESPAN
+    if name == "alone":
+        kept.write_text(json.dumps(found["makespan"]), encoding="utf-8")
+    elif kept.is_file():
+        found["one_after_the_other"] = json.loads(kept.read_text(encoding="utf-8"))
     setting.save(name, found)
 
 

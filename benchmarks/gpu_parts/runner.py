@@ -16,19 +16,23 @@ from typing import Any
 
 from table import machine
 
+from gpu_parts import tofu
+from gpu_parts.main_job import ALONE, OFFLOADED, STAGES
 from gpu_parts.setting import Setting, run_python
 from gpu_parts.summary import summary
 
-LETTERS = ("a", "b", "c", "d", "e", "commands", "resume")
+LETTERS = ("a", "b", "c", "d", "e", "f", "offload", "commands", "resume")
 SCRIPT = Path(__file__).parents[1] / "gpu.py"
 
 
 @dataclass(frozen=True)
 class Step:
-    """expected: seconds on an H100, measured but for shared, half, offload, evaluate and resume.
+    """expected: seconds on an H100. Measured, or reckoned from what was: alone, stages, largest, quarter, tofu,
+    evaluations, offload, evaluate and resume.
 
     tiny: whether the tiny setting has it. needs: steps that must have ended well.
     computes: with torch, so that it needs a process of its own; the others only start commands.
+    missing: what it needs that is not here, None: nothing.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Step:
     tiny: bool = True
     needs: tuple[str, ...] = ("teach",)
     computes: bool = False
+    missing: Callable[[Setting], str | None] = lambda setting: None
 
 
 def _part(module: str, function: str, *arguments: Any) -> Callable[[Setting], None]:
@@ -47,19 +52,33 @@ def _part(module: str, function: str, *arguments: Any) -> Callable[[Setting], No
     return run
 
 
-ALONE = ("fp32-z0", "bf16-z1")
+def _no_mirror(setting: Setting) -> str | None:
+    return None if setting.mirror else "no --mirror, a folder with the rows of lm-eval's tasks"
+
+
+# By value: what is asked first of a new card comes first. The first four and `refused` fill 360 s.
 STEPS = (
-    Step("teach", ("a", "b", "c", "e", "commands", "resume"), _part("teach", "teach"), 75, needs=(), computes=True),
-    Step("alone", ("a", "b", "e"), _part("main_job", "sweep", "alone", ALONE, 1), 245),
-    Step("probes", ("c",), _part("probes", "compare"), 110, computes=True),
+    Step(
+        "teach",
+        tuple(letter for letter in LETTERS if letter not in "df"),
+        _part("teach", "teach"),
+        65,
+        needs=(),
+        computes=True,
+    ),
+    Step("alone", ("a", "b"), _part("main_job", "sweep", "alone", ALONE, 1), 170),
+    Step("stages", ("a",), _part("main_job", "sweep", "stages", STAGES, 0.25), 90, False),
     Step("memory", ("d",), _part("step_memory", "measure"), 25, needs=(), computes=True),
+    Step("largest", ("d",), _part("largest", "measure"), 45, needs=(), computes=True),
+    Step("probes", ("c",), _part("probes", "compare"), 80, computes=True),
     Step("refused", ("a",), _part("main_job", "refused"), 4),
-    Step("shared", ("a",), _part("main_job", "sweep", "shared", ("bf16-z0", "bf16-z2"), 0.5), 90, False),
-    Step("half", ("e",), _part("main_job", "sweep", "half", ALONE, 0.5), 90, False, ("teach", "alone")),
+    Step("quarter", ("e",), _part("main_job", "sweep", "quarter", ALONE, 0.25), 90, False),
+    Step("evaluations", ("e",), _part("evaluations", "measure"), 80, computes=True, missing=_no_mirror),
+    Step("tofu", ("f",), _part("tofu", "measure"), 340, needs=(), missing=tofu.missing),
+    Step("offload", ("offload",), _part("main_job", "sweep", "offload", OFFLOADED, 0.25), 170, False),
     Step("probe-command", ("commands",), _part("commands", "probe_command"), 16),
     Step("doctor", ("commands",), _part("commands", "doctor"), 15, needs=()),
-    Step("offload", ("a",), _part("main_job", "sweep", "offload", ("bf16-z1-offload",), 1), 150, False),
-    Step("evaluate", ("e",), _part("commands", "evaluate"), 25, False),
+    Step("evaluate", ("commands",), _part("commands", "evaluate"), 25, False),
     Step("resume", ("resume",), _part("main_job", "resume"), 140, False),
 )
 
@@ -116,6 +135,8 @@ def _skipped(setting: Setting, step: Step, results: dict[str, Any]) -> dict[str,
     why = None
     if setting.tiny and not step.tiny:
         why = "not in the tiny setting"
+    elif (absent := step.missing(setting)) is not None:
+        why = absent
     elif missing:
         why = f"needs {', '.join(missing)}, which did not end well"
     elif setting.device == "cuda" and setting.left < step.expected:

@@ -20,12 +20,14 @@ from tiny_sweep import TINY
 ROOT = Path(__file__).parents[2]
 TINY_SHAPE = Shape("2 x 32, 500 words", 32, 2, 2, 500, 48)
 LEARNING_RATE, TINY_LEARNING_RATE = 3e-5, 1e-3
+POOL_ROWS, MOST_ENCODERS = 500, 12
+"""Texts in which pairs are sought, and actors of one core that embed them: 2,000 by 4 took 47 s."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """device: 'cuda' or 'cpu'. out: gets results alone. work: models, checkpoints. data, tokenizer: '' for made-up
-    records. ends: Unix seconds."""
+    records. mirror: of evaluation tasks; tofu: files of TOFU; '' where there is none. ends: Unix seconds."""
 
     device: str
     tiny: bool
@@ -33,6 +35,8 @@ class Setting:
     work: str
     data: str
     tokenizer: str
+    mirror: str
+    tofu: str
     ends: float
 
     @property
@@ -54,6 +58,13 @@ class Setting:
     def suffix_start(self) -> int:
         """First token of the suffix."""
         return 32 if self.tiny else 150
+
+    @property
+    def encoders(self) -> int:
+        """Actors that embed texts, each on one core."""
+        if self.device == "cpu":
+            return 1
+        return max(1, min(MOST_ENCODERS, len(os.sched_getaffinity(0)) - 4))
 
     @property
     def left(self) -> float:
@@ -88,7 +99,7 @@ def sweep_tree(setting: Setting, name: str, models: Sequence[Mapping[str, Any]])
         "methods": [{"name": "icu", "alpha": 0.5, "beta": 1.0}],
         "optim": {"lr": LEARNING_RATE},
         "stop": {"max_epochs": 8},
-        "pairs": {"encoder": "bundled", "actors": 1 if setting.device == "cpu" else 4},
+        "pairs": {"encoder": "bundled", "actors": setting.encoders},
         "filter": {"encoder": "bundled", "encoder_layer": 6},
         "tracking": {"enabled": False},
         "resources": {"retries": 0},
@@ -102,16 +113,21 @@ def sweep_tree(setting: Setting, name: str, models: Sequence[Mapping[str, Any]])
             "source": "extraction",
             "folder": setting.data,
             "tokenizer": setting.tokenizer,
-            "pool_rows": 2000,
+            "pool_rows": POOL_ROWS,
             "heldout": 64,
         }
     return tree
 
 
 def write_sweep(setting: Setting, name: str, models: Sequence[Mapping[str, Any]]) -> Path:
-    """The config as a file."""
-    file = Path(setting.work) / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(sweep_tree(setting, name, models)), encoding="utf-8")
+    """The config of a sweep of ICU as a file."""
+    return write_config(setting, sweep_tree(setting, name, models))
+
+
+def write_config(setting: Setting, tree: Mapping[str, Any]) -> Path:
+    """A sweep's config as a file, by its name."""
+    file = Path(setting.work) / f"{tree['name']}.yaml"
+    file.write_text(yaml.safe_dump(dict(tree)), encoding="utf-8")
     return file
 
 

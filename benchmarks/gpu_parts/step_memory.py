@@ -1,16 +1,16 @@
 """Memory of a training step and of the original model's cache on the card, beside the plain form.
 
-memory.py says the same of a CPU. There is no estimate of memory in a sweep's plan to compare with.
+memory.py says the same of a CPU. What a plan reckons for each step stands beside it; largest.py has the largest model.
 """
 
 from __future__ import annotations
 
 import gc
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from plain_step import EitherForm, Shape, new_model, new_rows
+from plain_step import EitherForm, Shape, neo_config, new_model, new_rows
 from transformers import PreTrainedModel
 
 from gpu_parts.setting import Setting
@@ -18,15 +18,16 @@ from icu_ray.config import LossConfig
 from icu_ray.methods.base import Batch
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import build_reference
+from icu_ray.plan.memory import Use, memory_of
+from icu_ray.plan.model_shapes import shape_of
 
 BATCH = 8
 LARGER = (Shape("GPT-Neo 1.3B", 2048, 24, 16, 50257, 200), Shape("GPT-Neo 2.7B", 2560, 32, 20, 50257, 200))
-NO_ESTIMATE = "no estimate in the plan"
 
 
 def measure(setting: Setting) -> None:
     """The part. Peaks are null on a CPU, where nobody counts them."""
-    found: dict[str, Any] = {"estimate": NO_ESTIMATE, "steps": []}
+    found: dict[str, Any] = {"steps": []}
 
     def add(shape: Shape, form: str, dtype: torch.dtype) -> torch.Tensor | None:
         row: dict[str, Any] = {"shape": shape.name, "form": form, "dtype": str(dtype).removeprefix("torch.")}
@@ -34,9 +35,11 @@ def measure(setting: Setting) -> None:
         try:
             gradient, more = _step(setting, shape, form, dtype)
             row |= more
+            if form == "ours":
+                row["plan"] = _planned(shape, dtype)
         except RuntimeError as error:  # want of memory is one
             row["error"] = str(error).splitlines()[0]
-        _free(setting)
+        free(setting)
         found["steps"].append(row)
         setting.save("memory", found)
         return gradient
@@ -50,7 +53,16 @@ def measure(setting: Setting) -> None:
     setting.save("memory", found)
 
 
-def _free(setting: Setting) -> None:
+def _planned(shape: Shape, dtype: torch.dtype) -> float:
+    """Bytes that a plan reckons for the step above weights and cache."""
+    described = shape_of(neo_config(shape).to_dict())
+    assert described is not None
+    precision: Literal["fp32", "bf16"] = "bf16" if dtype == torch.bfloat16 else "fp32"
+    return memory_of(described, Use(micro_batch=BATCH, precision=precision, length=shape.length)).backward
+
+
+def free(setting: Setting) -> None:
+    """Give back what nobody holds any more."""
     gc.collect()
     if setting.device == "cuda":
         torch.cuda.empty_cache()
@@ -68,7 +80,7 @@ def _step(setting: Setting, shape: Shape, form: str, dtype: torch.dtype) -> tupl
     weights = _allocated(setting)
     targets, pairs = new_rows(shape, BATCH, 1), new_rows(shape, BATCH, 2)
     reference = build_reference(model, pairs, "probs" if form == "plain" else "hidden")
-    _free(setting)
+    free(setting)
     before_cache = _allocated(setting)
     cached = reference.batch(np.arange(BATCH), setting.device)
     cache = _allocated(setting) - before_cache

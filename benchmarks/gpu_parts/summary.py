@@ -9,17 +9,22 @@ Json = Mapping[str, Any]
 SIX_OPERATIONS = 6
 """Floating point operations of training a parameter takes for a token."""
 COUNTED = ("start", "load", "engine", "train", "validate", "checkpoint", "save")
+SWEEPS = ("alone", "stages", "quarter", "offload", "resume")
+GOAL = 70
+"""Of a trial's time that forward and backward are to have, in percent."""
 
 
 def summary(results: Json) -> str:
     """Everything that was measured; a step that did not end well has a line that says so."""
     steps: Json = results["steps"]
     sections = [_card(results), _taught(steps.get("teach", {}))]
-    sweeps = [name for name in ("alone", "shared", "offload", "half", "resume") if steps.get(name, {}).get("trials")]
+    sweeps = [name for name in SWEEPS if steps.get(name, {}).get("trials")]
     if sweeps:
-        sections += [_trials(steps, sweeps), _where(steps, sweeps)]
+        sections += [_trials(steps, sweeps), _where(steps, sweeps), _shares(steps, sweeps)]
     sections += [_sharing(steps), _refused(steps.get("refused", {})), _probes(steps.get("probes", {}))]
-    sections += [_memory(steps.get("memory", {})), _commands(steps), _not_well(steps)]
+    sections += [_memory(steps.get("memory", {})), _largest(steps.get("largest", {}))]
+    sections += [_evaluations(steps.get("evaluations", {})), _tofu(steps.get("tofu", {}))]
+    sections += [_commands(steps), _not_well(steps)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -32,6 +37,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def shown(value: Any, form: str = ".1f", scale: float = 1.0) -> str:
     """A number, '-' where it was not measured."""
     return "-" if value is None else f"{value * scale:{form}}"
+
+
+def mega(value: float | None) -> str:
+    """Bytes as MB."""
+    return shown(value, ",.0f", 1e-6)
 
 
 def _card(results: Json) -> str:
@@ -65,59 +75,79 @@ def _each(steps: Json, sweeps: Sequence[str]) -> list[tuple[str, Json, Json]]:
     return [(name, steps[name], trial) for name in sweeps for trial in steps[name]["trials"].values()]
 
 
+def _scores(trial: Json) -> list[str]:
+    before, after = trial["before"], trial["after"]
+    return [
+        str(trial["verdict"] or "none"),
+        str(trial["epochs"]),
+        f"{shown(before['ma'], scale=100)} to {shown(after['ma'], scale=100)}",
+        f"{shown(before['el'], scale=100)} to {shown(after['el'], scale=100)}",
+        f"{shown(before['ppl_heldout'])} to {shown(after['ppl_heldout'])}",
+    ]
+
+
+SCORES = ("verdict", "epochs", "MA %", "EL10 %", "held-out perplexity")
+
+
 def _trials(steps: Json, sweeps: Sequence[str]) -> str:
     rows = []
     for name, step, trial in _each(steps, sweeps):
-        before, after = trial["before"], trial["after"]
-        rows.append(
-            [
-                f"{name}, {trial['cell']}",
-                str(trial["verdict"] or "none"),
-                str(trial["epochs"]),
-                f"{shown(before['ma'], scale=100)} to {shown(after['ma'], scale=100)}",
-                f"{shown(before['el'], scale=100)} to {shown(after['el'], scale=100)}",
-                f"{shown(before['ppl_heldout'])} to {shown(after['ppl_heldout'])}",
-                shown(step.get("gpus_per_worker", 1), "g"),
-                shown(step.get("peak_card_gib")),
-            ]
-        )
-    header = [
-        "sweep, cell",
-        "verdict",
-        "epochs",
-        "MA %",
-        "EL10 %",
-        "held-out perplexity",
-        "GPU each",
-        "card's peak, GiB",
-    ]
-    return table(header, rows)
+        card = shown(step.get("gpus_per_worker", 1), "g"), shown(step.get("peak_card_gib"))
+        rows.append([f"{name}, {trial['cell']}", *_scores(trial), *card])
+    return table(["sweep, cell", *SCORES, "GPU each", "card's peak, GiB"], rows)
 
 
 def _where(steps: Json, sweeps: Sequence[str]) -> str:
     teach: Json = steps.get("teach", {})
     rows = []
     for name, _, trial in _each(steps, sweeps):
-        wall, seconds = trial["wall"], trial["seconds"]
-        shares = [seconds.get(key) for key in COUNTED] + [trial["uncounted"]]
-        cells = ["-" if value is None or not wall else f"{value:.1f} ({100 * value / wall:.0f} %)" for value in shares]
-        speed = trial["train_tokens_per_second"]
+        seconds, speed = trial["seconds"], trial["train_tokens_per_second"]
+        cells = [shown(value) for value in (*(seconds.get(key) for key in COUNTED), trial["uncounted"])]
         rate = teach.get("card", {}).get("bf16_tflops" if trial["cell"].startswith("bf16") else "fp32_tflops")
         used = None
         if speed and rate and teach.get("parameters"):
             used = SIX_OPERATIONS * teach["parameters"] * speed / rate / 1e12
-        rows.append([f"{name}, {trial['cell']}", shown(wall), *cells, shown(speed, ",.0f"), shown(used, ".1f", 100)])
+        measured = [shown(trial["wall"]), *cells, shown(speed, ",.0f"), shown(used, ".1f", 100)]
+        rows.append([f"{name}, {trial['cell']}", *measured])
     header = ["sweep, cell", "from start to result, s", *COUNTED, "not counted", "training, tokens a second"]
     return table([*header, "of the matrix rate, %"], rows)
 
 
+def _shares(steps: Json, sweeps: Sequence[str]) -> str:
+    """What part of a trial's time each of its parts has; training is forward, backward and Adam's step."""
+    parts = (("train",), ("validate",), ("checkpoint", "save"), ("start", "load", "engine"))
+    rows = []
+    for name, _, trial in _each(steps, sweeps):
+        wall, seconds = trial["wall"], trial["seconds"]
+        if not wall or not seconds:
+            continue
+        shares = [sum(seconds.get(key, 0.0) for key in keys) for keys in parts]
+        epochs = shares[0] + shares[1]
+        cells = [shown(value, ".0f", 100 / wall) for value in (*shares, trial["uncounted"] or 0.0)]
+        rows.append([f"{name}, {trial['cell']}", *cells, shown(shares[0] / epochs if epochs else None, ".0f", 100)])
+    if not rows:
+        return ""
+    header = ["share of a trial's time, %", f"training (goal {GOAL})", "measuring", "checkpoints, saving"]
+    text = table([*header, "start, loading, engine", "not counted", "training, of it and measuring alone"], rows)
+    probed: Json = steps.get("probes", {})
+    filters = []
+    for case in (name for name in probed if ", " in name):
+        cost: Json = probed[case].get("all_rows", {})
+        if {"seconds", "beams", "bertscore"} <= cost.keys():
+            own = cost["beams"] + cost["bertscore"]
+            filters.append(f"{100 * own / (own + cost['seconds']):.0f} % ({case})")
+    return text + (f"\n\nOf measuring, by part c, the filter takes {', '.join(filters)}." if filters else "")
+
+
 def _sharing(steps: Json) -> str:
-    alone, half = (steps.get(name, {}).get("makespan") for name in ("alone", "half"))
-    if not alone or not half:
+    quarter: Json = steps.get("quarter", {})
+    alone = steps.get("alone", {}).get("makespan") or quarter.get("one_after_the_other")
+    shared = quarter.get("makespan")
+    if not alone or not shared:
         return ""
     return (
-        f"The same two trials one after the other: {alone:.0f} s; at the same time, half of the GPU each: "
-        f"{half:.0f} s; ratio {alone / half:.2f}."
+        f"The same two trials one after the other: {alone:.0f} s; at the same time, a quarter of the GPU each: "
+        f"{shared:.0f} s; ratio {alone / shared:.2f}."
     )
 
 
@@ -137,7 +167,7 @@ def _probes(found: Json) -> str:
                 name,
                 shown(one["ours"], ".2f"),
                 shown(one["definition"], ".2f"),
-                shown(one["ratio"]),
+                f"{shown(one['ratio'])}, {shown(one.get('ratio_all'))}",
                 f"{shown(one['ma'], '.3f')}, {shown(one['el'], '.3f')}",
                 f"{shown(one['definition_ma'], '.3f')}, {shown(one['definition_el'], '.3f')}",
                 f"{one['rows_with_another_ma']} and {one['rows_with_another_el']} of {one['rows']}",
@@ -145,7 +175,7 @@ def _probes(found: Json) -> str:
                 ", ".join(shown(one["all_rows"].get(key), ".2f") for key in ("seconds", "beams", "bertscore")),
             ]
         )
-    header = ["model", "probe, s", "one generate() a prefix, s", "ratio", "MA, EL10", "by definition"]
+    header = ["model", "probe, s", "one generate() a prefix, s", "ratio, of all rows", "MA, EL10", "by definition"]
     header += ["rows with another MA, EL", "two highest scores", "all rows: probe, beams, BERTScore, s"]
     return table(header, rows) if rows else ""
 
@@ -153,17 +183,71 @@ def _probes(found: Json) -> str:
 def _memory(found: Json) -> str:
     rows = [
         [f"{step['shape']}, {step['form']}, {step['dtype']}"]
-        + ["-" if step.get(key) is None else f"{step[key] / 1e6:,.0f}" for key in ("weights", "cache_batch", "step")]
-        + ["-" if step.get("with_adam") is None else f"{step['with_adam'] / 2**30:.1f}", step.get("error", "")]
+        + [mega(step.get(key)) for key in ("weights", "cache_batch", "step", "plan")]
+        + [shown(step.get("with_adam"), ".1f", 2**-30), step.get("error", "")]
         for step in found.get("steps", ())
     ]
     if not rows:
         return ""
-    header = ["step of 8 pairs x 200 tokens", "weights, MB", "cache of the batch, MB", "above that, MB"]
+    header = [
+        "step of 8 pairs x 200 tokens",
+        "weights, MB",
+        "cache of the batch, MB",
+        "above that, MB",
+        "by a plan, MB",
+    ]
     text = table([*header, "with Adam's moments, GiB", "error"], rows)
     if "gradients_differ_by" in found:
         text += f"\n\nGradients of both forms differ by {found['gradients_differ_by']:.0e} of the largest."
-    return f"{text} Largest shape that fits: {found['estimate']}."
+    return text
+
+
+def _largest(found: Json) -> str:
+    if not found.get("plan"):
+        return ""
+    yes = {True: "yes", False: "no"}
+    rows = []
+    for each in found["plan"]:
+        need = mega(each["training"]), mega(each["measuring"])
+        rows.append([each["model"], shown(each["parameters"], ".2f", 1e-9), *need, yes[each["fits"]]])
+    header = ["bf16, ZeRO 0, batch 8 x 200, by a plan", "parameters, 10^9", "training, MB", "measuring, MB", "fits"]
+    text = table(header, rows)
+    where = "this card's" if found["card_is_here"] else "a card's"
+    text += f"\n\nA plan leaves a tenth of {where} {found['card_bytes'] / 1e9:.0f} GB free. Real steps:\n\n"
+    tried = []
+    for each in found["steps"]:
+        seen = (mega(each.get(key)) for key in ("plan", "start", "step"))
+        tried.append([each["model"], yes[each["fits"]], *seen, each.get("error", "")])
+    return text + table(
+        ["model", "fits, by the plan", "plan, MB", "peak of start, MB", "of a step, MB", "error"], tried
+    )
+
+
+def _evaluations(found: Json) -> str:
+    if "ours" not in found:
+        return ""
+    row = [
+        f"{found['tasks']} tasks, {found['documents']} documents each",
+        shown(found["lm_eval"]),
+        shown(found["ours"]),
+    ]
+    row += [shown(found["ratio"], ".2f"), f"{found['actors']}, {shown(found['gpu_each'], '.2f')}"]
+    text = table(["case", "lm-eval alone, s", "ours, s", "ratio", "actors, GPU each"], [row])
+    if "loglikelihoods_differ_by" in found:
+        others = ", ".join(found["other_accuracies"]) or "none"
+        text += f"\n\nLog-likelihoods differ by {found['loglikelihoods_differ_by']:.0e} of their value at most; tasks "
+        text += f"with another accuracy: {others}."
+    return text
+
+
+def _tofu(found: Json) -> str:
+    if not found.get("trials") and not found.get("trained"):
+        return ""
+    lines = [[f"training the {name}", *[""] * len(SCORES), f"{s / 60:.1f}"] for name, s in found["trained"].items()]
+    lines += [
+        [method, *_scores(trial), shown(trial["wall"], ".1f", 1 / 60)] for method, trial in found["trials"].items()
+    ]
+    return table(["chat model on questions", *SCORES, "minutes"], lines)
 
 
 def _commands(steps: Json) -> str:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from icu_ray.cluster.authentication import authentication
 from icu_ray.cluster.environment import driver_environment, environment_variables, worker_environment
+from icu_ray.cluster.fork_server import fork_server
 from icu_ray.cluster.nodes import cluster_nodes, usable_cpus
 from icu_ray.cluster.temp_folder import temp_folder
 from icu_ray.errors import ClusterError, without_secrets
@@ -43,9 +44,6 @@ _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in a submitted job's driver."""
 
 _LOCAL_SETTINGS = {
-    # The processes of the worker pool wait as long as it takes until a trial comes for them.
-    "idle_worker_killing_time_threshold_ms": 10**8,
-    "num_workers_soft_limit": 64,
     "prestart_worker_first_driver": False,
 }
 
@@ -80,33 +78,35 @@ def connected(
     cpus: int | None = None,
     gpus: int | None = None,
     keep_logs: Path | None = None,
-    process_setup: str | None = None,
+    preload: str | None = None,
 ) -> Iterator[Cluster]:
     """A Ray for the time of the block.
 
     cpus, gpus: logical ones of a Ray started here; default: the machine's. keep_logs: a folder that gets Ray's own
-    logs when the block is left by an exception. process_setup: dotted name of a function that every new process of a
-    Ray started here runs first. ClusterError where it does not start or answer.
+    logs when the block is left by an exception. preload: dotted name of a function that imports what most processes
+    need; those of a Ray started here are then forked from one that has called it. ClusterError where it does not start
+    or answer.
     """
     local = will_start_locally()
     environment = {**driver_environment(local), **authentication(local)}
     with environment_variables(environment), contextlib.ExitStack() as stack:
         temp = stack.enter_context(temp_folder(keep_logs)) if local else None
+        if temp is not None and preload is not None:
+            stack.enter_context(fork_server(temp.parent, preload))
         import ray
 
         stack.callback(ray.shutdown)
         with _kept_sigterm_handler(), _start_errors_explained(keep_logs if local else None):
-            _start_or_join(temp, cpus, gpus, process_setup)
+            _start_or_join(temp, cpus, gpus)
         yield Cluster(local, temp)
 
 
-def _start_or_join(temp: Path | None, cpus: int | None, gpus: int | None, process_setup: str | None) -> None:
+def _start_or_join(temp: Path | None, cpus: int | None, gpus: int | None) -> None:
     """Start a Ray in `temp`, or connect to the one there is where that is None."""
     import ray
 
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if temp is not None:
-        setup = {} if process_setup is None else {"worker_process_setup_hook": process_setup}
         with _loopback_addresses():
             ray.init(
                 num_cpus=usable_cpus() if cpus is None else cpus,
@@ -114,7 +114,7 @@ def _start_or_join(temp: Path | None, cpus: int | None, gpus: int | None, proces
                 _temp_dir=str(temp),
                 include_dashboard=False,
                 object_store_memory=_OBJECT_STORE_BYTES,
-                runtime_env={"env_vars": worker_environment(local=True), **setup},
+                runtime_env={"env_vars": worker_environment(local=True)},
                 _system_config=_LOCAL_SETTINGS,
                 **common,
             )

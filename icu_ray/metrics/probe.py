@@ -177,7 +177,9 @@ def probe(
                 decode = decode if should_decode is None else should_decode(ma)
                 if decode:
                     predictions = Predictions(ids, predicted, read.lengths, rows.eos_id)
-                    sequences = greedy_continuations(model, predictions, truth, read.starts, ngram, tell)
+                    # How long a continuation is counts in these two alone.
+                    whole = cut is not None or denominator == "generation"
+                    sequences = greedy_continuations(model, predictions, truth, read.starts, ngram, tell, whole)
                     el[part] = _extraction_likelihoods(sequences, read.starts, ngram, denominator, cut, rows.pad_id)
                     broken[part] = [sequence.broken for sequence in sequences]
             if not use_mask or rows.positions == "padded":

@@ -21,6 +21,7 @@ from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.suites import Options, open_tasks, with_means
 from icu_ray.storage.files import check_writable, join, local_path
 from icu_ray.storage.store import Store
+from icu_ray.training.preloading import PRELOAD
 
 
 def evaluate(
@@ -85,7 +86,7 @@ def _everywhere(model: str, folder: Path) -> str:
 @contextlib.contextmanager
 def _quietly_connected(log: Path) -> Iterator[None]:
     """A Ray whose own words go to `log`."""
-    with redirected_output(log), connected():
+    with redirected_output(log), connected(preload=PRELOAD):
         yield
 
 

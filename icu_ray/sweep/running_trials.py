@@ -1,6 +1,6 @@
 """What is done when a trial starts, finds its place and ends: the components of a sweep are told, each its own part.
 
-trials = RunningTrials(plan, tasks, task_of, provenance, view, evaluation, pool, interrupted)
+trials = RunningTrials(plan, tasks, task_of, provenance, view, evaluation, interrupted)
 queue = TrialQueue(trials.trials, nodes, limits, trials)
 ...                                 # Tune runs the queue
 undone = trials.left()
@@ -25,7 +25,6 @@ from icu_ray.storage.trial_files import open_sweep
 from icu_ray.sweep.trial_events import SearchEvents
 from icu_ray.trial.task import TrialTask, spec_of, write_failure
 from icu_ray.trial.trainable import HandedTask
-from icu_ray.trial.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     from icu_ray.sweep.evaluation import SweepEvaluation
@@ -38,7 +37,7 @@ class RunningTrials(SearchEvents):
     """Passes on what a queue tells of its trials, and decides whether a trial that died goes on.
 
     view: shows the trials. evaluation: takes the room that they leave, and evaluates those that ended; None where none
-    is asked for. pool: keeps processes ready for the next trial; None on a cluster. budget: counts what the trials use,
+    is asked for. budget: counts what the trials use,
     and says when no further one may start. None of them knows another, or this class.
 
     tasks: of the trials that wait, in their order. task_of: makes that of a trial which a search has chosen.
@@ -51,7 +50,6 @@ class RunningTrials(SearchEvents):
     provenance: Provenance
     view: LiveView
     evaluation: SweepEvaluation | None
-    pool: WorkerPool | None
     interrupted: threading.Event
     budget: Budget = field(init=False)
     trials: list[Trial] = field(init=False)
@@ -62,8 +60,6 @@ class RunningTrials(SearchEvents):
         self._started: set[str] = set()
         self._crashes: Counter[str] = Counter()
         self._placements: Counter[str] = Counter()
-        if self.pool is not None:
-            self.pool.keep(sum(trial.workers for trial in self.trials[:2]))
 
     def may_start(self) -> bool:
         return not self.interrupted.is_set() and not self.budget.used_up()
@@ -97,15 +93,12 @@ class RunningTrials(SearchEvents):
             group = worker_group_of(self.tasks[trial_id].trial)
             self.evaluation.waits(trial_id, group.workers * group.cpus, group.workers * group.gpus)
 
-    def placed(self, trial_id: str, workers: int, next_workers: int) -> None:
+    def placed(self, trial_id: str) -> None:
         self._placements[trial_id] += 1
         if self._placements[trial_id] > 1:
             self.view.restarted(trial_id)
         if self.evaluation is not None:
             self.evaluation.placed(trial_id)
-        if self.pool is not None:
-            self.pool.taken(workers)
-            self.pool.keep(next_workers)
 
     def ended(self, trial_id: str, crashed: bool, placement_group: str | None) -> bool:
         task = self.tasks[trial_id]

@@ -22,8 +22,8 @@ class TrialEvents(Protocol):
     def started(self, trial_id: str) -> None:
         """The trial was handed to Tune; its workers have no place yet."""
 
-    def placed(self, trial_id: str, workers: int, next_workers: int) -> None:
-        """Its workers run, so many. next_workers: of the trial that is first in line now; 0 where none waits."""
+    def placed(self, trial_id: str) -> None:
+        """Its workers run."""
 
     def ended(self, trial_id: str, crashed: bool, placement_group: str | None) -> bool:
         """Tune is done with the trial; whether it is to be offered again, before all others.

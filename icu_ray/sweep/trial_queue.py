@@ -75,8 +75,7 @@ class TrialQueue(Searcher):
             self._placement_groups[trial_id] = now
             if known == now:
                 return  # a report of an epoch, not of a start
-            next_workers = self._waiting[0].workers if self._waiting else 0
-            self._events.placed(placed.group.trial, placed.group.workers, next_workers)
+            self._events.placed(placed.group.trial)
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over, one way or another."""

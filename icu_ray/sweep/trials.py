@@ -35,10 +35,10 @@ from icu_ray.storage.results import Provenance
 from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.sweep.prepare import Prepared, prepare
 from icu_ray.sweep.running_trials import RunningTrials
+from icu_ray.training.preloading import PRELOAD
 from icu_ray.trial.artefacts import pinned
 from icu_ray.trial.task import TrialTask, write_failure
 from icu_ray.trial.trainable import trainable
-from icu_ray.trial.worker_pool import PRELOAD, WorkerPool
 
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
@@ -65,7 +65,6 @@ def run_trials(
     LiveView            shows steps and trials on the terminal; PrometheusMetrics are set whenever it looks
     prepare             makes what the trials share, telling its steps
     SweepEvaluation     evaluates the models of trials that ended, on what the others leave free
-    WorkerPool          keeps processes ready for the next trial, on this machine
     TrialQueue          offers Tune the next trial that fits; SearchQueue asks a searcher what it should be
     RunningTrials       hears from the queue (TrialEvents) and tells view, evaluation, pool and the budget
     trainable           what Tune runs for each trial
@@ -79,7 +78,7 @@ def run_trials(
         tell(Step("Ray", None, "starting"))
         local = will_start_locally()
         console.print("starting Ray on this machine ..." if local else "connecting to the Ray cluster ...", style="dim")
-        cluster = stack.enter_context(connected(keep_logs=logs / "ray", process_setup=PRELOAD))
+        cluster = stack.enter_context(connected(keep_logs=logs / "ray", preload=PRELOAD))
         tell(Step("Ray", 1, "started"))
         stack.enter_context(watched_head(on_loss))
         refuse_impossible(claims_of(plan, plan.waiting), cluster.nodes(config.resources.node_types), limits)
@@ -114,8 +113,7 @@ def run_trials(
         task_of = partial(_task, config, prepared, provenance, store)
         tasks = {trial.trial_id: task_of(trial) for trial in _preparable(plan, prepared, provenance, view)}
         if tasks or (coming and not undone):
-            pool = WorkerPool() if cluster.local else None
-            running = RunningTrials(plan, tasks, task_of, provenance, view, evaluation, pool, interrupted)
+            running = RunningTrials(plan, tasks, task_of, provenance, view, evaluation, interrupted)
             _tune(running, searcher, cluster, limits, logs)
             undone += running.left()
         if evaluation is not None and not interrupted.is_set():

@@ -12,6 +12,7 @@ Read in this order:
   Adam for main memory, compiled
 - checkpoint_files.py: what its checkpoints hold, and how they are read without running code
 - finetuning.py: models that learn the texts before anything is unlearned; trained_epochs.py: for how long
+- preloading.py: what processes that train import, for the one that they are forked from
 - standin_models.py, standins.py, muon.py: small models made and trained here until they know the samples
 
 The package must not know Ray, Tune or MLflow: who calls it decides where its reports and checkpoints go.

@@ -34,6 +34,7 @@ from icu_ray.data.long_texts import LongTexts
 from icu_ray.data.positions import real_positions
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
+from icu_ray.methods.vocabulary_loss import NllTerm, Segment, vocabulary_loss
 from icu_ray.metrics.probe import probe
 from icu_ray.models.hidden import last_hidden
 from icu_ray.models.loading import load_tokenizer
@@ -44,6 +45,8 @@ from icu_ray.training.trained_epochs import trained_epochs, write_training
 END_OF_TEXT = "<|endoftext|>"
 NGRAM = 10
 WARMUP_STEPS = 20
+TOKENS_AT_ONCE = 256
+"""Tokens whose scores over the vocabulary are held at one time: these then stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -228,11 +231,11 @@ def _loss(model: PreTrainedModel, block: _Block) -> torch.Tensor:
     if not block.real.all():
         mask = torch.from_numpy(block.real.astype(np.int64))
         positions = torch.from_numpy(real_positions(block.real))
-    # Cutting the last state before the output matrix saves a copy of the batch's logits, the largest tensor here.
     hidden = last_hidden(model, ids, mask, positions)[:, :-1]
     scored = torch.from_numpy(block.real[:, 1:] & block.real[:, :-1])
-    logits = torch.nn.functional.linear(hidden[scored], model.lm_head.weight)
-    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][scored])
+    labels = ids[:, 1:][scored]
+    every = Segment(len(labels), [NllTerm(1.0, labels, torch.full((len(labels),), 1 / len(labels)))])
+    return vocabulary_loss(hidden[scored], model.lm_head.weight, None, [every], TOKENS_AT_ONCE)[0]
 
 
 def _not_memorised(config: StandinConfig, reached: StandinProgress, known: int) -> str:

@@ -12,7 +12,6 @@ Read in this order:
 - best_weights.py: the weights of the best epoch so far (`stop.keep=best`)
 - out_of_memory.py: half the micro batch, once
 - watchdog.py: looks after a worker group from a thread, and ends one that hangs
-- worker_pool.py: processes that have imported what training needs
 
 The package must not know the sweep: not the other trials, not who waits for this one.
 """

@@ -35,7 +35,6 @@ from icu_ray.cluster.nodes import draining_nodes
 from icu_ray.config import ModelConfig
 from icu_ray.errors import UserError
 from icu_ray.storage.folders import arrow_file_system
-from icu_ray.trial.worker_pool import training_environment
 
 _CHECKPOINTS_KEPT = 2
 """One to continue from, and the one before it should that be damaged."""
@@ -135,7 +134,6 @@ def fit(
             name="checkpoint",
             failure_config=FailureConfig(max_failures=retries),
             checkpoint_config=CheckpointConfig(num_to_keep=_CHECKPOINTS_KEPT),
-            worker_runtime_env=training_environment(),
         ),
         on_workers_started=on_workers_started,
         node=node,

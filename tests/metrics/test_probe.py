@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from icu_ray.config import Columns
 from icu_ray.data.examples import IGNORED_LABEL, TokenRows
 from icu_ray.metrics.extraction_likelihood import Continuations, copied_until, extraction_likelihood
+from icu_ray.metrics.greedy_decoding import PossibleMatches
 from icu_ray.metrics.probe import probe
 from tests.support.tiny_models import FAMILIES, tiny_model
 
@@ -316,6 +317,28 @@ def test_counting_equals_counting_each_prefix(
         total += hits / (length - t - n + 1)
     expected = total / (length - start - (n - 1)) if length - n >= start else math.nan
     assert extraction_likelihood(continuations, start, n) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    truth=st.lists(st.integers(0, 2), min_size=8, max_size=14),
+    right=st.lists(st.booleans(), min_size=14, max_size=14),
+    said=st.lists(st.integers(0, 2), min_size=14, max_size=14),
+    n=st.integers(1, 5),
+    start=st.integers(1, 5),
+)
+def test_what_follows_where_nothing_can_match_does_not_count(
+    truth: list[int], right: list[bool], said: list[int], n: int, start: int
+) -> None:
+    row = np.asarray(truth, dtype=np.int64)
+    ends = copied_until(np.asarray(right[: len(truth)]), row, None)
+    whole = {d: np.asarray(said[: len(truth) - d], dtype=np.int64) for d in range(len(truth))}
+    matches, cut = PossibleMatches(row, start, n), {}
+    for d, tail in whole.items():
+        going = [matches.may_follow(d, int(token), d + i) for i, token in enumerate(tail)]
+        cut[d] = tail[: going.index(False) + 1] if False in going else tail
+    values = [extraction_likelihood(Continuations(row, ends, tails), start, n) for tails in (whole, cut)]
+    assert values[0] == pytest.approx(values[1], abs=0, nan_ok=True)
 
 
 class TestOracle:

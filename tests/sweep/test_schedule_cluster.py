@@ -105,7 +105,7 @@ def run(trials: tuple[Trial, ...], folder: Path) -> tuple[list[tuple[str, str]],
         def started(self, trial_id: str) -> None:
             seen.append(("start", trial_id))
 
-        def placed(self, trial_id: str, workers: int, next_workers: int) -> None:
+        def placed(self, trial_id: str) -> None:
             pass
 
         def ended(self, trial_id: str, crashed: bool, placement_group: str | None) -> bool:

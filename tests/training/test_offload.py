@@ -63,7 +63,19 @@ def test_without_a_compiler_it_is_said_what_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("refused:"))
     assert "offload_optimizer: DeepSpeed's Adam for main memory cannot be compiled: there is no compiler 'c++'" in line
-    assert "install what is missing of a C++ compiler, ninja" in line and "set offload_optimizer: false" in line
+    assert "install what is missing of a C++ compiler and ninja" in line and "set offload_optimizer: false" in line
+
+
+def test_beside_a_gpu_it_needs_no_compiler_of_cuda() -> None:
+    """DeepSpeed takes the same builder there, which compiles C++ alone."""
+    asked = "from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator\n"
+    asked += "builder = CUDA_Accelerator().create_op_builder('CPUAdamBuilder')\n"
+    asked += "print(type(builder).__module__, *builder.sources())"
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    told = subprocess.run([sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True)
+    module, *sources = told.stdout.splitlines()[-1].split()
+    assert module == "deepspeed.ops.op_builder.cpu.cpu_adam"
+    assert sources and all(source.endswith(".cpp") for source in sources)
 
 
 @pytest.mark.slow
