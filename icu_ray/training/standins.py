@@ -34,7 +34,8 @@ from icu_ray.data.long_texts import LongTexts
 from icu_ray.data.positions import real_positions
 from icu_ray.data.tokens import tokenise
 from icu_ray.errors import UserError
-from icu_ray.methods.vocabulary_loss import NllTerm, Segment, vocabulary_loss
+from icu_ray.methods.vocabulary_loss import Segment, vocabulary_loss
+from icu_ray.methods.vocabulary_terms import NllTerm
 from icu_ray.metrics.probe import probe
 from icu_ray.models.hidden import last_hidden
 from icu_ray.models.loading import load_tokenizer
