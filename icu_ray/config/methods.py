@@ -13,7 +13,7 @@ from icu_ray.config.section import Count, Name, Section, Seed, Setting, Weight
 class MethodStop(Section):
     """A stopping rule of one method; what is left out is as in the sweep's `stop`."""
 
-    rule: Literal["and", "or"] | None = None
+    rule: Literal["and", "or", "epochs"] | None = None
     """As stop.rule."""
     ma: Threshold | None = None
     """As stop.ma."""

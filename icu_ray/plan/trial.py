@@ -16,6 +16,7 @@ from icu_ray import methods
 from icu_ray.config import (
     MethodConfig,
     ModelConfig,
+    OptimConfig,
     PairsConfig,
     RecordsData,
     StopConfig,
@@ -149,7 +150,7 @@ def trial_of(
         "tokens": config.tokens.model_dump(mode="json"),
         "pairs": _pairs_identity(config.pairs, data, sample),
         "loss": _loss_identity(config),
-        "optim": {"lr": settings.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
+        "optim": _optim_identity(settings),
         "train": {**_train_identity(config.train), "batch_size": settings.batch_size},
         "filter": {
             **config.filter.model_dump(mode="json", exclude={"batch_size"}),
@@ -206,9 +207,16 @@ def _short(value: float) -> str:
     return text if "." in text or "e" in text else f"{text}.0"
 
 
+def _optim_identity(settings: TrialSettings) -> dict[str, Any]:
+    optim, usual = settings.optim, OptimConfig()
+    later = {name: getattr(optim, name) for name in ("weight_decay", "schedule", "warmup_epochs", "clip")}
+    set_ = {name: value for name, value in later.items() if value != getattr(usual, name)}
+    return {"lr": settings.lr, "betas": list(optim.betas), "eps": optim.eps, **set_}
+
+
 def _stop_identity(stop: StopConfig) -> dict[str, Any]:
     # A key that came later enters only where it is set, so that trials of before are found again.
-    later = {"max_ppl_ratio", "keep"}
+    later = {"max_ppl_ratio", "keep", "max_steps"}
     unset = {name for name in later if getattr(stop, name) == StopConfig.model_fields[name].default}
     return stop.model_dump(mode="json", exclude={"max_epochs", *unset})
 

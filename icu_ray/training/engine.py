@@ -45,7 +45,7 @@ WEIGHTS_FILE = "weights.safetensors"
 @dataclass(frozen=True)
 class EngineSettings:
     """lr, betas, eps, weight_decay (decoupled): Adam's. micro_batch: rows of a forward of a rank; accumulation: its
-    forwards of a step."""
+    forwards of a step. clip: largest norm of a step's gradient, None: any."""
 
     lr: float
     betas: tuple[float, float]
@@ -56,12 +56,13 @@ class EngineSettings:
     zero_stage: int = 0
     offload_optimizer: bool = False
     weight_decay: float = 0.0
+    clip: float | None = None
 
 
 def deepspeed_config(
     settings: EngineSettings, world_size: int, device: torch.device, parameters: int = BUCKET
 ) -> dict[str, Any]:
-    """DeepSpeed's own configuration. Unlearning takes Adam as in the authors' code: no weight decay, no clipping."""
+    """DeepSpeed's own configuration."""
     zero: dict[str, Any] = {"stage": settings.zero_stage}
     if settings.zero_stage:
         # It is made whole at the start: by DeepSpeed's default 2 GB in fp32 for the smallest of models.
@@ -90,7 +91,7 @@ def deepspeed_config(
         "zero_optimization": zero,
         "bf16": {"enabled": settings.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
-        "gradient_clipping": 0.0,
+        "gradient_clipping": settings.clip or 0.0,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }

@@ -30,6 +30,7 @@ from icu_ray.training.batches import EpochRows, Indices, epoch_batches, micro_ba
 from icu_ray.training.engine import Engine, EngineSettings, divide_reference
 from icu_ray.training.records import TrialData
 from icu_ray.training.refinement import SKIPS_IN_A_ROW, Flags, el_decides
+from icu_ray.training.schedules import schedule_of
 from icu_ray.training.validation import Heldout, Measure, Validation, validate, with_heldout
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ class EpochTrainer:
         world_size: int,
         *,
         method: Method | None = None,
-        weight_decay: float = 0.0,
     ) -> None:
         """method: None: the one that `settings` names."""
         self.settings, self.tokenizer = settings, tokenizer
@@ -88,11 +88,14 @@ class EpochTrainer:
                 settings.precision,
                 settings.zero_stage,
                 settings.offload_optimizer,
-                weight_decay,
+                settings.optim.weight_decay,
+                settings.optim.clip,
             ),
             rank,
             world_size,
         )
+        self.places = len(data.pairs) if data.pairs is not None and data.over_pool else len(data.targets)
+        self.schedule = schedule_of(settings, self.places)
         self.measure = Measure(settings.filter, settings.generate, settings.el, settings.eval)
 
     def close(self) -> None:
@@ -105,13 +108,19 @@ class EpochTrainer:
             parameter.requires_grad_(True)
 
     def train(
-        self, epoch: int, active: Flags, before_step: Callable[[int], None] = lambda number: None
+        self,
+        epoch: int,
+        active: Flags,
+        before_step: Callable[[int], None] = lambda number: None,
+        steps_before: int = 0,
     ) -> tuple[dict[str, float | None], int]:
         """One epoch; the mean of each loss term over its steps, and their number.
 
         active: of each text; all windows of a text take part, or none. before_step: told each step's number, from 0.
-        It ends early where the engine has skipped SKIPS_IN_A_ROW steps: `decide` then ends the trial.
+        steps_before: of earlier epochs. It ends early at the last of `stop.max_steps`, and where the engine has skipped
+        SKIPS_IN_A_ROW steps: `decide` then ends the trial.
         """
+        most = self.settings.stop.max_steps
         rows = self.data.epoch_rows(self.settings.seed, epoch, active[self.data.targets.text_of_row])
         torch.manual_seed(self.settings.seed + epoch)
         batches = epoch_batches(
@@ -125,8 +134,12 @@ class EpochTrainer:
         sums: dict[str, float] = {}
         done = 0
         for batch in batches:
-            if self.engine.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            if self.engine.skipped_in_a_row >= SKIPS_IN_A_ROW or (most is not None and steps_before + done >= most):
                 break
+            if self.schedule.changes:
+                # Batches that are left out count as steps, unless steps are what is counted.
+                past = (epoch - 1) * -(-self.places // self.settings.batch_size) if most is None else steps_before
+                self.engine.set_learning_rate(self.schedule.rate(past + done))
             before_step(done)
             done += 1
             parts = self.engine.step(self._micro_batches(batch, rows, answers))
