@@ -34,7 +34,7 @@ from icu_ray.config.measuring import (
     JudgeConfig,
     StopConfig,
 )
-from icu_ray.config.methods import MethodConfig, MethodStop, RangeConfig, SearchConfig
+from icu_ray.config.methods import MethodConfig, MethodStop, RangeConfig, SearchConfig, StepConfig
 from icu_ray.config.models import ModelConfig, ModelTrainingConfig, StandinConfig
 from icu_ray.config.section import Count, Fraction, Momentum, Name, Place, Positive, Section, Seed, Setting, Weight
 from icu_ray.config.sweep import SweepConfig
@@ -88,6 +88,7 @@ __all__ = [
     "Seed",
     "Setting",
     "StandinConfig",
+    "StepConfig",
     "StopConfig",
     "SweepConfig",
     "SyntheticData",

@@ -19,10 +19,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from icu_ray.config import LossConfig
+from icu_ray.config import LossConfig, StepConfig
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.methods.batch import Batch, LossTerms
-from icu_ray.methods.objective import Objective
+from icu_ray.methods.objective import Objective, nll
 from icu_ray.methods.weights import TokenRule
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class Method(ABC):
     """Where a method that reads second answers takes them from, unless its setting `answers` says otherwise: sentences
     of ignorance, or the rows' own alternates."""
 
+    step: StepConfig | None = None
+    """The rule that makes steps of its gradients (training/step_rules.py); None: plain descent. `methods.get` sets it.
+    """
+
     def __init__(
         self,
         alpha: float | None = None,
@@ -90,6 +94,22 @@ class Method(ABC):
 
         return evaluate(self.objective(), model, batch, self.options)
 
+    def split(self) -> tuple[Objective, Objective]:
+        """What forgets, and what keeps (the terms of pairs alone), for step rules; they add up to the objective.
+
+        A rule that asks for what keeps is given the pairs' loss where a method has nothing of the kind.
+        """
+        sides = [(factor, term, term.sides == {"pair"}) for factor, term in self.objective().terms]
+        forget, retain = (Objective(tuple((f, t) for f, t, of in sides if of == kind)) for kind in (False, True))
+        if self.step is not None and self.step.rule == "gru" and not retain.terms:
+            retain = nll("pair", name="retain")
+        return forget, retain
+
+    @property
+    def splits(self) -> bool:
+        """Whether its loss is the sum that its objective says, so that it can be split."""
+        return type(self).loss is Method.loss and bool(self.split()[0].terms)
+
     @classmethod
     def usual_alpha(cls, settings: Mapping[str, Setting]) -> float:
         """Alpha where a config gives none, of a method with these settings."""
@@ -113,7 +133,7 @@ class Method(ABC):
     @property
     def needs_pairs(self) -> bool:
         """Whether batches must carry paired rows."""
-        return self.objective().needs_pairs
+        return self.objective().needs_pairs or (self.step is not None and self.split()[1].needs_pairs)
 
     @property
     def needs_alternates(self) -> bool:

@@ -235,7 +235,8 @@ def _refuse_no_gold_standard(config: SweepConfig, data: DataCheck) -> None:
 
 def needs_pairs(method: MethodConfig, alpha: float, beta: float) -> bool:
     """Whether a method with these weights trains on pairs."""
-    return methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_pairs
+    made = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings, step=method.step)
+    return made.needs_pairs
 
 
 def _told_apart(trials: Mapping[str, Trial]) -> dict[str, Trial]:

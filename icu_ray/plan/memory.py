@@ -38,7 +38,8 @@ class Use:
     that are trained, None: all. cache: what is kept of the original model. beside: distributions that a token's loss
     needs beside the model's; None: one where anything is kept of the original. chunk: tokens whose scores exist at one
     time. rows: targets that one worker measures, `chunk_measured` at a time; prompts: asked at one time for what the
-    model says, of `prompt` tokens, with `beams` beams. train: False where nothing is trained.
+    model says, of `prompt` tokens, with `beams` beams. kept: float32 copies of what is trained that a step rule
+    holds. train: False where nothing is trained.
     """
 
     workers: int = 1
@@ -62,6 +63,7 @@ class Use:
     prompt: int = 50
     prompts: int = 128
     beams: int = 2
+    kept: int = 0
     train: bool = True
 
     @property
@@ -128,6 +130,7 @@ def memory_of(shape: ModelShape, use: Use) -> Memory:
     moments, master = 8 * own, 4 * own if use.stage or size == 2 else 0
     gradients = size * (own if use.stage >= 2 else trained)
     bucket = size * min(BUCKET, trained) if use.stage else 0
+    copies = 4 * trained * use.kept
     gathered = size * min(shape.parameters, LIVE + shape.layer) if use.stage == 3 else 0
     offloaded = use.offload and use.gpu and use.stage > 0
     main = moments + master + 4 * own if offloaded else 0
@@ -153,9 +156,9 @@ def memory_of(shape: ModelShape, use: Use) -> Memory:
         gradients=gradients,
         activations=activations,
         vocabulary=vocabulary,
-        buffers=bucket + gathered,
-        backward=max(held + activations + vocabulary, gradients) + bucket + gathered,
-        step=step,
+        buffers=bucket + gathered + copies,
+        backward=max(held + activations + vocabulary, gradients) + bucket + gathered + copies,
+        step=step + copies,
         measured=measured + stays,
         main=main,
     )

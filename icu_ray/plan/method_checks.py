@@ -6,7 +6,7 @@ check_methods_fit(config); check_answers(config, data)     # UserError: what was
 from __future__ import annotations
 
 from icu_ray import methods
-from icu_ray.config import SweepConfig
+from icu_ray.config import MethodConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError
 from icu_ray.methods.base import Method
@@ -19,6 +19,7 @@ def check_methods_fit(config: SweepConfig) -> None:
     for number, told in enumerate(config.methods):
         for alpha, beta in methods.cells(told):
             method = methods.get(told.name, alpha=alpha, beta=beta, settings=told.settings, loss=config.loss)
+            _check_step(method, number, told, config)
             for model, count in layers.items():
                 if count is not None and (told.models is None or model in told.models):
                     _check_layers(method, number, model, count)
@@ -52,6 +53,38 @@ def _check_layers(method: Method, number: int, model: str, count: int) -> None:
             raise UserError(
                 f"methods.{number}: {method.name} names layer {layer}, and model {model} has {count}; expected 0 to "
                 f"{count - 1}: see the method's settings {', '.join(key for key in method.settings if 'layer' in key)}"
+            )
+
+
+def _check_step(method: Method, number: int, told: MethodConfig, config: SweepConfig) -> None:
+    """UserError where a step rule could not do what it says."""
+    if told.step is None:
+        return
+    rule, where = told.step.rule, f"methods.{number}.step"
+    if not method.trains:
+        raise UserError(f"{where}: {method.name} trains nothing; leave the step rule out")
+    if not method.splits:
+        raise UserError(
+            f"{where}: rule={rule} takes the forget part and the retain part of a loss apart, and that of "
+            f"{method.name} is no sum of such terms; expected a method such as npo, graddiff or simnpo"
+        )
+    for model in config.models:
+        if not model.unlearn or (told.models is not None and model.name not in told.models):
+            continue
+        if model.zero_stage == 3:
+            raise UserError(
+                f"{where}: rule={rule} needs all gradients on each worker, and with zero_stage=3 model {model.name} "
+                "has them divided; expected zero_stage 0 to 2"
+            )
+        if model.offload_optimizer:
+            raise UserError(
+                f"{where}: rule={rule} keeps several copies of all weights on the device, where offload_optimizer of "
+                f"model {model.name} is to make room; leave it out"
+            )
+        if rule == "sam" and model.precision == "bf16":
+            raise UserError(
+                f"{where}: rule=sam moves each weight of model {model.name} by far less than precision=bf16 can tell "
+                "apart, so that it would change nothing; expected precision: fp32"
             )
 
 

@@ -92,6 +92,7 @@ class Trial:
             "batch_size": settings.batch_size,
             "seed": settings.seed,
             **dict(settings.method_settings),
+            **({} if settings.step is None else {"step": settings.step.rule, **settings.step.settings}),
         }
 
 
@@ -108,7 +109,7 @@ def trial_of(
 ) -> Trial:
     """seed: None: the config's only one."""
     known = methods.method_class(method.name)
-    built = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings)
+    built = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings, step=method.step)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
     settings = TrialSettings(
         method=method.name,
@@ -132,6 +133,7 @@ def trial_of(
         el=config.el,
         eval=config.eval,
         stop=stop,
+        step=method.step,
     )
     identity: dict[str, Any] = {
         "format": IDENTITY_FORMAT,
@@ -143,6 +145,7 @@ def trial_of(
             "alpha": settings.alpha,
             "beta": settings.beta,
             "settings": dict(settings.method_settings),
+            **({} if method.step is None else {"step": {"rule": method.step.rule, **method.step.settings}}),
         },
         "columns": config.columns.model_dump(mode="json"),
         # The other choices only say what is cut, or refuse it; trials of before there was this one are found again.
@@ -165,7 +168,7 @@ def trial_of(
         **({} if model.lora is None or not known.trains else {"lora": model.lora.identity()}),
         **({} if not built.needs_alternates else {"answers": _answers_identity(built.answers, data, sample)}),
     }
-    label = method.label or method.name
+    label = method.shown
     estimate = None
     if known.trains:
         rows = None if data is None else target_rows(config, model, sample, data.samples[sample].targets)
@@ -173,7 +176,15 @@ def trial_of(
         heldout = 0 if data is None else data.heldout
         pool = None if data is None or not paired else data.samples[sample].pool
         estimate = estimate_of(
-            model, config, rows, heldout=heldout, paired=paired, pool=pool, answered=built.needs_alternates
+            model,
+            config,
+            rows,
+            heldout=heldout,
+            paired=paired,
+            pool=pool,
+            answered=built.needs_alternates,
+            twice=method.step is not None and method.step.rule == "sam",
+            epochs=settings.max_epochs if stop.rule == "epochs" else None,
         )
     return Trial(
         trial_id=content_hash(identity)[:16],

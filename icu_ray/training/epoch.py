@@ -63,6 +63,7 @@ class EpochTrainer:
             beta=settings.beta,
             settings=settings.method_settings,
             loss=settings.loss,
+            step=settings.step,
         )
         self.method = method
         # A term that scores one side's words at the other's columns may ask what a model makes of pads, which in some
@@ -90,6 +91,7 @@ class EpochTrainer:
                 settings.offload_optimizer,
                 settings.optim.weight_decay,
                 settings.optim.clip,
+                settings.step,
             ),
             rank,
             world_size,
