@@ -56,6 +56,7 @@ BUILT_IN: Mapping[str, str] = {
     "idknll": "icu_ray.methods.idknll:IdkNll",
     "altpo": "icu_ray.methods.altpo:AltPo",
     "rmu": "icu_ray.methods.rmu:Rmu",
+    "task_vector": "icu_ray.methods.task_vector:TaskVector",
     "original": "icu_ray.methods.original:Original",
     "retrained": "icu_ray.methods.retrained:Retrained",
 }

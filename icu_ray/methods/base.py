@@ -26,6 +26,7 @@ from icu_ray.methods.objective import Objective, nll
 from icu_ray.methods.weights import TokenRule
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 # One import for whoever writes a method.
@@ -56,6 +57,9 @@ class Method(ABC):
     """False for the model as it is, which is measured and nothing else."""
     follows_steps: ClassVar[bool] = False
     """True where it is told what each step measured over its whole global batch (`after_step`): one more collective."""
+    fine_tunes: ClassVar[bool] = False
+    """True where it learns its targets by its own settings `epochs`, `lr` and `schedule`, all of them to the end, and
+    the model that it leaves is made of the weights before and after (`left`)."""
     second_answers: ClassVar[Literal["sentences", "alternates"] | None] = None
     """Where a method that reads second answers takes them from, unless its setting `answers` says otherwise: sentences
     of ignorance, or the rows' own alternates."""
@@ -173,6 +177,10 @@ class Method(ABC):
     def trains_parameter(self, name: str) -> bool:
         """Whether the model's parameter of this name is trained; the others are frozen before an engine is made."""
         return True
+
+    def left(self, before: Tensor, now: Tensor) -> Tensor:
+        """A weight of the model that is left, in float32, where `fine_tunes`. before, now: as it began, as trained."""
+        return now
 
     def after_step(self, parts: Mapping[str, float], epoch: int) -> None:  # noqa: B027 - most carry nothing
         """Told the parts of each step's loss over the global batch, alike on all workers, where `follows_steps`."""

@@ -163,6 +163,8 @@ def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> No
     known = methods.method_class(method.name)
     used = {"alpha": known.alpha_counts(method.settings), "beta": known.uses_beta}
     unused = [name for name, counts in used.items() if not counts]
+    if known.fine_tunes:
+        raise UserError(f"search: {method.name} takes its own settings, no lr of a search; give it a grid of methods")
     for name in search.space:
         if name in unused:
             raise UserError(f"search.space: {method.name} does not use {name}; leave it out")

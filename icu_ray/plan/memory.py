@@ -39,7 +39,8 @@ class Use:
     needs beside the model's; None: one where anything is kept of the original. chunk: tokens whose scores exist at one
     time. rows: targets that one worker measures, `chunk_measured` at a time; prompts: asked at one time for what the
     model says, of `prompt` tokens, with `beams` beams. kept: float32 copies of what is trained that a step rule
-    holds. train: False where nothing is trained.
+    holds. began: whether the weights before training are kept, and those that are trained are put aside where the model
+    is measured. train: False where nothing is trained.
     """
 
     workers: int = 1
@@ -64,6 +65,7 @@ class Use:
     prompts: int = 128
     beams: int = 2
     kept: int = 0
+    began: bool = False
     train: bool = True
 
     @property
@@ -127,6 +129,7 @@ def memory_of(shape: ModelShape, use: Use) -> Memory:
         return Memory(weights, measured=measured)
     trained = shape.parameters if use.trainable is None else use.trainable
     own = trained / (use.workers if use.stage else 1)  # what this worker's Adam steps
+    began = size * trained if use.began else 0
     moments, master = 8 * own, 4 * own if use.stage or size == 2 else 0
     gradients = size * (own if use.stage >= 2 else trained)
     bucket = size * min(BUCKET, trained) if use.stage else 0
@@ -149,7 +152,7 @@ def memory_of(shape: ModelShape, use: Use) -> Memory:
     held = gradients if use.accumulates or use.stage == 3 else 0
     stays = gradients + bucket if use.stage == 3 else 0
     return Memory(
-        weights=weights,
+        weights=weights + began,
         moments=moments,
         master=master,
         reference=_reference(shape, use, size),
@@ -159,7 +162,7 @@ def memory_of(shape: ModelShape, use: Use) -> Memory:
         buffers=bucket + gathered + copies,
         backward=max(held + activations + vocabulary, gradients) + bucket + gathered + copies,
         step=step + copies,
-        measured=measured + stays,
+        measured=measured + stays + began,
         main=main,
     )
 

@@ -115,6 +115,7 @@ def use_of(trial: Trial, config: SweepConfig, rows: int, shape: ModelShape) -> U
         prompts=config.filter.batch_size,
         beams=config.filter.beams,
         kept=_copies(settings.step),
+        began=method.fine_tunes,
         train=settings.max_epochs > 0,
     )
 

@@ -111,13 +111,21 @@ def trial_of(
     known = methods.method_class(method.name)
     built = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings, step=method.step)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
+    lr, max_epochs = model.lr or config.optim.lr, model.max_epochs or config.stop.max_epochs
+    optim, refining = config.optim, config.filter
+    if known.fine_tunes:
+        own = built.settings
+        lr, max_epochs = float(own["lr"]), int(own["epochs"])
+        optim = optim.model_copy(update={"schedule": own["schedule"], "warmup_epochs": 0.0})
+        stop = stop.model_copy(update={"rule": "epochs", "max_steps": None})
+        refining = refining.model_copy(update={"rule": "never"})
     settings = TrialSettings(
         method=method.name,
         alpha=float(alpha),
         beta=float(beta),
-        lr=model.lr or config.optim.lr,
+        lr=lr,
         batch_size=model.batch_size or config.train.batch_size,
-        max_epochs=(model.max_epochs or config.stop.max_epochs) if known.trains else 0,
+        max_epochs=max_epochs if known.trains else 0,
         method_settings=dict(method.settings),
         seed=config.all_seeds[0] if seed is None else seed,
         micro_batch=model.micro_batch,
@@ -126,9 +134,9 @@ def trial_of(
         offload_optimizer=model.offload_optimizer,
         activation_checkpointing=model.activation_checkpointing,
         loss=config.loss,
-        optim=config.optim,
+        optim=optim,
         train=config.train,
-        filter=config.filter,
+        filter=refining,
         generate=config.generate,
         el=config.el,
         eval=config.eval,
@@ -156,7 +164,7 @@ def trial_of(
         "optim": _optim_identity(settings),
         "train": {**_train_identity(config.train), "batch_size": settings.batch_size},
         "filter": {
-            **config.filter.model_dump(mode="json", exclude={"batch_size"}),
+            **settings.filter.model_dump(mode="json", exclude={"batch_size"}),
             "encoder": encoder_identity(config.filter.encoder),
         },
         "generate": config.generate.model_dump(mode="json"),

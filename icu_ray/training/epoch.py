@@ -9,7 +9,8 @@ Deterministic for a seed, an epoch, a number of threads and a world size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,9 @@ class EpochTrainer:
             # A hook on the embeddings that only the reentrant way needs.
             model.disable_input_require_grads()  # type: ignore[no-untyped-call]
         self._held = _freeze(model, method)
+        # A method that fine-tunes leaves other weights than those that are trained, and needs where these began.
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._began = [(p, p.detach().clone()) for p in trained] if method.fine_tunes else []
         self.data, self._frozen = _divided(data) if settings.zero_stage == 3 else (data, None)
         self.engine = Engine(
             UnlearningModule(model, method),
@@ -103,6 +107,8 @@ class EpochTrainer:
     def close(self) -> None:
         """End training: the model is whole on every rank and can be measured and saved by any of them."""
         self.engine.close()
+        self._leave()
+        self._began = []
         self._frozen = None
         if self.settings.activation_checkpointing:
             self.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
@@ -201,18 +207,36 @@ class EpochTrainer:
             )
         return found
 
+    @contextmanager
+    def model_as_left(self) -> Iterator[None]:
+        """Inside, the model is whole, and what the trial would leave if it ended here. All ranks enter and leave."""
+        with self.engine.whole_model():
+            trained = [parameter.detach().clone() for parameter, _ in self._began]
+            self._leave()
+            try:
+                yield
+            finally:
+                with torch.no_grad():
+                    for (parameter, _), value in zip(self._began, trained, strict=True):
+                        parameter.copy_(value)
+
+    @torch.no_grad()
+    def _leave(self) -> None:
+        for parameter, before in self._began:
+            parameter.copy_(self.method.left(before.float(), parameter.float()))
+
     def complete(self, validation: Validation) -> Validation:
         """The last epoch always gets all of its numbers: EL, and what it does on held-out rows."""
         if validation.el is None:
             return self.validate()
         if self.data.heldout is None:
             return validation
-        with self.engine.whole_model():
+        with self.model_as_left():
             return with_heldout(validation, self.model, self.data.heldout, self.measure, self.rank, self.world_size)
 
     def validate(self, heldout: Heldout | None = "whole", decision: Thresholds | None = None) -> Validation:
         """Measure the model as it is now. decision: leave EL out where it cannot change whether these are met."""
-        with self.engine.whole_model():
+        with self.model_as_left():
             return validate(
                 self.model,
                 self.tokenizer,

@@ -202,7 +202,7 @@ def _report(
     state = TrialState(history[-1].epoch, active.copy(), history, trainer.method.state())
 
     def save_model(file: Path) -> None:
-        with trainer.engine.whole_model():
+        with trainer.model_as_left():
             if trainer.rank == 0:
                 save_weights(trainer.model, file)
 

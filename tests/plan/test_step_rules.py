@@ -62,7 +62,7 @@ def test_memory_and_time_count_the_rule() -> None:
     [
         (SAM, "dpo", {}, r"methods\.0\.step: rule=sam takes .* that of dpo is no sum"),
         ({"rule": "gru"}, "pdu", {}, "that of pdu is no sum"),
-        (SAM, "original", {}, "trains nothing"),
+        (SAM, "original", {}, "takes no steps of unlearning"),
         (SAM, "npo", {"zero_stage": 3}, "zero_stage=3 model a has them divided; expected zero_stage 0 to 2"),
         ({"rule": "gru"}, "npo", {"zero_stage": 1, "offload_optimizer": True}, "offload_optimizer of model a"),
         (SAM, "npo", {"precision": "bf16"}, "precision=bf16 can tell apart"),
