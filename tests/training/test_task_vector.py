@@ -68,9 +68,8 @@ def test_what_is_left_is_the_original_less_the_vector(how: dict[str, Any], expec
         torch.testing.assert_close(parameter.double(), expected[name], rtol=1e-3, atol=1e-4)
     assert outcome.epochs == 3
     losses = [record.scores.forget_loss for record in outcome.history]
-    learnt = [record.loss.get("learn") for record in outcome.history[1:]]
-    # It learns, and what is measured is what would be left: the targets become less likely.
-    assert learnt == sorted(learnt, reverse=True) and losses == sorted(losses)
+    # What is measured is what would be left, not what is trained: the targets become less likely.
+    assert losses == sorted(losses)
     assert outcome.after.forget_loss == losses[-1] > outcome.before.forget_loss
 
 
