@@ -128,7 +128,7 @@ class OptimConfig(Section):
     """Adam; by default as in the authors' code: no weight decay, no schedule, no clipping."""
 
     lr: Positive = 5e-6
-    """Learning rate, the highest of a schedule."""
+    """Learning rate. With a schedule, the highest."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.98)
     """Decay of Adam's two moments."""
     eps: Positive = 1e-8
