@@ -18,7 +18,7 @@ from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config, merge, resolve_config
 from icu_ray.config.recipes import RECIPES, flat, recipe_values
 from icu_ray.errors import UserError
-from icu_ray.report.terminal.plan_table import plan_json, recipe_said
+from icu_ray.report.terminal.plan_table import forgotten_when, plan_json, recipe_said
 from tests.plan.test_plan import SMALL, ids, plan
 
 FIELD: dict[str, dict[str, Any]] = {
@@ -132,6 +132,7 @@ def test_what_a_config_changes_is_told() -> None:
     assert said.startswith("Recipe 'open_unlearning_muse' sets pairs.by=random")
     assert "optim.lr=0.001 in place of 1e-05" in said and "models.0.max_epochs=4 in place of 10" in said
     assert recipe_said(told()) == []
+    assert forgotten_when(told(**CHANGED)) == "MA < 59.94 % and EL10 < 4.99 %, judged after the last epoch"
     values = json.loads(plan_json(plan(CHANGED)))["recipe"]
     assert values["name"] == "open_unlearning_muse" and {"key", "value", "changed"} == set(values["values"][0])
 
