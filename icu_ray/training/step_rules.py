@@ -34,6 +34,7 @@ from icu_ray.config import StepConfig
 if TYPE_CHECKING:
     from icu_ray.methods.base import Batch
     from icu_ray.methods.module import UnlearningModule
+    from icu_ray.methods.objective import Objective
 
 Part = Literal["forget", "retain"]
 STATE_FILE = "step_rule.safetensors"
@@ -59,16 +60,20 @@ class PartGradients:
         """(P,) float32 over the whole global batch, alike on all ranks. suffix: of the names of its terms' values."""
         total = torch.zeros(sum(w.numel() for w in self.weights), device=self.weights[0].device)
         for batch in self.batches:
-            terms = self.module(batch, self.objectives[part])
-            found = torch.autograd.grad(terms.total, self.weights, allow_unused=True)
-            for (_, place), gradient in zip(self.pairs(total), found, strict=True):
-                if gradient is not None:
-                    place += gradient
-            for name, value in terms.parts.items():
-                self.values[name + suffix] = self.values.get(name + suffix, 0.0) + float(value)
+            self._add(batch, self.objectives[part], suffix, total)
         if self.world_size > 1:
             torch.distributed.all_reduce(total)
         return total
+
+    def _add(self, batch: Batch, part: Objective, suffix: str, total: Tensor) -> None:
+        """A micro batch's gradients to (P,) total; they are gone before the next one's are made."""
+        terms = self.module(batch, part)
+        found = torch.autograd.grad(terms.total, self.weights, allow_unused=True)
+        for (_, place), gradient in zip(self.pairs(total), found, strict=True):
+            if gradient is not None:
+                place += gradient
+        for name, value in terms.parts.items():
+            self.values[name + suffix] = self.values.get(name + suffix, 0.0) + float(value)
 
     def pairs(self, flat: Tensor) -> Iterator[tuple[nn.Parameter, Tensor]]:
         """Each weight with its place in a flat tensor (P,)."""

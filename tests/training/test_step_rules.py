@@ -5,6 +5,7 @@ Needs: a C++ compiler (DeepSpeed); ../shared for some of its tests.
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,20 @@ import torch
 from torch import Tensor
 
 from icu_ray import methods
-from icu_ray.config import StepConfig
+from icu_ray.config import LossConfig, StepConfig
+from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
+from icu_ray.methods.weights import batch_weights
+from icu_ray.plan.model_memory import _copies
 from icu_ray.training.engine import Engine, EngineSettings
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport
-from icu_ray.training.step_rules import Gru, PartGradients, Sam, product
+from icu_ray.training.step_rules import Gru, PartGradients, Sam, product, rule_of
 from tests.methods.test_field_oracles import ANSWERS_KL, Oracle
 from tests.support.lora_case import base, lora_case
 from tests.support.recipe_case import mean_nll, plain_epochs
 from tests.support.steps_case import CASES, epochs_of, settings_of
+from tests.support.tiny_models import tiny_model, tiny_rows
 from tests.support.training_case import case, tokenizer
 from tests.support.worker_processes import worker_processes
 
@@ -268,3 +273,34 @@ def bf16_apart(name: str, stage: int) -> float:
 @pytest.mark.parametrize("stage", [0, 1, 2])
 def test_gru_in_bf16_is_as_near_to_fp32_as_plain_descent(stage: int) -> None:
     assert bf16_apart("gru", stage) < 1.1 * bf16_apart("plain", stage) < 0.25
+
+
+def tensors() -> dict[int, int]:
+    """Bytes of each storage that Python's collector knows, by its address."""
+    there = [each.untyped_storage() for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+    return {each.data_ptr(): each.nbytes() for each in there}
+
+
+@pytest.mark.parametrize("told", [{"rule": "sam"}, {"rule": "gru"}, {"rule": "gru", "average": 0.8}])
+def test_a_rule_holds_as_many_copies_as_the_plan_counts(told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at where a part's gradients are there, at the second of two steps."""
+    step = StepConfig.model_validate(told)
+    method = methods.get("graddiff", step=step)
+    model = tiny_model("gpt_neo")
+    rows, pairs = tiny_rows(2, 1), tiny_rows(2, 2)
+    weights = batch_weights(rows.labels, pairs.labels, np.ones(2, dtype=bool), rows.columns, LossConfig())
+    batch = Batch.gather(rows, pairs, np.arange(2), weights)
+    parts = PartGradients(UnlearningModule(model, method), [batch, batch], 1)
+    size = 4 * sum(weight.numel() for weight in parts.weights)
+    rule, before = rule_of(step), tensors()
+    rule.gradient(parts)
+    held, grad = [], torch.autograd.grad
+
+    def looked_at(*given: Any, **more: Any) -> Any:
+        found = grad(*given, **more)
+        held.append(sum(bytes_ for place, bytes_ in tensors().items() if place not in before) / size)
+        return found
+
+    monkeypatch.setattr(torch.autograd, "grad", looked_at)
+    rule.gradient(parts)
+    assert max(held) == pytest.approx(_copies(step), rel=0.1)
