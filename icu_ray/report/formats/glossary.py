@@ -64,7 +64,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("trial", "One model, one forget sample, one method and one cell. A sweep is all trials of one config."),
     (
         "recipe",
-        "Learning rate, schedule, number of epochs and the like of another paper or framework, set together by one key.",
+        "Learning rate, schedule, number of epochs and the like of another paper or framework, set together by one "
+        "key.",
     ),
     (
         "step rule",
