@@ -14,6 +14,7 @@ from typing import Any
 from icu_ray.cli.main import make_parser
 from icu_ray.config.file import FIDELITY_PRESETS
 from icu_ray.config.keys import default_of, models, places, sentences, takes, written
+from icu_ray.config.recipes import RECIPES, flat
 
 FOLDER = Path(__file__).parent / "reference"
 _MADE = "<!-- Made by docs/generate.py; change the source, not this page. -->"
@@ -55,7 +56,14 @@ def config_page() -> str:
     for key in dict.fromkeys([*presets["reference"], *presets["paper"]]):
         values = [f"`{written(presets[side][key])}`" if key in presets[side] else "" for side in ("reference", "paper")]
         lines.append(f"| `{key}` | {values[0]} | {values[1]} |")
-    lines += ["", "What is empty keeps its default.", ""]
+    lines += ["", "What is empty keeps its default.", "", "## What `recipe` sets", ""]
+    lines += [f"- `{name}`: {recipe.summary}" for name, recipe in RECIPES.items()]
+    told = {name: flat(recipe) for name, recipe in RECIPES.items()}
+    lines += ["", f"| key | {' | '.join(told)} |", "|---" * (len(told) + 1) + "|"]
+    for key in dict.fromkeys(key for values in told.values() for key in values):
+        values = [f"`{written(each[key])}`" if key in each else "" for each in told.values()]
+        lines.append(f"| `{key}` | {' | '.join(values)} |")
+    lines += ["", "What is empty keeps its default. `methods.NAME` is each item of `methods` with that name.", ""]
     return "\n".join(lines)
 
 

@@ -4,9 +4,10 @@
 
 `sweep.py` is a whole config: read it first, then the sections it names, in the order of a text's way: `data.py`,
 `models.py` (`adapters.py`), `methods.py`, `training.py`, `measuring.py`, `cluster.py`; `section.py` is what they have
-in common. A sentence under a key is its documentation (docs/reference/config.md is made of them). `file.py` reads YAML
-with its `base:` and overrides, `refusals.py` says what is wrong with it, `shipped.py` finds those of tune_configs/,
-`starter.py` writes one to start from, and `keys.py` says of every key what it means. No Ray, no torch, no file of data.
+in common. A sentence under a key is its documentation (docs/reference/config.md is made of them). `recipes.py` has
+values that other papers train with. `file.py` reads YAML with its `base:` and overrides, `refusals.py` says what is
+wrong with it, `shipped.py` finds those of tune_configs/, `starter.py` writes one to start from, and `keys.py` says of
+every key what it means. No Ray, no torch, no file of data.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from icu_ray.config.measuring import (
     JudgeConfig,
     StopConfig,
 )
-from icu_ray.config.methods import MethodConfig, MethodStop, RangeConfig, SearchConfig
+from icu_ray.config.methods import MethodConfig, MethodStop, RangeConfig, SearchConfig, StepConfig
 from icu_ray.config.models import ModelConfig, ModelTrainingConfig, StandinConfig
 from icu_ray.config.section import Count, Fraction, Momentum, Name, Place, Positive, Section, Seed, Setting, Weight
 from icu_ray.config.sweep import SweepConfig
@@ -88,6 +89,7 @@ __all__ = [
     "Seed",
     "Setting",
     "StandinConfig",
+    "StepConfig",
     "StopConfig",
     "SweepConfig",
     "SyntheticData",

@@ -23,6 +23,7 @@ import yaml
 from pydantic import ValidationError
 
 from icu_ray.config import RecordsData, Section, SweepConfig
+from icu_ray.config.recipes import for_method, recipe_of
 from icu_ray.config.refusals import explain, typed_override
 from icu_ray.errors import UserError, did_you_mean
 
@@ -223,10 +224,23 @@ def _read_tree(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def resolve_config(tree: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> SweepConfig:
-    """Validate a plain tree after putting the fidelity preset below it. overrides: those in it, for messages."""
+    """Validate a plain tree after putting its fidelity preset and recipe below it. overrides: in it, for messages."""
     fidelity = tree.get("fidelity", "default")
     preset = FIDELITY_PRESETS.get(fidelity, {}) if isinstance(fidelity, str) else {}
-    return _validate(SweepConfig, merge(preset, tree), where, overrides)
+    return _validate(SweepConfig, _with_recipe(merge(preset, tree)), where, overrides)
+
+
+def _with_recipe(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tree over what its recipe says."""
+    recipe = recipe_of(tree)
+    if recipe is None:
+        return tree
+    whole = merge(recipe.keys, tree)
+    if isinstance(whole.get("methods"), list):
+        whole["methods"] = [
+            merge(for_method(recipe, item), item) if isinstance(item, Mapping) else item for item in whole["methods"]
+        ]
+    return whole
 
 
 def _validate(kind: type[_S], tree: Mapping[str, Any], where: str, overrides: Sequence[str]) -> _S:

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from icu_ray import config as schema
 from icu_ray.config.file import FIDELITY_PRESETS
+from icu_ray.config.recipes import RECIPES, flat
 from icu_ray.errors import UserError, did_you_mean
 
 ROOT = "SweepConfig"
@@ -30,7 +31,7 @@ class Key:
     """path: as it is written, `models.<number>.lr`. section: the class that holds it. default: as in YAML, or words.
 
     of: 'source: records' for a key that only this kind of section has, else ''. below: the sections under this key, by
-    their classes' names. presets: (name, value) of what `fidelity` sets it to.
+    their classes' names. presets: (name, value) of what `fidelity` sets it to; recipes: of what `recipe` does.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Key:
     of: str = ""
     below: tuple[str, ...] = ()
     presets: tuple[tuple[str, str], ...] = ()
+    recipes: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
@@ -94,6 +96,7 @@ def _walk(name: str, prefix: str) -> Iterator[Key]:
             of,
             below,
             tuple((p, written(value)) for p in FIDELITY_PRESETS if (value := _preset(p, path)) is not None),
+            tuple((r, written(flat(told)[path])) for r, told in RECIPES.items() if path in flat(told)),
         )
         for other in below:
             yield from _walk(other, f"{path}{_item(kind)}.")

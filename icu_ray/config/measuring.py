@@ -13,9 +13,9 @@ from icu_ray.config.section import Count, Fraction, Place, Positive, Section, We
 class FilterConfig(Section):
     """Iterative unlearning refinement (section IV-D): which targets count as forgotten."""
 
-    rule: Literal["or", "and"] = "or"
+    rule: Literal["or", "and", "never"] = "or"
     """Whether low BERTScore or low BLEU is enough to be forgotten, as in the authors' code, or both are needed, as the
-    paper says."""
+    paper says. never: every target is unlearned in every epoch, and none is counted as forgotten."""
     sticky: bool = False
     """Whether a forgotten target stays so; without, it is judged again after every epoch."""
     at_start: bool = True
@@ -83,8 +83,9 @@ Threshold = Fraction | Literal["heldout"]
 class StopConfig(Section):
     """When a trial ends (sections IV-D, V-D)."""
 
-    rule: Literal["and", "or"] = "and"
-    """Whether MA and EL must both be below their thresholds, or one."""
+    rule: Literal["and", "or", "epochs"] = "and"
+    """Whether MA and EL must both be below their thresholds, or one. epochs: a trial trains all of `max_epochs` (or
+    `max_steps`), whatever is measured meanwhile; it is then judged as with and."""
     ma: Threshold = 0.5994
     """Memorisation accuracy below which a sample counts as forgotten: a number, or 'heldout': no more than the original
     model's mean on the held-out texts."""
@@ -99,6 +100,8 @@ class StopConfig(Section):
     """End also when the filter has left no target to unlearn."""
     max_epochs: Count = 50
     """Epochs after which a trial ends as not forgotten; the authors' code has no limit."""
+    max_steps: Count | None = None
+    """Steps of the optimizer after which a trial ends, where `max_epochs` does not end it before."""
 
 
 def _is_plain_address(text: str) -> bool:

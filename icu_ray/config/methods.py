@@ -7,18 +7,54 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from icu_ray.config.measuring import Threshold
-from icu_ray.config.section import Count, Name, Section, Seed, Setting, Weight
+from icu_ray.config.section import Count, Name, Positive, Section, Seed, Setting, Weight
 
 
 class MethodStop(Section):
     """A stopping rule of one method; what is left out is as in the sweep's `stop`."""
 
-    rule: Literal["and", "or"] | None = None
+    rule: Literal["and", "or", "epochs"] | None = None
     """As stop.rule."""
     ma: Threshold | None = None
     """As stop.ma."""
     el: Threshold | None = None
     """As stop.el."""
+
+
+class StepConfig(Section):
+    """How a method's gradients become a step, where that is not plain descent on its loss.
+
+    It needs a loss that is a sum of terms: those of the pairs alone are the retain part, the others the forget part.
+    """
+
+    rule: Literal["sam", "gru"]
+    """sam: the forget part's gradient is taken a little uphill, where forgetting has been undone most (sharpness-aware
+    minimisation). gru: what opposes the retain part is taken out of the forget part's gradient, and the retain part
+    only says the direction; it is the pairs' loss for a method without one (gradient rectification)."""
+    rho: Positive | None = None
+    """With sam: how far uphill, the norm of the change of all trained weights together. Default: 0.01."""
+    max_opposition: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With gru: how much is taken out at most: the cosine of the two gradients counts as no lower than minus this.
+    0.5 is the limit in GRU's code. Default: no limit."""
+    average: Annotated[float, Field(gt=0, le=1)] | None = None
+    """With gru: weight of this step's retain gradient in its moving average; 0.8 in GRU's code. Default: 1, no
+    average."""
+
+    @model_validator(mode="after")
+    def _own_keys(self) -> StepConfig:
+        other = {"sam": ("max_opposition", "average"), "gru": ("rho",)}[self.rule]
+        for key in other:
+            if getattr(self, key) is not None:
+                raise ValueError(f"'{key}' is not for rule={self.rule}; leave it out")
+        return self
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What the rule is told, defaults filled in."""
+        if self.rule == "sam":
+            return {"rho": 0.01 if self.rho is None else self.rho}
+        limit = {} if self.max_opposition is None else {"max_opposition": self.max_opposition}
+        return {"average": 1.0 if self.average is None else self.average, **limit}
 
 
 class MethodConfig(Section):
@@ -41,6 +77,8 @@ class MethodConfig(Section):
     """Names of the models to run it on; default: all that are trained."""
     stop: MethodStop = MethodStop()
     """Where this method ends by another rule than the sweep's `stop`, as the paper's baselines did."""
+    step: StepConfig | None = None
+    """A rule that makes a step of more than one gradient, such as {rule: sam}. Default: plain descent on the loss."""
 
     @model_validator(mode="after")
     def _one_grid(self) -> MethodConfig:
@@ -54,6 +92,11 @@ class MethodConfig(Section):
         if self.cells is not None:
             del written["alpha"], written["beta"]
         return written
+
+    @property
+    def shown(self) -> str:
+        """What tables call it: its label, or its name and its step rule's."""
+        return self.label or (self.name if self.step is None else f"{self.name}-{self.step.rule}")
 
     def grid(self, usual_alpha: float = 0.5) -> tuple[tuple[float, float], ...]:
         """The (alpha, beta) cells in their written order. usual_alpha: the method's, where none is written."""

@@ -61,7 +61,11 @@ def _said(item: Mapping[str, Any], key: str, root: type[Section]) -> str:
         .replace("a valid array", "a list, such as [0, 1]")
         .replace("Field required", "required, and missing")
     )
-    return message if kind in ("missing", "value_error") else f"{message}, found {_brief(found)}"
+    if kind in ("missing", "value_error"):
+        return str(message)
+    words = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if kind == "literal_error" else []
+    near = did_you_mean(found, words) if isinstance(found, str) else ""
+    return f"{message}, found {_brief(found)}{near}"
 
 
 def _brief(value: Any) -> str:

@@ -36,6 +36,10 @@ class SweepConfig(Section):
     fidelity: Literal["default", "reference", "paper"] = "default"
     """What to follow where the paper and its authors' code differ: the code (reference), the paper, or the code without
     its bugs (default). It sets several keys together; each can be set by itself too."""
+    recipe: Literal["icu", "open_unlearning_tofu", "open_unlearning_muse", "rmu_wmdp", "simnpo_paper"] | None = None
+    """Train as another paper or framework does: learning rate, epochs, batches, schedule, weight decay, pairs, no
+    filter, and settings of methods. Each of these keys can still be set by itself. 'icu-ray explain recipe' says what
+    each sets; with --config, and in a dry run, what a config has in its place. Default: ICU's."""
     seed: Seed = 42
     """Seed of what is random in a trial: the order of batches, dropout."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
@@ -95,6 +99,11 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepConfig:
+        if self.recipe not in (None, "icu") and self.fidelity != "default":
+            raise ValueError(
+                f"recipe: {self.recipe} is not ICU's way to train, of which fidelity={self.fidelity} says the details; "
+                "give one of the two"
+            )
         if self.name.casefold() in _OF_THE_STORAGE:  # some disks take STORE for the same folder
             raise ValueError(f"name: '{self.name}' is what the storage calls something of its own; choose another")
         if not self.storage.removeprefix("file://").strip():

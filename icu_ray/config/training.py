@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from icu_ray.config.section import Count, Fraction, Momentum, Place, Positive, Section
+from icu_ray.config.section import Count, Fraction, Momentum, Place, Positive, Section, Weight
 
 
 class TokensConfig(Section):
@@ -126,14 +126,24 @@ class KlConfig(Section):
 
 
 class OptimConfig(Section):
-    """Adam as in the authors' code: no weight decay, no schedule, no clipping."""
+    """Adam; by default as in the authors' code: no weight decay, no schedule, no clipping."""
 
     lr: Positive = 5e-6
-    """Learning rate."""
+    """Learning rate. With a schedule, the highest."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.98)
     """Decay of Adam's two moments."""
     eps: Positive = 1e-8
     """Added to Adam's denominator."""
+    weight_decay: Weight = 0.0
+    """AdamW's decoupled weight decay, of all weights that are trained; 0 is Adam."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up the learning rate stays, or falls to 0 at the end of the last of `stop.max_epochs` epochs (or
+    of `stop.max_steps` steps)."""
+    warmup_epochs: Weight = 0.0
+    """Epochs in which the learning rate rises evenly from 0; a part of one is rounded down to whole steps."""
+    clip: Positive | None = None
+    """Largest norm of a step's gradient over all trained weights, to which a larger one is scaled down; default: as it
+    is."""
 
 
 class TrainConfig(Section):

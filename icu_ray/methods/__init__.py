@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 from icu_ray.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from icu_ray.config import LossConfig, MethodConfig
+    from icu_ray.config import LossConfig, MethodConfig, StepConfig
     from icu_ray.methods.base import Method, Setting
 
 GROUP = "icu_ray.methods"
@@ -56,6 +56,7 @@ BUILT_IN: Mapping[str, str] = {
     "idknll": "icu_ray.methods.idknll:IdkNll",
     "altpo": "icu_ray.methods.altpo:AltPo",
     "rmu": "icu_ray.methods.rmu:Rmu",
+    "task_vector": "icu_ray.methods.task_vector:TaskVector",
     "original": "icu_ray.methods.original:Original",
     "retrained": "icu_ray.methods.retrained:Retrained",
 }
@@ -116,10 +117,13 @@ def get(
     beta: float = 1.0,
     settings: Mapping[str, Setting] | None = None,
     loss: LossConfig | None = None,
+    step: StepConfig | None = None,
 ) -> Method:
     """A method with its hyper-parameters (alpha None: its own default); `loss` says span, reduction, form of the
-    divergence and chunk."""
-    return method_class(name)(alpha, beta, settings, loss)
+    divergence and chunk. step: the rule that makes steps of its gradients."""
+    made = method_class(name)(alpha, beta, settings, loss)
+    made.step = step
+    return made
 
 
 def cells(method: MethodConfig) -> tuple[tuple[float, float], ...]:

@@ -19,13 +19,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from icu_ray.config import LossConfig
+from icu_ray.config import LossConfig, StepConfig
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.methods.batch import Batch, LossTerms
-from icu_ray.methods.objective import Objective
+from icu_ray.methods.objective import Objective, nll
 from icu_ray.methods.weights import TokenRule
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 # One import for whoever writes a method.
@@ -56,9 +57,16 @@ class Method(ABC):
     """False for the model as it is, which is measured and nothing else."""
     follows_steps: ClassVar[bool] = False
     """True where it is told what each step measured over its whole global batch (`after_step`): one more collective."""
+    fine_tunes: ClassVar[bool] = False
+    """True where it learns its targets by its own settings `epochs`, `lr` and `schedule`, all of them to the end, and
+    the model that it leaves is made of the weights before and after (`left`)."""
     second_answers: ClassVar[Literal["sentences", "alternates"] | None] = None
     """Where a method that reads second answers takes them from, unless its setting `answers` says otherwise: sentences
     of ignorance, or the rows' own alternates."""
+
+    step: StepConfig | None = None
+    """The rule that makes steps of its gradients (training/step_rules.py); None: plain descent. `methods.get` sets it.
+    """
 
     def __init__(
         self,
@@ -90,6 +98,22 @@ class Method(ABC):
 
         return evaluate(self.objective(), model, batch, self.options)
 
+    def split(self) -> tuple[Objective, Objective]:
+        """What forgets, and what keeps (the terms of pairs alone), for step rules; they add up to the objective.
+
+        A rule that asks for what keeps is given the pairs' loss where a method has nothing of the kind.
+        """
+        sides = [(factor, term, term.sides == {"pair"}) for factor, term in self.objective().terms]
+        forget, retain = (Objective(tuple((f, t) for f, t, of in sides if of == kind)) for kind in (False, True))
+        if self.step is not None and self.step.rule == "gru" and not retain.terms:
+            retain = nll("pair", name="retain")
+        return forget, retain
+
+    @property
+    def splits(self) -> bool:
+        """Whether its loss is the sum that its objective says, so that it can be split."""
+        return type(self).loss is Method.loss and bool(self.split()[0].terms)
+
     @classmethod
     def usual_alpha(cls, settings: Mapping[str, Setting]) -> float:
         """Alpha where a config gives none, of a method with these settings."""
@@ -113,7 +137,7 @@ class Method(ABC):
     @property
     def needs_pairs(self) -> bool:
         """Whether batches must carry paired rows."""
-        return self.objective().needs_pairs
+        return self.objective().needs_pairs or (self.step is not None and self.split()[1].needs_pairs)
 
     @property
     def needs_alternates(self) -> bool:
@@ -153,6 +177,10 @@ class Method(ABC):
     def trains_parameter(self, name: str) -> bool:
         """Whether the model's parameter of this name is trained; the others are frozen before an engine is made."""
         return True
+
+    def left(self, before: Tensor, now: Tensor) -> Tensor:
+        """A weight of the model that is left, in float32, where `fine_tunes`. before, now: as it began, as trained."""
+        return now
 
     def after_step(self, parts: Mapping[str, float], epoch: int) -> None:  # noqa: B027 - most carry nothing
         """Told the parts of each step's loss over the global batch, alike on all workers, where `follows_steps`."""

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
+from icu_ray.methods.losses import evaluate
 from icu_ray.models.hidden import check_seam
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from icu_ray.methods.base import Batch, LossTerms, Method
+    from icu_ray.methods.objective import Objective
 
 PREFIX = "model."
 Value = TypeVar("Value")
@@ -34,9 +36,11 @@ class UnlearningModule(nn.Module):
         self.model = model
         self.method = method
 
-    def forward(self, batch: Batch) -> LossTerms:
-        """The method's loss on a batch."""
-        return self.method.loss(self.model, batch)
+    def forward(self, batch: Batch, part: Objective | None = None) -> LossTerms:
+        """The method's loss on a batch, or a part of it."""
+        if part is None:
+            return self.method.loss(self.model, batch)
+        return evaluate(part, self.model, batch, self.method.options)
 
 
 def inner_state(state: Mapping[str, Value]) -> dict[str, Value]:

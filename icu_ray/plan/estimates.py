@@ -57,14 +57,19 @@ def estimate_of(
     paired: bool = True,
     pool: int | None = None,
     answered: bool = False,
+    twice: bool = False,
+    epochs: int | None = None,
 ) -> Estimate:
     """Of a trial that trains. rows: of its targets, one a window of a long text. paired: whether targets have pairs;
-    answered: whether they have second answers.
+    answered: whether they have second answers; twice: whether a step takes both twice. epochs: how many it takes, None:
+    as many as trials of the kind usually do.
 
     pool: its rows, over which an epoch runs with train.anchor=retain.
     """
-    work = work_of(model, config, rows, heldout=heldout, paired=paired, pool=pool, answered=answered)
-    most = model.max_epochs or config.stop.max_epochs
+    work = work_of(
+        model, config, rows, heldout=heldout, paired=paired, pool=pool, answered=answered, twice=twice, epochs=epochs
+    )
+    most = epochs or model.max_epochs or config.stop.max_epochs
     if model.minutes_per_epoch is not None:
         return Estimate(work.epochs * model.minutes_per_epoch + work.start / 60, work)
     past = past_of(work)
@@ -92,6 +97,8 @@ def work_of(
     paired: bool,
     pool: int | None = None,
     answered: bool = False,
+    twice: bool = False,
+    epochs: int | None = None,
 ) -> Work:
     """What a trial does, by device: a core or a GPU of each worker does its share.
 
@@ -106,6 +113,7 @@ def work_of(
     places = pool if pool is not None and config.train.anchor == "retain" else texts
     said = texts * (config.columns.length - config.columns.suffix_start)
     devices = model.workers * (model.gpus or model.cpus_per_worker)
+    passes = (1 + answered) * (1 + twice) + paired
     return Work(
         device="gpu" if model.gpus else "cpu",
         parameters=parameters,
@@ -114,8 +122,8 @@ def work_of(
         precision=model.precision,
         shared=0 < model.gpus < 1,
         start=60 * (GPU_OVERHEAD_MINUTES if model.gpus else TRIAL_OVERHEAD_MINUTES),
-        epochs=min(expected, model.max_epochs or config.stop.max_epochs),
-        train=parameters * places * config.columns.length * 6 * (1 + paired + answered) / devices,
+        epochs=epochs or min(expected, model.max_epochs or config.stop.max_epochs),
+        train=parameters * places * config.columns.length * 6 * passes / devices,
         measure=(parameters * tokens * _PROBE + _encoder(config.filter) * said * 2) / devices,
         save=parameters * SAVED_BYTES / model.workers,
         end=parameters * heldout * config.columns.length * _PROBE / devices,

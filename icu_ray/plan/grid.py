@@ -163,6 +163,8 @@ def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> No
     known = methods.method_class(method.name)
     used = {"alpha": known.alpha_counts(method.settings), "beta": known.uses_beta}
     unused = [name for name, counts in used.items() if not counts]
+    if known.fine_tunes:
+        raise UserError(f"search: {method.name} takes its own settings, no lr of a search; give it a grid of methods")
     for name in search.space:
         if name in unused:
             raise UserError(f"search.space: {method.name} does not use {name}; leave it out")
@@ -235,7 +237,8 @@ def _refuse_no_gold_standard(config: SweepConfig, data: DataCheck) -> None:
 
 def needs_pairs(method: MethodConfig, alpha: float, beta: float) -> bool:
     """Whether a method with these weights trains on pairs."""
-    return methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings).needs_pairs
+    made = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings, step=method.step)
+    return made.needs_pairs
 
 
 def _told_apart(trials: Mapping[str, Trial]) -> dict[str, Trial]:

@@ -38,7 +38,9 @@ class Use:
     that are trained, None: all. cache: what is kept of the original model. beside: distributions that a token's loss
     needs beside the model's; None: one where anything is kept of the original. chunk: tokens whose scores exist at one
     time. rows: targets that one worker measures, `chunk_measured` at a time; prompts: asked at one time for what the
-    model says, of `prompt` tokens, with `beams` beams. train: False where nothing is trained.
+    model says, of `prompt` tokens, with `beams` beams. kept: float32 copies of what is trained that a step rule
+    holds. began: whether the weights before training are kept, and those that are trained are put aside where the model
+    is measured. train: False where nothing is trained.
     """
 
     workers: int = 1
@@ -62,6 +64,8 @@ class Use:
     prompt: int = 50
     prompts: int = 128
     beams: int = 2
+    kept: int = 0
+    began: bool = False
     train: bool = True
 
     @property
@@ -125,9 +129,11 @@ def memory_of(shape: ModelShape, use: Use) -> Memory:
         return Memory(weights, measured=measured)
     trained = shape.parameters if use.trainable is None else use.trainable
     own = trained / (use.workers if use.stage else 1)  # what this worker's Adam steps
+    began = size * trained if use.began else 0
     moments, master = 8 * own, 4 * own if use.stage or size == 2 else 0
     gradients = size * (own if use.stage >= 2 else trained)
     bucket = size * min(BUCKET, trained) if use.stage else 0
+    copies = 4 * trained * use.kept
     gathered = size * min(shape.parameters, LIVE + shape.layer) if use.stage == 3 else 0
     offloaded = use.offload and use.gpu and use.stage > 0
     main = moments + master + 4 * own if offloaded else 0
@@ -146,17 +152,17 @@ def memory_of(shape: ModelShape, use: Use) -> Memory:
     held = gradients if use.accumulates or use.stage == 3 else 0
     stays = gradients + bucket if use.stage == 3 else 0
     return Memory(
-        weights=weights,
+        weights=weights + began,
         moments=moments,
         master=master,
         reference=_reference(shape, use, size),
         gradients=gradients,
         activations=activations,
         vocabulary=vocabulary,
-        buffers=bucket + gathered,
-        backward=max(held + activations + vocabulary, gradients) + bucket + gathered,
-        step=step,
-        measured=measured + stays,
+        buffers=bucket + gathered + copies,
+        backward=max(held + activations + vocabulary, gradients) + bucket + gathered + copies,
+        step=step + copies,
+        measured=measured + stays + began,
         main=main,
     )
 

@@ -6,7 +6,7 @@ check_methods_fit(config); check_answers(config, data)     # UserError: what was
 from __future__ import annotations
 
 from icu_ray import methods
-from icu_ray.config import SweepConfig
+from icu_ray.config import MethodConfig, ModelConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError
 from icu_ray.methods.base import Method
@@ -19,6 +19,8 @@ def check_methods_fit(config: SweepConfig) -> None:
     for number, told in enumerate(config.methods):
         for alpha, beta in methods.cells(told):
             method = methods.get(told.name, alpha=alpha, beta=beta, settings=told.settings, loss=config.loss)
+            _check_step(method, number, told, config)
+            _check_fine_tuning(method, number, told, config)
             for model, count in layers.items():
                 if count is not None and (told.models is None or model in told.models):
                     _check_layers(method, number, model, count)
@@ -53,6 +55,80 @@ def _check_layers(method: Method, number: int, model: str, count: int) -> None:
                 f"methods.{number}: {method.name} names layer {layer}, and model {model} has {count}; expected 0 to "
                 f"{count - 1}: see the method's settings {', '.join(key for key in method.settings if 'layer' in key)}"
             )
+
+
+def _check_step(method: Method, number: int, told: MethodConfig, config: SweepConfig) -> None:
+    """UserError where a step rule could not do what it says."""
+    if told.step is None:
+        return
+    rule, where = told.step.rule, f"methods.{number}.step"
+    if not method.trains or method.fine_tunes:
+        raise UserError(f"{where}: {method.name} takes no steps of unlearning; leave the step rule out")
+    if not method.splits:
+        raise UserError(
+            f"{where}: rule={rule} takes the forget part and the retain part of a loss apart, and that of "
+            f"{method.name} is no sum of such terms; expected a method such as npo, graddiff or simnpo"
+        )
+    for model in _models_of(told, config):
+        if model.zero_stage == 3:
+            raise UserError(
+                f"{where}: rule={rule} needs all gradients on each worker, and with zero_stage=3 model {model.name} "
+                "has them divided; expected zero_stage 0 to 2"
+            )
+        if model.offload_optimizer:
+            raise UserError(
+                f"{where}: rule={rule} keeps several copies of all weights on the device, where offload_optimizer of "
+                f"model {model.name} is to make room; leave it out"
+            )
+        if rule == "sam" and model.precision == "bf16":
+            raise UserError(
+                f"{where}: rule=sam moves each weight of model {model.name} by far less than precision=bf16 can tell "
+                "apart, so that it would change nothing; expected precision: fp32"
+            )
+
+
+def fine_tuning_said(config: SweepConfig) -> tuple[str, ...]:
+    """What counts for nothing for methods that learn first, by their own settings."""
+    said = []
+    for told in config.methods:
+        if methods.method_class(told.name).fine_tunes:
+            own = methods.get(told.name, settings=told.settings).settings
+            said.append(
+                f"{told.shown} learns all targets by its own settings (epochs={own['epochs']}, lr={own['lr']:g}, "
+                f"schedule={own['schedule']}), to the end. For it optim.lr, optim.schedule, optim.warmup_epochs, "
+                "stop.rule, stop.max_epochs, stop.max_steps, their like at models, and the filter count for nothing."
+            )
+    return tuple(said)
+
+
+def _check_fine_tuning(method: Method, number: int, told: MethodConfig, config: SweepConfig) -> None:
+    """UserError where what a method makes of weights before and after could not be right."""
+    if not method.fine_tunes:
+        return
+    where, what = f"methods.{number}", f"{method.name} computes with weights before and after its fine-tuning"
+    if told.stop.rule is not None:
+        raise UserError(f"{where}.stop.rule: {method.name} always ends after its setting 'epochs'; leave the rule out")
+    for model in _models_of(told, config):
+        if model.zero_stage == 3:
+            raise UserError(
+                f"{where}: {what}, and with zero_stage=3 model {model.name} has them divided; "
+                "expected zero_stage 0 to 2"
+            )
+        if model.precision == "bf16":
+            raise UserError(
+                f"{where}: {what}, and precision=bf16 of model {model.name} rounds the small differences away; "
+                "expected precision: fp32"
+            )
+        if model.lora is not None:
+            raise UserError(
+                f"{where}: {what}, which is not the same with the two factors of an adapter, as model {model.name} "
+                "has one; expected a model without lora"
+            )
+
+
+def _models_of(told: MethodConfig, config: SweepConfig) -> list[ModelConfig]:
+    """Those that a method runs on."""
+    return [m for m in config.models if m.unlearn and (told.models is None or m.name in told.models)]
 
 
 def _check_logits(method: Method, number: int, config: SweepConfig) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from icu_ray import methods
-from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.config import ModelConfig, StepConfig, SweepConfig
 from icu_ray.models.folders import whole_model_here
 from icu_ray.plan.grid import Plan, coming_trial
 from icu_ray.plan.known_models import known_config
@@ -92,7 +92,12 @@ def use_of(trial: Trial, config: SweepConfig, rows: int, shape: ModelShape) -> U
     """How a trial uses its model, of this shape. rows: targets of its sample."""
     model, settings, columns = trial.model, trial.settings, config.columns
     method = methods.get(
-        settings.method, alpha=settings.alpha, beta=settings.beta, settings=settings.method_settings, loss=settings.loss
+        settings.method,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        settings=settings.method_settings,
+        loss=settings.loss,
+        step=settings.step,
     )
     # The original of a model with an adapter is the same model without it.
     live_and_free = model.lora is not None and config.kl.cache == "recompute"
@@ -109,8 +114,17 @@ def use_of(trial: Trial, config: SweepConfig, rows: int, shape: ModelShape) -> U
         prompt=asked,
         prompts=config.filter.batch_size,
         beams=config.filter.beams,
+        kept=_copies(settings.step),
+        began=method.fine_tunes,
         train=settings.max_epochs > 0,
     )
+
+
+def _copies(step: StepConfig | None) -> int:
+    """Of what is trained, in float32, at most at one time: gradients of parts, weights to go back to, an average."""
+    if step is None:
+        return 0
+    return 4 if step.rule == "sam" else 3 + (step.settings["average"] < 1)
 
 
 def finetuning_use(model: ModelConfig, config: SweepConfig, rows: int) -> Use:

@@ -24,7 +24,7 @@ from icu_ray.models.hub import is_pinned, require_encoder_reachable, require_rea
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
 from icu_ray.plan.grid import Plan, check_methods, make_plan, needs_pairs
-from icu_ray.plan.method_checks import check_answers, check_methods_fit
+from icu_ray.plan.method_checks import check_answers, check_methods_fit, fine_tuning_said
 from icu_ray.plan.text_lengths import check_texts
 from icu_ray.storage.files import check_writable
 
@@ -67,7 +67,8 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)
     if data is not None:
-        data = replace(data, remarks=(*data.remarks, *remarks, *drawn_pairs_said(config, data)))
+        remarks = (*remarks, *drawn_pairs_said(config, data), *fine_tuning_said(config))
+        data = replace(data, remarks=(*data.remarks, *remarks))
     if not dry_run:
         check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")
     return replace(make_plan(config, data, provisional=missing), unreachable=unreachable)

@@ -117,7 +117,7 @@ def _short_completions(config: SweepConfig, ids: Sequence[str], found: Lengths, 
         return ""
     named = ", ".join(short[:_NAMED]) + (f" and {len(short) - _NAMED} more" if len(short) > _NAMED else "")
     said = f"{len(short)} of {len(ids)} completions with fewer than {ngram} tokens, so that they have no EL{ngram}"
-    if len(short) == len(ids) and all((method.stop.rule or config.stop.rule) == "and" for method in config.methods):
+    if len(short) == len(ids) and all((method.stop.rule or config.stop.rule) != "or" for method in config.methods):
         raise UserError(
             f"el.ngram={ngram}: {where}: {said}, and none could be found forgotten: {named}; expected at most "
             f"el.ngram={max(max(counts), 1)}"

@@ -18,7 +18,7 @@ def thresholds_of(stop: StopConfig, before: Scores | None = None, ngram: int = 1
     return Thresholds(
         _limit(stop.ma, before.ma_heldout, before.ma_heldout_spread, before.heldout_texts),
         _limit(stop.el, before.el_heldout, before.el_heldout_spread, before.heldout_texts),
-        stop.rule,
+        "or" if stop.rule == "or" else "and",
         stop.max_ppl_ratio,
         ngram,
     )

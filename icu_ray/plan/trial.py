@@ -16,6 +16,7 @@ from icu_ray import methods
 from icu_ray.config import (
     MethodConfig,
     ModelConfig,
+    OptimConfig,
     PairsConfig,
     RecordsData,
     StopConfig,
@@ -91,6 +92,7 @@ class Trial:
             "batch_size": settings.batch_size,
             "seed": settings.seed,
             **dict(settings.method_settings),
+            **({} if settings.step is None else {"step": settings.step.rule, **settings.step.settings}),
         }
 
 
@@ -107,15 +109,23 @@ def trial_of(
 ) -> Trial:
     """seed: None: the config's only one."""
     known = methods.method_class(method.name)
-    built = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings)
+    built = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings, step=method.step)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
+    lr, max_epochs = model.lr or config.optim.lr, model.max_epochs or config.stop.max_epochs
+    optim, refining = config.optim, config.filter
+    if known.fine_tunes:
+        own = built.settings
+        lr, max_epochs = float(own["lr"]), int(own["epochs"])
+        optim = optim.model_copy(update={"schedule": own["schedule"], "warmup_epochs": 0.0})
+        stop = stop.model_copy(update={"rule": "epochs", "max_steps": None})
+        refining = refining.model_copy(update={"rule": "never"})
     settings = TrialSettings(
         method=method.name,
         alpha=float(alpha),
         beta=float(beta),
-        lr=model.lr or config.optim.lr,
+        lr=lr,
         batch_size=model.batch_size or config.train.batch_size,
-        max_epochs=(model.max_epochs or config.stop.max_epochs) if known.trains else 0,
+        max_epochs=max_epochs if known.trains else 0,
         method_settings=dict(method.settings),
         seed=config.all_seeds[0] if seed is None else seed,
         micro_batch=model.micro_batch,
@@ -124,13 +134,14 @@ def trial_of(
         offload_optimizer=model.offload_optimizer,
         activation_checkpointing=model.activation_checkpointing,
         loss=config.loss,
-        optim=config.optim,
+        optim=optim,
         train=config.train,
-        filter=config.filter,
+        filter=refining,
         generate=config.generate,
         el=config.el,
         eval=config.eval,
         stop=stop,
+        step=method.step,
     )
     identity: dict[str, Any] = {
         "format": IDENTITY_FORMAT,
@@ -142,6 +153,7 @@ def trial_of(
             "alpha": settings.alpha,
             "beta": settings.beta,
             "settings": dict(settings.method_settings),
+            **({} if method.step is None else {"step": {"rule": method.step.rule, **method.step.settings}}),
         },
         "columns": config.columns.model_dump(mode="json"),
         # The other choices only say what is cut, or refuse it; trials of before there was this one are found again.
@@ -149,10 +161,10 @@ def trial_of(
         "tokens": config.tokens.model_dump(mode="json"),
         "pairs": _pairs_identity(config.pairs, data, sample),
         "loss": _loss_identity(config),
-        "optim": {"lr": settings.lr, "betas": list(config.optim.betas), "eps": config.optim.eps},
+        "optim": _optim_identity(settings),
         "train": {**_train_identity(config.train), "batch_size": settings.batch_size},
         "filter": {
-            **config.filter.model_dump(mode="json", exclude={"batch_size"}),
+            **settings.filter.model_dump(mode="json", exclude={"batch_size"}),
             "encoder": encoder_identity(config.filter.encoder),
         },
         "generate": config.generate.model_dump(mode="json"),
@@ -164,7 +176,7 @@ def trial_of(
         **({} if model.lora is None or not known.trains else {"lora": model.lora.identity()}),
         **({} if not built.needs_alternates else {"answers": _answers_identity(built.answers, data, sample)}),
     }
-    label = method.label or method.name
+    label = method.shown
     estimate = None
     if known.trains:
         rows = None if data is None else target_rows(config, model, sample, data.samples[sample].targets)
@@ -172,7 +184,15 @@ def trial_of(
         heldout = 0 if data is None else data.heldout
         pool = None if data is None or not paired else data.samples[sample].pool
         estimate = estimate_of(
-            model, config, rows, heldout=heldout, paired=paired, pool=pool, answered=built.needs_alternates
+            model,
+            config,
+            rows,
+            heldout=heldout,
+            paired=paired,
+            pool=pool,
+            answered=built.needs_alternates,
+            twice=method.step is not None and method.step.rule == "sam",
+            epochs=settings.max_epochs if stop.rule == "epochs" else None,
         )
     return Trial(
         trial_id=content_hash(identity)[:16],
@@ -206,9 +226,16 @@ def _short(value: float) -> str:
     return text if "." in text or "e" in text else f"{text}.0"
 
 
+def _optim_identity(settings: TrialSettings) -> dict[str, Any]:
+    optim, usual = settings.optim, OptimConfig()
+    later = {name: getattr(optim, name) for name in ("weight_decay", "schedule", "warmup_epochs", "clip")}
+    set_ = {name: value for name, value in later.items() if value != getattr(usual, name)}
+    return {"lr": settings.lr, "betas": list(optim.betas), "eps": optim.eps, **set_}
+
+
 def _stop_identity(stop: StopConfig) -> dict[str, Any]:
     # A key that came later enters only where it is set, so that trials of before are found again.
-    later = {"max_ppl_ratio", "keep"}
+    later = {"max_ppl_ratio", "keep", "max_steps"}
     unset = {name for name in later if getattr(stop, name) == StopConfig.model_fields[name].default}
     return stop.model_dump(mode="json", exclude={"max_epochs", *unset})
 

@@ -15,6 +15,7 @@ from icu_ray.config import (
     GenerateConfig,
     LossConfig,
     OptimConfig,
+    StepConfig,
     StopConfig,
     TrainConfig,
 )
@@ -26,6 +27,7 @@ class TrialSettings:
 
     method_settings: those of the method alone, as methods.get takes them.
     lr, batch_size (global), max_epochs: the model's own values where it has them, else the sweep's.
+    step: the rule that makes steps of its gradients; None: plain descent.
     micro_batch: rows of one forward of one worker; None: all of a worker's share.
     """
 
@@ -50,3 +52,4 @@ class TrialSettings:
     el: ElConfig = ElConfig()
     eval: EvalConfig = EvalConfig()
     stop: StopConfig = StopConfig()
+    step: StepConfig | None = None

@@ -289,6 +289,8 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
         kept = {key: value for key, value in config.items() if key not in _NO_PART_OF_RESULTS}
         facts.append(("config hash", f"{content_hash(kept)[:16]} (without {', '.join(_NO_PART_OF_RESULTS)})"))
         facts.append(("fidelity", str(config.get("fidelity", "?"))))
+        if config.get("recipe") is not None:
+            facts.append(("recipe", str(config["recipe"])))
         facts.append(("started", time.strftime("%Y-%m-%d %H:%M", time.localtime(sweep.record.started))))
     if sweep.state:
         facts.append(("driver", sweep.state))

@@ -30,6 +30,8 @@ def next_tries(verdict: Verdict, history: Sequence[EpochRecord], settings: Trial
     """The most promising first; nothing after a success, or where nothing was trained."""
     if verdict.outcome in ("success", "failed") or len(history) < 2:
         return ()
+    if methods.method_class(settings.method).fine_tunes:
+        return ()  # its settings are its own, and none of them is always the one to change
     if verdict.outcome != "not_forgotten" or not _keeps_limit(verdict, history[-1]):
         # After a collapse within the limit, what kept the limit is no better.
         offered = settings.stop.keep == "last" and verdict.outcome != "collapsed"

@@ -173,7 +173,8 @@ def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None
         stop = sweep.config.get("stop") or {}
         if "ma" in stop and "el" in stop:
             ma, el = (_limit(stop[key]) for key in ("ma", "el"))
-            rule = f"MA {ma} {stop.get('rule', 'and')} EL{config_ngram(sweep.config) or PAPER_NGRAM} {el}"
+            joined = "or" if stop.get("rule") == "or" else "and"
+            rule = f"MA {ma} {joined} EL{config_ngram(sweep.config) or PAPER_NGRAM} {el}"
             intro += f" A forget sample counts as forgotten when {rule}, if its method has no rule of its own."
     parts = [intro]
     if cells is not None:

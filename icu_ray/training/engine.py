@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from icu_ray.config import StepConfig
 from icu_ray.plan.memory import BUCKET
 from icu_ray.training.checkpoint_files import (
     frozen_names,
@@ -32,6 +33,7 @@ from icu_ray.training.checkpoint_files import (
     pickle_stages_by_value,
 )
 from icu_ray.training.partitioned import divide_frozen, gathered, leave_whole
+from icu_ray.training.step_rules import PartGradients, rule_of
 
 if TYPE_CHECKING:
     from icu_ray.methods.base import Batch
@@ -45,7 +47,7 @@ WEIGHTS_FILE = "weights.safetensors"
 @dataclass(frozen=True)
 class EngineSettings:
     """lr, betas, eps, weight_decay (decoupled): Adam's. micro_batch: rows of a forward of a rank; accumulation: its
-    forwards of a step."""
+    forwards of a step. clip: largest norm of a step's gradient, None: any. step: a rule for it, None: plain descent."""
 
     lr: float
     betas: tuple[float, float]
@@ -56,12 +58,14 @@ class EngineSettings:
     zero_stage: int = 0
     offload_optimizer: bool = False
     weight_decay: float = 0.0
+    clip: float | None = None
+    step: StepConfig | None = None
 
 
 def deepspeed_config(
     settings: EngineSettings, world_size: int, device: torch.device, parameters: int = BUCKET
 ) -> dict[str, Any]:
-    """DeepSpeed's own configuration. Unlearning takes Adam as in the authors' code: no weight decay, no clipping."""
+    """DeepSpeed's own configuration."""
     zero: dict[str, Any] = {"stage": settings.zero_stage}
     if settings.zero_stage:
         # It is made whole at the start: by DeepSpeed's default 2 GB in fp32 for the smallest of models.
@@ -90,7 +94,7 @@ def deepspeed_config(
         "zero_optimization": zero,
         "bf16": {"enabled": settings.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
-        "gradient_clipping": 0.0,
+        "gradient_clipping": settings.clip or 0.0,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
@@ -100,6 +104,8 @@ class Engine:
     """A DeepSpeed engine whose step takes all micro batches of this rank at once."""
 
     def __init__(self, module: nn.Module, settings: EngineSettings, rank: int, world_size: int) -> None:
+        if settings.step is not None and settings.zero_stage == 3:
+            raise ValueError("a step rule reads all gradients on each rank, which ZeRO stage 3 divides")
         device = next(module.parameters()).device
         # A model may come with gradients of whatever was done with it before; they are not the first step's.
         module.zero_grad(set_to_none=True)
@@ -134,6 +140,7 @@ class Engine:
         self.skipped_in_a_row = 0
         self.divided = settings.zero_stage == 3
         """Whether each rank holds a part of the weights alone."""
+        self.rule = None if settings.step is None else rule_of(settings.step)
 
     @property
     def skipped_steps(self) -> int:
@@ -153,10 +160,15 @@ class Engine:
 
         There may be fewer micro batches than `accumulation`, as many on every rank.
         """
-        parts: dict[str, float] = {}
         self.inner.train()
-        scale = self.world_size * self.settings.accumulation
         skipped = self.skipped_steps
+        parts = self._descend(batches) if self.rule is None else self._step_by_rule(batches)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if self.skipped_steps > skipped else 0
+        return parts
+
+    def _descend(self, batches: Sequence[Batch]) -> dict[str, float]:
+        parts: dict[str, float] = {}
+        scale = self.world_size * self.settings.accumulation
         for i, batch in enumerate(batches):
             self.inner.set_gradient_accumulation_boundary(i == len(batches) - 1)
             terms = self.inner(batch)
@@ -164,8 +176,23 @@ class Engine:
             self.inner.step()
             for name, value in terms.parts.items():
                 parts[name] = parts.get(name, 0.0) + float(value)
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if self.skipped_steps > skipped else 0
         return parts
+
+    def _step_by_rule(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """One backward pass through DeepSpeed, whose gradient is the rule's: the rest of a step is as always.
+
+        The gradient is the same on all ranks, so that their mean is it too.
+        """
+        assert self.rule is not None
+        parts = PartGradients(self.inner.module, batches, self.world_size)
+        found = self.rule.gradient(parts)
+        surrogate = torch.stack([(p.float() * g).sum() for p, g in parts.pairs(found)]).sum()
+        self.inner.set_gradient_accumulation_boundary(True)
+        self.inner.backward(surrogate * self.settings.accumulation)
+        self.inner.step()
+        # Shares add up over ranks.
+        own = self.rule.told if self.rank == 0 else dict.fromkeys(self.rule.told, 0.0)
+        return {**parts.values, **own}
 
     def save(self, folder: Path) -> None:
         """Every rank writes its part of weights and optimizer state; at stage 3 rank 0 the whole weights too."""
@@ -174,6 +201,8 @@ class Engine:
             counts = {"skipped_in_a_row": self.skipped_in_a_row}
             alone = bool(self.frozen)
             self.inner.save_checkpoint(str(folder), tag=_TAG, client_state=counts, exclude_frozen_parameters=alone)
+        if self.rule is not None and self.rank == 0:
+            self.rule.save(folder)
         if self.divided:
             from safetensors.torch import save_file
 
@@ -194,6 +223,8 @@ class Engine:
                 loaded, counts = self.inner.load_checkpoint(str(folder), tag=_TAG, custom_load_fn=load)
             if loaded is None:
                 raise FileNotFoundError(f"{folder}: holds no DeepSpeed checkpoint")
+        if self.rule is not None:
+            self.rule.load(folder, self.device)
         self.skipped_in_a_row = int(counts.get("skipped_in_a_row", 0))
 
     def _load_weights(self, folder: Path) -> dict[str, Any]:

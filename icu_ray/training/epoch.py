@@ -9,7 +9,8 @@ Deterministic for a seed, an epoch, a number of threads and a world size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from icu_ray.training.batches import EpochRows, Indices, epoch_batches, micro_ba
 from icu_ray.training.engine import Engine, EngineSettings, divide_reference
 from icu_ray.training.records import TrialData
 from icu_ray.training.refinement import SKIPS_IN_A_ROW, Flags, el_decides
+from icu_ray.training.schedules import schedule_of
 from icu_ray.training.validation import Heldout, Measure, Validation, validate, with_heldout
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ class EpochTrainer:
         world_size: int,
         *,
         method: Method | None = None,
-        weight_decay: float = 0.0,
     ) -> None:
         """method: None: the one that `settings` names."""
         self.settings, self.tokenizer = settings, tokenizer
@@ -63,6 +64,7 @@ class EpochTrainer:
             beta=settings.beta,
             settings=settings.method_settings,
             loss=settings.loss,
+            step=settings.step,
         )
         self.method = method
         # A term that scores one side's words at the other's columns may ask what a model makes of pads, which in some
@@ -76,6 +78,9 @@ class EpochTrainer:
             # A hook on the embeddings that only the reentrant way needs.
             model.disable_input_require_grads()  # type: ignore[no-untyped-call]
         self._held = _freeze(model, method)
+        # A method that fine-tunes leaves other weights than those that are trained, and needs where these began.
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._began = [(p, p.detach().clone()) for p in trained] if method.fine_tunes else []
         self.data, self._frozen = _divided(data) if settings.zero_stage == 3 else (data, None)
         self.engine = Engine(
             UnlearningModule(model, method),
@@ -88,16 +93,22 @@ class EpochTrainer:
                 settings.precision,
                 settings.zero_stage,
                 settings.offload_optimizer,
-                weight_decay,
+                settings.optim.weight_decay,
+                settings.optim.clip,
+                settings.step,
             ),
             rank,
             world_size,
         )
+        self.places = len(data.pairs) if data.pairs is not None and data.over_pool else len(data.targets)
+        self.schedule = schedule_of(settings, self.places)
         self.measure = Measure(settings.filter, settings.generate, settings.el, settings.eval)
 
     def close(self) -> None:
         """End training: the model is whole on every rank and can be measured and saved by any of them."""
         self.engine.close()
+        self._leave()
+        self._began = []
         self._frozen = None
         if self.settings.activation_checkpointing:
             self.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
@@ -105,13 +116,19 @@ class EpochTrainer:
             parameter.requires_grad_(True)
 
     def train(
-        self, epoch: int, active: Flags, before_step: Callable[[int], None] = lambda number: None
+        self,
+        epoch: int,
+        active: Flags,
+        before_step: Callable[[int], None] = lambda number: None,
+        steps_before: int = 0,
     ) -> tuple[dict[str, float | None], int]:
         """One epoch; the mean of each loss term over its steps, and their number.
 
         active: of each text; all windows of a text take part, or none. before_step: told each step's number, from 0.
-        It ends early where the engine has skipped SKIPS_IN_A_ROW steps: `decide` then ends the trial.
+        steps_before: of earlier epochs. It ends early at the last of `stop.max_steps`, and where the engine has skipped
+        SKIPS_IN_A_ROW steps: `decide` then ends the trial.
         """
+        most = self.settings.stop.max_steps
         rows = self.data.epoch_rows(self.settings.seed, epoch, active[self.data.targets.text_of_row])
         torch.manual_seed(self.settings.seed + epoch)
         batches = epoch_batches(
@@ -125,8 +142,12 @@ class EpochTrainer:
         sums: dict[str, float] = {}
         done = 0
         for batch in batches:
-            if self.engine.skipped_in_a_row >= SKIPS_IN_A_ROW:
+            if self.engine.skipped_in_a_row >= SKIPS_IN_A_ROW or (most is not None and steps_before + done >= most):
                 break
+            if self.schedule.changes:
+                # Batches that are left out count as steps, unless steps are what is counted.
+                past = (epoch - 1) * -(-self.places // self.settings.batch_size) if most is None else steps_before
+                self.engine.set_learning_rate(self.schedule.rate(past + done))
             before_step(done)
             done += 1
             parts = self.engine.step(self._micro_batches(batch, rows, answers))
@@ -186,18 +207,36 @@ class EpochTrainer:
             )
         return found
 
+    @contextmanager
+    def model_as_left(self) -> Iterator[None]:
+        """Inside, the model is whole, and what the trial would leave if it ended here. All ranks enter and leave."""
+        with self.engine.whole_model():
+            trained = [parameter.detach().clone() for parameter, _ in self._began]
+            self._leave()
+            try:
+                yield
+            finally:
+                with torch.no_grad():
+                    for (parameter, _), value in zip(self._began, trained, strict=True):
+                        parameter.copy_(value)
+
+    @torch.no_grad()
+    def _leave(self) -> None:
+        for parameter, before in self._began:
+            parameter.copy_(self.method.left(before.float(), parameter.float()))
+
     def complete(self, validation: Validation) -> Validation:
         """The last epoch always gets all of its numbers: EL, and what it does on held-out rows."""
         if validation.el is None:
             return self.validate()
         if self.data.heldout is None:
             return validation
-        with self.engine.whole_model():
+        with self.model_as_left():
             return with_heldout(validation, self.model, self.data.heldout, self.measure, self.rank, self.world_size)
 
     def validate(self, heldout: Heldout | None = "whole", decision: Thresholds | None = None) -> Validation:
         """Measure the model as it is now. decision: leave EL out where it cannot change whether these are met."""
-        with self.engine.whole_model():
+        with self.model_as_left():
             return validate(
                 self.model,
                 self.tokenizer,

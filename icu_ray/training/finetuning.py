@@ -31,6 +31,7 @@ from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_check
 from icu_ray.training.epoch import EpochTrainer
 from icu_ray.training.records import TrialData
 from icu_ray.training.refinement import SKIPS_IN_A_ROW
+from icu_ray.training.schedules import Schedule
 from icu_ray.training.validation import gathered
 
 if TYPE_CHECKING:
@@ -67,23 +68,10 @@ def finetune_settings(model: ModelConfig, config: SweepConfig) -> TrialSettings:
         offload_optimizer=model.offload_optimizer,
         activation_checkpointing=model.activation_checkpointing,
         loss=LossConfig(on=config.loss.on, chunk=config.loss.chunk),
-        optim=OptimConfig(betas=BETAS),
+        optim=OptimConfig(betas=BETAS, weight_decay=how.weight_decay),
         train=TrainConfig(),
         eval=config.eval,
     )
-
-
-def learning_rate(how: ModelTrainingConfig, step: int, steps: int) -> float:
-    """Of a step, counted from 0, of all `steps`: an even rise over the warm-up, then the schedule."""
-    warm = round(how.warmup * steps)
-    if step < warm:
-        return how.lr * (step + 1) / warm
-    left = (steps - step) / (steps - warm)
-    if how.schedule == "linear":
-        return how.lr * left
-    if how.schedule == "cosine":
-        return how.lr * (1 - math.cos(math.pi * left)) / 2
-    return how.lr
 
 
 def finetune(
@@ -111,10 +99,10 @@ def finetune(
     for, or diverges.
     """
     data = TrialData(rows)
-    trainer = EpochTrainer(
-        settings, data, model, tokenizer, rank, world_size, method=Learn(), weight_decay=how.weight_decay
-    )
+    trainer = EpochTrainer(settings, data, model, tokenizer, rank, world_size, method=Learn())
     of_epoch = -(-len(rows) // settings.batch_size)
+    steps_of_all = how.epochs * of_epoch
+    schedule = Schedule(how.lr, how.schedule, round(how.warmup * steps_of_all), steps_of_all)
     known = np.unique(np.concatenate(list(samples.values()))) if samples else np.zeros(0, np.int64)
     history: tuple[EpochRecord, ...] = ()
     if resume_from is not None:
@@ -127,7 +115,7 @@ def finetune(
 
         def before_step(number: int, epoch: int = epoch) -> None:
             step = (epoch - 1) * of_epoch + number
-            trainer.engine.set_learning_rate(learning_rate(how, step, how.epochs * of_epoch))
+            trainer.engine.set_learning_rate(schedule.rate(step))
             on_step(epoch, number / of_epoch)
 
         loss, steps = trainer.train(epoch, every, before_step)

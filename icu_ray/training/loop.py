@@ -63,9 +63,17 @@ def run_trial(
         before = trainer.validate()
     thresholds = thresholds_of(settings.stop, before.scores, settings.el.ngram)
 
-    def judged(epoch: int, scores: Scores, active: Flags) -> Decision:
-        stop, skipped = settings.stop, trainer.engine.skipped_in_a_row
-        return decide(epoch, scores, active, stop, settings.max_epochs, thresholds=thresholds, skipped_in_a_row=skipped)
+    def judged(epoch: int, scores: Scores, active: Flags, steps: int) -> Decision:
+        return decide(
+            epoch,
+            scores,
+            active,
+            settings.stop,
+            settings.max_epochs,
+            thresholds=thresholds,
+            skipped_in_a_row=trainer.engine.skipped_in_a_row,
+            steps=steps,
+        )
 
     def best_so_far(history: tuple[EpochRecord, ...]) -> int | None:
         return best_epoch(history, thresholds) if settings.stop.keep == "best" and len(history) > 1 else None
@@ -77,7 +85,7 @@ def run_trial(
         notes = (*notes, *loaded)
         history, active, epoch = state.history, state.active, state.epoch
         if epoch > 0:
-            decision = judged(epoch, history[-1].scores, active)
+            decision = judged(epoch, history[-1].scores, active, _steps(history))
     else:
         epoch, active = 0, np.ones(len(data.targets.first_rows), dtype=bool)
         if settings.filter.at_start:
@@ -89,17 +97,18 @@ def run_trial(
         epoch += 1
         started = time.perf_counter()
         skipped_before = trainer.engine.skipped_steps
-        loss, steps = trainer.train(epoch, active)
+        before_it = _steps(history)
+        loss, steps = trainer.train(epoch, active, steps_before=before_it)
         trained = time.perf_counter()
         last = trainer.validate(
             heldout="perplexity" if settings.eval.heldout == "epochs" else None,
             decision=thresholds if settings.eval.el == "decision" else None,
         )
         active = refine(active, last.bertscore_f1, last.bleu, settings.filter)
-        decision = judged(epoch, last.scores, active)
+        decision = judged(epoch, last.scores, active, before_it + steps)
         if decision.stop:
             last = trainer.complete(last)
-            decision = judged(epoch, last.scores, active)
+            decision = judged(epoch, last.scores, active, before_it + steps)
         seconds = {"train": trained - started, "validate": time.perf_counter() - trained}
         record = EpochRecord(
             epoch,
@@ -148,6 +157,10 @@ def run_trial(
     )
 
 
+def _steps(history: tuple[EpochRecord, ...]) -> int:
+    return sum(record.steps for record in history)
+
+
 def _untrained(
     settings: TrialSettings,
     data: TrialData,
@@ -189,7 +202,7 @@ def _report(
     state = TrialState(history[-1].epoch, active.copy(), history, trainer.method.state())
 
     def save_model(file: Path) -> None:
-        with trainer.engine.whole_model():
+        with trainer.model_as_left():
             if trainer.rank == 0:
                 save_weights(trainer.model, file)
 

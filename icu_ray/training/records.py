@@ -68,9 +68,14 @@ class TrialData:
             return np.arange(len(self.targets))
         return self.draws.places(seed, epoch)[self.targets.text_of_row]
 
+    @property
+    def over_pool(self) -> bool:
+        """Whether an epoch runs over the pool (train.anchor=retain)."""
+        return self.pairs is not None and self.draws is not None and self.draws.whole
+
     def epoch_rows(self, seed: int, epoch: int, active: Flags) -> EpochRows:
         """What an epoch runs over. active: of each row of `targets`."""
-        if self.pairs is not None and self.draws is not None and self.draws.whole:
+        if self.pairs is not None and self.over_pool:
             return over_pool(active, len(self.pairs), seed=seed, epoch=epoch)
         return over_targets(active, self.beside(seed, epoch))
 

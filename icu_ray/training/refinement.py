@@ -30,8 +30,10 @@ def forgotten(bertscore_f1: NDArray[np.float64], bleu: NDArray[np.float64], sett
     """(N,) True where the model's candidate no longer resembles the reference.
 
     The paper lists both conditions; the authors' code joins them by 'or'. A candidate that one of the scores cannot
-    judge (NaN) is not called forgotten.
+    judge (NaN) is not called forgotten. By rule never, none is.
     """
+    if settings.rule == "never":
+        return np.zeros(len(bertscore_f1), dtype=bool)
     unlike_in_meaning = bertscore_f1 < settings.bertscore
     unlike_in_words = bleu < settings.bleu
     unlike = unlike_in_meaning | unlike_in_words if settings.rule == "or" else unlike_in_meaning & unlike_in_words
@@ -86,10 +88,11 @@ def decide(
     *,
     thresholds: Thresholds | None = None,
     skipped_in_a_row: int = 0,
+    steps: int = 0,
 ) -> Decision:
     """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit.
 
-    thresholds: None: the numbers of `settings`.
+    By rule 'epochs', at the limit or diverged alone. thresholds: None: the numbers of `settings`. steps: of all epochs.
     skipped_in_a_row: the last steps that changed nothing, because a gradient was not finite.
     """
     if skipped_in_a_row >= SKIPS_IN_A_ROW:
@@ -102,12 +105,16 @@ def decide(
     measured = _scores_text(scores, thresholds, len(active))
     if scores.forget_loss is None or not math.isfinite(scores.forget_loss):
         return Decision(True, "failed", f"diverged: the forget loss is not finite after epoch {epoch}")
-    if below_thresholds(scores, thresholds):
+    out_of_steps = settings.max_steps is not None and steps >= settings.max_steps
+    at_limit = epoch >= max_epochs or out_of_steps
+    early = settings.rule != "epochs"
+    if (early or at_limit) and below_thresholds(scores, thresholds):
         return Decision(True, "finished", f"after epoch {epoch}: {measured}")
-    if settings.on_empty and not active.any():
+    if early and settings.on_empty and not active.any():
         return Decision(True, "not_forgotten", f"no target is left to unlearn after epoch {epoch}, but {measured}")
-    if epoch >= max_epochs:
-        return Decision(True, "not_forgotten", f"epoch limit {max_epochs} reached with {measured}")
+    if at_limit:
+        limit = f"step limit {settings.max_steps}" if out_of_steps else f"epoch limit {max_epochs}"
+        return Decision(True, "not_forgotten", f"{limit} reached with {measured}")
     return Decision(False)
 
 

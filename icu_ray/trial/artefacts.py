@@ -150,7 +150,9 @@ class Needs:
     def of(trials: Iterable[Trial]) -> Needs:
         """The union over trials."""
         told = [trial.settings for trial in trials]
-        found = [methods.get(s.method, alpha=s.alpha, beta=s.beta, settings=s.method_settings) for s in told]
+        found = [
+            methods.get(s.method, alpha=s.alpha, beta=s.beta, settings=s.method_settings, step=s.step) for s in told
+        ]
         return Needs(
             any(m.needs_pairs for m in found),
             any(m.needs_reference for m in found),

@@ -50,6 +50,7 @@ SLOW_PAGES = [
 """Pages whose blocks take minutes, one after the other."""
 QUICK_PAGES = [
     "docs/how-to/table-1.md",
+    "docs/how-to/recipes.md",
     "docs/how-to/cluster.md",
     "docs/how-to/air-gapped.md",
     "docs/how-to/add-a-method.md",

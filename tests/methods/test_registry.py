@@ -70,6 +70,7 @@ def test_built_ins_say_what_they_need() -> None:
         "idknll": (True, False, False),
         "altpo": (True, False, True),
         "rmu": (True, False, False),
+        "task_vector": (False, False, False),
         "original": (False, False, False),
         "retrained": (False, False, False),
     }

@@ -83,6 +83,8 @@ def paper(overrides: Sequence[str] = ()) -> SweepConfig:
         {"pairs": {"actors": 3, "shards": 2, "batch_size": 9, "index": "exact"}},
         {"tracking": {"enabled": False}},
         {"stop": {"max_ppl_ratio": None}},
+        {"optim": {"weight_decay": 0.0, "schedule": "constant", "warmup_epochs": 0.0, "clip": None}},
+        {"stop": {"max_steps": None}},
         {"rows": {"long": "refuse"}},
         {"pairs": {"by": "nearest", "resample": "epoch", "file": None}, "train": {"anchor": "forget"}},
         {"models": [{**m, "workers": 2, "zero_stage": 2, "gpus_per_worker": 1} for m in SMALL["models"]]},
@@ -106,6 +108,13 @@ def test_ids_do_not_depend_on_where_and_how_it_runs(change: dict[str, Any]) -> N
         {"stop": {"max_epochs": 3}},
         {"stop": {"ma": "heldout"}},
         {"stop": {"max_ppl_ratio": 1.5}},
+        {"stop": {"rule": "epochs"}},
+        {"stop": {"max_steps": 9}},
+        {"optim": {"weight_decay": 0.01}},
+        {"optim": {"schedule": "linear"}},
+        {"optim": {"warmup_epochs": 1}},
+        {"optim": {"clip": 1.0}},
+        {"filter": {"rule": "never"}},
         {"fidelity": "paper"},
         {"data": {"seed": 5}},
         {"columns": {"suffix_start": 50}},
@@ -503,3 +512,15 @@ def test_a_gold_standard_needs_something_left_to_learn(tmp_path: Path) -> None:
     config = resolve_config({**SMALL, **change, "models": [{"name": "a", "standin": {}, "retrained": True}]}, "t")
     with pytest.raises(UserError, match=r"models\.0\.retrained: without forget sample 0 nothing is left to train a on"):
         plan_sweep(config, dry_run=True)
+
+
+def test_configs_of_before_keep_the_ids_that_they_had() -> None:
+    """As they were before there were schedules, step rules and recipes."""
+    made = plan_config(find_config("quickstart"), dry_run=True)
+    found = {trial.name: trial.trial_id for trial in made.trials}
+    known = {
+        "icu-medium-s0-a0.5-b4.0": "4cf318c2204b11d4",
+        "icu-small-s1-a0.5-b8.0": "03336b0b8d093819",
+        "gradient-ascent-small-s0-a0.0-b0.0": "12499765b1e7fe94",
+    }
+    assert {name: found[name] for name in known} == known

@@ -22,7 +22,8 @@ from icu_ray.data.examples import TokenRows
 from icu_ray.errors import UserError
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.engine import distributed
-from icu_ray.training.finetuning import FinetuneReport, finetune, finetune_settings, learning_rate
+from icu_ray.training.finetuning import FinetuneReport, finetune, finetune_settings
+from icu_ray.training.schedules import Schedule
 from tests.support.plain_finetuning import plainly_finetuned
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import some_rows, tokenizer
@@ -144,9 +145,8 @@ def test_a_step_that_is_too_large_is_said() -> None:
 
 @given(st.sampled_from(["constant", "linear", "cosine"]), st.floats(0, 1), st.integers(1, 400), st.floats(1e-6, 1e-2))
 def test_the_learning_rate_rises_and_falls(schedule: str, warmup: float, steps: int, lr: float) -> None:
-    how = ModelTrainingConfig.model_validate({"schedule": schedule, "warmup": warmup, "lr": lr})
-    rates = [learning_rate(how, step, steps) for step in range(steps)]
     warm = round(warmup * steps)
+    rates = [Schedule(lr, schedule, warm, steps).rate(step) for step in range(steps)]  # type: ignore[arg-type]
     assert all(0 < rate <= lr * (1 + 1e-9) for rate in rates)
     assert all(a < b for a, b in itertools.pairwise(rates[:warm]))
     after = rates[warm:]

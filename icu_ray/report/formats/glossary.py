@@ -63,6 +63,15 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     ("trial", "One model, one forget sample, one method and one cell. A sweep is all trials of one config."),
     (
+        "recipe",
+        "Learning rate, schedule, number of epochs and the like of another paper or framework, set together by one "
+        "key.",
+    ),
+    (
+        "step rule",
+        "How several gradients become one step of training: sharpness-aware (SAM), or rectified by the pairs' (GRU).",
+    ),
+    (
         "adapter (LoRA)",
         "Two small matrices beside each linear layer of a model. They are trained in place of the model's own weights, "
         "which stay as they are. Merging adds them to those weights.",

@@ -34,12 +34,14 @@ def thresholds_said(config: Mapping[str, Any], el_name: Callable[[int], str] = s
     stop = config.get("stop") or {}
     if not all(stop.get(key) is not None for key in ("ma", "el")):
         return ""
-    el, rule = el_name(_ngram(config)), stop.get("rule", "and")
+    el, rule = el_name(_ngram(config)), "or" if stop.get("rule") == "or" else "and"
     if stop["ma"] == stop["el"] == "heldout":
         limits = f"MA {rule} {el} {_HELDOUT}s before unlearning"
     else:
         limits = f" {rule} ".join(_limit_said(name, stop[key]) for name, key in (("MA", "ma"), (el, "el")))
     entries = [m for m in config.get("methods", ()) if any((m.get("stop") or {}).values())]
+    if stop.get("rule") == "epochs":
+        limits += ", judged after the last epoch"
     names = dict.fromkeys(str(m.get("label") or m["name"]) for m in entries)
     others = f"; by rules of their own: {', '.join(names)}" if names else ""
     return limits + others

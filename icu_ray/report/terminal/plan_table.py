@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from icu_ray.config import RecordsData, SweepConfig
+from icu_ray.config.keys import written
+from icu_ray.config.recipes import recipe_values
 from icu_ray.console.terminal import print_words
 from icu_ray.errors import without_secrets
 from icu_ray.plan.budget import cost_of, load_prices
@@ -88,6 +91,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         models = trained + len({trial.model.name for trial in plan.trials})
         print_words(console, f"Evaluated while the trials run: {names}, on {models} models.")
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
+    for said in recipe_said(config):
+        print_words(console, said)
     print_words(console, f"Fidelity '{config.fidelity}'; results go to {folder}.")
     for remark in () if plan.data is None else plan.data.remarks:
         print_words(console, remark, "yellow")
@@ -130,6 +135,21 @@ def forgotten_when(config: SweepConfig) -> str:
     return thresholds_said(config.model_dump(), "EL{}".format) + cost
 
 
+def recipe_said(config: SweepConfig) -> list[str]:
+    """What the config's recipe sets, and what the config has in its place; nothing without a recipe."""
+    values = recipe_values(config)
+    if not values:
+        return []
+    kept = ", ".join(f"{each.key}={written(each.value)}" for each in values if not each.changed)
+    changed = [
+        f"{key}={written(value)} in place of {written(each.value)}"
+        for each in values
+        for key, value in each.changed.items()
+    ]
+    others = f" The config has {', '.join(changed)}." if changed else " The config changes none of its values."
+    return [f"Recipe '{config.recipe}' sets {kept or 'nothing that the config does not set'}.{others}"]
+
+
 def unreachable_said(plan: Plan) -> list[str]:
     """What a run of trials that wait would be refused for on this machine."""
     waits = plan.unreachable and (plan.waiting or plan.open_trials)
@@ -143,6 +163,12 @@ def plan_json(plan: Plan) -> str:
             "name": plan.config.name,
             "storage": without_secrets(plan.config.storage),
             "fidelity": plan.config.fidelity,
+            "recipe": None
+            if plan.config.recipe is None
+            else {
+                "name": plan.config.recipe,
+                "values": [asdict(each) for each in recipe_values(plan.config)],
+            },
             "forgotten_when": forgotten_when(plan.config),
             "gpu_hours": round(plan.gpu_hours, 3),
             "error": error_said(plan.trials),
