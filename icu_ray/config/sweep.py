@@ -122,7 +122,11 @@ class SweepConfig(Section):
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
         if quick and not isinstance(self.data, SyntheticData):
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
-        if self.answers.alternates == "generated" and isinstance(self.data, RecordsData) and self.data.alternates_column:
+        if (
+            self.answers.alternates == "generated"
+            and isinstance(self.data, RecordsData)
+            and self.data.alternates_column
+        ):
             raise ValueError(
                 f"answers.alternates=generated has the models invent what data.alternates_column="
                 f"{self.data.alternates_column} gives; leave out one of them"

@@ -50,7 +50,9 @@ def test_as_one_row_at_a_time_without_a_cache(
     at_once = data.draw(st.integers(1, 6))
     how = {"max_new_tokens": 9, "temperature": temperature, "pad_id": PAD, "ends": ends}
     found = sample_continuations(model, prompts, seeds, at_once=at_once, **how)
-    expected = [[plainly(model, p, s, 9, temperature, ends) for s in each] for p, each in zip(prompts, seeds)]
+    expected = [
+        [plainly(model, p, s, 9, temperature, ends) for s in each] for p, each in zip(prompts, seeds, strict=True)
+    ]
     assert found == expected
 
 
