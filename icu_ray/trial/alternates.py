@@ -153,11 +153,12 @@ def _refuse_none(request: AlternatesRequest, alternates: Sequence[Sequence[str]]
     without = without_alternates(request.targets, alternates)
     if without:
         several = f" and {len(without) - 1} more" if len(without) > 1 else ""
+        repeats = request.config.answers.repeats
         raise UserError(
-            f"answers.alternates=generated: model {request.model.name} invented none for target "
-            f"'{without[0]}'{several}: what it said was empty or the true answer, {DRAWS} times for each of answers.repeats="
-            f"{request.config.answers.repeats}; change answers.instruction, raise answers.temperature, or give "
-            "alternates of your own as data.alternates_column"
+            f"answers.alternates=generated: model {request.model.name} invented none for target '{without[0]}'"
+            f"{several}: what it said was empty or the true answer, {DRAWS} times for each of answers.repeats="
+            f"{repeats}; change answers.instruction, raise answers.temperature, or give alternates of your own as "
+            "data.alternates_column"
         )
 
 
