@@ -98,8 +98,8 @@ class AnswersConfig(Section):
     """File of sentences of ignorance, one a line, for idkdpo and idknll; default: a list of our own. One is drawn for
     each target and epoch from the trial's seed."""
     alternates: Literal["given", "generated"] = "given"
-    """Where alternates (of altpo) come from: a column of the forget file (data.alternates_column), or the model itself,
-    which is asked to invent them before its trials begin."""
+    """Where alternates, which altpo reads, come from: a column of the forget file (data.alternates_column), or the
+    model itself, which is asked to invent them before its trials begin."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 5
     """With generated: alternates for each target."""
     temperature: Positive = 1.0
