@@ -85,7 +85,7 @@ class PairsConfig(Section):
 
 INSTRUCTION = (
     "Invent another answer to the question above. Keep the form and the length of the answer, and replace every fact "
-    "in it by a different one that is made up. Write the new answer alone.\nNew answer:"
+    "in it by a different one that is made up. Write the new answer alone. New answer:"
 )
 _OF_GENERATION = ("repeats", "temperature", "max_new_tokens", "instruction", "seed")
 

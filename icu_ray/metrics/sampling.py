@@ -2,9 +2,9 @@
 
     said = sample_continuations(model, prompts, seeds, max_new_tokens=200, temperature=1.0, pad_id=0, ends={2})
 
-A token is drawn as `torch.multinomial` draws one, by the generator of its own continuation, on the CPU: what is said
-depends on prompt and seed, and neither on other prompts, on batches and padding, nor on the device, but for rounding.
-The continuations of a prompt share its keys and values (kv_cache.py).
+A token is drawn as `torch.multinomial` draws one, by the generator of its own continuation: what is said depends on
+prompt and seed, and neither on other prompts nor on batches and padding, but for rounding. A GPU's generators are others
+than a CPU's. The continuations of a prompt share its keys and values (kv_cache.py).
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def _sampled(
     states = PromptStates(model, ids, None if bool(mask.all()) else mask)
     logits, _ = states.read(None, mask[:, :0], None)
     alive = [(prompt, number) for prompt, each in enumerate(seeds) for number in range(len(each))]
-    generators = [[torch.Generator().manual_seed(seed) for seed in each] for each in seeds]
+    # On a GPU too: noise for a whole vocabulary, made on a CPU, would take longer than the model.
+    generators = [[torch.Generator(device).manual_seed(seed) for seed in each] for each in seeds]
     said: list[list[list[int]]] = [[[] for _ in each] for each in seeds]
     logits = logits[torch.tensor([prompt for prompt, _ in alive], device=device)]
     for generated in range(1, longest + 1):
@@ -138,6 +139,6 @@ def _drawn(logits: Tensor, temperature: float, generators: Sequence[torch.Genera
     if not bool(probabilities.isfinite().all()):
         raise UserError("the model's scores are not finite, so that it says nothing")
     # The most probable after division by exponential noise is a draw; so little of it depends on rounding.
-    noise = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=each) for each in generators])
-    drawn: list[int] = (probabilities / noise.to(logits.device)).argmax(-1).tolist()
+    noise = torch.stack([torch.empty_like(logits[0]).exponential_(generator=each) for each in generators])
+    drawn: list[int] = (probabilities / noise).argmax(-1).tolist()
     return drawn
