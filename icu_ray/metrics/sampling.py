@@ -3,8 +3,8 @@
     said = sample_continuations(model, prompts, seeds, max_new_tokens=200, temperature=1.0, pad_id=0, ends={2})
 
 A token is drawn as `torch.multinomial` draws one, by the generator of its own continuation: what is said depends on
-prompt and seed, and neither on other prompts nor on batches and padding, but for rounding. A GPU's generators are others
-than a CPU's. The continuations of a prompt share its keys and values (kv_cache.py).
+prompt and seed, and neither on other prompts nor on batches and padding, but for rounding. A GPU's generators are
+others than a CPU's. The continuations of a prompt share its keys and values (kv_cache.py).
 """
 
 from __future__ import annotations
