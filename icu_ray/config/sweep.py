@@ -131,6 +131,15 @@ class SweepConfig(Section):
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
         if quick and not isinstance(self.data, SyntheticData):
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
+        if (
+            self.answers.alternates == "generated"
+            and isinstance(self.data, RecordsData)
+            and self.data.alternates_column
+        ):
+            raise ValueError(
+                f"answers.alternates=generated has the models invent what data.alternates_column="
+                f"{self.data.alternates_column} gives; leave out one of them"
+            )
         self._check_shares()
         for model in self.models:
             batch = model.batch_size or self.train.batch_size

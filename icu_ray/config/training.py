@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from icu_ray.config.section import Count, Fraction, Momentum, Place, Positive, Section, Weight
+from icu_ray.config.section import Count, Fraction, Momentum, Place, Positive, Section, Seed, Weight
 
 
 class TokensConfig(Section):
@@ -83,12 +83,50 @@ class PairsConfig(Section):
         return self
 
 
+INSTRUCTION = (
+    "Invent another answer to the question above. Keep the form and the length of the answer, and replace every fact "
+    "in it by a different one that is made up. Write the new answer alone. New answer:"
+)
+_OF_GENERATION = ("repeats", "temperature", "max_new_tokens", "instruction", "seed")
+
+
 class AnswersConfig(Section):
     """Second answers to the targets' prompts, for methods that teach them or prefer them to the true ones."""
 
+    free_texts: ClassVar[frozenset[str]] = frozenset({"instruction"})
     sentences: Place | None = None
     """File of sentences of ignorance, one a line, for idkdpo and idknll; default: a list of our own. One is drawn for
     each target and epoch from the trial's seed."""
+    alternates: Literal["given", "generated"] = "given"
+    """Where alternates, which altpo reads, come from: a column of the forget file (data.alternates_column), or the
+    model itself, which is asked to invent them before its trials begin."""
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 5
+    """With generated: alternates for each target."""
+    temperature: Positive = 1.0
+    """With generated: the model's scores are divided by it before a token is sampled."""
+    max_new_tokens: Count = 200
+    """With generated: the most tokens of an alternate."""
+    instruction: Annotated[str, Field(min_length=1)] = INSTRUCTION
+    """With generated: what the model is told after prompt and true answer: of a chat as the user's next turn, of plain
+    rows as a paragraph of its own."""
+    seed: Seed = 42
+    """With generated: seed of the sampling, from which with a target's id each of its alternates is drawn; all trials
+    share them, whatever their own seeds."""
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What decides generated alternates beside model and rows."""
+        return self.model_dump(mode="json", include=set(_OF_GENERATION))
+
+    @model_validator(mode="after")
+    def _fitting(self) -> AnswersConfig:
+        if self.alternates == "given":
+            for key in _OF_GENERATION:
+                if getattr(self, key) != AnswersConfig.model_fields[key].default:
+                    raise ValueError(f"'{key}' is for alternates=generated, found alternates=given; leave it out")
+        if not self.instruction.strip():
+            raise ValueError("instruction: is blank; expected what the model is to be told")
+        return self
 
 
 class LossConfig(Section):

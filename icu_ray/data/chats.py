@@ -9,7 +9,7 @@ template that prints today's date is told a fixed one: else the prompt would be 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -43,8 +43,28 @@ def common(first: Sequence[object], second: Sequence[object]) -> int:
 
 def rendered(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[str, int]:
     """The text of a chat (`Examples.chats`) and how many of its characters are given. name: the row's, for messages."""
-    told = json.loads(chat)
-    messages, day = told["messages"], date.fromisoformat(told["date"])
+    messages = json.loads(chat)["messages"]
+    text = _writer(chat, tokenizer, name)
+    whole, head = text(messages, False), text(messages[:-1], True)
+    boundary = common(whole, head)
+    answer, asked = messages[-1]["content"].strip(), messages[-2]["content"].strip()
+    if answer not in whole[boundary:] or asked not in whole[:boundary]:
+        raise UserError(
+            f"'{name}': the model's chat template does not show where the answer begins: what it writes before the "
+            "answer differs when the answer is there"
+        )
+    return whole, boundary
+
+
+def rendered_with_turn(chat: str, said: str, tokenizer: PreTrainedTokenizerBase, name: str) -> str:
+    """The text of a chat that goes on: the user says something more, and the model is to begin its answer."""
+    messages = json.loads(chat)["messages"]
+    return _writer(chat, tokenizer, name)([*messages, {"role": "user", "content": said}], True)
+
+
+def _writer(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> Callable[[list[dict[str, str]], bool], str]:
+    """What writes messages out on the chat's day, and if asked what it puts there to have the model begin."""
+    day = date.fromisoformat(json.loads(chat)["date"])
     template = _dated(str(tokenizer.get_chat_template()), day)
 
     def text(of: list[dict[str, str]], begin: bool) -> str:
@@ -61,15 +81,7 @@ def rendered(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[
         except Exception as error:  # a template is a program, which may raise anything
             raise UserError(f"'{name}': the model's chat template refuses it: {error}") from error
 
-    whole, head = text(messages, False), text(messages[:-1], True)
-    boundary = common(whole, head)
-    answer, asked = messages[-1]["content"].strip(), messages[-2]["content"].strip()
-    if answer not in whole[boundary:] or asked not in whole[:boundary]:
-        raise UserError(
-            f"'{name}': the model's chat template does not show where the answer begins: what it writes before the "
-            "answer differs when the answer is there"
-        )
-    return whole, boundary
+    return text
 
 
 def _dated(template: str, day: date) -> str:

@@ -98,7 +98,8 @@ def _with_answers(check: DataCheck, config: SweepConfig, corpus: Corpus) -> Data
 def answers_of(config: SweepConfig, corpus: Corpus, sample: int) -> dict[Answers, tuple[tuple[str, ...], ...]]:
     """What each target of a sample can be answered in place of its own text, by where that comes from.
 
-    {} for texts without prompts. Answers that a model has made would come in as another kind here.
+    {} for texts without prompts. Alternates that a model invents are not known before it is there: they come in where
+    the sweep's artefacts are prepared.
     """
     if corpus.rows.boundaries is None:
         return {}

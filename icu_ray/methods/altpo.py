@@ -2,8 +2,8 @@
 
     L_forget = 2/beta * mean over rows of softplus(- beta * (log P(other)/P_0(other) - log P(target)/P_0(target)))
 
-The other answers are the rows' own alternates; one is drawn for each row and epoch. The paper's grid: beta 0.05, 0.1,
-0.5; alpha 1, 2, 5.
+The other answers are the rows' own alternates, or (answers.alternates=generated) what the model itself invents, as in
+the paper; one is drawn for each row and epoch. The paper's grid: beta 0.05, 0.1, 0.5; alpha 1, 2, 5.
 """
 
 from __future__ import annotations

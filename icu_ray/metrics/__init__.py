@@ -4,7 +4,7 @@ Read in this order:
 
 - probe.py: forget loss, MA and EL of a forget sample, from one forward and
   greedy_decoding.py (what follows every prefix), extraction_likelihood.py (counting n-grams of it)
-- generation.py, beam_search.py: the candidates that the refinement filter judges
+- generation.py, beam_search.py: the candidates that the refinement filter judges; sampling.py: drawn continuations
 - kv_cache.py, prefixed.py: the key/value caches that make both quick, without a copy of a shared prefix
 - bertscore.py, overlap.py: candidates against references; BLEU, entropy. perplexity.py: held-out rows
 - scores.py: s_z and s_m of a table. agreement.py: raters and correlations

@@ -28,8 +28,11 @@ MARGIN = 1e-3
 """Nats by which a guess must be more probable than all else: far above what rounding moves in fp32."""
 
 
-class _Prompts:
-    """The model's next-token logits after the prompts and after what was generated since, for the beams that go on."""
+class PromptStates:
+    """The model's next-token logits after prompts and after what was generated since, for the rows that go on.
+
+    ids: (N, P) int64 left-padded prompts. mask: (N, P) bool, True where a real token stands; None: no pads.
+    """
 
     def __init__(self, model: PreTrainedModel, ids: Tensor, mask: Tensor | None) -> None:
         self.model, self.ids, self.mask = model, ids, mask
@@ -130,7 +133,7 @@ def beam_search(
     on_token: hears the part of all tokens that are generated. on_nan: hears of a prompt after which the scores are not
     finite and which is answered with pads. Needs inference mode and a model in eval mode.
     """
-    prompts = _Prompts(model, ids, mask)
+    prompts = PromptStates(model, ids, mask)
     longest = int(max_new_tokens.max())
     inside = torch.arange(longest, device=ids.device) < max_new_tokens[:, None]
     logits, certain = prompts.read(guesses, inside, eos_id)

@@ -7,10 +7,10 @@ In order: `planning.py` checks a config as a whole and refuses; `grid.py` expand
 is one of them, its id a hash of what decides its result; `trial_settings.py` is what it is told. `own_files.py` finds
 out how a user's file is written where nobody said it, `text_lengths.py` how long its texts are in a model's tokens,
 `thresholds.py` below which numbers a trial has forgotten, `drawn_pairs.py` what random pairs take,
-`method_checks.py` whether methods fit models and data. `estimates.py` says
-how long it takes (`machine_speed.py`: how fast a core and a GPU are; `past_trials.py`: what trials took that ended on
-this machine), `estimate_correction.py` corrects that by what has ended of the sweep, `learnt_durations.py` by how the
-trials of a running one go, trial by trial. `budget.py` says what it costs.
+`method_checks.py` whether methods fit models and data, `generated_answers.py` what models invent for them.
+`estimates.py` says how long it takes (`machine_speed.py`: how fast a core and a GPU are; `past_trials.py`: what trials
+took that ended on this machine), `estimate_correction.py` corrects that by what has ended of the sweep,
+`learnt_durations.py` by how the trials of a running one go, trial by trial. `budget.py` says what it costs.
 `memory.py` says what a worker holds, of a model whose `model_shapes.py` tells its size (`known_models.py` where its
 config.json is not here), `model_memory.py` asks it for the models of a plan.
 `schedule.py` chooses what starts next on a cluster, `search_objective.py` is what a search maximises. No Ray, no torch:

@@ -41,10 +41,13 @@ def check_answers(config: SweepConfig, data: DataCheck) -> None:
                     f"of data.source={config.data.source} have none here; expected data.source=records with "
                     "prompt_column and completion_column, or messages_column"
                 )
+            if method.answers == "alternates" and config.answers.alternates == "generated":
+                continue
             if any(method.answers not in answers for answers in known):
                 raise UserError(
                     f"methods.{number}: {method.name} takes each target's own other answers, and the forget file has "
-                    "no column of them; name it as data.alternates_column"
+                    "no column of them; name it as data.alternates_column, or have the model invent them: "
+                    "answers.alternates=generated"
                 )
 
 

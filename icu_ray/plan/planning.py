@@ -23,6 +23,7 @@ from icu_ray.models.folders import adapter_here
 from icu_ray.models.hub import is_pinned, require_encoder_reachable, require_reachable
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
+from icu_ray.plan.generated_answers import check_generation
 from icu_ray.plan.grid import Plan, check_methods, make_plan, needs_pairs
 from icu_ray.plan.method_checks import check_answers, check_methods_fit, fine_tuning_said
 from icu_ray.plan.text_lengths import check_texts
@@ -63,6 +64,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
         check_answers(config, data)
     check_training_texts(config, corpus)
     remarks = check_texts(config, corpus, dry_run=dry_run)
+    check_generation(config, corpus, dry_run=dry_run)
     unreachable = _unreachable(config)
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)

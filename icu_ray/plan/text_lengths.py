@@ -63,7 +63,7 @@ def check_texts(config: SweepConfig, corpus: Corpus | None, *, dry_run: bool = F
         if model.source is None:
             continue
         told = model.revision, model.trust_remote_code
-        if dry_run and not _can_be_had(model.source, model.revision):
+        if dry_run and not can_be_had(model.source, model.revision):
             remarks.append(f"{model.name}: its tokenizer is not here, so whether texts fit its rows is not known yet.")
             continue
         for rows in filter(None, (corpus.rows, corpus.heldout) if data.prompted else ()):
@@ -86,7 +86,7 @@ def check_texts(config: SweepConfig, corpus: Corpus | None, *, dry_run: bool = F
     return tuple(filter(None, remarks))
 
 
-def _can_be_had(source: str, revision: str | None) -> bool:
+def can_be_had(source: str, revision: str | None) -> bool:
     """Whether a model's tokenizer is on this machine, or on a hub that answers."""
     from icu_ray.models.loading import local_folder
 
@@ -160,12 +160,19 @@ def lengths_in(
 ) -> Lengths:
     """How long rows are as this model reads them. UserError for rows that it cannot read."""
     from icu_ray.data.tokens import row_lengths
-    from icu_ray.models.loading import load_tokenizer, local_folder, with_base
+    from icu_ray.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+    return Lengths(*row_lengths(examples, tokenizer), positions_in(source, revision))
+
+
+def positions_in(source: str, revision: str | None = None) -> int | None:
+    """How many tokens a model can read, by its config.json; None: not known."""
+    from icu_ray.models.loading import local_folder, with_base
+
     found = []
     with contextlib.suppress(OSError, ValueError, AttributeError):  # what is wrong with it, checking the model tells
         folder, _ = with_base(local_folder(source, revision, weights=False), source, weights=False)
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         found = [described[key] for key in _POSITIONS if isinstance(described.get(key), int)]
-    return Lengths(*row_lengths(examples, tokenizer), min(found) if found else None)
+    return min(found) if found else None

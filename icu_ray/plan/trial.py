@@ -174,7 +174,7 @@ def trial_of(
         "precision": settings.precision,
         "seed": settings.seed,
         **({} if model.lora is None or not known.trains else {"lora": model.lora.identity()}),
-        **({} if not built.needs_alternates else {"answers": _answers_identity(built.answers, data, sample)}),
+        **({} if not built.needs_alternates else {"answers": _answers_identity(built.answers, config, data, sample)}),
     }
     label = method.shown
     estimate = None
@@ -269,7 +269,10 @@ def _pairs_identity(pairs: PairsConfig, data: DataCheck | None, sample: int) -> 
     return identity
 
 
-def _answers_identity(kind: str | None, data: DataCheck | None, sample: int) -> dict[str, Any]:
+def _answers_identity(kind: str | None, config: SweepConfig, data: DataCheck | None, sample: int) -> dict[str, Any]:
+    if kind == "alternates" and config.answers.alternates == "generated":
+        # With model and rows, which stand beside it, this decides what is invented.
+        return {"from": kind, "generated": config.answers.generation}
     # What can be drawn, whichever file it is from.
     return {"from": kind, "texts": None if data is None else data.samples[sample].answers.get(kind or "")}
 

@@ -4,6 +4,8 @@
     trained models       gold standard one a       are fine-tuned it controls a worker group as a trial has
                          model and sample
     embeddings, pairs    one a sample              Ray Data, by data/pairing.py; of random pairs one a sample and seed
+    alternates           one a model and target    what the model invents (answers.alternates=generated): Ray Data,
+                                                   by trial/alternates.py
     rows                 one a model and sample    targets, pairs and held-out rows in the model's vocabulary; of random
                                                    pairs all rows of the pool that the seeds can draw, each once
     reference, before    one a model and sample    the frozen original model's cache, and its own measurement
@@ -32,22 +34,23 @@ from icu_ray.config import ModelConfig
 from icu_ray.console.progress import Step
 from icu_ray.data.chosen_pairs import chosen_pairs, pairs_fingerprint
 from icu_ray.data.corpus import Corpus
-from icu_ray.data.examples import Examples
 from icu_ray.data.pair_draws import PairDraws, pair_draws
-from icu_ray.data.second_answers import AnswerDraws, Answers, answered, answers_fingerprint
-from icu_ray.data.sources import answers_of, counts_own_tokens, load_corpus
+from icu_ray.data.sources import counts_own_tokens, load_corpus
 from icu_ray.errors import UserError
 from icu_ray.methods import RETRAINED
 from icu_ray.plan.estimates import parameters_of
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
+from icu_ray.sweep.prepare_answers import second_answers
 from icu_ray.sweep.prepare_models import ModelMaker, WorkerLimit
 from icu_ray.sweep.prepare_tasks import (
     PreparationTasks,
+    alternates_task,
     artefacts_task,
     pairs_task,
     retrained_task,
 )
+from icu_ray.trial.alternates import AlternatesRequest
 from icu_ray.trial.artefact_making import ArtefactRequest
 from icu_ray.trial.artefacts import (
     ArtefactKey,
@@ -75,7 +78,8 @@ COPY_OVERLAP = 0.9
 class Prepared:
     """artefacts: where trials find what they need. failures: why others cannot have it. records: all that was asked.
 
-    retrained, not_retrained: the same of the gold standard, which only its own trial needs.
+    retrained, not_retrained: the same of the gold standard, which only its own trial needs. not_invented: why there are
+    no alternates for those that read them.
     """
 
     artefacts: Mapping[ModelSample, ArtefactKeys]
@@ -83,12 +87,16 @@ class Prepared:
     records: tuple[ArtefactRecord, ...]
     retrained: Mapping[ModelSample, RetrainedKeys] = field(default_factory=dict)
     not_retrained: Mapping[ModelSample, str] = field(default_factory=dict)
+    not_invented: Mapping[ModelSample, str] = field(default_factory=dict)
 
     def failure(self, trial: Trial) -> str | None:
         """Why a trial cannot run; None where it can."""
         own = trial.model.name, trial.sample
-        gold = self.not_retrained.get(own) if trial.settings.method == RETRAINED else None
-        return self.failures.get(own, gold)
+        if own in self.failures:
+            return self.failures[own]
+        if trial.settings.method == RETRAINED:
+            return self.not_retrained.get(own)
+        return self.not_invented.get(own) if "alternates" in Needs.of([trial]).answers else None
 
     def keys(self, trial: Trial) -> ArtefactKeys:
         """Where a trial finds what it needs."""
@@ -112,6 +120,7 @@ class _Preparation:
     root: str
     on_step: Callable[[Step], None]
     records: list[ArtefactRecord] = field(default_factory=list)
+    not_invented: dict[ModelSample, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.config = self.plan.config
@@ -150,7 +159,7 @@ class _Preparation:
             artefacts, failures = _results(futures)
             retrained, not_retrained = _results(gold)
         keys = {own: keys for own, (_, keys) in artefacts.items()}
-        return Prepared(keys, failures, tuple(self.records), retrained, not_retrained)
+        return Prepared(keys, failures, tuple(self.records), retrained, not_retrained, self.not_invented)
 
     def _own(self, model: ModelConfig) -> bool:
         return counts_own_tokens(self.config, model.standin is not None)
@@ -236,6 +245,13 @@ class _Preparation:
         targets = corpus.to_forget(sample)
         found = [each[sample] for each in pairs[self._own(model)].result()] if needs.pairs else []
         draws = self._draws(model, corpus, sample) if needs.pairs else None
+        known = self._model_key(model, corpus)
+        invented = None
+        if "alternates" in needs.answers and self.config.answers.alternates == "generated":
+            asked = AlternatesRequest(self.root, self.config, model, made, known, targets)
+            invented = self._invented(asked, sample)
+            if invented is None:  # which fails the trials that read them, and no others
+                needs = replace(needs, answers=tuple(kind for kind in needs.answers if kind != "alternates"))
         own_pairs = found[0] if found and draws is None else None
         pair_rows = None if own_pairs is None else own_pairs.pair_rows
         if draws is not None:
@@ -248,14 +264,14 @@ class _Preparation:
             config=self.config,
             model=model,
             made=made,
-            model_key=self._model_key(model, corpus),
+            model_key=known,
             targets=targets,
             pairs=None if pair_rows is None else corpus.rows.select(pair_rows),
             pair_overlap=None if own_pairs is None else tuple(own_pairs.ngram_overlap.tolist()),
             heldout=corpus.heldout if corpus.heldout is not None and len(corpus.heldout) else None,
             needs=needs,
             draws=draws,
-            answers=self._answers(model, corpus, sample, targets, needs),
+            answers=second_answers(self.plan, model, corpus, sample, needs, invented),
         )
         step = f"{name}, sample {sample}"
         self.on_step(Step(step, None, "waiting for its resources"))
@@ -267,20 +283,20 @@ class _Preparation:
             self.on_step(Step(step, 1, keys.long_texts, event=True))
         return request, keys
 
-    def _answers(
-        self, model: ModelConfig, corpus: Corpus, sample: int, targets: Examples, needs: Needs
-    ) -> dict[Answers, tuple[AnswerDraws, Examples]]:
-        """Second answers of each kind that is needed: what is drawn, and the rows that they make."""
-        found: dict[Answers, tuple[AnswerDraws, Examples]] = {}
-        epochs = model.max_epochs or self.config.stop.max_epochs
-        known = answers_of(self.config, corpus, sample) if needs.answers else {}
-        planned = None if self.plan.data is None else self.plan.data.samples[sample].answers
-        for kind in needs.answers:
-            texts = known[kind]
-            if planned is not None and planned.get(kind) != answers_fingerprint(texts):
-                raise UserError(f"answers: the {kind} have changed since the sweep was planned")
-            draws = AnswerDraws(tuple(targets.ids), tuple(map(len, texts)), self.config.all_seeds, epochs)
-            found[kind] = draws, answered(targets, draws, texts)
+    def _invented(self, asked: AlternatesRequest, sample: int) -> tuple[tuple[str, ...], ...] | None:
+        """What the model invents for the targets of a sample; None where it cannot."""
+        step = f"{asked.model.name}, sample {sample}: alternates"
+        self.on_step(Step(step, None, "waiting for its resources"))
+        try:
+            # In a task that takes nothing, as the pairs are: the actors that it has Ray Data start take the resources.
+            found: tuple[tuple[str, ...], ...]
+            found, records = self.tasks.run(step, {"num_cpus": 0}, alternates_task, asked)
+        except Exception as error:
+            log.exception("alternates of %s, sample %d", asked.model.name, sample)
+            self.not_invented[asked.model.name, sample] = _reason(error)
+            self.on_step(Step(step, 1, _reason(error), event=True))
+            return None
+        self._done(step, records)
         return found
 
     def _done(self, name: str, records: Sequence[ArtefactRecord], more: str = "") -> None:

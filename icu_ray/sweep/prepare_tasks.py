@@ -26,6 +26,7 @@ from icu_ray.config import Columns, SweepConfig
 from icu_ray.console.progress import Step, listening
 from icu_ray.console.streaming import streamed
 from icu_ray.data.corpus import Corpus
+from icu_ray.trial.alternates import AlternatesRequest, make_alternates
 from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts, measure_retrained
 from icu_ray.trial.artefacts import (
     ArtefactKey,
@@ -212,6 +213,14 @@ def pairs_task(
 
     found = yield from _stages(work)
     yield found, store.records
+
+
+def alternates_task(
+    request: AlternatesRequest,
+) -> Iterator[Step | tuple[tuple[tuple[str, ...], ...], list[ArtefactRecord]]]:
+    """What a model invents for the targets of one sample, by Ray Data."""
+    alternates, record = yield from _stages(lambda: make_alternates(request))
+    yield alternates, [record]
 
 
 def artefacts_task(request: ArtefactRequest) -> Iterator[Step | tuple[ArtefactKeys, list[ArtefactRecord]]]:

@@ -3,7 +3,8 @@
 Read in this order:
 
 - task.py: what a trial is told, and its results in storage
-- artefacts.py: the store's keys of what it shares with others; artefact_making.py: how that is made
+- artefacts.py: the store's keys of what it shares with others; artefact_making.py: how that is made;
+  alternates.py: other answers that the model invents
 - trainable.py: what Ray Tune runs: a worker group, whatever happens to it, and a result
 - trainer.py: Ray Train's TorchTrainer with its controller in the same process
 - worker.py: what runs on every worker: the epochs, and what they leave

@@ -15,11 +15,11 @@ import pytest
 from icu_ray import methods
 from icu_ray.config import MethodConfig
 from icu_ray.config.file import resolve_config
+from icu_ray.data.sources import answers_of, load_corpus
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.model_memory import memories
 from icu_ray.plan.planning import plan_sweep
-from icu_ray.sweep.prepare import answers_of, load_corpus
 from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
 from icu_ray.trial.artefacts import ArtefactKeys, Needs, model_key
 from tests.support.tiny_models import tiny_model

@@ -18,6 +18,7 @@ from icu_ray.errors import without_secrets
 from icu_ray.plan.budget import cost_of, load_prices
 from icu_ray.plan.estimate_correction import error_said
 from icu_ray.plan.estimates import training_minutes
+from icu_ray.plan.generated_answers import generation_said, generations
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.model_memory import memories
 from icu_ray.plan.trial import DONE
@@ -71,18 +72,24 @@ def print_plan(plan: Plan, console: Console) -> None:
     waiting = [trial for trial in plan.trials if trial.status not in DONE]
     for said in trained_said(plan):
         print_words(console, said)
+    invented = generations(plan)
+    for said in generation_said(invented, config):
+        print_words(console, said)
     if waiting:
+        gpu_hours, worker_minutes = plan_gpu_hours(plan), plan.worker_minutes
+        worker_minutes += sum(each.minutes for each in invented if not each.model.gpus)
         gpus = any(trial.model.gpus for trial in waiting)
-        minutes = f"{plan.worker_minutes:.0f}"
+        minutes = f"{worker_minutes:.0f}"
         worker = f"{'less than 1' if minutes == '0' else minutes} worker minute"
         worker += f"{'' if minutes in ('0', '1') else 's'} on CPU"
-        hours = "less than 0.1" if plan.gpu_hours < 0.05 else f"{plan.gpu_hours:.1f}"
+        hours = "less than 0.1" if gpu_hours < 0.05 else f"{gpu_hours:.1f}"
         much = f"{hours} GPU hours" if gpus else worker
         print_words(console, f"Estimate for what is left: {much} ({error_said(plan.trials)}).")
         print_words(console, "The start of Ray, preparation, evaluation and the report come on top.")
         if config.resources.prices is not None:
             cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)
-            cost = cost_of(plan.gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
+            cpu_hours += sum(each.cpu_hours for each in invented)
+            cost = cost_of(gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
             print_words(console, f"It costs {cost}.")
     evaluation = config.evaluation
     if evaluation.asked:
@@ -100,6 +107,11 @@ def print_plan(plan: Plan, console: Console) -> None:
         print_words(console, remark, "yellow")
     if plan.provisional:
         print_words(console, f"Ids are provisional: {plan.provisional}", "yellow")
+
+
+def plan_gpu_hours(plan: Plan) -> float:
+    """Of the trials that wait, and of what is invented for them."""
+    return plan.gpu_hours + sum(each.gpu_hours for each in generations(plan))
 
 
 def trained_said(plan: Plan) -> list[str]:
@@ -170,12 +182,13 @@ def plan_json(plan: Plan) -> str:
                 "values": [asdict(each) for each in recipe_values(plan.config)],
             },
             "forgotten_when": forgotten_when(plan.config),
-            "gpu_hours": round(plan.gpu_hours, 3),
+            "gpu_hours": round(plan_gpu_hours(plan), 3),
             "error": error_said(plan.trials),
             "provisional": plan.provisional,
             "memory": memory_json(memories(plan)),
             "remarks": [*([] if plan.data is None else plan.data.remarks), *unreachable_said(plan)],
             "trained": trained_said(plan),
+            "invented": generation_said(generations(plan), plan.config),
             "trials": [
                 {
                     "trial_id": trial.trial_id,
