@@ -8,6 +8,7 @@ A path, URL or command is never cut in two: it must be possible to copy it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -92,12 +93,16 @@ def print_words(console: Console, text: str, style: str = "") -> None:
 
 
 def columns(rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> str:
-    """Rows of words as columns, the last of which is wrapped."""
+    """Rows of words as columns. The last one is wrapped, and any other that would take a third of the width."""
     every = [headings, *rows] if headings else list(rows)
-    widths = [max(len(row[place]) for row in every) for place in range(len(every[0]) - 1)]
+    room = (width() - NARROWEST) // max(1, len(every[0]) - 1) - 2
+    widest = max(12, min(room, width() // 3))
+    widths = [min(widest, max(len(row[place]) for row in every)) for place in range(len(every[0]) - 1)]
     indent = sum(widths) + 2 * len(widths)
     lines = []
     for *short, last in every:
-        begin = "".join(f"{word:<{wide}}  " for word, wide in zip(short, widths, strict=True))
-        lines.append((begin + wrapped(last, indent)).rstrip())
+        cells = [textwrap.wrap(word, max(wide, 1)) for word, wide in zip(short, widths, strict=True)]
+        for *before, end in itertools.zip_longest(*cells, wrapped(last, indent).split("\n"), fillvalue=""):
+            begin = "".join(f"{part:<{wide}}  " for part, wide in zip(before, widths, strict=True))
+            lines.append((begin + end.lstrip() if begin.strip() else end).rstrip())
     return "\n".join(lines)
