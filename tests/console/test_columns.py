@@ -29,7 +29,7 @@ def test_a_long_middle_column_leaves_room_for_the_last(monkeypatch: pytest.Monke
     monkeypatch.setattr(terminal, "width", lambda stream=None: 60)
     rows = [("rmu", "alpha, layer, steering, length, positions", "pushes a layer's states to a random direction")]
     assert terminal.columns(rows) == (
-        "rmu  alpha, layer,         pushes a layer's states to a\n"
-        "     steering, length,     random direction\n"
+        "rmu  alpha, layer,       pushes a layer's states to a random\n"
+        "     steering, length,   direction\n"
         "     positions"
     )
