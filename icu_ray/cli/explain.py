@@ -30,7 +30,9 @@ def add(commands: Any) -> None:
         "key", nargs="?", metavar="KEY", help="a key (optim.lr, lr, models.0.workers) or a section (default: all keys)"
     )
     parser.add_argument(
-        "--config", metavar="CONFIG", help="say instead what this config's recipe sets, and what the config changes"
+        "--config",
+        metavar="FILE",
+        help="say what this config's recipe sets, and what the config changes (default: every key's own default)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
