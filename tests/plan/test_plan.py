@@ -516,7 +516,8 @@ def test_a_gold_standard_needs_something_left_to_learn(tmp_path: Path) -> None:
 
 def test_configs_of_before_keep_the_ids_that_they_had() -> None:
     """As they were before there were schedules, step rules and recipes."""
-    made = plan_config(find_config("quickstart"), dry_run=True)
+    as_then = ["data.records=512", "data.heldout=64"]
+    made = plan_config(find_config("quickstart"), as_then, dry_run=True)
     found = {trial.name: trial.trial_id for trial in made.trials}
     known = {
         "icu-medium-s0-a0.5-b4.0": "4cf318c2204b11d4",
