@@ -79,7 +79,10 @@ def serve(path: str, preload: str) -> None:
                 return
             asking, _ = listening.accept()
             with asking:
-                told, files = _asked(asking)
+                try:
+                    told, files = _asked(asking)
+                except (OSError, ValueError):
+                    continue  # whoever asked was ended meanwhile, as by a trial that was given up
                 given = tuple(told["environment"].get(name) for name in _TOLD_BY_RAYLET)
                 if served is None and given[0] != _NO_JOB:
                     served = given
