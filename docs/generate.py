@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from icu_ray.cli.main import make_parser
 from icu_ray.config.file import FIDELITY_PRESETS
 from icu_ray.config.keys import default_of, models, places, sentences, takes, written
-from icu_ray.config.recipes import RECIPES, flat
+from icu_ray.config.recipes import RECIPES, by_key, flat
 
 FOLDER = Path(__file__).parent / "reference"
 _MADE = "<!-- Made by docs/generate.py; change the source, not this page. -->"
@@ -52,7 +51,7 @@ def config_page() -> str:
     lines += _section("The judge's own file: `icu-ray judge --config FILE`", "JudgeConfig")
     lines += _section("The price file that `resources.prices` names", "PricesConfig")
     lines += ["## What `fidelity` sets", "", "| key | reference | paper |", "|---|---|---|"]
-    presets = {name: dict(_flat(preset)) for name, preset in FIDELITY_PRESETS.items()}
+    presets = {name: dict(by_key(preset)) for name, preset in FIDELITY_PRESETS.items()}
     for key in dict.fromkeys([*presets["reference"], *presets["paper"]]):
         values = [f"`{written(presets[side][key])}`" if key in presets[side] else "" for side in ("reference", "paper")]
         lines.append(f"| `{key}` | {values[0]} | {values[1]} |")
@@ -87,14 +86,6 @@ def _section(heading: str, name: str) -> list[str]:
         meaning = _escaped(sentences().get((name, key), ""))
         lines.append(f"| `{key}` | {takes(field)} | {default} | {meaning} |")
     return [*lines, ""]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _escaped(text: str) -> str:

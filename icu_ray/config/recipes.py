@@ -130,7 +130,7 @@ def for_method(recipe: Recipe, item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def flat(recipe: Recipe) -> dict[str, Any]:
     """Its values by key: 'optim.lr', 'methods.npo.settings.retain'."""
-    return dict(_flat({**recipe.keys, "methods": recipe.methods} if recipe.methods else recipe.keys))
+    return dict(by_key({**recipe.keys, "methods": recipe.methods} if recipe.methods else recipe.keys))
 
 
 def recipe_values(config: SweepConfig) -> tuple[RecipeValue, ...]:
@@ -169,9 +169,10 @@ def _at(item: Any, keys: list[str]) -> Any:
     return item
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def by_key(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested keys as a config's overrides write them: 'optim.lr'."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from by_key(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -61,11 +61,7 @@ def written_pair(form: RowForm, values: Sequence[Any], column: str, value: Any, 
 
 def written_alternates(column: str, value: Any, where: str) -> tuple[str, ...]:
     """The texts of a list of other answers; UserError for an empty list, and for what is none."""
-    if isinstance(value, str):  # of a table
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: column '{column}' holds no JSON list of texts ({error})") from error
+    value = _parsed(column, value, where, "texts")
     if not isinstance(value, list) or not value:
         raise UserError(f"{where}: column '{column}' holds {kind_of(value)}, expected a list of one text or more")
     return tuple(_text(each, f"column '{column}': text {number}", where) for number, each in enumerate(value, start=1))
@@ -83,6 +79,16 @@ def _text(value: Any, what: str, where: str) -> str:
     return value
 
 
+def _parsed(column: str, value: Any, where: str, of: str) -> Any:
+    """A cell that should hold a list, which a table such as a .csv has as JSON. of: what the list is of."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: column '{column}' holds no JSON list of {of} ({error})") from error
+
+
 def kind_of(value: Any) -> str:
     """What a cell holds, in a word."""
     return "nothing" if value is None or value == "" else type(value).__name__
@@ -90,11 +96,7 @@ def kind_of(value: Any) -> str:
 
 def _messages(column: str, value: Any, where: str) -> list[dict[str, str]]:
     """A chat that begins with the user, after system text perhaps, and ends with the assistant, by turns."""
-    if isinstance(value, str):  # of a .csv
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: column '{column}' holds no JSON list of messages ({error})") from error
+    value = _parsed(column, value, where, "messages")
     if not isinstance(value, list) or not value:
         raise UserError(f"{where}: column '{column}' holds {kind_of(value)}, expected a list of messages")
     turns: list[dict[str, str]] = []

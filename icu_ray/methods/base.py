@@ -87,6 +87,10 @@ class Method(ABC):
         self.beta = beta
         self.settings: dict[str, Setting] = {**self.defaults, **given}
         self.options = loss or LossConfig()
+        self.set_up(given)
+
+    def set_up(self, given: Mapping[str, Setting]) -> None:  # noqa: B027 - most need nothing
+        """Whatever else follows from a method's settings, once they are there. given: those of the config."""
 
     @abstractmethod
     def objective(self) -> Objective:

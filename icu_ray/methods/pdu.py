@@ -18,7 +18,6 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from icu_ray.config import LossConfig
 from icu_ray.methods.base import Batch, LossTerms, Setting
 from icu_ray.methods.forget_retain import ForgetAndRetain
 from icu_ray.methods.objective import Objective, gap, measured, nll
@@ -42,14 +41,8 @@ class Pdu(ForgetAndRetain):
     not_negative: ClassVar[tuple[str, ...]] = ("eps", "dual_step", "warmup", "gamma")
     follows_steps = True
 
-    def __init__(
-        self,
-        alpha: float | None = None,
-        beta: float = 1.0,
-        settings: Mapping[str, Setting] | None = None,
-        loss: LossConfig | None = None,
-    ) -> None:
-        super().__init__(alpha, beta, settings, loss)
+    def set_up(self, given: Mapping[str, Setting]) -> None:
+        """The dual variable starts at alpha."""
         self.dual = self.alpha
 
     def forget(self) -> Objective:

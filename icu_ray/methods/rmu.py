@@ -17,7 +17,6 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-from icu_ray.config import LossConfig
 from icu_ray.errors import UserError
 from icu_ray.methods.base import Setting, TokenRule
 from icu_ray.methods.forget_retain import ForgetAndRetain
@@ -46,14 +45,8 @@ class Rmu(ForgetAndRetain):
     }
     not_negative: ClassVar[tuple[str, ...]] = ("layer", "steering", "control_seed", "gamma")
 
-    def __init__(
-        self,
-        alpha: float | None = None,
-        beta: float = 1.0,
-        settings: Mapping[str, Setting] | None = None,
-        loss: LossConfig | None = None,
-    ) -> None:
-        super().__init__(alpha, beta, settings, loss)
+    def set_up(self, given: Mapping[str, Setting]) -> None:
+        """What is trained, from its words."""
         layers = _words(self.settings["train_layers"])
         if not all(layer.isdecimal() for layer in layers):
             raise UserError(

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from icu_ray.config import LossConfig
 from icu_ray.methods.base import Setting
 from icu_ray.methods.forget_retain import GAMMA_AND_RETAIN, RETAIN, ForgetAndRetain
 from icu_ray.methods.objective import Objective, nll
@@ -33,15 +32,9 @@ class SatImp(ForgetAndRetain):
         """The preset's."""
         return _PRESETS.get(str(settings.get("preset", "paper")), _PRESETS["paper"])[1]
 
-    def __init__(
-        self,
-        alpha: float | None = None,
-        beta: float = 1.0,
-        settings: Mapping[str, Setting] | None = None,
-        loss: LossConfig | None = None,
-    ) -> None:
-        super().__init__(alpha, beta, settings, loss)
-        if "gamma" not in (settings or {}):
+    def set_up(self, given: Mapping[str, Setting]) -> None:
+        """The preset's gamma, unless it is given."""
+        if "gamma" not in given:
             self.settings["gamma"] = _PRESETS[str(self.settings["preset"])][0]
 
     def forget(self) -> Objective:

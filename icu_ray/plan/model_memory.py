@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from icu_ray import methods
 from icu_ray.config import ModelConfig, StepConfig, SweepConfig
 from icu_ray.models.folders import whole_model_here
 from icu_ray.plan.grid import Plan, coming_trial
@@ -22,6 +21,7 @@ from icu_ray.plan.known_models import known_config
 from icu_ray.plan.memory import USABLE, Memory, Use, fitting, memory_of
 from icu_ray.plan.model_shapes import ModelShape, adapter_parameters, shape_of
 from icu_ray.plan.trial import Trial
+from icu_ray.plan.trial_settings import method_of
 
 _ROWS = 128
 """Targets where their number is not known yet."""
@@ -91,14 +91,7 @@ def _of(model: ModelConfig, trials: list[Trial], plan: Plan) -> ModelMemory:
 def use_of(trial: Trial, config: SweepConfig, rows: int, shape: ModelShape) -> Use:
     """How a trial uses its model, of this shape. rows: targets of its sample."""
     model, settings, columns = trial.model, trial.settings, config.columns
-    method = methods.get(
-        settings.method,
-        alpha=settings.alpha,
-        beta=settings.beta,
-        settings=settings.method_settings,
-        loss=settings.loss,
-        step=settings.step,
-    )
+    method = method_of(settings)
     # The original of a model with an adapter is the same model without it.
     live_and_free = model.lora is not None and config.kl.cache == "recompute"
     asked = columns.suffix_start - (columns.prefix_start if config.filter.prompt == "prefix" else 0)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from icu_ray import methods
 from icu_ray.config import (
     ElConfig,
     EvalConfig,
@@ -19,6 +21,9 @@ from icu_ray.config import (
     StopConfig,
     TrainConfig,
 )
+
+if TYPE_CHECKING:
+    from icu_ray.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,15 @@ class TrialSettings:
     eval: EvalConfig = EvalConfig()
     stop: StopConfig = StopConfig()
     step: StepConfig | None = None
+
+
+def method_of(settings: TrialSettings) -> Method:
+    """The method that a trial runs, with all that it is told."""
+    return methods.get(
+        settings.method,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        settings=settings.method_settings,
+        loss=settings.loss,
+        step=settings.step,
+    )

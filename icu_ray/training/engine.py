@@ -280,7 +280,7 @@ def divide_reference(module: nn.Module) -> Any:
 
 
 def set_device_environment(device: torch.device) -> None:
-    """Tell DeepSpeed which accelerator to use, also where a process of the worker pool has imported it for the CPU."""
+    """Tell DeepSpeed which accelerator to use, also where it was imported for the CPU (training/preloading.py)."""
     os.environ["DS_ACCELERATOR"] = device.type
     chosen = sys.modules.get("deepspeed.accelerator.real_accelerator")
     if chosen is not None:

@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from icu_ray import methods
 from icu_ray.data.examples import TokenRows
 from icu_ray.errors import UserError
 from icu_ray.methods.base import Batch, Method
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.architecture import check_checkpointing
-from icu_ray.plan.trial_settings import TrialSettings
+from icu_ray.plan.trial_settings import TrialSettings, method_of
 from icu_ray.storage.thresholds import Thresholds
 from icu_ray.training.batches import EpochRows, Indices, epoch_batches, micro_batches
 from icu_ray.training.engine import Engine, EngineSettings, divide_reference
@@ -58,14 +57,7 @@ class EpochTrainer:
         per_rank = -(-settings.batch_size // world_size)
         micro = min(settings.micro_batch or per_rank, per_rank)
         self.micro, self.accumulation = micro, -(-per_rank // micro)
-        method = method or methods.get(
-            settings.method,
-            alpha=settings.alpha,
-            beta=settings.beta,
-            settings=settings.method_settings,
-            loss=settings.loss,
-            step=settings.step,
-        )
+        method = method or method_of(settings)
         self.method = method
         # A term that scores one side's words at the other's columns may ask what a model makes of pads, which in some
         # families depends on how many there are.

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icu_ray import methods
 from icu_ray.config import Columns, ModelConfig, RecordsData, SweepConfig
 from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.pair_draws import PairDraws
 from icu_ray.data.second_answers import AnswerDraws, Answers
 from icu_ray.models.fingerprints import model_fingerprint
 from icu_ray.plan.trial import Trial
+from icu_ray.plan.trial_settings import method_of
 from icu_ray.storage.store import JsonValue, Store, content_hash
 
 if TYPE_CHECKING:
@@ -149,10 +149,7 @@ class Needs:
     @staticmethod
     def of(trials: Iterable[Trial]) -> Needs:
         """The union over trials."""
-        told = [trial.settings for trial in trials]
-        found = [
-            methods.get(s.method, alpha=s.alpha, beta=s.beta, settings=s.method_settings, step=s.step) for s in told
-        ]
+        found = [method_of(trial.settings) for trial in trials]
         return Needs(
             any(m.needs_pairs for m in found),
             any(m.needs_reference for m in found),

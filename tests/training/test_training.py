@@ -36,7 +36,7 @@ from tests.support.payload import Payload
 from tests.support.training_case import FILTER, case, in_windows, one_epoch, tokenizer, trial_settings
 
 
-def test_training_on_a_gpu_overrules_what_the_worker_pool_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_on_a_gpu_overrules_what_was_imported_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     from deepspeed.accelerator import real_accelerator
 
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
