@@ -85,6 +85,14 @@ class SyntheticData(Section):
     """Further rows that no stand-in ever sees, for held-out perplexity."""
     seed: Seed = 0
     """Another seed makes other records."""
+    questions: bool = False
+    """Rows are questions about invented people with their answers, which have 20 to 70 tokens of a stand-in, in place
+    of records. Each has five wrong answers too, for methods that teach other answers."""
+
+    @property
+    def prompted(self) -> bool:
+        """Whether its rows have a boundary of their own: a question and its answer."""
+        return self.questions
 
 
 class ExtractionData(Section):
@@ -110,6 +118,7 @@ class ExtractionData(Section):
     """Rows kept out of the pool and of stand-in training (the last by doc_id), for held-out perplexity."""
     corpora: tuple[str, ...] | None = None
     """Use only targets from these parts of the Pile, as the sample file names them; default: all."""
+    prompted: ClassVar[bool] = False
 
 
 Template = Literal["plain", "question-answer", "chat"]

@@ -71,6 +71,8 @@ class MethodConfig(Section):
     """Weight of the divergence to the original model (equation 4), one or several."""
     cells: tuple[tuple[Weight, Weight], ...] | None = None
     """Pairs [alpha, beta] in place of the full grid of `alpha` and `beta`."""
+    lr: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """Learning rate of this method, or several, each with every cell. Default: the model's own, else optim.lr."""
     settings: dict[str, Setting] = {}  # noqa: RUF012 (pydantic copies it)
     """What this method alone understands, for example {"beta_dpo": 0.1}."""
     models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
@@ -106,6 +108,11 @@ class MethodConfig(Section):
         alphas = alpha if isinstance(alpha, tuple) else (alpha,)
         betas = self.beta if isinstance(self.beta, tuple) else (self.beta,)
         return tuple((a, b) for a in alphas for b in betas)
+
+    @property
+    def lrs(self) -> tuple[float | None, ...]:
+        """Its learning rates in their written order; (None,) where the model or the sweep says it."""
+        return self.lr if isinstance(self.lr, tuple) else (self.lr,)
 
 
 class RangeConfig(Section):

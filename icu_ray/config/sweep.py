@@ -126,11 +126,13 @@ class SweepConfig(Section):
             self._check_search(self.search)
         self._check_heldout()
         self._check_pairs()
-        if isinstance(self.data, RecordsData) and self.data.prompted:
-            self._check_prompted(self.data)
+        if self.data.prompted:
+            self._check_prompted()
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
         if quick and not isinstance(self.data, SyntheticData):
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
+        if quick and self.data.prompted:
+            raise ValueError(f"evaluation: {quick[0]} asks about held-out records, and data.questions has none")
         if (
             self.answers.alternates == "generated"
             and isinstance(self.data, RecordsData)
@@ -174,7 +176,7 @@ class SweepConfig(Section):
         """Whether rows are written by the models' own chat templates."""
         return isinstance(self.data, RecordsData) and self.data.form.template == "chat"
 
-    def _check_prompted(self, data: RecordsData) -> None:
+    def _check_prompted(self) -> None:
         """What rows of prompt and completion, or of chats, do not allow."""
         standins = [model.name for model in self.models if model.standin is not None]
         if self.rows.long == "windows" and standins:
@@ -182,7 +184,7 @@ class SweepConfig(Section):
                 f"rows.long: model {standins[0]} is a stand-in, which learns of long completions only what a row "
                 "holds; use cut or refuse, or a model"
             )
-        if data.form.template == "chat" and standins:
+        if self.chats and standins:
             raise ValueError(
                 f"data.template: model {standins[0]} is a stand-in, whose tokenizer has no chat template; use "
                 "question-answer or plain for rows of prompt and completion, or a model with a chat template"

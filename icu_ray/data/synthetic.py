@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icu_ray.config import SyntheticData
+from icu_ray.config import QUESTION_ANSWER, SyntheticData
 from icu_ray.data.corpus import Corpus, check_of, draw_rows, row_digests
 from icu_ray.data.examples import Examples
+from icu_ray.data.prompts import joined
 from icu_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -209,16 +210,37 @@ def load_synthetic(data: SyntheticData, samples: tuple[int, ...], length: int) -
             f"{data.records} leaves {data.records - data.sample_size}; take a smaller sample or more records"
         )
     total = data.records + data.heldout
-    texts = make_records(data.seed, 0, total, length)
-    everything = Examples(tuple(f"record-{number}" for number in range(total)), tuple(texts))
+    everything, alternates = _questions(data, total) if data.questions else (_records(data, total, length), ())
     targets = {sample: draw_rows(data.records, data.sample_size, sample) for sample in samples}
     pools = {sample: np.setdiff1d(np.arange(data.records), rows) for sample, rows in targets.items()}
     heldout = np.arange(data.records, total)
-    digests = row_digests(text.encode() for text in texts)
+    boundaries = everything.boundaries or ("",) * total
+    digests = row_digests(f"{text}{end}".encode() for text, end in zip(everything.texts, boundaries, strict=True))
     return Corpus(
         rows=everything.select(np.arange(data.records)),
         targets=targets,
         pools=pools,
         heldout=everything.select(heldout),
         check=check_of("synthetic", everything.ids, digests, targets, pools, heldout),
+        alternates={sample: tuple(alternates[row] for row in rows) for sample, rows in targets.items() if alternates},
     )
+
+
+def _records(data: SyntheticData, total: int, length: int) -> Examples:
+    return Examples(
+        tuple(f"record-{number}" for number in range(total)), tuple(make_records(data.seed, 0, total, length))
+    )
+
+
+def _questions(data: SyntheticData, total: int) -> tuple[Examples, tuple[tuple[str, ...], ...]]:
+    """The rows, each a question and its answer, and the wrong answers of each."""
+    from icu_ray.data.synthetic_questions import make_questions
+
+    made = make_questions(data.seed, 0, total)
+    written = [joined(each.question, each.answer, QUESTION_ANSWER) for each in made]
+    rows = Examples(
+        tuple(f"question-{number}" for number in range(total)),
+        tuple(text for text, _ in written),
+        boundaries=tuple(end for _, end in written),
+    )
+    return rows, tuple(each.alternates for each in made)

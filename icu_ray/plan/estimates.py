@@ -59,15 +59,26 @@ def estimate_of(
     answered: bool = False,
     twice: bool = False,
     epochs: int | None = None,
+    lr: float | None = None,
 ) -> Estimate:
     """Of a trial that trains. rows: of its targets, one a window of a long text. paired: whether targets have pairs;
     answered: whether they have second answers; twice: whether a step takes both twice. epochs: how many it takes, None:
-    as many as trials of the kind usually do.
+    as many as trials of the kind usually do. lr: None: the model's or the sweep's.
 
     pool: its rows, over which an epoch runs with train.anchor=retain.
     """
+    lr = lr or model.lr or config.optim.lr
     work = work_of(
-        model, config, rows, heldout=heldout, paired=paired, pool=pool, answered=answered, twice=twice, epochs=epochs
+        model,
+        config,
+        rows,
+        lr,
+        heldout=heldout,
+        paired=paired,
+        pool=pool,
+        answered=answered,
+        twice=twice,
+        epochs=epochs,
     )
     most = epochs or model.max_epochs or config.stop.max_epochs
     if model.minutes_per_epoch is not None:
@@ -92,6 +103,7 @@ def work_of(
     model: ModelConfig,
     config: SweepConfig,
     rows: int | None,
+    lr: float,
     *,
     heldout: int,
     paired: bool,
@@ -106,7 +118,6 @@ def work_of(
     token, about five times their tokens by the exact fast algorithm at MA 0.6), as the end probes the held-out texts.
     BERTScore's encoder reads what the model said (2 a parameter and token): on stand-ins that is as much as the rest.
     """
-    lr = model.lr or config.optim.lr
     expected = EXPECTED_EPOCHS if lr < LARGE_STEP else LARGE_STEP_EPOCHS if paired else ALONE_EPOCHS
     texts, parameters = rows or 128, parameters_of(model)
     tokens = texts * config.columns.length

@@ -94,12 +94,13 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
     for model in config.models:
         for sample in config.samples:
             for method in _methods_of(model, config):
-                for (alpha, beta), seed in itertools.product(_cells(method), _seeds(method, config)):
-                    trial = trial_of(config, data, model, fingerprints[model.name], sample, method, alpha, beta, seed)
+                for (alpha, beta), lr, seed in itertools.product(_cells(method), method.lrs, _seeds(method, config)):
+                    identity = fingerprints[model.name]
+                    trial = trial_of(config, data, model, identity, sample, method, alpha, beta, seed, lr)
                     if trial.trial_id in trials:
                         raise UserError(
                             f"methods: trials {trials[trial.trial_id].name} and {trial.name} are one and the same cell "
-                            "(equal model, sample, method and weights); remove one"
+                            "(equal model, sample, method, weights and learning rate); remove one"
                         )
                     trials[trial.trial_id] = trial
     with_status = corrected(_with_statuses(_told_apart(trials), config))
@@ -158,6 +159,8 @@ def _search_plan(config: SweepConfig, data: DataCheck | None, provisional: str) 
 def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> None:
     search, method, model = config.search, config.methods[0], config.models[0]
     assert search is not None
+    if method.lr is not None:
+        raise UserError("methods.0.lr: a search starts from optim.lr, or chooses in search.space.lr; leave it out")
     if model.retrained:
         raise UserError("search: its trials are compared with each other alone; leave out models.0.retrained")
     known = methods.method_class(method.name)

@@ -17,6 +17,8 @@ def check_methods_fit(config: SweepConfig) -> None:
     """UserError for layers that a model lacks, and for what the kept original model cannot tell."""
     layers = {model.name: layers_of(model, config) for model in config.models if model.unlearn}
     for number, told in enumerate(config.methods):
+        if told.lr is not None and not methods.method_class(told.name).trains:
+            raise UserError(f"methods.{number}.lr: {told.name} trains nothing; leave it out")
         for alpha, beta in methods.cells(told):
             method = methods.get(told.name, alpha=alpha, beta=beta, settings=told.settings, loss=config.loss)
             _check_step(method, number, told, config)
@@ -39,7 +41,8 @@ def check_answers(config: SweepConfig, data: DataCheck) -> None:
                 raise UserError(
                     f"methods.{number}: {method.name} teaches other answers to the prompts of the targets, and texts "
                     f"of data.source={config.data.source} have none here; expected data.source=records with "
-                    "prompt_column and completion_column, or messages_column"
+                    "prompt_column and completion_column, or messages_column, or data.source=synthetic with "
+                    "questions: true"
                 )
             if method.answers == "alternates" and config.answers.alternates == "generated":
                 continue
@@ -71,6 +74,12 @@ def _check_step(method: Method, number: int, told: MethodConfig, config: SweepCo
         raise UserError(
             f"{where}: rule={rule} takes the forget part and the retain part of a loss apart, and that of "
             f"{method.name} is no sum of such terms; expected a method such as npo, graddiff or simnpo"
+        )
+    alphas = {alpha for alpha, _ in methods.cells(told)}
+    if rule == "gru" and len(alphas) > 1:
+        raise UserError(
+            f"{where}: rule=gru takes only the direction of the retain part, so alpha changes nothing, and there are "
+            f"{len(alphas)} of them: {', '.join(f'{alpha:g}' for alpha in sorted(alphas))}; keep one"
         )
     for model in _models_of(told, config):
         if model.zero_stage == 3:
@@ -109,6 +118,8 @@ def _check_fine_tuning(method: Method, number: int, told: MethodConfig, config: 
     if not method.fine_tunes:
         return
     where, what = f"methods.{number}", f"{method.name} computes with weights before and after its fine-tuning"
+    if told.lr is not None:
+        raise UserError(f"{where}.lr: {method.name} learns by its own setting 'lr'; give it under settings")
     if told.stop.rule is not None:
         raise UserError(f"{where}.stop.rule: {method.name} always ends after its setting 'epochs'; leave the rule out")
     for model in _models_of(told, config):

@@ -18,7 +18,6 @@ from icu_ray.config import (
     ModelConfig,
     OptimConfig,
     PairsConfig,
-    RecordsData,
     StopConfig,
     SweepConfig,
     TrainConfig,
@@ -106,12 +105,13 @@ def trial_of(
     alpha: float,
     beta: float,
     seed: int | None = None,
+    lr: float | None = None,
 ) -> Trial:
-    """seed: None: the config's only one."""
+    """seed: None: the config's only one. lr: None: the model's or the sweep's."""
     known = methods.method_class(method.name)
     built = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings, step=method.step)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
-    lr, max_epochs = model.lr or config.optim.lr, model.max_epochs or config.stop.max_epochs
+    lr, max_epochs = lr or model.lr or config.optim.lr, model.max_epochs or config.stop.max_epochs
     optim, refining = config.optim, config.filter
     if known.fine_tunes:
         own = built.settings
@@ -193,6 +193,7 @@ def trial_of(
             answered=built.needs_alternates,
             twice=method.step is not None and method.step.rule == "sam",
             epochs=settings.max_epochs if stop.rule == "epochs" else None,
+            lr=lr,
         )
     return Trial(
         trial_id=content_hash(identity)[:16],
@@ -242,7 +243,7 @@ def _stop_identity(stop: StopConfig) -> dict[str, Any]:
 
 def _loss_identity(config: SweepConfig) -> dict[str, Any]:
     # `on` came later, and says nothing of plain texts.
-    used = isinstance(config.data, RecordsData) and config.data.prompted and config.loss.on != "completion"
+    used = config.data.prompted and config.loss.on != "completion"
     return config.loss.model_dump(mode="json", exclude={"chunk", *(() if used else ("on",))})
 
 

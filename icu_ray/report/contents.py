@@ -14,6 +14,7 @@ from typing import Any
 
 from icu_ray.config.keys import written
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
+from icu_ray.report.numbers.best_cells import BestCell, best_cells
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
 from icu_ray.report.numbers.distances import DistanceTable, distance_tables
@@ -84,6 +85,7 @@ class Report:
     tasks: tuple[TaskTable, ...] = ()
     distances: tuple[DistanceTable, ...] = ()
     targets: tuple[TargetRow, ...] = ()
+    best: tuple[BestCell, ...] = ()
     verdict: Verdict | None = None
     """Of a report's only trial."""
 
@@ -201,6 +203,7 @@ def make_report(found: Collected) -> Report:
         tasks=task_tables(blocks),
         distances=distance_tables(blocks, columns),
         targets=target_rows(found),
+        best=best_cells(blocks),
         verdict=found.trials[0].verdict if len(found.trials) == 1 else None,
     )
 

@@ -171,8 +171,8 @@ def measure_retrained(
 
 
 def _long_texts(targets: TokenRows, config: SweepConfig) -> str:
-    """What to say of a user's texts that are longer than a row. Other sources cut rows out of longer texts."""
-    if not isinstance(config.data, RecordsData) or targets.lengths is None:
+    """What to say of whole texts that are longer than a row. Other sources cut rows out of longer texts."""
+    if not (isinstance(config.data, RecordsData) or config.data.prompted) or targets.lengths is None:
         return ""
     lengths = [targets.lengths[row] for row in targets.first_rows]
     said = long_texts_said(targets.text_ids, lengths, targets.columns.length)

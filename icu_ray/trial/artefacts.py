@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icu_ray.config import Columns, ModelConfig, RecordsData, SweepConfig
+from icu_ray.config import Columns, ModelConfig, SweepConfig
 from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.pair_draws import PairDraws
 from icu_ray.data.second_answers import AnswerDraws, Answers
@@ -179,8 +179,7 @@ def model_key(model: ModelConfig, config: SweepConfig, corpus: str) -> dict[str,
         key["tokens"] = config.tokens.model_dump(mode="json")
         key["precision"], key["loss_on"] = model.precision, config.loss.on
     # Those that rows of one layout are kept for keep their key.
-    prompted = isinstance(config.data, RecordsData) and config.data.prompted
-    rows = "windows" if config.rows.long == "windows" else "prompted" if prompted else None
+    rows = "windows" if config.rows.long == "windows" else "prompted" if config.data.prompted else None
     return {**key, "version": VERSION, **({} if rows is None else {"rows": rows})}
 
 

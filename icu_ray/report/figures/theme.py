@@ -54,7 +54,7 @@ LIGHT = Theme(
         ("dpo", "#3d93c9"),
         ("npo", "#5f5f5f"),
     ),
-    ("#7a5195", "#ae2f2f", "#3f7f4f"),
+    ("#7a5195", "#ae2f2f", "#3f7f4f", "#8a6d00", "#00798c", "#4b5ea8"),
     (0.05, 0.6),
     "#ffd9b3",
 )
@@ -72,7 +72,7 @@ DARK = Theme(
         ("dpo", "#9ad0f2"),
         ("npo", "#b5b5b5"),
     ),
-    ("#b79ce0", "#f07f7f", "#8fd19e"),
+    ("#b79ce0", "#f07f7f", "#8fd19e", "#d8c25c", "#5fc6d3", "#93a8f0"),
     (0.6, 0.25),
     "#6b4416",
 )
@@ -92,7 +92,8 @@ class Style:
 def styles(theme: Theme, blocks: Sequence[Block]) -> dict[str, Style]:
     """A style for every row name of all blocks: a name looks the same for every model.
 
-    Cells of one method are shades of its colour. ICU without one of its losses is drawn as a method of its own.
+    Cells of one method are shades of its colour. ICU without one of its losses is drawn as a method of its own. The
+    methods that have no colour of their own share a few, and those that share one differ in marker and line.
     """
     families: dict[str, list[str]] = {}
     for row in (row for block in blocks for row in block.methods):
@@ -102,11 +103,12 @@ def styles(theme: Theme, blocks: Sequence[Block]) -> dict[str, Style]:
     colors = dict(theme.methods)
     unknown = [family for family in families if family not in colors]
     colors |= {family: theme.rest[place % len(theme.rest)] for place, family in enumerate(unknown)}
+    first = {family: 1 + 2 * (place // len(theme.rest)) for place, family in enumerate(unknown)}
     return {
         name: Style(
             _shade(theme, colors[family], place, len(names)),
-            _LINES[place % len(_LINES)],
-            _MARKERS[place % len(_MARKERS)],
+            _LINES[(first.get(family, 0) + place) % len(_LINES)],
+            _MARKERS[(first.get(family, 0) + place) % len(_MARKERS)],
         )
         for family, names in families.items()
         for place, name in enumerate(names)

@@ -1,5 +1,5 @@
 """The report's tables as CSV, exact numbers for other programs: table.csv, tests.csv, scores.csv, tasks.csv,
-distances.csv, targets.csv.
+distances.csv, targets.csv, best_cells.csv.
 
 for name, data in csv_tables(report).items(): ...
 """
@@ -25,6 +25,8 @@ def csv_tables(report: Report) -> dict[str, bytes]:
         tables["tasks.csv"] = _tasks(report)
     if report.distances:
         tables["distances.csv"] = _distances(report)
+    if report.best:
+        tables["best_cells.csv"] = _best_cells(report)
     if report.targets:
         tables["targets.csv"] = csv_bytes(*filled(target_keys(report.found), [row.values for row in report.targets]))
     return tables
@@ -78,6 +80,17 @@ def _distances(report: Report) -> bytes:
         for row in table.rows
         for each in row.distances
     ]
+    return csv_bytes(*filled(header, rows))
+
+
+def _best_cells(report: Report) -> bytes:
+    varied = list(dict.fromkeys(key for each in report.best for key in each.row.varied))
+    header = ["model", "method", "alpha", "beta", *varied, "cells", "trials", "forgotten", "forget_cheaply"]
+    rows = []
+    for each in report.best:
+        row = each.row
+        line: list[object] = [each.model, row.label, row.alpha, row.beta, *(row.varied.get(key) for key in varied)]
+        rows.append([*line, each.cells, len(row.trials), row.forgotten, each.objective])
     return csv_bytes(*filled(header, rows))
 
 

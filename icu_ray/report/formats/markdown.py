@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from icu_ray.report.contents import Report, TableCell, state_word
 from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.formats.wording import (
+    BEST_CELLS_HEAD,
+    BEST_CELLS_NOTE,
     DISTANCES_NOTE,
     ORDERS_NOTE,
     SCORES_NOTE,
     TARGETS_NOTE,
     TESTS_NOTE,
+    best_cell,
     distance_cells,
     distance_heading,
     main_note,
@@ -40,6 +43,10 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
     if report.ranked:
         both = zip(report.blocks, report.scores, strict=True)
         parts += ["## Normalised scores", *(_scores(block, s) for block, s in both if s in report.ranked), SCORES_NOTE]
+    if report.best:
+        lines = [[escape(each.model), *map(escape, best_cell(each))] for each in report.best]
+        head = ["Model", *map(escape, BEST_CELLS_HEAD)]
+        parts += ["## Best cell of each method", pipe_table(head, lines, left=2), BEST_CELLS_NOTE]
     if report.targets:
         lines = [[escape(cell) for cell in row.cells] for row in report.targets]
         parts += ["## Every text, best remembered first", pipe_table(report.target_headings, lines), TARGETS_NOTE]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from icu_ray.report.numbers.best_cells import BestCell
+from icu_ray.report.numbers.columns import PPL_RATIO
 from icu_ray.report.numbers.distances import DistanceRow, DistanceTable
 from icu_ray.report.numbers.rows import Block, Row
 from icu_ray.report.numbers.statistics import WILCOXON_PAIRS, Estimate
@@ -42,6 +44,11 @@ DISTANCES_NOTE = (
     "finds the texts less likely than a model that never read them, which gives away that they were forgotten; below 0 "
     "it still knows something of them. A test that tells nothing apart is no proof of equality: with few texts only a "
     "large D is seen."
+)
+BEST_CELLS_NOTE = (
+    "Of each method's cells the one with the highest 'forget cheaply': minus ten times what MA and EL are above their "
+    "thresholds, minus the logarithm of the ratio of held-out perplexity, which is also what a search maximises. "
+    "It was chosen by these very trials, so methods are compared by it fairly only on another forget sample."
 )
 TARGETS_NOTE = (
     "BERTScore and BLEU compare what the model says after the prompt now with the text. The filter, "
@@ -113,6 +120,23 @@ def _mean_text(value: Estimate | None, decimals: int, sign: bool) -> str:
     kind = "e" if abs(value.mean) >= 1e5 else "f"
     text = f"{value.mean:+.{decimals}{kind}}" if sign else f"{value.mean:.{decimals}{kind}}"
     return text if value.half is None else f"{text} ± {value.half:.{decimals}{'e' if value.half >= 1e5 else 'f'}}"
+
+
+BEST_CELLS_HEAD = ("Method and cell", "cells tried", "forgotten", "MA %", "held-out PPL ratio", "forget cheaply")
+
+
+def best_cell(each: BestCell) -> list[str]:
+    """A row of the table of best cells, after its model."""
+    row = each.row
+    ma, ratio = row.values["ma"], row.values[PPL_RATIO.key]
+    return [
+        row.name,
+        str(each.cells),
+        f"{row.forgotten}/{len(row.trials)}",
+        "–" if ma is None else f"{ma.mean:.1f}",
+        "–" if ratio is None else f"{ratio.mean:.2f}",
+        f"{each.objective:.2f}",
+    ]
 
 
 def standing_of(block: Block) -> str:

@@ -2,6 +2,7 @@
 
 - rows.py: trials put together to rows; variants.py: the settings in which they differ; columns.py: what a row shows
 - statistics.py: means with intervals, and paired tests; comparison.py: rows compared by them
+- best_cells.py: the best cell of each method of a grid
 - distances.py: how far each row is from the gold standard, the model trained without the texts
 - paper_tables.py: the values the paper prints, beside which a row stands
 - tasks.py, targets.py: tables of evaluation tasks and of single texts; heldout.py, outcome.py: a sentence on what

@@ -12,6 +12,7 @@ from icu_ray.report.collect import ReportedTrial
 from icu_ray.storage.flat import flatten
 
 _SAME_FOR_ALL = ("method", "sample", "seed", "format")
+_WEIGHTS = ("alpha", "beta")
 
 
 def variants_of(trials: Sequence[ReportedTrial]) -> dict[str, str]:
@@ -21,10 +22,25 @@ def variants_of(trials: Sequence[ReportedTrial]) -> dict[str, str]:
         for trial in trials
     }
     differing = differing_keys([settings for settings in flat.values() if settings])
+    own = _own_settings(trials)
     return {
-        trial_id: ", ".join(f"{key}={settings[key]}" for key in differing if settings and key in settings)
+        trial_id: ", ".join(
+            [f"{key}={settings[key]}" for key in differing if settings and key in settings] + own.get(trial_id, [])
+        )
         for trial_id, settings in flat.items()
     }
+
+
+def _own_settings(trials: Sequence[ReportedTrial]) -> dict[str, list[str]]:
+    """By trial id, in which of a method's own settings the trials of one label differ: ['scale=2']."""
+    found = {}
+    for label in dict.fromkeys(trial.method for trial in trials):
+        told = {t.trial_id: flatten(t.settings.get("method", {})) for t in trials if t.method == label and t.settings}
+        differing = [key for key in differing_keys(list(told.values())) if key not in _WEIGHTS]
+        for trial_id, settings in told.items():
+            known = [key for key in differing if key in settings]
+            found[trial_id] = [f"{key.removeprefix('settings.')}={settings[key]}" for key in known]
+    return found
 
 
 def differing_keys(trees: Sequence[Mapping[str, Any]]) -> list[str]:
