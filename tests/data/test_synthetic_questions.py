@@ -50,10 +50,6 @@ def test_rows_have_a_boundary_and_targets_their_wrong_answers() -> None:
             text, end = corpus.rows.texts[row], corpus.rows.boundaries[row]
             assert text[:end].rstrip() == f"Question: {made[row].question}\nAnswer:"
             assert text[end:].strip() == made[row].answer
-    assert set(corpus.check.samples[0].answers) == set() and set(check_data(resolve_config(CONFIG, "t")).samples) == {
-        0,
-        1,
-    }
     assert set(check_data(resolve_config(CONFIG, "t")).samples[0].answers) == {"sentences", "alternates"}
 
 
@@ -64,5 +60,5 @@ def test_records_are_what_they_were() -> None:
 
 
 def test_quick_tasks_ask_about_records() -> None:
-    with pytest.raises(ValueError, match="data.questions has none"):
+    with pytest.raises(ValueError, match=r"data\.questions has none"):
         resolve_config({**CONFIG, "evaluation": {"suites": ["quick"]}}, "t")
