@@ -163,9 +163,10 @@ class JudgeConfig(Section):
 class EvaluationConfig(Section):
     """What every model of the sweep is evaluated on, the original ones too; by default nothing."""
 
-    suites: tuple[Literal["lm_eval", "icu", "quick"], ...] = ()
+    suites: tuple[Literal["lm_eval", "icu", "quick", "benchmark"], ...] = ()
     """lm_eval: nine tasks as the harness defines them. icu: as the authors ask them, dialogues and perplexities. quick:
-    on held-out records of synthetic data."""
+    on held-out records of synthetic data. benchmark: what the benchmark asks that `data.source` names (tofu, muse, wmdp,
+    rwku)."""
     tasks: tuple[Place, ...] = ()
     """Further tasks by name: of a suite, or any of lm-evaluation-harness."""
     trust_task_code: bool = False
@@ -174,6 +175,9 @@ class EvaluationConfig(Section):
     """Folder written by `icu-ray data mirror`; default: the hub."""
     limit: Count | None = None
     """Documents of each task; default: all."""
+    conventions: Literal["defined", "open_unlearning"] = "defined"
+    """With benchmark: measures as they are defined, or with all choices of OpenUnlearning's code, so that the numbers
+    can be held against those that it prints ('icu_ray/metrics/conventions.py' lists the choices)."""
     dialogue_context: Literal["end", "start"] = "end"
     """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from icu_ray.storage.store import JsonValue, content_hash
 
@@ -20,7 +20,7 @@ SLICE_REQUESTS = 256
 """A slice ends with the document that brings it to this many requests. Part of no key, but batches are made inside a
 slice, so that another number may change the last bits of a log-likelihood."""
 
-Kind = Literal["loglikelihood", "rolling", "window", "generation", "harness_generation"]
+Kind = Literal["loglikelihood", "rolling", "window", "generation", "harness_generation", "answer", "greedy"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,11 @@ class Measure:
 
     kind: loglikelihood of `target` after `context`; rolling: of a whole text; window: of `tokens` after the first one;
     generation: greedy text after `context`; harness_generation: as lm-eval's HFLM generates, `target` holding the
-    JSON of its settings.
+    JSON of its settings; answer: of `tokens`, all but the first `given` ones; greedy: greedy text after `tokens`.
     encoding: joint, the harness's (context and target tokenised together); separate, the authors'.
     max_length: tokens that are read at one time; None: as many as the model has positions.
     keep: which part of a context that is too long is kept. greedy_text: whether answers carry the greedy tokens' text.
+    stop: (greedy) texts at which what is said ends. mask: (answer) what attention does not see, as metrics/conventions.
     """
 
     kind: Kind
@@ -41,27 +42,42 @@ class Measure:
     keep: Literal["end", "start"] = "end"
     max_new_tokens: int = 0
     greedy_text: bool = False
+    stop: tuple[str, ...] = ()
+    mask: Literal["length", "pad_id"] = "length"
+
+    def key(self) -> dict[str, JsonValue]:
+        """As a part of store keys; what came later is told where it is set alone."""
+        known: dict[str, JsonValue] = asdict(self)
+        known["stop"] = list(self.stop)
+        return {name: value for name, value in known.items() if name not in ("stop", "mask") or value not in ([], "length")}
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question. document: its number in the task. tokens: ids in the model's vocabulary, windows only."""
+    """One question. document: its number in the task. tokens: ids in the model's vocabulary, of windows, answers and
+    what is continued greedily. given: how many of the first tokens are not scored. detail: each token's scores are
+    answered too."""
 
     document: int
     context: str = ""
     target: str = ""
     tokens: tuple[int, ...] = ()
+    given: int = 0
+    detail: bool = False
 
 
 @dataclass(frozen=True)
 class Answer:
     """loglikelihood: summed over `tokens` tokens, in nats; 0 for generations. greedy: whether every token was the most
-    likely one. text: what was generated, or the greedy tokens' text."""
+    likely one. text: what was generated, or the greedy tokens' text. scores: where asked for in detail, of each scored
+    token its log-probability, whether it is the most likely one, and mean and variance of the log-probabilities of all
+    tokens."""
 
     loglikelihood: float
     tokens: int
     greedy: bool = False
     text: str = ""
+    scores: tuple[tuple[float, bool, float, float], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +90,15 @@ class Slice:
     def key(self, model_hash: str, precision: str) -> dict[str, JsonValue]:
         """Store key of this slice's answers by one model; where a slice starts in its task plays no part."""
         first = self.requests[0].document
-        plain: list[JsonValue] = [[r.document - first, r.context, r.target, list(r.tokens)] for r in self.requests]
+        plain: list[JsonValue] = [
+            [r.document - first, r.context, r.target, list(r.tokens), *([r.given, r.detail] if r.given else [])]
+            for r in self.requests
+        ]
         return {
             "version": VERSION,
             "model": model_hash,
             "precision": precision,
-            "measure": asdict(self.measure),
+            "measure": self.measure.key(),
             "requests": content_hash(plain),
         }
 
@@ -98,10 +117,17 @@ def cut_slices(measure: Measure, requests: Sequence[Request], size: int = SLICE_
 
 def dump_answers(answers: Sequence[Answer]) -> bytes:
     """JSON of answers; floats come back bit for bit, NaN and infinities included."""
-    rows = [[a.loglikelihood, a.tokens, a.greedy, a.text] for a in answers]
+    rows = [
+        [a.loglikelihood, a.tokens, a.greedy, a.text, *([] if a.scores is None else [a.scores])] for a in answers
+    ]
     return json.dumps(rows, ensure_ascii=True).encode("ascii")
 
 
 def load_answers(data: bytes) -> tuple[Answer, ...]:
     """What `dump_answers` wrote."""
-    return tuple(Answer(*row) for row in json.loads(data))
+    return tuple(_answer(*row) for row in json.loads(data))
+
+
+def _answer(loglikelihood: float, tokens: int, greedy: bool, text: str, scores: list[list[Any]] | None = None) -> Answer:
+    known = None if scores is None else tuple((float(p), bool(hit), float(m), float(v)) for p, hit, m, v in scores)
+    return Answer(loglikelihood, tokens, greedy, text, known)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icu_ray.errors import UserError, did_you_mean
+from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, benchmark_task, task_names
 from icu_ray.evaluation.definition import HARNESS_FILES, find_definition
 from icu_ray.evaluation.kinds.dialogue import Keep, dialogue_task, task_of
 from icu_ray.evaluation.kinds.harness import RowsFrom, harness_task
@@ -59,6 +60,8 @@ class Options:
     keep: Keep = "end"
     world: QuickWorld = QuickWorld()
     trust_task_code: bool = False
+    benchmark: BenchmarkAsked | None = None
+    """The benchmark that the sweep's data belongs to, where its sets of prompts are asked."""
 
 
 def tasks_of(suites: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
@@ -71,12 +74,14 @@ def tasks_of(suites: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for suite in suites for name in SUITES[suite]), *tasks]))
 
 
-def check_names(names: Sequence[str], trust_task_code: bool, mirror: Path | None = None) -> None:
+def check_names(
+    names: Sequence[str], trust_task_code: bool, mirror: Path | None = None, known: Sequence[str] = ()
+) -> None:
     """UserError for a name that is no task, one whose code is not to be run, or a file of rows that is not there.
 
-    Reads no rows. mirror: where the rows come from instead of a task's own files.
+    Reads no rows. mirror: where the rows come from instead of a task's own files. known: names that are not in a suite.
     """
-    known = tuple(task for tasks in SUITES.values() for task in tasks)
+    known = (*known, *(task for tasks in SUITES.values() for task in tasks))
     for name in names:
         if name not in known:
             definition = find_definition(name, known, trust_task_code)
@@ -92,6 +97,8 @@ def open_tasks(names: Sequence[str], options: Options) -> list[TaskSource]:
 def open_task(name: str, options: Options) -> TaskSource:
     """One task; its rows are read when it is loaded."""
     limit, world = options.limit, options.world
+    if options.benchmark is not None and name in task_names(options.benchmark):
+        return benchmark_task(name, options.benchmark, limit)
     if name in DIALOGUES:
         return dialogue_task(name, _authors(DIALOGUES[name], options), limit, options.keep)
     if name in PERPLEXITIES:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from icu_ray.config import SweepConfig, SyntheticData
+from icu_ray.config import RecordsData, SweepConfig, SyntheticData
 from icu_ray.errors import UserError
+from icu_ray.evaluation.benchmarks.rows import split_of
+from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, task_names
 from icu_ray.evaluation.rows.quick_world import QuickWorld
 from icu_ray.evaluation.suites import Options, check_names, open_tasks, tasks_of
+from icu_ray.metrics.conventions import DEFINED, Conventions
 
 
 def sweep_tasks(config: SweepConfig) -> tuple[tuple[str, ...], Options]:
@@ -21,8 +24,21 @@ def sweep_tasks(config: SweepConfig) -> tuple[tuple[str, ...], Options]:
     if isinstance(data, SyntheticData):
         world = QuickWorld(data.seed, data.records, data.heldout, config.columns.length)
     mirror = None if asked.mirror is None else Path(asked.mirror)
-    options = Options(mirror, asked.limit, asked.dialogue_context, world, asked.trust_task_code)
-    return tasks_of(asked.suites, asked.tasks), options
+    benchmark = _benchmark(config)
+    options = Options(mirror, asked.limit, asked.dialogue_context, world, asked.trust_task_code, benchmark)
+    names = tasks_of([suite for suite in asked.suites if suite != "benchmark"], asked.tasks)
+    if benchmark is not None:
+        names = tuple(dict.fromkeys([*task_names(benchmark), *split_of(benchmark.section).harness, *names]))
+    return names, options
+
+
+def _benchmark(config: SweepConfig) -> BenchmarkAsked | None:
+    """What `suites: [benchmark]` asks; None where it is not asked for."""
+    data = config.data
+    if "benchmark" not in config.evaluation.suites or not isinstance(data, RecordsData) or data.benchmark is None:
+        return None
+    by = Conventions.open_unlearning() if config.evaluation.conventions == "open_unlearning" else DEFINED
+    return BenchmarkAsked(data.benchmark, data.form, by)  # type: ignore[arg-type]
 
 
 def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
@@ -32,7 +48,8 @@ def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
         raise UserError(
             f"evaluation.mirror: {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'"
         )
-    check_names(names, options.trust_task_code, options.mirror)
+    own = () if options.benchmark is None else task_names(options.benchmark)
+    check_names(names, options.trust_task_code, options.mirror, own)
     if read:
         for source in open_tasks(names, options):
             source.load()

@@ -11,7 +11,7 @@ Read in this order:
 - trial_durations.py: how long the trials take, learnt while they run
 - trial_events.py: what the queue tells; running_trials.py: who is told, and whether a trial that died goes on
 - evaluation.py: models evaluated beside the trials; evaluation_rounds.py: one round, and what it may take;
-  trial_evaluation.py: one trial's models and files
+  trial_evaluation.py: one trial's models and files; retrained_measures.py: what the retrained model beside it tells
 - prometheus_metrics.py: what an operator's Prometheus sees
 - submit.py: the same command on another cluster; upload.py: what travels there; job_list.py: what runs there
 

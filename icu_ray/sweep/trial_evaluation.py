@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError
 from icu_ray.evaluation.stage.actors import Subject
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
+from icu_ray.evaluation.benchmarks.documents import with_derived
 from icu_ray.evaluation.suites import open_tasks, with_means
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.methods import RETRAINED
@@ -106,6 +107,10 @@ def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subje
     )
 
 
+def _merged_metrics(evaluations: Iterable[Evaluation]) -> dict[str, float]:
+    return {name: value for each in evaluations for name, value in each.metrics.items()}
+
+
 def write_files(
     models: TrialModels, tasks: Mapping[str, str], found: Mapping[tuple[str, str], Evaluation]
 ) -> dict[str, str]:
@@ -124,8 +129,8 @@ def write_files(
             write_atomic(models.paths.documents, content)
             documents = hashlib.sha256(content).hexdigest()
     before, after = (
-        with_means({name: value for task in tasks for name, value in found[subject.name, task].metrics.items()})
-        for subject in models.subjects
+        with_derived(with_means(_merged_metrics(each)), {one.task: one.table for one in each if one.table is not None})
+        for each in ([found[subject.name, task] for task in tasks] for subject in models.subjects)
     )
     errors = {each.task: f"{each.model}: {each.error}" for each in evaluations if each.error}
     hashes = models.before.hash, models.after.hash

@@ -34,6 +34,7 @@ from icu_ray.storage.files import join
 from icu_ray.storage.results import EpochRecord, Provenance
 from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.sweep.prepare import Prepared, prepare
+from icu_ray.sweep.retrained_measures import add_retrained_measures
 from icu_ray.sweep.running_trials import RunningTrials
 from icu_ray.sweep.trial_durations import TrialDurations
 from icu_ray.training.preloading import PRELOAD
@@ -126,6 +127,7 @@ def run_trials(
             undone += running.left()
         if evaluation is not None and not interrupted.is_set():
             evaluation.finish()
+            add_retrained_measures(plan)
             undone += [f"not evaluated: {line}" for line in evaluation.failures]
         return undone
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.errors import UserError
 from icu_ray.evaluation.kinds.classification import answer_loglikelihoods, positions_of
 from icu_ray.evaluation.kinds.dialogue import answer_generations
+from icu_ray.evaluation.kinds.known_answers import answer_greedily, answer_known
 from icu_ray.evaluation.kinds.perplexity import answer_rolling, answer_windows
 from icu_ray.evaluation.model_requests import Answer, Request, Slice
 
@@ -38,6 +39,10 @@ def _answered(loaded: LoadedModel, part: Slice) -> list[Answer]:
         return answer_rolling(model, tokenizer, part.requests, positions)
     if measure.kind == "window":
         return answer_windows(model, part.requests, measure, positions)
+    if measure.kind == "answer":
+        return answer_known(model, tokenizer, part.requests, measure, positions)
+    if measure.kind == "greedy":
+        return answer_greedily(model, tokenizer, part.requests, measure)
     if measure.kind == "generation":
         return answer_generations(model, tokenizer, part.requests, measure, positions)
     return _as_the_harness(loaded, part.requests, positions)

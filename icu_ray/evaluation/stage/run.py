@@ -120,7 +120,7 @@ def _pending(subject: Subject, source: TaskSource, task: Task, store: Store) -> 
     """A task's slices for one model, and those answers that the store has."""
     try:
         tokenizer: Any = None
-        if task.measure.kind == "window":  # the one kind whose requests are tokens
+        if task.measure.kind in ("window", "answer", "greedy"):  # their requests are tokens
             with subject.folder(weights=False) as source_folder:
                 tokenizer = load_tokenizer(
                     source_folder, revision=subject.revision, trust_remote_code=subject.trust_remote_code

@@ -1,0 +1,288 @@
+"""A benchmark's sets of prompts as tasks: what a model is asked of each row, and the numbers of its answers.
+
+    names = task_names(asked)                      # asked: BenchmarkAsked(section, form, conventions)
+    source = benchmark_task(names[0], asked)
+
+A set is one task for all that a teacher-forced forward gives, and a second one (`..._said`) for what the model says. The
+metrics bear OpenUnlearning's names after the benchmark's: tofu/forget_Q_A_Prob. Numbers that need two sets or another
+model (model utility, membership, forget quality, privleak) are made of these tasks' documents: derived.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icu_ray.config import RowForm
+from icu_ray.data.prompt_styles import STYLES, PromptRow, PromptStyle, completion_rows, prompt_rows, style_of
+from icu_ray.evaluation.benchmarks.definition import PromptSet
+from icu_ray.evaluation.benchmarks.rows import Section, benchmark_of, set_rows, sets_of, shots_of
+from icu_ray.evaluation.kinds.known_answers import unpacked
+from icu_ray.evaluation.model_requests import Answer, Measure, Request
+from icu_ray.evaluation.task import DocumentScore, Scores, Task, TaskSource, by_document
+from icu_ray.metrics.answers import (
+    AnswerScores,
+    Floats,
+    avg_losses,
+    exact_memorization,
+    extraction_strength,
+    mean_of,
+    normalised_probabilities,
+    probabilities,
+    truth_ratio_scores,
+    truth_ratios,
+)
+from icu_ray.metrics.conventions import DEFINED, Conventions
+from icu_ray.metrics.membership import min_k_plus_plus_scores, min_k_scores, zlib_scores
+from icu_ray.storage.store import JsonValue, content_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SAID = "_said"
+"""Ends the name of a set's task that has models speak."""
+_VERSION = 1
+_SHORT: Mapping[str, str] = {"real_authors": "ra", "world_facts": "wf"}
+"""What OpenUnlearning's metrics call a set, where that is another word."""
+_IN_DETAIL = frozenset(
+    {"exact_memorisation", "extraction_strength", "mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus"}
+)
+_BY_ROUGE = frozenset({"rouge_recall", "rouge_f1"})
+
+
+@dataclass(frozen=True)
+class BenchmarkAsked:
+    """section: what a config says of the benchmark. form: how its rows are written for the models. conventions: of the
+    measures."""
+
+    section: Section
+    form: RowForm
+    conventions: Conventions = DEFINED
+
+    @property
+    def name(self) -> str:
+        """Of the benchmark."""
+        return benchmark_of(self.section).name
+
+    @property
+    def open_unlearning(self) -> bool:
+        """Whether rows and measures are OpenUnlearning's."""
+        return self.conventions == Conventions.open_unlearning()
+
+    def style(self, asked: PromptSet) -> PromptStyle:
+        """How a set's questions are written."""
+        by = "open_unlearning" if self.open_unlearning else "default"
+        style = style_of(self.form) if asked.style is None else STYLES[asked.style]
+        return replace(style, max_length=asked.max_length, begin=asked.begin, conventions=by)  # type: ignore[arg-type]
+
+
+def task_names(asked: BenchmarkAsked) -> tuple[str, ...]:
+    """Of all its sets, in their order."""
+    found = []
+    for each in sets_of(asked.section):
+        if not _BY_ROUGE >= set(each.measures):
+            found.append(f"{asked.name}_{each.name}")
+        if _BY_ROUGE & set(each.measures):
+            found.append(f"{asked.name}_{each.name}{SAID}")
+    return tuple(found)
+
+
+def benchmark_task(name: str, asked: BenchmarkAsked, limit: int | None = None) -> TaskSource:
+    """The task of this name, one of `task_names`, of its first `limit` rows. UserError where its rows cannot be read."""
+    said = name.endswith(SAID)
+    of = next(each for each in sets_of(asked.section) if name == f"{asked.name}_{each.name}{SAID * said}")
+    rows, shots = _rows(asked.section, of)
+    rows = rows[:limit]
+    identity: dict[str, JsonValue] = {
+        "benchmark": asked.name,
+        "set": of.name,
+        "version": _VERSION,
+        "rows": content_hash([[dict(row) for row in rows], [list(shot) for shot in shots]]),
+        "style": content_hash(asdict(asked.style(of))),
+        "ask": of.ask,
+        "measures": list(of.measures),
+        "conventions": content_hash(asdict(asked.conventions)),
+    }
+    if of.generation is not None and said:
+        identity["generation"] = [of.generation.new_tokens, *of.generation.stop]
+    make = _said_task if said else _known_task
+    return TaskSource(name, identity, lambda: make(name, asked, of, rows, shots))
+
+
+@functools.lru_cache(maxsize=64)
+def _rows(section: Section, of: PromptSet) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Read once a process, for the plan asks for them, and then the stage."""
+    return set_rows(section, of), shots_of(section, of)
+
+
+def _written(
+    pairs: Sequence[tuple[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    asked: BenchmarkAsked,
+    of: PromptSet,
+    shots: Sequence[tuple[str, str]],
+) -> list[PromptRow]:
+    if of.kind == "questions":
+        return prompt_rows([(of.ask.format(q), a) for q, a in pairs], tokenizer, asked.style(of), shots)
+    return completion_rows(pairs, tokenizer, of.max_length)
+
+
+def _known_task(
+    name: str,
+    asked: BenchmarkAsked,
+    of: PromptSet,
+    rows: Sequence[Mapping[str, Any]],
+    shots: Sequence[tuple[str, str]],
+) -> Task:
+    """How likely each row's answer is, the right one that the truth ratio compares, and each wrong one."""
+    detail = bool(_IN_DETAIL & set(of.measures))
+
+    def answers_of(row: Mapping[str, Any]) -> list[str]:
+        right = [row[of.right]] if of.right not in (None, of.answer) else []
+        return [row[of.answer], *right, *(row[of.wrong] if of.wrong else ())]
+
+    def ask(tokenizer: PreTrainedTokenizerBase) -> tuple[Request, ...]:
+        places = [(number, first) for number, row in enumerate(rows) for first in [True] + [False] * (len(answers_of(row)) - 1)]
+        pairs = [(row[of.prompt] if of.prompt else "", answer) for row in rows for answer in answers_of(row)]
+        written = _written(pairs, tokenizer, asked, of, shots)
+        return tuple(
+            Request(
+                number,
+                target=str(tokenizer.decode(list(row.ids[row.masked :]), skip_special_tokens=True)),
+                tokens=row.ids,
+                given=row.masked,
+                detail=detail and first,
+            )
+            for (number, first), row in zip(places, written, strict=True)
+        )
+
+    def score(requests: Sequence[Request], answers: Sequence[Answer]) -> Scores:
+        documents = by_document(requests, answers)
+        losses = [
+            [-a.loglikelihood / a.tokens if a.tokens else float("nan") for _, a in documents[number]]
+            for number in range(len(rows))
+        ]
+        columns: dict[str, Floats] = {"avg_loss": np.asarray([each[0] for each in losses])}
+        columns |= _of_losses(of, losses, asked.conventions)
+        if detail:
+            firsts = [documents[number][0] for number in range(len(rows))]
+            columns |= _of_tokens(of, firsts, asked.conventions)
+        scored = tuple(
+            DocumentScore(
+                number,
+                str(rows[number][of.answer]),
+                "",
+                tuple(answer.loglikelihood for _, answer in documents[number]),
+                {key: float(values[number]) for key, values in columns.items() if not np.isnan(values[number])},
+            )
+            for number in range(len(rows))
+        )
+        return Scores(_named(asked.name, _means(of, columns)), scored)
+
+    return Task(name, len(rows), Measure("answer", mask=asked.conventions.mask), ask, score)
+
+
+def _of_losses(of: PromptSet, losses: Sequence[Sequence[float]], conventions: Conventions) -> dict[str, Floats]:
+    """What follows from the losses of a row's answers: its own, the right one, the wrong ones."""
+    own = np.asarray([each[0] for each in losses])
+    found = {"prob": probabilities(own)}
+    if of.wrong is None:
+        return found
+    first = 1 if of.right in (None, of.answer) else 2
+    right = own if first == 1 else np.asarray([each[1] for each in losses])
+    wrong = [np.asarray(each[first:]) for each in losses]
+    if "probability_normalised" in of.measures:
+        found["prob_normalised"] = normalised_probabilities(own, wrong)
+    if "truth_ratio" in of.measures:
+        found["prob_right"] = probabilities(right)
+        found["prob_wrong"] = np.asarray([float(probabilities(each).mean()) for each in wrong])
+        found["truth_ratio_raw"] = truth_ratios(right, wrong, conventions)
+        kind = "forget" if of.members else "retain"
+        found["truth_ratio"] = truth_ratio_scores(right, wrong, kind, conventions)  # type: ignore[arg-type]
+    return found
+
+
+def _of_tokens(
+    of: PromptSet, firsts: Sequence[tuple[Request, Answer]], conventions: Conventions
+) -> dict[str, Floats]:
+    """What needs each token of a row's answer."""
+    rows: list[tuple[AnswerScores, int | None]] = []
+    for request, answer in firsts:
+        # Of rows of question and answer the last token is the end of the text or of the turn.
+        rows.append((unpacked(request, answer), request.tokens[-1] if of.kind == "questions" else None))
+
+    def each(measure: Any) -> Floats:
+        return np.asarray([float(measure([scores], end, conventions=conventions)[0]) for scores, end in rows])
+
+    losses = avg_losses([scores for scores, _ in rows])
+    made: dict[str, Any] = {
+        "exact_memorisation": lambda: each(exact_memorization),
+        "extraction_strength": lambda: each(extraction_strength),
+        "mia_loss": lambda: losses,
+        "mia_zlib": lambda: zlib_scores(losses, [request.target for request, _ in firsts]),
+        "mia_min_k": lambda: each(min_k_scores),
+        "mia_min_k_plus_plus": lambda: each(min_k_plus_plus_scores),
+    }
+    return {measure: made[measure]() for measure in of.measures if measure in made}
+
+
+def _means(of: PromptSet, columns: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The aggregates of a set, by OpenUnlearning's names, as the values that they are means of."""
+    short = _SHORT.get(of.name, of.name)
+    names = {
+        "prob": f"{short}_Q_A_Prob",
+        "prob_normalised": f"{short}_Q_A_Prob_normalised",
+        "prob_right": f"{short}_Q_A_PARA_Prob",
+        "prob_wrong": f"{short}_Q_A_PERT_Prob",
+        "truth_ratio": f"{short}_Truth_Ratio",
+        "exact_memorisation": "exact_memorization",
+        "extraction_strength": "extraction_strength",
+    }
+    asked = {"prob": "probability" in of.measures or "probability_normalised" in of.measures}
+    return {name: columns[key] for key, name in names.items() if key in columns and asked.get(key, True)}
+
+
+def _named(benchmark: str, values: Mapping[str, Floats]) -> dict[str, float]:
+    """Means by their full names; what no row could be measured of is left out."""
+    means = {f"{benchmark}/{name}": mean_of(each).value for name, each in values.items()}
+    return {name: value for name, value in means.items() if value is not None}
+
+
+def _said_task(
+    name: str,
+    asked: BenchmarkAsked,
+    of: PromptSet,
+    rows: Sequence[Mapping[str, Any]],
+    shots: Sequence[tuple[str, str]],
+) -> Task:
+    """What the model says after each prompt, and how much of the answer that is."""
+    assert of.generation is not None
+    measure = Measure("greedy", max_new_tokens=of.generation.new_tokens, stop=of.generation.stop)
+
+    def ask(tokenizer: PreTrainedTokenizerBase) -> tuple[Request, ...]:
+        pairs = [(row[of.prompt], row[of.answer]) for row in rows]
+        written = _written(pairs, tokenizer, asked, of, shots)
+        return tuple(
+            Request(number, target=pair[1].strip(), tokens=row.prompt_ids)
+            for number, (pair, row) in enumerate(zip(pairs, written, strict=True))
+        )
+
+    def score(requests: Sequence[Request], answers: Sequence[Answer]) -> Scores:
+        from icu_ray.metrics.rouge import rouge_scores  # imports torch, which naming a task does not
+
+        found = rouge_scores([a.text for a in answers], [r.target for r in requests], asked.conventions)
+        recall = "rouge_recall" in of.measures
+        values = found.rougeL_recall if recall else found.rougeL_f1
+        documents = tuple(
+            DocumentScore(request.document, request.target, answer.text, metrics={"rouge": float(value)})
+            for request, answer, value in zip(requests, answers, values, strict=True)
+        )
+        short = _SHORT.get(of.name, of.name)
+        named = f"{short}_Q_A_ROUGE" if recall else f"{short}_ROUGE"
+        return Scores(_named(asked.name, {named: values}), documents)
+
+    return Task(name, len(rows), measure, ask, score)

@@ -1,0 +1,88 @@
+"""Rows whose answer is known: how likely a model finds it, and what the model says instead.
+
+The model's side of the field's benchmarks (evaluation/benchmarks/tasks.py is the task's side). One teacher-forced forward
+a distinct row tells all that probability, truth ratio, memorisation and membership need; what is said greedily is for
+ROUGE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from icu_ray.errors import UserError
+from icu_ray.evaluation.model_requests import Answer, Measure, Request
+from icu_ray.metrics.answers import AnswerRow, AnswerScores
+from icu_ray.metrics.conventions import Conventions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def answer_known(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    measure: Measure,
+    positions: int,
+) -> list[Answer]:
+    """How likely each request's tokens are after its given ones. positions: what the model can read at one time."""
+    from icu_ray.data.specials import specials_of
+    from icu_ray.metrics.answer_scores import answer_scores
+
+    longest = max((len(request.tokens) for request in requests), default=0)
+    if longest > positions:
+        raise UserError(f"a row has {longest} tokens, and this model reads only {positions}")
+    rows = [AnswerRow.after(request.tokens, request.given) for request in requests]
+    pad = specials_of(tokenizer).pad_id
+    found = answer_scores(model, rows, conventions=Conventions(mask=measure.mask), pad_id=pad)
+    return [
+        Answer(
+            float(scores.log_probs.sum()),
+            len(scores),
+            bool(scores.matches.all()),
+            scores=_packed(scores) if request.detail else None,
+        )
+        for request, scores in zip(requests, found, strict=True)
+    ]
+
+
+def _packed(scores: AnswerScores) -> tuple[tuple[float, bool, float, float], ...]:
+    columns = (scores.log_probs.tolist(), scores.matches.tolist(), scores.means.tolist(), scores.variances.tolist())
+    return tuple(zip(*columns, strict=True))
+
+
+def unpacked(request: Request, answer: Answer) -> AnswerScores:
+    """The scores that an answer carries. ValueError for one that was not asked for in detail."""
+    if answer.scores is None:
+        raise ValueError("this request was not asked for in detail")
+    tokens = np.asarray(request.tokens[request.given :], dtype=np.int64)
+    table = np.asarray(answer.scores, dtype=np.float64).reshape(len(tokens), 4)
+    return AnswerScores(tokens, table[:, 0], table[:, 1] != 0, table[:, 2], table[:, 3])
+
+
+def answer_greedily(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], measure: Measure
+) -> list[Answer]:
+    """What the model says after each request's tokens, up to an end of text or a stop word.
+
+    NaN as log-likelihood, which is 0 else, where the model's scores are not finite. UserError for a prompt that leaves no
+    place for an answer.
+    """
+    from icu_ray.data.specials import specials_of
+    from icu_ray.metrics.rouge import greedy_answers
+
+    specials = specials_of(tokenizer)
+    ends = {token for token in (specials.eos_id, tokenizer.eos_token_id) if token is not None}
+    said = greedy_answers(
+        model,
+        tokenizer,
+        [request.tokens for request in requests],
+        max_new_tokens=measure.max_new_tokens,
+        ends=ends,
+        pad_id=specials.pad_id,
+        stop_words=measure.stop,
+    )
+    return [Answer(0.0 if text is not None else float("nan"), 0, text=text or "") for text in said]

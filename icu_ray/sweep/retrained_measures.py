@@ -1,0 +1,69 @@
+"""Numbers of a benchmark that need the retrained model's rows beside a trial's: forget quality, privleak.
+
+    add_retrained_measures(plan)         # once everything is evaluated
+
+The retrained model is a trial of its own, which may end after the others. So these numbers join a trial's evaluation.json
+when both are there; nothing is measured for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from icu_ray.errors import UserError
+from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained
+from icu_ray.evaluation.benchmarks.documents import benchmark_of_task, trial_documents
+from icu_ray.methods import RETRAINED
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.trial import Trial
+from icu_ray.storage.results import TrialEvaluation
+from icu_ray.storage.trial_files import TrialPaths, read_documents, read_evaluation, write_evaluation
+
+log = logging.getLogger(__name__)
+
+
+def add_retrained_measures(plan: Plan) -> None:
+    """Fill them in for every trial that lacks them and whose retrained model is evaluated too."""
+    golds = {(t.model.name, t.sample): t for t in plan.trials if t.settings.method == RETRAINED}
+    read: dict[str, Documents | None] = {}
+    for trial in plan.trials:
+        gold = golds.get((trial.model.name, trial.sample))
+        if gold is None:
+            continue
+        if gold.trial_id not in read:
+            known = _evaluated(plan, gold)
+            read[gold.trial_id] = None if known is None else trial_documents(known[1], gold.name)
+        theirs, own = read[gold.trial_id], _evaluated(plan, trial)
+        if not theirs or own is None:
+            continue
+        evaluation, data = own
+        before, after = (
+            {**known, **_beside(trial_documents(data, model), theirs)}
+            for model, known in ((trial.model.name, evaluation.before), (trial.name, evaluation.after))
+        )
+        if (before, after) != (dict(evaluation.before), dict(evaluation.after)):
+            write_evaluation(_paths(plan, trial), replace(evaluation, before=before, after=after))
+
+
+def _beside(documents: Documents, retrained: Documents) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for benchmark in dict.fromkeys(filter(None, map(benchmark_of_task, documents))):
+        found |= beside_retrained(benchmark, documents, retrained)
+    return found
+
+
+def _paths(plan: Plan, trial: Trial) -> TrialPaths:
+    return TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
+
+
+def _evaluated(plan: Plan, trial: Trial) -> tuple[TrialEvaluation, bytes] | None:
+    """A trial's evaluation with its documents; None where there is none, or it cannot be read."""
+    paths = _paths(plan, trial)
+    try:
+        evaluation = read_evaluation(paths)
+        data = None if evaluation is None else read_documents(paths.documents, evaluation)
+    except UserError as error:
+        log.warning("%s: %s", trial.name, error)
+        return None
+    return None if evaluation is None or data is None else (evaluation, data)
