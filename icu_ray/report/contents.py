@@ -14,6 +14,7 @@ from typing import Any
 
 from icu_ray.config.keys import written
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
+from icu_ray.report.numbers.benchmark_tables import BenchmarkTable, benchmark_tables
 from icu_ray.report.numbers.best_cells import BestCell, best_cells
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
@@ -86,6 +87,7 @@ class Report:
     distances: tuple[DistanceTable, ...] = ()
     targets: tuple[TargetRow, ...] = ()
     best: tuple[BestCell, ...] = ()
+    benchmarks: tuple[BenchmarkTable, ...] = ()
     verdict: Verdict | None = None
     """Of a report's only trial."""
 
@@ -204,6 +206,7 @@ def make_report(found: Collected) -> Report:
         distances=distance_tables(blocks, columns),
         targets=target_rows(found),
         best=best_cells(blocks),
+        benchmarks=benchmark_tables(blocks, found.configs),
         verdict=found.trials[0].verdict if len(found.trials) == 1 else None,
     )
 

@@ -7,6 +7,7 @@ for name, data in csv_tables(report).items(): ...
 from __future__ import annotations
 
 from icu_ray.report.contents import Report
+from icu_ray.report.numbers.benchmark_tables import is_benchmarks
 from icu_ray.report.numbers.comparison import Comparison
 from icu_ray.report.numbers.targets import target_keys
 from icu_ray.storage.csv_files import csv_bytes, filled
@@ -53,12 +54,19 @@ def _main(report: Report) -> bytes:
 
 def _tasks(report: Report) -> bytes:
     rows = [
-        [table.model, row, metric, *((None, value) if metric.startswith("ppl/") else (_percent(value), None))]
+        [table.model, row, metric, *_by_unit(metric, value)]
         for table in report.tasks
         for metric, values in table.lines
         for row, value in zip(table.rows, values, strict=True)
     ]
-    return csv_bytes(*filled(["model", "row", "metric", "mean_pct", "perplexity"], rows))
+    return csv_bytes(*filled(["model", "row", "metric", "mean_pct", "perplexity", "value"], rows))
+
+
+def _by_unit(metric: str, value: float | None) -> tuple[float | None, float | None, float | None]:
+    """A mean in the column of its unit: per cent, perplexity, or a benchmark's own."""
+    if metric.startswith("ppl/"):
+        return None, value, None
+    return (None, None, value) if is_benchmarks(metric) else (_percent(value), None, None)
 
 
 def _distances(report: Report) -> bytes:

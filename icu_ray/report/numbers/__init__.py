@@ -5,6 +5,7 @@
 - best_cells.py: the best cell of each method of a grid
 - distances.py: how far each row is from the gold standard, the model trained without the texts
 - paper_tables.py: the values the paper prints, beside which a row stands
+- benchmark_tables.py: a benchmark's own table, with what the literature prints (printed_benchmarks.json)
 - tasks.py, targets.py: tables of evaluation tasks and of single texts; heldout.py, outcome.py: a sentence on what
   became of the held-out texts, and on what came out; thresholds.py: those of the configs
 - summary.py: trials.csv, cells.csv and summary.json, which a sweep leaves beside its trials

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from icu_ray.report.numbers.benchmark_tables import BenchmarkTable, is_benchmarks
 from icu_ray.report.numbers.rows import Block, Row
 
 
@@ -22,14 +23,16 @@ class TaskTable:
 
     def unit(self, metric: str) -> str:
         """Of a metric's values as tables print them."""
-        return "PPL" if metric.startswith("ppl/") else "%"
+        return "PPL" if metric.startswith("ppl/") else "" if is_benchmarks(metric) else "%"
 
     def text(self, metric: str, value: float | None) -> str:
-        """A value as tables print it: fractions in per cent, perplexities as they are."""
+        """A value as tables print it: fractions in per cent, perplexities and a benchmark's numbers as they are."""
         if value is None:
             return "–"
         if metric.startswith("ppl/"):
             return f"{value:.1f}" if value < 1e5 else f"{value:.1e}"
+        if is_benchmarks(metric):
+            return BenchmarkTable.text(value)
         return f"{100 * value:.1f}"
 
 
