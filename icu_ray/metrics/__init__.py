@@ -4,6 +4,10 @@ Read in this order:
 
 - probe.py: forget loss, MA and EL of a forget sample, from one forward and
   greedy_decoding.py (what follows every prefix), extraction_likelihood.py (counting n-grams of it)
+- answer_scores.py: one forward a row for the measures of the unlearning field, of which
+  answers.py has probability, truth ratio, exact memorisation and extraction strength, membership.py the attacks and
+  what they tell, forget_quality.py TOFU's two numbers. rouge.py: greedy answers against the true ones.
+  conventions.py: the choices in which implementations of these differ
 - generation.py, beam_search.py: the candidates that the refinement filter judges; sampling.py: drawn continuations
 - kv_cache.py, prefixed.py: the key/value caches that make both quick, without a copy of a shared prefix
 - bertscore.py, overlap.py: candidates against references; BLEU, entropy. perplexity.py: held-out rows

@@ -51,7 +51,7 @@ def sample_continuations(
     model.train(False)
     try:
         with torch.inference_mode():
-            for block in _blocks(asked, [len(prompt) for prompt in prompts], limits, at_once, reach):
+            for block in blocks_of_like_length(asked, [len(prompt) for prompt in prompts], limits, at_once, reach):
 
                 def tell(part: float, done: int = done, members: int = len(block)) -> None:
                     on_part((done + members * part) / len(asked))
@@ -75,17 +75,19 @@ def sample_continuations(
     return said
 
 
-def _blocks(
+def blocks_of_like_length(
     rows: Sequence[int], lengths: Sequence[int], limits: Sequence[int], at_once: int, reach: float
 ) -> Iterator[list[int]]:
     """The prompts that are asked together, of about one length; padded, none goes past the model's positions."""
     block: list[int] = []
+    most = 0
     for row in sorted(rows, key=lambda row: lengths[row]):
-        # The first has the most places left, the newest is the longest.
-        if block and (len(block) == at_once or lengths[row] + limits[block[0]] > reach):
+        # The newest is the longest.
+        if block and (len(block) == at_once or lengths[row] + max(most, limits[row]) > reach):
             yield block
-            block = []
+            block, most = [], 0
         block.append(row)
+        most = max(most, limits[row])
     if block:
         yield block
 

@@ -1,0 +1,60 @@
+"""Choices in which implementations of the field's measures differ, each by a name of its own.
+
+    Conventions()                        # the definitions; what is measured unless something else is asked for
+    Conventions.open_unlearning()        # what OpenUnlearning's code computes
+    Conventions(tail="last_label")       # one choice alone
+
+With OpenUnlearning's choices the numbers can be held against those that it prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Tail: TypeAlias = Literal["eos", "last_label"]
+Mask: TypeAlias = Literal["length", "pad_id"]
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """One choice a field; the defaults are the definitions of the measures."""
+
+    tail: Tail = "eos"
+    """What exact memorisation and extraction strength leave out at an answer's end: its end-of-sequence token if there
+    is one, or the last label whatever it is."""
+    membership_tail: Tail = "last_label"
+    """The same for min-k, min-k++ and the gradient norm, which are defined without the last label."""
+    es_floor: Literal["none", "ou"] = "none"
+    """The least extraction strength of a row of m tokens: 0, or 1/m, because the search ends at the last token even
+    where that is wrong."""
+    empty: Literal["missing", "zero"] = "missing"
+    """A row without tokens has no extraction strength, min-k and min-k++, or it counts with 0."""
+    wrong_mean: Literal["geometric", "arithmetic"] = "geometric"
+    """How the probabilities of a row's wrong answers become one in the truth ratio: exp of minus their mean loss, or
+    the mean of the probabilities."""
+    mask: Mask = "length"
+    """What attention does not see: what pads a row, or every token with the id of the pad, also in a prompt. The two
+    differ where the pad is the end-of-sequence token."""
+    gradient_mode: Literal["eval", "train"] = "eval"
+    """The model's mode for the gradient norm; in train mode dropout is active."""
+    stemmer: bool = True
+    """Whether ROUGE compares word stems. MUSE's own code does not."""
+
+    @classmethod
+    def open_unlearning(cls) -> Conventions:
+        """All choices of OpenUnlearning's code."""
+        return cls(
+            tail="last_label",
+            membership_tail="last_label",
+            es_floor="ou",
+            empty="zero",
+            wrong_mean="geometric",
+            mask="pad_id",
+            gradient_mode="train",
+            stemmer=True,
+        )
+
+
+DEFINED = Conventions()
+"""The definitions."""

@@ -1,0 +1,153 @@
+"""Greedy answers against plain code that reads all tokens anew for each next one, and ROUGE against its definition.
+
+Needs: nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from icu_ray.metrics.answer_scores import answer_scores
+from icu_ray.metrics.answers import AnswerRow, mean_of
+from icu_ray.metrics.conventions import Conventions
+from icu_ray.metrics.rouge import cut_answer, greedy_answers, rouge_scores
+from tests.support.tiny_models import FAMILIES, PAD, save_byte_tokenizer, tiny_model
+
+model_of = functools.cache(tiny_model)
+ENDS = {PAD, 5, 6, 7}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    """Whose first ids are one character each."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_byte_tokenizer(folder, 300)
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+
+
+def plainly(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
+    ids = list(prompt)
+    while len(ids) < len(prompt) + count:
+        with torch.inference_mode():
+            token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if token in ENDS:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+prompts_of = st.lists(st.lists(st.integers(2, 60), min_size=1, max_size=12), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=20, deadline=None)
+@given(prompts=prompts_of, data=st.data())
+def test_as_one_row_at_a_time_without_a_cache(
+    family: str, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], data: st.DataObject
+) -> None:
+    model, count = model_of(family), 12
+    said = [plainly(model, prompt, count) for prompt in prompts]
+    texts = [tokenizer.decode(tokens) for tokens in said]
+    # Stop words are taken from what is said, so that many rows meet one, and may overlap.
+    spoken = st.sampled_from([text for text in texts if text] or ["!"])
+    words = []
+    for _ in range(data.draw(st.integers(0, 3))):
+        text = data.draw(spoken)
+        begin = data.draw(st.integers(0, len(text) - 1))
+        words.append(text[begin : begin + data.draw(st.integers(1, 4))])
+    known = [tokens[: data.draw(st.integers(0, len(tokens)))] for tokens in said]
+    how = {"max_new_tokens": count, "ends": ENDS, "pad_id": PAD, "stop_words": words}
+    expected = [cut_answer(text, words) for text in texts]
+    at_once = data.draw(st.integers(1, 6))
+    assert greedy_answers(model, tokenizer, prompts, at_once=at_once, **how) == expected
+    assert greedy_answers(model, tokenizer, prompts, at_once=at_once, openings=known, **how) == expected
+
+
+def test_what_a_forward_found_copied_begins_the_answer(tokenizer: PreTrainedTokenizerFast) -> None:
+    model, prompts = model_of("llama"), [[9, 8, 20], [30, 31], [12] * 9]
+    said = [plainly(model, prompt, 12) for prompt in prompts]
+    truths = [said[0], [*said[1][:2], 3, 4, 11], [*said[2], PAD]]
+    rows = [AnswerRow.after(prompt + truth, len(prompt)) for prompt, truth in zip(prompts, truths, strict=True)]
+    known = [each.copied for each in answer_scores(model, rows)]
+    assert list(known[0]) == said[0] and list(known[1][:2]) == said[1][:2]
+    how = {"max_new_tokens": 12, "ends": ENDS, "pad_id": PAD}
+    asked: list[int] = []
+    hook = model.register_forward_pre_hook(lambda m, given, named: asked.append(1), with_kwargs=True)
+    try:
+        whole = greedy_answers(model, tokenizer, prompts, **how)
+        without = len(asked)
+        assert greedy_answers(model, tokenizer, prompts, openings=known, **how) == whole
+        assert len(asked) - without <= without
+    finally:
+        hook.remove()
+
+
+def test_a_row_leaves_when_it_has_said_a_stop_word(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = model_of("llama")
+    said = max((plainly(model, [start], 30) for start in range(8, 60)), key=len)
+    assert len(said) > 20
+    prompt = next([start] for start in range(8, 60) if plainly(model, [start], 30) == said)
+    word, steps = str(tokenizer.decode(said[1:2])), []
+    hook = model.register_forward_pre_hook(lambda m, given, named: steps.append(1), with_kwargs=True)
+    try:
+        how = {"max_new_tokens": 30, "ends": ENDS, "pad_id": PAD}
+        (text,) = greedy_answers(model, tokenizer, [prompt], stop_words=[word], **how)
+    finally:
+        hook.remove()
+    assert text == cut_answer(str(tokenizer.decode(said)), [word]) and len(steps) < 8
+
+
+def test_no_answer_is_no_empty_answer(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model("gpt_neo").train()  # of 32 positions
+    how = {"max_new_tokens": 20, "ends": ENDS, "pad_id": PAD}
+    found = greedy_answers(model, tokenizer, [[3] * 28, [3] * 32, [3] * 40], **how)
+    assert model.training and found[0] == tokenizer.decode(plainly(model.eval(), [3] * 28, 4)).strip()
+    assert found[1:] == [None, None]
+    torch.nn.init.constant_(model.get_output_embeddings().weight, torch.nan)
+    broken = greedy_answers(model, tokenizer, [[3], [4, 5]], **how)
+    assert broken == [None, None]
+    mean = mean_of(rouge_scores([None, "a", ""], ["a", "a", "a"]).rougeL_recall)
+    assert (mean.value, mean.counted, mean.rows) == (0.5, 2, 3)
+
+
+def longest_common(a: list[str], b: list[str]) -> int:
+    @functools.cache
+    def longest(i: int, j: int) -> int:
+        if i == len(a) or j == len(b):
+            return 0
+        return 1 + longest(i + 1, j + 1) if a[i] == b[j] else max(longest(i + 1, j), longest(i, j + 1))
+
+    return longest(0, 0)
+
+
+words_of = st.lists(st.sampled_from(["ant", "bee", "cow", "dog", "42"]), max_size=8)
+
+
+@settings(deadline=None)
+@given(said=words_of, true=words_of)
+def test_rouge_by_its_definition(said: list[str], true: list[str]) -> None:
+    found = rouge_scores([", ".join(said)], [" ".join(true).upper()])
+    common = longest_common(said, true)
+    recall = common / len(true) if said and true else 0.0
+    precision = common / len(said) if said and true else 0.0
+    assert found.rougeL_recall[0] == pytest.approx(recall)
+    f1 = 2 * recall * precision / (recall + precision) if common else 0.0
+    assert found.rougeL_f1[0] == pytest.approx(f1)
+    shared = sum(min(said.count(word), true.count(word)) for word in set(true))
+    assert found.rouge1_recall[0] == pytest.approx(shared / len(true) if said and true else 0.0)
+
+
+def test_stems_are_compared_unless_asked_otherwise() -> None:
+    plain = Conventions(stemmer=False)
+    assert rouge_scores(["writing books"], ["written book"]).rougeL_recall[0] == pytest.approx(0.5)
+    assert rouge_scores(["writing books"], ["written book"], plain).rougeL_recall[0] == 0
+    assert rouge_scores(["日本"], ["日本"]).rougeL_recall[0] == 0 and not math.isnan(
+        rouge_scores([""], [""]).rougeL_f1[0]
+    )
