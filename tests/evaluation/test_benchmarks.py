@@ -157,7 +157,14 @@ def test_tofu_is_fetched_counted_and_read(tmp_path: Path) -> None:
         section = TofuData(source="tofu", split="forget10", folder=str(out))
         assert [len(set_rows(section, asked)) for asked in sets_of(section)] == [400, 400, 100, 117]
 
-        # A table that lost a row is not the published one, whether here or there.
+
+@pytest.mark.slow
+def test_what_is_not_the_published_table_is_refused(tmp_path: Path) -> None:
+    served, out, cache = on_hub(tmp_path / "hub", "tofu"), tmp_path / "out", tmp_path / "cache"
+    on_the_hub = served["locuslab/TOFU"]
+    with hub(served) as running:
+        assert fetch(cache, running.url, "tofu", "--out", str(out)).returncode == 0
+        commit = running.sha("locuslab/TOFU")
         without_its_first_row(out / "forget05.json")
         refused = fetch(cache, running.url, "tofu", "--out", str(out))
         assert refused.returncode == 2
