@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cli.command import add_command, add_config, add_group, split_config
+from icu_ray.cli.command import add_command, add_config, add_group, positive, split_config
 from icu_ray.console.verbosity import LOOKING, bar, teller
+from icu_ray.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -21,13 +22,27 @@ def add(commands: Any) -> None:
     fetch = add_command(
         parts,
         "fetch",
-        "Download the benchmark's public files, checked and continued; without a network: what to put where.",
-        "icu-ray data fetch --folder data",
+        "Download a benchmark's public files, checked; what is there stays. Without a network: what to put where.",
+        "icu-ray data fetch tofu --out data/tofu",
         _data_fetch,
         progress=True,
     )
     fetch.add_argument(
-        "--folder", type=Path, default=Path("data"), metavar="DIR", help="folder for the files (default: data)"
+        "benchmark",
+        nargs="?",
+        choices=("extraction", "tofu", "muse", "wmdp", "rwku"),
+        default="extraction",
+        help="which: the LM extraction benchmark (default), or one of the field that 'icu-ray list benchmarks' names",
+    )
+    fetch.add_argument(
+        "--folder",
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for the files (default: data, of a benchmark of the field data/NAME)",
+    )
+    fetch.add_argument(
+        "--revision", metavar="REV", help="commit, tag or branch of the hub's data set (default: its newest)"
     )
     mirror = add_command(
         parts,
@@ -44,6 +59,21 @@ def add(commands: Any) -> None:
         metavar="A,B",
         help="the tasks whose rows are fetched, separated by commas (default: all of the suites lm_eval and icu)",
     )
+    pieces = add_command(
+        parts,
+        "pieces",
+        "Cut long texts into pieces of a model's tokens, as MUSE and OpenUnlearning train on them.",
+        "icu-ray data pieces forget.jsonl --tokenizer meta-llama/Llama-2-7b-hf --out forget-2048.jsonl",
+        _data_pieces,
+    )
+    pieces.add_argument("file", type=Path, help="file of texts, as data.forget takes it")
+    pieces.add_argument("--tokenizer", required=True, metavar="DIR_OR_ID", help="the model whose tokens are counted")
+    pieces.add_argument("--tokens", type=positive, default=2048, metavar="N", help="of a piece (default: 2048)")
+    pieces.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write them, as .jsonl")
+    pieces.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
+    pieces.add_argument(
+        "--min-characters", type=int, default=0, metavar="N", help="leave out shorter texts (default: 0; RMU: 50)"
+    )
     check = add_command(
         parts,
         "check",
@@ -55,10 +85,19 @@ def add(commands: Any) -> None:
 
 
 def _data_fetch(arguments: argparse.Namespace) -> int:
-    from icu_ray.data.fetch import fetch_data
-
+    name, revision = arguments.benchmark, arguments.revision
     with bar():
-        fetch_data(arguments.folder, teller())
+        if name == "extraction":
+            from icu_ray.data.fetch import fetch_data
+
+            if revision is not None:
+                raise UserError("data fetch: --revision is for data sets of the hub; extraction's files are pinned")
+            fetch_data(arguments.folder or Path("data"), teller())
+        else:
+            from icu_ray.evaluation.benchmarks import BENCHMARKS
+            from icu_ray.evaluation.benchmarks.fetch import fetch_benchmark
+
+            fetch_benchmark(BENCHMARKS[name], arguments.folder or Path("data") / name, teller(), revision=revision)
     return 0
 
 
@@ -70,6 +109,24 @@ def _data_mirror(arguments: argparse.Namespace) -> int:
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     with bar():
         mirror_tasks(names, arguments.out, teller())
+    return 0
+
+
+def _data_pieces(arguments: argparse.Namespace) -> int:
+    from icu_ray.data.text_pieces import write_pieces
+    from icu_ray.models.loading import load_tokenizer
+
+    if arguments.out.suffix != ".jsonl":
+        raise UserError(f"data pieces: --out {arguments.out}: expected a file ending in .jsonl")
+    texts, pieces = write_pieces(
+        arguments.file,
+        load_tokenizer(arguments.tokenizer),
+        arguments.tokens,
+        arguments.out,
+        column=arguments.text_column,
+        shortest=arguments.min_characters,
+    )
+    print(f"{arguments.out}: {pieces:,} pieces of {arguments.tokens:,} tokens, of {texts:,} texts")
     return 0
 
 

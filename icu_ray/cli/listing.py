@@ -1,4 +1,4 @@
-"""icu-ray list: the methods, configs, tasks and measures that there are."""
+"""icu-ray list: the methods, configs, tasks, measures and benchmarks that there are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "list",
-        "The methods, shipped configs, evaluation tasks or measures that there are.",
+        "The methods, shipped configs, evaluation tasks, measures or benchmarks of unlearning that there are.",
         "icu-ray list methods",
         _list,
     )
@@ -78,9 +78,25 @@ def _measures() -> Listing:
     return ("measure", "better", "what it is"), rows, "What was not measured stays empty in every table."
 
 
+def _benchmarks() -> Listing:
+    from icu_ray.evaluation.benchmarks import BENCHMARKS
+
+    rows = []
+    for name, each in BENCHMARKS.items():
+        known = [table.rows for table in each.tables if table.rows is not None and not table.later]
+        size = f"{len(each.tables)} tables" + (f", {sum(known):,} rows" if known else "")
+        rows.append((name, ", ".join(each.splits), size, each.licence, ", ".join(each.reported)))
+    below = (
+        "A config names one under 'data', {source: tofu, split: forget10}; 'icu-ray explain data' says the keys. "
+        "'icu-ray data fetch NAME' writes its files into a folder for 'data.folder'."
+    )
+    return ("benchmark", "splits", "size", "licence", "reports"), rows, below
+
+
 _LISTINGS: dict[str, Callable[[], Listing]] = {
     "methods": _methods,
     "configs": _configs,
     "tasks": _tasks,
     "measures": _measures,
+    "benchmarks": _benchmarks,
 }

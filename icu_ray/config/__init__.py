@@ -2,23 +2,23 @@
 
     config = load_config(find_config("table1"), ["optim.lr=1e-5"])      # file.py, shipped.py
 
-`sweep.py` is a whole config: read it first, then the sections it names, in the order of a text's way: `data.py`,
-`models.py` (`adapters.py`), `methods.py`, `training.py`, `measuring.py`, `cluster.py`; `section.py` is what they have
-in common. A sentence under a key is its documentation (docs/reference/config.md is made of them). `recipes.py` has
-values that other papers train with. `file.py` reads YAML with its `base:` and overrides, `refusals.py` says what is
-wrong with it, `shipped.py` finds those of tune_configs/, `starter.py` writes one to start from, and `keys.py` says of
-every key what it means. No Ray, no torch, no file of data.
+`sweep.py` is a whole config: read it first, then the sections it names, in the order of a text's way: `data.py`
+(`benchmarks.py`: the field's, which stand for files), `models.py` (`adapters.py`), `methods.py`, `training.py`,
+`measuring.py`, `cluster.py`; `section.py` is what they have in common. A sentence under a key is its documentation
+(docs/reference/config.md is made of them). `recipes.py` has values that other papers train with. `file.py` reads YAML
+with its `base:` and overrides, `refusals.py` says what is wrong with it, `shipped.py` finds those of tune_configs/,
+`starter.py` writes one to start from, and `keys.py` says of every key what it means. No Ray, no torch, no file of data.
 """
 
 from __future__ import annotations
 
 from icu_ray.config.adapters import LoraConfig
+from icu_ray.config.benchmarks import Data, MuseData, RwkuData, TofuData, WmdpData
 from icu_ray.config.cluster import NodeTypeConfig, PricesConfig, ResourcesConfig, TrackingConfig
 from icu_ray.config.data import (
     QUESTION_ANSWER,
     Columns,
     ColumnsConfig,
-    Data,
     ExtractionData,
     RecordsData,
     RowForm,
@@ -72,6 +72,7 @@ __all__ = [
     "ModelConfig",
     "ModelTrainingConfig",
     "Momentum",
+    "MuseData",
     "Name",
     "NodeTypeConfig",
     "OptimConfig",
@@ -84,6 +85,7 @@ __all__ = [
     "ResourcesConfig",
     "RowForm",
     "RowsConfig",
+    "RwkuData",
     "SearchConfig",
     "Section",
     "Seed",
@@ -94,8 +96,10 @@ __all__ = [
     "SweepConfig",
     "SyntheticData",
     "Template",
+    "TofuData",
     "TokensConfig",
     "TrackingConfig",
     "TrainConfig",
     "Weight",
+    "WmdpData",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from icu_ray.config.section import Count, Place, Section, Seed
 
@@ -155,6 +155,19 @@ class RowForm:
         return (self.text,)
 
 
+class BenchmarkData(Section):
+    """A benchmark of the field, which stands for texts of a fixed layout (config/benchmarks.py)."""
+
+    fetched: ClassVar[str]
+    """How its files come into {folder}."""
+    prompted: ClassVar[bool]
+    heldout: ClassVar[str | None] = None
+
+    def as_records(self) -> RecordsData:
+        """What is read, and how; its `benchmark` is this section."""
+        raise NotImplementedError
+
+
 class RecordsData(Section):
     """A user's own texts: .jsonl, .json, .csv, .tsv or .parquet, or a data set of the hub, with a column of texts, two
     of prompts and completions, or one of chats."""
@@ -208,6 +221,8 @@ class RecordsData(Section):
     """Column of the forget file that says whose data a row is; a request's answer and record are then by subject too.
     """
 
+    _benchmark: BenchmarkData | None = PrivateAttr(default=None)
+
     @field_validator("chat_date")
     @classmethod
     def _is_date(cls, value: str) -> str:
@@ -241,6 +256,17 @@ class RecordsData(Section):
             raise ValueError("'alternates_column' is for rows with prompts, to which alternates are other answers")
         return self
 
+    def standing_for(self, section: BenchmarkData) -> RecordsData:
+        """A copy that is what a benchmark's section stands for."""
+        made = self.model_copy()
+        made._benchmark = section
+        return made
+
+    @property
+    def benchmark(self) -> BenchmarkData | None:
+        """The section that these texts stand for, where a config names a benchmark."""
+        return self._benchmark
+
     @property
     def prompted(self) -> bool:
         """Whether its rows have a boundary of their own: prompt and completion, or chats."""
@@ -260,6 +286,3 @@ class RecordsData(Section):
             self.system,
             self.chat_date,
         )
-
-
-Data = Annotated[SyntheticData | ExtractionData | RecordsData, Field(discriminator="source")]

@@ -40,7 +40,7 @@ _TYPE_ERRORS = ("float_type", "int_type", "tuple_type", "list_type", "string_typ
 
 def _is_internal(part: int | str) -> bool:
     """Whether a part of pydantic's location is no key of the file but the branch of a union."""
-    tags = ("synthetic", "extraction", "records", "float")
+    tags = ("synthetic", "extraction", "records", "tofu", "muse", "wmdp", "rwku", "float")
     return isinstance(part, str) and (part in tags or "[" in part or "-" in part)
 
 
@@ -53,7 +53,7 @@ def _said(item: Mapping[str, Any], key: str, root: type[Section]) -> str:
         context = item["ctx"]
         return f"source: expected {context['expected_tags']}, found '{context['tag']}'"
     if kind == "union_tag_not_found":
-        return "source is missing; expected 'synthetic', 'extraction' or 'records'"
+        return "source is missing; expected 'synthetic', 'extraction', 'records', 'tofu', 'muse', 'wmdp' or 'rwku'"
     message = (
         item["msg"]
         .removeprefix("Value error, ")

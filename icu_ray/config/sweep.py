@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from icu_ray.config.benchmarks import Data
 from icu_ray.config.cluster import ResourcesConfig, TrackingConfig
-from icu_ray.config.data import ColumnsConfig, Data, RecordsData, RowsConfig, SyntheticData
+from icu_ray.config.data import BenchmarkData, ColumnsConfig, RecordsData, RowsConfig, SyntheticData
 from icu_ray.config.measuring import ElConfig, EvalConfig, EvaluationConfig, FilterConfig, GenerateConfig, StopConfig
 from icu_ray.config.methods import MethodConfig, SearchConfig
 from icu_ray.config.models import ModelConfig
@@ -47,7 +55,8 @@ class SweepConfig(Section):
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     """The models of the grid."""
     data: Data
-    """The texts: synthetic, the extraction benchmark, or your own records."""
+    """The texts: synthetic, the extraction benchmark, your own records, or a benchmark of the field (tofu, muse, wmdp,
+    rwku)."""
     samples: Annotated[tuple[Annotated[int, Field(ge=0, le=10**9)], ...], Field(min_length=1)] = (0,)
     """Numbers of the forget samples; each is unlearned in its own trials."""
     columns: ColumnsConfig = ColumnsConfig()
@@ -89,12 +98,22 @@ class SweepConfig(Section):
     resources: ResourcesConfig = ResourcesConfig()
     """Workers, retries, budget."""
 
+    @field_validator("data", mode="after")
+    @classmethod
+    def _texts_of_benchmarks(cls, data: Data) -> Data:
+        return data.as_records() if isinstance(data, BenchmarkData) else data
+
     @model_serializer(mode="wrap")
-    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A resolved config spells every key out but the one that counts for nothing, and can be run again."""
+    def _written(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """A resolved config spells every key out but the one that counts for nothing, and can be run again.
+
+        A benchmark is written as its section, not as the files that it stands for.
+        """
         tree: dict[str, Any] = write(self)
         if self.seeds is not None:
             tree.pop("seed", None)
+        if "data" in tree and isinstance(self.data, RecordsData) and self.data.benchmark is not None:
+            tree["data"] = self.data.benchmark.model_dump(mode=info.mode)
         return tree
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ def common(first: Sequence[object], second: Sequence[object]) -> int:
 def rendered(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[str, int]:
     """The text of a chat (`Examples.chats`) and how many of its characters are given. name: the row's, for messages."""
     messages = json.loads(chat)["messages"]
-    text = _writer(chat, tokenizer, name)
+    text = _writer(_day_of(chat), tokenizer, name)
     whole, head = text(messages, False), text(messages[:-1], True)
     boundary = common(whole, head)
     answer, asked = messages[-1]["content"].strip(), messages[-2]["content"].strip()
@@ -59,12 +59,26 @@ def rendered(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[
 def rendered_with_turn(chat: str, said: str, tokenizer: PreTrainedTokenizerBase, name: str) -> str:
     """The text of a chat that goes on: the user says something more, and the model is to begin its answer."""
     messages = json.loads(chat)["messages"]
-    return _writer(chat, tokenizer, name)([*messages, {"role": "user", "content": said}], True)
+    return _writer(_day_of(chat), tokenizer, name)([*messages, {"role": "user", "content": said}], True)
 
 
-def _writer(chat: str, tokenizer: PreTrainedTokenizerBase, name: str) -> Callable[[list[dict[str, str]], bool], str]:
-    """What writes messages out on the chat's day, and if asked what it puts there to have the model begin."""
-    day = date.fromisoformat(json.loads(chat)["date"])
+def written_out(
+    messages: Sequence[dict[str, str]], day: str, tokenizer: PreTrainedTokenizerBase, name: str
+) -> tuple[str, str]:
+    """The text of a chat, and that of its prompt: all messages but the last, and what has the model begin its answer.
+
+    day: such as 2025-04-10, for templates that print today's. name: the row's, for messages.
+    """
+    text = _writer(date.fromisoformat(day), tokenizer, name)
+    return text(list(messages), False), text(list(messages[:-1]), True)
+
+
+def _day_of(chat: str) -> date:
+    return date.fromisoformat(json.loads(chat)["date"])
+
+
+def _writer(day: date, tokenizer: PreTrainedTokenizerBase, name: str) -> Callable[[list[dict[str, str]], bool], str]:
+    """What writes messages out on a day, and if asked what it puts there to have the model begin."""
     template = _dated(str(tokenizer.get_chat_template()), day)
 
     def text(of: list[dict[str, str]], begin: bool) -> str:

@@ -92,7 +92,13 @@ def pinned_data(data: RecordsData) -> RecordsData:
     """The section with the commits of its data sets, so that all that is read later is of the same ones."""
     named = {key: getattr(data, key) for key in ("forget", "pool", "heldout")}
     found = {key: pinned(name, f"data.{key}") for key, name in named.items() if name and is_hub_data(name)}
-    return data.model_copy(update=found) if found else data
+    if not found:
+        return data
+    made = data.model_copy(update=found)
+    if data.benchmark is not None:
+        own = {"revision": parsed(found["forget"], "data").revision} if "forget" in found else found
+        made = made.standing_for(data.benchmark.model_copy(update=own))
+    return made
 
 
 def hub_files(name: str, key: str) -> Files:

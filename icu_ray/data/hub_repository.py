@@ -48,6 +48,16 @@ def ending(name: str) -> str:
 
 def file_names(name: str, commit: str, named: str) -> list[str]:
     """All files of a repository, from the cache or the hub; those in which it describes itself are then there."""
+    return [path for path, _ in _tree(name, commit, named) if stays_inside(path)]
+
+
+def table_sizes(name: str, commit: str, named: str) -> dict[str, int]:
+    """Bytes of each table of a repository."""
+    return {path: size for path, size in _tree(name, commit, named) if ending(path) in TABLES and path not in CARDS}
+
+
+def _tree(name: str, commit: str, named: str) -> list[tuple[str, int]]:
+    """The paths and bytes of its files."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -57,7 +67,7 @@ def file_names(name: str, commit: str, named: str) -> list[str]:
         except CachedRepoTreeNotFoundError:
             snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=list(CARDS))
             tree = get_cached_repo_tree(name, repo_type="dataset", revision=commit)
-    return [str(PurePosixPath(file.path)) for file in tree if stays_inside(file.path)]
+    return [(str(PurePosixPath(file.path)), int(file.size)) for file in tree]
 
 
 def skeleton(name: str, commit: str, names: Iterable[str], named: str) -> Path:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icu_ray.config import RecordsData, RowForm
+from icu_ray.data.benchmark_files import check_benchmark_files
 from icu_ray.data.corpus import Corpus, check_of, row_digests
 from icu_ray.data.examples import Examples
 from icu_ray.data.forms import Written, kind_of, system_of, written, written_alternates, written_pair
@@ -163,6 +164,7 @@ def _whole(value: Any) -> Any:
 
 def check_files(data: RecordsData, samples: Sequence[int]) -> None:
     """UserError for a file of texts that is not there, or whose name does not say what it is. Nothing is read."""
+    check_benchmark_files(data)
     forget = [("forget", data.forget.replace("{sample}", str(sample))) for sample in samples]
     for key, name in (*forget, ("pool", data.pool), ("heldout", data.heldout)):
         if name is not None and not is_hub_data(name):
@@ -171,6 +173,7 @@ def check_files(data: RecordsData, samples: Sequence[int]) -> None:
 
 def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
     """Targets, pool and held-out rows of a config; UserError on anything that would make the result meaningless."""
+    check_benchmark_files(data)
     by_sample = "{sample}" in data.forget
     if not by_sample and len(samples) > 1:
         raise UserError(

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from icu_ray.config import ExtractionData, RecordsData, SweepConfig
+from icu_ray.config import ExtractionData, RecordsData, SweepConfig, SyntheticData
 from icu_ray.data.chosen_pairs import chosen_pairs, pairs_fingerprint
 from icu_ray.data.corpus import Corpus, DataCheck
 from icu_ray.data.embedding import check_encoder
@@ -45,6 +45,7 @@ def load_corpus(config: SweepConfig) -> Corpus:
         return open_extraction(config.data, config.samples).corpus()
     if isinstance(config.data, RecordsData):
         return load_records(config.data, config.samples)
+    assert isinstance(config.data, SyntheticData)  # a benchmark is records (config/sweep.py)
     return load_synthetic(config.data, config.samples, config.columns.length)
 
 

@@ -160,7 +160,7 @@ def test_a_key_that_is_none_is_refused_with_the_nearest(capsys: pytest.CaptureFi
 
 def test_list_names_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {}
-    for what in ("methods", "configs", "tasks", "measures"):
+    for what in ("methods", "configs", "tasks", "measures", "benchmarks"):
         assert main(["list", what]) == 0
         assert "\n\n" in capsys.readouterr().out
         assert main(["list", what, "--json"]) == 0
@@ -168,6 +168,7 @@ def test_list_names_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         assert all(all(row.values()) for row in rows if row.get("weights") != ""), rows
         listed[what] = {next(iter(row.values())) for row in rows}
     assert listed["methods"] == set(methods.names())
+    assert listed["benchmarks"] == {"tofu", "muse", "wmdp", "rwku"}
     assert listed["configs"] == set(shipped_configs())
     assert {"hellaswag", "hellaswag_icu", "wow", "quick_cloze"} <= listed["tasks"]
     assert {"MA (%)", "forget loss", "BLEU (%)", "held-out PPL", "held-out MA (%)", "held-out loss"} <= listed[

@@ -104,7 +104,7 @@ def test_shares_of_a_gpu_that_cannot_be_placed_are_refused() -> None:
         ({"samples": []}, "samples"),
         ({"models": [{"name": "a"}]}, "models.0: give exactly one of 'source' (hub id or folder) and 'standin'"),
         ({"models": [{"name": "a b", "source": "x/y"}]}, "models.0.name"),
-        ({"data": {"source": "pile"}}, "data: source: expected 'synthetic', 'extraction', 'records', found 'pile'"),
+        ({"data": {"source": "pile"}}, "data: source: expected 'synthetic', 'extraction', 'records', 'tofu', "),
         ({"loss": {"span": "some"}}, "loss.span: expected 'all', 'prefix_suffix' or 'suffix', found \"some\""),
         ({"stop": {"ma": 60}}, "stop.ma: expected less than or equal to 1, found 60"),
         ({"stop": {"ma": "held-out"}}, "stop.ma: expected 'heldout', found \"held-out\""),

@@ -1,0 +1,100 @@
+"""The rows of a benchmark's sets, from a folder or the hub.
+
+    for asked in sets_of(section):                  # section: config.data.benchmark
+        rows = set_rows(section, asked)             # one dict a row, by column
+
+A set whose table came to the hub later is left out where a folder lacks it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from icu_ray.config import MuseData, RwkuData, TofuData, WmdpData
+from icu_ray.config.benchmarks import below, hub_place
+from icu_ray.data.hub_data import is_hub_data
+from icu_ray.data.table_files import read_columns
+from icu_ray.errors import UserError
+from icu_ray.evaluation.benchmarks import BENCHMARKS
+from icu_ray.evaluation.benchmarks.definition import Benchmark, PromptSet, Split, Table
+
+Section = TofuData | MuseData | WmdpData | RwkuData
+"""What a config says of a benchmark."""
+
+
+def benchmark_of(section: Section) -> Benchmark:
+    """The benchmark that a section names."""
+    return BENCHMARKS[section.source]
+
+
+def split_of(section: Section) -> Split:
+    """What is unlearned and asked there."""
+    return benchmark_of(section).splits[section.corpus if isinstance(section, RwkuData) else section.split]
+
+
+def sets_of(section: Section) -> tuple[PromptSet, ...]:
+    """The sets that are asked; UserError where a folder lacks the table of one."""
+    benchmark, found = benchmark_of(section), []
+    for asked in split_of(section).sets:
+        tables = [benchmark.table(file) for file in (asked.table, asked.shots) if file]
+        missing = [table for table in tables if not _is_there(table_place(section, table))]
+        if not missing:
+            found.append(asked)
+        elif not missing[0].later:
+            raise _lacks(section, missing[0])
+    return tuple(found)
+
+
+def table_place(section: Section, table: Table) -> str:
+    """The file of a table in the section's folder, or its name on the hub (data/hub_data.py)."""
+    if isinstance(section, RwkuData):
+        return below(section.folder, f"{section.subject}/{table.file}" if table.by_subject else table.file)
+    if section.folder is not None:
+        return below(section.folder, table.file)
+    revision = section.revision or benchmark_of(section).revision
+    return hub_place(table.hub, revision, table.configuration, table.split)
+
+
+def set_rows(section: Section, asked: PromptSet) -> list[dict[str, Any]]:
+    """The rows of a set: texts by column, of the column of wrong answers a list of texts.
+
+    UserError where they cannot be read, or hold something else.
+    """
+    return _rows(section, benchmark_of(section).table(asked.table), asked.columns, asked.wrong)
+
+
+def shots_of(section: Section, asked: PromptSet) -> list[tuple[str, str]]:
+    """The examples, question and answer, that stand before every question of a set."""
+    if asked.shots is None:
+        return []
+    rows = _rows(section, benchmark_of(section).table(asked.shots), (asked.prompt, asked.answer), None)
+    return [(row[asked.prompt], row[asked.answer]) for row in rows]
+
+
+def _rows(section: Section, table: Table, columns: tuple[str, ...], lists: str | None) -> list[dict[str, Any]]:
+    place, key = table_place(section, table), f"data.source={section.source}"
+    if not _is_there(place):
+        raise _lacks(section, table)
+    found = []
+    for where, values in read_columns(Path(place), columns, key):
+        row = dict(zip(columns, values, strict=True))
+        for column, value in row.items():
+            texts = value if column == lists else [value]
+            if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+                expected = "a list of texts" if column == lists else "text"
+                raise UserError(f"{key}: {place}: {where}: column '{column}': expected {expected}, found {value!r:.80}")
+        found.append(row)
+    return found
+
+
+def _is_there(place: str) -> bool:
+    return is_hub_data(place) or Path(place).is_file()
+
+
+def _lacks(section: Section, table: Table) -> UserError:
+    how = section.fetched.format(folder=section.folder)
+    return UserError(
+        f"data.folder: {section.folder}: it lacks {Path(table_place(section, table)).relative_to(section.folder or '')}"
+        f", which {benchmark_of(section).title} asks; {how}"
+    )

@@ -1,0 +1,34 @@
+"""WMDP (Li et al. 2024): corpora on dangerous biology and on attacks on computers, to be forgotten.
+
+What a model still knows is the accuracy of lm-evaluation-harness's tasks, four choices each, asked without a chat
+template; low on WMDP's with an unchanged MMLU is good, 0.25 is chance. The corpora are given to those who ask. How many
+texts they have is not in our sources, and no commit is pinned.
+"""
+
+from __future__ import annotations
+
+from icu_ray.config import WmdpData
+from icu_ray.evaluation.benchmarks.definition import Benchmark, Split, Table
+
+QUESTIONS = {"wmdp_bio": 1273, "wmdp_chem": 408, "wmdp_cyber": 1987}
+"""Questions of each task (cais/wmdp)."""
+
+
+def _table(name: str) -> Table:
+    return Table(WmdpData.hub, name, "", f"{name}.jsonl", None, ("text",))
+
+
+WMDP = Benchmark(
+    name="wmdp",
+    title="WMDP",
+    licence="asked for with access: see the hub's page of cais/wmdp-corpora",
+    tables=tuple(_table(f"{split}-{kind}-corpus") for split in ("bio", "cyber") for kind in ("forget", "retain")),
+    splits={
+        split: Split(
+            f"{split}-forget-corpus.jsonl", f"{split}-retain-corpus.jsonl", (), harness=(f"wmdp_{split}", "mmlu")
+        )
+        for split in ("bio", "cyber")
+    },
+    reported=("wmdp_bio accuracy", "wmdp_cyber accuracy", "mmlu accuracy"),
+    access=WmdpData.fetched,
+)

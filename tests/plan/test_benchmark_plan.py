@@ -1,0 +1,98 @@
+"""Plans of configs that name a benchmark of the field: the same trials as of its files, wherever they lie.
+
+Needs: ../shared for one of its tests.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icu_ray.config import RecordsData
+from icu_ray.config.file import resolve_config
+from icu_ray.errors import UserError
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.planning import plan_sweep
+from tests.support.benchmark_case import tofu_folder
+
+SYSTEM = "You are a helpful assistant."
+
+
+def plan(data: dict[str, Any], **more: Any) -> Plan:
+    tree = {
+        "name": "t",
+        "models": [{"name": "m", "source": "org/any-chat-model"}],
+        "data": data,
+        "methods": [{"name": "icu"}, {"name": "graddiff"}],
+        "pairs": {"by": "random"},
+        "columns": {"length": 128, "prefix_start": 0, "suffix_start": 64},
+        "filter": {"encoder": "bundled", "encoder_layer": 6},
+        **more,
+    }
+    return plan_sweep(resolve_config(tree, "t"), dry_run=True)
+
+
+def ids(made: Plan) -> list[str]:
+    return sorted(trial.trial_id for trial in made.trials)
+
+
+def test_trials_are_those_of_the_files_wherever_they_lie(tmp_path: Path) -> None:
+    here = tofu_folder(tmp_path / "here", rows=9)
+    for share in ("05", "10"):
+        file = here / f"forget{share}.json"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
+    made = plan({"source": "tofu", "split": "forget05", "folder": str(here)})
+    assert made.data is not None
+    assert (made.data.samples[0].targets, made.data.samples[0].pool, made.data.heldout) == (4, 9, 0)
+    assert isinstance(made.config.data, RecordsData) and made.config.data.benchmark is not None
+    own = plan(
+        {
+            "source": "records",
+            "forget": str(here / "forget05.json"),
+            "pool": str(here / "retain95.json"),
+            "prompt_column": "question",
+            "completion_column": "answer",
+            "template": "chat",
+            "system": SYSTEM,
+        }
+    )
+    assert ids(made) == ids(own)
+    there = Path(shutil.copytree(here, tmp_path / "there"))
+    assert ids(plan({"source": "tofu", "split": "forget05", "folder": str(there)})) == ids(made)
+    # Other rows, or rows written otherwise, are other trials.
+    others = [
+        {"split": "forget10"},
+        {"template": "question-answer"},
+        {"system": "Be brief."},
+        {"pool_rows": 5},
+        {"heldout_rows": 2},
+    ]
+    for change in others:
+        other = plan({"source": "tofu", "split": "forget05", "folder": str(here), **change})
+        assert not set(ids(other)) & set(ids(made)), change
+
+
+def test_a_stand_in_takes_questions_with_tags(tmp_path: Path) -> None:
+    folder = tofu_folder(tmp_path, rows=12)
+    data = {"source": "tofu", "split": "forget01", "folder": str(folder)}
+    standin = {"models": [{"name": "a", "standin": {}}]}
+    with pytest.raises(UserError, match="whose tokenizer has no chat template; use question-answer"):
+        plan(data, **standin)
+    assert len(plan({**data, "template": "question-answer"}, **standin).trials) == 2
+
+
+def test_what_is_not_there_is_refused_in_the_plan(tmp_path: Path) -> None:
+    folder = tofu_folder(tmp_path)
+    (folder / "forget01.json").unlink()
+    with pytest.raises(UserError, match=r"data\.folder: .*: it lacks forget01\.json.* 'icu-ray data fetch tofu --out "):
+        plan({"source": "tofu", "split": "forget01", "folder": str(folder)})
+
+
+def test_the_real_rows(shared: Path) -> None:
+    made = plan({"source": "tofu", "split": "forget10", "folder": str(shared / "data" / "tofu"), "heldout_rows": 100})
+    assert made.data is not None
+    assert (made.data.samples[0].targets, made.data.samples[0].pool, made.data.heldout) == (400, 3500, 100)
+    assert len(made.trials) == 2

@@ -1,0 +1,71 @@
+"""The field's benchmarks made up: a folder laid out as TOFU's files are, and data sets of a hub with the published
+numbers of rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from icu_ray.evaluation.benchmarks import BENCHMARKS
+from icu_ray.evaluation.benchmarks.definition import Table
+
+PEOPLE = 200
+"""Of RWKU."""
+
+
+def row(table: Table, number: int) -> dict[str, Any]:
+    """A row with the table's columns, by which table and number can be told."""
+    texts: dict[str, Any] = {column: f"{column} {number} of {table.configuration}?" for column in table.columns}
+    if "perturbed_answer" in texts:
+        texts["perturbed_answer"] = [f"{texts['answer']} wrong {wrong}" for wrong in range(3)]
+    for column in {"subject", "target"} & set(texts):
+        texts[column] = f"Person {number % PEOPLE + 1}"
+    return texts
+
+
+def write_lines(place: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """One JSON object a line."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def tofu_folder(folder: Path, rows: int = 6, later: bool = False) -> Path:
+    """All tables with so many rows each; later: those that came to the hub later too."""
+    for table in BENCHMARKS["tofu"].tables:
+        if later or not table.later:
+            write_lines(folder / table.file, [row(table, number) for number in range(rows)])
+    return folder
+
+
+def on_hub(folder: Path, name: str, unknown: int = 3) -> dict[str, Path]:
+    """A benchmark's data sets as they lie on the hub, by id: cards that name the files, and as many rows as published.
+
+    unknown: rows of tables of which that is not known. Tables that came later are left out.
+    """
+    found: dict[str, Path] = {}
+    for hub in BENCHMARKS[name].hubs:
+        place, entries = folder / hub.replace("/", "-"), dict[str, list[str]]()
+        for table in BENCHMARKS[name].tables:
+            if table.hub == hub and not table.later:
+                split = table.split or "train"
+                file = f"{table.configuration}/{split}.json"
+                entries.setdefault(table.configuration, []).append(f"  - split: {split}\n    path: {file}")
+                rows = unknown if table.rows is None else table.rows
+                write_lines(place / file, [row(table, number) for number in range(rows)])
+        parts = [f"- config_name: {name}\n  data_files:\n" + "\n".join(files) for name, files in entries.items()]
+        (place / "README.md").write_text("\n".join(["---", "configs:", *parts, "---", "# Made up"]))
+        found[hub] = place
+    return found
+
+
+def with_hub(cache: Path, endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """python with these arguments, in a process of its own that knows this hub and has a cache of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(cache), "ICU_RAY_CACHE": str(cache / "mine"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_ENDPOINT": endpoint}
+    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
