@@ -165,8 +165,8 @@ class EvaluationConfig(Section):
 
     suites: tuple[Literal["lm_eval", "icu", "quick", "benchmark"], ...] = ()
     """lm_eval: nine tasks as the harness defines them. icu: as the authors ask them, dialogues and perplexities. quick:
-    on held-out records of synthetic data. benchmark: what the benchmark asks that `data.source` names (tofu, muse, wmdp,
-    rwku)."""
+    on held-out records of synthetic data. benchmark: what the benchmark asks that `data.source` names (tofu, muse,
+    wmdp, rwku)."""
     tasks: tuple[Place, ...] = ()
     """Further tasks by name: of a suite, or any of lm-evaluation-harness."""
     trust_task_code: bool = False

@@ -49,7 +49,9 @@ class Measure:
         """As a part of store keys; what came later is told where it is set alone."""
         known: dict[str, JsonValue] = asdict(self)
         known["stop"] = list(self.stop)
-        return {name: value for name, value in known.items() if name not in ("stop", "mask") or value not in ([], "length")}
+        return {
+            name: value for name, value in known.items() if name not in ("stop", "mask") or value not in ([], "length")
+        }
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,7 @@ def cut_slices(measure: Measure, requests: Sequence[Request], size: int = SLICE_
 
 def dump_answers(answers: Sequence[Answer]) -> bytes:
     """JSON of answers; floats come back bit for bit, NaN and infinities included."""
-    rows = [
-        [a.loglikelihood, a.tokens, a.greedy, a.text, *([] if a.scores is None else [a.scores])] for a in answers
-    ]
+    rows = [[a.loglikelihood, a.tokens, a.greedy, a.text, *([] if a.scores is None else [a.scores])] for a in answers]
     return json.dumps(rows, ensure_ascii=True).encode("ascii")
 
 
@@ -128,6 +128,8 @@ def load_answers(data: bytes) -> tuple[Answer, ...]:
     return tuple(_answer(*row) for row in json.loads(data))
 
 
-def _answer(loglikelihood: float, tokens: int, greedy: bool, text: str, scores: list[list[Any]] | None = None) -> Answer:
+def _answer(
+    loglikelihood: float, tokens: int, greedy: bool, text: str, scores: list[list[Any]] | None = None
+) -> Answer:
     known = None if scores is None else tuple((float(p), bool(hit), float(m), float(v)) for p, hit, m, v in scores)
     return Answer(loglikelihood, tokens, greedy, text, known)

@@ -3,8 +3,8 @@
     of_model("tofu", metrics, documents)                 # model utility, AUC of each membership attack
     beside_retrained("tofu", documents, retrained)       # forget quality, privleak
 
-documents: by task name, each metric's values in the order of the task's rows; what was not measured is NaN. A number whose
-parts are not there is left out.
+documents: by task name, each metric's values in the order of the task's rows; what was not measured is NaN. A number
+whose parts are not there is left out.
 """
 
 from __future__ import annotations

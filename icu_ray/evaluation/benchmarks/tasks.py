@@ -84,7 +84,7 @@ def task_names(asked: BenchmarkAsked) -> tuple[str, ...]:
     """Of all its sets, in their order."""
     found = []
     for each in sets_of(asked.section):
-        if not _BY_ROUGE >= set(each.measures):
+        if not set(each.measures) <= _BY_ROUGE:
             found.append(f"{asked.name}_{each.name}")
         if _BY_ROUGE & set(each.measures):
             found.append(f"{asked.name}_{each.name}{SAID}")
@@ -146,7 +146,11 @@ def _known_task(
         return [row[of.answer], *right, *(row[of.wrong] if of.wrong else ())]
 
     def ask(tokenizer: PreTrainedTokenizerBase) -> tuple[Request, ...]:
-        places = [(number, first) for number, row in enumerate(rows) for first in [True] + [False] * (len(answers_of(row)) - 1)]
+        places = [
+            (number, first)
+            for number, row in enumerate(rows)
+            for first in [True] + [False] * (len(answers_of(row)) - 1)
+        ]
         pairs = [(row[of.prompt] if of.prompt else "", answer) for row in rows for answer in answers_of(row)]
         written = _written(pairs, tokenizer, asked, of, shots)
         return tuple(
@@ -206,9 +210,7 @@ def _of_losses(of: PromptSet, losses: Sequence[Sequence[float]], conventions: Co
     return found
 
 
-def _of_tokens(
-    of: PromptSet, firsts: Sequence[tuple[Request, Answer]], conventions: Conventions
-) -> dict[str, Floats]:
+def _of_tokens(of: PromptSet, firsts: Sequence[tuple[Request, Answer]], conventions: Conventions) -> dict[str, Floats]:
     """What needs each token of a row's answer."""
     rows: list[tuple[AnswerScores, int | None]] = []
     for request, answer in firsts:

@@ -45,7 +45,9 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         both = zip(report.blocks, report.scores, strict=True)
         parts += ["## Normalised scores", *(_scores(block, s) for block, s in both if s in report.ranked), SCORES_NOTE]
     for table in report.benchmarks:
-        lines = [[escape(name), *map(escape, map(table.text, values))] for name, values in (*table.rows, *table.printed)]
+        lines = [
+            [escape(name), *map(escape, map(table.text, values))] for name, values in (*table.rows, *table.printed)
+        ]
         title = f"## {escape(table.title)} {escape(table.split)}".rstrip()
         parts += [f"{title}: {escape(table.model)}", pipe_table(["Method", *map(escape, table.columns)], lines)]
         parts += [BENCHMARKS_NOTE + (f" Printed in {escape(table.source)}." if table.source else "")]
