@@ -110,7 +110,7 @@ def fine_tuning_said(config: SweepConfig) -> tuple[str, ...]:
                 f"schedule={own['schedule']}), to the end. For it optim.lr, optim.schedule, optim.warmup_epochs, "
                 "stop.rule, stop.max_epochs, stop.max_steps, their like at models, and the filter count for nothing."
             )
-    return tuple(said)
+    return tuple(dict.fromkeys(said))
 
 
 def _check_fine_tuning(method: Method, number: int, told: MethodConfig, config: SweepConfig) -> None:
