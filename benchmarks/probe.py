@@ -6,7 +6,7 @@ Models of 4 layers, width 128, vocabulary 512 (GPT-Neo with local attention, and
 taught for fewer or more steps so that they stand at different memorisation; then one of 8 layers on 8 sequences of 400
 tokens, and of 4 layers on 16 rows of prompt and completion, each of its own length (8 to 400 tokens) and with its own
 boundary in its second half. MA and every sequence's EL must be equal. `limit` is the gain counted in forward tokens,
-pads left out: for 200 tokens 29,850 / (200 + 1,189 (1 - MA')), MA' being MA on columns 150 to 190; `share` is what was
+pads left out: for 200 tokens 29,850 / (200 + 820 (1 - MA')), MA' being MA on columns 150 to 190; `share` is what was
 reached of it. Our time is the best of three (`forward` is the part that MA and the loss alone need). The definition
 runs once, of more than 16 sequences of one length on the first 16: it takes batches of 8 one after the other, so its
 time for all of them is reckoned from these.

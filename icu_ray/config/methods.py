@@ -79,6 +79,8 @@ class MethodConfig(Section):
     """Names of the models to run it on; default: all that are trained."""
     stop: MethodStop = MethodStop()
     """Where this method ends by another rule than the sweep's `stop`, as the paper's baselines did."""
+    filter: Literal["or", "and", "never"] | None = None
+    """Another filter.rule for this method, as where ICU refines and the field's methods train on all targets."""
     step: StepConfig | None = None
     """A rule that makes a step of more than one gradient, such as {rule: sam}. Default: plain descent on the loss."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from icu_ray.data.synthetic import Pen
+from icu_ray.data.invented_facts import Pen
 
 ALTERNATES = 5
 """Wrong answers of a row, as many as TOFU has."""
@@ -29,7 +29,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Topic:
-    """What one kind of question asks and how it is answered; slots as in data/synthetic.py, and {who}, the person."""
+    """What one kind of question asks and how it is answered; slots as in data/invented_facts.py, and {who}."""
 
     questions: str
     answer: str

@@ -17,8 +17,9 @@ def check_methods_fit(config: SweepConfig) -> None:
     """UserError for layers that a model lacks, and for what the kept original model cannot tell."""
     layers = {model.name: layers_of(model, config) for model in config.models if model.unlearn}
     for number, told in enumerate(config.methods):
-        if told.lr is not None and not methods.method_class(told.name).trains:
-            raise UserError(f"methods.{number}.lr: {told.name} trains nothing; leave it out")
+        for key in ("lr", "filter"):
+            if getattr(told, key) is not None and not methods.method_class(told.name).trains:
+                raise UserError(f"methods.{number}.{key}: {told.name} trains nothing; leave it out")
         for alpha, beta in methods.cells(told):
             method = methods.get(told.name, alpha=alpha, beta=beta, settings=told.settings, loss=config.loss)
             _check_step(method, number, told, config)
@@ -110,7 +111,7 @@ def fine_tuning_said(config: SweepConfig) -> tuple[str, ...]:
                 f"schedule={own['schedule']}), to the end. For it optim.lr, optim.schedule, optim.warmup_epochs, "
                 "stop.rule, stop.max_epochs, stop.max_steps, their like at models, and the filter count for nothing."
             )
-    return tuple(said)
+    return tuple(dict.fromkeys(said))
 
 
 def _check_fine_tuning(method: Method, number: int, told: MethodConfig, config: SweepConfig) -> None:
@@ -120,6 +121,8 @@ def _check_fine_tuning(method: Method, number: int, told: MethodConfig, config: 
     where, what = f"methods.{number}", f"{method.name} computes with weights before and after its fine-tuning"
     if told.lr is not None:
         raise UserError(f"{where}.lr: {method.name} learns by its own setting 'lr'; give it under settings")
+    if told.filter is not None:
+        raise UserError(f"{where}.filter: {method.name} learns all targets to the end; leave it out")
     if told.stop.rule is not None:
         raise UserError(f"{where}.stop.rule: {method.name} always ends after its setting 'epochs'; leave the rule out")
     for model in _models_of(told, config):

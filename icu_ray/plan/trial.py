@@ -113,6 +113,8 @@ def trial_of(
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
     lr, max_epochs = lr or model.lr or config.optim.lr, model.max_epochs or config.stop.max_epochs
     optim, refining = config.optim, config.filter
+    if method.filter is not None:
+        refining = refining.model_copy(update={"rule": method.filter})
     if known.fine_tunes:
         own = built.settings
         lr, max_epochs = float(own["lr"]), int(own["epochs"])

@@ -1,4 +1,4 @@
-"""A method's own learning rates: cells, names, ids, and what is refused.
+"""A method's own learning rates and filter: cells, names, ids, and what is refused.
 
 Needs: nothing.
 """
@@ -35,6 +35,8 @@ def test_an_unwritten_one_is_the_models_or_the_sweeps_and_changes_no_id() -> Non
     [
         ({"name": "task_vector", "lr": 1e-4}, r"methods\.0\.lr: task_vector learns by its own setting"),
         ({"name": "original", "lr": 1e-4}, r"methods\.0\.lr: original trains nothing"),
+        ({"name": "original", "filter": "or"}, r"methods\.0\.filter: original trains nothing"),
+        ({"name": "task_vector", "filter": "or"}, r"methods\.0\.filter: task_vector learns all targets"),
         ({"name": "npo", "step": {"rule": "gru"}, "alpha": [0.5, 1.0]}, r"alpha changes nothing, and there are 2"),
         ({"name": "icu", "lr": [1e-4, 1e-4]}, "one and the same cell"),
     ],
@@ -45,7 +47,15 @@ def test_what_would_count_for_nothing_is_refused(method: dict[str, Any], said: s
 
 
 def test_a_search_chooses_its_own() -> None:
-    search = {"trials": 2, "space": {"lr": {"low": 1e-4, "high": 1e-3}}}
+    search = {"trials": 2, "stop_early": False, "space": {"lr": {"low": 1e-4, "high": 1e-3}}}
     models = [{"name": "a", "standin": {"size": "small"}}]
     with pytest.raises(UserError, match=r"methods\.0\.lr: a search"):
         plan({"methods": [{"name": "icu", "lr": 1e-4}], "models": models, "samples": [0], "search": search})
+
+
+def test_a_methods_own_filter_is_as_if_the_sweep_had_it() -> None:
+    made = plan({"methods": [{"name": "icu"}, {"name": "npo", "filter": "never"}]})
+    assert {t.label: t.settings.filter.rule for t in made.trials} == {"icu": "or", "npo": "never"}
+    apart = plan({"methods": [{"name": "npo"}], "filter": {"rule": "never"}})
+    assert ids(apart) == {trial.trial_id for trial in made.trials if trial.label == "npo"}
+    assert ids(plan({"methods": [{"name": "npo", "filter": "or"}]})) == ids(plan({"methods": [{"name": "npo"}]}))
