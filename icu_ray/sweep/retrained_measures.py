@@ -2,8 +2,8 @@
 
     add_retrained_measures(plan)         # once everything is evaluated
 
-The retrained model is a trial of its own, which may end after the others. So these numbers join a trial's evaluation.json
-when both are there; nothing is measured for them.
+The retrained model is a trial of its own, which may end after the others. So these numbers join a trial's
+evaluation.json when both are there; nothing is measured for them.
 """
 
 from __future__ import annotations

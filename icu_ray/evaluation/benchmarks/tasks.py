@@ -3,9 +3,9 @@
     names = task_names(asked)                      # asked: BenchmarkAsked(section, form, conventions)
     source = benchmark_task(names[0], asked)
 
-A set is one task for all that a teacher-forced forward gives, and a second one (`..._said`) for what the model says. The
-metrics bear OpenUnlearning's names after the benchmark's: tofu/forget_Q_A_Prob. Numbers that need two sets or another
-model (model utility, membership, forget quality, privleak) are made of these tasks' documents: derived.py.
+A set is one task for all that a teacher-forced forward gives, and a second one (`..._said`) for what the model says.
+The metrics bear OpenUnlearning's names after the benchmark's: tofu/forget_Q_A_Prob. Numbers that need two sets or
+another model (model utility, membership, forget quality, privleak) are made of these tasks' documents: derived.py.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def task_names(asked: BenchmarkAsked) -> tuple[str, ...]:
 
 
 def benchmark_task(name: str, asked: BenchmarkAsked, limit: int | None = None) -> TaskSource:
-    """The task of this name, one of `task_names`, of its first `limit` rows. UserError where its rows cannot be read."""
+    """The task of a name of `task_names`, of its first `limit` rows. UserError where its rows cannot be read."""
     said = name.endswith(SAID)
     of = next(each for each in sets_of(asked.section) if name == f"{asked.name}_{each.name}{SAID * said}")
     rows, shots = _rows(asked.section, of)
@@ -146,12 +146,12 @@ def _known_task(
         return [row[of.answer], *right, *(row[of.wrong] if of.wrong else ())]
 
     def ask(tokenizer: PreTrainedTokenizerBase) -> tuple[Request, ...]:
-        places = [
-            (number, first)
+        known = [
+            (number, row, place, answer)
             for number, row in enumerate(rows)
-            for first in [True] + [False] * (len(answers_of(row)) - 1)
+            for place, answer in enumerate(answers_of(row))
         ]
-        pairs = [(row[of.prompt] if of.prompt else "", answer) for row in rows for answer in answers_of(row)]
+        pairs = [(row[of.prompt] if of.prompt else "", answer) for _, row, _, answer in known]
         written = _written(pairs, tokenizer, asked, of, shots)
         return tuple(
             Request(
@@ -159,9 +159,9 @@ def _known_task(
                 target=str(tokenizer.decode(list(row.ids[row.masked :]), skip_special_tokens=True)),
                 tokens=row.ids,
                 given=row.masked,
-                detail=detail and first,
+                detail=detail and place == 0,
             )
-            for (number, first), row in zip(places, written, strict=True)
+            for (number, _, place, _), row in zip(known, written, strict=True)
         )
 
     def score(requests: Sequence[Request], answers: Sequence[Answer]) -> Scores:

@@ -1,8 +1,8 @@
 """Rows whose answer is known: how likely a model finds it, and what the model says instead.
 
-The model's side of the field's benchmarks (evaluation/benchmarks/tasks.py is the task's side). One teacher-forced forward
-a distinct row tells all that probability, truth ratio, memorisation and membership need; what is said greedily is for
-ROUGE.
+The model's side of the field's benchmarks (evaluation/benchmarks/tasks.py is the task's side). One teacher-forced
+forward a distinct row tells all that probability, truth ratio, memorisation and membership need; what is said greedily
+is for ROUGE.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def answer_greedily(
 ) -> list[Answer]:
     """What the model says after each request's tokens, up to an end of text or a stop word.
 
-    NaN as log-likelihood, which is 0 else, where the model's scores are not finite. UserError for a prompt that leaves no
-    place for an answer.
+    NaN as log-likelihood, which is 0 else, where the model's scores are not finite, or a prompt leaves no place for an
+    answer.
     """
     from icu_ray.data.specials import specials_of
     from icu_ray.metrics.rouge import greedy_answers

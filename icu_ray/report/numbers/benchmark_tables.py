@@ -26,8 +26,8 @@ _MORE: Mapping[str, tuple[str, ...]] = {"forget_quality": ("forget_quality_log10
 
 @dataclass(frozen=True)
 class BenchmarkTable:
-    """One model's. columns: names of metrics. rows: each row's name with its values, None where not measured. printed: the
-    same of what `source` prints."""
+    """One model's. columns: names of metrics. rows: each row's name with its values, None where not measured.
+    printed: the same of what `source` prints."""
 
     model: str
     title: str
