@@ -13,13 +13,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from icu_ray.config.data import (
-    QUESTION_ANSWER,
-    BenchmarkData,
-    ExtractionData,
-    RecordsData,
-    SyntheticData,
-)
+from icu_ray.config.data import BenchmarkData, ExtractionData, RecordsData, SyntheticData
 from icu_ray.config.section import Count, Place
 
 SYSTEM = "You are a helpful assistant."
@@ -68,9 +62,9 @@ class TofuData(BenchmarkData):
     """How a question and its answer become one text: by the tokenizer's own chat template, or with `tags`."""
     system: str | None = SYSTEM
     """With chat: the system text. null: none, as Gemma wants it."""
-    tags: tuple[str, str] = QUESTION_ANSWER
-    """With question-answer: what stands before the question, and between it and the answer. OpenUnlearning's for
-    Llama-2-7b-chat are '[INST] ' and ' [/INST]'."""
+    tags: tuple[str, str] | None = None
+    """With question-answer: what stands before the question, and between it and the answer. Default: 'Question: ' and a
+    new line with 'Answer: '. OpenUnlearning's for Llama-2-7b-chat are '[INST] ' and ' [/INST]'."""
     pool_rows: Count | None = None
     """Use only this many rows of the pool (the first, once held-out ones are kept out), for small machines."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
@@ -78,7 +72,7 @@ class TofuData(BenchmarkData):
 
     @model_validator(mode="after")
     def _of_its_template(self) -> TofuData:
-        if self.template == "chat" and self.tags != QUESTION_ANSWER:
+        if self.template == "chat" and self.tags is not None:
             raise ValueError("'tags' is for template question-answer")
         if self.template != "chat" and self.system not in (None, SYSTEM):
             raise ValueError("'system' is for template chat")
@@ -92,7 +86,6 @@ class TofuData(BenchmarkData):
 
     def as_records(self) -> RecordsData:
         """The questions to forget and those to keep."""
-        chat = self.template == "chat"
         return RecordsData(
             source="records",
             forget=self.place(self.split),
@@ -102,8 +95,8 @@ class TofuData(BenchmarkData):
             prompt_column="question",
             completion_column="answer",
             template=self.template,
-            system=self.system if chat else None,
-            tags=None if chat else self.tags,
+            system=self.system if self.template == "chat" else None,
+            tags=self.tags,
         ).standing_for(self)
 
 

@@ -51,8 +51,9 @@ class PromptStyle:
 
     chat: by the tokenizer's own chat template, told `system` and the day `date`; else system + before + question +
     between + answer, with what the tokenizer puts before every text. after: what ends an earlier example; the answer
-    itself does not get it. max_length: tokens of a row with tags before its end of text; a chat is not cut. begin: what
-    the answer is made to begin with when the model is asked to generate; it is in prompt_ids alone.
+    itself does not get it. max_length: tokens of a row with tags before its end of text; a chat is not cut. end:
+    whether an end of text is put behind a row that has none. begin: what the answer is made to begin with when the
+    model is asked to generate; it is in prompt_ids alone.
     """
 
     chat: bool = False
@@ -62,6 +63,7 @@ class PromptStyle:
     between: str = " "
     after: str = "\n\n"
     max_length: int = 512
+    end: bool = True
     begin: str = ""
     conventions: Conventions = "default"
 
@@ -135,7 +137,7 @@ def _chat_rows(
             ended = ids[-1] in special
         else:
             ended = ids[-1] == tokenizer.eos_token_id
-        rows.append(_row(ids, masked, begun, None if ended else tokenizer.eos_token_id))
+        rows.append(_row(ids, masked, begun, tokenizer.eos_token_id if style.end and not ended else None))
     return rows
 
 
@@ -150,15 +152,16 @@ def _tag_rows(
     for question, answer in shots:
         first += style.before + question + style.between + answer + style.after
     heads = [first + style.before + question + style.between for question, _ in pairs]
-    lead, most, end = list(specials_of(tokenizer).lead), style.max_length, tokenizer.eos_token_id
+    lead, most = list(specials_of(tokenizer).lead), style.max_length
     wholes = encode(tokenizer, [head + answer for head, (_, answer) in zip(heads, pairs, strict=True)])
     prompts = encode(tokenizer, heads)
     asked = encode(tokenizer, [head + style.begin for head in heads]) if style.begin else prompts
     rows = []
     for ids, head, begun in zip(wholes, prompts, asked, strict=True):
         ids = [*lead, *ids][:most]
-        ended = bool(ids) and ids[-1] == end
-        rows.append(_row(ids, len([*lead, *head][:most]), [*lead, *begun][:most], None if ended else end))
+        ended = bool(ids) and ids[-1] == tokenizer.eos_token_id
+        end = tokenizer.eos_token_id if style.end and not ended else None
+        rows.append(_row(ids, len([*lead, *head][:most]), [*lead, *begun][:most], end))
     return rows
 
 

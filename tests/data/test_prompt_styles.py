@@ -168,6 +168,8 @@ def test_a_template_that_ends_no_turn_is_given_an_end() -> None:
     made = words_tokenizer(UNENDED)
     (row,) = prompt_rows([("w1", "w2")], made, STYLES["chat_without_system"])
     assert said(made, row.ids) == ["w1", "w2", "<end>"] and row.masked == 1
+    for style in (PromptStyle(chat=True, end=False), PromptStyle(end=False)):
+        assert said(made, prompt_rows([("w1", "w2")], made, style)[0].ids) == ["w1", "w2"]
 
 
 def test_a_prompt_that_is_not_the_beginning_of_the_row_masks_what_both_begin_with() -> None:
