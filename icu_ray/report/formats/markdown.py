@@ -44,13 +44,12 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
     if report.ranked:
         both = zip(report.blocks, report.scores, strict=True)
         parts += ["## Normalised scores", *(_scores(block, s) for block, s in both if s in report.ranked), SCORES_NOTE]
-    for table in report.benchmarks:
-        lines = [
-            [escape(name), *map(escape, map(table.text, values))] for name, values in (*table.rows, *table.printed)
-        ]
-        title = f"## {escape(table.title)} {escape(table.split)}".rstrip()
-        parts += [f"{title}: {escape(table.model)}", pipe_table(["Method", *map(escape, table.columns)], lines)]
-        parts += [BENCHMARKS_NOTE + (f" Printed in {escape(table.source)}." if table.source else "")]
+    for known in report.benchmarks:
+        rows = (*known.rows, *known.printed)
+        lines = [[escape(name), *map(escape, map(known.text, values))] for name, values in rows]
+        title = f"## {escape(known.title)} {escape(known.split)}".rstrip()
+        parts += [f"{title}: {escape(known.model)}", pipe_table(["Method", *map(escape, known.columns)], lines)]
+        parts += [BENCHMARKS_NOTE + (f" Printed in {escape(known.source)}." if known.source else "")]
     if report.best:
         lines = [[escape(each.model), *map(escape, best_cell(each))] for each in report.best]
         head = ["Model", *map(escape, BEST_CELLS_HEAD)]
