@@ -150,6 +150,16 @@ class SweepConfig(Section):
         quick = [name for name in (*self.evaluation.suites, *self.evaluation.tasks) if name.startswith("quick")]
         if quick and not isinstance(self.data, SyntheticData):
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records of data.source=synthetic")
+        benchmark = isinstance(self.data, RecordsData) and self.data.benchmark is not None
+        if "benchmark" in self.evaluation.suites and not benchmark:
+            raise ValueError(
+                "evaluation: suite benchmark asks what the benchmark of `data` asks; expected data.source tofu, muse, "
+                f"wmdp or rwku, found {self.data.source}"
+            )
+        if self.evaluation.conventions != "defined" and "benchmark" not in self.evaluation.suites:
+            raise ValueError(
+                f"evaluation.conventions={self.evaluation.conventions} is for suite benchmark, which is not asked for"
+            )
         if quick and self.data.prompted:
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records, and data.questions has none")
         if (
