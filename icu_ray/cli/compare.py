@@ -53,6 +53,11 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _collected(folder: str) -> Collected:
     from icu_ray.report.collect import collect
 
+    if folder.startswith("mlflow:"):
+        raise UserError(
+            f"{folder}: MLflow has neither a sweep's whole config nor the fingerprints of its data; expected the "
+            "sweep's folder, <storage>/<name>"
+        )
     try:
         return collect([split_sweep(folder)], unstarted=True)
     except OSError as error:
