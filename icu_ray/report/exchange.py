@@ -1,7 +1,7 @@
 """Evaluations of other frameworks into a sweep's folder, and a sweep's trials in their form.
 
-    import_files(["saves/eval/tofu_npo/TOFU_EVAL.json"], "runs", "tofu", model="llama-1b")
-    write_open_unlearning([("runs", "tofu")]).files       # ("npo-llama-1b-s0_EVAL.json", ...)
+import_files(["saves/eval/tofu_npo/TOFU_EVAL.json"], "runs", "tofu", model="llama-1b")
+write_open_unlearning([("runs", "tofu")]).files       # ("npo-llama-1b-s0_EVAL.json", ...)
 """
 
 from __future__ import annotations

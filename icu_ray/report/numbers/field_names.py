@@ -121,9 +121,7 @@ def _prompted(trial: ReportedTrial) -> bool:
     return isinstance(data, Mapping) and any(data.get(key) is not None for key in keys)
 
 
-def _of_rows(
-    samples: Iterable[SampleRecord], read: Callable[[SampleRecord], float | None]
-) -> tuple[float | None, ...]:
+def _of_rows(samples: Iterable[SampleRecord], read: Callable[[SampleRecord], float | None]) -> tuple[float | None, ...]:
     """A value of each row; none at all where a text is several windows, which count as the worst of them does."""
     known = tuple(samples)
     return () if any(sample.windows != 1 for sample in known) else tuple(map(read, known))

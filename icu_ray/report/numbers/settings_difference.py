@@ -1,6 +1,6 @@
 """In which settings, data and versions two sweeps differ, key by key.
 
-    key_differences(settings_of(first), settings_of(second))        # (KeyDifference("optim.lr", 1e-05, 0.0001), ...)
+key_differences(settings_of(first), settings_of(second))        # (KeyDifference("optim.lr", 1e-05, 0.0001), ...)
 """
 
 from __future__ import annotations
