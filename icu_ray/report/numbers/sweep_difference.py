@@ -223,13 +223,13 @@ def _pair(
     cell: _Cell, measure: _Measure, first: Sequence[ReportedTrial], second: Sequence[ReportedTrial]
 ) -> NumberPair | None:
     """None where neither side has measured it."""
-    values = [{t.unit: value for t in side if (value := measure.read(t)) is not None} for side in (first, second)]
-    if not any(values):
+    here, there = _values(measure, first), _values(measure, second)
+    if not here and not there:
         return None
-    over, mine, theirs = _paired(*values, repeated_over(trial.unit for trial in (*first, *second)))
+    over, mine, theirs = _paired(here, there, repeated_over(trial.unit for trial in (*first, *second)))
     test = paired_tests(theirs, mine)
     if not test.n:
-        mine, theirs = (repetitions(((s, v) for (s, _), v in side.items()), over) for side in values)
+        mine, theirs = (repetitions(((s, v) for (s, _), v in side.items()), over) for side in (here, there))
     model, label, alpha, beta, variant = cell
     return NumberPair(
         model,
@@ -252,6 +252,10 @@ def _same(first: float, second: float) -> bool:
 
 _Values: TypeAlias = Mapping[tuple[int, int | None], float]
 """A metric by (forget sample, seed)."""
+
+
+def _values(measure: _Measure, trials: Sequence[ReportedTrial]) -> _Values:
+    return {trial.unit: value for trial in trials if (value := measure.read(trial)) is not None}
 
 
 def _paired(first: _Values, second: _Values, over: Over) -> tuple[Over, list[float], list[float]]:
