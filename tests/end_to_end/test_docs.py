@@ -65,6 +65,7 @@ QUICK_PAGES = [
     "docs/trust.md",
     "docs/paper.md",
     "docs/method.md",
+    "docs/methods.md",
     "docs/architecture.md",
     "docs/faults.md",
     "docs/results.md",
