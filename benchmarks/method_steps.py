@@ -158,7 +158,8 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"rows": rows, "machine": machine()}))
     else:
-        print_table(rows, {"case": "", "ours": ".3f", "other": ".3f", "unit": "", "ratio": ".2f", "rows": "", "needs": ""})
+        columns = {"case": "", "ours": ".3f", "other": ".3f", "unit": "", "ratio": ".2f", "rows": "", "needs": ""}
+        print_table(rows, columns)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 from icu_ray.config.file import resolve_config
 from icu_ray.data.sources import check_data, load_corpus
 from icu_ray.data.synthetic_questions import ALTERNATES, make_questions
+from icu_ray.errors import UserError
 
 CONFIG = {
     "name": "questions",
@@ -60,5 +61,5 @@ def test_records_are_what_they_were() -> None:
 
 
 def test_quick_tasks_ask_about_records() -> None:
-    with pytest.raises(ValueError, match=r"data\.questions has none"):
+    with pytest.raises(UserError, match=r"data\.questions has none"):
         resolve_config({**CONFIG, "evaluation": {"suites": ["quick"]}}, "t")

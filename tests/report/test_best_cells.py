@@ -45,7 +45,7 @@ def chosen(found: Report) -> list[tuple[str, int]]:
 
 def test_each_method_has_its_best_and_the_best_stands_first(tmp_path: Path) -> None:
     found = report(tmp_path, CELLS)
-    # ICU forgets at 1.2 times the perplexity. GradDiff forgets at twice, which is worse than to miss both limits barely.
+    # ICU forgets at 1.2 times the perplexity. GradDiff does at twice, which is worse than barely missing both limits.
     assert chosen(found) == [("icu (0.5, 1)", 2), ("graddiff (4, –)", 2)]
     for each in found.best:
         assert each.model == "125m" and each.objective == pytest.approx(GRID[each.row.name][1])
