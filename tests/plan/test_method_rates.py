@@ -47,5 +47,6 @@ def test_what_would_count_for_nothing_is_refused(method: dict[str, Any], said: s
 def test_a_search_chooses_its_own() -> None:
     search = {"trials": 2, "space": {"lr": {"low": 1e-4, "high": 1e-3}}}
     models = [{"name": "a", "standin": {"size": "small"}}]
+    measured = {"eval": {"heldout": "epochs"}}
     with pytest.raises(UserError, match=r"methods\.0\.lr: a search"):
-        plan({"methods": [{"name": "icu", "lr": 1e-4}], "models": models, "samples": [0], "search": search})
+        plan({"methods": [{"name": "icu", "lr": 1e-4}], "models": models, "samples": [0], "search": search, **measured})
