@@ -341,6 +341,8 @@ SHIPPED = {
     "table4_small": 10,
     "figure3_small": 8,
     "figure4_small": 5,
+    "methods_search": 132,
+    "methods_small": 8,
 }
 
 
