@@ -231,6 +231,11 @@ def _optim_identity(settings: TrialSettings) -> dict[str, Any]:
     optim, usual = settings.optim, OptimConfig()
     later = {name: getattr(optim, name) for name in ("weight_decay", "schedule", "warmup_epochs", "clip")}
     set_ = {name: value for name, value in later.items() if value != getattr(usual, name)}
+    # Trials of before had other results where these are set: biases and norms decayed too, a warm-up began at 1/n.
+    if optim.weight_decay > 0:
+        set_["decay"] = "without biases and norms"
+    if optim.warmup_epochs > 0:
+        set_["warmup"] = "from 0"
     return {"lr": settings.lr, "betas": list(optim.betas), "eps": optim.eps, **set_}
 
 

@@ -7,7 +7,7 @@ Read in this order:
 - epoch.py: one epoch of training, one measurement; batches.py: which rows make which batch on which rank
 - refinement.py: which targets are forgotten, and when to stop (section IV-D); validation.py: what is measured
 - step_rules.py: steps of more than one gradient (`methods.N.step`)
-- schedules.py: the learning rate of each step
+- schedules.py: the learning rate of each step; weight_decay.py: which weights decay
 - best_epoch.py: which epoch's model a trial leaves (`stop.keep`)
 - records.py: what goes in and what comes out, as values; checkpoints.py: a trial's state in a folder
 - engine.py: DeepSpeed, known here alone; partitioned.py: weights that ZeRO stage 3 divides among ranks; offload.py: its

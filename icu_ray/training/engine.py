@@ -34,6 +34,7 @@ from icu_ray.training.checkpoint_files import (
 )
 from icu_ray.training.partitioned import divide_frozen, gathered, leave_whole
 from icu_ray.training.step_rules import PartGradients, rule_of
+from icu_ray.training.weight_decay import decay_groups
 
 if TYPE_CHECKING:
     from icu_ray.methods.base import Batch
@@ -46,8 +47,9 @@ WEIGHTS_FILE = "weights.safetensors"
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """lr, betas, eps, weight_decay (decoupled): Adam's. micro_batch: rows of a forward of a rank; accumulation: its
-    forwards of a step. clip: largest norm of a step's gradient, None: any. step: a rule for it, None: plain descent."""
+    """lr, betas, eps, weight_decay (decoupled; of which weights: weight_decay.py): Adam's. micro_batch: rows of a
+    forward of a rank; accumulation: its forwards of a step. clip: largest norm of a step's gradient, None: any. step: a
+    rule for it, None: plain descent."""
 
     lr: float
     betas: tuple[float, float]
@@ -116,7 +118,7 @@ class Engine:
             _without_compiled_communication()
             self.inner, *_ = deepspeed.initialize(
                 model=module,
-                model_parameters=trained,
+                model_parameters=decay_groups(module, settings.weight_decay),
                 config=deepspeed_config(settings, world_size, device, sum(p.numel() for p in trained)),
                 dist_init_required=False,
             )
