@@ -180,18 +180,15 @@ def trial_of(
     estimate = None
     if known.trains:
         rows = None if data is None else target_rows(config, model, sample, data.samples[sample].targets)
-        paired = built.needs_pairs
         heldout = 0 if data is None else data.heldout
-        pool = None if data is None or not paired else data.samples[sample].pool
+        pool = None if data is None or "pair" not in built.cost.passes else data.samples[sample].pool
         estimate = estimate_of(
             model,
             config,
             rows,
             heldout=heldout,
-            paired=paired,
+            cost=built.cost,
             pool=pool,
-            answered=built.needs_alternates,
-            twice=method.step is not None and method.step.rule == "sam",
             epochs=settings.max_epochs if stop.rule == "epochs" else None,
             lr=lr,
         )

@@ -38,6 +38,7 @@ from icu_ray.training.weight_decay import decay_groups
 
 if TYPE_CHECKING:
     from icu_ray.methods.base import Batch
+    from icu_ray.methods.objective import Objective
 
 _TAG = "state"
 """DeepSpeed's folder in a checkpoint."""
@@ -195,6 +196,16 @@ class Engine:
         # Shares add up over ranks.
         own = self.rule.told if self.rank == 0 else dict.fromkeys(self.rule.told, 0.0)
         return {**parts.values, **own}
+
+    @torch.no_grad()
+    def measure(self, batches: Sequence[Batch], part: Objective) -> dict[str, float]:
+        """This rank's share of each term of a part of the loss, without a step. All ranks call it with as many."""
+        self.inner.eval()
+        parts: dict[str, float] = {}
+        for batch in batches:
+            for name, value in self.inner(batch, part).parts.items():
+                parts[name] = parts.get(name, 0.0) + float(value)
+        return parts
 
     def save(self, folder: Path) -> None:
         """Every rank writes its part of weights and optimizer state; at stage 3 rank 0 the whole weights too."""
