@@ -89,7 +89,7 @@ def invent(loaded: LoadedModel, targets: Examples, settings: AnswersConfig) -> l
 
     model, tokenizer = loaded.model, loaded.tokenizer
     prompts, truths = asking_prompts(targets, tokenizer, settings.instruction), true_answers(targets)
-    thinking = [begins_thinking(tokenizer.decode(prompt[-16:])) for prompt in prompts]
+    thinking = [begins_thinking(str(tokenizer.decode(prompt[-16:]))) for prompt in prompts]
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     refuse_full_positions(targets.ids, prompts, places)
     found: list[dict[int, str]] = [{} for _ in prompts]
