@@ -16,15 +16,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from icu_ray.config import StepConfig
-from icu_ray.plan.memory import BUCKET
 from icu_ray.training.checkpoint_files import (
     frozen_names,
     leave_out_frozen,
@@ -32,6 +29,7 @@ from icu_ray.training.checkpoint_files import (
     load_without_code,
     pickle_stages_by_value,
 )
+from icu_ray.training.engine_settings import EngineSettings, deepspeed_config
 from icu_ray.training.partitioned import divide_frozen, gathered, leave_whole
 from icu_ray.training.step_rules import PartGradients, rule_of
 from icu_ray.training.weight_decay import decay_groups
@@ -44,63 +42,6 @@ _TAG = "state"
 """DeepSpeed's folder in a checkpoint."""
 WEIGHTS_FILE = "weights.safetensors"
 """Beside it at stage 3: the trained weights, whole, for another number of ranks."""
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """lr, betas, eps, weight_decay (decoupled; of which weights: weight_decay.py): Adam's. micro_batch: rows of a
-    forward of a rank; accumulation: its forwards of a step. clip: largest norm of a step's gradient, None: any. step: a
-    rule for it, None: plain descent."""
-
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    micro_batch: int
-    accumulation: int
-    precision: str = "fp32"
-    zero_stage: int = 0
-    offload_optimizer: bool = False
-    weight_decay: float = 0.0
-    clip: float | None = None
-    step: StepConfig | None = None
-
-
-def deepspeed_config(
-    settings: EngineSettings, world_size: int, device: torch.device, parameters: int = BUCKET
-) -> dict[str, Any]:
-    """DeepSpeed's own configuration."""
-    zero: dict[str, Any] = {"stage": settings.zero_stage}
-    if settings.zero_stage:
-        # It is made whole at the start: by DeepSpeed's default 2 GB in fp32 for the smallest of models.
-        zero["reduce_bucket_size"] = min(BUCKET, parameters)
-    if settings.offload_optimizer and device.type == "cuda":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    adam: dict[str, Any] = {
-        "lr": settings.lr,
-        "betas": list(settings.betas),
-        "eps": settings.eps,
-        "weight_decay": settings.weight_decay,
-        "adam_w_mode": settings.weight_decay > 0,  # which is the same without any
-    }
-    if "offload_optimizer" not in zero:
-        # DeepSpeed's kernels are compiled at first use; torch's need no compiler. One pass over weights, gradients
-        # and moments in place of ten: 5 % of a step at 50,257 words on a CPU.
-        adam |= {"torch_adam": True, "fused": True}
-    return {
-        "train_micro_batch_size_per_gpu": settings.micro_batch,
-        "gradient_accumulation_steps": settings.accumulation,
-        "train_batch_size": settings.micro_batch * settings.accumulation * world_size,
-        "optimizer": {
-            "type": "Adam",
-            "params": adam,
-        },
-        "zero_optimization": zero,
-        "bf16": {"enabled": settings.precision == "bf16"},
-        "zero_allow_untested_optimizer": True,
-        "gradient_clipping": settings.clip or 0.0,
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
 
 
 class Engine:

@@ -27,7 +27,8 @@ from icu_ray.models.architecture import check_checkpointing
 from icu_ray.plan.trial_settings import TrialSettings, method_of
 from icu_ray.storage.thresholds import Thresholds
 from icu_ray.training.batches import EpochRows, Indices, epoch_batches, micro_batches
-from icu_ray.training.engine import Engine, EngineSettings, divide_reference
+from icu_ray.training.engine import Engine, divide_reference
+from icu_ray.training.engine_settings import EngineSettings
 from icu_ray.training.records import TrialData
 from icu_ray.training.refinement import SKIPS_IN_A_ROW, Flags, el_decides
 from icu_ray.training.schedules import schedule_of

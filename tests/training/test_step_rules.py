@@ -20,7 +20,8 @@ from icu_ray.config import LossConfig, StepConfig
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import batch_weights
-from icu_ray.training.engine import Engine, EngineSettings
+from icu_ray.training.engine import Engine
+from icu_ray.training.engine_settings import EngineSettings
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport
 from icu_ray.training.step_rules import Gru, PartGradients, Sam, product, rule_of
