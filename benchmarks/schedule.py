@@ -27,6 +27,8 @@ Makespans are given over `bound` = max(all GPU minutes / GPUs, longest trial), w
   from first knows all durations from the end of the first trial on: more than can be learnt from trials
   told       knows all durations from the start
 
+The cluster, and the ways that know no order of icu_ray, are in simulated_cluster.py.
+
 Costs: `plan` is the plan's estimate; `slow` has epochs ten times as long, so that the fixed start of a trial weighs
 little; `small` has 1, 0.67 and 0.5 minutes an epoch for 125M, 1.3B, 2.7B, so that small trials are the long ones.
 """
@@ -34,16 +36,26 @@ little; `small` has 1, 0.67 and 0.5 minutes an epoch for 125M, 1.3B, 2.7B, so th
 from __future__ import annotations
 
 import argparse
-import heapq
 import itertools
 import json
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from simulated_cluster import (
+    NODE_GPUS,
+    Decide,
+    Update,
+    bounds,
+    fifo,
+    first_fit,
+    makespan,
+    on_roomiest,
+    simulate,
+)
 from table import machine
 
 from icu_ray.config.file import load_config
@@ -51,10 +63,9 @@ from icu_ray.config.shipped import find_config
 from icu_ray.plan.estimates import EXPECTED_EPOCHS, GPU_OVERHEAD_MINUTES
 from icu_ray.plan.grid import make_plan
 from icu_ray.plan.learnt_durations import Course, Expected, Learnt, expected_of
-from icu_ray.plan.schedule import Node, Placed, WorkerGroup, by_work, in_order, next_start, place
+from icu_ray.plan.schedule import Node, Placed, WorkerGroup, by_work, in_order, next_start
 from icu_ray.plan.trial import Trial, worker_group_of
 
-NODE_GPUS = 8
 CLUSTERS = (8, 16, 64, 256)
 COSTS: Mapping[str, tuple[float, ...]] = {"plan": (), "slow": (0.196, 0.678, 0.704), "small": (1.0, 0.67, 0.5)}
 TABLE_I = "methods=[{name: icu}, {name: kumpr}, {name: po}, {name: kl}, {name: llmu}]"
@@ -62,9 +73,6 @@ TABLE_I = "methods=[{name: icu}, {name: kumpr}, {name: po}, {name: kl}, {name: l
 WORLDS = ("independent", "alike")
 SHARED = 0.7
 """Of the variance of epochs, by the samples of a cell."""
-
-Decide = Callable[[Sequence[WorkerGroup], Sequence[Placed], Sequence[Node], float], Placed | None]
-Update = Callable[[Sequence[WorkerGroup], Sequence[Placed], float], tuple[list[WorkerGroup], list[Placed]]]
 
 
 def grid(cost: str) -> list[Trial]:
@@ -159,92 +167,6 @@ def ordered(nodes: Sequence[Node], true: Mapping[str, float] | None = None) -> U
     return update
 
 
-def simulate(
-    line: Sequence[WorkerGroup],
-    true: Mapping[str, float],
-    nodes: Sequence[Node],
-    decide: Decide,
-    update: Update | None = None,
-) -> dict[str, tuple[float, float]]:
-    """Start and end of every trial. update: what is known by now of what waits and runs, and its order."""
-    waiting, running, now = list(line), list[Placed](), 0.0
-    ends: list[tuple[float, str]] = []
-    told: dict[str, tuple[float, float]] = {}
-    while waiting or running:
-        if update is not None:
-            waiting, running = update(waiting, running, now)
-        while (placed := decide(waiting, running, nodes, now)) is not None:
-            waiting.remove(placed.group)
-            running.append(placed)
-            told[placed.group.trial] = (now, now + true[placed.group.trial])
-            heapq.heappush(ends, (now + true[placed.group.trial], placed.group.trial))
-        now, over = heapq.heappop(ends)
-        running = [each for each in running if each.group.trial != over]
-    return told
-
-
-def free(nodes: Sequence[Node], running: Sequence[Placed]) -> list[Node]:
-    left = {node.name: node for node in nodes}
-    for placed in running:
-        for name in placed.nodes:
-            left[name] = left[name].without(placed.group, 1)
-    return list(left.values())
-
-
-def _starts(
-    waiting: Sequence[WorkerGroup], running: Sequence[Placed], nodes: Sequence[Node], now: float
-) -> Iterator[Placed | None]:
-    """For each waiting trial in turn: started where it fits, None where it does not."""
-    room, known = free(nodes, running), dict[int, tuple[str, ...] | None]()
-    for group in waiting:
-        if group.workers not in known:
-            known[group.workers] = place(group, room, NODE_GPUS)
-        spot = known[group.workers]
-        yield None if spot is None else Placed(group, spot, now)
-
-
-def fifo(waiting: Sequence[WorkerGroup], running: Sequence[Placed], nodes: Sequence[Node], now: float) -> Placed | None:
-    return next(_starts(waiting, running, nodes, now), None)
-
-
-def first_fit(
-    waiting: Sequence[WorkerGroup], running: Sequence[Placed], nodes: Sequence[Node], now: float
-) -> Placed | None:
-    return next((started for started in _starts(waiting, running, nodes, now) if started is not None), None)
-
-
-def on_roomiest(
-    waiting: Sequence[WorkerGroup], running: Sequence[Placed], nodes: Sequence[Node], now: float
-) -> Placed | None:
-    """The schedule's choice of trial; the place as Ray's PACK finds it: the first worker where most is left."""
-    placed = next_start(waiting, running, nodes, now)
-    if placed is None:
-        return None
-    spot: list[str] = []
-    for node in sorted(free(nodes, running), key=lambda node: -node.gpus):
-        spot += [node.name] * min(node.holds(placed.group), placed.group.workers - len(spot))
-    return replace(placed, nodes=tuple(spot))
-
-
-def bounds(groups: Sequence[WorkerGroup], true: Mapping[str, float], nodes: int) -> tuple[float, float]:
-    """(bound, packed): what no schedule can beat, without and with nodes.
-
-    packed counts a trial by dual feasible functions of its share x of a node (Fekete and Schepers 2001, u^(k)): x
-    itself where (k + 1) x is whole, else floor((k + 1) x) / k; together on one node these never exceed 1.
-    """
-    longest = max(true.values())
-    work = sum(true[group.trial] * group.workers for group in groups) / (nodes * NODE_GPUS)
-    packed = max(
-        sum(true[group.trial] * _share(group.workers, k) for group in groups) / nodes for k in range(1, NODE_GPUS)
-    )
-    return max(work, longest), max(work, longest, packed)
-
-
-def _share(workers: int, k: int) -> float:
-    whole, rest = divmod((k + 1) * workers, NODE_GPUS)
-    return workers / NODE_GPUS if rest == 0 else whole / k
-
-
 def measure(cost: str, world: str, gpus: int, seeds: int) -> list[dict[str, Any]]:
     """Makespans of one cost model, world and cluster, by policy."""
     trials = grid(cost)
@@ -293,10 +215,6 @@ def measure(cost: str, world: str, gpus: int, seeds: int) -> list[dict[str, Any]
             }
         )
     return rows
-
-
-def makespan(told: Mapping[str, tuple[float, float]]) -> float:
-    return max(end for _, end in told.values())
 
 
 def starving(gpus: int) -> dict[str, Any]:

@@ -36,7 +36,8 @@ from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import Reference, build_reference
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.batches import epoch_batches
-from icu_ray.training.engine import Engine, EngineSettings, distributed, set_device_environment
+from icu_ray.training.engine import Engine, distributed, set_device_environment
+from icu_ray.training.engine_settings import EngineSettings
 from icu_ray.training.epoch import EpochTrainer
 from icu_ray.training.records import TrialData
 

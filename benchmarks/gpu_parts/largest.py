@@ -30,7 +30,8 @@ from icu_ray.models.reference import build_reference
 from icu_ray.plan.known_models import known_config
 from icu_ray.plan.memory import USABLE, Memory, Use, memory_of
 from icu_ray.plan.model_shapes import ModelShape, shape_of
-from icu_ray.training.engine import Engine, EngineSettings, distributed, set_device_environment
+from icu_ray.training.engine import Engine, distributed, set_device_environment
+from icu_ray.training.engine_settings import EngineSettings
 
 SOURCES = (
     "EleutherAI/gpt-neo-125m",

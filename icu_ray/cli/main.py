@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from icu_ray.cli import (
+    compare,
     completion,
     data,
     doctor,
@@ -22,6 +23,7 @@ from icu_ray.cli import (
     explain,
     export,
     human,
+    importing,
     init,
     judge,
     listing,
@@ -41,8 +43,8 @@ from icu_ray.console.verbosity import chosen, verbosity
 from icu_ray.version import __version__
 
 COMMANDS = (
-    *(sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, export, sync, data, doctor),
-    *(init, listing, explain),
+    *(sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, compare, export, importing),
+    *(sync, data, doctor, init, listing, explain),
 )
 
 

@@ -50,9 +50,10 @@ class ModelTrainingConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """After the warm-up the learning rate stays, or falls to 0 at the end of the last of `epochs`."""
     warmup: Fraction = 0.1
-    """Share of the steps of all `epochs` in which the learning rate rises evenly from 0."""
+    """Share of the steps of all `epochs` in which the learning rate rises evenly: of n steps the first has 1/n of it,
+    the last all."""
     weight_decay: Weight = 0.0
-    """AdamW's decoupled weight decay; 0 is Adam."""
+    """AdamW's decoupled weight decay, of all weights but biases and norms, as in transformers; 0 is Adam."""
     batch_size: Count = 16
     """Rows of one step, over all workers."""
     micro_batch: Count | None = None

@@ -173,12 +173,15 @@ class OptimConfig(Section):
     eps: Positive = 1e-8
     """Added to Adam's denominator."""
     weight_decay: Weight = 0.0
-    """AdamW's decoupled weight decay, of all weights that are trained; 0 is Adam."""
+    """AdamW's decoupled weight decay, of all weights that are trained but biases and norms, as in transformers; 0 is
+    Adam."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up the learning rate stays, or falls to 0 at the end of the last of `stop.max_epochs` epochs (or
     of `stop.max_steps` steps)."""
     warmup_epochs: Weight = 0.0
-    """Epochs in which the learning rate rises evenly from 0; a part of one is rounded down to whole steps."""
+    """Epochs in which the learning rate rises evenly, as in transformers: of n steps the first has none of it (only
+    Adam's moments change), each next one 1/n more, and the step after them all. A part of an epoch is rounded down to
+    whole steps."""
     clip: Positive | None = None
     """Largest norm of a step's gradient over all trained weights, to which a larger one is scaled down; default: as it
     is."""

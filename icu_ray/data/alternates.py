@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _NEXT_QUESTION = re.compile(r"(?<!\w)(?:Question|Q):")
+_THINK, _THOUGHT = "<think>", "</think>"
+"""Around the reasoning of models that write it before their answer."""
 
 
 def asking_prompts(targets: Examples, tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[list[int]]:
@@ -58,9 +60,21 @@ def true_answers(targets: Examples) -> list[str]:
     return [text[end:] for text, end in zip(targets.texts, targets.boundaries, strict=True)]
 
 
-def cut_alternate(said: str) -> str:
-    """What stands before the next question that a model asks itself, without blanks around it."""
-    return _NEXT_QUESTION.split(said, maxsplit=1)[0].strip()
+def begins_thinking(prompt: str) -> bool:
+    """Whether a prompt ends where reasoning begins: some chat templates begin it for their model."""
+    return prompt.rstrip().endswith(_THINK)
+
+
+def cut_alternate(said: str, thinking: bool = False) -> str:
+    """What stands before the next question that a model asks itself, without blanks around it.
+
+    Reasoning before it (<think>...</think>) is left out; of reasoning that does not end nothing is left. thinking:
+    whether the prompt has begun it.
+    """
+    if thinking and _THOUGHT not in said:
+        return ""
+    answer = said.rpartition(_THOUGHT)[2]
+    return "" if _THINK in answer else _NEXT_QUESTION.split(answer, maxsplit=1)[0].strip()
 
 
 def is_alternate(said: str, truth: str) -> bool:

@@ -3,10 +3,10 @@
     method = methods.get("icu", alpha=0.5, beta=1.0); terms = method.loss(model, batch)
 
 Read `icu.py` beside the paper, then any other method: `objective.py` has the terms they add up. `base.py` is what a
-method is, `forget_retain.py` what the field's have in common, `batch.py` what one is given. `losses.py` computes an
-objective, `vocabulary_loss.py` the part with the logits by the terms of `vocabulary_terms.py`; `weights.py` says which
-tokens count; `learn.py` is plain fine-tuning, for models that are to know the texts;
-`module.py` makes one module of model and method for an engine.
+method is, `forget_retain.py` what the field's have in common, `batch.py` what one is given, `cost.py` what a step
+takes, for plans. `losses.py` computes an objective, `vocabulary_loss.py` the part with the logits by the terms of
+`vocabulary_terms.py`; `weights.py` says which tokens count; `learn.py` is plain fine-tuning, for models that are to
+know the texts; `module.py` makes one module of model and method for an engine.
 Methods must not know Ray, DeepSpeed or files.
 
 A package adds a method by an entry point, without touching icu_ray:

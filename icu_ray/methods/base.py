@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from icu_ray.config import LossConfig, StepConfig
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.methods.batch import Batch, LossTerms
+from icu_ray.methods.cost import Cost, cost_of
 from icu_ray.methods.objective import Objective, nll
 from icu_ray.methods.weights import TokenRule
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # One import for whoever writes a method.
-__all__ = ["Batch", "LossTerms", "Method", "Setting", "TokenRule"]
+__all__ = ["Batch", "Cost", "LossTerms", "Method", "Setting", "TokenRule"]
 Setting = float | int | str | bool
 
 
@@ -55,7 +56,7 @@ class Method(ABC):
     uses_beta: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     """False for the model as it is, which is measured and nothing else."""
-    follows_steps: ClassVar[bool] = False
+    follows_steps: bool = False
     """True where it is told what each step measured over its whole global batch (`after_step`): one more collective."""
     fine_tunes: ClassVar[bool] = False
     """True where it learns its targets by its own settings `epochs`, `lr` and `schedule`, all of them to the end, and
@@ -129,6 +130,16 @@ class Method(ABC):
         return cls.uses_alpha
 
     @property
+    def cost(self) -> Cost:
+        """What its steps take, which plans reckon with. Whoever overrides `loss()` adds what else that needs:
+
+        `dataclasses.replace(super().cost, rescored=frozenset({"target"}))` where rows have losses of their own.
+        """
+        if self.step is None:
+            return cost_of(self.objective(), after_epoch=self.measured_after_epoch())
+        return cost_of(self.objective(), self.step, self.split(), self.measured_after_epoch())
+
+    @property
     def target_rule(self) -> TokenRule:
         """Which tokens of targets count, and how they are averaged."""
         return TokenRule()
@@ -188,6 +199,16 @@ class Method(ABC):
 
     def after_step(self, parts: Mapping[str, float], epoch: int) -> None:  # noqa: B027 - most carry nothing
         """Told the parts of each step's loss over the global batch, alike on all workers, where `follows_steps`."""
+
+    def measured_after_epoch(self, epoch: int | None = None) -> Objective | None:
+        """What is measured, without a step, on the coming epoch's batches once this one is over (`after_epoch`).
+
+        epoch: the one that is over; None: what it may be after any. None is returned for nothing.
+        """
+        return None
+
+    def after_epoch(self, parts: Mapping[str, float], epoch: int) -> None:  # noqa: B027
+        """Told the means of these parts over the batches of which some target is active, alike on all workers."""
 
     def state(self) -> dict[str, float]:
         """What it carries from step to step, for checkpoints."""

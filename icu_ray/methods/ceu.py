@@ -1,4 +1,4 @@
-"""CE-U (Yang et al., "CE-U: cross entropy unlearning"): what the model says, less the true token, is the goal.
+"""CE-U (Yang, "CE-U: cross entropy unlearning"): what the model says, less the true token, is the goal.
 
     L = 1/N sum_t - sum_v q_t(v) log p_t(v)          q_t: p_t without the true token, and without a gradient
 

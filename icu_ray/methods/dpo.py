@@ -9,9 +9,10 @@ none.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from icu_ray.methods.base import Batch, LossTerms, Method, Setting
+from icu_ray.methods.base import Batch, Cost, LossTerms, Method, Setting
 from icu_ray.methods.objective import Objective, nll
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class Dpo(Method):
     def objective(self) -> Objective:
         """The linear loss that points the same way: what tells which rows are needed."""
         return nll("pair") - nll("target")
+
+    @property
+    def cost(self) -> Cost:
+        """Both rows have losses of their own."""
+        return replace(super().cost, rescored=frozenset({"pair", "target"}), matrices=2)
 
     @property
     def needs_reference_nll(self) -> bool:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 def evaluate(objective: Objective, model: PreTrainedModel, batch: Batch, options: LossConfig) -> LossTerms:
     """Total and parts of an objective; `options` gives the divergence's form, the chunk, joint or not."""
-    rows = {side: _active_rows(objective, batch, side) for side in objective.sides if _is_read(objective, side)}
+    rows = {side: _active_rows(objective, batch, side) for side in objective.read}
     hidden, layers = _forward(model, batch, rows, joint=options.joint_forward, layers=objective.layers)
     weight, bias = output_head(model)
     segments, chosen, named = [], [], []
@@ -166,12 +166,6 @@ def _weights(batch: Batch, term: Term) -> Tensor:
         return _present(batch.kl_weights, "kl_weights")
     weights = _token_weights(batch, term.labels)
     return weights if term.at == "own" else _next(weights)
-
-
-def _is_read(objective: Objective, side: Side) -> bool:
-    """Whether the model reads these rows; of some, the labels alone are used."""
-    terms = (term for _, term in objective.terms)
-    return any(term.inputs == side or (term.value is not None and side in term.sides) for term in terms)
 
 
 def _active_rows(objective: Objective, batch: Batch, side: Side) -> Tensor:

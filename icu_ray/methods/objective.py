@@ -110,6 +110,19 @@ class Objective:
         return tuple(side for side in SIDES if side in used)
 
     @property
+    def read(self) -> tuple[Side, ...]:
+        """The sides whose rows the model reads, in the order of SIDES; of others the labels alone are used."""
+        values = (side for _, term in self.terms if term.value is not None for side in term.sides)
+        used = {*(term.inputs for _, term in self.terms), *values}
+        return tuple(side for side in SIDES if side in used)
+
+    @property
+    def rescored(self) -> frozenset[Side]:
+        """The sides whose rows have a loss of the whole row, so that their tokens are scored twice."""
+        values = (term.value for _, term in self.terms if term.value is not None)
+        return frozenset(side for value in values for _, _, side in value.parts)
+
+    @property
     def needs_pairs(self) -> bool:
         """Whether any term reads or scores the paired rows."""
         return "pair" in self.sides

@@ -31,6 +31,9 @@ def model_fingerprint(model: ModelConfig, chats: bool = False) -> dict[str, Any]
     if model.train is None:
         return base
     how = model.train.model_dump(mode="json", exclude={"micro_batch", "data"})
+    if model.train.weight_decay > 0:
+        # Of before, where biases and norms decayed too, are other models.
+        how["decay"] = "without biases and norms"
     if model.train.data is not None:
         how["data"] = [digest.hex() for _, digest in content_hashes([Path(model.train.data)])]
     return {**base, "train": how}

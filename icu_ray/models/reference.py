@@ -17,7 +17,7 @@ model. Of a model with an adapter the original is the model with the adapter off
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -26,13 +26,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from icu_ray.console.progress import told
 from icu_ray.data.examples import TokenRows
 from icu_ray.models.adapters import adapters_off, has_adapter
 from icu_ray.models.hidden import check_seam, hidden_states, output_head
 from icu_ray.models.reference_batch import HEAD, OF_ROWS, ReferenceBatch
+from icu_ray.models.reference_reading import distributions_of, inputs_of, kept_states, token_nll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -239,100 +238,35 @@ def build_reference(
         with torch.no_grad(), adapters_off(model):
             kept = Reference(
                 cache,
-                target_nll=None if targets is None else _token_nll(model, targets, batch_size),
-                pair_nll=None if targets is None or pairs is None else _token_nll(model, pairs, batch_size),
-                answer_nll={kind: _token_nll(model, rows, batch_size) for kind, rows in (answers or {}).items()},
+                target_nll=None if targets is None else token_nll(model, targets, batch_size),
+                pair_nll=None if targets is None or pairs is None else token_nll(model, pairs, batch_size),
+                answer_nll={kind: token_nll(model, rows, batch_size) for kind, rows in (answers or {}).items()},
             )
             if cache == "none":
                 if layers and pairs is not None:
-                    kept = replace(kept, layers=_kept_states(model, pairs, batch_size, layers)[1])
+                    kept = replace(kept, layers=kept_states(model, pairs, batch_size, layers)[1])
                 return kept
             if pairs is None and (distributions or layers) and compared is None:
                 raise ValueError(f"cache={cache!r} keeps the original model's view of pairs, but there are none")
             read = pairs if distributions or layers else None
             if cache == "recompute":
                 inputs = {"pair": read, "target": compared}
-                told = {side: _inputs(rows) for side, rows in inputs.items() if rows is not None}
+                told = {side: inputs_of(rows) for side, rows in inputs.items() if rows is not None}
                 parts = {f"{side}_{p}": t for side, ts in told.items() for p, t in zip(_PARTS, ts, strict=True)}
                 return replace(kept, live_layers=tuple(layers), model=_frozen(model), **parts)  # type: ignore[arg-type]
-            hidden, states = (None, {}) if read is None else _kept_states(model, read, batch_size, layers)
+            hidden, states = (None, {}) if read is None else kept_states(model, read, batch_size, layers)
             sides = {"": hidden if distributions else None}
-            sides["target_"] = None if compared is None else _kept_states(model, compared, batch_size)[0]
+            sides["target_"] = None if compared is None else kept_states(model, compared, batch_size)[0]
             if cache == "probs":
-                dense = {f"{side}probs": _probs(model, rows) for side, rows in sides.items() if rows is not None}
+                dense = {
+                    f"{side}probs": distributions_of(model, rows) for side, rows in sides.items() if rows is not None
+                }
                 return replace(kept, layers=states, **dense)  # type: ignore[arg-type]
     finally:
         model.train(training)
     frozen = weight.detach().cpu().clone(), None if bias is None else bias.detach().cpu().clone()
     found = {f"{side}hidden": rows for side, rows in sides.items()}
     return replace(kept, layers=states, weight=frozen[0], bias=frozen[1], **found)  # type: ignore[arg-type]
-
-
-def _kept_states(
-    model: PreTrainedModel, rows: TokenRows, batch_size: int, layers: Sequence[int] = ()
-) -> tuple[Tensor, dict[int, Tensor]]:
-    """(N, L, H) last hidden states of all rows, and those of layers, on the CPU."""
-    batches = [
-        (last.cpu(), {n: s.cpu() for n, s in own.items()}) for last, own in _batches(model, rows, batch_size, layers)
-    ]
-    return torch.cat([last for last, _ in batches]), {n: torch.cat([own[n] for _, own in batches]) for n in layers}
-
-
-def _probs(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """(N, L, V) float32 of (N, L, H), on the CPU."""
-    weight, bias = output_head(model)
-    rows = (functional.linear(row.to(weight.device), weight, bias) for row in hidden)
-    return torch.stack([torch.softmax(row.float(), -1).cpu() for row in rows])
-
-
-def _hidden_batches(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Iterator[Tensor]:
-    """(b, L, H) last hidden states of successive rows, on the model's device."""
-    return (last for last, _ in _batches(model, rows, batch_size))
-
-
-def _batches(
-    model: PreTrainedModel, rows: TokenRows, batch_size: int, layers: Sequence[int] = ()
-) -> Iterator[tuple[Tensor, dict[int, Tensor]]]:
-    """(b, L, H) last hidden states of successive rows and those of layers, on the model's device.
-
-    Whole rows are read, pads too: some are scored (loss.kl_positions=padded, tokens.alignment=reference), and a batch
-    as wide as its longest row would round differently beside other rows.
-    """
-    ids, mask, positions = _inputs(rows)
-    device = output_head(model)[0].device
-    for low in range(0, len(ids), batch_size):
-        told("reference", low / len(ids))
-        part = slice(low, low + batch_size)
-        yield hidden_states(
-            model,
-            ids[part].to(device),
-            mask[part].to(device),
-            None if positions is None else positions[part].to(device),
-            layers,
-        )
-
-
-def _token_nll(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Tensor:
-    """(N, L) float32; a row at a time over the vocabulary."""
-    weight, bias = output_head(model)
-    labels = torch.from_numpy(rows.labels)
-    result = torch.zeros(labels.shape, dtype=torch.float32)
-    states = (row for batch in _hidden_batches(model, rows, batch_size) for row in batch)
-    for index, row in enumerate(states):
-        scores = functional.linear(row[:-1], weight, bias).float()
-        wanted = labels[index, 1:].to(scores.device)
-        result[index, 1:] = functional.cross_entropy(scores, wanted, reduction="none").cpu()
-    return result
-
-
-def _inputs(rows: TokenRows) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Ids, mask and positions, each (N, L) int64."""
-    positions = rows.position_ids
-    return (
-        torch.from_numpy(rows.input_ids.copy()),
-        torch.from_numpy(rows.mask.astype(np.int64)),
-        None if positions is None else torch.from_numpy(positions),
-    )
 
 
 def _frozen(model: PreTrainedModel) -> PreTrainedModel:

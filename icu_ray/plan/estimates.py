@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 from icu_ray.config import FilterConfig, ModelConfig, SweepConfig
 from icu_ray.data.encoder import BUNDLED
+from icu_ray.methods.cost import Cost
 from icu_ray.models.folders import whole_model_here
 from icu_ray.models.hub import looks_local
 from icu_ray.plan.machine_speed import core_flops, gpu_flops
+from icu_ray.plan.models_here import shape_here
 from icu_ray.plan.past_trials import Work, past_of
 
 EXPECTED_EPOCHS = 12
@@ -30,6 +32,8 @@ SAVED_BYTES, SAVED_A_SECOND = 16, 0.35e9
 """A checkpoint's bytes for each parameter, and how fast one is written if that is what took the seconds that stand in
 no counter of the one run on a GPU (benchmarks/README.md)."""
 STANDIN_PARAMETERS: Mapping[str, float] = {"small": 0.5e6, "medium": 1.2e6, "large": 3.5e6}
+PAIRED = Cost({"target": 1, "pair": 1})
+"""What a step of most methods takes."""
 _PROBE = 2 * 5
 _BUNDLED_LAYER, _BASE_LAYER, _LARGE_LAYER = 1.8e6, 7.1e6, 12.6e6
 """Parameters of one layer of the bundled encoder, of a BERT base and of a BERT large."""
@@ -54,32 +58,18 @@ def estimate_of(
     rows: int | None,
     *,
     heldout: int = 0,
-    paired: bool = True,
+    cost: Cost = PAIRED,
     pool: int | None = None,
-    answered: bool = False,
-    twice: bool = False,
     epochs: int | None = None,
     lr: float | None = None,
 ) -> Estimate:
-    """Of a trial that trains. rows: of its targets, one a window of a long text. paired: whether targets have pairs;
-    answered: whether they have second answers; twice: whether a step takes both twice. epochs: how many it takes, None:
-    as many as trials of the kind usually do. lr: None: the model's or the sweep's.
+    """Of a trial that trains. rows: of its targets, one a window of a long text. cost: what its method's steps take.
+    epochs: how many it takes, None: as many as trials of the kind usually do. lr: None: the model's or the sweep's.
 
     pool: its rows, over which an epoch runs with train.anchor=retain.
     """
     lr = lr or model.lr or config.optim.lr
-    work = work_of(
-        model,
-        config,
-        rows,
-        lr,
-        heldout=heldout,
-        paired=paired,
-        pool=pool,
-        answered=answered,
-        twice=twice,
-        epochs=epochs,
-    )
+    work = work_of(model, config, rows, lr, heldout=heldout, cost=cost, pool=pool, epochs=epochs)
     most = epochs or model.max_epochs or config.stop.max_epochs
     if model.minutes_per_epoch is not None:
         return Estimate(work.epochs * model.minutes_per_epoch + work.start / 60, work)
@@ -106,10 +96,8 @@ def work_of(
     lr: float,
     *,
     heldout: int,
-    paired: bool,
+    cost: Cost,
     pool: int | None = None,
-    answered: bool = False,
-    twice: bool = False,
     epochs: int | None = None,
 ) -> Work:
     """What a trial does, by device: a core or a GPU of each worker does its share.
@@ -118,13 +106,13 @@ def work_of(
     token, about five times their tokens by the exact fast algorithm at MA 0.6), as the end probes the held-out texts.
     BERTScore's encoder reads what the model said (2 a parameter and token): on stand-ins that is as much as the rest.
     """
+    paired = "pair" in cost.passes
     expected = EXPECTED_EPOCHS if lr < LARGE_STEP else LARGE_STEP_EPOCHS if paired else ALONE_EPOCHS
     texts, parameters = rows or 128, parameters_of(model)
     tokens = texts * config.columns.length
     places = pool if pool is not None and config.train.anchor == "retain" else texts
     said = texts * (config.columns.length - config.columns.suffix_start)
     devices = model.workers * (model.gpus or model.cpus_per_worker)
-    passes = (1 + answered) * (1 + twice) + paired
     return Work(
         device="gpu" if model.gpus else "cpu",
         parameters=parameters,
@@ -134,11 +122,21 @@ def work_of(
         shared=0 < model.gpus < 1,
         start=60 * (GPU_OVERHEAD_MINUTES if model.gpus else TRIAL_OVERHEAD_MINUTES),
         epochs=epochs or min(expected, model.max_epochs or config.stop.max_epochs),
-        train=parameters * places * config.columns.length * 6 * passes / devices,
+        train=_of_a_place(cost, model, config, parameters) * places * config.columns.length / devices,
         measure=(parameters * tokens * _PROBE + _encoder(config.filter) * said * 2) / devices,
         save=parameters * SAVED_BYTES / model.workers,
         end=parameters * heldout * config.columns.length * _PROBE / devices,
     )
+
+
+def _of_a_place(cost: Cost, model: ModelConfig, config: SweepConfig, parameters: float) -> float:
+    """Operations of an epoch's training for each token of a target, with those beside it: 6 a parameter for each pass,
+    2 for a forward alone, and 2 for each score that is computed once more, where the output matrix is known here."""
+    alone = len(cost.after_epoch) + (len(cost.live) if config.kl.cache == "recompute" else 0)
+    operations = parameters * (6 * sum(cost.passes.values()) + 2 * alone)
+    if cost.rescored and (shape := shape_here(model, config)) is not None:
+        operations += 2 * shape.head * sum(cost.passes[side] for side in cost.rescored)
+    return operations
 
 
 def _encoder(settings: FilterConfig) -> float:

@@ -33,14 +33,15 @@ _SCORES = 12
 class Use:
     """How a model is trained and measured.
 
-    batch: targets of a step; micro_batch: of one forward of one worker; paired: each has a pair beside it; answered: a
-    second answer. length: tokens of a row, the last `suffix` of which the model is asked for. trainable: parameters
-    that are trained, None: all. cache: what is kept of the original model. beside: distributions that a token's loss
-    needs beside the model's; None: one where anything is kept of the original. chunk: tokens whose scores exist at one
-    time. rows: targets that one worker measures, `chunk_measured` at a time; prompts: asked at one time for what the
-    model says, of `prompt` tokens, with `beams` beams. kept: float32 copies of what is trained that a step rule
-    holds. began: whether the weights before training are kept, and those that are trained are put aside where the model
-    is measured. train: False where nothing is trained.
+    batch: targets of a step; micro_batch: of one forward of one worker; sides: rows that are read for each of them
+    (itself, its pair, a second answer). length: tokens of a row, the last `suffix` of which the model is asked for.
+    trainable: parameters that are trained, None: all. cache: what is kept of the original model. beside: distributions
+    that a token's loss needs beside the model's; None: one where anything is kept of the original. matrices: gradients
+    of the output matrix that are there at one time. chunk: tokens whose scores exist at one time. rows: targets that
+    one worker measures, `chunk_measured` at a time; prompts: asked at one time for what the model says, of `prompt`
+    tokens, with `beams` beams. kept: float32 copies of what is trained that a step rule holds. began: whether the
+    weights before training are kept, and those that are trained are put aside where the model is measured. train: False
+    where nothing is trained.
     """
 
     workers: int = 1
@@ -50,14 +51,14 @@ class Use:
     micro_batch: int = 1
     length: int = 200
     suffix: int = 50
-    paired: bool = True
-    answered: bool = False
+    sides: int = 2
     checkpointing: bool = False
     trainable: int | None = None
     offload: bool = False
     gpu: bool = True
     cache: Literal["hidden", "probs", "recompute", "none"] = "hidden"
     beside: int | None = None
+    matrices: int = 1
     chunk: int = 256
     rows: int = 128
     chunk_measured: int = 64
@@ -263,7 +264,7 @@ def activations_of(shape: ModelShape, use: Use) -> float:
 
 def _tokens(use: Use) -> int:
     """Of one micro batch."""
-    return use.micro_batch * (1 + use.paired + use.answered) * use.length
+    return use.micro_batch * use.sides * use.length
 
 
 def _vocabulary(shape: ModelShape, use: Use, size: int, whole: bool) -> float:
@@ -271,7 +272,8 @@ def _vocabulary(shape: ModelShape, use: Use, size: int, whole: bool) -> float:
     matrix's gradient if it is trained."""
     tokens = min(use.chunk, use.micro_batch * use.length)
     blocks = 2 + (use.cache != "none" if use.beside is None else use.beside)
-    gradient = shape.head * (4 if size == 4 else 6) if whole else 0
+    # In float32 while it is made, then in the precision of the weights.
+    gradient = shape.head * (4 + (2 if size == 2 else 0) + size * (use.matrices - 1)) if whole else 0
     return blocks * tokens * shape.vocabulary * 4 + 2 * size * _tokens(use) * shape.hidden + gradient
 
 

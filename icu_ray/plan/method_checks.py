@@ -10,7 +10,7 @@ from icu_ray.config import MethodConfig, ModelConfig, SweepConfig
 from icu_ray.data.corpus import DataCheck
 from icu_ray.errors import UserError
 from icu_ray.methods.base import Method
-from icu_ray.plan.model_memory import layers_of
+from icu_ray.plan.models_here import layers_of
 
 
 def check_methods_fit(config: SweepConfig) -> None:

@@ -8,27 +8,20 @@ Nothing is downloaded for it.
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
-from icu_ray.config import ModelConfig, StepConfig, SweepConfig
-from icu_ray.models.folders import whole_model_here
+from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.methods.cost import Cost
 from icu_ray.plan.grid import Plan, coming_trial
-from icu_ray.plan.known_models import known_config
 from icu_ray.plan.memory import USABLE, Memory, Use, fitting, memory_of
 from icu_ray.plan.model_shapes import ModelShape, adapter_parameters, shape_of
+from icu_ray.plan.models_here import config_here
 from icu_ray.plan.trial import Trial
 from icu_ray.plan.trial_settings import method_of
 
 _ROWS = 128
 """Targets where their number is not known yet."""
-STANDINS: Mapping[str, tuple[int, int, int]] = {"small": (128, 2, 4), "medium": (160, 4, 5), "large": (256, 6, 8)}
-"""Width, layers and heads of stand-ins, as training/standin_models.py makes them."""
-STANDIN_POSITIONS = 512
-"""Which they have at least."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ def memories(plan: Plan) -> tuple[ModelMemory, ...]:
 
 def _of(model: ModelConfig, trials: list[Trial], plan: Plan) -> ModelMemory:
     gpu, config = bool(model.gpus), plan.config
-    described = _described(model, config)
+    described = config_here(model, config)
     shape = None if described is None else shape_of(described)
     if shape is None:
         kind = None if described is None else described.get("model_type")
@@ -92,39 +85,38 @@ def use_of(trial: Trial, config: SweepConfig, rows: int, shape: ModelShape) -> U
     """How a trial uses its model, of this shape. rows: targets of its sample."""
     model, settings, columns = trial.model, trial.settings, config.columns
     method = method_of(settings)
-    # The original of a model with an adapter is the same model without it.
-    live_and_free = model.lora is not None and config.kl.cache == "recompute"
+    cost = method.cost
     asked = columns.suffix_start - (columns.prefix_start if config.filter.prompt == "prefix" else 0)
     return replace(
         _use(model, config, rows, settings.batch_size, settings.micro_batch),
-        paired=method.needs_pairs,
-        answered=method.needs_alternates,
-        beside=method.objective().beside,
+        sides=max(len(cost.passes), 1),
+        beside=cost.beside,
+        matrices=cost.matrices,
         trainable=None if model.lora is None else adapter_parameters(shape, model.lora.rank),
-        cache="none"
-        if not (method.needs_reference or method.needs_target_reference) or live_and_free
-        else config.kl.cache,
+        cache=_cache(cost, model, config),
         prompt=asked,
         prompts=config.filter.batch_size,
         beams=config.filter.beams,
-        kept=_copies(settings.step),
+        kept=cost.copies,
         began=method.fine_tunes,
         train=settings.max_epochs > 0,
     )
 
 
-def _copies(step: StepConfig | None) -> int:
-    """Of what is trained, in float32, at most at one time: gradients of parts, weights to go back to, an average."""
-    if step is None:
-        return 0
-    return 4 if step.rule == "sam" else 3 + (step.settings["average"] < 1)
+def _cache(cost: Cost, model: ModelConfig, config: SweepConfig) -> Literal["hidden", "probs", "recompute", "none"]:
+    """What a trial keeps of the original model on its device, beside hidden states of a layer."""
+    live = config.kl.cache == "recompute"
+    if not (cost.live if live else cost.original):
+        return "none"
+    # The original of a model with an adapter is the same model without it.
+    return "none" if live and model.lora is not None else config.kl.cache
 
 
 def finetuning_use(model: ModelConfig, config: SweepConfig, rows: int) -> Use:
     """How `train` uses a model, and its gold standard: all weights are trained, without pairs and original."""
     assert model.train is not None
     whole = _use(model, config, rows, model.train.batch_size, model.train.micro_batch)
-    return replace(whole, paired=False, cache="none")
+    return replace(whole, sides=1, cache="none")
 
 
 def _use(model: ModelConfig, config: SweepConfig, rows: int, batch: int, micro_batch: int | None) -> Use:
@@ -145,31 +137,3 @@ def _use(model: ModelConfig, config: SweepConfig, rows: int, batch: int, micro_b
         rows=-(-rows // model.workers),
         chunk_measured=config.eval.chunk,
     )
-
-
-def layers_of(model: ModelConfig, config: SweepConfig) -> int | None:
-    """How many layers a model has; None where nothing at hand tells."""
-    described = _described(model, config)
-    shape = None if described is None else shape_of(described)
-    return None if shape is None else shape.layers
-
-
-def _described(model: ModelConfig, config: SweepConfig) -> Mapping[str, Any] | None:
-    """The keys of a model's config.json; None where it is not at hand and the model is none of the known ones."""
-    if model.standin is not None:
-        hidden, layers, heads = STANDINS[model.standin.size]
-        positions = max(config.columns.length, STANDIN_POSITIONS)
-        tied = {"vocab_size": model.standin.vocabulary, "hidden_size": hidden, "tie_word_embeddings": True}
-        if model.standin.family == "llama":
-            wide = {"num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": hidden * 8 // 3}
-            return {"model_type": "llama", **tied, **wide}
-        sizes = {"num_layers": layers, "num_heads": heads, "max_position_embeddings": positions}
-        return {"model_type": "gpt_neo", **tied, **sizes}
-    assert model.source is not None
-    folder = whole_model_here(model.source, model.revision)
-    if folder is not None:
-        with contextlib.suppress(OSError, ValueError):  # what is wrong with it, checking the model tells
-            told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if isinstance(told, dict):
-                return told
-    return known_config(model.source)

@@ -182,18 +182,15 @@ def trial_of(
     estimate = None
     if known.trains:
         rows = None if data is None else target_rows(config, model, sample, data.samples[sample].targets)
-        paired = built.needs_pairs
         heldout = 0 if data is None else data.heldout
-        pool = None if data is None or not paired else data.samples[sample].pool
+        pool = None if data is None or "pair" not in built.cost.passes else data.samples[sample].pool
         estimate = estimate_of(
             model,
             config,
             rows,
             heldout=heldout,
-            paired=paired,
+            cost=built.cost,
             pool=pool,
-            answered=built.needs_alternates,
-            twice=method.step is not None and method.step.rule == "sam",
             epochs=settings.max_epochs if stop.rule == "epochs" else None,
             lr=lr,
         )
@@ -233,6 +230,11 @@ def _optim_identity(settings: TrialSettings) -> dict[str, Any]:
     optim, usual = settings.optim, OptimConfig()
     later = {name: getattr(optim, name) for name in ("weight_decay", "schedule", "warmup_epochs", "clip")}
     set_ = {name: value for name, value in later.items() if value != getattr(usual, name)}
+    # Trials of before had other results where these are set: biases and norms decayed too, a warm-up began at 1/n.
+    if optim.weight_decay > 0:
+        set_["decay"] = "without biases and norms"
+    if optim.warmup_epochs > 0:
+        set_["warmup"] = "from 0"
     return {"lr": settings.lr, "betas": list(optim.betas), "eps": optim.eps, **set_}
 
 

@@ -8,12 +8,14 @@ From storage to page, in the order to read:
 2. `numbers/` makes values of it. `rows.py` puts trials together to rows (a method with its weights on one model),
    `variants.py` names the settings in which trials differ, `columns.py` says what stands in which column,
    `statistics.py` has intervals and tests, `paper_tables.py` the values the paper prints. `comparison.py` compares
-   rows; `tasks.py` and `targets.py` are the tables of evaluation tasks and of single texts. `summary.py` is the
+   rows; `tasks.py` and `targets.py` are the tables of evaluation tasks and of single texts, `elsewhere.py` of what was
+   measured by another framework. `sweep_difference.py` sets two sweeps side by side. `summary.py` is the
    short form that a sweep leaves beside its trials: trials.csv, cells.csv, summary.json.
 3. `contents.py` puts all of that together to one `Report`. The forms decide nothing but looks.
 4. `figures/` chooses what can be drawn (`pictures.py`) and draws it.
 5. `formats/` writes the `Report` as page, Markdown, LaTeX and CSV.
-6. `write.py` calls 1 to 5 and writes the files. `export.py` makes a folder to publish of one trial's model.
+6. `write.py` calls 1 to 5 and writes the files. `export.py` makes a folder to publish of one trial's model;
+   `exchange.py` reads evaluations of other frameworks into a sweep, and writes its trials in their form.
 
 `terminal/` prints: the plan, a running sweep, the state of one, the summary of one that ended.
 

@@ -11,10 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram
+from icu_ray.storage.imported import Imported
+from icu_ray.storage.imported_files import imported_labels, read_imported
 from icu_ray.storage.results import (
     EpochRecord,
     Provenance,
@@ -133,11 +136,15 @@ class SweepFolder:
 
 @dataclass(frozen=True)
 class Collected:
-    """All trials of all folders in the plan's order, and a line for each file that could not be read."""
+    """All trials of all folders in the plan's order, and a line for each file that could not be read.
+
+    imported: what another framework measured.
+    """
 
     sweeps: tuple[SweepFolder, ...]
     trials: tuple[ReportedTrial, ...]
     broken: tuple[str, ...]
+    imported: tuple[Imported, ...] = ()
 
     @property
     def configs(self) -> tuple[Mapping[str, Any], ...]:
@@ -153,6 +160,7 @@ def collect(folders: Sequence[tuple[str, str]], *, unstarted: bool = False) -> C
     broken: list[str] = []
     sweeps: list[SweepFolder] = []
     trials: dict[str, ReportedTrial] = {}
+    imported: list[Imported] = []
     for storage, name in folders:
         sweep, found = _collect_one(storage, name, broken, unstarted)
         sweeps.append(sweep)
@@ -160,7 +168,11 @@ def collect(folders: Sequence[tuple[str, str]], *, unstarted: bool = False) -> C
             known = trials.get(trial.trial_id)
             if known is None or (known.result is None and trial.result is not None):
                 trials[trial.trial_id] = trial
-    return Collected(tuple(sweeps), tuple(trials.values()), tuple(broken))
+        for label in imported_labels(storage, name):
+            one = _try(partial(read_imported, storage, name, label), broken)
+            if one is not None and one not in imported:
+                imported.append(one)
+    return Collected(tuple(sweeps), tuple(trials.values()), tuple(broken), tuple(imported))
 
 
 def _collect_one(

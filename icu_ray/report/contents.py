@@ -19,6 +19,7 @@ from icu_ray.report.numbers.best_cells import BestCell, best_cells
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
 from icu_ray.report.numbers.distances import DistanceTable, distance_tables
+from icu_ray.report.numbers.elsewhere import ElsewhereTable, elsewhere_tables
 from icu_ray.report.numbers.heldout import heldout_said
 from icu_ray.report.numbers.outcome import outcome
 from icu_ray.report.numbers.rows import Block, Mark, Row, make_blocks, rank, shown_columns
@@ -88,6 +89,7 @@ class Report:
     targets: tuple[TargetRow, ...] = ()
     best: tuple[BestCell, ...] = ()
     benchmarks: tuple[BenchmarkTable, ...] = ()
+    elsewhere: tuple[ElsewhereTable, ...] = ()
     verdict: Verdict | None = None
     """Of a report's only trial."""
 
@@ -207,6 +209,7 @@ def make_report(found: Collected) -> Report:
         targets=target_rows(found),
         best=best_cells(blocks),
         benchmarks=benchmark_tables(blocks, found.configs),
+        elsewhere=elsewhere_tables(found, blocks),
         verdict=found.trials[0].verdict if len(found.trials) == 1 else None,
     )
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.files import read_bytes
+from icu_ray.storage.imported import Imported
 from icu_ray.storage.results import (
     Beat,
     EpochRecord,
@@ -32,7 +33,7 @@ OF_TRIAL = "trial_id"
 
 _ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {
     kind: TypeAdapter(kind)
-    for kind in (EpochRecord, Generations, SampleRecord, TrialSpec, TrialResult, TrialEvaluation, Sweep, Beat)
+    for kind in (EpochRecord, Generations, SampleRecord, TrialSpec, TrialResult, TrialEvaluation, Sweep, Beat, Imported)
 }
 
 

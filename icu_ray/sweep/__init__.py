@@ -6,7 +6,7 @@ Read in this order:
 - driver.py, lease.py: what makes a process the one driver of a sweep: lease, beat, signals
 - trials.py: wires the components below and runs the trials
 - prepare.py: what the trials share, made once, in which order; prepare_models.py: the models among it that are trained;
-  prepare_answers.py: second answers; prepare_tasks.py: the work itself, on Ray
+  prepare_answers.py: second answers; prepare_tasks.py: the work itself, on Ray; prepared.py: what trials get of it
 - trial_queue.py: which trial Ray Tune gets next; search.py: a queue whose trials a searcher chooses
 - trial_durations.py: how long the trials take, learnt while they run
 - trial_events.py: what the queue tells; running_trials.py: who is told, and whether a trial that died goes on

@@ -25,7 +25,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ from icu_ray.sweep.prepare_tasks import (
     pairs_task,
     retrained_task,
 )
+from icu_ray.sweep.prepared import ModelSample, Prepared
 from icu_ray.trial.alternates import AlternatesRequest
 from icu_ray.trial.artefact_making import ArtefactRequest
 from icu_ray.trial.artefacts import (
@@ -68,45 +69,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-ModelSample: TypeAlias = tuple[str, int]
-"""A model's name and the number of a forget sample."""
 COPY_OVERLAP = 0.9
 """Share of a target's 10-grams from which its pair counts as a copy: learnt and unlearned at once."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """artefacts: where trials find what they need. failures: why others cannot have it. records: all that was asked.
-
-    retrained, not_retrained: the same of the gold standard, which only its own trial needs. not_invented: why there are
-    no alternates for those that read them.
-    """
-
-    artefacts: Mapping[ModelSample, ArtefactKeys]
-    failures: Mapping[ModelSample, str]
-    records: tuple[ArtefactRecord, ...]
-    retrained: Mapping[ModelSample, RetrainedKeys] = field(default_factory=dict)
-    not_retrained: Mapping[ModelSample, str] = field(default_factory=dict)
-    not_invented: Mapping[ModelSample, str] = field(default_factory=dict)
-
-    def failure(self, trial: Trial) -> str | None:
-        """Why a trial cannot run; None where it can."""
-        own = trial.model.name, trial.sample
-        if own in self.failures:
-            return self.failures[own]
-        if trial.settings.method == RETRAINED:
-            return self.not_retrained.get(own)
-        return self.not_invented.get(own) if "alternates" in Needs.of([trial]).answers else None
-
-    def keys(self, trial: Trial) -> ArtefactKeys:
-        """Where a trial finds what it needs."""
-        own = trial.model.name, trial.sample
-        found = self.artefacts[own].of(Needs.of([trial]))
-        return replace(found, retrained=self.retrained[own]) if trial.settings.method == RETRAINED else found
-
-    def made(self, kind: str) -> int:
-        """How many artefacts of a kind had to be made."""
-        return sum(record.made for record in self.records if record.kind == kind)
 
 
 def prepare(plan: Plan, root: str, on_step: Callable[[Step], None] = lambda step: None) -> Prepared:

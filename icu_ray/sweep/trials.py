@@ -33,7 +33,8 @@ from icu_ray.report.terminal.live import LiveView
 from icu_ray.storage.files import join
 from icu_ray.storage.results import EpochRecord, Provenance
 from icu_ray.storage.trial_files import TrialPaths
-from icu_ray.sweep.prepare import Prepared, prepare
+from icu_ray.sweep.prepare import prepare
+from icu_ray.sweep.prepared import Prepared
 from icu_ray.sweep.retrained_measures import add_retrained_measures
 from icu_ray.sweep.running_trials import RunningTrials
 from icu_ray.sweep.trial_durations import TrialDurations

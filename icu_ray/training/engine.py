@@ -16,15 +16,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from icu_ray.config import StepConfig
-from icu_ray.plan.memory import BUCKET
 from icu_ray.training.checkpoint_files import (
     frozen_names,
     leave_out_frozen,
@@ -32,72 +29,19 @@ from icu_ray.training.checkpoint_files import (
     load_without_code,
     pickle_stages_by_value,
 )
+from icu_ray.training.engine_settings import EngineSettings, deepspeed_config
 from icu_ray.training.partitioned import divide_frozen, gathered, leave_whole
 from icu_ray.training.step_rules import PartGradients, rule_of
+from icu_ray.training.weight_decay import decay_groups
 
 if TYPE_CHECKING:
     from icu_ray.methods.base import Batch
+    from icu_ray.methods.objective import Objective
 
 _TAG = "state"
 """DeepSpeed's folder in a checkpoint."""
 WEIGHTS_FILE = "weights.safetensors"
 """Beside it at stage 3: the trained weights, whole, for another number of ranks."""
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """lr, betas, eps, weight_decay (decoupled): Adam's. micro_batch: rows of a forward of a rank; accumulation: its
-    forwards of a step. clip: largest norm of a step's gradient, None: any. step: a rule for it, None: plain descent."""
-
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    micro_batch: int
-    accumulation: int
-    precision: str = "fp32"
-    zero_stage: int = 0
-    offload_optimizer: bool = False
-    weight_decay: float = 0.0
-    clip: float | None = None
-    step: StepConfig | None = None
-
-
-def deepspeed_config(
-    settings: EngineSettings, world_size: int, device: torch.device, parameters: int = BUCKET
-) -> dict[str, Any]:
-    """DeepSpeed's own configuration."""
-    zero: dict[str, Any] = {"stage": settings.zero_stage}
-    if settings.zero_stage:
-        # It is made whole at the start: by DeepSpeed's default 2 GB in fp32 for the smallest of models.
-        zero["reduce_bucket_size"] = min(BUCKET, parameters)
-    if settings.offload_optimizer and device.type == "cuda":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    adam: dict[str, Any] = {
-        "lr": settings.lr,
-        "betas": list(settings.betas),
-        "eps": settings.eps,
-        "weight_decay": settings.weight_decay,
-        "adam_w_mode": settings.weight_decay > 0,  # which is the same without any
-    }
-    if "offload_optimizer" not in zero:
-        # DeepSpeed's kernels are compiled at first use; torch's need no compiler. One pass over weights, gradients
-        # and moments in place of ten: 5 % of a step at 50,257 words on a CPU.
-        adam |= {"torch_adam": True, "fused": True}
-    return {
-        "train_micro_batch_size_per_gpu": settings.micro_batch,
-        "gradient_accumulation_steps": settings.accumulation,
-        "train_batch_size": settings.micro_batch * settings.accumulation * world_size,
-        "optimizer": {
-            "type": "Adam",
-            "params": adam,
-        },
-        "zero_optimization": zero,
-        "bf16": {"enabled": settings.precision == "bf16"},
-        "zero_allow_untested_optimizer": True,
-        "gradient_clipping": settings.clip or 0.0,
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
 
 
 class Engine:
@@ -116,7 +60,7 @@ class Engine:
             _without_compiled_communication()
             self.inner, *_ = deepspeed.initialize(
                 model=module,
-                model_parameters=trained,
+                model_parameters=decay_groups(module, settings.weight_decay),
                 config=deepspeed_config(settings, world_size, device, sum(p.numel() for p in trained)),
                 dist_init_required=False,
             )
@@ -193,6 +137,16 @@ class Engine:
         # Shares add up over ranks.
         own = self.rule.told if self.rank == 0 else dict.fromkeys(self.rule.told, 0.0)
         return {**parts.values, **own}
+
+    @torch.no_grad()
+    def measure(self, batches: Sequence[Batch], part: Objective) -> dict[str, float]:
+        """This rank's share of each term of a part of the loss, without a step. All ranks call it with as many."""
+        self.inner.eval()
+        parts: dict[str, float] = {}
+        for batch in batches:
+            for name, value in self.inner(batch, part).parts.items():
+                parts[name] = parts.get(name, 0.0) + float(value)
+        return parts
 
     def save(self, folder: Path) -> None:
         """Every rank writes its part of weights and optimizer state; at stage 3 rank 0 the whole weights too."""

@@ -27,7 +27,8 @@ from icu_ray.models.architecture import check_checkpointing
 from icu_ray.plan.trial_settings import TrialSettings, method_of
 from icu_ray.storage.thresholds import Thresholds
 from icu_ray.training.batches import EpochRows, Indices, epoch_batches, micro_batches
-from icu_ray.training.engine import Engine, EngineSettings, divide_reference
+from icu_ray.training.engine import Engine, divide_reference
+from icu_ray.training.engine_settings import EngineSettings
 from icu_ray.training.records import TrialData
 from icu_ray.training.refinement import SKIPS_IN_A_ROW, Flags, el_decides
 from icu_ray.training.schedules import schedule_of
@@ -121,16 +122,8 @@ class EpochTrainer:
         SKIPS_IN_A_ROW steps: `decide` then ends the trial.
         """
         most = self.settings.stop.max_steps
-        rows = self.data.epoch_rows(self.settings.seed, epoch, active[self.data.targets.text_of_row])
         torch.manual_seed(self.settings.seed + epoch)
-        batches = epoch_batches(
-            rows.live,
-            seed=self.settings.seed,
-            epoch=epoch,
-            batch_size=self.settings.batch_size,
-            settings=self.settings.train,
-        )
-        answers = self.data.answers_beside(self.settings.seed, epoch)
+        rows, batches, answers = self._epoch(epoch, active)
         sums: dict[str, float] = {}
         done = 0
         for batch in batches:
@@ -147,8 +140,36 @@ class EpochTrainer:
                 self.method.after_step(self._over_workers(parts), epoch)
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
+        self._measure_after(epoch, active)
         steps = max(done, 1)
         return {name: total / steps for name, total in self._over_workers(sums).items()}, done
+
+    def _epoch(self, epoch: int, active: Flags) -> tuple[EpochRows, list[Indices], Indices | None]:
+        """What an epoch runs over, its batches, and which second answer belongs to each row of targets."""
+        rows = self.data.epoch_rows(self.settings.seed, epoch, active[self.data.targets.text_of_row])
+        batches = epoch_batches(
+            rows.live,
+            seed=self.settings.seed,
+            epoch=epoch,
+            batch_size=self.settings.batch_size,
+            settings=self.settings.train,
+        )
+        return rows, batches, self.data.answers_beside(self.settings.seed, epoch)
+
+    def _measure_after(self, epoch: int, active: Flags) -> None:
+        """Tell the method what it asks for once an epoch is over. After the last one nothing would come of it."""
+        part = self.method.measured_after_epoch(epoch)
+        if part is None or epoch >= self.settings.max_epochs:
+            return
+        rows, batches, answers = self._epoch(epoch + 1, active)
+        counted = [batch for batch in batches if rows.live[batch].any()]
+        sums: dict[str, float] = {}
+        for batch in counted:
+            for name, value in self.engine.measure(self._micro_batches(batch, rows, answers), part).items():
+                sums[name] = sums.get(name, 0.0) + value
+        if counted:
+            means = {name: total / len(counted) for name, total in self._over_workers(sums).items()}
+            self.method.after_epoch(means, epoch)
 
     def _over_workers(self, parts: dict[str, float]) -> dict[str, float]:
         """Sums over all workers; every one must ask, with the same names."""

@@ -17,12 +17,14 @@ from icu_ray.plan.trial_settings import TrialSettings
 
 @dataclass(frozen=True)
 class Schedule:
-    """lr: the highest; warm: steps of the warm-up; steps: all of them, those of the warm-up too."""
+    """lr: the highest; warm: steps of the warm-up; steps: all of them, those of the warm-up too. from_zero: whether the
+    warm-up's first step has none of the rate, as in transformers, or the first part of it."""
 
     lr: float
     form: Literal["constant", "linear", "cosine"] = "constant"
     warm: int = 0
     steps: int = 1
+    from_zero: bool = False
 
     @property
     def changes(self) -> bool:
@@ -30,9 +32,13 @@ class Schedule:
         return self.form != "constant" or self.warm > 0
 
     def rate(self, step: int) -> float:
-        """Of a step, counted from 0. The first of a warm-up of n steps has 1/n of the highest, the last has it all."""
+        """Of a step, counted from 0.
+
+        A warm-up of n steps goes from 1/n of the highest rate to all of it; from_zero: from 0 to (n - 1)/n, and the
+        step after it is the first with all of it.
+        """
         if step < self.warm:
-            return self.lr * (step + 1) / self.warm
+            return self.lr * (step + (not self.from_zero)) / self.warm
         left = max(self.steps - step, 0) / max(self.steps - self.warm, 1)
         if self.form == "linear":
             return self.lr * left
@@ -47,4 +53,4 @@ def schedule_of(settings: TrialSettings, places: int) -> Schedule:
     if settings.stop.max_steps is not None:
         steps = min(steps, settings.stop.max_steps)
     warm = math.floor(settings.optim.warmup_epochs * places / settings.batch_size)
-    return Schedule(settings.lr, settings.optim.schedule, min(warm, steps), steps)
+    return Schedule(settings.lr, settings.optim.schedule, min(warm, steps), steps, from_zero=True)

@@ -4,8 +4,8 @@
 
 A pool of Ray Data actors, each with the model, takes a few targets at a time; what comes back goes to the store at
 once, each target under a key of its own (model, row, settings). So what an interruption leaves is not made again, nor
-is what another sample or sweep has asked already. What is empty or says the truth again is drawn anew, DRAWS times in
-all; then the target has fewer alternates, and one that has none is refused.
+is what another sample or sweep has asked already. What is empty, says the truth again or only reasons is drawn anew,
+DRAWS times in all; then the target has fewer alternates, and one that has none is refused.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from icu_ray.config import AnswersConfig, ModelConfig, SweepConfig
 from icu_ray.console.progress import told
 from icu_ray.data.alternates import (
     asking_prompts,
+    begins_thinking,
     cut_alternate,
     draw_seed,
     is_alternate,
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from icu_ray.models.loading import LoadedModel
 
 KIND, FILE = "alternates", "alternates.json"
-VERSION = 1
+VERSION = 2
 """Raised when the making changes, so that stored ones are not taken for it."""
 DRAWS = 4
 """Draws of an alternate before it is given up."""
@@ -88,6 +89,7 @@ def invent(loaded: LoadedModel, targets: Examples, settings: AnswersConfig) -> l
 
     model, tokenizer = loaded.model, loaded.tokenizer
     prompts, truths = asking_prompts(targets, tokenizer, settings.instruction), true_answers(targets)
+    thinking = [begins_thinking(str(tokenizer.decode(prompt[-16:]))) for prompt in prompts]
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     refuse_full_positions(targets.ids, prompts, places)
     found: list[dict[int, str]] = [{} for _ in prompts]
@@ -113,7 +115,7 @@ def invent(loaded: LoadedModel, targets: Examples, settings: AnswersConfig) -> l
                 tokenizer, [np.asarray(tokens, dtype=np.int64) for tokens in each], strip_special=True
             )
             for number, text in zip(numbers[row], texts, strict=True):
-                alternate = cut_alternate(text)
+                alternate = cut_alternate(text, thinking[row])
                 if is_alternate(alternate, truths[row]):
                     found[row][number] = alternate
     return [tuple(each[number] for number in sorted(each)) for each in found]
@@ -156,8 +158,9 @@ def _refuse_none(request: AlternatesRequest, alternates: Sequence[Sequence[str]]
         repeats = request.config.answers.repeats
         raise UserError(
             f"answers.alternates=generated: model {request.model.name} invented none for target '{without[0]}'"
-            f"{several}: what it said was empty or the true answer, {DRAWS} times for each of answers.repeats="
-            f"{repeats}; change answers.instruction, raise answers.temperature, or give alternates of your own as "
+            f"{several}: what it said was empty, the true answer, or reasoning without an end, {DRAWS} times for each "
+            f"of answers.repeats={repeats}; change answers.instruction, raise answers.temperature (of a model that "
+            "reasons before it answers: answers.max_new_tokens), or give alternates of your own as "
             "data.alternates_column"
         )
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from icu_ray.data.alternates import (
     asking_prompts,
+    begins_thinking,
     cut_alternate,
     draw_seed,
     is_alternate,
@@ -61,6 +62,30 @@ def test_an_answer_is_cut_where_the_model_asks_itself_the_next_question() -> Non
     assert cut_alternate("Bob. Q: Who? Question: x") == "Bob."
     assert cut_alternate("The FAQ: a page. ") == "The FAQ: a page."
     assert cut_alternate("Question: again?") == ""
+
+
+def test_reasoning_before_an_answer_is_left_out() -> None:
+    said = "<think>\nQuestion: who? Ada, so not Ada.\n</think>\n\nBob.\nQuestion: Who else?"
+    assert cut_alternate(said) == "Bob."
+    # A template may have begun it.
+    assert cut_alternate("not Ada.</think>Bob.") == cut_alternate("not Ada.</think>Bob.", thinking=True) == "Bob."
+    assert cut_alternate("<think></think> Bob.") == "Bob."
+    # What does not end is no answer, nor is what stands before it.
+    assert cut_alternate("<think>Could it be Bob?") == cut_alternate("Bob? <think> no") == ""
+    assert cut_alternate("Could it be Bob?", thinking=True) == ""
+    assert cut_alternate("<think>a</think>Bob <think>b") == ""
+    assert not is_alternate(cut_alternate("<think>Bob"), "Ada.")
+
+
+@given(st.text(), st.text(alphabet="ab <>/think", max_size=20))
+def test_nothing_of_the_reasoning_is_left(thought: str, answer: str) -> None:
+    left = cut_alternate(f"<think>{thought}</think>{answer}")
+    assert left == cut_alternate(answer) and "<think>" not in left and "</think>" not in left
+
+
+def test_a_prompt_that_begins_reasoning_is_known() -> None:
+    assert begins_thinking("<assistant>\n<think>\n") and begins_thinking("<think>")
+    assert not begins_thinking("<assistant>\n<think>\n\n</think>\n\n") and not begins_thinking("What is <think>?\n")
 
 
 def test_blanks_and_capitals_make_no_other_answer() -> None:

@@ -65,6 +65,7 @@ QUICK_PAGES = [
     "docs/trust.md",
     "docs/paper.md",
     "docs/method.md",
+    "docs/methods.md",
     "docs/architecture.md",
     "docs/faults.md",
     "docs/results.md",
@@ -307,7 +308,7 @@ def check_tutorial(place: Place) -> None:
     what the trials took is kept for later estimates."""
     run: Any = place.python["run"]
     trials = run.trials.set_index("name")
-    assert list(trials.index) == ["icu-letters-s0-a0.5-b4.0", "max_entropy-letters-s0-a0.5"]
+    assert list(trials.index) == ["icu-letters-s0-a0.5-b4.0", "max_entropy-letters-s0-a8.0"]
     assert run.exit_code == 0
     found = results(place.folder / "runs" / "letters")
     for path, result in found.items():

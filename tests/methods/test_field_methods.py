@@ -432,6 +432,22 @@ def test_the_dual_variable_follows_the_limit_after_the_warm_up() -> None:
     assert other.state() == method.state()
 
 
+def test_by_epochs_the_dual_variable_follows_what_is_measured_after_one() -> None:
+    method = methods.get("pdu", alpha=1.0, settings={"eps": 0.3, "dual_step": 2.0, "warmup": 2, "dual_update": "epoch"})
+    assert not method.follows_steps and methods.get("pdu").follows_steps
+    # OpenUnlearning changes it first at the end of the last epoch of the warm-up.
+    asked = [method.measured_after_epoch(epoch) for epoch in (1, 2, 3)]
+    assert asked[0] is None and asked[1] == asked[2] == method.measured_after_epoch()
+    assert asked[1] is not None and asked[1].read == ("pair",)
+    assert methods.get("pdu").measured_after_epoch(9) is None
+    method.after_epoch({"retain": 0.8}, epoch=2)
+    assert method.state()["dual"] == pytest.approx(2.0)
+    method.after_epoch({"retain": float("nan")}, epoch=3)
+    assert method.state()["dual"] == pytest.approx(2.0)
+    method.after_epoch({"retain": -9.0}, epoch=3)
+    assert method.state() == {"dual": 0.0}
+
+
 def test_the_control_vector_is_positive_of_length_one_and_follows_from_its_seed() -> None:
     one, same, other = control_vector(3, 50), control_vector(3, 50), control_vector(4, 50)
     assert (one >= 0).all() and float(one.norm()) == pytest.approx(1.0)

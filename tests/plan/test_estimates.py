@@ -20,10 +20,11 @@ from icu_ray.config import FilterConfig, ModelConfig, PricesConfig, SweepConfig
 from icu_ray.config.file import load_config, resolve_config
 from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError
+from icu_ray.methods.cost import Cost
 from icu_ray.plan import text_lengths
 from icu_ray.plan.budget import Budget, cost_of, load_prices
 from icu_ray.plan.estimate_correction import corrected, error_said
-from icu_ray.plan.estimates import estimate_of
+from icu_ray.plan.estimates import PAIRED, estimate_of
 from icu_ray.plan.machine_speed import (
     GPU_REFERENCE_FLOPS,
     GPU_REFERENCE_SCORE,
@@ -106,7 +107,7 @@ def test_what_is_counted_of_a_trial(tmp_path: Path) -> None:
     whole = estimate_of(model, sweep, 16).work
     assert estimate_of(model, sweep, 32).work.train == 2 * whole.train
     # Without pairs half of it is trained, and with the steps of stand-ins few epochs are enough.
-    alone = estimate_of(model.model_copy(update={"lr": 5e-4}), sweep, 16, paired=False).work
+    alone = estimate_of(model.model_copy(update={"lr": 5e-4}), sweep, 16, cost=Cost()).work
     assert alone.train == whole.train / 2 and alone.measure == whole.measure and alone.epochs < whole.epochs
     # Held-out texts are measured once; a larger encoder of BERTScore counts in each epoch.
     assert estimate_of(model, sweep, 16, heldout=8).work.end > 0 == whole.end
@@ -290,7 +291,7 @@ def test_the_estimate_of_a_sweep_is_near_what_it_took(speed: Path) -> None:
     core_flops.cache_clear()
     sweep = load_config(find_config("extraction_small"))
     estimated = sum(
-        60 * estimate_of(model, sweep, 32, heldout=64, paired=(alpha, beta) != (0, 0)).minutes
+        60 * estimate_of(model, sweep, 32, heldout=64, cost=Cost() if (alpha, beta) == (0, 0) else PAIRED).minutes
         for method in sweep.methods
         for alpha, beta in method.grid()
         for model in sweep.models

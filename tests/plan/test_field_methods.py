@@ -114,12 +114,17 @@ def test_ids_know_what_can_be_answered_and_nothing_else_does(model: Path, tmp_pa
 
 
 def test_second_answers_count_in_time_and_memory(model: Path) -> None:
-    two, three = (planned(model, [{"name": name}]) for name in ("graddiff", "idknll"))
-    assert two.trials[0].work is not None and three.trials[0].work is not None
-    assert three.trials[0].work.train == pytest.approx(1.5 * two.trials[0].work.train)
-    needs = [memories(plan)[0].need for plan in (two, three)]
-    assert needs[0] is not None and needs[1] is not None
+    two, three, learnt = (planned(model, [{"name": name}]) for name in ("simnpo", "idkdpo", "idknll"))
+    works = [plan.trials[0].work for plan in (two, three, learnt)]
+    assert works[0] is not None and works[1] is not None and works[2] is not None
+    # Each adds a side that is read, forward and back, and scored once more.
+    assert 1.4 < works[1].train / works[0].train < 1.6
+    # Whoever learns other answers does not read the true ones.
+    assert 0.9 < works[2].train / works[0].train < 1
+    needs = [memories(plan)[0].need for plan in (two, three, learnt)]
+    assert needs[0] is not None and needs[1] is not None and needs[2] is not None
     assert needs[1].activations == pytest.approx(1.5 * needs[0].activations)
+    assert needs[2].activations == needs[0].activations
     beside = memories(planned(model, [{"name": "ceu"}]))[0].use
     assert beside is not None and beside.beside == 1
 

@@ -231,12 +231,12 @@ def test_the_largest_trial_of_a_model_counts() -> None:
     config = resolve_config(merge(SMALL, {"methods": methods, "samples": [0]}), "t")
     plan = plan_sweep(config, dry_run=True)
     found = memories(plan)[0]
-    assert found.use is not None and found.use.paired and found.use.cache == "hidden"
+    assert found.use is not None and found.use.sides == 2 and found.use.cache == "hidden"
     alone = next(trial for trial in plan.trials if trial.label == "kumpr")
     shape = shape_of(known_config("EleutherAI/gpt-neo-125m") or {})
     assert shape is not None
     use = use_of(alone, config, 8, shape)
-    assert not use.paired and use.cache == "none" and use.rows == 8
+    assert use.sides == 1 and use.cache == "none" and use.rows == 8
 
 
 def test_a_plan_for_seven_billion_parameters_without_a_network(

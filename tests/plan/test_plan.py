@@ -133,6 +133,16 @@ def test_trials_of_before_there_were_other_pairs_keep_their_ids() -> None:
     assert set(identity["train"]) == {"batch_size", "empty_batch", "batching"}
 
 
+def test_what_decays_and_how_a_warm_up_begins_stand_in_ids_where_they_count() -> None:
+    """Trials of before, whose biases decayed and whose warm-up began at 1/n, are not taken for these."""
+    plain = plan().trials[0].identity["optim"]
+    assert set(plain) == {"lr", "betas", "eps"}
+    told = plan({"optim": {"weight_decay": 0.01, "warmup_epochs": 1}}).trials[0].identity["optim"]
+    assert told["decay"] == "without biases and norms" and told["warmup"] == "from 0"
+    assert "warmup" not in plan({"optim": {"weight_decay": 0.01}}).trials[0].identity["optim"]
+    assert "decay" not in plan({"optim": {"warmup_epochs": 1}}).trials[0].identity["optim"]
+
+
 def test_each_way_to_pair_is_another_trial() -> None:
     random = {"pairs": {"by": "random"}}
     made = [plan(random), plan(merge(random, {"pairs": {"resample": "never"}}))]
@@ -341,6 +351,8 @@ SHIPPED = {
     "table4_small": 10,
     "figure3_small": 8,
     "figure4_small": 5,
+    "methods_search": 132,
+    "methods_small": 8,
 }
 
 

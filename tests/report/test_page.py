@@ -22,6 +22,7 @@ from icu_ray.requests.record import plain_verdict, thresholds_told
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.trial_files import TrialPaths, read_result, read_samples, write_result
 from icu_ray.storage.verdict import verdict_of
+from tests.support.contrast import contrast
 from tests.support.report_case import Cell, write_sweep
 
 if TYPE_CHECKING:
@@ -257,13 +258,3 @@ def test_ten_cells_of_each_method_stand_out_from_the_paper(theme: Theme, tmp_pat
     colours = {style.color for style in styles(theme, blocks).values()}
     assert len(colours) >= 40  # those that have α and β have ten each
     assert min(contrast(colour, theme.paper) for colour in colours) >= 3  # WCAG 2 for lines and marks
-
-
-def contrast(one: str, other: str) -> float:
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)

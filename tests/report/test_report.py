@@ -107,7 +107,7 @@ def test_every_file_is_there(whole: Written) -> None:
     drawn = ("forgetting", "active", "tradeoff", "heat_maps", "ablation")
     figures = {f"{name}.{ending}" for name in drawn for ending in ("png", "svg", "pdf")}
     cases = {f"case-125m-{number}.{ending}" for number in (1, 2) for ending in ("png", "svg", "pdf")}
-    tables = {"report.html", "report.md", "table.tex", "table.csv", "scores.csv", "tests.csv"}
+    tables = {"report.html", "report.md", "table.tex", "table.csv", "scores.csv", "tests.csv", "best_cells.csv"}
     assert {path.name for path in Path(whole.folder).iterdir()} == set(whole.files) == figures | cases | tables
     for name in figures | cases:
         data = read_bytes(f"{whole.folder}/{name}")

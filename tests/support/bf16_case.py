@@ -22,7 +22,8 @@ from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.reference import build_reference
-from icu_ray.training.engine import Engine, EngineSettings, set_device_environment
+from icu_ray.training.engine import Engine, set_device_environment
+from icu_ray.training.engine_settings import EngineSettings
 from tests.support.stage3_case import divide_everything
 from tests.support.tiny_models import tiny_model, tiny_rows
 

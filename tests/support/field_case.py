@@ -35,18 +35,23 @@ FIELD: Mapping[str, dict[str, Any]] = {
     "ceu": {},
     "undial": {"alpha": 0.5},
     "pdu": {"alpha": 1.0, "method_settings": {"warmup": 0, "gamma": 0.01}},
+    "pdu-epoch": {
+        "method": "pdu",
+        "alpha": 1.0,
+        "method_settings": {"warmup": 1, "gamma": 0.01, "dual_update": "epoch", "dual_step": 0.5},
+    },
     "idkdpo": {"alpha": 1.0},
     "idknll": {"alpha": 1.0},
     "altpo": {"alpha": 1.0},
     "rmu": {"alpha": 1.0, "method_settings": {"layer": 0, "train_parameters": "c_proj"}},
 }
-"""Of each method, what its trial is told. GPT-Neo calls the second matrix of a feed-forward layer c_proj."""
+"""Of each method (or case of one), what its trial is told. GPT-Neo calls the second matrix of a layer's MLP c_proj."""
 
 
 def field_data(name: str, epochs: int = 4, seed: int = 42) -> tuple[PreTrainedModel, TrialData]:
     """The case of training_case.py with two second answers a target, and all of the original that a method may need."""
     told = FIELD[name]
-    method = methods.get(name, alpha=told.get("alpha"), settings=told.get("method_settings"))
+    method = methods.get(told.get("method", name), alpha=told.get("alpha"), settings=told.get("method_settings"))
     model, data = case()
     draws = AnswerDraws(data.targets.ids, (2,) * len(data.targets), (seed,), epochs)
     answers = some_rows(2 * len(data.targets), 9).select([2 * target + number for target, number in draws.rows])

@@ -27,7 +27,8 @@ from icu_ray.config import LossConfig
 from icu_ray.methods.batch import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.training import engine as engine_module
-from icu_ray.training.engine import Engine, EngineSettings, set_device_environment
+from icu_ray.training.engine import Engine, set_device_environment
+from icu_ray.training.engine_settings import EngineSettings
 from tests.support.tiny_models import PAD
 
 PRECISIONS, STAGES = ("fp32", "bf16"), (0, 1, 2, 3)

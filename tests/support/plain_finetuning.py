@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from icu_ray.config import ModelTrainingConfig
 from icu_ray.data.examples import TokenRows
+from tests.support.recipe_case import two_groups
 
 
 def plainly_finetuned(
@@ -17,7 +18,8 @@ def plainly_finetuned(
 ) -> list[float]:
     """Train `model` in place: AdamW, mean over a batch's tokens, linear learning rate; each epoch's mean loss."""
     model.eval()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=how.lr, betas=betas, eps=1e-8, weight_decay=how.weight_decay)
+    groups = two_groups(dict(model.named_parameters()), how.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=how.lr, betas=betas, eps=1e-8)
     of_epoch, step, losses = math.ceil(len(rows) / how.batch_size), 0, []
     for epoch in range(1, how.epochs + 1):
         order, sums = np.random.default_rng([how.seed, epoch]).permutation(len(rows)), []
@@ -33,7 +35,8 @@ def plainly_finetuned(
             loss.backward()
             all_steps, warm = how.epochs * of_epoch, round(how.warmup * how.epochs * of_epoch)
             part = (step + 1) / warm if step < warm else (all_steps - step) / (all_steps - warm)
-            optimizer.param_groups[0]["lr"] = how.lr * part
+            for group in optimizer.param_groups:
+                group["lr"] = how.lr * part
             optimizer.step()
             step += 1
             sums.append(float(loss.detach()))

@@ -6,11 +6,13 @@ parameters = plain_epochs(loss_of, settings, epochs=2)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from icu_ray.data.examples import TokenRows
@@ -33,14 +35,20 @@ def mean_nll(model: PreTrainedModel, rows: TokenRows, batch: np.ndarray) -> Tens
 
 
 def plain_rate(settings: TrialSettings, step: int, of_epoch: int, rows: int) -> float:
-    """Of a step from 0: a rise over the warm-up, then the schedule."""
+    """Of a step from 0: a rise over the warm-up as in transformers, then the schedule."""
     steps = of_epoch * settings.max_epochs
     warm = math.floor(settings.optim.warmup_epochs * rows / settings.batch_size)
     if step < warm:
-        return settings.lr * (step + 1) / warm
+        return settings.lr * step / warm
     left = (steps - step) / (steps - warm)
     shapes = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
     return settings.lr * shapes[settings.optim.schedule]
+
+
+def two_groups(named: Mapping[str, Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """The weights of matrices decay, those of one dimension (of the tiny models: biases and norms) do not."""
+    decayed, others = ([p for p in named.values() if (p.ndim > 1) == matrix] for matrix in (True, False))
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def plain_epochs(
@@ -52,9 +60,7 @@ def plain_epochs(
     model, data = case()
     optim = settings.optim
     named = dict(model.named_parameters())
-    adam = torch.optim.AdamW(
-        named.values(), lr=settings.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
-    )
+    adam = torch.optim.AdamW(two_groups(named, optim.weight_decay), lr=settings.lr, betas=optim.betas, eps=optim.eps)
     rows = len(data.targets)
     everything = np.ones(rows, dtype=bool)
     of_epoch, step = -(-rows // settings.batch_size), 0

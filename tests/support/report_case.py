@@ -32,6 +32,8 @@ class Cell:
     lr: float = 5e-6
     ngram: int = 10
     stop_ma: float | None = None
+    own: tuple[tuple[str, float | str], ...] = ()
+    """Settings of the method itself."""
     losses: tuple[float, ...] | None = None
     """Of each target after it; before it they are 0.1, 0.2 and so on."""
 
@@ -40,6 +42,7 @@ class Cell:
         """Unique among the cells of a test."""
         others = ("" if self.lr == 5e-6 else f"-{self.lr}") + ("" if self.ngram == 10 else f"-el{self.ngram}")
         others += "" if self.stop_ma is None else f"-stop{self.stop_ma}"
+        others += "".join(f"-{key}{value}" for key, value in self.own)
         return f"{self.label}-{self.model}-s{self.sample}-a{self.alpha}-b{self.beta}-{self.seed}{others}"
 
 
@@ -89,9 +92,9 @@ def write_sweep(
 
 
 def _spec(cell: Cell, made_by: Provenance) -> TrialSpec:
-    weights = {"alpha": cell.alpha, "beta": cell.beta, "lr": cell.lr, "seed": cell.seed}
+    weights = {"alpha": cell.alpha, "beta": cell.beta, "lr": cell.lr, "seed": cell.seed, **dict(cell.own)}
     identity = {
-        "method": {"name": cell.method, "alpha": cell.alpha, "beta": cell.beta},
+        "method": {"name": cell.method, "alpha": cell.alpha, "beta": cell.beta, "settings": dict(cell.own)},
         "optim": {"lr": cell.lr},
         "sample": f"sample {cell.sample}",
         "seed": cell.seed,

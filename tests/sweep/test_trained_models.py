@@ -24,7 +24,8 @@ from icu_ray.data.training_texts import training_texts
 from icu_ray.models.loading import load_model
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.storage.store import Store
-from icu_ray.sweep.prepare import Prepared, prepare
+from icu_ray.sweep.prepare import prepare
+from icu_ray.sweep.prepared import Prepared
 from icu_ray.training.finetuning import BETAS
 from icu_ray.training.trained_epochs import FILE
 from icu_ray.trial.artefacts import get_artefact, model_key

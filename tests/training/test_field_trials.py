@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from icu_ray.config import StopConfig
+from icu_ray.config import StopConfig, TrainConfig
 from icu_ray.errors import UserError
+from icu_ray.training.batches import epoch_batches
 from icu_ray.training.checkpoints import read_state
 from icu_ray.training.epoch import EpochTrainer
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialData
 from tests.support.field_case import FIELD, field_data, field_epochs
-from tests.support.training_case import in_windows, some_rows, tokenizer, trial_settings
+from tests.support.recipe_case import mean_nll
+from tests.support.training_case import case, drawn_case, in_windows, some_rows, tokenizer, trial_settings
 from tests.support.worker_processes import worker_processes
 
-STAGE_3 = ("undial", "pdu", "idkdpo", "rmu")
-"""One of each kind: the original on targets, a state, second answers with row losses, states of a layer."""
+STAGE_3 = ("undial", "pdu", "pdu-epoch", "idkdpo", "rmu")
+"""One of each kind: the original on targets, states, second answers with row losses, states of a layer."""
 LONG = StopConfig(ma=0.0, el=0.0, on_empty=False)
 
 
@@ -81,8 +83,9 @@ def test_frozen_parameters_are_in_no_checkpoint_and_a_trial_goes_on(tmp_path: Pa
         torch.testing.assert_close(again.get_parameter(name), parameter, rtol=0, atol=0)
 
 
-def test_the_dual_variable_is_in_the_checkpoint(tmp_path: Path) -> None:
-    own = {"warmup": 1, "gamma": 0.01, "dual_step": 0.5}
+@pytest.mark.parametrize("update", ["step", "epoch"])
+def test_the_dual_variable_is_in_the_checkpoint(update: str, tmp_path: Path) -> None:
+    own = {"warmup": 1, "gamma": 0.01, "dual_step": 0.5, "dual_update": update}
     how = {"method": "pdu", "alpha": 1.0, "method_settings": own, "max_epochs": 3, "stop": LONG}
     model, data = field_data("pdu")
     told = run_trial(trial_settings(**how), data, model, tokenizer(), on_epoch=saving(tmp_path / "c", at=2))
@@ -95,6 +98,43 @@ def test_the_dual_variable_is_in_the_checkpoint(tmp_path: Path) -> None:
         torch.testing.assert_close(again.get_parameter(name), parameter, rtol=0, atol=0)
     # In the first epoch it stayed where it was; the record tells its mean over an epoch's steps.
     assert told.history[1].loss["dual"] == pytest.approx(1.0)
+    # In mode "epoch" it stays through an epoch, and the second one has what came after the first.
+    if update == "epoch":
+        assert told.history[2].loss["dual"] not in (pytest.approx(1.0), pytest.approx(state.method["dual"]))
+        assert told.history[3].loss["dual"] == pytest.approx(state.method["dual"])
+
+
+@pytest.mark.parametrize("by", ["pairs", "epoch", "retain"])
+def test_the_dual_variable_follows_the_coming_epochs_pairs(by: str) -> None:
+    """Beside plain code: the pairs' mean loss over batches, by the model as the epoch left it."""
+    model, data = case() if by == "pairs" else drawn_case(by)
+    own: dict[str, Any] = {"warmup": 1, "gamma": 0.01, "dual_step": 0.5, "dual_update": "epoch", "eps": 0.2}
+    train = TrainConfig(batch_size=4, anchor="retain" if by == "retain" else "forget")
+    settings = trial_settings(method="pdu", alpha=1.0, method_settings=own, max_epochs=3, train=train)
+    trainer = EpochTrainer(settings, data, model, tokenizer(), 0, 1)
+    active, dual = np.array([flag == "1" for flag in "1011101"]), 1.0
+    assert data.pairs is not None
+    for epoch in (1, 2, 3):
+        trainer.train(epoch, active)
+        if epoch < 3:
+            rows = data.epoch_rows(settings.seed, epoch + 1, active)
+            assert rows.pairs is not None
+            told: dict[str, Any] = {"seed": settings.seed, "epoch": epoch + 1, "batch_size": 4, "settings": train}
+            batches = epoch_batches(rows.live, **told)
+            with torch.no_grad():
+                losses = [mean_nll(model, data.pairs, rows.pairs[batch[rows.live[batch]]]).item() for batch in batches]
+            dual = max(0.0, dual + 0.5 * (np.mean(losses) - 0.2))
+        assert trainer.method.state()["dual"] == pytest.approx(dual, rel=1e-5)
+    trainer.close()
+
+
+def test_an_epoch_in_which_all_is_forgotten_moves_no_dual_variable() -> None:
+    model, data = case()
+    own: dict[str, Any] = {"warmup": 0, "dual_update": "epoch"}
+    trainer = EpochTrainer(trial_settings(method="pdu", alpha=1.0, method_settings=own), data, model, tokenizer(), 0, 1)
+    trainer.train(1, np.zeros(7, dtype=bool))
+    assert trainer.method.state() == {"dual": 1.0}
+    trainer.close()
 
 
 def saving(folder: Path, at: int) -> Any:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from icu_ray.config import ModelConfig, ModelTrainingConfig, SweepConfig
 from icu_ray.data.examples import TokenRows
 from icu_ray.errors import UserError
+from icu_ray.models.fingerprints import model_fingerprint
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.training.engine import distributed
 from icu_ray.training.finetuning import FinetuneReport, finetune, finetune_settings
@@ -155,3 +156,10 @@ def test_the_learning_rate_rises_and_falls(schedule: str, warmup: float, steps: 
     else:
         assert all(a > b for a, b in itertools.pairwise(after))
         assert not after or after[0] == pytest.approx(lr)
+
+
+def test_a_model_whose_weights_decay_is_another_than_one_of_before(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for decay in (0.0, 0.1):
+        values = {"name": "m", "source": str(tmp_path), "train": {"weight_decay": decay}}
+        assert ("decay" in model_fingerprint(ModelConfig.model_validate(values))["train"]) == (decay > 0)

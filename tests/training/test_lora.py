@@ -20,7 +20,7 @@ from icu_ray.models.adapters import has_adapter
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.loading import load_model
 from icu_ray.storage.trial_files import TrialPaths
-from icu_ray.sweep.prepare import Prepared
+from icu_ray.sweep.prepared import Prepared
 from icu_ray.sweep.trials import _task
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialOutcome

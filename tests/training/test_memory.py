@@ -19,9 +19,9 @@ from icu_ray.models.architecture import without_dropout
 from icu_ray.models.loading import fuse_activations
 from icu_ray.models.reference_batch import ReferenceBatch
 from icu_ray.plan.memory import BUCKET, KEPT, Use, activations_of, memory_of
-from icu_ray.plan.model_memory import STANDINS
 from icu_ray.plan.model_shapes import shape_of
-from icu_ray.training.engine import EngineSettings, deepspeed_config
+from icu_ray.plan.models_here import STANDINS
+from icu_ray.training.engine_settings import EngineSettings, deepspeed_config
 from tests.support.memory_case import PRECISIONS, STAGES, WIDE, Counter
 from tests.support.worker_processes import worker_processes
 

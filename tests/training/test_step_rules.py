@@ -20,8 +20,8 @@ from icu_ray.config import LossConfig, StepConfig
 from icu_ray.methods.base import Batch
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import batch_weights
-from icu_ray.plan.model_memory import _copies
-from icu_ray.training.engine import Engine, EngineSettings
+from icu_ray.training.engine import Engine
+from icu_ray.training.engine_settings import EngineSettings
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport
 from icu_ray.training.step_rules import Gru, PartGradients, Sam, product, rule_of
@@ -303,4 +303,4 @@ def test_a_rule_holds_as_many_copies_as_the_plan_counts(told: dict[str, Any], mo
 
     monkeypatch.setattr(torch.autograd, "grad", looked_at)
     rule.gradient(parts)
-    assert max(held) == pytest.approx(_copies(step), rel=0.1)
+    assert max(held) == pytest.approx(method.cost.copies, rel=0.1)

@@ -439,7 +439,8 @@ def test_adam_through_the_engine_follows_the_authors(shared: Path, lr: str) -> N
     from icu_ray.methods.module import UnlearningModule
     from icu_ray.methods.weights import batch_weights
     from icu_ray.models.reference import build_reference
-    from icu_ray.training.engine import Engine, EngineSettings
+    from icu_ray.training.engine import Engine
+    from icu_ray.training.engine_settings import EngineSettings
 
     folder = shared / "oracles" / "A"
     inputs = json.loads((folder / "inputs.json").read_text())

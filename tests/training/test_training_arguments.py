@@ -6,11 +6,16 @@ Needs: a C++ compiler (DeepSpeed).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from transformers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
 
 from icu_ray.config import OptimConfig, StopConfig
 from icu_ray.storage.results import Scores
@@ -18,10 +23,11 @@ from icu_ray.training.epoch import EpochTrainer
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialOutcome
 from icu_ray.training.refinement import decide, forgotten, refine
-from icu_ray.training.schedules import schedule_of
+from icu_ray.training.schedules import Schedule, schedule_of
 from tests.support.recipe_case import mean_nll, plain_epochs
 from tests.support.training_case import FILTER, case, tokenizer, trial_settings
 
+Form = Literal["constant", "linear", "cosine"]
 ARGUMENTS: dict[str, Any] = {
     "betas": (0.9, 0.999),
     "eps": 1e-3,
@@ -119,3 +125,41 @@ def test_by_filter_rule_never_all_targets_stay() -> None:
     low, flags = np.zeros(3), np.ones(3, dtype=bool)
     assert not forgotten(low, low, never).any()
     assert refine(flags, low, low, never).all()
+
+
+@pytest.mark.parametrize("form", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(("rows", "warmup"), [(7, 0), (7, 1), (7, 2.6), (40, 1)])
+def test_rates_are_those_of_transformers_schedulers(form: Form, rows: int, warmup: float) -> None:
+    """Also the first step of a warm-up, which has none."""
+    settings = settings_of(optim=OptimConfig(schedule=form, warmup_epochs=warmup), max_epochs=5)
+    found = schedule_of(settings, rows)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.lr)
+    told = {"num_warmup_steps": found.warm}
+    theirs = {
+        "constant": lambda: get_constant_schedule_with_warmup(optimizer, **told),
+        "linear": lambda: get_linear_schedule_with_warmup(optimizer, **told, num_training_steps=found.steps),
+        "cosine": lambda: get_cosine_schedule_with_warmup(optimizer, **told, num_training_steps=found.steps),
+    }[form]()
+    for step in range(found.steps):
+        assert found.rate(step) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12, abs=1e-18), step
+        optimizer.step()
+        theirs.step()
+    assert found.warm == 0 or found.rate(0) == 0
+
+
+def test_a_warm_up_by_numbers() -> None:
+    ours, theirs = (Schedule(1.0, "linear", warm=4, steps=8, from_zero=zero) for zero in (False, True))
+    assert [ours.rate(step) for step in range(8)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert [theirs.rate(step) for step in range(8)] == [0.0, 0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25]
+
+
+def test_a_step_at_a_rate_of_nothing_changes_no_weight() -> None:
+    model, data = case()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    settings = settings_of(batch_size=7)  # an epoch of one step, which is the warm-up
+    trainer = EpochTrainer(settings, data, model, tokenizer(), 0, 1)
+    trainer.train(1, np.ones(7, dtype=bool))
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    trainer.train(2, np.ones(7, dtype=bool))
+    trainer.close()
+    assert not any(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())

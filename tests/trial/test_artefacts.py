@@ -25,7 +25,7 @@ from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.results import Provenance, SampleRecord
 from icu_ray.storage.store import Store
-from icu_ray.sweep.prepare import Prepared
+from icu_ray.sweep.prepared import Prepared
 from icu_ray.sweep.trials import _task
 from icu_ray.training.records import sample_records
 from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts

@@ -103,12 +103,15 @@ def styles(theme: Theme, blocks: Sequence[Block]) -> dict[str, Style]:
     colors = dict(theme.methods)
     unknown = [family for family in families if family not in colors]
     colors |= {family: theme.rest[place % len(theme.rest)] for place, family in enumerate(unknown)}
-    first = {family: 1 + 2 * (place // len(theme.rest)) for place, family in enumerate(unknown)}
+    rounds = {family: place // len(theme.rest) for place, family in enumerate(unknown)}
+    # Lines move on by one and markers by two, so that cells of two methods with one colour do not have both alike.
+    lines = {family: 1 + round_ for family, round_ in rounds.items()}
+    markers = {family: 1 + 2 * round_ for family, round_ in rounds.items()}
     return {
         name: Style(
             _shade(theme, colors[family], place, len(names)),
-            _LINES[(first.get(family, 0) + place) % len(_LINES)],
-            _MARKERS[(first.get(family, 0) + place) % len(_MARKERS)],
+            _LINES[(lines.get(family, 0) + place) % len(_LINES)],
+            _MARKERS[(markers.get(family, 0) + place) % len(_MARKERS)],
         )
         for family, names in families.items()
         for place, name in enumerate(names)

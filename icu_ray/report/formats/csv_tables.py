@@ -1,5 +1,5 @@
 """The report's tables as CSV, exact numbers for other programs: table.csv, tests.csv, scores.csv, tasks.csv,
-distances.csv, targets.csv, best_cells.csv.
+distances.csv, targets.csv, best_cells.csv, elsewhere.csv.
 
 for name, data in csv_tables(report).items(): ...
 """
@@ -28,6 +28,8 @@ def csv_tables(report: Report) -> dict[str, bytes]:
         tables["distances.csv"] = _distances(report)
     if report.best:
         tables["best_cells.csv"] = _best_cells(report)
+    if report.elsewhere:
+        tables["elsewhere.csv"] = _elsewhere(report)
     if report.targets:
         tables["targets.csv"] = csv_bytes(*filled(target_keys(report.found), [row.values for row in report.targets]))
     return tables
@@ -67,6 +69,17 @@ def _by_unit(metric: str, value: float | None) -> tuple[float | None, float | No
     if metric.startswith("ppl/"):
         return None, value, None
     return (None, None, value) if is_benchmarks(metric) else (_percent(value), None, None)
+
+
+def _elsewhere(report: Report) -> bytes:
+    """Values in the units of the files that were read, so that none has one in its header."""
+    rows = [
+        [table.model, metric, row, place >= len(table.ours), value]
+        for table in report.elsewhere
+        for metric, values in table.lines
+        for place, (row, value) in enumerate(zip((*table.ours, *table.theirs), values, strict=True))
+    ]
+    return csv_bytes(*filled(["model", "metric", "row", "imported", "value"], rows))
 
 
 def _distances(report: Report) -> bytes:

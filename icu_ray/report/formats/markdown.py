@@ -15,6 +15,7 @@ from icu_ray.report.formats.wording import (
     BEST_CELLS_HEAD,
     BEST_CELLS_NOTE,
     DISTANCES_NOTE,
+    ELSEWHERE_NOTE,
     ORDERS_NOTE,
     SCORES_NOTE,
     TARGETS_NOTE,
@@ -28,6 +29,7 @@ from icu_ray.report.formats.wording import (
     tasks_note,
 )
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order
+from icu_ray.report.numbers.elsewhere import elsewhere_text
 from icu_ray.report.numbers.rows import Block
 
 
@@ -67,6 +69,14 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
             head = ["metric", "unit", *map(escape, table.rows)]
             parts += [f"### {escape(table.model)}", pipe_table(head, lines, left=2)]
         parts.append(tasks_note(report.tasks))
+    if report.elsewhere:
+        parts.append("## Measured elsewhere")
+        for beside in report.elsewhere:
+            lines = [[escape(name), *map(elsewhere_text, values)] for name, values in beside.lines]
+            head = ["metric", *map(escape, beside.ours), *(f"{escape(label)} (imported)" for label in beside.theirs)]
+            parts += [f"### {escape(beside.heading)}", pipe_table(head, lines)]
+            parts.append("\n".join(f"- {escape(source)}" for source in beside.sources))
+        parts.append(ELSEWHERE_NOTE)
     if report.distances:
         parts.append("## Distance to the retrained model")
         for distances in report.distances:

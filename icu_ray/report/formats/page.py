@@ -19,6 +19,7 @@ from icu_ray.report.figures.theme import DPI
 from icu_ray.report.formats import wording
 from icu_ray.report.formats.glossary import GLOSSARY
 from icu_ray.report.formats.templates import template
+from icu_ray.report.numbers.elsewhere import elsewhere_text
 
 _TEMPLATE = "page.html.jinja"
 _CSS_DPI = 96
@@ -53,6 +54,7 @@ def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, byt
         marked=marked_words,
         standing=wording.standing_of,
         wording=wording,
+        elsewhere_text=elsewhere_text,
         word=state_word,
         glossary=GLOSSARY,
     )

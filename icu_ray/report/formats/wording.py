@@ -57,6 +57,12 @@ BEST_CELLS_NOTE = (
     "thresholds, minus the logarithm of the ratio of held-out perplexity, which is also what a search maximises. "
     "It was chosen by these very trials, so methods are compared by it fairly only on another forget sample."
 )
+ELSEWHERE_NOTE = (
+    "Read with 'icu-ray import' from the files of another framework, in the units of those files: probabilities and "
+    "ROUGE are fractions. A metric of ours stands beside one of the same name. Texts, prompts and the tokens that "
+    "count may differ, so these rows are in no ranking, score or test. Ours of exact_memorization is MA, which counts "
+    "the last token of a text too, unless the evaluation has measured it by its own name."
+)
 TARGETS_NOTE = (
     "BERTScore and BLEU compare what the model says after the prompt now with the text. The filter, "
     "equation (5), calls this continuation unlike the text when either is under its threshold, and then does not train "

@@ -6,6 +6,8 @@
 - distances.py: how far each row is from the gold standard, the model trained without the texts
 - paper_tables.py: the values the paper prints, beside which a row stands
 - benchmark_tables.py: a benchmark's own table, with what the literature prints (printed_benchmarks.json)
+- field_names.py: our measures under the names of OpenUnlearning; elsewhere.py: what was measured by another framework
+- sweep_difference.py, settings_difference.py: two sweeps by what differs
 - tasks.py, targets.py: tables of evaluation tasks and of single texts; heldout.py, outcome.py: a sentence on what
   became of the held-out texts, and on what came out; thresholds.py: those of the configs
 - summary.py: trials.csv, cells.csv and summary.json, which a sweep leaves beside its trials

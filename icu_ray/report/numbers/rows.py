@@ -62,8 +62,7 @@ class Row:
     @property
     def name(self) -> str:
         """'icu (0.5, 1)', with what sets it apart from another row of the same cell."""
-        weights = "" if self.alpha is None and self.beta is None else f" ({_weight(self.alpha)}, {_weight(self.beta)})"
-        return self.label + weights + (f" [{self.variant}]" if self.variant else "")
+        return row_name(self.label, self.alpha, self.beta, self.variant)
 
     @property
     def units(self) -> tuple[tuple[int, int | None], ...]:
@@ -125,6 +124,12 @@ class Block:
         return tuple(row for row in self.rows if not (row.before or row.gold))
 
 
+def row_name(label: str, alpha: float | None, beta: float | None, variant: str) -> str:
+    """'icu (0.5, 1) [optim.lr=0.0001]'."""
+    weights = "" if alpha is None and beta is None else f" ({_weight(alpha)}, {_weight(beta)})"
+    return label + weights + (f" [{variant}]" if variant else "")
+
+
 def _weight(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
@@ -152,7 +157,7 @@ def _block(
     for trial in trials:
         if not _trains(trial) and trial.base_method != methods.RETRAINED:
             continue  # it is the row before unlearning
-        groups.setdefault((trial.method, *_weights(trial), variants.get(trial.trial_id, "")), []).append(trial)
+        groups.setdefault((trial.method, *weights_of(trial), variants.get(trial.trial_id, "")), []).append(trial)
     ordered = sorted(groups, key=lambda key: (*_place(groups[key][0]), key[0], key[1] or 0.0, key[2] or 0.0, key[3]))
     before = _before_metrics(trials)
     rows = [_before_row(trials, paper, before, columns)]
@@ -275,7 +280,7 @@ def _sole_icu_beside_the_papers(rows: list[Row], size: str) -> list[Row]:
     return [replace(row, paper=paper_row(size, "icu", 0.5, 1.0)) if row is cells[0] else row for row in rows]
 
 
-def _weights(trial: ReportedTrial) -> tuple[float | None, float | None]:
+def weights_of(trial: ReportedTrial) -> tuple[float | None, float | None]:
     """(alpha, beta), None for what the method does not use."""
     try:
         found = methods.method_class(trial.base_method)

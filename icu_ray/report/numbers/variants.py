@@ -1,6 +1,9 @@
 """In which settings trials differ: what names a row that would else look like another one.
 
-variants_of(trials)["3f0a..."]        # "optim.lr=0.0001"; "" where all trials of the model agree
+variants_of(trials)["3f0a..."]        # "optim.lr=0.0001"; "" where nothing sets its row apart
+
+Methods of one model may differ in much that is said elsewhere, such as a stopping rule of their own: a row is set apart
+from rows of the same label alone. Learning rates are told wherever a model's trials differ in them.
 """
 
 from __future__ import annotations
@@ -11,36 +14,47 @@ from typing import Any
 from icu_ray.report.collect import ReportedTrial
 from icu_ray.storage.flat import flatten
 
-_SAME_FOR_ALL = ("method", "sample", "seed", "format")
-_WEIGHTS = ("alpha", "beta")
+_SAME_FOR_ALL = ("sample", "seed", "format")
+_IN_COLUMNS = ("method.alpha", "method.beta")
+_ALWAYS = ("optim.lr",)
+_OF_A_SAMPLE = ("answers.texts", "pairs.pairs")
+"""Hashes of what stands beside the texts of one forget sample. Another sample has others; that is no other setting."""
 
 
 def variants_of(trials: Sequence[ReportedTrial]) -> dict[str, str]:
-    """By trial id, the settings in which trials of one model differ ('optim.lr=0.0001'), '' where none does."""
-    flat = {
-        trial.trial_id: {k: v for k, v in flatten(trial.settings).items() if k.split(".")[0] not in _SAME_FOR_ALL}
-        for trial in trials
-    }
-    differing = differing_keys([settings for settings in flat.values() if settings])
-    own = _own_settings(trials)
-    return {
-        trial_id: ", ".join(
-            [f"{key}={settings[key]}" for key in differing if settings and key in settings] + own.get(trial_id, [])
-        )
-        for trial_id, settings in flat.items()
-    }
-
-
-def _own_settings(trials: Sequence[ReportedTrial]) -> dict[str, list[str]]:
-    """By trial id, in which of a method's own settings the trials of one label differ: ['scale=2']."""
+    """By trial id, the settings that set trials of one model apart ('optim.lr=0.0001'), '' where none does."""
+    told = {trial.trial_id: _told(trial.settings) for trial in trials}
+    always = [key for key in _differing(trials, told) if key in _ALWAYS]
     found = {}
     for label in dict.fromkeys(trial.method for trial in trials):
-        told = {t.trial_id: flatten(t.settings.get("method", {})) for t in trials if t.method == label and t.settings}
-        differing = [key for key in differing_keys(list(told.values())) if key not in _WEIGHTS]
-        for trial_id, settings in told.items():
-            known = [key for key in differing if key in settings]
-            found[trial_id] = [f"{key.removeprefix('settings.')}={settings[key]}" for key in known]
+        alike = [trial for trial in trials if trial.method == label]
+        keys = sorted({*_differing(alike, told), *always})
+        for trial in alike:
+            settings = told[trial.trial_id]
+            found[trial.trial_id] = ", ".join(f"{_shown(key)}={settings[key]}" for key in keys if key in settings)
     return found
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a result, by dotted keys, without what has columns of its own."""
+    flat = flatten(settings)
+    return {k: v for k, v in flat.items() if k.split(".")[0] not in _SAME_FOR_ALL and k not in _IN_COLUMNS}
+
+
+def _differing(trials: Sequence[ReportedTrial], told: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Keys in which trials differ; those of a sample's texts, where trials of one sample do."""
+    by_sample: dict[int, list[Mapping[str, Any]]] = {}
+    for trial in trials:
+        if told[trial.trial_id]:  # of one without spec.json nothing is known
+            by_sample.setdefault(trial.sample, []).append(told[trial.trial_id])
+    within = {key for own in by_sample.values() for key in differing_keys(own)}
+    keys = differing_keys([settings for own in by_sample.values() for settings in own])
+    return [key for key in keys if key not in _OF_A_SAMPLE or key in within]
+
+
+def _shown(key: str) -> str:
+    """A method's own setting is called as in a config: 'scale', 'step.rho'."""
+    return key.removeprefix("method.").removeprefix("settings.")
 
 
 def differing_keys(trees: Sequence[Mapping[str, Any]]) -> list[str]:
