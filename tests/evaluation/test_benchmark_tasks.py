@@ -1,0 +1,172 @@
+"""TOFU's sets as tasks of the evaluation: on the oracles' small models they give OpenUnlearning's numbers.
+
+Needs: ../shared for some of its tests.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from icu_ray.config import TofuData
+from icu_ray.config.file import resolve_config
+from icu_ray.errors import UserError
+from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained, of_model
+from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, benchmark_task, task_names
+from icu_ray.evaluation.model_requests import Answer, Measure, Request, Slice, cut_slices, dump_answers, load_answers
+from icu_ray.evaluation.stage.answers import answer_slice
+from icu_ray.evaluation.sweep_tasks import sweep_tasks
+from icu_ray.evaluation.task import Scores
+from icu_ray.metrics.conventions import Conventions
+from icu_ray.models.loading import LoadedModel
+from tests.support.measures_case import MODELS, Oracle
+
+OU = Conventions.open_unlearning()
+SETS = {"forget": "forget01", "retain": "retain", "real_authors": "real_authors", "world_facts": "world_facts"}
+
+
+@pytest.fixture(scope="module")
+def oracle(shared: Path) -> Oracle:
+    torch.set_num_threads(1)
+    folder = shared / "oracles" / "C"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return Oracle(folder)
+
+
+@pytest.fixture(scope="module")
+def folder(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The oracles' rows as files of TOFU's names."""
+    made = tmp_path_factory.mktemp("tofu")
+    for name, file in SETS.items():
+        kept = ("question", "answer", "paraphrased_answer", "perturbed_answer", "paraphrased_question")
+        rows = [{key: row[key] for key in kept if key in row} for row in oracle.rows["sets"][name]]
+        if name == "retain":
+            rows = [{**row, "paraphrased_question": row["question"]} for row in rows]
+        (made / f"{file}_perturbed.json").write_text(json.dumps(rows))
+    for file, name in (("forget01", "forget"), ("retain99", "retain"), ("holdout01", "holdout")):
+        rows = [{"question": row["question"], "answer": row["answer"]} for row in oracle.rows["sets"][name]]
+        (made / f"{file}.json").write_text(json.dumps(rows))
+    return made
+
+
+def asked_of(folder: Path, conventions: Conventions = OU) -> BenchmarkAsked:
+    section = TofuData(source="tofu", split="forget01", folder=str(folder))
+    return BenchmarkAsked(section, section.as_records().form, conventions)
+
+
+def measured(oracle: Oracle, model: str, asked: BenchmarkAsked, limit: int | None = None) -> dict[str, Scores]:
+    """Every task of a model, answered in small slices as actors do, through what the store keeps."""
+    loaded = LoadedModel(oracle.model(model), oracle.tokenizer, oracle.folder)
+    found = {}
+    for name in task_names(asked):
+        task = benchmark_task(name, asked, limit).load()
+        requests = task.ask(oracle.tokenizer)
+        answers = [
+            answer
+            for part in cut_slices(task.measure, requests, 40)
+            for answer in load_answers(dump_answers(answer_slice(loaded, part)))
+        ]
+        found[name] = task.score(requests, answers)
+    return found
+
+
+def documents_of(scores: dict[str, Scores]) -> Documents:
+    found: dict[str, dict[str, Any]] = {}
+    for task, each in scores.items():
+        names = {name for document in each.documents for name in document.metrics}
+        found[task] = {
+            name: np.asarray([document.metrics.get(name, math.nan) for document in each.documents]) for name in names
+        }
+    return found
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_tofu_has_the_oracles_numbers(oracle: Oracle, folder: Path, model: str) -> None:
+    asked = asked_of(folder)
+    scores, reference = (measured(oracle, each, asked) for each in (model, "retain"))
+    metrics = {name: value for each in scores.values() for name, value in each.metrics.items()}
+    metrics |= of_model("tofu", metrics, documents_of(scores))
+    metrics |= beside_retrained("tofu", documents_of(scores), documents_of(reference))
+    expected = oracle.expected(model)
+
+    def check(name: str, theirs: float, rel: float = 1e-4) -> None:
+        assert metrics[f"tofu/{name}"] == pytest.approx(theirs, rel=rel, abs=2e-5), name
+
+    for short in ("forget", "retain", "ra", "wf"):
+        check(f"{short}_Q_A_Prob", expected[f"{short}_Q_A_Prob"]["agg_value"])
+        check(f"{short}_Truth_Ratio", expected[f"{short}_Truth_Ratio"]["agg_value"])
+        rouge = expected[f"{short}_Q_A_ROUGE"]["by_index"]["rougeL_recall"]
+        check(f"{short}_Q_A_ROUGE", sum(rouge) / len(rouge), rel=1e-9)
+    for short in ("ra", "wf"):
+        check(f"{short}_Q_A_Prob_normalised", expected[f"{short}_Q_A_Prob_normalised"]["agg_value"])
+    for name in ("extraction_strength", "exact_memorization", "model_utility", "forget_quality", "privleak"):
+        check(name, expected[name]["agg_value"])
+    rows = scores["tofu_forget"].documents
+    losses = [row.metrics["avg_loss"] for row in rows]
+    np.testing.assert_allclose(losses, expected["forget_Q_A_Prob"]["by_index"]["avg_loss"], atol=2e-5)
+
+
+def test_a_row_does_not_depend_on_the_others(oracle: Oracle, folder: Path) -> None:
+    asked = asked_of(folder, Conventions())
+    some, whole = measured(oracle, "unlearned", asked, 5), measured(oracle, "unlearned", asked)
+    for task, scores in some.items():
+        for mine, theirs in zip(scores.documents, whole[task].documents[:5], strict=True):
+            assert mine.said == theirs.said
+            assert mine.metrics == pytest.approx(theirs.metrics, rel=1e-4, abs=1e-6)
+
+
+def test_what_is_asked_decides_the_task(folder: Path, tmp_path: Path) -> None:
+    asked = asked_of(folder)
+    identity = dict(benchmark_task("tofu_forget", asked).identity)
+    assert dict(benchmark_task("tofu_forget", asked).identity) == identity
+    assert dict(benchmark_task("tofu_forget", asked_of(folder, Conventions())).identity) != identity
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    assert dict(benchmark_task("tofu_forget", asked_of(copy)).identity) == identity  # where files lie says nothing
+    rows = json.loads((copy / "forget01_perturbed.json").read_text())
+    (copy / "forget01_perturbed.json").write_text(json.dumps([{**rows[0], "answer": "Another."}, *rows[1:]]))
+    other = BenchmarkAsked(TofuData(source="tofu", split="forget01", folder=f"{copy}/"), asked.form, OU)
+    assert dict(benchmark_task("tofu_forget", other).identity) != identity
+
+
+def test_keys_of_what_was_answered_before_stay() -> None:
+    part = Slice(Measure("loglikelihood"), (Request(3, "a", "b"),))
+    key = part.key("hash", "float32")
+    assert key["measure"] == {
+        "kind": "loglikelihood",
+        "encoding": "joint",
+        "max_length": None,
+        "keep": "end",
+        "max_new_tokens": 0,
+        "greedy_text": False,
+    }
+    given = Slice(Measure("answer"), (Request(3, tokens=(1, 2, 3), given=1),))
+    more = Slice(Measure("answer"), (Request(3, tokens=(1, 2, 3), given=2),))
+    assert given.key("h", "f") != more.key("h", "f")
+    answer = Answer(-1.5, 2, True, "x", ((-0.5, True, -2.0, 1.0), (-1.0, False, -3.0, 0.5)))
+    assert load_answers(dump_answers([answer, Answer(-1.0, 1)])) == (answer, Answer(-1.0, 1))
+
+
+def test_the_suite_is_for_benchmarks(folder: Path) -> None:
+    tree = {
+        "name": "t",
+        "data": {"source": "tofu", "split": "forget01", "template": "question-answer", "folder": str(folder)},
+        "models": [{"name": "a", "standin": {"size": "small"}}],
+        "evaluation": {"suites": ["benchmark"]},
+    }
+    names, options = sweep_tasks(resolve_config(tree, "t"))
+    assert names[:2] == ("tofu_forget", "tofu_forget_said") and "tofu_holdout" in names
+    assert options.benchmark is not None and options.benchmark.conventions == Conventions()
+    with pytest.raises(UserError, match="found synthetic"):
+        resolve_config({**tree, "data": {"source": "synthetic"}}, "t")
+    with pytest.raises(UserError, match="is for suite benchmark"):
+        resolve_config({**tree, "evaluation": {"conventions": "open_unlearning"}}, "t")
