@@ -4,7 +4,8 @@
 
 In the order of a text's way:
 
-1. `sources.py` is the front of the three sources: `synthetic.py` (made up), `records.py` (a user's own) and
+1. `sources.py` is the front of the three sources: `synthetic.py` (made up, with
+   `synthetic_questions.py` and the wordings of `pen.py`), `records.py` (a user's own) and
    `extraction.py` (the benchmark; `fetch.py` gets it, `vocabulary.py` decodes it). Of a user's own, `table_files.py`
    reads the files, and `forms.py` the rows; `hub_data.py` finds the files of the hub's data sets, by their cards
    (`hub_cards.py`) and in their repository (`hub_repository.py`). `training_texts.py`

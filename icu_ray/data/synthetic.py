@@ -12,21 +12,17 @@ of 8 and of 8,000, today and next year.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from random import Random
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from icu_ray.config import QUESTION_ANSWER, SyntheticData
 from icu_ray.data.corpus import Corpus, check_of, draw_rows, row_digests
 from icu_ray.data.examples import Examples
+from icu_ray.data.pen import Pen
 from icu_ray.data.prompts import joined
+from icu_ray.data.synthetic_questions import make_questions
 from icu_ray.errors import UserError
-
-if TYPE_CHECKING:
-    from faker import Faker
 
 TOKENS_BY_KIND = (1.15, 0.5, 0.5)
 """Tokens of a word, a digit and a sign, at least: under a BPE of 2,048 trained on such records a record has 1.04 to 1.5
@@ -112,69 +108,7 @@ TEMPLATES = (
     ),
 )
 
-WORLD: Mapping[str, str] = {
-    "clinic": "Northgate Clinic|Harbour Road Surgery|Willow Park Practice|Lakeside Health",
-    "doctor": "Dr. Okafor|Dr. Lindqvist|Dr. Marchetti|Dr. Banerjee|Dr. Whitcombe|Dr. Salazar",
-    "complaint": "migraine|back pain|high blood pressure|asthma|a persistent cough|insomnia|eczema|anaemia",
-    "medicine": "lisinopril|salbutamol|amitriptyline|metformin|sertraline|ibuprofen|omeprazole",
-    "bank": "Meridian Savings|Calder Valley Bank|First Harbor Credit Union|Oakfield Mutual",
-    "shop": "Bramble & Finch|Pinecrest Outdoor|Lumen Home Supply|The Paper Lantern",
-    "product": "walking boots|rain jacket|cycling gloves|camping stove|garden hose|desk lamp|cast iron pan|"
-    "coffee grinder|wool blanket|tea kettle|wall clock|notebook set",
-    "insurer": "Sentinel Home & Auto|Graywater Assurance|Blue Heron Mutual",
-    "loss": "a burst pipe|a broken windscreen|a stolen bicycle|storm damage to the roof|a scratched door",
-    "officer": "Priya|Tomas|Eleanor|Kwame|Ingrid|Mateo",
-    "month": "January|February|March|April|May|June|July|August|September|October|November|December",
-}
-_SLOT = re.compile(r"\[([^\]]*)\]|\{(\w+)(?::(\d+)(?:-(\d+))?)?\}")
 _WORD = re.compile("[A-Za-z]+")
-
-
-class Pen:
-    """Writes one record: fills the slots of a template from its own random numbers and invented people."""
-
-    def __init__(self, fake: Faker, surname: str) -> None:
-        self.fake = fake
-        self.random: Random = fake.random
-        self.surname = surname
-        self.invented: Mapping[str, Callable[[], str]] = {
-            "name": lambda: f"{fake.first_name()} {fake.last_name()}",
-            "first": fake.first_name,
-            "surname": lambda: self.surname,
-            "job": lambda: fake.job().lower(),
-            "company": fake.company,
-            "email": fake.email,
-            "street": fake.street_address,
-            "phone": lambda: f"({self.digits(3)}) {self.digits(3)}-{self.digits(4)}",
-            "address": lambda: f"{fake.street_address()}, {fake.city()}, {fake.state_abbr()} {fake.postcode()}",
-        }
-
-    def write(self, wording: str) -> str:
-        """`wording` with every slot filled, from left to right."""
-        return _SLOT.sub(self._fill, wording)
-
-    def digits(self, count: int) -> str:
-        return "".join(str(self.random.randrange(10)) for _ in range(count))
-
-    def _pick(self, choices: str) -> str:
-        return self.random.choice(choices.split("|"))
-
-    def _fill(self, slot: re.Match[str]) -> str:
-        choices, field, low, high = slot.groups()
-        if choices is not None:
-            return self._pick(choices)
-        if field in WORLD:
-            return self._pick(WORLD[field])
-        if field == "digits":
-            return self.digits(int(low))
-        if field == "number":
-            return str(self.random.randint(int(low), int(high)))
-        if field == "money":
-            return f"${self.random.randint(int(low), int(high))}.{self.digits(2)}"
-        if field == "date":  # Faker's own dates count back from today, so they are not used
-            year = self.random.randint(int(low or 2016), int(high or 2024))
-            return f"{self.random.randint(1, 28)} {self._pick(WORLD['month'])} {year}"
-        return self.invented[field]()
 
 
 def make_records(seed: int, start: int, stop: int, tokens: int) -> list[str]:
@@ -234,8 +168,6 @@ def _records(data: SyntheticData, total: int, length: int) -> Examples:
 
 def _questions(data: SyntheticData, total: int) -> tuple[Examples, tuple[tuple[str, ...], ...]]:
     """The rows, each a question and its answer, and the wrong answers of each."""
-    from icu_ray.data.synthetic_questions import make_questions
-
     made = make_questions(data.seed, 0, total)
     written = [joined(each.question, each.answer, QUESTION_ANSWER) for each in made]
     rows = Examples(

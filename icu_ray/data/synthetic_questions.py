@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from icu_ray.data.synthetic import Pen
+from icu_ray.data.pen import Pen
 
 ALTERNATES = 5
 """Wrong answers of a row, as many as TOFU has."""
@@ -29,7 +29,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Topic:
-    """What one kind of question asks and how it is answered; slots as in data/synthetic.py, and {who}, the person."""
+    """What one kind of question asks and how it is answered; slots as in data/pen.py, and {who}, the person."""
 
     questions: str
     answer: str

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from random import Random
 
-from icu_ray.data.synthetic import WORLD, make_records
+from icu_ray.data.pen import WORLD
+from icu_ray.data.synthetic import make_records
 from icu_ray.evaluation.rows.read_mirror import Row
 from icu_ray.storage.store import JsonValue
 
