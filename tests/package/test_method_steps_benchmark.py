@@ -43,7 +43,7 @@ def test_more_rows_and_more_gradients_cost_more(rows: dict[str, dict[str, Any]])
     assert (counted["kumpr"], counted["task_vector"], counted["graddiff"], counted["altpo"]) == (8, 8, 16, 24)
     assert (counted["npo"], counted["npo, sam"], counted["graddiff, gru"]) == (16, 24, 16)
     assert rows["graddiff"]["ratio"] > 1.1
-    assert rows["altpo"]["ratio"] > rows["idknll"]["ratio"] * 0.9  # as many rows, which it reads twice
+    assert rows["altpo"]["ratio"] > rows["idknll"]["ratio"]  # which does not read the targets
     assert rows["npo, sam"]["ratio"] > rows["npo"]["ratio"]
 
 

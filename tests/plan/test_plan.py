@@ -351,8 +351,8 @@ SHIPPED = {
     "table4_small": 10,
     "figure3_small": 8,
     "figure4_small": 5,
-    "methods_search": 132,
-    "methods_small": 8,
+    "methods_search": 84,
+    "methods_small": 44,
 }
 
 
