@@ -45,7 +45,7 @@ def test_six_cells_of_a_method_without_weights_are_six_rows(tmp_path: Path) -> N
     found = block(tmp_path, [*cells, Cell(lr=5e-4)])
     names = [row.name for row in found.methods]
     assert len(set(names)) == len(names) == 7
-    assert "task_vector [lr=0.002, scale=4.0, optim.lr=0.002]" in names
+    assert "task_vector [lr=0.002, scale=4.0]" in names
     assert names[-1] == "icu (0.5, 1) [optim.lr=0.0005]"  # what it is not told sets it apart from nothing
 
 

@@ -61,6 +61,7 @@ def pictures(report: Report) -> tuple[Picture, ...]:
                 "tradeoff",
                 "Forgetting against utility",
                 "Small: trials; large: mean. Lower left is better; no row beats those on the Pareto front in both. "
+                "The cross is the model before unlearning, the star the retrained one where there is one. "
                 "A perplexity ratio of 1 means that nothing was lost on texts that nobody asked to forget.",
                 f"Scatter plots of {measures} after unlearning against held-out perplexity. "
                 + _numbers(report, "ppl_ratio"),

@@ -10,6 +10,7 @@ and marker, so that nothing is said by colour alone.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -220,5 +221,9 @@ def legend_below(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             known.setdefault(label, handle)
     if known:
-        count = min(len(known), max(2, columns))
+        # As many columns as the longest name leaves room for: a letter takes 0.07 inches, line and gaps 0.5.
+        widest = 0.5 + 0.07 * max(map(len, known))
+        count = max(1, min(len(known), max(2, columns), int(figure.get_figwidth() / widest)))
+        # A legend of many lines makes the figure higher, and the panels no smaller.
+        figure.set_figheight(figure.get_figheight() + 0.19 * max(0, math.ceil(len(known) / count) - 3))
         figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=count)

@@ -91,6 +91,7 @@ def tradeoff(report: Report, theme: Theme) -> Figure:
             if key in limits:
                 axis.axvline(limits[key], color=theme.ink, linewidth=1, linestyle=(0, (1, 2)), label="threshold")
             points += _gold_standard(axis, block, key, utility.key, theme)
+            points += _before(axis, block, key, utility, theme)
             _finish_tradeoff(axis, block, forgot, utility, [y for _, y in points])
     legend_below(figure, [axis for line in grid for axis in line], 4)
     return figure
@@ -109,6 +110,18 @@ def _gold_standard(axis: Axes, block: Block, x: str, y: str, theme: Theme) -> li
         }
         axis.plot(*place, "*", markersize=14, linestyle="none", label="retrained", **look)
     return known
+
+
+def _before(axis: Axes, block: Block, x: str, utility: Column, theme: Theme) -> list[tuple[float, float]]:
+    """Mark the model before unlearning, whose perplexity ratio is 1; its place, or none."""
+    row = next((row for row in block.rows if row.before), None)
+    across = None if row is None else row.values[x]
+    up = None if row is None else row.values[utility.key]
+    height = 1.0 if utility is PPL_RATIO else None if up is None else up.mean
+    if across is None or height is None:
+        return []
+    axis.plot(across.mean, height, "X", color=theme.ink, markersize=9, linestyle="none", label="before", zorder=4)
+    return [(across.mean, height)]
 
 
 def _finish_tradeoff(axis: Axes, block: Block, forgot: Column, utility: Column, heights: Sequence[float]) -> None:

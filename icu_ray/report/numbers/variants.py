@@ -17,6 +17,7 @@ from icu_ray.storage.flat import flatten
 _SAME_FOR_ALL = ("sample", "seed", "format")
 _IN_COLUMNS = ("method.alpha", "method.beta")
 _ALWAYS = ("optim.lr",)
+_OWN_LR = "method.settings.lr"
 _OF_A_SAMPLE = ("answers.texts", "pairs.pairs")
 """Hashes of what stands beside the texts of one forget sample. Another sample has others; that is no other setting."""
 
@@ -29,6 +30,10 @@ def variants_of(trials: Sequence[ReportedTrial]) -> dict[str, str]:
     for label in dict.fromkeys(trial.method for trial in trials):
         alike = [trial for trial in trials if trial.method == label]
         keys = sorted({*_differing(alike, told), *always})
+        if _OWN_LR in keys:
+            keys = [
+                key for key in keys if key not in _ALWAYS
+            ]  # such a method is trained by its own, and is told it once
         for trial in alike:
             settings = told[trial.trial_id]
             found[trial.trial_id] = ", ".join(f"{_shown(key)}={settings[key]}" for key in keys if key in settings)
