@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from icu_ray.config import TofuData
-from icu_ray.config.file import resolve_config
+from icu_ray.config import RecordsData, TofuData
+from icu_ray.config.file import load_config, resolve_config
+from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained, of_model
 from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, benchmark_task, task_names
@@ -25,6 +26,7 @@ from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.evaluation.task import Scores
 from icu_ray.metrics.conventions import Conventions
 from icu_ray.models.loading import LoadedModel
+from icu_ray.plan.planning import plan_config
 from tests.support.measures_case import MODELS, Oracle
 
 OU = Conventions.open_unlearning()
@@ -170,3 +172,21 @@ def test_the_suite_is_for_benchmarks(folder: Path) -> None:
         resolve_config({**tree, "data": {"source": "synthetic"}}, "t")
     with pytest.raises(UserError, match="is for suite benchmark"):
         resolve_config({**tree, "evaluation": {"conventions": "open_unlearning"}}, "t")
+
+
+@pytest.mark.parametrize(("name", "trials"), [("tofu", 15), ("tofu_small", 7)])
+def test_shipped_configs_of_tofu_plan_on_its_files(shared: Path, tmp_path: Path, name: str, trials: int) -> None:
+    files = shared / "data" / "tofu"
+    if not files.is_dir():
+        pytest.skip(f"{files} is not there")
+    found = plan_config(find_config(name), [f"data.folder={files}", f"storage={tmp_path}"], dry_run=True)
+    assert len(found.trials) == trials
+    names, _ = sweep_tasks(found.config)
+    assert {"tofu_forget", "tofu_retain_said", "tofu_world_facts"} <= set(names)
+
+
+@pytest.mark.parametrize("name", ["tofu_smollm2", "muse_news", "muse_books", "wmdp_zephyr", "rwku"])
+def test_shipped_configs_of_other_benchmarks_are_read(name: str) -> None:
+    config = load_config(find_config(name))
+    assert isinstance(config.data, RecordsData) and config.data.benchmark is not None
+    assert config.evaluation.suites == ("benchmark",)

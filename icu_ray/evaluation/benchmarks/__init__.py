@@ -5,7 +5,9 @@
         rows = set_rows(config.data.benchmark, each)       # [{"question": ..., "answer": ...}]
 
 `definition.py` has the values, `tofu.py`, `muse.py`, `wmdp.py` and `rwku.py` one benchmark each, `rows.py` reads the
-rows of a set from a folder or the hub, `fetch.py` writes that folder (`icu-ray data fetch tofu`). What a config reads
+rows of a set from a folder or the hub, `fetch.py` writes that folder (`icu-ray data fetch tofu`). `tasks.py`
+makes tasks of the sets, `derived.py` numbers that need several of them or the retrained model, from documents that
+`documents.py` reads. What a config reads
 to train on is config/benchmarks.py, how a question becomes tokens data/prompt_styles.py. Only tables are read; no code
 of a data set is run.
 """
