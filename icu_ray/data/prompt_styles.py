@@ -9,12 +9,13 @@ Measures of the literature are taken on these rows, so their tokens and masks ar
 prompt are tokenised apart, and as many labels are masked as the prompt alone has tokens. Where a token lies across the
 border, the first token of the answer is masked with it. Rows to train on (prompts.py) score that token.
 
-In three things the default is another than OpenUnlearning's, which `conventions="open_unlearning"` follows:
+In four things the default is another than OpenUnlearning's, which `conventions="open_unlearning"` follows:
 
 - A chat ends behind the token with which its template ends the answer. There all that the template writes is kept, and
   an end of text is put wherever it is not the last id: ChatML's rows end twice.
 - Of a chat whose prompt is not the beginning of the whole (a template that begins an answer otherwise when it is
   there), the tokens are masked that both begin with. There as many as the prompt has.
+- A row with tags that is cut to its most tokens gets no end of text. There it gets one, which is scored.
 - `prompt_batch` masks by length. There a model does not see ids that equal the padding id, which may end turns.
 """
 
@@ -158,8 +159,11 @@ def _tag_rows(
     asked = encode(tokenizer, [head + style.begin for head in heads]) if style.begin else prompts
     rows = []
     for ids, head, begun in zip(wholes, prompts, asked, strict=True):
-        ids = [*lead, *ids][:most]
-        ended = bool(ids) and ids[-1] == tokenizer.eos_token_id
+        whole = [*lead, *ids]
+        ids = whole[:most]
+        # A row that is cut has no end: an end of text there would be scored in the middle of an answer.
+        cut = len(whole) > most and style.conventions == "default"
+        ended = cut or (bool(ids) and ids[-1] == tokenizer.eos_token_id)
         end = tokenizer.eos_token_id if style.end and not ended else None
         rows.append(_row(ids, len([*lead, *head][:most]), [*lead, *begun][:most], end))
     return rows

@@ -33,7 +33,8 @@ class Measure:
     encoding: joint, the harness's (context and target tokenised together); separate, the authors'.
     max_length: tokens that are read at one time; None: as many as the model has positions.
     keep: which part of a context that is too long is kept. greedy_text: whether answers carry the greedy tokens' text.
-    stop: (greedy) texts at which what is said ends. mask: (answer) what attention does not see, as metrics/conventions.
+    stop: (greedy) texts at which what is said ends. mask: (answer, greedy) what attention does not see, as
+    metrics/conventions. ends: (greedy) tokens at which it ends: the end of text, or any that ends a turn of a chat.
     """
 
     kind: Kind
@@ -44,21 +45,20 @@ class Measure:
     greedy_text: bool = False
     stop: tuple[str, ...] = ()
     mask: Literal["length", "pad_id"] = "length"
+    ends: Literal["text", "turn"] = "text"
 
     def key(self) -> dict[str, JsonValue]:
         """As a part of store keys; what came later is told where it is set alone."""
-        known: dict[str, JsonValue] = asdict(self)
-        known["stop"] = list(self.stop)
-        return {
-            name: value for name, value in known.items() if name not in ("stop", "mask") or value not in ([], "length")
-        }
+        known: dict[str, JsonValue] = {**asdict(self), "stop": list(self.stop)}
+        unset: dict[str, JsonValue] = {"stop": [], "mask": "length", "ends": "text"}
+        return {name: value for name, value in known.items() if name not in unset or value != unset[name]}
 
 
 @dataclass(frozen=True)
 class Request:
     """One question. document: its number in the task. tokens: ids in the model's vocabulary, of windows, answers and
-    what is continued greedily. given: how many of the first tokens are not scored. detail: each token's scores are
-    answered too."""
+    what is continued greedily; `context` is then a remark. given: how many of the first tokens are not scored. detail:
+    each token's scores are answered too."""
 
     document: int
     context: str = ""

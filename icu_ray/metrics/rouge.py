@@ -72,14 +72,15 @@ def greedy_answers(
     pad_id: int,
     stop_words: Sequence[str] = (),
     openings: Sequence[Sequence[int]] | None = None,
+    masked: int | None = None,
     at_once: int = ANSWERS_AT_ONCE,
 ) -> list[str | None]:
     """What the model says after each of the N prompts, token ids without pads, as text: `cut_answer` of it.
 
     An answer ends before a token of `ends`, after max_new_tokens, where the model's positions end, or soon after a stop
     word. None where the model's scores are not finite, or a prompt leaves no place for an answer: an empty text would
-    count as forgotten. openings: for each prompt tokens that its answer is known to begin with. A model folder's
-    settings for generation do not count.
+    count as forgotten. openings: for each prompt tokens that its answer is known to begin with. masked: a token that
+    attention does not see, also in a prompt. A model folder's settings for generation do not count.
     """
     words = _words(tokenizer, stop_words)
     stops = _stop_test(tokenizer, [word for word in stop_words if word], words)
@@ -111,7 +112,7 @@ def greedy_answers(
                     return stops(before[place] + tokens)
 
                 wanted = [left[row] for row in block]
-                more = _generated(model, [begun[row] for row in block], wanted, ends, pad_id, stop, tell)
+                more = _generated(model, [begun[row] for row in block], wanted, ends, pad_id, stop, tell, masked)
                 for row, known, tokens in zip(block, before, more, strict=True):
                     said[row] = None if tokens is None else known + tokens
     finally:
@@ -165,11 +166,14 @@ def _generated(
     pad_id: int,
     stops: Callable[[int, list[int]], bool],
     on_part: Callable[[float], None],
+    masked: int | None,
 ) -> list[list[int] | None]:
     """The most probable next tokens after each prompt until it ends; None where scores are not finite."""
     device, width, longest = model.device, max(map(len, prompts)), max(limits)
     ids = torch.tensor([[pad_id] * (width - len(each)) + list(each) for each in prompts], device=device)
     mask = torch.tensor([[False] * (width - len(each)) + [True] * len(each) for each in prompts], device=device)
+    if masked is not None:
+        mask &= ids != masked
     states = PromptStates(model, ids, None if bool(mask.all()) else mask)
     logits, _ = states.read(None, mask[:, :0], None)
     said: list[list[int] | None] = [[] for _ in prompts]

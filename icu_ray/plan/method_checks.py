@@ -22,6 +22,11 @@ def check_methods_fit(config: SweepConfig) -> None:
                 raise UserError(f"methods.{number}.{key}: {told.name} trains nothing; leave it out")
         for alpha, beta in methods.cells(told):
             method = methods.get(told.name, alpha=alpha, beta=beta, settings=told.settings, loss=config.loss)
+            if told.alpha is not None and "retain" in method.defaults and not method.alpha_counts(told.settings):
+                raise UserError(
+                    f"methods.{number}.alpha: {told.name} has no retain part with these settings, so that alpha would "
+                    "count for nothing; write settings: {retain: nll}, or leave alpha out"
+                )
             _check_step(method, number, told, config)
             _check_fine_tuning(method, number, told, config)
             for model, count in layers.items():
@@ -76,11 +81,11 @@ def _check_step(method: Method, number: int, told: MethodConfig, config: SweepCo
             f"{where}: rule={rule} takes the forget part and the retain part of a loss apart, and that of "
             f"{method.name} is no sum of such terms; expected a method such as npo, graddiff or simnpo"
         )
-    alphas = {alpha for alpha, _ in methods.cells(told)}
-    if rule == "gru" and len(alphas) > 1:
+    cells = methods.cells(told)
+    if rule == "gru" and len(cells) > 1 and len(method.split()[1].terms) < 2:
         raise UserError(
-            f"{where}: rule=gru takes only the direction of the retain part, so alpha changes nothing, and there are "
-            f"{len(alphas)} of them: {', '.join(f'{alpha:g}' for alpha in sorted(alphas))}; keep one"
+            f"{where}: rule=gru takes only the direction of the retain part, which is one term in {method.name}: its "
+            f"weight changes nothing, and there are {len(cells)} cells; keep one"
         )
     for model in _models_of(told, config):
         if model.zero_stage == 3:

@@ -27,6 +27,7 @@ from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
+from icu_ray.storage.files import list_dir
 from icu_ray.storage.folders import remove
 from icu_ray.storage.results import ENDED_EARLY
 from icu_ray.storage.trial_files import TrialPaths, read_result
@@ -91,6 +92,10 @@ class SweepEvaluation:
             self.failures.append(f"{trial.name}: its model was not kept (resources.keep_models) and is not evaluated")
             return
         models = models_of(self.plan, self.root, trial, result)
+        if models.after.source == models.paths.model and not list_dir(models.paths.model):
+            # Asking it would only put errors in the place of what was measured while it was there.
+            self.failures.append(f"{trial.name}: its model is no longer there and is not evaluated anew")
+            return
         with self._changed:
             self._added.append(models)
             self._changed.notify_all()

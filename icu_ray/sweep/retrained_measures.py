@@ -9,6 +9,7 @@ evaluation.json when both are there; nothing is measured for them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 
 from icu_ray.errors import UserError
@@ -26,24 +27,30 @@ log = logging.getLogger(__name__)
 def add_retrained_measures(plan: Plan) -> None:
     """Fill them in for every trial that lacks them and whose retrained model is evaluated too."""
     golds = {(t.model.name, t.sample): t for t in plan.trials if t.settings.method == RETRAINED}
-    read: dict[str, Documents | None] = {}
+    read: dict[str, tuple[TrialEvaluation, bytes] | None] = {}
     for trial in plan.trials:
         gold = golds.get((trial.model.name, trial.sample))
         if gold is None:
             continue
         if gold.trial_id not in read:
-            known = _evaluated(plan, gold)
-            read[gold.trial_id] = None if known is None else trial_documents(known[1], gold.name)
+            read[gold.trial_id] = _evaluated(plan, gold)
         theirs, own = read[gold.trial_id], _evaluated(plan, trial)
-        if not theirs or own is None:
+        if theirs is None or own is None:
             continue
-        evaluation, data = own
+        (evaluation, data), (gold_evaluation, gold_data) = own, theirs
+        # Numbers of other rows, or by other conventions, are not compared.
+        same = {task for task, known in evaluation.tasks.items() if gold_evaluation.tasks.get(task) == known}
+        reference = _of(same, trial_documents(gold_data, gold.name))
         before, after = (
-            {**known, **_beside(trial_documents(data, model), theirs)}
+            {**known, **_beside(_of(same, trial_documents(data, model)), reference)}
             for model, known in ((trial.model.name, evaluation.before), (trial.name, evaluation.after))
         )
         if (before, after) != (dict(evaluation.before), dict(evaluation.after)):
             write_evaluation(_paths(plan, trial), replace(evaluation, before=before, after=after))
+
+
+def _of(tasks: Collection[str], documents: Documents) -> Documents:
+    return {task: known for task, known in documents.items() if task in tasks}
 
 
 def _beside(documents: Documents, retrained: Documents) -> dict[str, float]:

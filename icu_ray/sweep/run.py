@@ -155,6 +155,11 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
                     from icu_ray.sweep.trials import run_trials
 
                     undone = run_trials(plan, unevaluated, provenance, limits, telling, logs, interrupted, lost, tell)
+                if config.evaluation.asked and not interrupted.is_set():
+                    from icu_ray.sweep.retrained_measures import add_retrained_measures
+
+                    # Also where nothing was left to run: an interruption may have come between both.
+                    add_retrained_measures(plan)
             state = "interrupted" if interrupted.is_set() else "finished"
         except KeyboardInterrupt:
             state = "interrupted"

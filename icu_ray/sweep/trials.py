@@ -35,7 +35,6 @@ from icu_ray.storage.results import EpochRecord, Provenance
 from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.sweep.prepare import prepare
 from icu_ray.sweep.prepared import Prepared
-from icu_ray.sweep.retrained_measures import add_retrained_measures
 from icu_ray.sweep.running_trials import RunningTrials
 from icu_ray.sweep.trial_durations import TrialDurations
 from icu_ray.training.preloading import PRELOAD
@@ -128,7 +127,6 @@ def run_trials(
             undone += running.left()
         if evaluation is not None and not interrupted.is_set():
             evaluation.finish()
-            add_retrained_measures(plan)
             undone += [f"not evaluated: {line}" for line in evaluation.failures]
         return undone
 

@@ -196,10 +196,13 @@ def test_the_system_text_and_what_the_answer_begins_with() -> None:
 def test_a_row_with_tags_is_cut_before_its_end() -> None:
     made = words_tokenizer(bos=True)
     (row,) = prompt_rows([("w1 w2", "w3 w4 w5")], made, PromptStyle(max_length=5))
-    assert said(made, row.ids) == ["<bos>", "w1", "w2", "w3", "w4", "<end>"]
+    assert said(made, row.ids) == ["<bos>", "w1", "w2", "w3", "w4"]  # its end was never written there
     assert row.masked == 3
     (full,) = prompt_rows([("w1 w2 w3 w4 w5", "w6")], made, PromptStyle(max_length=5))
-    assert len(full.prompt_ids) == 5 and said(made, full.ids[full.masked :]) == ["<end>"]
+    assert len(full.prompt_ids) == 5 and not full.ids[full.masked :]
+    ou = PromptStyle(max_length=5, conventions="open_unlearning")
+    (theirs,) = prompt_rows([("w1 w2", "w3 w4 w5")], made, ou)
+    assert said(made, theirs.ids) == ["<bos>", "w1", "w2", "w3", "w4", "<end>"]
     # A chat is not cut.
     (chat,) = prompt_rows([("w1 w2", "w3 w4 w5")], made, PromptStyle(chat=True, max_length=5))
     assert said(made, chat.ids[chat.masked :]) == ["w3", "w4", "w5", "<end>"]

@@ -108,9 +108,9 @@ def test_where_a_table_is() -> None:
     assert table_place(news, muse.table("news/verbmem/forget.jsonl")) == "hub:muse-bench/MUSE-News#verbmem:forget"
     rwku = RwkuData(source="rwku", subject="1_Ada", folder="f", corpus="phi3")
     assert table_place(rwku, BENCHMARKS["rwku"].table("forget_level1.json")) == "f/1_Ada/forget_level1.json"
-    assert table_place(rwku, BENCHMARKS["rwku"].table("mia_retain.json")) == "f/mia_retain.json"
+    assert table_place(rwku, BENCHMARKS["rwku"].table("forget_target.json")) == "f/forget_target.json"
     assert split_of(rwku).forget == "positive_phi.json"
-    assert split_of(WmdpData(source="wmdp", split="cyber")).harness == ("wmdp_cyber", "mmlu")
+    assert split_of(WmdpData(source="wmdp", split="cyber")).harness == ("wmdp_cyber",)
 
 
 def test_the_real_rows(shared: Path) -> None:

@@ -37,13 +37,22 @@ def test_an_unwritten_one_is_the_models_or_the_sweeps_and_changes_no_id() -> Non
         ({"name": "original", "lr": 1e-4}, r"methods\.0\.lr: original trains nothing"),
         ({"name": "original", "filter": "or"}, r"methods\.0\.filter: original trains nothing"),
         ({"name": "task_vector", "filter": "or"}, r"methods\.0\.filter: task_vector learns all targets"),
-        ({"name": "npo", "step": {"rule": "gru"}, "alpha": [0.5, 1.0]}, r"alpha changes nothing, and there are 2"),
+        (
+            {"name": "graddiff", "step": {"rule": "gru"}, "alpha": [0.5, 1.0]},
+            r"weight changes nothing, and there are 2",
+        ),
+        ({"name": "kl", "step": {"rule": "gru"}, "beta": [1.0, 4.0]}, r"weight changes nothing, and there are 2"),
+        ({"name": "npo", "alpha": [1.0, 4.0]}, r"npo has no retain part with these settings"),
         ({"name": "icu", "lr": [1e-4, 1e-4]}, "one and the same cell"),
     ],
 )
 def test_what_would_count_for_nothing_is_refused(method: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         plan({"methods": [method]})
+
+
+def test_the_direction_of_two_retain_terms_depends_on_their_weights() -> None:
+    assert len(plan({"methods": [{"name": "icu", "step": {"rule": "gru"}, "alpha": [0.5, 1.0]}]}).trials) == 8
 
 
 def test_a_search_chooses_its_own() -> None:

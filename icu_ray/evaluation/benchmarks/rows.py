@@ -84,6 +84,10 @@ def _rows(section: Section, table: Table, columns: tuple[str, ...], lists: str |
             if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
                 expected = "a list of texts" if column == lists else "text"
                 raise UserError(f"{key}: {place}: {where}: column '{column}': expected {expected}, found {value!r:.80}")
+            if not all(text.strip() for text in texts):
+                raise UserError(
+                    f"{key}: {place}: {where}: column '{column}' holds an empty text, which nothing measures"
+                )
         found.append(row)
     return found
 

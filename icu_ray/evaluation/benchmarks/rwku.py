@@ -42,14 +42,14 @@ def _questions(name: str) -> PromptSet:
     )
 
 
-def _membership(name: str, members: bool) -> PromptSet:
-    return PromptSet(name, "texts", f"{name}.json", "", "text", _MIA, max_length=2048, members=members)
+def _membership(name: str, file: str, members: bool) -> PromptSet:
+    return PromptSet(name, "texts", file, "", "text", _MIA, max_length=2048, members=members)
 
 
 _SETS = (
     *(_questions(name) for name in (*_LEVELS, *_NEIGHBOURS)),
-    _membership("mia_forget", True),
-    _membership("mia_retain", False),
+    _membership("mia_forget", "forget_mia.json", True),
+    _membership("mia_retain", "retain_mia.json", False),
 )
 
 RWKU = Benchmark(
@@ -62,11 +62,12 @@ RWKU = Benchmark(
         *(_by_subject(name, f"{name}.json", None, _ASKED) for name in _NEIGHBOURS),
         _by_subject("train_positive_llama3", "positive.json", None, ("subject", "text")),
         _by_subject("train_positive_phi3", "positive_phi.json", None, ("subject", "text")),
-        *(Table(HUB, name, "", f"{name}.json", None, ("text",)) for name in ("mia_forget", "mia_retain")),
+        _by_subject("mia_forget", "forget_mia.json", None, ("subject", "text")),
+        _by_subject("mia_retain", "retain_mia.json", None, ("subject", "text")),
     ),
     splits={
         "llama3": Split("positive.json", None, _SETS),
         "phi3": Split("positive_phi.json", None, _SETS),
     },
-    reported=("forget level 1, 2, 3", "neighbour level 1, 2", "loss, zlib, min-k, min-k++ of forget and retain"),
+    reported=(*(f"{name}_Q_A_ROUGE" for name in (*_LEVELS, *_NEIGHBOURS)), "mia_loss", "mia_min_k"),
 )

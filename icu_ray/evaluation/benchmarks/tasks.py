@@ -19,6 +19,7 @@ import numpy as np
 
 from icu_ray.config import RowForm
 from icu_ray.data.prompt_styles import STYLES, PromptRow, PromptStyle, completion_rows, prompt_rows, style_of
+from icu_ray.data.prompts import special_ids
 from icu_ray.evaluation.benchmarks.definition import PromptSet
 from icu_ray.evaluation.benchmarks.rows import Section, benchmark_of, set_rows, sets_of, shots_of
 from icu_ray.evaluation.kinds.known_answers import unpacked
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 SAID = "_said"
 """Ends the name of a set's task that has models speak."""
+NO_END = "no end"
+"""Marks a request whose last token ends neither a text nor a turn."""
 _VERSION = 1
 _SHORT: Mapping[str, str] = {"real_authors": "ra", "world_facts": "wf"}
 """What OpenUnlearning's metrics call a set, where that is another word."""
@@ -153,9 +156,11 @@ def _known_task(
         ]
         pairs = [(row[of.prompt] if of.prompt else "", answer) for _, row, _, answer in known]
         written = _written(pairs, tokenizer, asked, of, shots)
+        ends = special_ids(tokenizer)
         return tuple(
             Request(
                 number,
+                context="" if row.ids[-1] in ends else NO_END,
                 target=str(tokenizer.decode(list(row.ids[row.masked :]), skip_special_tokens=True)),
                 tokens=row.ids,
                 given=row.masked,
@@ -214,8 +219,8 @@ def _of_tokens(of: PromptSet, firsts: Sequence[tuple[Request, Answer]], conventi
     """What needs each token of a row's answer."""
     rows: list[tuple[AnswerScores, int | None]] = []
     for request, answer in firsts:
-        # Of rows of question and answer the last token is the end of the text or of the turn.
-        rows.append((unpacked(request, answer), request.tokens[-1] if of.kind == "questions" else None))
+        # What does not count is the end of a text or a turn, which a row has unless it is cut.
+        rows.append((unpacked(request, answer), None if request.context == NO_END else request.tokens[-1]))
 
     def each(measure: Any) -> Floats:
         return np.asarray([float(measure([scores], end, conventions=conventions)[0]) for scores, end in rows])
@@ -263,7 +268,14 @@ def _said_task(
 ) -> Task:
     """What the model says after each prompt, and how much of the answer that is."""
     assert of.generation is not None
-    measure = Measure("greedy", max_new_tokens=of.generation.new_tokens, stop=of.generation.stop)
+    turns = of.kind == "questions" and asked.style(of).chat and not asked.open_unlearning
+    measure = Measure(
+        "greedy",
+        max_new_tokens=of.generation.new_tokens,
+        stop=of.generation.stop,
+        mask=asked.conventions.mask,
+        ends="turn" if turns else "text",
+    )
 
     def ask(tokenizer: PreTrainedTokenizerBase) -> tuple[Request, ...]:
         pairs = [(row[of.prompt], row[of.answer]) for row in rows]

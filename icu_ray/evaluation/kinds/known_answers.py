@@ -64,16 +64,24 @@ def unpacked(request: Request, answer: Answer) -> AnswerScores:
 
 
 def answer_greedily(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request], measure: Measure
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    measure: Measure,
+    positions: int,
 ) -> list[Answer]:
     """What the model says after each request's tokens, up to an end of text or a stop word.
 
-    NaN as log-likelihood, which is 0 else, where the model's scores are not finite, or a prompt leaves no place for an
-    answer.
+    NaN as log-likelihood, which is 0 else, where the model's scores are not finite. UserError for a prompt that leaves
+    no place for an answer in the model's positions.
     """
+    from icu_ray.data.prompts import special_ids
     from icu_ray.data.specials import specials_of
     from icu_ray.metrics.rouge import greedy_answers
 
+    longest = max((len(request.tokens) for request in requests), default=0)
+    if longest >= positions:
+        raise UserError(f"a prompt has {longest} tokens, and this model reads only {positions} with its answer")
     specials = specials_of(tokenizer)
     ends = {token for token in (specials.eos_id, tokenizer.eos_token_id) if token is not None}
     said = greedy_answers(
@@ -81,8 +89,9 @@ def answer_greedily(
         tokenizer,
         [request.tokens for request in requests],
         max_new_tokens=measure.max_new_tokens,
-        ends=ends,
+        ends=ends | special_ids(tokenizer) if measure.ends == "turn" else ends,
         pad_id=specials.pad_id,
+        masked=specials.pad_id if measure.mask == "pad_id" else None,
         stop_words=measure.stop,
     )
     return [Answer(0.0 if text is not None else float("nan"), 0, text=text or "") for text in said]

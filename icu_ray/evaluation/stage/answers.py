@@ -42,7 +42,7 @@ def _answered(loaded: LoadedModel, part: Slice) -> list[Answer]:
     if measure.kind == "answer":
         return answer_known(model, tokenizer, part.requests, measure, positions)
     if measure.kind == "greedy":
-        return answer_greedily(model, tokenizer, part.requests, measure)
+        return answer_greedily(model, tokenizer, part.requests, measure, positions)
     if measure.kind == "generation":
         return answer_generations(model, tokenizer, part.requests, measure, positions)
     return _as_the_harness(loaded, part.requests, positions)

@@ -51,7 +51,7 @@ def benchmark_tables(blocks: Sequence[Block], configs: Sequence[Mapping[str, Any
     for block in blocks:
         for name, benchmark in BENCHMARKS.items():
             columns = tuple(each for own in benchmark.reported for each in (own, *_MORE.get(own, ())))
-            rows = [(row, tuple(_mean(block, row, f"{name}/{column}") for column in columns)) for row in block.rows]
+            rows = [(row, tuple(_mean(block, row, _full(name, column)) for column in columns)) for row in block.rows]
             used = [place for place in range(len(columns)) if any(values[place] is not None for _, values in rows)]
             if not used:
                 continue
@@ -70,6 +70,11 @@ def benchmark_tables(blocks: Sequence[Block], configs: Sequence[Mapping[str, Any
                 )
             )
     return tuple(tables)
+
+
+def _full(benchmark: str, column: str) -> str:
+    """The metric of a column: a benchmark's own, or one of the harness, which is named in full."""
+    return column if "/" in column else f"{benchmark}/{column}"
 
 
 def is_benchmarks(metric: str) -> bool:
@@ -101,7 +106,9 @@ def _printed(
 ) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
     """What is printed for this model and split; the longest name that the model's source has counts."""
     rows = [row for row in _file()["rows"] if row["benchmark"] == benchmark and row["split"] == split]
-    named = [row["model"] for row in rows if row["model"].lower() in source.lower()]
+    known = BENCHMARKS[benchmark].splits.get(split)
+    target = None if known is None or known.models is None else known.models.get("target")
+    named = [row["model"] for row in rows if row["model"].lower() in source.lower() or source == target]
     model = max(named, key=len, default=None)
     said = {BEFORE: "before unlearning", methods.RETRAINED: "retrained"}
     return tuple(
