@@ -94,7 +94,9 @@ def test_a_method_gives_the_alpha_that_no_cell_names(model: Path) -> None:
 
 
 def test_npo_uses_alpha_with_a_retain_part_alone(model: Path) -> None:
-    plain = ids(planned(model, [{"name": "npo", "alpha": [0.5, 1.0]}]))
+    with pytest.raises(UserError, match="npo has no retain part with these settings"):
+        planned(model, [{"name": "npo", "alpha": [0.5, 1.0]}])
+    plain = ids(planned(model, [{"name": "npo"}]))
     kept = ids(planned(model, [{"name": "npo", "alpha": [0.5, 1.0], "settings": {"retain": "nll"}}]))
     assert set(plain) == {"npo-m-s0"} and set(kept) == {"npo-m-s0-a0.5", "npo-m-s0-a1.0"}
 
