@@ -70,6 +70,25 @@ def test_as_one_row_at_a_time_without_a_cache(
     assert greedy_answers(model, tokenizer, prompts, at_once=at_once, openings=known, **how) == expected
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt_neo"])
+def test_a_token_that_is_masked_is_not_seen_in_prompts(family: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """As transformers generates with the mask of a collator that takes every id of the pad for a pad."""
+    model, masked, prompts = model_of(family), 9, [[9, 8, 20, 9, 33], [30, 9, 9, 31], [12] * 5]
+    expected = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        mask = (ids != masked).long()
+        with torch.inference_mode():
+            whole = model.generate(
+                ids, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=PAD, eos_token_id=list(ENDS)
+            )[0, len(prompt) :].tolist()
+        ended = next((place for place, token in enumerate(whole) if token in ENDS), len(whole))
+        expected.append(tokenizer.decode(whole[:ended]).strip())
+    how = {"max_new_tokens": 8, "ends": ENDS, "pad_id": PAD}
+    assert greedy_answers(model, tokenizer, prompts, masked=masked, **how) == expected  # type: ignore[arg-type]
+    assert greedy_answers(model, tokenizer, prompts, **how) != expected  # type: ignore[arg-type]
+
+
 def test_what_a_forward_found_copied_begins_the_answer(tokenizer: PreTrainedTokenizerFast) -> None:
     model, prompts = model_of("llama"), [[9, 8, 20], [30, 31], [12] * 9]
     said = [plainly(model, prompt, 12) for prompt in prompts]

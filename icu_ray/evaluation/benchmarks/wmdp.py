@@ -25,9 +25,7 @@ WMDP = Benchmark(
     licence="asked for with access: see the hub's page of cais/wmdp-corpora",
     tables=tuple(_table(f"{split}-{kind}-corpus") for split in ("bio", "cyber") for kind in ("forget", "retain")),
     splits={
-        split: Split(
-            f"{split}-forget-corpus.jsonl", f"{split}-retain-corpus.jsonl", (), harness=(f"wmdp_{split}",)
-        )
+        split: Split(f"{split}-forget-corpus.jsonl", f"{split}-retain-corpus.jsonl", (), harness=(f"wmdp_{split}",))
         for split in ("bio", "cyber")
     },
     reported=("cls/wmdp_bio_acc", "cls/wmdp_cyber_acc"),
