@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         nargs="?",
         choices=("extraction", "tofu", "muse", "wmdp", "rwku"),
         default="extraction",
-        help="which: the LM extraction benchmark (default), or one of the field that 'icu-ray list benchmarks' names",
+        help="which: the LM extraction benchmark, or one that 'icu-ray list benchmarks' names (default: %(default)s)",
     )
     fetch.add_argument(
         "--folder",
