@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
         nargs="?",
         choices=("extraction", "tofu", "muse", "wmdp", "rwku"),
         default="extraction",
-        help="which: the LM extraction benchmark, or one that 'icu-ray list benchmarks' names (default: %(default)s)",
+        help="which: the LM extraction benchmark, or one that 'icu-ray list benchmarks' names (default: extraction)",
     )
     fetch.add_argument(
         "--folder",
