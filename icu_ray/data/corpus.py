@@ -50,6 +50,8 @@ class DataCheck:
     fingerprint: str
     remarks: tuple[str, ...] = ()
     subjects: Mapping[str, str] = field(default_factory=dict)
+    heldout_fingerprint: str = ""
+    """Content of the held-out rows alone."""
 
     def require_pool(self, methods: Iterable[str]) -> None:
         """UserError when methods that need paired rows are to run without a pool."""
@@ -139,5 +141,5 @@ def check_of(
                 "take a smaller sample or a larger pool"
             )
     everything = hashlib.sha256("\n".join(f"{number}:{each.fingerprint}" for number, each in samples.items()).encode())
-    everything.update(fingerprint(heldout).encode())
-    return DataCheck(source, samples, len(heldout), everything.hexdigest())
+    everything.update((held_out := fingerprint(heldout)).encode())
+    return DataCheck(source, samples, len(heldout), everything.hexdigest(), heldout_fingerprint=held_out)

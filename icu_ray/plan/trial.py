@@ -18,6 +18,7 @@ from icu_ray.config import (
     ModelConfig,
     OptimConfig,
     PairsConfig,
+    RecordsData,
     StopConfig,
     SweepConfig,
     TrainConfig,
@@ -150,6 +151,7 @@ def trial_of(
         "model": {**model_identity, **_corpus_of(model, data)},
         "sample": sample if data is None else data.samples[sample].fingerprint,
         "heldout": None if data is None else data.heldout,
+        **_heldout_texts(config, data, model, stop),
         "method": {
             "name": settings.method,
             "alpha": settings.alpha,
@@ -280,6 +282,13 @@ def _answers_identity(kind: str | None, config: SweepConfig, data: DataCheck | N
         return {"from": kind, "generated": config.answers.generation}
     # What can be drawn, whichever file it is from.
     return {"from": kind, "texts": None if data is None else data.samples[sample].answers.get(kind or "")}
+
+
+def _heldout_texts(config: SweepConfig, data: DataCheck | None, model: ModelConfig, stop: StopConfig) -> dict[str, Any]:
+    # Which texts they are decides when a text counts as forgotten. The corpus of a model made here says it already.
+    if "heldout" not in (stop.ma, stop.el) or not isinstance(config.data, RecordsData) or model.made_here:
+        return {}
+    return {"heldout_texts": None if data is None else data.heldout_fingerprint}
 
 
 def _corpus_of(model: ModelConfig, data: DataCheck | None) -> dict[str, Any]:

@@ -240,3 +240,18 @@ def test_each_trial_is_handed_its_own_answers(model: Path, tmp_path: Path) -> No
             assert beside is not None
             for target, place in enumerate(beside):
                 assert data.alternates.ids[place].startswith(data.targets.ids[target] + ":answer")
+
+
+def test_held_out_texts_that_decide_the_verdict_are_a_part_of_the_id(model: Path) -> None:
+    """A finished trial is not taken for one that is judged by other texts."""
+
+    def of(first: int, stop: dict[str, Any]) -> set[str]:
+        file = model.parent / "heldout.jsonl"
+        rows = [{"question": f"Who is held out as number {first + n}?", "answer": "one of them"} for n in range(4)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        made = planned(model, [{"name": "kumpr"}], {"heldout": str(file)}, stop={"max_epochs": 3, **stop})
+        return {trial.trial_id for trial in made.trials}
+
+    by_them = {"ma": "heldout", "el": "heldout"}
+    assert of(0, by_them) == of(0, by_them) != of(7, by_them)
+    assert of(0, {}) == of(7, {})
