@@ -1,0 +1,106 @@
+"""Forget quality and privleak, which join a trial's evaluation once the retrained model beside it has one.
+
+Needs: nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from scipy import stats
+
+from icu_ray.config.file import resolve_config
+from icu_ray.methods import RETRAINED
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.planning import plan_sweep
+from icu_ray.plan.trial import Trial
+from icu_ray.storage.files import write_atomic
+from icu_ray.storage.results import TrialEvaluation
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, write_evaluation
+from icu_ray.sweep.retrained_measures import add_retrained_measures
+
+TASKS = {"tofu_forget": "a", "tofu_holdout": "b"}
+ROWS = 12
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    tree = {
+        "name": "t",
+        "storage": str(tmp_path),
+        "data": {"source": "synthetic", "records": 24, "sample_size": 4, "heldout": 4},
+        "columns": {"length": 64, "prefix_start": 32, "suffix_start": 48},
+        "models": [{"name": "small", "standin": {"size": "small"}, "retrained": True}],
+        "methods": [{"name": "kumpr"}],
+    }
+    return plan_sweep(resolve_config(tree, "t"), dry_run=True)
+
+
+def evaluated(plan: Plan, trial: Trial, seed: int, tasks: dict[str, str] = TASKS) -> dict[str, np.ndarray]:
+    """Give a trial an evaluation of random rows; the truth ratios of its own model, and the scores of both sets."""
+    random, tables, own = np.random.default_rng(seed), [], {}
+    for model in dict.fromkeys((trial.model.name, trial.name)):
+        for task in tasks:
+            columns = {"truth_ratio_raw": random.random(ROWS), "mia_min_k": random.random(ROWS)}
+            if model == trial.name:
+                own |= {f"{task}/{name}": values for name, values in columns.items()}
+            order = random.permutation(ROWS)  # rows may stand in any order
+            told = {name: values[order] for name, values in columns.items()}
+            tables.append(pa.table({"model": [model] * ROWS, "task": [task] * ROWS, "document": order, **told}))
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pa.concat_tables(tables), buffer)
+    paths, content = paths_of(plan, trial), buffer.getvalue()
+    write_atomic(paths.documents, content)
+    digest = hashlib.sha256(content).hexdigest()
+    write_evaluation(paths, TrialEvaluation(tasks, ("x", "y"), {}, {"tofu/forget_Q_A_Prob": 0.5}, {}, digest))
+    return own
+
+
+def paths_of(plan: Plan, trial: Trial) -> TrialPaths:
+    return TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
+
+
+def after(plan: Plan, trial: Trial) -> dict[str, float | None]:
+    found = read_evaluation(paths_of(plan, trial))
+    assert found is not None
+    return dict(found.after)
+
+
+def both(plan: Plan) -> tuple[Trial, Trial]:
+    gold = next(trial for trial in plan.trials if trial.settings.method == RETRAINED)
+    return next(trial for trial in plan.trials if trial is not gold), gold
+
+
+def test_rows_are_compared_with_the_retrained_models(plan: Plan) -> None:
+    trial, gold = both(plan)
+    own = evaluated(plan, trial, 1)
+    add_retrained_measures(plan)
+    assert set(after(plan, trial)) == {"tofu/forget_Q_A_Prob"}  # nothing to compare with yet
+    theirs = evaluated(plan, gold, 2)
+    add_retrained_measures(plan)
+    found = after(plan, trial)
+    ratio = "tofu_forget/truth_ratio_raw"
+    assert found["tofu/forget_quality"] == pytest.approx(stats.ks_2samp(own[ratio], theirs[ratio]).pvalue)
+
+    def area(of: dict[str, np.ndarray]) -> float:
+        members, others = of["tofu_forget/mia_min_k"], of["tofu_holdout/mia_min_k"]
+        return float((others[:, None] > members[None]).mean())
+
+    privleak = 100 * ((1 - area(own)) - (1 - area(theirs))) / (1 - area(theirs))
+    assert found["tofu/privleak"] == pytest.approx(privleak)
+    assert after(plan, gold)["tofu/forget_quality"] == 1.0 and after(plan, gold)["tofu/privleak"] == pytest.approx(0)
+    assert found["tofu/forget_Q_A_Prob"] == 0.5
+
+
+def test_what_was_asked_otherwise_is_not_compared(plan: Plan) -> None:
+    trial, gold = both(plan)
+    evaluated(plan, trial, 1)
+    evaluated(plan, gold, 2, {**TASKS, "tofu_forget": "other conventions"})
+    add_retrained_measures(plan)
+    assert set(after(plan, trial)) == {"tofu/forget_Q_A_Prob"}
