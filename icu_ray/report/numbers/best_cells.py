@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from icu_ray.config import StopConfig
 from icu_ray.plan.search_objective import objective_of
 from icu_ray.report.collect import ReportedTrial
@@ -54,4 +56,8 @@ def _of_trial(trial: ReportedTrial) -> float | None:
     result, stop = trial.measured, trial.settings.get("stop")
     if result is None or result.after is None or stop is None:
         return None
-    return objective_of(result.after, result.before, StopConfig.model_validate(stop))
+    try:
+        rule = StopConfig.model_validate(stop)
+    except ValidationError:  # a damaged file, or one of another version
+        return None
+    return objective_of(result.after, result.before, rule)
