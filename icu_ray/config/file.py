@@ -138,6 +138,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return _read_with_base(path, ())
 
 
+def _named_by(seen: tuple[Path, ...]) -> str:
+    """Of a base: which config names it."""
+    return f"; it is the base of {seen[-1]}" if seen else ""
+
+
 def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     try:
         if path.resolve() in seen:
@@ -145,9 +150,9 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         known = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"config {path}: no such file{did_you_mean(str(path), known)}") from None
+        raise UserError(f"config {path}: no such file{did_you_mean(str(path), known)}{_named_by(seen)}") from None
     except (OSError, ValueError) as error:  # ValueError: no UTF-8 inside, or a name that no file can have
-        raise UserError(f"config {path}: cannot be read: {error}") from error
+        raise UserError(f"config {path}: cannot be read: {error}{_named_by(seen)}") from error
     parsed = parse_yaml(text, f"config {path}")
     if not isinstance(parsed, dict):
         raise UserError(f"config {path}: expected a mapping of keys, found {type(parsed).__name__}")
