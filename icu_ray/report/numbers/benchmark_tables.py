@@ -13,12 +13,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from statistics import fmean
 from typing import Any
 
 from icu_ray import methods
 from icu_ray.evaluation.benchmarks import BENCHMARKS
-from icu_ray.report.numbers.rows import BEFORE, Block, Row
+from icu_ray.report.numbers.rows import BEFORE, Block
 
 _MORE: Mapping[str, tuple[str, ...]] = {"forget_quality": ("forget_quality_log10",)}
 """Columns of ours that stand behind a benchmark's own: of a p-value near 0 the logarithm says more."""
@@ -51,7 +50,9 @@ def benchmark_tables(blocks: Sequence[Block], configs: Sequence[Mapping[str, Any
     for block in blocks:
         for name, benchmark in BENCHMARKS.items():
             columns = tuple(each for own in benchmark.reported for each in (own, *_MORE.get(own, ())))
-            rows = [(row, tuple(_mean(block, row, _full(name, column)) for column in columns)) for row in block.rows]
+            rows = [
+                (row, tuple(block.evaluated_mean(row, _full(name, column)) for column in columns)) for row in block.rows
+            ]
             used = [place for place in range(len(columns)) if any(values[place] is not None for _, values in rows)]
             if not used:
                 continue
@@ -80,14 +81,6 @@ def _full(benchmark: str, column: str) -> str:
 def is_benchmarks(metric: str) -> bool:
     """Whether a metric of the evaluation is a benchmark's, whose numbers are no percentages."""
     return metric.split("/")[0] in BENCHMARKS
-
-
-def _mean(block: Block, row: Row, name: str) -> float | None:
-    if row.before:
-        return block.before.get(name)
-    evaluated = [trial.evaluation.after.get(name) for trial in row.trials if trial.evaluation is not None]
-    values = [value for value in evaluated if value is not None]
-    return fmean(values) if values else None
 
 
 def _told(model: str, benchmark: str, configs: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any, Literal
 
 from icu_ray import methods
@@ -122,6 +123,17 @@ class Block:
     def methods(self) -> tuple[Row, ...]:
         """The rows of methods of unlearning: those that are compared, and the population of scores."""
         return tuple(row for row in self.rows if not (row.before or row.gold))
+
+    def evaluated(self, row: Row) -> list[Mapping[str, float | None]]:
+        """What the evaluation of each of a row's trials measured; the model before is one for all of them."""
+        if row.before:
+            return [self.before]
+        return [trial.evaluation.after for trial in row.trials if trial.evaluation is not None]
+
+    def evaluated_mean(self, row: Row, metric: str) -> float | None:
+        """Mean of a metric of the evaluation over a row's trials, None where none has it."""
+        values = [value for metrics in self.evaluated(row) if (value := metrics.get(metric)) is not None]
+        return fmean(values) if values else None
 
 
 def row_name(label: str, alpha: float | None, beta: float | None, variant: str) -> str:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from icu_ray.report.numbers.benchmark_tables import BenchmarkTable, is_benchmarks
-from icu_ray.report.numbers.rows import Block, Row
+from icu_ray.report.numbers.rows import Block
 
 
 @dataclass(frozen=True)
@@ -40,20 +39,8 @@ def task_tables(blocks: Sequence[Block]) -> tuple[TaskTable, ...]:
     """The tables of all models that have any evaluated trial."""
     tables = []
     for block in blocks:
-        names = list(dict.fromkeys(name for row in block.rows for metrics in _metrics(block, row) for name in metrics))
+        names = list(dict.fromkeys(name for row in block.rows for metrics in block.evaluated(row) for name in metrics))
         if names:
-            lines = tuple((name, tuple(_mean(block, row, name) for row in block.rows)) for name in names)
+            lines = tuple((name, tuple(block.evaluated_mean(row, name) for row in block.rows)) for name in names)
             tables.append(TaskTable(block.model, tuple(row.name for row in block.rows), lines))
     return tuple(tables)
-
-
-def _metrics(block: Block, row: Row) -> list[dict[str, float | None]]:
-    """What every trial of the row measured; the original model is one for all of them."""
-    if row.before:
-        return [dict(block.before)]
-    return [dict(trial.evaluation.after) for trial in row.trials if trial.evaluation is not None]
-
-
-def _mean(block: Block, row: Row, name: str) -> float | None:
-    values = [value for metrics in _metrics(block, row) if (value := metrics.get(name)) is not None]
-    return fmean(values) if values else None
