@@ -27,23 +27,24 @@ log = logging.getLogger(__name__)
 def add_retrained_measures(plan: Plan) -> None:
     """Fill them in for every trial that lacks them and whose retrained model is evaluated too."""
     golds = {(t.model.name, t.sample): t for t in plan.trials if t.settings.method == RETRAINED}
-    read: dict[str, tuple[TrialEvaluation, bytes] | None] = {}
+    read: dict[str, tuple[TrialEvaluation, Documents] | None] = {}
     for trial in plan.trials:
         gold = golds.get((trial.model.name, trial.sample))
         if gold is None:
             continue
         if gold.trial_id not in read:
-            read[gold.trial_id] = _evaluated(plan, gold)
+            known = _evaluated(plan, gold)
+            read[gold.trial_id] = None if known is None else (known[0], trial_documents(known[1], gold.name))
         theirs, own = read[gold.trial_id], _evaluated(plan, trial)
         if theirs is None or own is None:
             continue
-        (evaluation, data), (gold_evaluation, gold_data) = own, theirs
+        (evaluation, data), (gold_evaluation, gold_documents) = own, theirs
         # Numbers of other rows, or by other conventions, are not compared.
-        same = {task for task, known in evaluation.tasks.items() if gold_evaluation.tasks.get(task) == known}
-        reference = _of(same, trial_documents(gold_data, gold.name))
+        same = {task for task, digest in evaluation.tasks.items() if gold_evaluation.tasks.get(task) == digest}
+        reference = _of(same, gold_documents)
         before, after = (
-            {**known, **_beside(_of(same, trial_documents(data, model)), reference)}
-            for model, known in ((trial.model.name, evaluation.before), (trial.name, evaluation.after))
+            {**metrics, **_beside(_of(same, trial_documents(data, model)), reference)}
+            for model, metrics in ((trial.model.name, evaluation.before), (trial.name, evaluation.after))
         )
         if (before, after) != (dict(evaluation.before), dict(evaluation.after)):
             write_evaluation(_paths(plan, trial), replace(evaluation, before=before, after=after))
@@ -65,12 +66,14 @@ def _paths(plan: Plan, trial: Trial) -> TrialPaths:
 
 
 def _evaluated(plan: Plan, trial: Trial) -> tuple[TrialEvaluation, bytes] | None:
-    """A trial's evaluation with its documents; None where there is none, or it cannot be read."""
+    """A trial's evaluation with its documents; None where no benchmark was asked, or they cannot be read."""
     paths = _paths(plan, trial)
     try:
         evaluation = read_evaluation(paths)
-        data = None if evaluation is None else read_documents(paths.documents, evaluation)
+        if evaluation is None or not any(map(benchmark_of_task, evaluation.tasks)):
+            return None  # documents, which may be large and far away, are not fetched for nothing
+        data = read_documents(paths.documents, evaluation)
     except UserError as error:
         log.warning("%s: %s", trial.name, error)
         return None
-    return None if evaluation is None or data is None else (evaluation, data)
+    return None if data is None else (evaluation, data)

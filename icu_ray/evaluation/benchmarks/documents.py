@@ -14,7 +14,7 @@ import numpy as np
 
 from icu_ray.evaluation.benchmarks import BENCHMARKS
 from icu_ray.evaluation.benchmarks.derived import Documents, of_model
-from icu_ray.metrics.answers import Floats
+from icu_ray.metrics.answers import Floats, as_floats
 
 _NO_METRICS = ("model", "task", "document", "target", "said", "loglikelihoods")
 
@@ -54,9 +54,5 @@ def _columns(table: object) -> dict[str, Floats]:
     """The metrics of a table, in the documents' order."""
     ordered = table.sort_by("document")  # type: ignore[attr-defined]
     names = [name for name in ordered.column_names if name not in _NO_METRICS]
-    columns = {name: ordered[name].to_pylist() for name in names}
-    return {
-        name: np.asarray([np.nan if value is None else value for value in values], dtype=np.float64)
-        for name, values in columns.items()
-        if any(value is not None for value in values)
-    }
+    columns = {name: as_floats(ordered[name].to_pylist()) for name in names}
+    return {name: values for name, values in columns.items() if not np.isnan(values).all()}
