@@ -19,6 +19,8 @@ class MethodStop(Section):
     """As stop.ma."""
     el: Threshold | None = None
     """As stop.el."""
+    max_epochs: Count | None = None
+    """As stop.max_epochs, and before that of the model. Default: the model's own, else stop.max_epochs."""
 
 
 class StepConfig(Section):

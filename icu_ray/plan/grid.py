@@ -177,7 +177,7 @@ def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> No
         raise UserError(
             "search: its objective needs held-out rows, and data has none; set data.heldout (or heldout_rows)"
         )
-    epochs = model.max_epochs or config.stop.max_epochs
+    epochs = config.epochs_of(model, method)
     if search.stop_early and search.grace_epochs > epochs:
         raise UserError(f"search.grace_epochs: {search.grace_epochs} are more than the {epochs} epochs of a trial")
 

@@ -130,6 +130,10 @@ def _check_fine_tuning(method: Method, number: int, told: MethodConfig, config: 
         raise UserError(f"{where}.filter: {method.name} learns all targets to the end; leave it out")
     if told.stop.rule is not None:
         raise UserError(f"{where}.stop.rule: {method.name} always ends after its setting 'epochs'; leave the rule out")
+    if told.stop.max_epochs is not None:
+        raise UserError(
+            f"{where}.stop.max_epochs: {method.name} always ends after its setting 'epochs'; give it under settings"
+        )
     for model in _models_of(told, config):
         if model.zero_stage == 3:
             raise UserError(

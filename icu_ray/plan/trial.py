@@ -112,7 +112,7 @@ def trial_of(
     known = methods.method_class(method.name)
     built = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings, step=method.step)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
-    lr, max_epochs = lr or model.lr or config.optim.lr, model.max_epochs or config.stop.max_epochs
+    lr, max_epochs = lr or model.lr or config.optim.lr, config.epochs_of(model, method)
     optim, refining = config.optim, config.filter
     if method.filter is not None:
         refining = refining.model_copy(update={"rule": method.filter})
@@ -194,6 +194,7 @@ def trial_of(
             cost=built.cost,
             pool=pool,
             epochs=settings.max_epochs if stop.rule == "epochs" else None,
+            most=settings.max_epochs,
             lr=lr,
         )
     return Trial(

@@ -152,7 +152,7 @@ class _Preparation:
         return found
 
     def _draws(self, model: ModelConfig, corpus: Corpus, sample: int) -> PairDraws | None:
-        epochs = model.max_epochs or self.config.stop.max_epochs
+        epochs = self.config.most_epochs(model)
         return pair_draws(self.config, epochs, len(corpus.targets[sample]), len(corpus.pools[sample]))
 
     def _chosen(self, corpus: Corpus, samples: Sequence[int]) -> list[dict[int, NDArray[np.int64]] | None]:
@@ -165,7 +165,7 @@ class _Preparation:
                 if counts and counts.pairs and counts.pairs != pairs_fingerprint(corpus.rows.ids, rows):
                     raise UserError(f"pairs.file: {self.config.pairs.file}: has changed since the sweep was planned")
             return [chosen]
-        longest = max(self.models.values(), key=lambda model: model.max_epochs or self.config.stop.max_epochs)
+        longest = max(self.models.values(), key=self.config.most_epochs)
         draws = {sample: self._draws(longest, corpus, sample) for sample in samples}
         return [
             {sample: corpus.pools[sample][each.all_drawn(seed)] for sample, each in draws.items() if each is not None}
