@@ -160,6 +160,11 @@ class SweepConfig(Section):
             raise ValueError(
                 f"evaluation.conventions={self.evaluation.conventions} is for suite benchmark, which is not asked for"
             )
+        if self.evaluation.membership and "benchmark" not in self.evaluation.suites:
+            raise ValueError(
+                f"evaluation.membership={','.join(self.evaluation.membership)} is for suite benchmark, which is not "
+                "asked for"
+            )
         if quick and self.data.prompted:
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records, and data.questions has none")
         if (

@@ -38,7 +38,7 @@ def _benchmark(config: SweepConfig) -> BenchmarkAsked | None:
     if "benchmark" not in config.evaluation.suites or not isinstance(data, RecordsData) or data.benchmark is None:
         return None
     by = Conventions.open_unlearning() if config.evaluation.conventions == "open_unlearning" else DEFINED
-    return BenchmarkAsked(data.benchmark, data.form, by)  # type: ignore[arg-type]
+    return BenchmarkAsked(data.benchmark, data.form, by, config.evaluation.membership)  # type: ignore[arg-type]
 
 
 def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
@@ -49,7 +49,28 @@ def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
             f"evaluation.mirror: {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'"
         )
     own = () if options.benchmark is None else task_names(options.benchmark)
+    if options.benchmark is not None and config.evaluation.membership and not _has(options.benchmark, members=True):
+        raise UserError(
+            f"evaluation.membership: {', '.join(config.evaluation.membership)}: {options.benchmark.name} asks of no "
+            "rows whether they were trained on; leave it out (tofu, muse and rwku do)"
+        )
     check_names(names, options.trust_task_code, options.mirror, own)
     if read:
         for source in open_tasks(names, options):
             source.load()
+
+
+def membership_said(config: SweepConfig) -> tuple[str, ...]:
+    """A remark where there are rows that were trained on, and none beside them that were not."""
+    asked = _benchmark(config)
+    if asked is None or not _has(asked, members=True) or _has(asked, members=False):
+        return ()
+    wanted = next(each for each in split_of(asked.section).sets if each.members is False)
+    return (
+        f"{asked.name}: {wanted.table} is not there, whose rows no model was trained on: the AUC of every membership "
+        "attack is null, and there is no privleak.",
+    )
+
+
+def _has(asked: BenchmarkAsked, *, members: bool) -> bool:
+    return any(each.members is members for each in asked.sets)

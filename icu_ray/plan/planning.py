@@ -51,11 +51,13 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     check_methods_fit(config)
     _refuse_impossible_scale(config)
     Budget(config, ())
+    told: tuple[str, ...] = ()
     if config.evaluation.asked:
         # Knows lm-evaluation-harness, which takes a while to import: only who evaluates waits for it.
-        from icu_ray.evaluation.sweep_tasks import check_sweep_tasks
+        from icu_ray.evaluation.sweep_tasks import check_sweep_tasks, membership_said
 
         check_sweep_tasks(config, read=not dry_run)
+        told = membership_said(config)
     missing = ""
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
@@ -69,7 +71,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)
     if data is not None:
-        remarks = (*remarks, *drawn_pairs_said(config, data), *fine_tuning_said(config))
+        remarks = (*remarks, *drawn_pairs_said(config, data), *fine_tuning_said(config), *told)
         data = replace(data, remarks=(*data.remarks, *remarks))
     if not dry_run:
         check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from icu_ray.console.progress import Step
+from icu_ray.evaluation.benchmarks.tasks import GRADIENT
 from icu_ray.evaluation.stage.actors import Pool, Subject, default_pool
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
@@ -57,6 +58,7 @@ class SweepEvaluation:
         self.config = self.plan.config
         self.names, self.options = sweep_tasks(self.config)
         self.tasks = task_hashes(self.config)
+        self._backward = any(name.endswith(GRADIENT) for name in self.names)
         self._added: list[TrialModels] = []
         self._claims = Claims()
         self._crashes = 0
@@ -155,11 +157,11 @@ class SweepEvaluation:
 
         subjects = [subject for each in self._open() for subject in each.subjects]
         if self._whole_cluster:
-            return default_pool(subjects)
+            return default_pool(subjects, backward=self._backward)
         if self._claims.any_waits:
             return None
         spare = self._claims.spare(ray.available_resources(), ray.cluster_resources())
-        return None if spare is None else default_pool(subjects, spare)
+        return None if spare is None else default_pool(subjects, spare, backward=self._backward)
 
     def _evaluate(self, pool: Pool) -> None:
         """One round over all that is open; ends early when it is in the way."""

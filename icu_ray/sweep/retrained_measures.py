@@ -1,4 +1,5 @@
-"""Numbers of a benchmark that need the retrained model's rows beside a trial's: forget quality, privleak.
+"""Numbers of a benchmark that need the retrained model's rows beside a trial's: forget quality, privleak, and the
+membership attack by reference.
 
     add_retrained_measures(plan)         # once everything is evaluated
 
@@ -54,8 +55,8 @@ def _of(tasks: Collection[str], documents: Documents) -> Documents:
     return {task: known for task, known in documents.items() if task in tasks}
 
 
-def _beside(documents: Documents, retrained: Documents) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _beside(documents: Documents, retrained: Documents) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
     for benchmark in dict.fromkeys(filter(None, map(benchmark_of_task, documents))):
         found |= beside_retrained(benchmark, documents, retrained)
     return found

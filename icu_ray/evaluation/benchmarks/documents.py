@@ -24,7 +24,7 @@ def benchmark_of_task(task: str) -> str | None:
     return next((name for name in BENCHMARKS if task.startswith(f"{name}_")), None)
 
 
-def with_derived(metrics: Mapping[str, float], tables: Mapping[str, Path]) -> dict[str, float]:
+def with_derived(metrics: Mapping[str, float], tables: Mapping[str, Path]) -> dict[str, float | None]:
     """One model's metrics, and what a benchmark's sets say together. tables: the documents' file of each task."""
     import pyarrow.parquet
 
@@ -32,7 +32,7 @@ def with_derived(metrics: Mapping[str, float], tables: Mapping[str, Path]) -> di
     for task, path in tables.items():
         if (benchmark := benchmark_of_task(task)) is not None:
             own.setdefault(benchmark, {})[task] = path
-    found = dict(metrics)
+    found: dict[str, float | None] = dict(metrics)
     for benchmark, paths in own.items():
         documents = {task: _columns(pyarrow.parquet.read_table(path)) for task, path in paths.items()}
         found |= of_model(benchmark, metrics, documents)

@@ -3,7 +3,9 @@
     names = task_names(asked)                      # asked: BenchmarkAsked(section, form, conventions)
     source = benchmark_task(names[0], asked)
 
-A set is one task for all that a teacher-forced forward gives, and a second one (`..._said`) for what the model says.
+A set is one task for all that a teacher-forced forward gives, a second one (`..._said`) for what the model says, and
+where it is asked for a third (`..._gradnorm`) for the norms of its rows' gradients, which take a backward each. What is
+asked more of one leaves the others as they were evaluated.
 The metrics bear OpenUnlearning's names after the benchmark's: tofu/forget_Q_A_Prob. Numbers that need two sets or
 another model (model utility, membership, forget quality, privleak) are made of these tasks' documents: derived.py.
 """
@@ -29,6 +31,7 @@ from icu_ray.metrics.answers import (
     AnswerScores,
     Floats,
     avg_losses,
+    count_without_tail,
     exact_memorization,
     extraction_strength,
     mean_of,
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
 
 SAID = "_said"
 """Ends the name of a set's task that has models speak."""
+GRADIENT = "_gradnorm"
+"""Ends the name of a set's task that takes gradients."""
 NO_END = "no end"
 """Marks a request whose last token ends neither a text nor a turn."""
 _VERSION = 1
@@ -55,21 +60,33 @@ _IN_DETAIL = frozenset(
     {"exact_memorisation", "extraction_strength", "mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus"}
 )
 _BY_ROUGE = frozenset({"rouge_recall", "rouge_f1"})
+_BY_GRADIENT = frozenset({"mia_gradnorm"})
 
 
 @dataclass(frozen=True)
 class BenchmarkAsked:
     """section: what a config says of the benchmark. form: how its rows are written for the models. conventions: of the
-    measures."""
+    measures. membership: attacks beside those of the benchmark's own table, by which its members and non-members are
+    told apart (evaluation.membership)."""
 
     section: Section
     form: RowForm
     conventions: Conventions = DEFINED
+    membership: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """Of the benchmark."""
         return benchmark_of(self.section).name
+
+    @property
+    def sets(self) -> tuple[PromptSet, ...]:
+        """Its sets with all that is asked of them."""
+        more = tuple(f"mia_{attack}" for attack in self.membership)
+        return tuple(
+            each if each.members is None else replace(each, measures=tuple(dict.fromkeys((*each.measures, *more))))  # type: ignore[arg-type]
+            for each in sets_of(self.section)
+        )
 
     @property
     def open_unlearning(self) -> bool:
@@ -86,18 +103,28 @@ class BenchmarkAsked:
 def task_names(asked: BenchmarkAsked) -> tuple[str, ...]:
     """Of all its sets, in their order."""
     found = []
-    for each in sets_of(asked.section):
-        if not set(each.measures) <= _BY_ROUGE:
+    for each in asked.sets:
+        if not set(each.measures) <= _BY_ROUGE | _BY_GRADIENT:
             found.append(f"{asked.name}_{each.name}")
         if _BY_ROUGE & set(each.measures):
             found.append(f"{asked.name}_{each.name}{SAID}")
+        if _BY_GRADIENT & set(each.measures):
+            found.append(f"{asked.name}_{each.name}{GRADIENT}")
     return tuple(found)
 
 
 def benchmark_task(name: str, asked: BenchmarkAsked, limit: int | None = None) -> TaskSource:
     """The task of a name of `task_names`, of its first `limit` rows. UserError where its rows cannot be read."""
-    said = name.endswith(SAID)
-    of = next(each for each in sets_of(asked.section) if name == f"{asked.name}_{each.name}{SAID * said}")
+    of, kind = next(
+        (each, kind)
+        for each in asked.sets
+        for kind in ("", SAID, GRADIENT)
+        if name == f"{asked.name}_{each.name}{kind}"
+    )
+    if kind == GRADIENT:
+        of = replace(of, measures=("mia_gradnorm",))
+    else:
+        of = replace(of, measures=tuple(each for each in of.measures if each not in _BY_GRADIENT))
     rows, shots = _rows(asked.section, of)
     rows = rows[:limit]
     identity: dict[str, JsonValue] = {
@@ -110,9 +137,9 @@ def benchmark_task(name: str, asked: BenchmarkAsked, limit: int | None = None) -
         "measures": list(of.measures),
         "conventions": content_hash(asdict(asked.conventions)),
     }
-    if of.generation is not None and said:
+    if of.generation is not None and kind == SAID:
         identity["generation"] = [of.generation.new_tokens, *of.generation.stop]
-    make = _said_task if said else _known_task
+    make = {"": _known_task, SAID: _said_task, GRADIENT: _gradient_task}[kind]
     return TaskSource(name, identity, lambda: make(name, asked, of, rows, shots))
 
 
@@ -193,6 +220,44 @@ def _known_task(
         return Scores(_named(asked.name, _means(of, columns)), scored)
 
     return Task(name, len(rows), Measure("answer", mask=asked.conventions.mask), ask, score)
+
+
+def _gradient_task(
+    name: str,
+    asked: BenchmarkAsked,
+    of: PromptSet,
+    rows: Sequence[Mapping[str, Any]],
+    shots: Sequence[tuple[str, str]],
+) -> Task:
+    """The norm of the gradient of each row's answer."""
+    by = asked.conventions
+
+    def ask(tokenizer: PreTrainedTokenizerBase) -> tuple[Request, ...]:
+        pairs = [(row[of.prompt] if of.prompt else "", row[of.answer]) for row in rows]
+        written = _written(pairs, tokenizer, asked, of, shots)
+        ends = special_ids(tokenizer)
+        requests = []
+        for number, row in enumerate(written):
+            own = row.ids[row.masked :]
+            end = row.ids[-1] if row.ids[-1] in ends else None
+            # What does not count is at the end, where nothing that counts sees it: it need not be read.
+            counted = count_without_tail(own, by.membership_tail, end)
+            requests.append(Request(number, tokens=row.ids[: row.masked + counted], given=row.masked))
+        return tuple(requests)
+
+    def score(requests: Sequence[Request], answers: Sequence[Answer]) -> Scores:
+        documents = tuple(
+            DocumentScore(
+                request.document,
+                str(rows[request.document][of.answer]),
+                "",
+                metrics={} if answer.norm is None else {"mia_gradnorm": answer.norm},
+            )
+            for request, answer in zip(requests, answers, strict=True)
+        )
+        return Scores({}, documents)
+
+    return Task(name, len(rows), Measure("gradient", mask=by.mask, mode=by.gradient_mode), ask, score)
 
 
 def _of_losses(of: PromptSet, losses: Sequence[Sequence[float]], conventions: Conventions) -> dict[str, Floats]:
