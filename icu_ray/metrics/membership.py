@@ -129,7 +129,7 @@ def gradient_norms(
             read = torch.zeros((1, len(row.ids)), dtype=torch.bool)
             read[0, [place - 1 for place in counted]] = True
             ids = torch.tensor([row.ids], device=model.device)
-            mask = (ids != pad_id).long() if conventions.mask == "pad_id" else None
+            mask = torch.ne(ids, pad_id).long() if pad_id is not None and conventions.mask == "pad_id" else None
             wanted = torch.tensor(labels[: len(counted)], device=model.device)
             with torch.enable_grad(), torch.random.fork_rng(devices, enabled=dropout):
                 if dropout:

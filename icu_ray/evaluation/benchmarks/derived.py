@@ -48,7 +48,8 @@ def beside_retrained(benchmark: str, documents: Documents, retrained: Documents)
     if areas.get(_PRIVLEAK_BY) is not None and theirs.get(_PRIVLEAK_BY) is not None:
         found["privleak"] = privleak(areas[_PRIVLEAK_BY], theirs[_PRIVLEAK_BY])
         found["rel_diff"] = rel_diff(areas[_PRIVLEAK_BY], theirs[_PRIVLEAK_BY])
-    by_reference = _areas(*map(_beyond, own_sides, their_sides), (_REFERENCE,))
+    members, others = (_beyond(mine, other) for mine, other in zip(own_sides, their_sides, strict=True))
+    by_reference = _areas(members, others, (_REFERENCE,))
     return {**_named(benchmark, found), **_full(benchmark, by_reference)}
 
 

@@ -51,6 +51,7 @@ SAID = "_said"
 """Ends the name of a set's task that has models speak."""
 GRADIENT = "_gradnorm"
 """Ends the name of a set's task that takes gradients."""
+EXTRACTION = "extraction_strength"
 NO_END = "no end"
 """Marks a request whose last token ends neither a text nor a turn."""
 _VERSION = 1
@@ -88,16 +89,10 @@ class BenchmarkAsked:
             for each in sets_of(self.section)
         )
 
-    @property
-    def open_unlearning(self) -> bool:
-        """Whether rows and measures are OpenUnlearning's."""
-        return self.conventions == Conventions.open_unlearning()
-
     def style(self, asked: PromptSet) -> PromptStyle:
         """How a set's questions are written."""
-        by = "open_unlearning" if self.open_unlearning else "default"
         style = style_of(self.form) if asked.style is None else STYLES[asked.style]
-        return replace(style, max_length=asked.max_length, begin=asked.begin, conventions=by)  # type: ignore[arg-type]
+        return replace(style, max_length=asked.max_length, begin=asked.begin, conventions=self.conventions.rows)
 
 
 def task_names(asked: BenchmarkAsked) -> tuple[str, ...]:
@@ -135,7 +130,7 @@ def benchmark_task(name: str, asked: BenchmarkAsked, limit: int | None = None) -
         "style": content_hash(asdict(asked.style(of))),
         "ask": of.ask,
         "measures": list(of.measures),
-        "conventions": content_hash(asdict(asked.conventions)),
+        "conventions": content_hash(asked.conventions.told()),
     }
     if of.generation is not None and kind == SAID:
         identity["generation"] = [of.generation.new_tokens, *of.generation.stop]
@@ -217,7 +212,11 @@ def _known_task(
             )
             for number in range(len(rows))
         )
-        return Scores(_named(asked.name, _means(of, columns)), scored)
+        means = _means(of, columns)
+        if asked.conventions.unmeasured == "nan":
+            skipped = ("exact_memorization", EXTRACTION)  # which leave out such a row, or count it as `empty` says
+            means = {name: each for name, each in means.items() if name in skipped or not np.isnan(each).any()}
+        return Scores(_named(asked.name, means), scored)
 
     return Task(name, len(rows), Measure("answer", mask=asked.conventions.mask), ask, score)
 
@@ -312,7 +311,7 @@ def _means(of: PromptSet, columns: Mapping[str, Floats]) -> dict[str, Floats]:
         "prob_wrong": f"{short}_Q_A_PERT_Prob",
         "truth_ratio": f"{short}_Truth_Ratio",
         "exact_memorisation": "exact_memorization",
-        "extraction_strength": "extraction_strength",
+        "extraction_strength": EXTRACTION,
     }
     asked = {"prob": "probability" in of.measures or "probability_normalised" in of.measures}
     return {name: columns[key] for key, name in names.items() if key in columns and asked.get(key, True)}
@@ -333,7 +332,7 @@ def _said_task(
 ) -> Task:
     """What the model says after each prompt, and how much of the answer that is."""
     assert of.generation is not None
-    turns = of.kind == "questions" and asked.style(of).chat and not asked.open_unlearning
+    turns = of.kind == "questions" and asked.style(of).chat and asked.conventions.generation_end == "turn"
     measure = Measure(
         "greedy",
         max_new_tokens=of.generation.new_tokens,
