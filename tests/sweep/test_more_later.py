@@ -115,6 +115,10 @@ def test_a_measure_added_later_is_made_for_the_kept_models_alone(
             area = is_["tofu/mia_gradnorm"]
             assert area is not None and 0 <= area <= 1
 
+    # Its benchmark's table has every attack.
+    page = (runs / "t" / "report" / "report.html").read_text()
+    assert all(f"mia_{attack}" in page for attack in ("min_k", "gradnorm", "reference")) and "mia_zlib" not in page
+
     # Once more there is nothing to do but to say so.
     again = files(runs / "t" / "trials")
     assert run_sweep(planned(tmp_path, ["gradnorm"])) == 1

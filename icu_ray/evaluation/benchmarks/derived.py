@@ -20,8 +20,10 @@ from icu_ray.metrics.forget_quality import UTILITY_PARTS, forget_quality, model_
 from icu_ray.metrics.membership import auc, privleak, reference_scores, rel_diff
 
 Documents = Mapping[str, Mapping[str, Floats]]
-ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_gradnorm")
 _REFERENCE = "mia_reference"
+_BY_ITSELF = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_gradnorm")
+ATTACKS = (*_BY_ITSELF, _REFERENCE)
+"""All that have an AUC; the last one needs the retrained model."""
 _PRIVLEAK_BY = "mia_min_k"
 
 
@@ -74,7 +76,7 @@ def _beyond(own: _Side, retrained: _Side) -> _Side:
     return {_REFERENCE: reference_scores(losses, reference)}
 
 
-def _areas(members: _Side, others: _Side, attacks: Sequence[str] = ATTACKS) -> dict[str, float | None]:
+def _areas(members: _Side, others: _Side, attacks: Sequence[str] = _BY_ITSELF) -> dict[str, float | None]:
     """AUC of each attack of which the members were measured; None where there are no others to tell them from."""
     return {
         name: auc(members[name], others[name]).value if name in others else None for name in attacks if name in members

@@ -2,7 +2,8 @@
 
     tables = benchmark_tables(blocks, configs)        # () where nothing of a benchmark was evaluated
 
-Values are as the benchmark has them, fractions and p-values, not per cent. Printed numbers stand beside ours only where
+Behind a benchmark's own columns stand the AUCs of the membership attacks that were measured. Values are as the
+benchmark has them, fractions and p-values, not per cent. Printed numbers stand beside ours only where
 the model is the one that they were printed for; data, seeds and versions still differ.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from icu_ray import methods
 from icu_ray.evaluation.benchmarks import BENCHMARKS
+from icu_ray.evaluation.benchmarks.derived import ATTACKS
 from icu_ray.report.numbers.rows import BEFORE, Block
 
 _MORE: Mapping[str, tuple[str, ...]] = {"forget_quality": ("forget_quality_log10",)}
@@ -49,7 +51,8 @@ def benchmark_tables(blocks: Sequence[Block], configs: Sequence[Mapping[str, Any
     tables = []
     for block in blocks:
         for name, benchmark in BENCHMARKS.items():
-            columns = tuple(each for own in benchmark.reported for each in (own, *_MORE.get(own, ())))
+            own = (each for reported in benchmark.reported for each in (reported, *_MORE.get(reported, ())))
+            columns = tuple(dict.fromkeys((*own, *ATTACKS)))
             rows = [
                 (row, tuple(block.evaluated_mean(row, _full(name, column)) for column in columns)) for row in block.rows
             ]
