@@ -1,7 +1,7 @@
 """Numbers of a benchmark that need several sets, or the retrained model beside the model.
 
     of_model("tofu", metrics, documents)                 # model utility, AUC of each membership attack
-    beside_retrained("tofu", documents, retrained)       # forget quality, privleak
+    beside_retrained("tofu", documents, retrained)       # forget quality, privleak; of no documents: None
 
 documents: by task name, each metric's values in the order of the task's rows; what was not measured is NaN. A number
 whose parts are not there is left out.
@@ -34,20 +34,28 @@ def of_model(benchmark: str, metrics: Mapping[str, float | None], documents: Doc
     return _named(benchmark, found)
 
 
-def beside_retrained(benchmark: str, documents: Documents, retrained: Documents) -> dict[str, float]:
-    """What a model's rows say beside those of the model that was trained without the texts to forget, by full name."""
+def beside_retrained(benchmark: str, documents: Documents, retrained: Documents) -> dict[str, float | None]:
+    """What a model's rows say beside those of the model that was trained without the texts to forget, by full name.
+
+    None for what cannot be said for want of the retrained model's rows; left out where the model's own lack.
+    """
     known = BENCHMARKS[benchmark]
     found: dict[str, float | None] = {}
     task = f"{benchmark}_forget"
     own, other = (each.get(task, {}).get("truth_ratio_raw") for each in (documents, retrained))
-    if own is not None and other is not None and len(own) == len(other):
-        quality = forget_quality(own, other)
-        found |= {"forget_quality": quality.p, "forget_quality_log10": quality.log10}
-    areas, theirs = _areas(known, documents), _areas(known, retrained)
-    if _PRIVLEAK_BY in areas and _PRIVLEAK_BY in theirs:
-        found["privleak"] = privleak(areas[_PRIVLEAK_BY], theirs[_PRIVLEAK_BY])
-        found["rel_diff"] = rel_diff(areas[_PRIVLEAK_BY], theirs[_PRIVLEAK_BY])
-    return _named(benchmark, found)
+    if own is not None:
+        found |= {"forget_quality": None, "forget_quality_log10": None}
+        if other is not None and len(own) == len(other):
+            quality = forget_quality(own, other)
+            found |= {"forget_quality": quality.p, "forget_quality_log10": quality.log10}
+    area, reference = (_areas(known, each).get(_PRIVLEAK_BY) for each in (documents, retrained))
+    if area is not None:
+        found["privleak"] = None if reference is None else privleak(area, reference)
+        found["rel_diff"] = None if reference is None else rel_diff(area, reference)
+    return {
+        f"{benchmark}/{name}": value if value is not None and np.isfinite(value) else None
+        for name, value in found.items()
+    }
 
 
 def _areas(benchmark: Benchmark, documents: Documents) -> dict[str, float]:
