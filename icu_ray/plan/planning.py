@@ -69,6 +69,10 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     unreachable = _unreachable(config)
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)
+    if config.evaluation.asked:
+        from icu_ray.evaluation.benchmarks.published import without_retrained_said
+
+        remarks = (*remarks, *without_retrained_said(config))
     if data is not None:
         remarks = (*remarks, *drawn_pairs_said(config, data), *fine_tuning_said(config))
         data = replace(data, remarks=(*data.remarks, *remarks))
