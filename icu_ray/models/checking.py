@@ -52,7 +52,10 @@ def check_models(
         own, published = _asked(model, lora), published_retrained(model)
         there += [] if own is None else [own]
         if published is not None:
-            other = _asked(published, None)
+            try:
+                other = _asked(published, None)
+            except UserError as error:
+                raise UserError(f"the retrained model of {model.name}: {error}") from error
             if other is not None:
                 check_no_pickles(Path(other[2]), other[0])
                 pairs += [] if own is None else [(len(there) - 1, len(there))]

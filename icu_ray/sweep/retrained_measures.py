@@ -41,10 +41,11 @@ def add_retrained_measures(plan: Plan) -> None:
             # Numbers of other rows, or by other conventions, are not compared.
             same = {task for task, digest in evaluation.tasks.items() if theirs[0].tasks.get(task) == digest}
             reference = {task: known for task, known in theirs[1].items() if task in same}
-        before, after = (
-            {**metrics, **_beside(trial_documents(data, model), reference)}
-            for model, metrics in ((trial.model.name, evaluation.before), (trial.name, evaluation.after))
-        )
+        of_model = trial_documents(data, trial.model.name)
+        # A trial that changed nothing has the documents of its model alone.
+        of_trial = trial_documents(data, trial.name) or of_model
+        before = {**evaluation.before, **_beside(of_model, reference)}
+        after = {**evaluation.after, **_beside(of_trial, reference)}
         if (before, after) != (dict(evaluation.before), dict(evaluation.after)):
             write_evaluation(_paths(plan, trial), replace(evaluation, before=before, after=after))
 

@@ -50,8 +50,8 @@ BENCHMARKS_NOTE = (
     "Names and values are the benchmark's own: fractions and p-values, none in per cent. forget_quality is the p-value "
     "of a test that tries to tell the model from the retrained one by its truth ratios: a small one says that they "
     "differ, a large one that so many rows do not show it, which is no proof that nothing is known any more. It and "
-    "privleak are not computed where no retrained model was evaluated. Printed rows are of the model of that name; data, "
-    "seeds and versions differ."
+    "privleak are not computed where no retrained model was evaluated. Printed rows are of the model of that name; "
+    "data, seeds and versions differ."
 )
 BEST_CELLS_NOTE = (
     "Of each method's cells the one with the highest 'forget cheaply': minus ten times what MA and EL are above their "
