@@ -188,6 +188,7 @@ def test_a_model_of_another_kind_is_refused(folders: Path, tmp_path: Path, spoil
     assert str(folder) in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_refuses_it_too(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where torch is not imported yet."""
     monkeypatch.setattr(checking, "sys", type("Sys", (), {"modules": {}, "executable": sys.executable}))
