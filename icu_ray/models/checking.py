@@ -27,6 +27,7 @@ from icu_ray.models.folders import adapter_here, adapter_of
 from icu_ray.models.gguf_files import converted_folder, gguf_folder, is_gguf
 from icu_ray.models.hub import folder_here
 from icu_ray.models.loading import check_model_source, load_tokenizer
+from icu_ray.models.retrained import Kind, check_no_pickles, check_same_kind, published_retrained
 
 _REFUSED = 2
 _Asked = tuple[str, str, str, bool, str | None, dict[str, Any] | None, bool]
@@ -34,49 +35,41 @@ _Asked = tuple[str, str, str, bool, str | None, dict[str, Any] | None, bool]
 the adapter's folder, the settings of an adapter to be trained, and whether activations are computed anew."""
 
 
-def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, str, int | None]] = ()) -> None:
-    """UserError for the first model or encoder that cannot be used. encoders: key, source, layer asked for."""
+def check_models(
+    models: Sequence[ModelConfig], encoders: Sequence[tuple[str, str, int | None]] = (), chats: bool = False
+) -> None:
+    """UserError for the first model or encoder that cannot be used, and for a published retrained model that is none of
+    its model. encoders: key, source, layer asked for. chats: whether the models read chats."""
     there: list[_Asked] = []
     made: list[tuple[str, str, dict[str, Any]]] = []
+    pairs: list[tuple[int, int]] = []
     for model in models:
         lora = None if model.lora is None else model.lora.model_dump(mode="json")
         if model.source is None:
             if lora is not None and lora["targets"] != "all-linear" and model.standin is not None:
                 made.append((model.name, model.standin.family, lora))
             continue
-        check_model_source(model.source)
-        adapter = adapter_here(model.source, model.revision)
-        if adapter is not None and model.lora is not None and model.lora.save != "merged":
-            raise UserError(
-                f"model {model.source}: is an adapter itself; a new one is trained on the merged model, which "
-                f"lies in no folder that lora.save={model.lora.save} could name as its base; expected save: merged"
-            )
-        whole = (model.source, model.revision) if adapter is None else (adapter.base, adapter.revision)
-        # A GGUF file is converted where torch is.
-        folder = converted_folder(whole[0]) if is_gguf(whole[0]) else folder_here(*whole)
-        if folder is not None and (is_gguf(whole[0]) or (folder / "config.json").is_file()):
-            alone = None if adapter is None else str(adapter.folder.absolute())
-            there.append(
-                (
-                    model.source,
-                    whole[0],
-                    str(folder.absolute()),
-                    model.trust_remote_code,
-                    alone,
-                    lora,
-                    model.activation_checkpointing,
-                )
-            )
+        own, published = _asked(model, lora), published_retrained(model)
+        there += [] if own is None else [own]
+        if published is not None:
+            try:
+                other = _asked(published, None)
+            except UserError as error:
+                raise UserError(f"the retrained model of {model.name}: {error}") from error
+            if other is not None:
+                check_no_pickles(Path(other[2]), other[0])
+                pairs += [] if own is None else [(len(there) - 1, len(there))]
+                there.append(other)
     read: list[tuple[str, str, str, int | None]] = []
     for key, source, layer in encoders:
         folder = encoder_files(key, source, layer)
         if folder is not None and source != BUNDLED:
             read.append((str(folder.absolute()), key, source, layer))
     if "torch" in sys.modules:
-        _check(there, read, made)
+        _check(there, read, made, pairs, chats)
     elif there or read or made:
         done = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps([there, read, made])],
+            [sys.executable, "-m", __name__, json.dumps([there, read, made, pairs, chats])],
             capture_output=True,
             text=True,
             check=False,
@@ -89,16 +82,47 @@ def check_models(models: Sequence[ModelConfig], encoders: Sequence[tuple[str, st
             raise RuntimeError(f"checking the models ended with {done.returncode}: {done.stderr}")
 
 
+def _asked(model: ModelConfig, lora: dict[str, Any] | None) -> _Asked | None:
+    """What is to be asked of a model with a source; None where its files are not here."""
+    assert model.source is not None
+    check_model_source(model.source)
+    adapter = adapter_here(model.source, model.revision)
+    if adapter is not None and model.lora is not None and model.lora.save != "merged":
+        raise UserError(
+            f"model {model.source}: is an adapter itself; a new one is trained on the merged model, which "
+            f"lies in no folder that lora.save={model.lora.save} could name as its base; expected save: merged"
+        )
+    whole = (model.source, model.revision) if adapter is None else (adapter.base, adapter.revision)
+    # A GGUF file is converted where torch is.
+    folder = converted_folder(whole[0]) if is_gguf(whole[0]) else folder_here(*whole)
+    if folder is None or not (is_gguf(whole[0]) or (folder / "config.json").is_file()):
+        return None
+    alone = None if adapter is None else str(adapter.folder.absolute())
+    return (
+        model.source,
+        whole[0],
+        str(folder.absolute()),
+        model.trust_remote_code,
+        alone,
+        lora,
+        model.activation_checkpointing,
+    )
+
+
 def _check(
     there: Sequence[_Asked],
     read: Sequence[tuple[str, str, str, int | None]],
     made: Sequence[tuple[str, str, dict[str, Any]]],
+    pairs: Sequence[tuple[int, int]],
+    chats: bool,
 ) -> None:
-    """made: name, family and adapter of stand-ins; their layers are called as those of all models of the family."""
+    """made: name, family and adapter of stand-ins; their layers are called as those of all models of the family.
+    pairs: places in `there` of models, each with that of its published retrained model."""
+    kinds = []
     for source, whole, folder, trusted, alone, lora, checkpointing in there:
         if is_gguf(whole):
             gguf_folder(whole)
-        load_tokenizer(folder if alone is None else alone, trust_remote_code=trusted)
+        tokenizer = load_tokenizer(folder if alone is None else alone, trust_remote_code=trusted)
         config = read_config(Path(folder), source, trust_remote_code=trusted)
         model = check_architecture(config, source, trust_remote_code=trusted, checkpointing=checkpointing)
         check_scores(config, source)
@@ -106,6 +130,9 @@ def _check(
             linear_targets(model, LoraConfig.model_validate_json(json.dumps(lora)), source)
         if alone is not None and (adapter := adapter_of(Path(alone), f"model {source}")) is not None:
             check_fits(model, adapter, source)
+        kinds.append(Kind(model, tokenizer))
+    for own, other in pairs:
+        check_same_kind(kinds[own], kinds[other], there[own][0], there[other][0], chats)
     for name, family, lora in made:
         from transformers import AutoConfig
 

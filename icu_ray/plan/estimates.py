@@ -83,6 +83,13 @@ def estimate_of(
     return Estimate((work.start + computed + work.counted("save", work.epochs) / SAVED_A_SECOND) / 60, work)
 
 
+def measuring_minutes(model: ModelConfig, config: SweepConfig, rows: int | None, heldout: int) -> float:
+    """Of a trial that only measures a model, on its targets and the held-out texts."""
+    work = work_of(model, config, rows, config.optim.lr, heldout=heldout, cost=PAIRED, epochs=1)
+    rate = gpu_flops() if model.gpus else core_flops()
+    return (work.start + (work.measure + work.end) / rate) / 60
+
+
 def training_minutes(model: ModelConfig, config: SweepConfig, rows: int) -> float:
     """Of fine-tuning a model on so many rows, all `train.epochs` of it: 6 operations a parameter and token."""
     assert model.train is not None

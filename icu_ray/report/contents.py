@@ -310,6 +310,7 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
     hashes = dict.fromkeys((t.model, t.provenance.model[:16]) for t in own if t.provenance and t.provenance.model)
     if hashes:
         facts.append(("original models", "; ".join(f"{model} {digest}" for model, digest in hashes)))
+    facts += _published(own, config)
     packages = dict.fromkeys(", ".join(f"{k} {v}" for k, v in p.packages.items()) for p in made if p.packages)
     if packages:
         facts.append(("packages", "; ".join(packages)))
@@ -322,6 +323,18 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
     if told := thresholds_said(config):
         facts.append(("forgotten when", told))
     return facts
+
+
+def _published(trials: Sequence[ReportedTrial], config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which published models stand in the rows 'retrained', none of which was trained here."""
+    named = {model.get("name"): model.get("retrained") for model in config.get("models", ())}
+    said = []
+    for trial in trials:
+        known = trial.settings.get("retrained")
+        if isinstance(known, Mapping) and isinstance(named.get(trial.model), str):
+            version = known.get("revision") or str(known.get("content") or known.get("gguf") or "")[:16]
+            said.append(f"{trial.model}: {named[trial.model]}{f' ({version})' if version else ''}")
+    return [("retrained models, published", "; ".join(dict.fromkeys(said)))] if said else []
 
 
 def _units(trials: Sequence[ReportedTrial]) -> str:

@@ -20,6 +20,7 @@ from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.suites import open_tasks, with_means
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.methods import RETRAINED
+from icu_ray.models.retrained import published_retrained
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
 from icu_ray.storage.files import write_atomic
@@ -84,7 +85,17 @@ def models_of(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Trial
     paths = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
     before = _original(plan, root, trial, result)
     after = before
-    if result.epochs > 0 or trial.settings.method == RETRAINED:
+    published = published_retrained(pinned(trial.model))
+    if trial.settings.method == RETRAINED and published is not None:
+        after = replace(
+            before,
+            name=trial.name,
+            source=str(published.source),
+            hash=result.model_hash,
+            revision=published.revision,
+            trust_remote_code=False,
+        )
+    elif result.epochs > 0 or trial.settings.method == RETRAINED:
         after = replace(before, name=trial.name, source=paths.model, hash=result.model_hash, revision=None)
     return TrialModels(trial, paths, before, after)
 

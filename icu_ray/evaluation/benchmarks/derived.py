@@ -37,22 +37,32 @@ def of_model(benchmark: str, metrics: Mapping[str, float | None], documents: Doc
 
 
 def beside_retrained(benchmark: str, documents: Documents, retrained: Documents) -> dict[str, float | None]:
-    """What a model's rows say beside those of the model that was trained without the texts to forget, by full name."""
+    """What a model's rows say beside those of the model that was trained without the texts to forget, by full name.
+
+    retrained: {} where there is none. None for what cannot be said for want of its rows; left out where the model's own
+    lack.
+    """
     known = BENCHMARKS[benchmark]
     found: dict[str, float | None] = {}
     task = f"{benchmark}_forget"
     own, other = (each.get(task, {}).get("truth_ratio_raw") for each in (documents, retrained))
-    if own is not None and other is not None and len(own) == len(other):
-        quality = forget_quality(own, other)
-        found |= {"forget_quality": quality.p, "forget_quality_log10": quality.log10}
+    if own is not None:
+        found |= {"forget_quality": None, "forget_quality_log10": None}
+        if other is not None and len(own) == len(other):
+            quality = forget_quality(own, other)
+            found |= {"forget_quality": quality.p, "forget_quality_log10": quality.log10}
     own_sides, their_sides = _sides(known, documents), _sides(known, retrained)
-    areas, theirs = _areas(*own_sides), _areas(*their_sides)
-    if areas.get(_PRIVLEAK_BY) is not None and theirs.get(_PRIVLEAK_BY) is not None:
-        found["privleak"] = privleak(areas[_PRIVLEAK_BY], theirs[_PRIVLEAK_BY])
-        found["rel_diff"] = rel_diff(areas[_PRIVLEAK_BY], theirs[_PRIVLEAK_BY])
+    area, reference = (_areas(*sides).get(_PRIVLEAK_BY) for sides in (own_sides, their_sides))
+    if area is not None:
+        found["privleak"] = None if reference is None else privleak(area, reference)
+        found["rel_diff"] = None if reference is None else rel_diff(area, reference)
     members, others = (_beyond(mine, other) for mine, other in zip(own_sides, their_sides, strict=True))
     by_reference = _areas(members, others, (_REFERENCE,))
-    return {**_named(benchmark, found), **_full(benchmark, by_reference)}
+    known_values = {
+        f"{benchmark}/{name}": value if value is not None and np.isfinite(value) else None
+        for name, value in found.items()
+    }
+    return {**known_values, **_full(benchmark, by_reference)}
 
 
 _Side = Mapping[str, Floats]

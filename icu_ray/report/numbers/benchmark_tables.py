@@ -56,9 +56,12 @@ def benchmark_tables(blocks: Sequence[Block], configs: Sequence[Mapping[str, Any
             rows = [
                 (row, tuple(block.evaluated_mean(row, _full(name, column)) for column in columns)) for row in block.rows
             ]
-            used = [place for place in range(len(columns)) if any(values[place] is not None for _, values in rows)]
-            if not used:
+            # What was left open for want of a retrained model has its column: that it is empty is worth seeing.
+            left_open = {each for row in block.rows for metrics in block.evaluated(row) for each in metrics}
+            measured = [place for place in range(len(columns)) if any(values[place] is not None for _, values in rows)]
+            if not measured:
                 continue
+            used = [n for n, column in enumerate(columns) if n in measured or _full(name, column) in left_open]
             split, source = _told(block.model, name, configs)
             shown = tuple(columns[place] for place in used)
             printed = _printed(name, source, split, shown)
