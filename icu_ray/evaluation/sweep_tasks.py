@@ -24,7 +24,7 @@ def sweep_tasks(config: SweepConfig) -> tuple[tuple[str, ...], Options]:
     if isinstance(data, SyntheticData):
         world = QuickWorld(data.seed, data.records, data.heldout, config.columns.length)
     mirror = None if asked.mirror is None else Path(asked.mirror)
-    benchmark = _benchmark(config)
+    benchmark = benchmark_asked(config)
     options = Options(mirror, asked.limit, asked.dialogue_context, world, asked.trust_task_code, benchmark)
     names = tasks_of([suite for suite in asked.suites if suite != "benchmark"], asked.tasks)
     if benchmark is not None:
@@ -32,7 +32,7 @@ def sweep_tasks(config: SweepConfig) -> tuple[tuple[str, ...], Options]:
     return names, options
 
 
-def _benchmark(config: SweepConfig) -> BenchmarkAsked | None:
+def benchmark_asked(config: SweepConfig) -> BenchmarkAsked | None:
     """What `suites: [benchmark]` asks; None where it is not asked for."""
     data = config.data
     if "benchmark" not in config.evaluation.suites or not isinstance(data, RecordsData) or data.benchmark is None:

@@ -65,6 +65,10 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     check_training_texts(config, corpus)
     remarks = check_texts(config, corpus, dry_run=dry_run)
     check_generation(config, corpus, dry_run=dry_run)
+    if "benchmark" in config.evaluation.suites:
+        from icu_ray.plan.benchmark_prompts import check_prompts
+
+        remarks = (*remarks, *check_prompts(config, dry_run=dry_run))
     unreachable = _unreachable(config)
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)
