@@ -9,6 +9,7 @@ model cannot be asked is found when it is: a stand-in has none before it is trai
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from icu_ray.config import ModelConfig, SweepConfig
@@ -37,7 +38,7 @@ def check_prompts(config: SweepConfig, *, dry_run: bool = False) -> tuple[str, .
     if asked is None:
         return ()
     names = task_names(asked)
-    by_template = next((each for each in sets_of(asked.section) if _is_chat(asked, each)), None)
+    by_template = _by_template(asked)
     remarks = []
     for model in config.models:
         if model.source is None:
@@ -57,10 +58,14 @@ def check_prompts(config: SweepConfig, *, dry_run: bool = False) -> tuple[str, .
                     "known yet."
                 )
             continue
-        remarks += _check_lengths(
-            config, model, asked, [name for name in names if not dry_run or _in_files(asked, name)]
-        )
+        counted = [name for name in names if not dry_run or _in_files(asked, name)]
+        remarks += check_model(asked, model, config.evaluation.limit, counted)
     return tuple(remarks)
+
+
+def _by_template(asked: BenchmarkAsked) -> PromptSet | None:
+    """The first set that is written by the models' chat templates."""
+    return next((each for each in sets_of(asked.section) if _is_chat(asked, each)), None)
 
 
 def _is_chat(asked: BenchmarkAsked, each: PromptSet) -> bool:
@@ -96,15 +101,23 @@ def _in_files(asked: BenchmarkAsked, name: str) -> bool:
     return not any(is_hub_data(table_place(asked.section, table)) for table in tables)
 
 
-def _check_lengths(config: SweepConfig, model: ModelConfig, asked: BenchmarkAsked, names: list[str]) -> list[str]:
-    """UserError for prompts and rows that are too long; what to say of those that are cut."""
+def check_model(
+    asked: BenchmarkAsked, model: ModelConfig, limit: int | None = None, names: Sequence[str] | None = None
+) -> list[str]:
+    """UserError for a model that cannot be asked; what to say of prompts that are cut. Its tokenizer is loaded.
+
+    model: one with a source. limit: rows of each set. names: of tasks; None: all that the benchmark asks.
+    """
     from icu_ray.models.loading import load_tokenizer
 
     assert model.source is not None
     tokenizer = load_tokenizer(model.source, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    by_template = _by_template(asked)
+    if by_template is not None and tokenizer.chat_template is None:
+        raise _no_template(asked, by_template, f"the tokenizer of {model.source} has none")
     positions, remarks = positions_in(model.source, model.revision), []
-    for name in names:
-        task, each = benchmark_task(name, asked, config.evaluation.limit, COUNTED).load(), set_of(name, asked)
+    for name in task_names(asked) if names is None else names:
+        task, each = benchmark_task(name, asked, limit, COUNTED).load(), set_of(name, asked)
         lengths = [len(request.tokens) for request in task.ask(tokenizer)]
         _check_fits(f"evaluation.suites: benchmark: {name}", max(lengths, default=0), task.measure, model, positions)
         cut = sum(length >= each.max_length for length in lengths)

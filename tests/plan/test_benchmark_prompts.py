@@ -137,7 +137,7 @@ def test_prompts_with_their_answers_must_fit(models: dict[str, Path], tmp_path: 
     data = {"source": "tofu", "split": "forget01", "folder": str(folder)}
     with pytest.raises(
         UserError,
-        match=r"tofu_forget_said: its longest prompt has (\d+) tokens in those of m, \d+ with an answer of at most 200, "
+        match=r"tofu_forget_said: its longest prompt has \d+ tokens in those of m, \d+ with an answer of at most 200, "
         r"and this model reads 256; expected a model that reads as many",
     ):
         check_prompts(config(data, models["short"]))
