@@ -25,7 +25,7 @@ from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
 from icu_ray.plan.generated_answers import check_generation
 from icu_ray.plan.grid import Plan, check_methods, make_plan, needs_pairs
-from icu_ray.plan.method_checks import check_answers, check_methods_fit, fine_tuning_said
+from icu_ray.plan.method_checks import check_answers, check_methods_fit, fine_tuning_said, named_parts
 from icu_ray.plan.text_lengths import check_texts
 from icu_ray.storage.files import check_writable
 
@@ -47,7 +47,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     encoders: list[tuple[str, str, int | None]] = [("filter.encoder", asked.encoder, asked.encoder_layer)]
     if config.pairs.by == "nearest":
         encoders.append(("pairs.encoder", config.pairs.encoder, None))
-    check_models(config.models, encoders)
+    check_models(config.models, encoders, named_parts(config))
     check_methods_fit(config)
     _refuse_impossible_scale(config)
     Budget(config, ())
