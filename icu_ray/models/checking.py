@@ -13,13 +13,13 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.config import LoraConfig, ModelConfig
 from icu_ray.data.encoder import BUNDLED
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, did_you_mean
 from icu_ray.models.adapters import check_fits, linear_targets
 from icu_ray.models.architecture import check_architecture, check_scores, read_config
 from icu_ray.models.encoders import check_encoder_class, encoder_files
@@ -29,36 +29,51 @@ from icu_ray.models.hub import folder_here
 from icu_ray.models.loading import check_model_source, load_tokenizer
 from icu_ray.models.retrained import Kind, check_no_pickles, check_same_kind, published_retrained
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _REFUSED = 2
-_Asked = tuple[str, str, str, bool, str | None, dict[str, Any] | None, bool]
+_Parts = Sequence[tuple[str, tuple[str, ...]]]
+"""Words of names of parameters that something says to train: who says so, and the words."""
+_Asked = tuple[str, str, str, bool, str | None, dict[str, Any] | None, bool, _Parts]
 """A model: its source, that of the whole model (of an adapter its base), the folder of that, whether to trust its code,
-the adapter's folder, the settings of an adapter to be trained, and whether activations are computed anew."""
+the adapter's folder, the settings of an adapter to be trained, whether activations are computed anew, and what of it is
+named to be trained."""
 
 
 def check_models(
-    models: Sequence[ModelConfig], encoders: Sequence[tuple[str, str, int | None]] = (), chats: bool = False
+    models: Sequence[ModelConfig],
+    encoders: Sequence[tuple[str, str, int | None]] = (),
+    chats: bool = False,
+    parts: Mapping[str, _Parts] | None = None,
 ) -> None:
     """UserError for the first model or encoder that cannot be used, and for a published retrained model that is none of
-    its model. encoders: key, source, layer asked for. chats: whether the models read chats."""
+    its model.
+
+    encoders: key, source, layer asked for. chats: whether the models read chats. parts: by model, words of names of
+    parameters that a method trains.
+    """
     there: list[_Asked] = []
-    made: list[tuple[str, str, dict[str, Any]]] = []
+    made: list[tuple[str, str, dict[str, Any] | None, _Parts]] = []
     pairs: list[tuple[int, int]] = []
     for model in models:
+        own = (parts or {}).get(model.name, ())
         lora = None if model.lora is None else model.lora.model_dump(mode="json")
         if model.source is None:
-            if lora is not None and lora["targets"] != "all-linear" and model.standin is not None:
-                made.append((model.name, model.standin.family, lora))
+            named = lora if lora is not None and lora["targets"] != "all-linear" else None
+            if model.standin is not None and (named is not None or own):
+                made.append((model.name, model.standin.family, named, own))
             continue
-        own, published = _asked(model, lora), published_retrained(model)
-        there += [] if own is None else [own]
+        found, published = _asked(model, lora, own), published_retrained(model)
+        there += [] if found is None else [found]
         if published is not None:
             try:
-                other = _asked(published, None)
+                other = _asked(published, None, ())
             except UserError as error:
                 raise UserError(f"the retrained model of {model.name}: {error}") from error
             if other is not None:
                 check_no_pickles(Path(other[2]), other[0])
-                pairs += [] if own is None else [(len(there) - 1, len(there))]
+                pairs += [] if found is None else [(len(there) - 1, len(there))]
                 there.append(other)
     read: list[tuple[str, str, str, int | None]] = []
     for key, source, layer in encoders:
@@ -82,7 +97,7 @@ def check_models(
             raise RuntimeError(f"checking the models ended with {done.returncode}: {done.stderr}")
 
 
-def _asked(model: ModelConfig, lora: dict[str, Any] | None) -> _Asked | None:
+def _asked(model: ModelConfig, lora: dict[str, Any] | None, parts: _Parts) -> _Asked | None:
     """What is to be asked of a model with a source; None where its files are not here."""
     assert model.source is not None
     check_model_source(model.source)
@@ -106,26 +121,28 @@ def _asked(model: ModelConfig, lora: dict[str, Any] | None) -> _Asked | None:
         alone,
         lora,
         model.activation_checkpointing,
+        parts,
     )
 
 
 def _check(
     there: Sequence[_Asked],
     read: Sequence[tuple[str, str, str, int | None]],
-    made: Sequence[tuple[str, str, dict[str, Any]]],
+    made: Sequence[tuple[str, str, dict[str, Any] | None, _Parts]],
     pairs: Sequence[tuple[int, int]],
     chats: bool,
 ) -> None:
-    """made: name, family and adapter of stand-ins; their layers are called as those of all models of the family.
-    pairs: places in `there` of models, each with that of its published retrained model."""
+    """made: name, family, adapter and named parts of stand-ins; their layers are called as those of all models of the
+    family. pairs: places in `there` of models, each with that of its published retrained model."""
     kinds = []
-    for source, whole, folder, trusted, alone, lora, checkpointing in there:
+    for source, whole, folder, trusted, alone, lora, checkpointing, parts in there:
         if is_gguf(whole):
             gguf_folder(whole)
         tokenizer = load_tokenizer(folder if alone is None else alone, trust_remote_code=trusted)
         config = read_config(Path(folder), source, trust_remote_code=trusted)
         model = check_architecture(config, source, trust_remote_code=trusted, checkpointing=checkpointing)
         check_scores(config, source)
+        _check_parts(model, source, parts)
         if lora is not None:
             linear_targets(model, LoraConfig.model_validate_json(json.dumps(lora)), source)
         if alone is not None and (adapter := adapter_of(Path(alone), f"model {source}")) is not None:
@@ -133,13 +150,28 @@ def _check(
         kinds.append(Kind(model, tokenizer))
     for own, other in pairs:
         check_same_kind(kinds[own], kinds[other], there[own][0], there[other][0], chats)
-    for name, family, lora in made:
+    for name, family, lora, parts in made:
         from transformers import AutoConfig
 
         model = check_architecture(AutoConfig.for_model(family), name)
-        linear_targets(model, LoraConfig.model_validate_json(json.dumps(lora)), name)
+        _check_parts(model, name, parts)
+        if lora is not None:
+            linear_targets(model, LoraConfig.model_validate_json(json.dumps(lora)), name)
     for folder, key, source, layer in read:
         check_encoder_class(Path(folder), key, source, layer)
+
+
+def _check_parts(model: PreTrainedModel, source: str, parts: _Parts) -> None:
+    """UserError for a word that is in no parameter's name; several in a row stand with dots between them."""
+    names = [f".{name}." for name, _ in model.named_parameters()] if parts else []
+    for where, words in parts:
+        for word in words:
+            if not any(f".{word}." in name for name in names):
+                known = sorted({part for name in names for part in name.split(".")[1:-2] if not part.isdecimal()})
+                raise UserError(
+                    f"{where}: no parameter of model {source} is called '{word}'{did_you_mean(word, known)}; expected "
+                    f"parts of names such as {', '.join(known)}"
+                )
 
 
 if __name__ == "__main__":

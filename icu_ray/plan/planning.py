@@ -26,7 +26,7 @@ from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
 from icu_ray.plan.generated_answers import check_generation
 from icu_ray.plan.grid import Plan, check_methods, make_plan, needs_pairs
-from icu_ray.plan.method_checks import check_answers, check_methods_fit, fine_tuning_said
+from icu_ray.plan.method_checks import check_answers, check_methods_fit, fine_tuning_said, named_parts
 from icu_ray.plan.text_lengths import check_texts
 from icu_ray.storage.files import check_writable
 
@@ -48,7 +48,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     encoders: list[tuple[str, str, int | None]] = [("filter.encoder", asked.encoder, asked.encoder_layer)]
     if config.pairs.by == "nearest":
         encoders.append(("pairs.encoder", config.pairs.encoder, None))
-    check_models(config.models, encoders, config.chats)
+    check_models(config.models, encoders, config.chats, named_parts(config))
     check_methods_fit(config)
     _refuse_impossible_scale(config)
     Budget(config, ())
@@ -68,6 +68,10 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     check_training_texts(config, corpus)
     remarks = check_texts(config, corpus, dry_run=dry_run)
     check_generation(config, corpus, dry_run=dry_run)
+    if "benchmark" in config.evaluation.suites:
+        from icu_ray.plan.benchmark_prompts import check_prompts
+
+        remarks = (*remarks, *check_prompts(config, dry_run=dry_run))
     unreachable = _unreachable(config)
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)

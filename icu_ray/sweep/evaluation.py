@@ -219,7 +219,7 @@ class SweepEvaluation:
         for models in waiting:
             if models.trial.trial_id in self._written or not all(map(self._known, models.subjects)):
                 continue
-            errors = write_files(models, self.tasks, self._found)
+            errors = write_files(models, self.tasks, self._found, self.options.groups)
             lines = [f"{task} of {error}" for task, error in errors.items()]
             self.failures += [line for line in lines if line not in self.failures]
             if not self.config.resources.keep_models and not errors:

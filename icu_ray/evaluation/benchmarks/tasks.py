@@ -54,7 +54,8 @@ GRADIENT = "_gradnorm"
 EXTRACTION = "extraction_strength"
 NO_END = "no end"
 """Marks a request whose last token ends neither a text nor a turn."""
-_VERSION = 1
+_VERSION, _CUT_VERSION = 1, 2
+"""Of the rows' writing; the second one of sets whose rows may be cut, which has changed since."""
 _SHORT: Mapping[str, str] = {"real_authors": "ra", "world_facts": "wf"}
 """What OpenUnlearning's metrics call a set, where that is another word."""
 _IN_DETAIL = frozenset(
@@ -108,8 +109,9 @@ def task_names(asked: BenchmarkAsked) -> tuple[str, ...]:
     return tuple(found)
 
 
-def benchmark_task(name: str, asked: BenchmarkAsked, limit: int | None = None) -> TaskSource:
-    """The task of a name of `task_names`, of its first `limit` rows. UserError where its rows cannot be read."""
+def set_of(name: str, asked: BenchmarkAsked) -> tuple[PromptSet, str]:
+    """The set of a name of `task_names`, with what that task measures alone, and how the name ends: '', SAID or
+    GRADIENT."""
     of, kind = next(
         (each, kind)
         for each in asked.sets
@@ -117,15 +119,26 @@ def benchmark_task(name: str, asked: BenchmarkAsked, limit: int | None = None) -
         if name == f"{asked.name}_{each.name}{kind}"
     )
     if kind == GRADIENT:
-        of = replace(of, measures=("mia_gradnorm",))
-    else:
-        of = replace(of, measures=tuple(each for each in of.measures if each not in _BY_GRADIENT))
+        return replace(of, measures=("mia_gradnorm",)), kind
+    return replace(of, measures=tuple(each for each in of.measures if each not in _BY_GRADIENT)), kind
+
+
+def benchmark_task(
+    name: str, asked: BenchmarkAsked, limit: int | None = None, longest: int | None = None
+) -> TaskSource:
+    """The task of a name of `task_names`, of its first `limit` rows; longest: of so many of these with most letters.
+
+    UserError where its rows cannot be read.
+    """
+    of, kind = set_of(name, asked)
     rows, shots = _rows(asked.section, of)
     rows = rows[:limit]
+    if longest is not None:
+        rows = sorted(rows, key=lambda row: -sum(len(str(value)) for value in row.values()))[:longest]
     identity: dict[str, JsonValue] = {
         "benchmark": asked.name,
         "set": of.name,
-        "version": _VERSION,
+        "version": _CUT_VERSION if of.shots or of.kind != "questions" else _VERSION,
         "rows": content_hash([[dict(row) for row in rows], [list(shot) for shot in shots]]),
         "style": content_hash(asdict(asked.style(of))),
         "ask": of.ask,
@@ -153,7 +166,8 @@ def _written(
 ) -> list[PromptRow]:
     if of.kind == "questions":
         return prompt_rows([(of.ask.format(q), a) for q, a in pairs], tokenizer, asked.style(of), shots)
-    return completion_rows(pairs, tokenizer, of.max_length)
+    by = asked.style(of).conventions
+    return completion_rows(pairs, tokenizer, of.max_length, conventions=by)
 
 
 def _known_task(
