@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from icu_ray.errors import UserError, without_secrets
 from icu_ray.evaluation.benchmarks import BENCHMARKS
-from icu_ray.evaluation.benchmarks.documents import asked_sets, benchmark_of_task, said_documents
+from icu_ray.evaluation.benchmarks.documents import asked_sets, benchmark_of_task
 from icu_ray.evaluation.benchmarks.tasks import SAID
 from icu_ray.evaluation.task import DocumentScore
 from icu_ray.report.collect import ReportedTrial
 from icu_ray.report.numbers.rows import Block
+from icu_ray.report.numbers.trial_documents import TaskDocuments, documents_of
 from icu_ray.storage.results import SampleRecord
-from icu_ray.storage.trial_files import read_documents
 
 WORST = 10
 """Rows of a trial that are shown."""
@@ -63,7 +62,6 @@ class WorstRows:
 
 _Sides = tuple[float | None, float | None, float | None]
 """Of the models before, after, and retrained."""
-_Documents = Mapping[str, Mapping[int, DocumentScore]]
 
 
 @dataclass
@@ -78,7 +76,7 @@ def worst_rows(blocks: Sequence[Block]) -> tuple[tuple[WorstRows, ...], tuple[st
     found: list[WorstRows] = []
     for block in blocks:
         golds = {trial.sample: trial for row in block.rows if row.gold for trial in row.trials if trial.measured}
-        spoken = {sample: _spoken(gold, broken).get(gold.name, {}) for sample, gold in golds.items()}
+        spoken = {sample: documents_of(gold, broken).get(gold.name, {}) for sample, gold in golds.items()}
         for row in block.methods:
             for trial in row.trials:
                 if trial.measured is None:
@@ -98,29 +96,14 @@ def worst_rows(blocks: Sequence[Block]) -> tuple[tuple[WorstRows, ...], tuple[st
     return tuple(found), tuple(dict.fromkeys(broken))
 
 
-def _spoken(trial: ReportedTrial, broken: list[str]) -> Mapping[str, _Documents]:
-    """A trial's documents by model and task; none where no benchmark was asked, or they cannot be read."""
-    evaluation = trial.evaluation
-    if evaluation is None or not any(map(benchmark_of_task, evaluation.tasks)):
-        return {}  # documents, which may be large and far away, are not fetched for nothing
-    try:
-        data = read_documents(trial.paths.documents, evaluation)
-        return {} if data is None else said_documents(data)
-    except UserError as error:
-        broken.append(str(error))
-    except (OSError, ValueError, KeyError) as error:  # earlier versions wrote no SHA-256 that would have said it
-        broken.append(without_secrets(f"{trial.paths.documents}: is no table of documents: {error}"))
-    return {}
-
-
 def _of_benchmark(
-    trial: ReportedTrial, gold_tasks: Mapping[str, str], gold: _Documents, broken: list[str]
+    trial: ReportedTrial, gold_tasks: Mapping[str, str], gold: TaskDocuments, broken: list[str]
 ) -> tuple[tuple[str, ...], list[_Candidate], str]:
     """The measures' headings, a benchmark's rows that are to be forgotten, and its title."""
-    spoken = _spoken(trial, broken)
+    spoken = documents_of(trial, broken)
     tasks = {} if trial.evaluation is None else trial.evaluation.tasks
     # Rows of another retrained model's set, or by other conventions, are not these rows.
-    sides: tuple[_Documents, ...] = (
+    sides: tuple[TaskDocuments, ...] = (
         spoken.get(trial.model, {}),
         spoken.get(trial.name, {}),
         {task: rows for task, rows in gold.items() if gold_tasks.get(task) == tasks.get(task)},
@@ -155,7 +138,7 @@ _Row = tuple[str, int, DocumentScore, list[DocumentScore | None], dict[str, _Sid
 """Its set's task, its number, the unlearned model's document, what each model said, and each measure of them."""
 
 
-def _rows_of(task: str, sides: Sequence[_Documents]) -> Iterator[_Row]:
+def _rows_of(task: str, sides: Sequence[TaskDocuments]) -> Iterator[_Row]:
     for number in dict.fromkeys(number for name in (task, task + SAID) for number in sides[1].get(name, {})):
         # What models say is a task of its own.
         known, spoke = ([side.get(name, {}).get(number) for side in sides] for name in (task, task + SAID))
