@@ -215,7 +215,7 @@ def make_report(found: Collected) -> Report:
         distances=distance_tables(blocks, columns),
         targets=target_rows(found),
         best=best_cells(blocks),
-        benchmarks=benchmark_tables(blocks, found.configs),
+        benchmarks=benchmark_tables(blocks, found.configs, found.imported),
         elsewhere=elsewhere_tables(found, blocks),
         worst=worst,
         verdict=found.trials[0].verdict if len(found.trials) == 1 else None,

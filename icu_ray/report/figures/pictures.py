@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from icu_ray.report.contents import Report
+from icu_ray.report.figures.benchmark_tradeoff import benchmark_panels, benchmark_tradeoff
 from icu_ray.report.figures.case_study import Case, choose_cases, draw_case, epoch_case
 from icu_ray.report.figures.curves import active, curved, forgetting
 from icu_ray.report.figures.epochs import epoch_measures, every_measure
@@ -68,6 +69,20 @@ def pictures(report: Report) -> tuple[Picture, ...]:
                 f"Scatter plots of {measures} after unlearning against held-out perplexity. "
                 + _numbers(report, "ppl_ratio"),
                 lambda theme: tradeoff(report, theme),
+            )
+        )
+    if benchmark_panels(report):
+        found.append(
+            Picture(
+                "benchmark-tradeoff",
+                "Forgetting against utility, as the benchmark measures them",
+                "Small: trials; large: mean. Upper left is better; no row beats those on the Pareto front in both. The "
+                "cross is the model before unlearning, the star the retrained one where there is one: what lies left "
+                "of it knows less than a model that never read the texts. Hollow: imported, measured by another "
+                "framework.",
+                "Scatter plots of a benchmark's measures of forgetting against its measure of utility. The values "
+                "stand in the benchmark's table and in tasks.csv.",
+                lambda theme: benchmark_tradeoff(report, theme),
             )
         )
     if any(grids(block) for block in report.blocks):

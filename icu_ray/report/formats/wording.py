@@ -51,7 +51,7 @@ BENCHMARKS_NOTE = (
     "of a test that tries to tell the model from the retrained one by its truth ratios: a small one says that they "
     "differ, a large one that so many rows do not show it, which is no proof that nothing is known any more. It was "
     "not computed where no retrained model was evaluated. Printed rows are of the model of that name; data, seeds and "
-    "versions differ."
+    "versions differ. Imported rows are what another framework measured."
 )
 WORST_NOTE = (
     f"At most {WORST} rows of each trial, those that its model still knows best first. Of a benchmark: the rows that "
