@@ -20,5 +20,7 @@ From storage to page, in the order to read:
 
 `terminal/` prints: the plan, a running sweep, the state of one, the summary of one that ended.
 
+`collect_tracked.py` reads a sweep whose folder is gone from MLflow, for a comparison, through `icu_ray.tracking`.
+
 This package must not know Ray, nor a sweep's driver: it reads storage, so a report can be made anywhere, at any time.
 """
