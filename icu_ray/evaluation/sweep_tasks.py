@@ -78,7 +78,7 @@ def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
 
 def membership_said(config: SweepConfig) -> tuple[str, ...]:
     """A remark where there are rows that were trained on, and none beside them that were not."""
-    asked = _benchmark(config)
+    asked = benchmark_asked(config)
     if asked is None or not _has(asked, members=True) or _has(asked, members=False):
         return ()
     wanted = next(each for each in split_of(asked.section).sets if each.members is False)

@@ -121,7 +121,9 @@ def check_model(
         lengths = [len(request.tokens) for request in task.ask(tokenizer)]
         _check_fits(f"evaluation.suites: benchmark: {name}", max(lengths, default=0), task.measure, model, positions)
         cut = sum(length >= each.max_length for length in lengths)
-        may_be_cut = asked.open_unlearning and each.kind == "questions" and not _is_chat(asked, each)
+        may_be_cut = (
+            asked.conventions.rows == "open_unlearning" and each.kind == "questions" and not _is_chat(asked, each)
+        )
         if task.measure.kind == "greedy" and cut and may_be_cut:
             remarks.append(
                 f"{name}: {cut} of the {len(lengths)} longest prompts fill {each.max_length} tokens of {model.name}, "

@@ -223,6 +223,7 @@ def _known_task(
                 "",
                 tuple(answer.loglikelihood for _, answer in documents[number]),
                 {key: float(values[number]) for key, values in columns.items() if not np.isnan(values[number])},
+                str(rows[number][of.prompt]) if of.prompt else "",
             )
             for number in range(len(rows))
         )
@@ -315,10 +316,10 @@ def _of_tokens(of: PromptSet, firsts: Sequence[tuple[Request, Answer]], conventi
     return {measure: made[measure]() for measure in of.measures if measure in made}
 
 
-def _means(of: PromptSet, columns: Mapping[str, Floats]) -> dict[str, Floats]:
-    """The aggregates of a set, by OpenUnlearning's names, as the values that they are means of."""
+def metric_names(of: PromptSet) -> dict[str, str]:
+    """What OpenUnlearning calls the aggregate of each column of a set's documents."""
     short = _SHORT.get(of.name, of.name)
-    names = {
+    return {
         "prob": f"{short}_Q_A_Prob",
         "prob_normalised": f"{short}_Q_A_Prob_normalised",
         "prob_right": f"{short}_Q_A_PARA_Prob",
@@ -326,7 +327,13 @@ def _means(of: PromptSet, columns: Mapping[str, Floats]) -> dict[str, Floats]:
         "truth_ratio": f"{short}_Truth_Ratio",
         "exact_memorisation": "exact_memorization",
         "extraction_strength": EXTRACTION,
+        "rouge": f"{short}_Q_A_ROUGE" if "rouge_recall" in of.measures else f"{short}_ROUGE",
     }
+
+
+def _means(of: PromptSet, columns: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The aggregates of a set, by OpenUnlearning's names, as the values that they are means of."""
+    names = metric_names(of)
     asked = {"prob": "probability" in of.measures or "probability_normalised" in of.measures}
     return {name: columns[key] for key, name in names.items() if key in columns and asked.get(key, True)}
 
@@ -370,11 +377,15 @@ def _said_task(
         recall = "rouge_recall" in of.measures
         values = found.rougeL_recall if recall else found.rougeL_f1
         documents = tuple(
-            DocumentScore(request.document, request.target, answer.text, metrics={"rouge": float(value)})
+            DocumentScore(
+                request.document,
+                request.target,
+                answer.text,
+                metrics={"rouge": float(value)},
+                prompt=str(rows[request.document][of.prompt]),
+            )
             for request, answer, value in zip(requests, answers, values, strict=True)
         )
-        short = _SHORT.get(of.name, of.name)
-        named = f"{short}_Q_A_ROUGE" if recall else f"{short}_ROUGE"
-        return Scores(_named(asked.name, {named: values}), documents)
+        return Scores(_named(asked.name, {metric_names(of)["rouge"]: values}), documents)
 
     return Task(name, len(rows), measure, ask, score)

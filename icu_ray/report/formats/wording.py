@@ -10,6 +10,7 @@ from icu_ray.report.numbers.distances import DistanceRow, DistanceTable
 from icu_ray.report.numbers.rows import Block, Row
 from icu_ray.report.numbers.statistics import WILCOXON_PAIRS, Estimate
 from icu_ray.report.numbers.tasks import TaskTable
+from icu_ray.report.numbers.worst_rows import WORST
 
 _MAIN_NOTE = (
     "Mean over forget samples ± half of the 95 % confidence interval (Student's t), where there are at least three of "
@@ -51,7 +52,15 @@ BENCHMARKS_NOTE = (
     "of a test that tries to tell the model from the retrained one by its truth ratios: a small one says that they "
     "differ, a large one that so many rows do not show it, which is no proof that nothing is known any more. It and "
     "privleak are not computed where no retrained model was evaluated. Printed rows are of the model of that name; "
-    "data, seeds and versions differ."
+    "data, seeds and versions differ. Imported rows are what another framework measured."
+)
+WORST_NOTE = (
+    f"At most {WORST} rows of each trial, those that its model still knows best first. Of a benchmark: the rows that "
+    "are to be forgotten, by the highest of probability, extraction strength and ROUGE after unlearning, which are "
+    "fractions. Of other data: the targets, by MA and then EL. Large: after unlearning. A row is known because of the "
+    "forgotten texts only where the retrained model, which never read them, has a lower number. Marked: runs of three "
+    "or more words that the true answer has, and names and numbers of it that the question does not give away. A long "
+    "text opens whole."
 )
 BEST_CELLS_NOTE = (
     "Of each method's cells the one with the highest 'forget cheaply': minus ten times what MA and EL are above their "
