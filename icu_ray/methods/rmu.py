@@ -58,7 +58,8 @@ class Rmu(ForgetAndRetain):
         if above and self.settings["retain"] == "embed_diff":
             raise UserError(
                 f"method rmu: setting 'train_layers' names {', '.join(map(str, above))}, above 'layer' {self.layer}, "
-                f"whose states are read: nothing there has a gradient with retain=embed_diff; expected 0 to {self.layer}"
+                "whose states are read: nothing there has a gradient with retain=embed_diff; expected 0 to "
+                f"{self.layer}"
             )
 
     @property
