@@ -37,7 +37,13 @@ def answer_known(
         raise UserError(f"a row has {longest} tokens, and this model reads only {positions}")
     rows = [AnswerRow.after(request.tokens, request.given) for request in requests]
     pad = specials_of(tokenizer).pad_id
-    found = answer_scores(model, rows, conventions=Conventions(mask=measure.mask), pad_id=pad)
+    found = answer_scores(
+        model,
+        rows,
+        conventions=Conventions(mask=measure.mask),
+        pad_id=pad,
+        in_detail=[request.detail for request in requests],
+    )
     return [
         Answer(
             float(scores.log_probs.sum()),
