@@ -12,6 +12,7 @@ read once (shared_prompts.py).
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 TOKENS_AT_ONCE = 16 * 1024
 """Tokens of a forward on a GPU, pads included."""
+SURE = 0.6
+"""Probability of a token that is the most probable one, however bfloat16 rounds: others have 0.4 together."""
 LOGITS_ON_A_GPU = 512 * 1024 * 1024
 """Numbers (scored tokens x vocabulary) of a forward on a GPU: 1 GB in bfloat16. On a CPU: LOGITS_AT_ONCE."""
 
@@ -76,6 +79,28 @@ def answer_scores(
     finally:
         model.train(was_training)
     return [scores for scores in found if scores is not None]
+
+
+def surely_said(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    likely: Sequence[Sequence[int]],
+    masked: int | None = None,
+) -> list[tuple[int, ...]]:
+    """With which of the likely tokens greedy answers begin for sure, after each prompt: the openings of `greedy_answers`.
+
+    A token is sure that has the probability SURE or more, so that rounding, which differs between one forward and step
+    after step, cannot change what is said. masked: id of tokens that attention does not see.
+    """
+    asked = [place for place, tokens in enumerate(likely) if len(prompts[place]) and len(tokens)]
+    rows = [AnswerRow.after([*prompts[place], *likely[place]], len(prompts[place])) for place in asked]
+    conventions = Conventions(mask="length" if masked is None else "pad_id")
+    scores = answer_scores(model, rows, conventions=conventions, pad_id=masked, in_detail=[False] * len(rows))
+    openings: list[tuple[int, ...]] = [() for _ in prompts]
+    for place, each in zip(asked, scores, strict=True):
+        unsure = np.flatnonzero(~(each.log_probs >= math.log(SURE)))
+        openings[place] = tuple(each.tokens[: unsure[0] if len(unsure) else len(each)].tolist())
+    return openings
 
 
 def _forwards(

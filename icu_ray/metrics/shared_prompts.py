@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LEAST_SAVED = 0.15
 """The share of their tokens that rows of a group must save; below it a forward of whole rows is as fast."""
-MOST_CUT = 0.08
+MOST_CUT = 0.2
 """The share of a group's tokens that may be read more than once for the sake of one width."""
 PROMPT_TOKENS = 4096
 """Tokens of a group's prompts: 2 GB of keys and values of Llama-2-7B in bfloat16."""
