@@ -394,7 +394,7 @@ def measure(source: Path | None, count: int, rounds: int, real: bool, small: boo
             loaded = LoadedModel(model, tokenizer, folder)
             rows = prompt_rows(pairs, tokenizer, asked.style(sets_of(section)[0]))
             stages = {"knows little": 0.4, "errs": 0.8, "recites": 0.995}
-            for stage, _ in zip(stages, taught(model, rows, list(stages.values()), 1e-3), strict=False):
+            for stage, _ in zip(stages, taught(model, rows, list(stages.values()), 2e-3), strict=False):
                 yield from compare(f"stand-in, {stage}", loaded, asked, rounds)
         if real:
             section = TofuData(source="tofu", split="forget01", folder=str(folder), template="chat")
