@@ -4,7 +4,7 @@
 
 On the first rows of the four sets of forget01 and as many non-members (of retain99, whose hold-out is not public with
 the rest): probability, its normalised form, truth ratio, ROUGE, exact memorisation, extraction strength and four
-membership attacks (loss, zlib, min-k, min-k++). Without a folder the rows are made up, of TOFU's shape.
+membership attacks (loss, zlib, min-k, min-k++). Without a folder, and none beside the checkout, the rows are made up, of TOFU's shape.
 
 `other` calls the model for each measure: batches of 32 in the order of the data, all logits, and `generate` of up to 200
 tokens for ROUGE. What two measures read of one set by the same measure (the probabilities in a truth ratio) it computes
@@ -304,7 +304,7 @@ def other(loaded: LoadedModel, sets: dict[str, Any], asked: BenchmarkAsked, cloc
                 found[f"{name} mia_min_k"] = by_row(own, model, min_k)
                 found[f"{name} mia_min_k_plus_plus"] = by_row(own, model, min_k_plus_plus)
 
-        def generations(name: str = name, rows: Any = rows) -> None:
+        def generations(name: str = name, rows: Any = rows, each: Any = each) -> None:
             ends = sorted({int(tokenizer.eos_token_id)} | (special_ids(tokenizer) if asked.style(each).chat else set()))
             said = []
             for begin in range(0, len(rows["own"]), BATCH):
@@ -416,10 +416,12 @@ def main() -> None:
     parser.add_argument("--real", action="store_true", help="SmolLM2 too, which takes long on a processor")
     parser.add_argument("--only-real", action="store_true", help="SmolLM2 alone")
     arguments = parser.parse_args()
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "tofu"
+    source = arguments.folder or (beside if beside.is_dir() else None)
     torch.set_num_threads(arguments.threads)
     real = arguments.real or arguments.only_real
     rows = []
-    for row in measure(arguments.folder, arguments.rows, arguments.rounds, real, not arguments.only_real):
+    for row in measure(source, arguments.rows, arguments.rounds, real, not arguments.only_real):
         rows.append(row)
         if not arguments.json:
             print(f"{row['case']}: {row['other']:.2f} / {row['ours']:.2f} = {row['ratio']:.2f}", flush=True)

@@ -5,8 +5,8 @@
 
 Rows of like length share a forward and begin in its first column. What pads a row stands behind its end, where a causal
 model does not look from before, so that a row's numbers do not depend on its batch but for rounding, and positions are
-those of the row alone. The output matrix is applied to the scored places only. What the rows of one prompt begin with is
-read once (shared_prompts.py).
+those of the row alone. The output matrix is applied to the scored places only. What the rows of one prompt begin with
+is read once (shared_prompts.py).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def surely_said(
     likely: Sequence[Sequence[int]],
     masked: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """With which of the likely tokens greedy answers begin for sure, after each prompt: the openings of `greedy_answers`.
+    """With which of its likely tokens the greedy answer to each prompt begins for sure: openings of `greedy_answers`.
 
     A token is sure that has the probability SURE or more, so that rounding, which differs between one forward and step
     after step, cannot change what is said. masked: id of tokens that attention does not see.
