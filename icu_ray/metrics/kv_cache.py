@@ -172,7 +172,7 @@ class TailCache(ColumnCache):
 
         Returns the places of those that stay, ascending, or None where all do.
         """
-        needed, renumbered = self.sources.unique(return_inverse=True)
+        needed, renumbered = cast("tuple[Tensor, Tensor]", torch.unique(self.sources, return_inverse=True))
         layers = cast("list[_TailLayer]", self.layers)
         # Rows of their own sequences are read without a search for them once no other sequence is left.
         held = len(layers[0].truth_keys)

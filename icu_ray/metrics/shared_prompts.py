@@ -87,6 +87,7 @@ class _PromptLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def __init__(self, owner: PromptCache, keys: Tensor, values: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.owner, self.keys, self.values = owner, keys, values
+        self.prompt_keys, self.prompt_values = keys, values
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -95,7 +96,8 @@ class _PromptLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Those of each row's prompt, then its own."""
         grouping = self.owner.grouping
-        return PrefixedStates(self.keys, key_states, grouping), PrefixedStates(self.values, value_states, grouping)
+        keys = PrefixedStates(self.prompt_keys, key_states, grouping)
+        return keys, PrefixedStates(self.prompt_values, value_states, grouping)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """(length of keys, offset) for the attention mask."""
@@ -121,7 +123,7 @@ class PromptCache(Cache):
 
     def of(self, sources: Sequence[int]) -> PromptCache:
         """The same for rows that continue the prompts with these places in the group."""
-        device = cast("_PromptLayer", self.layers[0]).keys.device
+        device = cast("_PromptLayer", self.layers[0]).prompt_keys.device
         self.grouping = Grouping.of(torch.tensor(sources, device=device))
         return self
 
