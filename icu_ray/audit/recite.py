@@ -93,7 +93,7 @@ def recite(
             loaded.tokenizer,
             [asked[place] for place in members],
             max_new_tokens=length,
-            ends={specials.eos_id, loaded.tokenizer.eos_token_id, *special_ids(loaded.tokenizer)} - {None},  # type: ignore[arg-type]
+            ends={specials.eos_id, loaded.tokenizer.eos_token_id, *special_ids(loaded.tokenizer)} - {None},
             pad_id=specials.pad_id,
         )
         for place, answer in zip(members, answers, strict=True):
