@@ -43,13 +43,13 @@ def evaluate(
     log = (Path(tempfile.gettempdir()) if folder is None else folder.resolve()) / "evaluate.log"
     sources = open_tasks(tasks, options)
 
-    from icu_ray.evaluation.stage.actors import Subject
     from icu_ray.evaluation.stage.run import evaluate_models
     from icu_ray.models.checking import check_models
     from icu_ray.models.fingerprints import folder_fingerprint
     from icu_ray.models.gguf_files import is_gguf
     from icu_ray.models.hub import looks_local
     from icu_ray.models.loading import local_folder
+    from icu_ray.models.subjects import Subject
 
     check_models(
         [

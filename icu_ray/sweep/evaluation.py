@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from icu_ray.console.progress import Step
-from icu_ray.evaluation.stage.actors import Pool, Subject, default_pool
+from icu_ray.evaluation.stage.actors import Pool, default_pool
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
+from icu_ray.models.subjects import Subject
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.files import list_dir

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from icu_ray.console.streaming import streamed
-from icu_ray.evaluation.stage.actors import Answered, Pool, Subject
+from icu_ray.evaluation.stage.actors import Answered, Pool
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks
+from icu_ray.models.subjects import Subject
 from icu_ray.storage.store import Store
 
 Update: TypeAlias = Answered | Evaluation
