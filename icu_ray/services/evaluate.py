@@ -7,21 +7,17 @@ Whatever can be refused is refused before a Ray is started, and none is when the
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cluster.runtime import connected
-from icu_ray.config import ModelConfig
-from icu_ray.console.redirect import redirected_output
 from icu_ray.errors import UserError
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.suites import Options, open_tasks, with_means
+from icu_ray.services.asked_models import quietly_connected, subjects_of
 from icu_ray.storage.files import check_writable, join, local_path
 from icu_ray.storage.store import Store
-from icu_ray.training.preloading import PRELOAD
 
 
 def evaluate(
@@ -44,50 +40,9 @@ def evaluate(
     sources = open_tasks(tasks, options)
 
     from icu_ray.evaluation.stage.run import evaluate_models
-    from icu_ray.models.checking import check_models
-    from icu_ray.models.fingerprints import folder_fingerprint
-    from icu_ray.models.gguf_files import is_gguf
-    from icu_ray.models.hub import looks_local
-    from icu_ray.models.loading import local_folder
-    from icu_ray.models.subjects import Subject
 
-    check_models(
-        [
-            ModelConfig(name="evaluated", source=model, revision=revision, trust_remote_code=trust_remote_code)
-            for model in models
-        ]
-    )
-    subjects = []
-    for model in models:
-        found = local_folder(model, revision)
-        subjects.append(
-            Subject(
-                name=Path(model).stem if is_gguf(model) else found.resolve().name if looks_local(model) else model,
-                source=_everywhere(model, found),
-                hash=folder_fingerprint(found),
-                dtype="bfloat16" if precision == "bf16" else "float32",
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-            )
-        )
-    return evaluate_models(subjects, sources, store, ray=lambda: _quietly_connected(log))
-
-
-def _everywhere(model: str, folder: Path) -> str:
-    """A model's source as every node takes it: what a GGUF file was converted to lies on this machine alone."""
-    from icu_ray.models.gguf_files import SMOLLM2, is_gguf
-    from icu_ray.models.hub import looks_local
-
-    if is_gguf(model):
-        return model if model == SMOLLM2 else str(Path(model).resolve())
-    return str(folder.resolve()) if looks_local(model) else model
-
-
-@contextlib.contextmanager
-def _quietly_connected(log: Path) -> Iterator[None]:
-    """A Ray whose own words go to `log`."""
-    with redirected_output(log), connected(preload=PRELOAD):
-        yield
+    subjects = subjects_of(models, precision, revision, trust_remote_code)
+    return evaluate_models(subjects, sources, store, ray=lambda: quietly_connected(log))
 
 
 def evaluations_json(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:

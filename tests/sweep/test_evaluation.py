@@ -23,9 +23,9 @@ from icu_ray.plan.planning import plan_sweep
 from icu_ray.services.evaluate import evaluate
 from icu_ray.storage.results import Provenance, Scores, TrialResult
 from icu_ray.storage.trial_files import TrialPaths, read_documents, read_evaluation, read_result, write_result
-from icu_ray.sweep import evaluation as sweep_evaluation
+from icu_ray.sweep import beside
 from icu_ray.sweep.evaluation import SweepEvaluation
-from icu_ray.sweep.evaluation_rounds import Claims
+from icu_ray.sweep.rounds import Claims
 from icu_ray.sweep.run import run_sweep
 from icu_ray.sweep.trial_evaluation import models_of, outstanding
 from tests.support.evaluation_case import save_model, write_mirror_rows
@@ -164,7 +164,7 @@ def test_a_trial_without_a_place_gets_that_of_the_evaluation(
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    monkeypatch.setattr(sweep_evaluation, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(beside, "PATIENCE_SECONDS", 0.5)
     plan = ended_sweep(tmp_path, mirror, [*TASKS, "arc_easy", "piqa", "winogrande", "bst", "wikitext_rolling"])
     steps: list[Step] = []
     stage = SweepEvaluation(plan, str(tmp_path / "runs" / "store"), steps.append)
