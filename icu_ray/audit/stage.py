@@ -111,9 +111,7 @@ def _attacked(jobs: Sequence[AuditJob], missing: Sequence[int], store: Store, sh
             batch_size=1,
             batch_format="pyarrow",
             # One at a time: a job that waited in an actor would die with the one in hand, and use up its retries.
-            compute=ray.data.ActorPoolStrategy(
-                size=max(1, min(shape.actors, len(items))), max_tasks_in_flight_per_actor=1
-            ),
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
             num_cpus=shape.cpus,
             num_gpus=shape.gpus or None,
             max_task_retries=RETRIES,

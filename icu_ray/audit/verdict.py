@@ -11,6 +11,7 @@ the forget rows count as back only if so many more of them are that chance makes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from icu_ray.audit.findings import AttackResult, Finding
@@ -72,7 +73,7 @@ def _curves(attack: str, unit: str, findings: Iterable[Finding], leak: float) ->
                     len(forget),
                     by_chance,
                     len(control),
-                    sum(each.recall or 0.0 for each in forget.values()) / len(forget),
+                    math.fsum(each.recall or 0.0 for each in forget.values()) / len(forget),
                     _fisher(back, len(forget), by_chance, len(control)) if control else None,
                 )
             )
