@@ -1,6 +1,6 @@
 """The worst case over attacks: which rows came back, of which attack, and at what budget.
 
-    audit = verdict_of({"relearn": result, ...}, {"relearn": "steps", ...}, leak=0.5)      # ModelAudit
+    audit = model_audit({"relearn": result, ...}, {"relearn": "steps", ...}, leak=0.5)      # ModelAudit
     audit.said()                     # '4 of 32 rows came back (relearn, own rows: 4 of 32 after 20 steps)'
 
 A row has come back when an attack has the model say all of its secret, or a part of it that is `leak` or more. Control
@@ -21,7 +21,7 @@ LONGEST_SAID = 1000
 """Characters of what a model said that are kept for a row."""
 
 
-def verdict_of(
+def model_audit(
     results: Mapping[str, AttackResult],
     units: Mapping[str, str],
     leak: float,

@@ -17,7 +17,7 @@ from icu_ray.audit.asked import AuditJob, RowsAsked
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.registry import attacks_of
 from icu_ray.audit.stage import ActorShape, audit_models
-from icu_ray.audit.verdict import verdict_of
+from icu_ray.audit.verdict import model_audit
 from icu_ray.config import TokensConfig
 from icu_ray.config.auditing import AuditConfig
 from icu_ray.data.examples import Examples
@@ -113,4 +113,4 @@ def _verdicts(
         else:
             results[model][attack] = done.result
     units = {job.attack.name: job.attack.unit for job in jobs}
-    return [(model, verdict_of(results[place], units, leak, errors[place])) for place, model in enumerate(models)]
+    return [(model, model_audit(results[place], units, leak, errors[place])) for place, model in enumerate(models)]

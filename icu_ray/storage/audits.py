@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import ConfigDict
 
@@ -118,12 +119,13 @@ class TrialAudit:
     before: ModelAudit
     after: ModelAudit
 
-    def metrics(self) -> dict[str, float]:
-        """Numbers of the model after, by the names that MLflow and tables have."""
-        found = {f"audit/{name}": value for name, value in self.after.numbers.items() if value is not None}
-        if self.after.share is not None:
-            found["audit/came_back"] = self.after.share
-        for point in self.after.curves:
+    def metrics(self, side: Literal["before", "after"] = "after") -> dict[str, float]:
+        """Numbers of a model, by the names that MLflow and tables have."""
+        asked = self.before if side == "before" else self.after
+        found = {f"audit/{name}": value for name, value in asked.numbers.items() if value is not None}
+        if asked.share is not None:
+            found["audit/came_back"] = asked.share
+        for point in asked.curves:
             name = f"audit/{point.attack}_came_back"
             found[name] = max(found.get(name, 0.0), point.back / point.total if point.tells else 0.0)
         return found

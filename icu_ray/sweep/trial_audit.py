@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from icu_ray.audit.asked import AuditJob, RowsAsked
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.registry import attacks_of, identity_of
-from icu_ray.audit.verdict import verdict_of
+from icu_ray.audit.verdict import model_audit
 from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.examples import Examples
@@ -139,4 +139,4 @@ def _verdict(
     results = {job.attack.name: found[job_hash(job)] for job in jobs if job_hash(job) in found}
     failed = {job.attack.name: errors[job_hash(job)] for job in jobs if job_hash(job) in errors}
     units = {job.attack.name: job.attack.unit for job in jobs}
-    return verdict_of(results, units, leak, failed)
+    return model_audit(results, units, leak, failed)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icu_ray.audit.findings import AttackResult, Finding, Group
-from icu_ray.audit.verdict import verdict_of
+from icu_ray.audit.verdict import model_audit
 from icu_ray.storage.audits import ModelAudit
 
 
@@ -19,7 +19,7 @@ def finding(row: str, budget: float, recall: float, *, group: Group = "forget", 
 
 
 def verdict(*findings: Finding, leak: float = 0.5, attack: str = "relearn") -> ModelAudit:
-    return verdict_of({attack: AttackResult(findings)}, {attack: "steps"}, leak)
+    return model_audit({attack: AttackResult(findings)}, {attack: "steps"}, leak)
 
 
 def test_rows_are_back_from_the_first_budget_on_that_brings_them() -> None:
@@ -45,13 +45,13 @@ def test_what_chance_brings_back_too_is_no_evidence() -> None:
 
 
 def test_nothing_measured_is_not_forgotten() -> None:
-    audit = verdict_of({"depth": AttackResult((), missing=("no retrained model",))}, {"depth": "layers"}, 0.5)
+    audit = model_audit({"depth": AttackResult((), missing=("no retrained model",))}, {"depth": "layers"}, 0.5)
     assert audit.share is None and audit.said() == "not measured"
     assert audit.missing == ("depth: no retrained model",)
 
 
 def test_an_attack_that_failed_is_said() -> None:
-    audit = verdict_of({}, {}, 0.5, {"sample": "out of memory"})
+    audit = model_audit({}, {}, 0.5, {"sample": "out of memory"})
     assert audit.errors == {"sample": "out of memory"} and audit.share is None
 
 
