@@ -21,6 +21,7 @@ from icu_ray.sweep.audit import SweepAudit
 from icu_ray.sweep.trial_audit import outstanding_audits
 from tests.support.ended_sweep import ended_sweep
 
+BARE: dict[str, Any] = {"name": "t", "models": [{"name": "m", "source": "gpt2"}], "data": {"source": "synthetic"}}
 CHEAP: dict[str, Any] = {"attacks": ["prefix_search", "quantise", "membership"], "control": 2}
 
 
@@ -81,23 +82,12 @@ def test_what_an_audit_asks_changes_no_trial(tmp_path: Path) -> None:
         ({"attacks": ["sample"], "sample": {"temperatures": [0]}}, "audit.sample.temperatures"),
     ],
 )
-def test_wrong_settings_are_refused(tmp_path: Path, audit: dict[str, Any], said: str) -> None:
+def test_wrong_settings_are_refused(audit: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        resolve_config(
-            {"name": "t", "models": [{"name": "m", "source": "gpt2"}], "data": {"source": "synthetic"}, "audit": audit},
-            "test",
-        )
+        resolve_config({**BARE, "audit": audit}, "test")
 
 
 def test_all_is_every_attack() -> None:
-    config = resolve_config(
-        {
-            "name": "t",
-            "models": [{"name": "m", "source": "gpt2"}],
-            "data": {"source": "synthetic"},
-            "audit": {"attacks": ["all"]},
-        },
-        "test",
-    )
+    config = resolve_config({**BARE, "audit": {"attacks": ["all"]}}, "test")
     names = [attack.name for attack in attacks_of(config.audit)]
     assert len(names) == len(set(names)) == 9
