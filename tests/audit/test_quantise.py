@@ -69,13 +69,17 @@ def plainly(row: list[list[float]], kind: Kind) -> list[list[float]]:
         for begin in range(0, len(flat), 64):
             block = flat[begin : begin + 64]
             scale = max(map(abs, block)) or 1.0
-            out += [min(NF4_LEVELS, key=lambda level, v=value: abs(level - v / scale)) * scale for value in block]
+            out += [_nearest(value / scale) * scale for value in block]
         width = len(row[0])
         return [out[begin : begin + width] for begin in range(0, len(out), width)]
     if kind == "bf16":
         return [[_to_bits(value, 7) for value in each] for each in row]
     scale = max(abs(value) for each in row for value in each) / 448 or 1.0
     return [[_to_bits(value / scale, 3, smallest=-6) * scale for value in each] for each in row]
+
+
+def _nearest(value: float) -> float:
+    return min(NF4_LEVELS, key=lambda level: abs(level - value))
 
 
 def _to_bits(value: float, bits: int, smallest: int = -126) -> float:
@@ -118,7 +122,7 @@ def test_linear_layers_alone_change_and_come_back_bit_for_bit(family: str, kind:
 
 
 def test_rows_of_a_gpt2_matrix_are_its_outputs() -> None:
-    model = tiny_loaded("gpt2").model
+    model: Any = tiny_loaded("gpt2").model
     weight = model.transformer.h[0].mlp.c_fc.weight  # (inputs, outputs)
     own = weight.detach().clone()
     with quantised(model, "int8"):
@@ -141,7 +145,7 @@ def test_a_finding_does_not_depend_on_other_rows_or_their_order() -> None:
 
 
 def test_what_says_nothing_is_missing_and_not_forgotten() -> None:
-    loaded = tiny_loaded()
+    loaded: Any = tiny_loaded()
     torch.nn.init.constant_(loaded.model.get_output_embeddings().weight, torch.nan)
     result = Quantise(kinds=("bf16",)).run(Target(loaded, Material(tiny_audit_rows(3))))
     assert all(f.recall is None and f.exact is None and not f.measures for f in result.findings)
