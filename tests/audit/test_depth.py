@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icu_ray.audit.attack import Target
-from icu_ray.audit.attacks.depth import Depth, log_probs, states_of, uds
+from icu_ray.audit.attacks.depth import Depth, uds
+from icu_ray.audit.patching import log_probs, states_of
 from icu_ray.audit.rows import Material
 from icu_ray.errors import UserError
 from icu_ray.metrics.answers import AnswerRow
