@@ -1,106 +1,107 @@
-"""What is attacked, as it travels to the actors: rows that no model's tokenizer has seen, and models by where they lie.
+"""Which part of a prompt are the words of who asks: what an attack may rewrite, while the template stays.
 
-job = AuditJob(subject, attack, RowsAsked(...), {"original": original})
-job.key()                                    # of its result in the store
-with material_of(job, tokenizer) as material: ...
+    read = PromptReader(tokenizer)
+    frame = read(row)                 # None where it cannot be told
+    row.tokens[frame.start : frame.stop]
+
+In a text that is all of the prompt but the special tokens in front. In a chat it is the last message of the user, which
+is found by what the tokenizer's own chat template writes before and after it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from icu_ray.audit.attack import Attack
-from icu_ray.audit.registry import USES, identity_of
-from icu_ray.audit.rows import AuditRow, Material, audit_rows
-from icu_ray.config import Columns, TokensConfig
-from icu_ray.data.examples import Examples
-from icu_ray.data.long_texts import LongTexts
-from icu_ray.models.loading import local_folder
-from icu_ray.models.subjects import Subject
-from icu_ray.storage.store import JsonValue, content_hash
+from icu_ray.audit.rows import AuditRow
+from icu_ray.data.chats import common, written_out
+from icu_ray.data.prompts import special_ids
+from icu_ray.data.specials import encode
+from icu_ray.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_VERSION = 1
+_DAY = "2025-04-10"
+_FIRST, _SECOND, _ANSWER = "First", "Second", "Answer"
 
 
 @dataclass(frozen=True)
-class RowsAsked:
-    """forget, control, kin: as in `Material`. columns, tokens, own_columns, long: how they become rows of a model's
-    tokens. paraphrases: of the forget rows' prompts, by id."""
+class Frame:
+    """Tokens start .. stop - 1 of a row are the words of who asks; between: what stands between an answer, without
+    the special tokens that end it, and the next question."""
 
-    forget: Examples
-    control: Examples | None
-    kin: Examples | None
-    columns: Columns
-    tokens: TokensConfig
-    own_columns: bool
-    long: LongTexts
-    paraphrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def identity(self) -> dict[str, JsonValue]:
-        """What decides the rows."""
-        parts = {"forget": self.forget, "control": self.control, "kin": self.kin}
-        return {
-            **{name: None if part is None else part.fingerprint() for name, part in parts.items()},
-            "columns": [self.columns.length, self.columns.prefix_start, self.columns.suffix_start],
-            "tokens": self.tokens.model_dump(mode="json"),
-            "own_columns": self.own_columns,
-            "long": self.long,
-            "paraphrases": content_hash({name: list(each) for name, each in self.paraphrases.items()}),
-        }
+    start: int
+    stop: int
+    between: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class AuditJob:
-    """One attack on one model. originals: the models it may compare with, by what they are; see `Material`."""
+class _Template:
+    """before, after: tokens around a message of the user, the latter up to the answer. between: as of Frame."""
 
-    subject: Subject
-    attack: Attack
-    rows: RowsAsked
-    originals: Mapping[str, Subject] = field(default_factory=dict)
-
-    def compared(self) -> dict[str, Subject]:
-        """Those of the other models that this attack looks at."""
-        return {name: self.originals[name] for name in USES.get(self.attack.name, ()) if name in self.originals}
-
-    def key(self) -> dict[str, JsonValue]:
-        """Of its result in the store."""
-        return {
-            "version": _VERSION,
-            "model": self.subject.hash,
-            "precision": self.subject.dtype,
-            "rows": self.rows.identity(),
-            "compared": {name: subject.hash for name, subject in self.compared().items()},
-            **identity_of(self.attack),
-        }
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    between: tuple[int, ...]
 
 
-@contextlib.contextmanager
-def material_of(job: AuditJob, tokenizer: PreTrainedTokenizerBase) -> Iterator[Material]:
-    """The rows in the model's vocabulary; the other models are here for the while."""
-    asked = job.rows
-    with contextlib.ExitStack() as stack:
-        originals = {}
-        for name, subject in job.compared().items():
-            source = stack.enter_context(subject.folder())
-            originals[name] = str(local_folder(source, subject.revision))
-        yield Material(
-            _rows(asked.forget, asked, tokenizer),
-            _rows(asked.control, asked, tokenizer),
-            _rows(asked.kin, asked, tokenizer),
-            originals,
-        )
+class PromptReader:
+    """Finds the words in prompts of one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._special = special_ids(tokenizer)
+        self._template = _template_of(tokenizer, self._special)
+        self._lines = tuple(encode(tokenizer, ["\n\n"])[0])
+
+    def __call__(self, row: AuditRow) -> Frame | None:
+        """The frame of a row's prompt; None where it has special tokens that the chat template does not explain."""
+        prompt = row.prompt_ids
+        lead = next((place for place, token in enumerate(prompt) if token not in self._special), len(prompt))
+        chat = self._in_chat(prompt)
+        if chat is not None or any(token in self._special for token in prompt[lead:]):
+            return chat
+        return Frame(lead, len(prompt), self._lines) if lead < len(prompt) else None
+
+    def _in_chat(self, prompt: tuple[int, ...]) -> Frame | None:
+        template = self._template
+        if template is None or prompt[len(prompt) - len(template.after) :] != template.after:
+            return None
+        stop, width = len(prompt) - len(template.after), len(template.before)
+        starts = (at for at in range(stop, width - 1, -1) if prompt[at - width : at] == template.before)
+        start = next(starts, None)
+        return None if start is None or start == stop else Frame(start, stop, template.between)
 
 
-def _rows(examples: Examples | None, asked: RowsAsked, tokenizer: PreTrainedTokenizerBase) -> tuple[AuditRow, ...]:
-    from icu_ray.data.tokens import tokenise
+def _template_of(tokenizer: PreTrainedTokenizerBase, special: frozenset[int]) -> _Template | None:
+    """What the chat template writes around a message, found by having it write some; None without one that shows it."""
+    if tokenizer.chat_template is None:
+        return None
+    with contextlib.suppress(UserError, ValueError):
+        pieces = [_around(tokenizer, words) for words in ((_FIRST, _SECOND, _ANSWER), (_SECOND, _FIRST, "Well"))]
+        (head, between, after), (other_head, other_between, other_after) = pieces
+        # What both have is the template's: at its borders tokens may be joined to the words.
+        head = head[: common(head, other_head)]
+        between = between[: common(between, other_between)]
+        after = after[len(after) - common(after[::-1], other_after[::-1]) :]
+        before = between[len(between) - common(head[::-1], between[::-1]) :]
+        begin = max((place for place, token in enumerate(before) if token in special), default=0)
+        if after and before:
+            return _Template(tuple(before[begin:]), tuple(after), tuple(between))
+    return None
 
-    if examples is None or len(examples) == 0:
-        return ()
-    rows = tokenise(examples, tokenizer, asked.columns, asked.tokens, own_columns=asked.own_columns, long=asked.long)
-    return audit_rows(rows, tokenizer, asked.paraphrases)
+
+def _around(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
+    """Tokens of a chat up to its first question, and those between an answer and the next question, both with that
+    question behind them; and those behind a question up to its answer, with the question before them."""
+    first, second, answer = words
+    turns = (("user", first), ("assistant", answer), ("user", second), ("assistant", answer))
+    messages = [{"role": role, "content": content} for role, content in turns]
+    _, prompt = written_out(messages, _DAY, tokenizer, "a chat")
+    again = prompt.rindex(second)  # from behind: a system prompt may have any of the words
+    at = prompt.rindex(answer, 0, again) + len(answer)
+    begin = prompt.rindex(first, 0, at)
+    parts = prompt[: begin + len(first)], prompt[at : again + len(second)], prompt[again:]
+    head, between, after = encode(tokenizer, parts)
+    return head, between, after

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Group = Literal["forget", "control"]
-"""Whose row: one that was to be forgotten, or one that the model has never read. What comes back of the latter is what
-chance brings."""
+Group = Literal["forget", "control", "kin"]
+"""Whose row: one that was to be forgotten, one that the model has never read, or one that it was to keep. What comes
+back of the second kind is what chance brings."""
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,12 @@ def attack_of(name: AttackName, config: AuditConfig) -> Attack:
         from icu_ray.audit.attacks.relearn import Relearn
 
         asked = config.relearn
-        return Relearn(steps=asked.steps, lr=asked.lr, batch_size=asked.batch_size)
+        return Relearn(budgets=(0, *asked.steps), lr=asked.lr, batch=asked.batch_size)
     if name == "sample":
         from icu_ray.audit.attacks.sample import Sample
 
         drawn = config.sample
-        return Sample(samples=drawn.samples, temperatures=drawn.temperatures, nli=drawn.nli, leak=config.leak)
+        return Sample(drawn.samples, drawn.temperatures, threshold=config.leak, nli=drawn.nli)
     return _of_default(name)
 
 

@@ -16,9 +16,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from icu_ray.audit.asked import AuditJob, material_of
 from icu_ray.audit.attack import Target
 from icu_ray.audit.findings import AttackResult
+from icu_ray.audit.jobs import AuditJob, material_of
 from icu_ray.data.embedding import quiet_ray_data
 from icu_ray.errors import UserError
 from icu_ray.models.subjects import Subject, load_subject

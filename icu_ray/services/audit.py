@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icu_ray.audit.asked import AuditJob, RowsAsked
 from icu_ray.audit.findings import AttackResult
+from icu_ray.audit.jobs import AuditJob, RowsAsked
 from icu_ray.audit.registry import attacks_of
 from icu_ray.audit.stage import ActorShape, audit_models
 from icu_ray.audit.verdict import model_audit

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from icu_ray.audit.asked import AuditJob, RowsAsked
 from icu_ray.audit.findings import AttackResult
+from icu_ray.audit.jobs import AuditJob, RowsAsked
 from icu_ray.audit.stage import ActorShape, AuditDone, audit_models
 from icu_ray.console.progress import Step
 from icu_ray.console.streaming import streamed

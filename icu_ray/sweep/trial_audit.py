@@ -11,8 +11,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from icu_ray.audit.asked import AuditJob, RowsAsked
 from icu_ray.audit.findings import AttackResult
+from icu_ray.audit.jobs import AuditJob, RowsAsked
 from icu_ray.audit.registry import attacks_of, identity_of
 from icu_ray.audit.verdict import model_audit
 from icu_ray.config import ModelConfig, SweepConfig

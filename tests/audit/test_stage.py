@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from icu_ray.audit.asked import AuditJob, RowsAsked, material_of
 from icu_ray.audit.attack import Attack, Target
 from icu_ray.audit.attacks.prefix_search import PrefixSearch
 from icu_ray.audit.attacks.quantise import Quantise
+from icu_ray.audit.jobs import AuditJob, RowsAsked, material_of
 from icu_ray.audit.stage import ActorShape, AuditDone, audit_models
 from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import Examples

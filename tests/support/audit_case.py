@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from icu_ray.audit.rows import AuditRow
 from icu_ray.models.loading import LoadedModel, load_model
 from tests.support.measures_case import Oracle
-from tests.support.tiny_models import VOCABULARY, save_byte_tokenizer, tiny_model
+from tests.support.tiny_models import VOCABULARY, save_byte_tokenizer, tiny_model_of
 
 
 def oracle_rows(oracle: Oracle, name: str) -> tuple[AuditRow, ...]:
@@ -64,7 +64,7 @@ def small_tokenizer(place: Path) -> PreTrainedTokenizerFast:
 def small_loaded(place: Path, family: str = "llama", seed: int = 0) -> LoadedModel:
     """A random model of bytes."""
     tokenizer = small_tokenizer(place)
-    model = tiny_model(family, seed)
+    model = tiny_model_of(family, seed)
     torch.manual_seed(seed)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     assert len(tokenizer) > VOCABULARY
