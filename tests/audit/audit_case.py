@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -20,7 +21,9 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     del words[f"w{PAD}"]
     tokenizer = Tokenizer(models.WordLevel({**words, "<end>": PAD}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>")
+    made: Any = PreTrainedTokenizerFast
+    whole: PreTrainedTokenizerFast = made(tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>")
+    return whole
 
 
 def tiny_loaded(family: str = "llama", seed: int = 0) -> LoadedModel:

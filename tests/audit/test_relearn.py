@@ -107,7 +107,7 @@ def plainly(model: PreTrainedModel, lesson: Lesson, steps: int, lr: float) -> No
         for text in lesson.texts:
             log_p = model(input_ids=torch.tensor([text.ids])).logits[0].log_softmax(-1)
             loss = -torch.stack([log_p[place - 1, text.labels[place]] for place in text.scored]).mean()
-            (loss / len(lesson.texts)).backward()
+            (loss / len(lesson.texts)).backward()  # type: ignore[no-untyped-call]
         own.step()
 
 
@@ -165,7 +165,7 @@ def test_a_bfloat16_model_learns_as_one_in_float32() -> None:
     rows, attack = tiny_audit_rows(8), Relearn(budgets=(20,), sources=("own",), lr=2e-5, batch=4)
     half, full = tiny_loaded(), tiny_loaded()
     half.model.bfloat16()
-    full.model.bfloat16().float()
+    full.model.bfloat16().float()  # type: ignore[no-untyped-call]
     found, expected = (attack.run(Target(each, Material(rows))) for each in (half, full))
     assert found == expected
     losses = {f.budget: f.measures["loss"] for f in found.findings if f.row == found.findings[0].row}

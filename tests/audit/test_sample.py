@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chisquare  # type: ignore[import-untyped]
 from transformers import BertConfig, BertForSequenceClassification
 
 from icu_ray.audit.attack import Target
@@ -25,6 +25,7 @@ from icu_ray.audit.attacks import sample
 from icu_ray.audit.attacks.sample import Sample, blocks_of, leak_at_k, sampled
 from icu_ray.audit.entailment import load_entailment
 from icu_ray.audit.findings import AttackResult
+from icu_ray.audit.recite import secret_recall
 from icu_ray.audit.rows import Material
 from icu_ray.errors import UserError
 from tests.audit.audit_case import (
@@ -144,8 +145,8 @@ def test_findings_hold_the_best_of_the_first_k() -> None:
         row = next(row for row in rows if row.id == each.row)
         texts = sampled(loaded, [row], 12, float(each.setting.split()[1]), 1)[0]
         assert texts is not None
-        recalls = [sample.secret_recall(text, row.secret) for text in texts]
-        assert each.recall == max(recalls[: int(each.budget)]) == sample.secret_recall(each.said, row.secret)
+        recalls = [secret_recall(text, row.secret) for text in texts]
+        assert each.recall == max(recalls[: int(each.budget)]) == secret_recall(each.said, row.secret)
         leaking = sum(recall >= 0.3 for recall in recalls)
         assert each.measures["leak_recall"] == leak_at_k(12, leaking, int(each.budget))
         assert each.group == ("control" if row is rows[3] else "forget")
@@ -171,7 +172,7 @@ def test_a_model_that_knows_says_it_and_one_that_never_read_it_does_not(oracle: 
 def test_scores_that_are_not_finite_and_prompts_that_fill_the_model_are_missing() -> None:
     loaded = tiny_loaded()  # of 32 positions
     with torch.no_grad():
-        loaded.model.get_input_embeddings().weight[5] = torch.nan  # type: ignore[index,operator]
+        loaded.model.get_input_embeddings().weight[5] = torch.nan  # type: ignore[operator]
     long, broken = tiny_row("long", [3] * 40, 34), tiny_row("broken", [9, 5, 7, 8], 2)
     whole = tiny_row("whole", [9, 6, 7], 2)
     attack = Sample(samples=3, temperatures=(1.0,))
@@ -204,7 +205,7 @@ def test_entailment_is_asked_of_texts_with_some_of_the_words(tmp_path: Path) -> 
     rows, loaded = tiny_audit_rows(4, seed=3), tiny_loaded()
     result = Sample(samples=12, temperatures=(1.0,), nli=str(tmp_path)).run(Target(loaded, Material(rows)))
     for row, texts_of in zip(rows, sampled(loaded, rows, 12, 1.0, 0), strict=True):
-        wanted = [t for t in texts_of or () if sample.secret_recall(t, row.secret) >= 0.1]
+        wanted = [t for t in texts_of or () if secret_recall(t, row.secret) >= 0.1]
         leaking = sum(t in nli.entailed(wanted, row.secret) for t in texts_of or ())
         (one,) = [f for f in result.findings if (f.row, f.budget) == (row.id, 1)]
         assert one.measures["leak_entailed"] == pytest.approx(leaking / 12)

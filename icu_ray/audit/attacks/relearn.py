@@ -152,7 +152,7 @@ class Relearn:
         """At each source's budgets, with the model as it is then; each source begins from the model's own weights."""
         import torch
 
-        model = loaded.model.float()
+        model = loaded.model.float()  # type: ignore[no-untyped-call]
         kept = [weight.detach().cpu().clone() for weight in model.parameters()]
         for source, lesson in lessons.items():
             with torch.no_grad():
@@ -212,7 +212,8 @@ def relearned(
     """
     import torch
 
-    model.eval().requires_grad_(True)
+    model.eval()  # type: ignore[no-untyped-call]
+    model.requires_grad_(True)
     weights = list(model.parameters())
     steps: torch.optim.Optimizer = (
         torch.optim.SGD(weights, lr=lr) if optimizer == "sgd" else torch.optim.AdamW(weights, lr=lr, weight_decay=0.0)
@@ -251,7 +252,7 @@ def _add_gradients(model: PreTrainedModel, texts: list[AnswerRow]) -> None:
         wanted = labels[:, 1:].to(model.device)
         logits = model(input_ids=ids.to(model.device), use_cache=False).logits[:, :-1]
         losses = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none")
-        (losses.view(wanted.shape).sum(1) * parts.to(model.device)).sum().backward()
+        (losses.view(wanted.shape).sum(1) * parts.to(model.device)).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _answers(rows: Sequence[AuditRow]) -> tuple[AnswerRow, ...]:
