@@ -80,17 +80,25 @@ def _measures() -> Listing:
 
 def _benchmarks() -> Listing:
     from icu_ray.evaluation.benchmarks import BENCHMARKS
+    from icu_ray.evaluation.benchmarks.published import shown
 
     rows = []
     for name, each in BENCHMARKS.items():
         known = [table.rows for table in each.tables if table.rows is not None and not table.later]
         size = f"{len(each.tables)} tables" + (f", {sum(known):,} rows" if known else "")
-        rows.append((name, ", ".join(each.splits), size, each.licence, ", ".join(each.reported)))
+        models = {
+            shown(model): None for split in each.splits.values() for model in (split.models or {}).values()
+        }  # a target may stand in several splits
+        rows.append(
+            (name, ", ".join(each.splits), size, each.licence, ", ".join(each.reported), ", ".join(models) or "-")
+        )
     below = (
         "A config names one under 'data', {source: tofu, split: forget10}; 'icu-ray explain data' says the keys. "
-        "'icu-ray data fetch NAME' writes its files into a folder for 'data.folder'."
+        "'icu-ray data fetch NAME' writes its files into a folder for 'data.folder'. "
+        "Published models are for 'models.N.source' (the target) and 'models.N.retrained' (trained without what is "
+        "to be forgotten); MODEL stands for the base model's name, such as Llama-3.2-1B-Instruct."
     )
-    return ("benchmark", "splits", "size", "licence", "reports"), rows, below
+    return ("benchmark", "splits", "size", "licence", "reports", "published models"), rows, below
 
 
 def _attacks() -> Listing:

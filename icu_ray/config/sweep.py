@@ -163,6 +163,11 @@ class SweepConfig(Section):
             raise ValueError(
                 f"evaluation.conventions={self.evaluation.conventions} is for suite benchmark, which is not asked for"
             )
+        if self.evaluation.membership and "benchmark" not in self.evaluation.suites:
+            raise ValueError(
+                f"evaluation.membership={','.join(self.evaluation.membership)} is for suite benchmark, which is not "
+                "asked for"
+            )
         if quick and self.data.prompted:
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records, and data.questions has none")
         if (
@@ -202,6 +207,15 @@ class SweepConfig(Section):
     def all_seeds(self) -> tuple[int, ...]:
         """The seeds of every cell's trials."""
         return (self.seed,) if self.seeds is None else self.seeds
+
+    def epochs_of(self, model: ModelConfig, method: MethodConfig) -> int:
+        """Epochs after which a trial of this method on this model ends: the method's own, the model's, the sweep's."""
+        return method.stop.max_epochs or model.max_epochs or self.stop.max_epochs
+
+    def most_epochs(self, model: ModelConfig) -> int:
+        """The most that a trial of any method has on this model, for which what its trials draw is prepared."""
+        own = [each for each in self.methods if each.models is None or model.name in each.models]
+        return max((self.epochs_of(model, each) for each in own), default=model.max_epochs or self.stop.max_epochs)
 
     @property
     def chats(self) -> bool:

@@ -13,31 +13,34 @@ from icu_ray.models.subjects import Subject
 from icu_ray.training.preloading import PRELOAD
 
 
-def subjects_of(models: Sequence[str], precision: str, revision: str | None, trust_remote_code: bool) -> list[Subject]:
-    """Hub ids, folders or GGUF files as models that can be asked; UserError for one that cannot."""
-    from icu_ray.models.checking import check_models
+def described(models: Sequence[str], revision: str | None, trust_remote_code: bool) -> list[ModelConfig]:
+    """Hub ids, folders or GGUF files as a config has them; nothing is looked at yet."""
+    return [
+        ModelConfig(name="asked", source=model, revision=revision, trust_remote_code=trust_remote_code)
+        for model in models
+    ]
+
+
+def subjects_of(models: Sequence[ModelConfig], precision: str) -> list[Subject]:
+    """The same as models that can be asked: the files are here, and hashed."""
     from icu_ray.models.fingerprints import folder_fingerprint
     from icu_ray.models.gguf_files import is_gguf
     from icu_ray.models.hub import looks_local
     from icu_ray.models.loading import local_folder
 
-    check_models(
-        [
-            ModelConfig(name="evaluated", source=model, revision=revision, trust_remote_code=trust_remote_code)
-            for model in models
-        ]
-    )
     subjects = []
-    for model in models:
-        found = local_folder(model, revision)
+    for asked in models:
+        assert asked.source is not None
+        model = asked.source
+        found = local_folder(model, asked.revision)
         subjects.append(
             Subject(
                 name=Path(model).stem if is_gguf(model) else found.resolve().name if looks_local(model) else model,
                 source=_everywhere(model, found),
                 hash=folder_fingerprint(found),
                 dtype="bfloat16" if precision == "bf16" else "float32",
-                revision=revision,
-                trust_remote_code=trust_remote_code,
+                revision=asked.revision,
+                trust_remote_code=asked.trust_remote_code,
             )
         )
     return subjects

@@ -24,8 +24,9 @@ from icu_ray.data.examples import Examples
 from icu_ray.data.records import examples_of, read_records
 from icu_ray.errors import UserError
 from icu_ray.evaluation.stage.actors import default_pool
+from icu_ray.models.checking import check_models
 from icu_ray.plan.own_files import records_of
-from icu_ray.services.asked_models import quietly_connected, subjects_of
+from icu_ray.services.asked_models import described, quietly_connected, subjects_of
 from icu_ray.services.probe import columns_for
 from icu_ray.storage.audits import ModelAudit
 from icu_ray.storage.files import check_writable, join, local_path
@@ -81,7 +82,9 @@ def audit_files(
     )
     others = {name: source for name, source in (("original", original), ("retrained", retrained)) if source}
     sources = list(dict.fromkeys([*models, *others.values()]))
-    subjects = dict(zip(sources, subjects_of(sources, precision, revision, trust_remote_code), strict=True))
+    asked_models = described(sources, revision, trust_remote_code)
+    check_models(asked_models)
+    subjects = dict(zip(sources, subjects_of(asked_models, precision), strict=True))
     originals = {name: subjects[source] for name, source in others.items()}
     jobs = [AuditJob(subjects[model], attack, rows, originals) for model in models for attack in attacks_of(config)]
     return _verdicts(models, jobs, storage, config.leak)
@@ -103,7 +106,8 @@ def _verdicts(
     each = len(jobs) // len(models)
 
     def shape() -> ActorShape:
-        pool = default_pool([job.subject for job in jobs])
+        backward = any(job.attack.changes_weights for job in jobs)
+        pool = default_pool([job.subject for job in jobs], backward=backward)
         return ActorShape(pool.actors, pool.cpus, pool.gpus)
 
     for done in audit_models(jobs, store, shape, ray=lambda: quietly_connected(log)):

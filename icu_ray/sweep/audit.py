@@ -37,6 +37,7 @@ class SweepAudit(BesideTrials):
 
     def __init__(self, plan: Plan, root: str, on_step: Callable[[Step], None]) -> None:
         super().__init__(plan, root, on_step)
+        self.backward = "relearn" in self.config.audit.names
         self._corpus: Corpus | None = None
         self._rows: dict[tuple[str, int], RowsAsked] = {}
         self._jobs: dict[str, TrialJobs] = {}

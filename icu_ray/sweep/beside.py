@@ -50,6 +50,8 @@ class BesideTrials(ABC):
         self.plan, self.root, self.on_step = plan, root, on_step
         self.config = plan.config
         self.failures: list[str] = []
+        self.backward = False
+        """Whether models are differentiated, which takes more memory."""
         self._added: list[TrialModels] = []
         self._claims = Claims()
         self._crashes = 0
@@ -164,11 +166,11 @@ class BesideTrials(ABC):
 
         subjects = [subject for each in self._open() for subject in each.subjects]
         if self._whole_cluster:
-            return default_pool(subjects)
+            return default_pool(subjects, backward=self.backward)
         if self._claims.any_waits:
             return None
         spare = self._claims.spare(ray.available_resources(), ray.cluster_resources())
-        return None if spare is None else default_pool(subjects, spare)
+        return None if spare is None else default_pool(subjects, spare, backward=self.backward)
 
     def _work_round(self, pool: Pool) -> None:
         """One round over all that is open; ends early when it is in the way."""

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from icu_ray.console.progress import Step
 from icu_ray.console.streaming import streamed
+from icu_ray.evaluation.benchmarks.tasks import GRADIENT
 from icu_ray.evaluation.stage.actors import Answered, Pool
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.stage.run import evaluate_models
@@ -39,6 +40,7 @@ class SweepEvaluation(BesideTrials):
         super().__init__(plan, root, on_step)
         self.names, self.options = sweep_tasks(self.config)
         self.tasks = task_hashes(self.config)
+        self.backward = any(name.endswith(GRADIENT) for name in self.names)
         self._found: dict[tuple[str, str], Evaluation] = {}
 
     def _prepare_round(self, waiting: Sequence[TrialModels], pool: Pool) -> Callable[[], Round] | None:
@@ -71,7 +73,7 @@ class SweepEvaluation(BesideTrials):
         for models in waiting:
             if models.trial.trial_id in self._written or not all(map(self._known, models.subjects)):
                 continue
-            errors = write_files(models, self.tasks, self._found)
+            errors = write_files(models, self.tasks, self._found, self.options.groups)
             lines = [f"{task} of {error}" for task, error in errors.items()]
             self.failures += [line for line in lines if line not in self.failures]
             if not self.config.resources.keep_models and not self.config.audit.asked and not errors:

@@ -8,6 +8,7 @@ Read in this order:
 - runs.py: experiment, parent run, child run, found by their tags or made
 - metrics.py: records of storage as batches of metrics (pure)
 - artifacts.py: files of a run
+- read.py: a sweep as MLflow has it, for comparisons with one whose storage is gone
 - views.py: descriptions and saved views that MLflow's pages show (pure)
 
 The package reads storage only. It must not know training, Ray or a trial in the making.

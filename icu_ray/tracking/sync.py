@@ -39,6 +39,7 @@ from icu_ray.storage.verdict import verdict_of
 from icu_ray.tracking.artifacts import send_evaluation, send_report, send_samples, send_tables
 from icu_ray.tracking.metrics import EPOCH_METRIC, MetricBatch, epoch_batches, result_batches, sweep_batch
 from icu_ray.tracking.runs import (
+    STORAGE_TAG,
     describe_experiment,
     find_or_make_child,
     find_or_make_experiment,
@@ -46,6 +47,7 @@ from icu_ray.tracking.runs import (
     milliseconds,
     parent_note,
     set_note,
+    storage_told,
 )
 from icu_ray.tracking.views import trial_colors, trial_note
 
@@ -81,8 +83,8 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
     Raises whatever MLflow raises when the server cannot be reached; what was sent by then stays.
     """
     state = state or SyncState()
-    with _quiet():
-        client = _client(uri)
+    with quiet():
+        client = open_client(uri)
         known = read_sweep(storage, sweep)
         parent = _parent(client, storage, sweep, known, uri, state)
         sent = 0
@@ -121,7 +123,8 @@ def _result_digest(result: TrialResult, later: Later) -> str:
     return hashlib.sha256(to_json(plain(result)) + rest).hexdigest()[:16]
 
 
-def _client(uri: str) -> MlflowClient:
+def open_client(uri: str) -> MlflowClient:
+    """MLflow at an address; UserError where an SQLite file is none."""
     _refuse_no_database(uri)
     # A request that was not answered may have been carried out all the same. MLflow would send it again as it is, and
     # make a second run; the next sync looks first.
@@ -158,6 +161,9 @@ def _parent(client: MlflowClient, storage: str, sweep: str, known: Sweep | None,
     state.experiment = find_or_make_experiment(client, name, storage, uri)
     describe_experiment(client, state.experiment, known)
     run = find_or_make_parent(client, state.experiment, storage, sweep, known)
+    told = storage_told(storage)
+    if run.data.tags.get(STORAGE_TAG) != told:  # a folder that was moved, or a run of an earlier version
+        client.set_tag(run.info.run_id, STORAGE_TAG, told)
     if known is not None and known.config:
         client.log_dict(run.info.run_id, dict(known.config), "config.yaml")
     state.parent = run.info.run_id
@@ -275,7 +281,7 @@ def _sync_parent(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Inside, MLflow and its database migrations log errors only.
 
     A first contact with an SQLite file logs dozens of migrations, which would hide in a terminal what the user asked

@@ -219,6 +219,15 @@ def test_small_models_share_a_gpu(weights: float, actors: int) -> None:
         assert share * 80 > weights + 2
 
 
+def test_a_backward_needs_room_for_gradients(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", 0)
+    subject = Subject("m", str(model), folder_fingerprint(model))
+    weights = (model / "model.safetensors").stat().st_size
+    room = {"CPU": 16.0, "memory": 2.0 * 9 * weights}
+    assert default_pool([subject], room).actors == 9
+    assert default_pool([subject], room, backward=True).actors == 3
+
+
 def test_actors_by_cpu_and_memory(ray_cluster: None, subjects: list[Subject]) -> None:
     assert default_pool(subjects) == Pool(actors=2)
 

@@ -104,7 +104,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 def test_every_file_is_there(whole: Written) -> None:
-    drawn = ("forgetting", "active", "tradeoff", "heat_maps", "ablation")
+    drawn = ("forgetting", "active", "epochs-125m", "tradeoff", "heat_maps", "ablation")
     figures = {f"{name}.{ending}" for name in drawn for ending in ("png", "svg", "pdf")}
     cases = {f"case-125m-{number}.{ending}" for number in (1, 2) for ending in ("png", "svg", "pdf")}
     tables = {"report.html", "report.md", "table.tex", "table.csv", "scores.csv", "tests.csv", "best_cells.csv"}

@@ -26,6 +26,9 @@ GPU_SHARES = 8
 _GPU_OVERHEAD = 2**31
 """Bytes of a GPU that an actor needs besides its weights: context, activations, scores of a chunk of positions."""
 
+_BACKWARD = 3
+"""Weights, their gradients, and what the backward of one row keeps, in sizes of the weights."""
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -103,14 +106,17 @@ class Evaluator:
         return self.loaded[1]
 
 
-def default_pool(subjects: Sequence[Subject], resources: Mapping[str, float] | None = None) -> Pool:
+def default_pool(
+    subjects: Sequence[Subject], resources: Mapping[str, float] | None = None, *, backward: bool = False
+) -> Pool:
     """On GPUs where there are any, as many actors on each as the largest model leaves room for; else one actor a CPU,
-    as far as all their models fit half of the memory. resources: what may be taken; default: the whole cluster's."""
+    as far as all their models fit half of the memory. resources: what may be taken; default: the whole cluster's.
+    backward: whether gradients, which are as large as the weights, and what a row's backward keeps need room too."""
     import ray
 
     if resources is None:
         resources = ray.cluster_resources()
-    largest = max((weight_bytes(subject) for subject in subjects), default=0)
+    largest = max((weight_bytes(subject) for subject in subjects), default=0) * (_BACKWARD if backward else 1)
     gpus = int(resources.get("GPU", 0))
     if gpus:
         share = gpu_share(largest, _gpu_bytes())

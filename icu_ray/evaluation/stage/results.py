@@ -64,7 +64,7 @@ def _read(folder: Path, model: str, task: str) -> Evaluation:
 
 
 def _table(task: str, scores: Scores) -> pa.Table:
-    """One row a document: task, document, target, said, loglikelihoods, and a column for each of its metrics."""
+    """One row a document: task, document, prompt, target, said, loglikelihoods, and a column for each metric."""
     import pyarrow as pa
 
     rows = scores.documents
@@ -72,6 +72,7 @@ def _table(task: str, scores: Scores) -> pa.Table:
     columns: dict[str, Any] = {
         "task": pa.array([task] * len(rows), pa.string()),
         "document": pa.array([row.document for row in rows], pa.int64()),
+        "prompt": pa.array([_utf8(row.prompt) for row in rows], pa.string()),
         "target": pa.array([_utf8(row.target) for row in rows], pa.string()),
         "said": pa.array([_utf8(row.said) for row in rows], pa.string()),
         "loglikelihoods": pa.array([list(row.loglikelihoods) for row in rows], pa.list_(pa.float64())),

@@ -121,7 +121,7 @@ def _pending(subject: Subject, source: TaskSource, task: Task, store: Store) -> 
     """A task's slices for one model, and those answers that the store has."""
     try:
         tokenizer: Any = None
-        if task.measure.kind in ("window", "answer", "greedy"):  # their requests are tokens
+        if task.measure.kind in ("window", "answer", "greedy", "gradient"):  # their requests are tokens
             with subject.folder(weights=False) as source_folder:
                 tokenizer = load_tokenizer(
                     source_folder, revision=subject.revision, trust_remote_code=subject.trust_remote_code
@@ -162,7 +162,8 @@ def _answered(
             payload = pickle.dumps((pending.subject, pending.slices[number]))
             items.append({"item": len(keys), "payload": payload})
             keys.append((place, number))
-    shape = pool or default_pool([pending.subject for pending in waiting.values()])
+    backward = any(pending.task.measure.kind == "gradient" for pending in waiting.values())
+    shape = pool or default_pool([pending.subject for pending in waiting.values()], backward=backward)
     actors = max(1, min(shape.actors, len(items)))
     with quiet_ray_data():
         # A slice that is given up takes none of the others with it; it is missed at the end.
