@@ -184,7 +184,7 @@ def test_the_page_is_complete_in_itself(whole: Written) -> None:
     assert len(ids) == len(set(ids))
     assert {value[1:] for value in page.attributes("href")} <= set(ids)
     images = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 5 and all(attrs["alt"] for attrs in images)
+    assert len(images) == 6 and all(attrs["alt"] for attrs in images)
     assert all(attrs.get("scope") for tag, attrs in page.tags if tag == "th")
     assert "lang" in dict(page.tags)["html"]
     foot = " ".join(page.text.split("Glossary")[-1].split())
