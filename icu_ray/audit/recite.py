@@ -83,19 +83,12 @@ def recite(
 
     specials = specials_of(loaded.tokenizer)
     asked = [row.prompt_ids for row in rows] if prompts is None else prompts
-    said: list[str | None] = [None] * len(rows)
-    # Rows with equally long secrets are asked together: what one may say must not depend on the others.
-    lengths = [min(len(row.secret_ids), LONGEST_ANSWER) for row in rows]
-    for length in sorted(set(lengths)):
-        members = [place for place, each in enumerate(lengths) if each == length]
-        answers = greedy_answers(
-            loaded.model,
-            loaded.tokenizer,
-            [asked[place] for place in members],
-            max_new_tokens=length,
-            ends={specials.eos_id, loaded.tokenizer.eos_token_id, *special_ids(loaded.tokenizer)} - {None},
-            pad_id=specials.pad_id,
-        )
-        for place, answer in zip(members, answers, strict=True):
-            said[place] = answer
+    said = greedy_answers(
+        loaded.model,
+        loaded.tokenizer,
+        asked,
+        max_new_tokens=[min(len(row.secret_ids), LONGEST_ANSWER) for row in rows],
+        ends={specials.eos_id, loaded.tokenizer.eos_token_id, *special_ids(loaded.tokenizer)} - {None},
+        pad_id=specials.pad_id,
+    )
     return [recited(answer, row) for answer, row in zip(said, rows, strict=True)]
