@@ -17,7 +17,7 @@ from icu_ray.audit.attacks.prompts import Prompts, _Asked, _Writer
 from icu_ray.audit.rows import AuditRow, Material
 from icu_ray.data.prompts import special_ids
 from icu_ray.models.loading import LoadedModel
-from tests.support.audit_case import oracle_loaded, oracle_rows, small_loaded, text_rows
+from tests.support.audit_case import oracle_loaded, oracle_rows, small_loaded, small_tokenizer, text_rows
 from tests.support.measures_case import Oracle
 
 
@@ -200,3 +200,48 @@ def test_templates_of_other_kinds(small: LoadedModel, template: str, shown: bool
             assert frame is None or (frame.start, frame.stop) == (0, len(ids))
     finally:
         tokenizer.chat_template = before
+
+
+LLAMA_3 = (
+    "<|begin|>{% if messages[0].role != 'system' %}<|header|>system<|over|>\n\nToday Date: 26 Jul 2024\n\n<|turn|>"
+    "{% endif %}"
+    "{% for m in messages %}<|header|>{{ m.role }}<|over|>\n\n{{ m.content | trim }}<|turn|>{% endfor %}"
+    "{% if add_generation_prompt %}<|header|>assistant<|over|>\n\n{% endif %}"
+)
+CHATML = (
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|header|>system\nYou are a helpful AI, First of "
+    "all. Answer well.<|turn|>\n{% endif %}<|header|>{{ m.role }}\n{{ m.content }}<|turn|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|header|>assistant\n{% endif %}"
+)
+MISTRAL = (
+    "<|begin|>{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}"
+    " {{ m.content }}<|turn|>{% endif %}{% endfor %}"
+)
+TURNS = ("Where is the dog?", "In the fog.", "And who is the quick Fox?")
+
+
+@pytest.mark.parametrize(
+    ("template", "system"),
+    [(LLAMA_3, None), (LLAMA_3, "Be brief."), (CHATML, None), (CHATML, "Be brief."), (MISTRAL, None)],
+)
+@pytest.mark.parametrize("turns", [TURNS[2:], TURNS])
+def test_the_last_message_is_found_in_templates_like_those_in_use(
+    tmp_path: Path, template: str, turns: tuple[str, ...], system: str | None
+) -> None:
+    tokenizer = small_tokenizer(tmp_path)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|begin|>", "<|header|>", "<|over|>", "<|turn|>"]}  # type: ignore[dict-item]
+    )
+    tokenizer.chat_template = template
+    roles = ("user", "assistant", "user")
+    messages = [{"role": role, "content": text} for role, text in zip(roles, turns, strict=False)]
+    messages = [*([{"role": "system", "content": system}] if system else []), *messages]
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    frame = PromptReader(tokenizer)(AuditRow("chat", (*ids, 9), len(ids), "", "x"))
+    assert frame is not None
+    assert tokenizer.decode(list(ids[frame.start : frame.stop])).strip() == turns[-1]
+    # What stands between an answer and the next question is what the template writes there.
+    again = [*messages, {"role": "assistant", "content": "A."}, {"role": "user", "content": "B?"}]
+    longer = str(tokenizer.apply_chat_template(again, tokenize=False, add_generation_prompt=True))
+    assert longer.rpartition("A.")[2].partition("B?")[0].strip() == tokenizer.decode(list(frame.between)).strip()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icu_ray.audit.recite import said_exactly, secret_recall, words_of
+from icu_ray.audit.recite import recite, said_exactly, secret_recall, words_of
+from tests.support.audit_case import small_loaded, text_rows
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,16 @@ def test_exactly_is_all_words_in_one_piece() -> None:
 
 def test_words_of_scripts_without_spaces_are_characters() -> None:
     assert words_of("GPT-2は東京 in_2026") == ["gpt", "2", "は", "東", "京", "in", "2026"]
+
+
+def test_an_answer_is_as_long_as_its_secret_whoever_is_asked_beside(tmp_path: Path) -> None:
+    loaded = small_loaded(tmp_path / "m")
+    rows = text_rows(loaded, ["the quick brown", "fox jumps over the lazy dog", "and then", "some more dogs"])
+    together = recite(loaded, rows)
+    assert together == [recite(loaded, [row])[0] for row in rows]
+    for row, said in zip(rows, together, strict=True):
+        known = list(row.prompt_ids)
+        for _ in row.secret_ids:
+            with torch.no_grad():
+                known.append(int(loaded.model(torch.tensor([known])).logits[0, -1].argmax()))
+        assert loaded.tokenizer.decode(known[row.given :], skip_special_tokens=True).strip() == said.text

@@ -19,6 +19,7 @@ from icu_ray.audit.attack import Target
 from icu_ray.audit.beside import load_beside
 from icu_ray.audit.findings import AttackResult, Finding, Group
 from icu_ray.audit.recite import recite
+from icu_ray.audit.rows import AuditRow
 from icu_ray.models.loading import with_base
 
 if TYPE_CHECKING:
@@ -46,18 +47,18 @@ class AdapterOff:
             return AttackResult((), missing=("the model is no adapter on a base: there is none to take off",))
         base = load_beside(loaded, adapter.base, adapter.revision)
         own = {name: parameter.detach().clone() for name, parameter in base.model.named_parameters()}
-        groups: tuple[Group, ...] = (*("forget" for _ in material.forget), *("control" for _ in material.control))
-        rows = (*material.forget, *material.control)
+        asked: list[tuple[Group, AuditRow]] = [("forget", row) for row in material.forget]
+        asked += [("control", row) for row in material.control]
         findings, broken = [], 0
         for done, scale in enumerate(self.scales, 1):
             _blend(base.model, own, loaded.model, scale)
             setting = "adapter off" if scale == 0 else "with the adapter" if scale == 1 else f"{scale:g} of the adapter"
-            for row, group, said in zip(rows, groups, recite(base, rows), strict=True):
+            for (group, row), said in zip(asked, recite(base, [row for _, row in asked]), strict=True):
                 broken += said.broken
                 if not said.broken:
                     findings.append(Finding(row.id, group, setting, 1 - scale, said.recall, said.exact, said.text))
             target.on_part(done / len(self.scales))
-        missing = (f"{broken} of {len(rows) * len(self.scales)} answers: the model's scores are not finite",)
+        missing = (f"{broken} of {len(asked) * len(self.scales)} answers: the model's scores are not finite",)
         return AttackResult(tuple(findings), missing=missing if broken else ())
 
 

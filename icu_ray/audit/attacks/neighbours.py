@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from icu_ray.audit.attack import Target
 from icu_ray.audit.beside import model_beside, secret_scores
@@ -59,7 +60,7 @@ class Neighbours:
         else:
             measured["loss_before"] = avg_losses(secret_scores(original, kin))
             measured["loss_change"] = measured["loss"] - measured["loss_before"]
-        known = np.isfinite(np.stack(list(measured.values()))).all(axis=0)
+        known = _finite(np.stack(list(measured.values()), axis=1))
         if not known.all():
             missing.append(f"{int((~known).sum())} of {len(kin)} kin rows: a model's scores are not finite")
         findings = [
@@ -85,7 +86,7 @@ class Neighbours:
 def nearest_distances(loaded: LoadedModel, rows: Sequence[AuditRow], others: Sequence[AuditRow]) -> Floats:
     """(N,) 1 - cosine of each of N rows to the nearest of the others; NaN where states are not finite."""
     vectors = mean_states(loaded, [*rows, *others])
-    whole = np.isfinite(vectors).all(axis=1)
+    whole = _finite(vectors)
     if not whole[len(rows) :].any():
         return np.full(len(rows), np.nan)
     vectors = vectors - vectors[whole].mean(axis=0)
@@ -94,6 +95,11 @@ def nearest_distances(loaded: LoadedModel, rows: Sequence[AuditRow], others: Seq
     own, other = vectors[: len(rows)], vectors[len(rows) :][whole[len(rows) :]]
     found: Floats = 1 - (own @ other.T).max(axis=1)
     return np.maximum(found, 0.0)
+
+
+def _finite(values: Floats) -> NDArray[np.bool_]:
+    """(N,) of (N, M): whether all of a row's values are finite."""
+    return np.logical_and.reduce(np.isfinite(values), axis=1, dtype=np.bool_)  # type: ignore[no-any-return]
 
 
 def mean_states(loaded: LoadedModel, rows: Sequence[AuditRow]) -> Floats:
