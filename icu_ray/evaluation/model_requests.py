@@ -61,7 +61,8 @@ class Measure:
 class Request:
     """One question. document: its number in the task. tokens: ids in the model's vocabulary, of windows, answers and
     what is continued greedily; `context` is then a remark. given: how many of the first tokens are not scored. detail:
-    each token's scores are answered too."""
+    each token's scores are answered too. likely: what may well be said after `tokens`; it makes the answer faster where
+    it is, changes none, and is in no key."""
 
     document: int
     context: str = ""
@@ -69,6 +70,7 @@ class Request:
     tokens: tuple[int, ...] = ()
     given: int = 0
     detail: bool = False
+    likely: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ Read in this order:
   what they tell, forget_quality.py TOFU's two numbers. rouge.py: greedy answers against the true ones.
   conventions.py: the choices in which implementations of these differ
 - generation.py, beam_search.py: the candidates that the refinement filter judges; sampling.py: drawn continuations
-- kv_cache.py, prefixed.py: the key/value caches that make both quick, without a copy of a shared prefix
+- kv_cache.py, prefixed.py: the key/value caches that make both quick, without a copy of a shared prefix;
+  shared_prompts.py: the same for a question's answers
 - bertscore.py, overlap.py: candidates against references; BLEU, entropy. perplexity.py: held-out rows
 - scores.py: s_z and s_m of a table. agreement.py: raters and correlations
 

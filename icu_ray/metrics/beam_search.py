@@ -74,6 +74,9 @@ class PromptStates:
         assert self.tails is not None
         # The last of them has not been read yet.
         self.tails.keep(rows, self.width + generated - 1)
+        left = self.tails.drop_ended()
+        if left is not None and self.mask is not None:
+            self.mask = self.mask[left]
 
     def next(self, tokens: Tensor, generated: int) -> Tensor:
         """(R, V) logits after each open row's newest token (R,), which is its number `generated`."""

@@ -166,3 +166,20 @@ class TailCache(ColumnCache):
         if len(rows) < len(self.sources) or len(moved) > 0:
             self.sources = self.sources[rows]
             self.grouping = Grouping.of(self.sources)
+
+    def drop_ended(self) -> Tensor | None:
+        """Let go of the sequences that no open row continues, if they are enough for it to pay; no row may join then.
+
+        Returns the places of those that stay, ascending, or None where all do.
+        """
+        needed, renumbered = cast("tuple[Tensor, Tensor]", torch.unique(self.sources, return_inverse=True))
+        layers = cast("list[_TailLayer]", self.layers)
+        # Rows of their own sequences are read without a search for them once no other sequence is left.
+        held = len(layers[0].truth_keys)
+        if len(needed) == held or (self.grouping.width > 1 and 2 * len(needed) > held):
+            return None
+        for layer in layers:
+            layer.truth_keys = layer.truth_keys[needed, :, : self.first]
+            layer.truth_values = layer.truth_values[needed, :, : self.first]
+        self.sources, self.grouping = renumbered, Grouping.of(renumbered)
+        return needed

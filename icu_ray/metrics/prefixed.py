@@ -25,13 +25,15 @@ class Grouping:
     """Which sequence each row continues, and the row's rank among those that continue the same one.
 
     sources, ranks: (rows,) int64; sequences: 1 + the last source, so that those behind it, whose rows have all ended,
-    cost nothing; width: the largest number of rows that continue one sequence.
+    cost nothing; width: the largest number of rows that continue one sequence. apart: whether the rows continue all
+    sequences in order, one each.
     """
 
     sources: Tensor
     ranks: Tensor
     sequences: int
     width: int
+    apart: bool = False
 
     @staticmethod
     def of(sources: Tensor) -> Grouping:
@@ -41,10 +43,15 @@ class Grouping:
         firsts = counts.cumsum(0) - counts
         ranks = torch.empty_like(sources)
         ranks[order] = torch.arange(len(sources), device=sources.device) - firsts[sources[order]]
-        return Grouping(sources, ranks, len(counts), int(counts.max()))
+        # As many rows as sequences, none with two: every sequence has one, and in order they are counted from 0.
+        width = int(counts.max())
+        apart = width == 1 and len(counts) == len(sources) and bool((order.diff() > 0).all())
+        return Grouping(sources, ranks, len(counts), width, apart)
 
     def times(self, rows: Tensor, shared: Tensor) -> Tensor:
         """rows (R, heads, q, k) @ shared (sequences, heads, k, n), each row with its own sequence: (R, heads, q, n)."""
+        if self.apart:
+            return rows @ shared[: self.sequences]
         _, heads, queries, inner = rows.shape
         grid = rows.new_zeros((self.sequences, heads, self.width, queries, inner))
         grid.transpose(1, 2)[self.sources, self.ranks] = rows

@@ -34,6 +34,7 @@ from icu_ray.metrics.answers import (
 )
 from icu_ray.metrics.conventions import Conventions
 from icu_ray.metrics.forget_quality import UTILITY_PARTS, forget_quality, model_utility, p_value_floor
+from icu_ray.metrics.shared_prompts import LEAST_SAVED, prompt_groups
 from tests.support.tiny_models import FAMILIES, MORE_FAMILIES, PAD, VOCABULARY, tiny_model, tiny_model_of
 
 EOS = 7
@@ -344,3 +345,60 @@ def test_a_pad_inside_a_prompt_is_seen_unless_its_id_is_masked() -> None:
     expected = [float(torch.log_softmax(logits[place - 1], -1)[row.ids[place]]) for place in (3, 4, 5)]
     assert masked.log_probs.tolist() == pytest.approx(expected, abs=1e-5)
     assert not np.allclose(masked.log_probs, found.log_probs)
+
+
+def rows_of_prompts(seed: int, most: int = 7) -> list[AnswerRow]:
+    """Answers of 1 to 9 tokens to prompts of 1 to 18, as a benchmark's questions have them, in any order."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for _ in range(int(draw.integers(1, 6))):
+        prompt = draw.integers(0, VOCABULARY, size=int(draw.integers(1, 19))).tolist()
+        for _ in range(int(draw.integers(1, most + 1))):
+            answer = draw.integers(0, VOCABULARY, size=int(draw.integers(1, 10))).tolist()
+            labels = [IGNORED_LABEL if draw.random() < 0.2 else token for token in answer]
+            rows.append(AnswerRow((*prompt, *answer), (*[IGNORED_LABEL] * len(prompt), *labels)))
+    draw.shuffle(rows)  # type: ignore[arg-type]
+    return rows
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
+def test_a_prompt_that_is_read_once_changes_no_score(family: str) -> None:
+    model, shared = model_of(family), 0
+    for seed in range(6):
+        rows = rows_of_prompts(seed)
+        shared += sum(len(own) for group in prompt_groups(rows)[0] for own in group.rows)
+        for mask in ("length", "pad_id"):
+            how = {"conventions": Conventions(mask=mask), "pad_id": 9}  # type: ignore[arg-type]
+            together = answer_scores(model, rows, tokens_at_once=(None, 30, 1)[seed % 3], **how)  # type: ignore[arg-type]
+            apart = answer_scores(model, rows, share=False, **how)  # type: ignore[arg-type]
+            for found, expected in zip(together, apart, strict=True):
+                close(found, expected)
+    assert shared > 20
+
+
+@given(seed=st.integers(0, 10**6))
+def test_every_row_is_in_one_group_or_alone(seed: int) -> None:
+    rows = list(dict.fromkeys(rows_of_prompts(seed)))
+    groups, rest = prompt_groups(rows)
+    grouped = [row for group in groups for own in group.rows for row in own]
+    assert sorted([*grouped, *rest], key=repr) == sorted(rows, key=repr)
+    for group in groups:
+        saved = group.width * sum(len(own) - 1 for own in group.rows)
+        assert saved >= LEAST_SAVED * sum(len(row.ids) for own in group.rows for row in own)
+        for prompt, own in zip(group.prompts, group.rows, strict=True):
+            assert len(prompt) == group.width >= 1
+            assert all(row.ids[: group.width] == prompt and row.scored[0] > group.width for row in own)
+
+
+def test_details_are_of_the_rows_that_ask_for_them() -> None:
+    model, rows = model_of("llama"), rows_of_prompts(3)
+    rows = [*rows, rows[0]]
+    asked = [place % 2 == 0 for place in range(len(rows) - 1)] + [True]
+    whole = answer_scores(model, rows)
+    for row, want, found, expected in zip(rows, asked, answer_scores(model, rows, in_detail=asked), whole, strict=True):
+        if want or row == rows[0]:
+            close(found, expected)
+        else:
+            assert np.isnan(found.means).all() and np.isnan(found.variances).all()
+            np.testing.assert_allclose(found.log_probs, expected.log_probs, rtol=1e-4, atol=1e-5)
+            assert found.matches.tolist() == expected.matches.tolist()

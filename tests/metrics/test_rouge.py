@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from icu_ray.metrics.answer_scores import answer_scores
+from icu_ray.metrics.answer_scores import answer_scores, surely_said
 from icu_ray.metrics.answers import AnswerRow, mean_of
 from icu_ray.metrics.conventions import Conventions
 from icu_ray.metrics.rouge import cut_answer, greedy_answers, rouge_scores
@@ -170,3 +170,48 @@ def test_stems_are_compared_unless_asked_otherwise() -> None:
     assert rouge_scores(["日本"], ["日本"]).rougeL_recall[0] == 0 and not math.isnan(
         rouge_scores([""], [""]).rougeL_f1[0]
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=15, deadline=None)
+@given(prompts=prompts_of, data=st.data())
+def test_likely_tokens_change_no_answer(
+    family: str, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], data: st.DataObject
+) -> None:
+    """Right, wrong from some place on, too long or none at all."""
+    model = model_of(family)
+    masked = data.draw(st.sampled_from([None, 9]))
+    likely = []
+    for prompt in prompts:
+        tokens = plainly(model, prompt, 12)
+        right = tokens[: data.draw(st.integers(0, len(tokens)))]
+        likely.append([*right, *data.draw(st.lists(st.integers(0, 60), max_size=4))])
+    openings = surely_said(model, prompts, likely, masked)
+    assert all(tuple(tokens[: len(known)]) == known for tokens, known in zip(likely, openings, strict=True))
+    how = {"max_new_tokens": 12, "ends": ENDS, "pad_id": PAD, "masked": masked}
+    expected = greedy_answers(model, tokenizer, prompts, **how)
+    assert greedy_answers(model, tokenizer, prompts, openings=openings, **how) == expected
+
+
+def test_a_recited_answer_is_not_generated(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Its likely tokens end with an end of text, which one forward proves where the model is sure."""
+    model, read = tiny_model("llama"), []
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(30)  # sure of whatever it says
+    prompts = [[start, start + 1] for start in range(8, 60)]
+    said = [plainly(model, prompt, 12) for prompt in prompts]
+    likely = [[*tokens, next(iter(ENDS))] if len(tokens) < 12 else tokens for tokens in said]
+    openings = surely_said(model, prompts, likely)
+    whole = [place for place, known in enumerate(openings) if len(known) >= len(said[place])]
+    assert len(whole) > len(prompts) // 2
+    hook = model.register_forward_pre_hook(lambda m, given, named: read.append(1), with_kwargs=True)
+    try:
+        full = [place for place in whole if len(said[place]) == 12]
+        how = {"max_new_tokens": 12, "ends": ENDS, "pad_id": PAD}
+        texts = greedy_answers(
+            model, tokenizer, [prompts[p] for p in full], openings=[openings[p] for p in full], **how
+        )
+    finally:
+        hook.remove()
+    assert full and not read
+    assert texts == [cut_answer(str(tokenizer.decode(said[p])), []) for p in full]

@@ -344,6 +344,12 @@ def _named(benchmark: str, values: Mapping[str, Floats]) -> dict[str, float]:
     return {name: value for name, value in means.items() if value is not None}
 
 
+def _after_prompt(row: PromptRow) -> tuple[int, ...]:
+    """The tokens with which a row goes on from what the model is asked; () where it does not begin so."""
+    begins = row.ids[: len(row.prompt_ids)] == row.prompt_ids
+    return row.ids[len(row.prompt_ids) :] if begins else ()
+
+
 def _said_task(
     name: str,
     asked: BenchmarkAsked,
@@ -366,7 +372,7 @@ def _said_task(
         pairs = [(row[of.prompt], row[of.answer]) for row in rows]
         written = _written(pairs, tokenizer, asked, of, shots)
         return tuple(
-            Request(number, target=pair[1].strip(), tokens=row.prompt_ids)
+            Request(number, target=pair[1].strip(), tokens=row.prompt_ids, likely=_after_prompt(row))
             for number, (pair, row) in enumerate(zip(pairs, written, strict=True))
         )
 

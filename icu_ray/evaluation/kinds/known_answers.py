@@ -34,7 +34,13 @@ def answer_known(
 
     rows = _rows(requests, positions)
     pad = specials_of(tokenizer).pad_id
-    found = answer_scores(model, rows, conventions=Conventions(mask=measure.mask), pad_id=pad)
+    found = answer_scores(
+        model,
+        rows,
+        conventions=Conventions(mask=measure.mask),
+        pad_id=pad,
+        in_detail=[request.detail for request in requests],
+    )
     return [
         Answer(
             float(scores.log_probs.sum()),
@@ -103,11 +109,13 @@ def answer_greedily(
 ) -> list[Answer]:
     """What the model says after each request's tokens, up to an end of text or a stop word.
 
+    A request's likely tokens are read in one forward first, and what of them the model says is not generated again.
     NaN as log-likelihood, which is 0 else, where the model's scores are not finite. UserError for a prompt that leaves
     no place for an answer in the model's positions.
     """
     from icu_ray.data.prompts import special_ids
     from icu_ray.data.specials import specials_of
+    from icu_ray.metrics.answer_scores import surely_said
     from icu_ray.metrics.rouge import greedy_answers
 
     longest = max((len(request.tokens) for request in requests), default=0)
@@ -115,14 +123,18 @@ def answer_greedily(
         raise UserError(f"a prompt has {longest} tokens, and this model reads only {positions} with its answer")
     specials = specials_of(tokenizer)
     ends = {token for token in (specials.eos_id, tokenizer.eos_token_id) if token is not None}
+    prompts = [request.tokens for request in requests]
+    likely = [request.likely[: min(measure.max_new_tokens, positions - len(request.tokens))] for request in requests]
+    masked = specials.pad_id if measure.mask == "pad_id" else None
     said = greedy_answers(
         model,
         tokenizer,
-        [request.tokens for request in requests],
+        prompts,
+        openings=surely_said(model, prompts, likely, masked),
         max_new_tokens=measure.max_new_tokens,
         ends=ends | special_ids(tokenizer) if measure.ends == "turn" else ends,
         pad_id=specials.pad_id,
-        masked=specials.pad_id if measure.mask == "pad_id" else None,
+        masked=masked,
         stop_words=measure.stop,
     )
     return [Answer(0.0 if text is not None else float("nan"), 0, text=text or "") for text in said]
