@@ -1,4 +1,4 @@
-"""icu-ray list: the methods, configs, tasks, measures and benchmarks that there are."""
+"""icu-ray list: the methods, configs, tasks, measures, benchmarks and attacks that there are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "list",
-        "The methods, shipped configs, evaluation tasks, measures or benchmarks of unlearning that there are.",
+        "The methods, shipped configs, evaluation tasks, measures, benchmarks or attacks that there are.",
         "icu-ray list methods",
         _list,
     )
@@ -101,10 +101,21 @@ def _benchmarks() -> Listing:
     return ("benchmark", "splits", "size", "licence", "reports", "published models"), rows, below
 
 
+def _attacks() -> Listing:
+    from icu_ray.audit.registry import SUMMARIES
+
+    below = (
+        "Attack every model of a sweep with audit.attacks=[NAME] or [all], or one model with 'icu-ray audit --attacks "
+        "NAME'."
+    )
+    return ("attack", "what it does"), list(SUMMARIES.items()), below
+
+
 _LISTINGS: dict[str, Callable[[], Listing]] = {
     "methods": _methods,
     "configs": _configs,
     "tasks": _tasks,
     "measures": _measures,
     "benchmarks": _benchmarks,
+    "attacks": _attacks,
 }

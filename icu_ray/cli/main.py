@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from icu_ray.cli import (
+    audit,
     compare,
     completion,
     data,
@@ -43,7 +44,23 @@ from icu_ray.console.verbosity import chosen, verbosity
 from icu_ray.version import __version__
 
 COMMANDS = (
-    *(sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, compare, export, importing),
+    *(
+        sweep,
+        submit,
+        status,
+        unlearn,
+        plan,
+        probe,
+        evaluate,
+        audit,
+        score,
+        judge,
+        human,
+        report,
+        compare,
+        export,
+        importing,
+    ),
     *(sync, data, doctor, init, listing, explain),
 )
 

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from icu_ray.config.auditing import AuditConfig
 from icu_ray.config.benchmarks import Data
 from icu_ray.config.cluster import ResourcesConfig, TrackingConfig
 from icu_ray.config.data import BenchmarkData, ColumnsConfig, RecordsData, RowsConfig, SyntheticData
@@ -91,6 +92,8 @@ class SweepConfig(Section):
     """When a trial ends."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What the models can still do."""
+    audit: AuditConfig = AuditConfig()
+    """Whether what was unlearned is really gone."""
     search: SearchConfig | None = None
     """A search in place of the grid."""
     tracking: TrackingConfig = TrackingConfig()

@@ -114,9 +114,9 @@ def _forwards(
     for group in groups:
         cache = read_prompts(model, group, masked)
         source = {row: place for place, own in enumerate(group.rows) for row in own}
-        for block in _blocks(model, list(source), tokens_at_once, group.width):
+        for block in blocks_of_rows(model, list(source), tokens_at_once, group.width):
             yield block, cache.of([source[row] for row in block])
-    for block in _blocks(model, alone, tokens_at_once):
+    for block in blocks_of_rows(model, alone, tokens_at_once):
         yield block, None
 
 
@@ -137,12 +137,12 @@ def scored_logits(
     return whole[read]
 
 
-def _blocks(
-    model: PreTrainedModel, rows: Sequence[AnswerRow], tokens_at_once: int | None, first: int = 0
+def blocks_of_rows(
+    model: PreTrainedModel, rows: Sequence[AnswerRow], tokens_at_once: int | None = None, first: int = 0
 ) -> Iterator[list[AnswerRow]]:
-    """Rows that share a forward, the longest first, so that what does not fit is known at once.
+    """Rows of like length that share a forward, the longest first, so that what does not fit is known at once.
 
-    first: tokens of each that are not read in it.
+    tokens_at_once: as of `answer_scores`. first: tokens of each that are not read in it.
     """
     on_cpu = model.device.type == "cpu"
     tokens = tokens_at_once or (TOKENS_AT_ONCE_ON_CPU if on_cpu else TOKENS_AT_ONCE)

@@ -16,12 +16,12 @@ from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks.documents import with_derived
 from icu_ray.evaluation.groups import Group
-from icu_ray.evaluation.stage.actors import Subject
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.suites import open_tasks, with_means
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.methods import RETRAINED
 from icu_ray.models.retrained import published_retrained
+from icu_ray.models.subjects import Subject
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
 from icu_ray.storage.files import write_atomic

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.storage.audit_files import read_audit
+from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.files import join, list_dir, read_bytes
 from icu_ray.storage.results import EpochRecord, SampleRecord, Sweep, TrialEvaluation, TrialResult, to_json
@@ -91,23 +93,33 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
         planned = None if known is None else {spec.trial_id for spec in known.trials}
         for trial_id in trial_ids(storage, sweep):
             paths = TrialPaths.of(storage, sweep, trial_id)
-            result, evaluation = read_result(paths), read_evaluation(paths)
+            result, later = read_result(paths), Later(read_evaluation(paths), read_audit(paths))
             if planned is None or trial_id in planned:  # others are left of an earlier config
                 results.append(result)
-            if result is None or state.complete.get(trial_id) != _result_digest(result, evaluation):
-                sent += _sync_trial(client, parent, paths, trial_id, result, evaluation, state, over)
+            if result is None or state.complete.get(trial_id) != _result_digest(result, later):
+                sent += _sync_trial(client, parent, paths, trial_id, result, later, state, over)
         _sync_parent(client, parent, storage, sweep, known, results, over)
     return sent
 
 
-def _result_digest(result: TrialResult, evaluation: TrialEvaluation | None) -> str:
+@dataclass(frozen=True)
+class Later:
+    """What a trial's models were asked after it had ended."""
+
+    evaluation: TrialEvaluation | None
+    audit: TrialAudit | None
+
+
+def _result_digest(result: TrialResult, later: Later) -> str:
     """Tells one outcome of a trial from another: it may be run again, and is evaluated after it has ended."""
-    rest = b""
+    rest, evaluation = b"", later.evaluation
     if evaluation is not None:
         named = asdict(evaluation)
         if not evaluation.documents:
             del named["documents"]  # an earlier version, which may have sent the trial, had no such key
         rest = to_json(named)
+    if later.audit is not None:
+        rest += to_json(asdict(later.audit))
     return hashlib.sha256(to_json(plain(result)) + rest).hexdigest()[:16]
 
 
@@ -164,7 +176,7 @@ def _sync_trial(
     paths: TrialPaths,
     trial_id: str,
     result: TrialResult | None,
-    evaluation: TrialEvaluation | None,
+    later: Later,
     state: SyncState,
     over: bool,
 ) -> int:
@@ -178,19 +190,19 @@ def _sync_trial(
     run_id = state.runs.get(trial_id) or find_or_make_child(client, parent, spec, state.colors.get(trial_id))
     state.runs[trial_id] = run_id
     run = client.get_run(run_id)
-    if result is not None and run.data.tags.get(COMPLETE_TAG) == _result_digest(result, evaluation):
-        state.complete[trial_id] = _result_digest(result, evaluation)
+    if result is not None and run.data.tags.get(COMPLETE_TAG) == _result_digest(result, later):
+        state.complete[trial_id] = _result_digest(result, later)
         return 0
     sent = _send_epochs(client, run_id, history, spec.started or 0.0)
     state.epochs[trial_id] = len(history)
     if result is not None:
         samples = read_samples(paths, spec)
-        sent += _send_result(client, run, paths, result, samples, evaluation)
-        verdict = verdict_of(result, samples, evaluation)
+        sent += _send_result(client, run, paths, result, samples, later)
+        verdict = verdict_of(result, samples, later.evaluation, later.audit)
         if verdict is not None:
             client.set_tag(run_id, "verdict", verdict.outcome)
         set_note(client, run, trial_note(spec, result, verdict))
-        state.complete[trial_id] = _result_digest(result, evaluation)
+        state.complete[trial_id] = _result_digest(result, later)
     elif over and run.info.status == "RUNNING":
         client.set_terminated(run_id, "KILLED")
     elif not over and run.info.status != "RUNNING":
@@ -210,19 +222,23 @@ def _send_result(
     paths: TrialPaths,
     result: TrialResult,
     samples: tuple[SampleRecord, ...],
-    evaluation: TrialEvaluation | None,
+    later: Later,
 ) -> int:
-    run_id, there = run.info.run_id, run.data.metrics
-    sent = sum(send_metrics(client, run_id, batch.without(there)) for batch in result_batches(result, evaluation))
+    run_id, there, evaluation = run.info.run_id, run.data.metrics, later.evaluation
+    batches = result_batches(result, evaluation, later.audit)
+    sent = sum(send_metrics(client, run_id, batch.without(there)) for batch in batches)
     send_samples(client, run_id, samples)
     whole = evaluation is None or send_evaluation(client, run_id, paths.documents, evaluation)
+    if later.audit is not None:
+        client.log_dict(run_id, asdict(later.audit), "audit.json")
+        client.set_tag(run_id, "audit", later.audit.after.said()[:5000])
     client.set_tag(run_id, "status", result.status)
     client.set_tag(run_id, "reason", result.reason[:5000])
     if list_dir(paths.model):
         client.set_tag(run_id, "model_path", without_secrets(paths.model))
     client.set_terminated(run_id, STATUS[result.status], end_time=milliseconds(result.ended))
     if whole:  # else a later sync, of another process, sends it again
-        client.set_tag(run_id, COMPLETE_TAG, _result_digest(result, evaluation))
+        client.set_tag(run_id, COMPLETE_TAG, _result_digest(result, later))
     return sent
 
 

@@ -20,19 +20,12 @@ import pytest
 from icu_ray.errors import UserError
 from icu_ray.evaluation.model_requests import cut_slices
 from icu_ray.evaluation.stage import run
-from icu_ray.evaluation.stage.actors import (
-    GPU_SHARES,
-    Answered,
-    Evaluator,
-    Pool,
-    Subject,
-    default_pool,
-    gpu_share,
-)
+from icu_ray.evaluation.stage.actors import GPU_SHARES, Answered, Evaluator, Pool, default_pool, gpu_share
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks
 from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.models.subjects import Subject
 from icu_ray.storage.store import Store
 from tests.support.evaluation_case import save_model, write_mirror_rows
 

@@ -24,10 +24,11 @@ from icu_ray.console.progress import told
 from icu_ray.data.embedding import quiet_ray_data
 from icu_ray.errors import UserError
 from icu_ray.evaluation.model_requests import Answer, Slice, cut_slices, load_answers
-from icu_ray.evaluation.stage.actors import Answered, Evaluator, Pool, Subject, default_pool
-from icu_ray.evaluation.stage.results import Evaluation, find_evaluation, store_evaluation, stored
+from icu_ray.evaluation.stage.actors import Answered, Evaluator, Pool, default_pool
+from icu_ray.evaluation.stage.results import Evaluation, find_evaluation, store_evaluation
 from icu_ray.evaluation.task import Task, TaskSource
 from icu_ray.models.loading import load_tokenizer
+from icu_ray.models.subjects import Subject
 from icu_ray.storage.store import Store
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _pending(subject: Subject, source: TaskSource, task: Task, store: Store) -> 
     answers = {}
     for number, part in enumerate(slices):
         key = part.key(subject.hash, subject.dtype)
-        folder = stored(store, _KIND, key)
+        folder = store.find(_KIND, key)
         if folder is not None:
             answers[number] = load_answers((folder / _FILE).read_bytes())
     return _Pending(subject, source, task, slices, answers)

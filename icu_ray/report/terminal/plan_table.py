@@ -92,12 +92,14 @@ def print_plan(plan: Plan, console: Console) -> None:
             cpu_hours += sum(each.cpu_hours for each in invented)
             cost = cost_of(gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
             print_words(console, f"It costs {cost}.")
-    evaluation = config.evaluation
+    evaluation, audit = config.evaluation, config.audit
+    trained = sum(t.settings.max_epochs > 0 or t.settings.method == RETRAINED for t in plan.trials)
+    models = trained + len({trial.model.name for trial in plan.trials})
     if evaluation.asked:
         names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
-        trained = sum(t.settings.max_epochs > 0 or t.settings.method == RETRAINED for t in plan.trials)
-        models = trained + len({trial.model.name for trial in plan.trials})
         print_words(console, f"Evaluated while the trials run: {names}, on {models} models.")
+    if audit.asked:
+        print_words(console, f"Audited while the trials run: {', '.join(audit.names)}, on {models} models.")
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
     for said in recipe_said(config):
         print_words(console, said)
