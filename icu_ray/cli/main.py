@@ -30,6 +30,7 @@ from icu_ray.cli import (
     plan,
     probe,
     report,
+    requests,
     score,
     status,
     submit,
@@ -43,7 +44,23 @@ from icu_ray.console.verbosity import chosen, verbosity
 from icu_ray.version import __version__
 
 COMMANDS = (
-    *(sweep, submit, status, unlearn, plan, probe, evaluate, score, judge, human, report, compare, export, importing),
+    *(
+        sweep,
+        submit,
+        status,
+        unlearn,
+        requests,
+        plan,
+        probe,
+        evaluate,
+        score,
+        judge,
+        human,
+        report,
+        compare,
+        export,
+        importing,
+    ),
     *(sync, data, doctor, init, listing, explain),
 )
 
