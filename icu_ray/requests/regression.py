@@ -99,7 +99,7 @@ def ask(model: str, questions: Sequence[Question], trust_remote_code: bool = Fal
         columns = (result.ma, result.el, result.forget_loss)
         each = tuple(tuple(finite(float(value)) for value in row) for row in zip(*columns, strict=True))
         ma, el_mean, loss = (finite(mean) for mean in (result.ma_mean, result.el_mean, result.forget_loss_mean))
-        found[question.request] = Answers(ma, el_mean, loss, each)  # type: ignore[arg-type]
+        found[question.request] = Answers(ma, el_mean, loss, each)
     return found
 
 
