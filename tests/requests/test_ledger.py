@@ -323,6 +323,7 @@ OPERATIONS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(st.tuples(OPERATIONS, st.one_of(st.none(), st.integers(0, 25))), min_size=3, max_size=9))
 def test_any_operations_with_a_kill_between_any_two_writes(
