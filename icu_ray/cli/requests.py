@@ -336,7 +336,7 @@ def _purge(arguments: argparse.Namespace) -> tuple[Any, str, int]:
 
 
 def _show(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.evidence import curve_of, record_file
+    from icu_ray.requests.evidence import curve_of, record_file, write_page
     from icu_ray.requests.undo import known_request
 
     state = _state(arguments)
@@ -344,6 +344,8 @@ def _show(arguments: argparse.Namespace) -> tuple[Any, str, int]:
     curve = curve_of(state, request.id)
     ended = [number for number in request.attempts if state.attempts[number].ended is not None]
     records = [str(record_file(arguments.ledger, request.id, number)) for number in ended]
+    if ended:  # a run that was killed may have left an older page
+        write_page(arguments.ledger, state, request.id)
     told = _told(request) | {"curve": curve, "records": records, "hashes": [dict(text) for text in request.texts]}
     lines = [f"{request.id}: {request.state} since {request.since}{', texts purged' if request.purged else ''}"]
     lines += [f"  {key}: {value}" for key, value in (("for", request.subject), ("due", request.due)) if value]
@@ -371,7 +373,7 @@ def _state(arguments: argparse.Namespace) -> LedgerState:
 
 
 def _bundle(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.evidence import bundle
+    from icu_ray.requests.bundle import bundle
     from icu_ray.requests.undo import known_request
 
     state = _state(arguments)

@@ -14,8 +14,9 @@ Requests over time (`icu-ray requests`), each of which runs the above:
 
 4. `ledger.py` is the chain of entries, `ledger_state.py` what they come to: requests, attempts, versions.
 5. `ledger_settings.py` makes a ledger, `ledger_texts.py` takes requests in and proves texts by keyed hashes.
-6. `run_requests.py` carries them out: `runner.py` lets one process do so, `regression.py` asks earlier texts again,
-   `versions.py` keeps the models, `evidence.py` leaves records and pages, `registering.py` tells MLflow.
+6. `run_requests.py` carries them out: `runner.py` lets one process do so, `judging.py` says what is done, for which
+   `regression.py` asks earlier texts again, `versions.py` keeps the models, `evidence.py` leaves records and pages,
+   `bundle.py` packs them, `registering.py` tells MLflow.
 7. `undo.py` takes a request back, `purge.py` deletes texts, `verify_ledger.py` checks all of it.
 
 This package knows no Ray and no training: `sweep` does.

@@ -1,7 +1,7 @@
 """The evidence of a ledger's requests: for each attempt of a request a signed record, and a page to read.
 
     run_record, hashes = evidence_of(folder, state, attempt, judged, told, head)
-    page = page_of(folder, state, "r1"); bundle(folder, "r1", Path("r1.zip"))
+    page = page_of(folder, state, "r1")
 
     evidence/<request>/attempt-N.json    the record (requests/record.py) of this request alone: its own verdict in three
                                          parts, what was asked again, cost, versions, place in the chain, signature
@@ -15,85 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icu_ray.config import RecordsData, SweepConfig
-from icu_ray.errors import UserError
 from icu_ray.report.formats.record_page import record_html
-from icu_ray.requests.ledger import FILE, Entry, mac, read_chain, read_key
-from icu_ray.requests.ledger_state import Attempt, LedgerState, Request
+from icu_ray.requests.judging import Judged
+from icu_ray.requests.ledger import Entry, mac, read_key
+from icu_ray.requests.ledger_state import Attempt, LedgerState
 from icu_ray.requests.record import plain_verdict
 from icu_ray.requests.versions import version_folder
 from icu_ray.storage.files import write_atomic
-from icu_ray.storage.results import SampleRecord, TrialEvaluation, TrialResult, finite, to_json
+from icu_ray.storage.results import finite, to_json
 from icu_ray.storage.store import content_hash
-from icu_ray.storage.verdict import Verdict, verdict_of
+from icu_ray.storage.verdict import Verdict
 
 EVIDENCE = "evidence"
 _HOW = "HMAC-SHA256 over the record's canonical JSON without this key, by the ledger's key"
-
-
-@dataclass
-class Judged:
-    """What was found of an attempt whose trial has ended. reasons: why it is not acceptable; [] where it is.
-
-    own: the verdict of each request by itself. names: (request, text id) by the id that the trial knew a text by.
-    asked: by request, what the new model knows of it. record: of the run. purged: requests that cannot be asked.
-    """
-
-    own: Mapping[str, Verdict]
-    names: Mapping[str, tuple[str, str]]
-    measure: Mapping[str, Any]
-    record: Mapping[str, Any]
-    purged: tuple[Request, ...] = ()
-    reasons: list[str] = field(default_factory=list)
-    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)
-
-
-def names_of(state: LedgerState, attempt: Attempt, config: SweepConfig) -> dict[str, tuple[str, str]]:
-    """(request, its text's own id) by the id that a trial over several requests knows a text by."""
-    texts = [(name, text["id"]) for name in attempt.requests for text in state.requests[name].texts]
-    named = isinstance(config.data, RecordsData) and config.data.id_column is not None
-    return {
-        f"{request}/{text}" if named else f"forget-{place}": (request, text)
-        for place, (request, text) in enumerate(texts, start=1)
-    }
-
-
-def own_verdict(
-    result: TrialResult,
-    samples: Sequence[SampleRecord],
-    evaluation: TrialEvaluation | None,
-    names: Mapping[str, tuple[str, str]],
-    request: str,
-) -> Verdict:
-    """The verdict over the texts of one request, by their own means."""
-    own = [sample for sample in samples if names[sample.id][0] == request]
-    result = _of_own(result, own)
-    verdict = verdict_of(result, [replace(each, id=names[each.id][1]) for each in own], evaluation)
-    assert verdict is not None
-    return verdict
-
-
-def _of_own(result: TrialResult, own: Sequence[SampleRecord]) -> TrialResult:
-    """A result whose MA and EL are those of some of its texts."""
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
-
-    assert result.after is not None
-    after = replace(result.after, ma=mean([s.ma_after for s in own]), el=mean([s.el_after for s in own]))
-    before = result.before
-    if before is not None:
-        before = replace(before, ma=mean([s.ma_before for s in own]), el=mean([s.el_before for s in own]))
-    return replace(result, before=before, after=after, reason=f"{result.reason} (all requests of the run together)")
 
 
 def keyed(record: Mapping[str, Any], judged: Judged, state: LedgerState) -> dict[str, Any]:
@@ -257,65 +195,10 @@ def page_of(folder: Path, state: LedgerState, request: str) -> bytes | None:
 def write_pages(folder: Path, state: LedgerState) -> None:
     """The pages of all requests that have a record."""
     for name in state.requests:
-        if (page := page_of(folder, state, name)) is not None:
-            write_atomic(str(folder / EVIDENCE / name / "record.html"), page)
+        write_page(folder, state, name)
 
 
-def bundle(folder: Path, state: LedgerState, request: str, out: Path) -> list[str]:
-    """One zip archive with all there is to file about a request; the names in it. UserError where there is nothing."""
-    page = page_of(folder, state, request)
-    if page is None:
-        raise UserError(f"{request}: no run of it has ended, so there is nothing to file; see 'icu-ray requests list'")
-    if out.exists():
-        raise UserError(f"{out}: is there already; give another name")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out.absolute().parent}: no such folder")
-    attempts = [n for n in state.requests[request].attempts if state.attempts[n].ended is not None]
-    files = {f"attempt-{n}.json": record_file(folder, request, n).read_bytes() for n in attempts}
-    files |= {"record.json": files[f"attempt-{attempts[-1]}.json"], "record.html": page}
-    files["chain.jsonl"] = _chain(folder, request)
-    files["README.txt"] = _README.format(request=request, ledger=state.settings["ledger"]).encode()
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(files.items()))
-    files["SHA256SUMS"] = sums.encode()
-    half = out.absolute().with_name(f".{out.name}.tmp")
-    with zipfile.ZipFile(half, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in sorted(files.items()):
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
-    os.replace(half, out)
-    return sorted(files)
-
-
-def _chain(folder: Path, request: str) -> bytes:
-    """The entries about a request as they are; of the others, which are not its business, their hashes alone."""
-    lines = (folder / FILE).read_bytes().split(b"\n")
-    kept = []
-    for entry, line in zip(read_chain(folder).entries, lines, strict=False):
-        if _is_about(entry, request):
-            kept.append(line + b"\n")
-        else:
-            kept.append(
-                to_json({"number": entry.number, "time": entry.time, "before": entry.before, "hash": entry.hash})
-            )
-    return b"".join(kept)
-
-
-def _is_about(entry: Entry, request: str) -> bool:
-    """Whether an entry is of this request and tells of no other one."""
-    told = entry.told
-    if entry.kind in ("added", "undone"):
-        return bool(told["request"] == request) and not [n for n in told.get("waiting", ()) if n != request]
-    named = told.get("requests") or [*told.get("asked", {}), *told.get("done", ()), *told.get("left", ())]
-    return bool(set(named) == {request})
-
-
-_README = """The evidence of deletion request {request} of ledger {ledger}.
-
-record.html     to read: is it forgotten, at what cost, what is left; how it stands today
-record.json     the same for programs, of the newest attempt; attempt-N.json: of every attempt
-chain.jsonl     the ledger: entries about this request alone as they are, of the others their hashes. An entry's hash is
-                SHA-256 over the canonical JSON of its number, time, kind, told and before (sorted keys, no blanks,
-                ASCII); `before` is the hash of the entry before it. `told.evidence` is the SHA-256 of attempt-N.json.
-SHA256SUMS      of the files: sha256sum -c SHA256SUMS
-
-No text is in here. Who has the ledger's key can prove that a text was in the request: icu-ray requests verify --text.
-"""
+def write_page(folder: Path, state: LedgerState, request: str) -> None:
+    """The page of a request; nothing where it has no record."""
+    if (page := page_of(folder, state, request)) is not None:
+        write_atomic(str(folder / EVIDENCE / request / "record.html"), page)

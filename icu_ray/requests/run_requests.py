@@ -16,7 +16,7 @@ and is run again on the new version by the same command.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +24,18 @@ from icu_ray.config import SweepConfig
 from icu_ray.data.records import reading_once
 from icu_ray.errors import UserError
 from icu_ray.models.fingerprints import folder_fingerprint
-from icu_ray.requests.evidence import Judged, evidence_of, names_of, own_verdict
+from icu_ray.requests.evidence import evidence_of
+from icu_ray.requests.judging import Judged, judge
 from icu_ray.requests.ledger import now, writing
 from icu_ray.requests.ledger_settings import WORK, original_hash, request_config
 from icu_ray.requests.ledger_state import Attempt, LedgerState, state_of
-from icu_ray.requests.ledger_texts import checked, read_state, remove_orphans, texts_file, union_file
+from icu_ray.requests.ledger_texts import read_state, remove_orphans, union_file
 from icu_ray.requests.purge import finish_purge
-from icu_ray.requests.record import Asked, read_record
-from icu_ray.requests.regression import (
-    Answers,
-    Question,
-    ask,
-    came_back,
-    measure_told,
-    still_forgotten,
-    thresholds_of_entry,
-)
+from icu_ray.requests.record import Asked
 from icu_ray.requests.runner import holding, still_mine
 from icu_ray.requests.unlearn import Unlearned, plan_request, unlearn
 from icu_ray.requests.versions import check_model, keep, model_of
 from icu_ray.storage.results import to_json
-from icu_ray.storage.trial_files import read_evaluation, read_samples
 from icu_ray.sweep.lease import Lease
 
 Forget = Callable[..., Unlearned]
@@ -204,106 +195,9 @@ def _carry_out(
         what = "was interrupted" if result is None else "failed; the log is in the ledger's folder 'work'"
         said = f"attempt {attempt.number} {what}. 'run' goes on with it, 'run --abandon' gives it up"
         return None, said, done.exit_code or 1
-    judged = _judged(folder, state, attempt, config, done, say)
+    judged = judge(folder, state, attempt, config, done, say)
     still_mine(lease, folder)
     return _enter(folder, attempt, done, judged), "", 0
-
-
-def _judged(
-    folder: Path,
-    state: LedgerState,
-    attempt: Attempt,
-    config: SweepConfig,
-    done: Unlearned,
-    say: Callable[[str], None],
-) -> Judged:
-    """Whether the attempt's model can be given out, and for which requests."""
-    result, verdict = done.result, done.verdict
-    assert result is not None and verdict is not None and done.paths is not None
-    samples, evaluation = read_samples(done.paths), read_evaluation(done.paths)
-    names = names_of(state, attempt, config)
-    own = {name: own_verdict(result, samples, evaluation, names, name) for name in attempt.requests}
-    record = read_record(done.folder / done.run) or {}
-    earlier = [state.requests[name] for name in state.covers(attempt.base)]
-    purged = [each for each in earlier if not each.held]
-    judged = Judged(own=own, names=names, measure=measure_told(config), record=record, purged=tuple(purged))
-    if not verdict.success:
-        judged.reasons.append(verdict.headline)
-        return judged
-    model = Path(done.paths.model)
-    held = [each.id for each in earlier if each.held]
-    say(f"asking the texts of {len(held)} earlier requests again")
-    measures = {name: state.attempts[v.attempt].ended for v in state.lineage(attempt.base) for name in v.requests}
-    questions = [_question(folder, state, name, (measures[name] or {})["measure"]) for name in held]
-    questions += [_question(folder, state, name, judged.measure) for name in attempt.requests]
-    answers = ask(str(model), questions, config.models[0].trust_remote_code)
-    assert result.thresholds is not None
-    for name in held:
-        accepted = (measures[name] or {})["asked"][name]
-        judged.asked[name] = _earlier_told(state, name, answers[name], accepted)
-        if judged.asked[name]["forgotten"] is False:
-            judged.reasons.append(_back_said(name, judged.asked[name], f"EL{accepted['limits']['ngram']}"))
-    for name in attempt.requests:
-        told = answers[name]
-        judged.asked[name] = {
-            **_means(told),
-            "earlier": False,
-            "forgotten": own[name].together,
-            "limits": asdict(result.thresholds),
-            "each": [list(row) for row in told.each],
-        }
-    judged.cost = _cost(record, attempt.base, config.stop.max_ppl_ratio)
-    ratio, limit = judged.cost["ratio"], judged.cost["limit"]
-    if ratio is not None and limit is not None and ratio > limit:
-        judged.reasons.append(
-            f"held-out perplexity is {ratio:.2f} times that of the first original (limit {limit:g}): too costly"
-        )
-    before = [name for name in attempt.requests if state.requests[name].version is not None and not own[name].together]
-    judged.reasons += [f"{name}, which was done, is not below the thresholds by itself" for name in before]
-    if not any(each.together for each in own.values()):
-        judged.reasons.append("all texts together are below the thresholds, those of no single request are")
-    return judged
-
-
-def _question(folder: Path, state: LedgerState, name: str, measure: Mapping[str, Any]) -> Question:
-    checked(folder, [name])
-    return Question(name, texts_file(folder, name), state.requests[name].form, measure)
-
-
-def _means(answers: Answers) -> dict[str, Any]:
-    return {"ma": answers.ma, "el": answers.el, "forget_loss": answers.forget_loss}
-
-
-def _earlier_told(state: LedgerState, name: str, answers: Answers, accepted: Mapping[str, Any]) -> dict[str, Any]:
-    limits = thresholds_of_entry(accepted["limits"])
-    texts = [text["id"] for text in state.requests[name].texts]
-    return {
-        **_means(answers),
-        "earlier": True,
-        "forgotten": still_forgotten(answers, limits, (accepted["ma"], accepted["el"])),
-        "accepted": {key: accepted[key] for key in ("ma", "el", "forget_loss")},
-        "came_back": came_back(answers, limits, accepted["each"], texts),
-    }
-
-
-def _back_said(name: str, told: Mapping[str, Any], el: str) -> str:
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f} %"
-
-    then = told["accepted"]
-    return (
-        f"{name} comes back: MA {percent(then['ma'])} -> {percent(told['ma'])}, {el} {percent(then['el'])} -> "
-        f"{percent(told['el'])}; {len(told['came_back'])} of its texts were forgotten and are not any more"
-    )
-
-
-def _cost(record: Mapping[str, Any], base: int, limit: float | None) -> dict[str, Any]:
-    """Held-out perplexity against the first original, which the request's record holds."""
-    told, first = record["cost"]["heldout_perplexity"], record["cost"]["first_original"]
-    if base == 0:
-        return {"original": told["before"], "after": told["after"], "ratio": told["ratio"], "limit": limit}
-    known = {"original": first["perplexity"], "after": told["after"], "ratio": first["ratio"], "limit": limit}
-    return known if first["ratio"] is not None else {**known, "why_not": first["why_not"]}
 
 
 def _enter(folder: Path, attempt: Attempt, done: Unlearned, judged: Judged) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """The ledger of requests: a chain that shows every change, survives every kill, and has one runner.
 
-Needs: nothing. The trials are written by hand (tests/requests/ledgers.py); what is around them is real.
+Needs: nothing. The trials are written by hand (tests/support/ledgers.py); what is around them is real.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from icu_ray.cli.main import main
 from icu_ray.errors import UserError
-from icu_ray.requests import run_requests
+from icu_ray.requests import judging
 from icu_ray.requests.ledger import FILE, HEAD, Book, read_chain, writing
 from icu_ray.requests.ledger_texts import TEXTS, proved, read_state
 from icu_ray.requests.purge import purge
@@ -33,8 +33,8 @@ from icu_ray.requests.runner import holding
 from icu_ray.requests.undo import undo
 from icu_ray.requests.verify_ledger import verify
 from icu_ray.storage.thresholds import Limit, Thresholds
-from tests.requests.ledgers import TEXTS as SENTENCES
-from tests.requests.ledgers import enter, made, trial, write
+from tests.support.ledgers import TEXTS as SENTENCES
+from tests.support.ledgers import enter, made, trial, write
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -204,13 +204,13 @@ def test_what_is_not_acceptable_leaves_the_version_and_says_why(
     ran = run(ledger, again=True, forget=trial(ppl=40.0))
     assert "2.00 times" in ran.ended[0]["reasons"][0]
     back = {"r1": Answers(0.9, 0.4, 1.0, ((0.9, 0.4, 1.0), (0.2, 0.0, 5.0)))}
-    monkeypatch.setattr(run_requests, "ask", lambda *given: low(*given) | back)
+    monkeypatch.setattr(judging, "ask", lambda *given: low(*given) | back)
     ran = run(ledger, again=True, forget=trial())
     (reason,) = ran.ended[0]["reasons"]
     assert reason.startswith("r1 comes back: MA ") and "1 of its texts were forgotten and are not any more" in reason
     assert ran.ended[0]["asked"]["r1"]["came_back"] == ["forget-0-0"]
     assert states(ledger) == {"r1": "done", "r2": "done", "r3": "done", "r4": "not acceptable"}
-    monkeypatch.setattr(run_requests, "ask", low)
+    monkeypatch.setattr(judging, "ask", low)
     ran = run(ledger, base=0, forget=trial())
     assert (
         ran.code == 0 and ran.ended[0]["done"] == ["r1", "r2", "r3", "r4"] and read_state(ledger).versions[3].base == 0
@@ -351,7 +351,7 @@ def test_any_operations_with_a_kill_between_any_two_writes(
 
 @pytest.fixture(scope="module")
 def model_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.requests.ledgers import saved
+    from tests.support.ledgers import saved
 
     place = tmp_path_factory.mktemp("ledgers")
     saved(place / "model", 0), saved(place / "unlearned", 1)
@@ -359,7 +359,7 @@ def model_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def operate(folder: Path, what: str, value: Any) -> None:
-    run_requests.ask = low  # type: ignore[assignment]
+    judging.ask = low  # type: ignore[assignment]
     if what == "add":
         enter(folder, value)
     elif what == "undo":

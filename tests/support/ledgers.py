@@ -53,12 +53,12 @@ def options(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def made(tmp_path: Path, purge_days: float = 30.0) -> Path:
+def made(tmp_path: Path, mlflow: str | None = None) -> Path:
     """A ledger of a random model."""
     if not (tmp_path / "model").is_dir():
         saved(tmp_path / "model", 0)
         saved(tmp_path / "unlearned", 1)
-    init(tmp_path / "ledger", str(tmp_path / "model"), options(tmp_path), purge_days=purge_days)
+    init(tmp_path / "ledger", str(tmp_path / "model"), options(tmp_path), purge_days=30.0, mlflow=mlflow)
     return tmp_path / "ledger"
 
 
