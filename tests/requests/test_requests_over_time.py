@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,7 @@ import pytest
 from icu_ray.cli.main import main
 from icu_ray.config import Columns, StandinConfig
 from icu_ray.data.synthetic import make_records
+from icu_ray.requests.ledger import read_chain
 
 PLANTED = [
     "Zsófia Quastenflößer-Ångström lodges beside the Gråbrødre tannery with eleven herons",
@@ -62,6 +68,23 @@ def found_in(folders: list[Path], sentence: str) -> list[str]:
     return found
 
 
+def killed_at_an_epoch(ledger: Path) -> None:
+    """Start a run and kill -9 its process once its trial has ended an epoch."""
+    words = [sys.executable, "-m", "icu_ray.cli", "requests", "run", str(ledger)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    until = time.monotonic() + 300
+
+    def epochs() -> int:
+        return sum(len(file.read_bytes().splitlines()) for file in ledger.glob("work/run-*/trials/*/events.jsonl"))
+
+    while epochs() < 2:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()[0].decode()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not list(ledger.glob("work/run-*/trials/*/result.json")) and read_chain(ledger).troubles == ()
+
+
 @pytest.mark.slow
 def test_two_requests_and_a_purge(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -90,7 +113,13 @@ def test_two_requests_and_a_purge(
     first, code = told(capfd, "add", ledger, files[0], "--subject", "17", "--due", "2020-01-01")
     assert code == 0 and (first["id"], first["state"], first["texts"]) == ("r1", "waiting", 8)
     assert main(["requests", "list", str(ledger)]) == 0 and "OVERDUE" in capfd.readouterr().out
+    killed_at_an_epoch(ledger)
+    listed, _ = told(capfd, "list", ledger)
+    assert listed["requests"][0]["state"] == "running"
+    checked, code = told(capfd, "verify", ledger)
+    assert code == 0 and "has not ended" in " ".join(checked["remarks"])
     ran, code = told(capfd, "run", ledger)
+    assert [each["attempt"] for each in ran["attempts"]] == list(range(1, len(ran["attempts"]) + 1))
     assert code == 0 and ran["current"] >= 1 and ran["mlflow"] == "", ran
     listed, _ = told(capfd, "list", ledger)
     assert listed["requests"][0]["state"] == "done" and listed["current"] == ran["current"]
@@ -127,8 +156,9 @@ def test_two_requests_and_a_purge(
     assert "Not made: nobody has tried" in page and "is it forgotten" in page.lower() and "<svg" in page
     assert record["asked_by"] == "17" and record["texts"]["count"] == 8
 
-    everywhere = [ledger, tmp_path / "registry", tmp_path / "cache"]
-    assert found_in(everywhere, PLANTED[0]), "the planted sentence is not found where it must be: the search is blind"
+    # Folders of Ray and of killed processes lie with the machine's temporary files.
+    places = [ledger, tmp_path / "registry", tmp_path / "cache"]
+    assert found_in(places, PLANTED[0]), "the planted sentence is not found where it must be: the search is blind"
     nothing, _ = told(capfd, "purge", ledger)
     assert nothing["requests"] == []
     gone, code = told(capfd, "purge", ledger, "--after", "0d")
@@ -136,7 +166,8 @@ def test_two_requests_and_a_purge(
     assert gone["texts"] >= 8 and any("MLflow" in place for place in gone["places"]), gone
     for request, sentence in zip(("r1", "ticket-2"), PLANTED, strict=True):
         if request in gone["requests"]:
-            assert found_in(everywhere, sentence) == []
+            here = [each for name in ("icu-ray-*", "icu_ray_*") for each in Path(tempfile.gettempdir()).glob(name)]
+            assert found_in([*places, *here], sentence) == []
     checked, code = told(capfd, "verify", ledger)
     assert code == 0, checked
     proof, code = told(capfd, "verify", ledger, "--text", files[0])
