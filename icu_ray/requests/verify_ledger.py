@@ -70,7 +70,12 @@ def _evidence(folder: Path, chain: Chain, state: LedgerState) -> list[Trouble]:
             if chain.entries[head["number"] - 1].hash != head["hash"]:
                 found.append(Trouble(head["number"], f"is not the one that {file} names"))
     for file in sorted((folder / "evidence").glob("*/attempt-*.json")):
-        number = json.loads(file.read_bytes())["ledger"]["head"]["number"]
+        try:
+            number = int(json.loads(file.read_bytes())["ledger"]["head"]["number"])
+        except (ValueError, KeyError, TypeError):
+            if not any(str(file) in each.said for each in found):
+                found.append(Trouble(0, f"{file}: is no record"))
+            continue
         if number > len(chain.entries):
             found.append(Trouble(number, f"is missing: {file} names it, so the ledger was cut off"))
     return found

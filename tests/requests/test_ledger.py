@@ -126,6 +126,8 @@ def test_a_record_and_a_version_that_were_changed_are_shown(ledger: Path) -> Non
     file.write_bytes(content.replace(b'"ma_after": 0.3', b'"ma_after": 0.1'))
     (trouble,) = verify(ledger).troubles
     assert "attempt-1.json" in trouble.said and trouble.entry > 0
+    file.write_bytes(b"no record")
+    assert [each.entry > 0 for each in verify(ledger).troubles] == [True]
     file.write_bytes(content)
     weights = ledger / "versions" / "1" / "model" / "model.safetensors"
     content = weights.read_bytes()
