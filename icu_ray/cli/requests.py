@@ -112,7 +112,7 @@ def _add_init(parts: Any) -> None:
         "--mlflow", metavar="URI", help="MLflow in whose model registry versions are entered (default: none)"
     )
     parser.add_argument(
-        "--name", metavar="NAME", help="the model's name in that registry (default: the name of LEDGER)"
+        "--name", metavar="MODEL_NAME", help="the model's name in that registry (default: the name of LEDGER)"
     )
     add_settings(parser)
 
