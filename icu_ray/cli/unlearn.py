@@ -47,18 +47,7 @@ def add(commands: Any) -> None:
         "hub:OWNER/NAME@REVISION#CONFIGURATION:SPLIT; --retain and --heldout take the same (default: made-up records, "
         "with a stand-in alone)",
     )
-    parser.add_argument(
-        "--retain",
-        metavar="FILE",
-        help="texts that it may keep; each text to forget is paired with the one most like it (default: none, and then "
-        "gradient ascent alone is possible, which costs a model much more)",
-    )
-    parser.add_argument(
-        "--heldout",
-        metavar="FILE",
-        help="texts that the model has never read: they show what forgetting costs; 16 or more also set the "
-        "thresholds (default: a tenth of --retain, which shows the cost alone)",
-    )
+    add_files(parser)
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for the model, the report and all other files"
     )
@@ -74,6 +63,31 @@ def add(commands: Any) -> None:
         "--request-id", metavar="NAME", help="name of the request in its record (default: the trial's id)"
     )
     parser.add_argument("--asked-by", metavar="NAME", help="who asks, for the record (default: not said)")
+    add_settings(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be done, and start nothing (default: do it)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
+
+
+def add_files(parser: Any) -> None:
+    """Options for the texts that a model may keep, and for those that it has never read."""
+    parser.add_argument(
+        "--retain",
+        metavar="FILE",
+        help="texts that it may keep; each text to forget is paired with the one most like it (default: none, and then "
+        "gradient ascent alone is possible, which costs a model much more)",
+    )
+    parser.add_argument(
+        "--heldout",
+        metavar="FILE",
+        help="texts that the model has never read: they show what forgetting costs; 16 or more also set the "
+        "thresholds (default: a tenth of --retain, which shows the cost alone)",
+    )
+
+
+def add_settings(parser: Any) -> None:
+    """Options for how the files are written and how the model unlearns, and config keys."""
     parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
     add_forms(parser)
     parser.add_argument("--id-column", metavar="NAME", help="column of the texts' ids (default: rows are numbered)")
@@ -130,10 +144,13 @@ def add(commands: Any) -> None:
         "--mirror", metavar="DIR", help="folder of 'icu-ray data mirror' with the rows of --suite (default: the hub)"
     )
     add_overrides(parser)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would be done, and start nothing (default: do it)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
+
+
+SETTINGS = (
+    *("text_column", *FORMS, "id_column", "subject_column", "method", "alpha", "beta", "length", "workers", "gpus"),
+    *("precision", "mirror", "overrides"),
+)
+"""What `add_settings` takes, as `unlearn_config` does; the option --suite is its `suites`."""
 
 
 def _typed(arguments: argparse.Namespace) -> int:
@@ -167,7 +184,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
         return 0
     command = without_secrets(shlex.join(["icu-ray", *arguments.words]))
     asked = Asked(command, arguments.request_id, arguments.asked_by, tuple(arguments.also_check))
-    with _output_to_error() if arguments.json else contextlib.nullcontext():
+    with output_to_error() if arguments.json else contextlib.nullcontext():
         done = unlearn(arguments.model, forget=arguments.forget, out=arguments.out, asked=asked, **options)
     earlier = said_of_earlier(done.record) if done.record and asked.also_check else []
     if arguments.json:
@@ -252,7 +269,7 @@ _DEFAULTS = {"text_column": "text", "alpha": 0.5, "workers": 1, "precision": "fp
 
 
 @contextlib.contextmanager
-def _output_to_error() -> Iterator[None]:
+def output_to_error() -> Iterator[None]:
     """Inside, standard output goes where standard error goes: a sweep writes to the descriptor, not to sys.stdout."""
     sys.stdout.flush()
     before = os.dup(1)

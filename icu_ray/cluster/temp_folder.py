@@ -60,8 +60,15 @@ def _base() -> Path:
     )
 
 
-def _remove_orphans(base: Path) -> None:
-    """Folders of runs that were killed and could not clean up."""
+def remove_orphaned_folders() -> list[Path]:
+    """Remove folders of killed runs, with Ray's logs in them, wherever this machine may have them; which they were."""
+    places = dict.fromkeys((tempfile.gettempdir(), *_SHORT))
+    return [folder for place in places if Path(place).is_dir() for folder in _remove_orphans(Path(place))]
+
+
+def _remove_orphans(base: Path) -> list[Path]:
+    """Folders of runs that were killed and could not clean up; which were removed."""
+    removed = []
     for folder in base.glob(f"{_PREFIX}*"):
         try:
             if folder.stat().st_uid != os.getuid():
@@ -71,3 +78,5 @@ def _remove_orphans(base: Path) -> None:
             continue
         if gone:
             shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed

@@ -1,4 +1,4 @@
-"""Deletion requests: one model forgets the texts of one file.
+"""Deletion requests: one model forgets the texts of one file; or many files over time, by a ledger.
 
     done = unlearn("my-model", forget="my.jsonl", retain="others.jsonl", out="unlearned")      # unlearn.py
 
@@ -9,6 +9,15 @@ results like any trial. Then, in the order of a request:
    long a row must be. `wording.py` turns errors into the words of who asked: `--retain` for `data.pool`.
 2. `record.py` is the record that is filed; `recheck.py` makes it, and asks the models once more for it.
 3. `subjects.py` answers for each person whose data the texts are; `next_try.py` says what to try after a failure.
+
+Requests over time (`icu-ray requests`), each of which runs the above:
+
+4. `ledger.py` is the chain of entries, `ledger_state.py` what they come to: requests, attempts, versions.
+5. `ledger_settings.py` makes a ledger, `ledger_texts.py` takes requests in and proves texts by keyed hashes.
+6. `run_requests.py` carries them out: `runner.py` lets one process do so, `judging.py` says what is done, for which
+   `regression.py` asks earlier texts again, `versions.py` keeps the models, `evidence.py` leaves records and pages,
+   `bundle.py` packs them, `registering.py` tells MLflow.
+7. `undo.py` takes a request back, `purge.py` deletes texts, `verify_ledger.py` checks all of it.
 
 This package knows no Ray and no training: `sweep` does.
 """

@@ -6,14 +6,13 @@ send_samples(client, run_id, read_samples(paths))
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.files import join, list_dir, read_bytes
+from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.results import SampleRecord, TrialEvaluation
 from icu_ray.storage.trial_files import read_documents
 
@@ -47,8 +46,8 @@ def send_evaluation(client: MlflowClient, run_id: str, documents: str, evaluatio
         log.warning("not sent: %s", error)
         whole = False
     if content is not None:
-        with tempfile.TemporaryDirectory(prefix="icu_ray_documents_") as folder:
-            file = Path(folder) / "documents.parquet"
+        with scratch_folder() as folder:
+            file = folder / "documents.parquet"
             file.write_bytes(content)
             client.log_artifact(run_id, str(file), "evaluation")
     if evaluation.errors:
@@ -66,8 +65,8 @@ def send_tables(client: MlflowClient, run_id: str, folder: str) -> None:
 
 def send_report(client: MlflowClient, run_id: str, folder: str) -> None:
     """The report's files as artefacts under 'report', where there is one."""
-    with tempfile.TemporaryDirectory(prefix="icu_ray_report_") as local:
+    with scratch_folder() as local:
         for name in list_dir(folder):
             if name.endswith(_REPORT_SUFFIXES) and (data := read_bytes(join(folder, name))):
-                (Path(local) / name).write_bytes(data)
-                client.log_artifact(run_id, str(Path(local) / name), "report")
+                (local / name).write_bytes(data)
+                client.log_artifact(run_id, str(local / name), "report")

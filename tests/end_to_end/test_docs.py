@@ -57,6 +57,7 @@ QUICK_PAGES = [
     "docs/how-to/add-a-method.md",
     "docs/how-to/add-a-task.md",
     "docs/how-to/own-data.md",
+    "docs/how-to/requests.md",
     "docs/how-to/add-a-data-source.md",
     "docs/how-to/add-a-measure.md",
     "docs/index.md",

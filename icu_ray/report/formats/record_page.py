@@ -8,8 +8,10 @@ It names texts by id and hash, and says 'not measured' where the record has null
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from markupsafe import Markup
 
 from icu_ray.report.formats.templates import template
 
@@ -30,7 +32,39 @@ def record_html(record: Mapping[str, Any]) -> str:
         more=max(len(texts) - SHOWN_TEXTS, 0),
         percent=percent,
         number=number,
+        curve=curve_svg,
         short=lambda digest: f"{digest[:16]}…" if digest else "not known",
+    )
+
+
+def curve_svg(points: Sequence[Mapping[str, Any]]) -> Markup:
+    """MA of a request (blue, 0 to 1) and held-out perplexity over the original's (grey) over attempts, as a picture."""
+    wide, high, edge = 640, 150, 28
+
+    def line(key: str, most: float, color: str) -> str:
+        step = (wide - 2 * edge) / max(len(points) - 1, 1)
+        places = [
+            (edge + step * number, high - edge - (high - 2 * edge) * min(point[key] / most, 1.0))
+            for number, point in enumerate(points)
+            if point[key] is not None
+        ]
+        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in places)
+        return f'<polyline points="{drawn}" fill="none" stroke="{color}" stroke-width="2"/>{dots}'
+
+    ratios = [point["ppl_ratio"] for point in points if point["ppl_ratio"] is not None]
+    top = max([2.0, *ratios])
+    names = "".join(
+        f'<text x="{edge + (wide - 2 * edge) / max(len(points) - 1, 1) * number:.1f}" y="{high - 8}" '
+        f'font-size="11" text-anchor="middle">{int(point["attempt"])}</text>'
+        for number, point in enumerate(points)
+    )
+    said = f"blue: MA, 0 to 100 %; grey: held-out perplexity, 0 to {top:.1f} times the original's; by attempt"
+    return Markup(
+        f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="{said}" width="100%">'
+        f'<line x1="{edge}" y1="{high - edge}" x2="{wide - edge}" y2="{high - edge}" stroke="#d5dae0"/>'
+        f"{line('ppl_ratio', top, '#8a939c')}{line('ma', 1.0, '#1f6feb')}{names}"
+        f'<text x="{edge}" y="14" font-size="11">{said}</text></svg>'
     )
 
 

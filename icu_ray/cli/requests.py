@@ -1,0 +1,381 @@
+"""icu-ray requests: deletion requests over time, kept in a ledger beside a model."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.cli.command import add_command, add_group, add_overrides
+from icu_ray.cli.unlearn import SETTINGS, add_files, add_settings, output_to_error
+from icu_ray.console.verbosity import teller
+from icu_ray.errors import UserError, without_secrets
+from icu_ray.requests.wording import named_as_typed
+
+if TYPE_CHECKING:
+    from icu_ray.requests.ledger_state import LedgerState, Request
+
+_PURGE = "30d"
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parts = add_group(
+        commands,
+        "requests",
+        "Deletion requests over time: a ledger of who asked for what, a model version for each run, evidence to file.",
+        "icu-ray requests run ledger",
+    )
+    _add_init(parts)
+    made = _part(
+        parts, "add", "Enter a request: a file of texts to forget. It waits until the next run.", _add, "forget.jsonl"
+    )
+    made.add_argument(
+        "file", type=Path, metavar="FILE", help="the texts, with the columns that the ledger was made for"
+    )
+    made.add_argument("--id", metavar="NAME", help="the request's name (default: r and its number)")
+    made.add_argument("--subject", metavar="ID", help="who asks, or whose data it is (default: not said)")
+    made.add_argument("--due", metavar="DATE", help="day by which it has to be done, as 2026-12-24 (default: none)")
+    _part(parts, "list", "All requests: state, since when, due when, model version.", _list)
+    _add_run(parts)
+    check = _part(
+        parts,
+        "verify",
+        "Check the chain of entries, the records' signatures and the models of all versions; exit code 1 where "
+        "something is not as it was written. With --text: which requests a text was in.",
+        _verify,
+    )
+    check.add_argument(
+        "--text",
+        type=Path,
+        metavar="FILE",
+        help="texts to look for by keyed hashes, also after a purge: a file like those of requests, or one .txt; exit "
+        "code 1 where one of them is in no request (default: none)",
+    )
+    gone = _part(
+        parts,
+        "undo",
+        "Take a request back: the model goes back to the version before it, and later requests wait again.",
+        _undo,
+        "r2",
+    )
+    gone.add_argument("request", metavar="ID", help="the request's name")
+    clean = _part(
+        parts, "purge", "Delete the texts of requests that are done, and all that runs have left of them.", _purge
+    )
+    clean.add_argument(
+        "--after",
+        type=_days,
+        metavar="TIME",
+        help="time since a request was done, as 30d or 12h (default: what the ledger was made with)",
+    )
+    one = _part(
+        parts, "show", "One request: its state, attempts, and what each version knows of its texts.", _show, "r1"
+    )
+    one.add_argument("request", metavar="ID", help="the request's name")
+    pack = _part(parts, "bundle", "One zip archive with the evidence of a request.", _bundle, "r1 r1.zip")
+    pack.add_argument("request", metavar="ID", help="the request's name")
+    pack.add_argument("out", type=Path, metavar="OUT.zip", help="the archive, which must not be there yet")
+
+
+def _part(parts: Any, name: str, summary: str, run: Any, example: str = "", progress: bool = False) -> Any:
+    words = f"icu-ray requests {name} ledger {example}".rstrip()
+    parser = add_command(parts, name, summary, words, lambda arguments: _typed(run, arguments), progress=progress)
+    parser.add_argument("ledger", type=Path, metavar="LEDGER", help="the ledger's folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def _add_init(parts: Any) -> None:
+    parser = _part(
+        parts,
+        "init",
+        "Make a ledger for a model, with the settings that all its runs share.",
+        _init,
+        "--model my-model --retain others.jsonl",
+        progress=True,
+    )
+    parser.add_argument("--model", required=True, metavar="DIR_OR_ID", help="folder, hub id or GGUF file of the model")
+    add_files(parser)
+    parser.add_argument(
+        "--after",
+        type=_days,
+        default=_PURGE,
+        metavar="TIME",
+        help=f"time after which 'purge' deletes the texts of a request that is done, as 30d or 12h (default: {_PURGE})",
+    )
+    parser.add_argument(
+        "--mlflow", metavar="URI", help="MLflow in whose model registry versions are entered (default: none)"
+    )
+    parser.add_argument(
+        "--name", metavar="MODEL_NAME", help="the model's name in that registry (default: the name of LEDGER)"
+    )
+    add_settings(parser)
+
+
+def _add_run(parts: Any) -> None:
+    parser = _part(
+        parts,
+        "run",
+        "Carry out what waits, in one trial, and ask the texts of earlier requests again; goes on with a run that was "
+        "killed. Exit code 1: not acceptable, and why.",
+        _run,
+        progress=True,
+    )
+    parser.add_argument(
+        "--one-by-one", action="store_true", help="a trial for each request, those due first (default: one for all)"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="also run what was not acceptable (default: what waits alone)"
+    )
+    parser.add_argument(
+        "--from-original",
+        action="store_true",
+        help="one trial from the original model over all requests whose texts are held (default: from the newest "
+        "version over what waits)",
+    )
+    parser.add_argument(
+        "--from-version",
+        type=int,
+        metavar="N",
+        help="the same from version N, over all requests that are not done in it (default: the newest)",
+    )
+    parser.add_argument("--abandon", action="store_true", help="give up a run that was killed (default: go on with it)")
+    add_overrides(parser)
+
+
+def _days(text: str) -> float:
+    units = {"d": 1.0, "h": 1 / 24, "m": 1 / 1440}
+    try:
+        value = float(text[:-1]) * units[text[-1:]]
+    except (ValueError, KeyError):
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"expected a time such as 30d or 12h, found '{text}'")
+    return value
+
+
+def _typed(run: Any, arguments: argparse.Namespace) -> int:
+    quietly = output_to_error() if arguments.json else contextlib.nullcontext()
+    with named_as_typed("--{}".format, getattr(arguments, "overrides", [])), quietly:
+        told, said, code = run(arguments)
+    print(json.dumps(told, ensure_ascii=False) if arguments.json else said)
+    return int(code)
+
+
+def _init(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.requests.ledger_settings import init
+
+    options = {name: getattr(arguments, name) for name in (*SETTINGS, "retain", "heldout")}
+    options["suites"] = arguments.suite
+    days = arguments.after
+    told = init(
+        arguments.ledger,
+        arguments.model,
+        options,
+        purge_days=days,
+        mlflow=arguments.mlflow,
+        name=arguments.name,
+        say=teller(),
+    )
+    return told, f"{arguments.ledger}: made for {arguments.model}; keep {arguments.ledger}/key with care", 0
+
+
+def _add(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.requests.ledger_texts import add as add_request
+
+    given = {"request": arguments.id, "subject": arguments.subject, "due": arguments.due}
+    request = add_request(arguments.ledger, arguments.file, say=teller(), **given)
+    return _told(request), f"{request.id}: {len(request.texts)} texts, waiting", 0
+
+
+def _told(request: Request) -> dict[str, Any]:
+    names = ("id", "state", "since", "added", "subject", "due", "version", "attempts", "purged", "file")
+    return {name: getattr(request, name) for name in names} | {"texts": len(request.texts)}
+
+
+def _list(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.requests.ledger import now
+    from icu_ray.requests.ledger_texts import read_state
+
+    state = read_state(arguments.ledger)
+    told = {"current": state.current, "requests": [_told(each) for each in state.requests.values()]}
+    lines = [f"model version {state.current}{' (the original)' if not state.current else ''}"]
+    if not state.requests:
+        lines.append(f"no request yet; 'icu-ray requests add {arguments.ledger} FILE' enters one")
+    for each in state.requests.values():
+        late = each.due is not None and each.due < now()[:10] and each.state not in ("done", "undone")
+        due = "" if each.due is None else f", due {each.due}{' (OVERDUE)' if late else ''}"
+        by = "" if each.version is None else f" by version {each.version}"
+        who = "" if each.subject is None else f" for {each.subject}"
+        purged = ", texts purged" if each.purged else ""
+        lines.append(f"{each.id}: {each.state}{by} since {each.since}; {len(each.texts)} texts{who}{due}{purged}")
+    return told, "\n".join(lines), 0
+
+
+def _run(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.requests.evidence import write_pages
+    from icu_ray.requests.ledger_texts import read_state
+    from icu_ray.requests.registering import register
+    from icu_ray.requests.run_requests import run
+
+    if arguments.from_original and arguments.from_version not in (None, 0):
+        raise UserError("--from-original and --from-version: give one of them")
+    base = 0 if arguments.from_original else arguments.from_version
+    ran = run(
+        arguments.ledger,
+        one_by_one=arguments.one_by_one,
+        again=arguments.again,
+        base=base,
+        abandon=arguments.abandon,
+        overrides=arguments.overrides,
+        command=without_secrets(shlex.join(["icu-ray", *arguments.words])),
+        say=teller(),
+    )
+    state = read_state(arguments.ledger)
+    write_pages(arguments.ledger, state)
+    trouble = register(arguments.ledger)
+    lines = [line for each in ran.ended for line in _ended_said(each, arguments.ledger)]
+    lines += [ran.stopped] if ran.stopped else []
+    if not lines:
+        refused = [each.id for each in state.in_state("not acceptable")]
+        more = f"; {', '.join(refused)} were not acceptable: --again runs them" if refused else ""
+        lines.append(f"nothing waits{more}")
+    told = {"attempts": [dict(each) for each in ran.ended], "stopped": ran.stopped, "current": state.current}
+    return {**told, "mlflow": trouble}, "\n".join([*lines, *([trouble] if trouble else [])]), ran.code
+
+
+def _ended_said(told: Mapping[str, Any], ledger: Path) -> list[str]:
+    number = told["attempt"]
+    asked = [name for name, known in told["asked"].items() if known["earlier"]]
+    cost = told["cost"].get("ratio")
+    lines = []
+    if told["version"] is None:
+        lines.append(f"attempt {number}: NOT acceptable: {'; '.join(told['reasons'])}")
+        lines.append("What to do, in this order:")
+        for each in told["next"]:
+            changes = {
+                ("methods.0.beta" if key == "beta" else key): value for key, value in each.items() if key != "why"
+            }
+            keys = " ".join(
+                f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in changes.items()
+            )
+            lines.append(f"  {each['why']}: icu-ray requests run {ledger} --again {keys}")
+        lines.append(f"  batch it with others: icu-ray requests add ..., then icu-ray requests run {ledger} --again")
+        lines.append(f"  start anew over all requests: icu-ray requests run {ledger} --from-original")
+    else:
+        lines.append(f"attempt {number}: version {told['version']}; done: {', '.join(told['done'])}")
+        if told["left"]:
+            lines.append(f"  not below the thresholds by themselves, and run again: {', '.join(told['left'])}")
+    for name, known in told["asked"].items():
+        el = "-" if known["el"] is None else f"{100 * known['el']:.1f} %"
+        ma = "-" if known["ma"] is None else f"{100 * known['ma']:.1f} %"
+        word = {True: "forgotten", False: "NOT forgotten", None: "not measured"}[known["forgotten"]]
+        lines.append(f"  {name}{' (asked again)' if name in asked else ''}: MA {ma}, EL {el}, {word}")
+    if told["purged"]["requests"]:
+        gone = told["purged"]
+        lines.append(f"  {gone['requests']} purged requests with {gone['texts']} texts cannot be asked any more")
+    if cost is not None:
+        lines.append(f"  held-out perplexity: {cost:.2f} times the original's")
+    return lines
+
+
+def _verify(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    if arguments.text is not None:
+        from icu_ray.requests.ledger_texts import proved
+
+        found = proved(arguments.ledger, arguments.text)
+        lines = [f"{each['id']}: {', '.join(each['found']) or 'in no request'}" for each in found]
+        return {"texts": found}, "\n".join(lines), int(any(not each["found"] for each in found))
+    from icu_ray.requests.verify_ledger import verify
+
+    checked = verify(arguments.ledger)
+    told = {
+        "ok": not checked.troubles,
+        "entries": checked.entries,
+        "head": checked.head,
+        "troubles": [{"entry": each.entry or None, "said": each.said} for each in checked.troubles],
+        "remarks": list(checked.remarks),
+    }
+    outcome = "as written" if not checked.troubles else "NOT as written"
+    lines = [f"{arguments.ledger}: {checked.entries} entries, {outcome}; head {checked.head}"]
+    lines += [str(each) for each in checked.troubles] + list(checked.remarks)
+    return told, "\n".join(lines), int(bool(checked.troubles))
+
+
+def _undo(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.requests.ledger_texts import read_state
+    from icu_ray.requests.registering import register
+    from icu_ray.requests.undo import undo
+
+    told = undo(arguments.ledger, arguments.request)
+    trouble = register(arguments.ledger)
+    state = read_state(arguments.ledger)
+    lines = [f"{arguments.request}: undone; the model is version {state.current}"]
+    if told["waiting"]:
+        waiting = ", ".join(told["waiting"])
+        lines.append(f"waiting again: {waiting}; 'icu-ray requests run {arguments.ledger}' applies them")
+    return {**told, "mlflow": trouble}, "\n".join([*lines, *([trouble] if trouble else [])]), 0
+
+
+def _purge(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.requests.purge import purge
+
+    told = purge(arguments.ledger, days=arguments.after, say=teller())
+    if not told["requests"]:
+        return told, "nothing is due", 0
+    lines = [f"purged: {', '.join(told['requests'])}; {told['texts']} texts", *(f"  {p}" for p in told["places"])]
+    for file in told["files"]:
+        lines.append(f"yours to delete, a file that was added: {file}")
+    lines.append("the original model and versions before these requests still know the texts")
+    return told, "\n".join(lines), 0
+
+
+def _show(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.requests.evidence import curve_of, record_file, write_page
+    from icu_ray.requests.undo import known_request
+
+    state = _state(arguments)
+    request = state.requests[known_request(state, arguments.request)]
+    curve = curve_of(state, request.id)
+    ended = [number for number in request.attempts if state.attempts[number].ended is not None]
+    records = [str(record_file(arguments.ledger, request.id, number)) for number in ended]
+    if ended:  # a run that was killed may have left an older page
+        write_page(arguments.ledger, state, request.id)
+    told = _told(request) | {"curve": curve, "records": records, "hashes": [dict(text) for text in request.texts]}
+    lines = [f"{request.id}: {request.state} since {request.since}{', texts purged' if request.purged else ''}"]
+    lines += [f"  {key}: {value}" for key, value in (("for", request.subject), ("due", request.due)) if value]
+    lines.append(f"  texts: {len(request.texts)}, of {request.file}")
+    for number in ended:
+        reasons = (state.attempts[number].ended or {})["reasons"]
+        if reasons:
+            lines.append(f"  attempt {number}, not acceptable: {'; '.join(reasons)}")
+    if curve:
+        lines.append("  attempt  version      MA      EL    loss  perplexity, times the original's")
+    for point in curve:
+        shown = [f"{100 * point[key]:6.1f}%" if point[key] is not None else "      -" for key in ("ma", "el")]
+        more = [f"{point[key]:7.2f}" if point[key] is not None else "      -" for key in ("forget_loss", "ppl_ratio")]
+        version = "none" if point["version"] is None else point["version"]
+        lines.append(f"  {point['attempt']:7}  {version!s:>7} {' '.join([*shown, *more])}")
+    if records:
+        lines.append(f"  page: {arguments.ledger}/evidence/{request.id}/record.html")
+    return told, "\n".join(lines), 0
+
+
+def _state(arguments: argparse.Namespace) -> LedgerState:
+    from icu_ray.requests.ledger_texts import read_state
+
+    return read_state(arguments.ledger)
+
+
+def _bundle(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.requests.bundle import bundle
+    from icu_ray.requests.undo import known_request
+
+    state = _state(arguments)
+    names = bundle(arguments.ledger, state, known_request(state, arguments.request), arguments.out)
+    return {"archive": str(arguments.out), "files": names}, f"{arguments.out}: {', '.join(names)}", 0

@@ -1,0 +1,204 @@
+"""The evidence of a ledger's requests: for each attempt of a request a signed record, and a page to read.
+
+    run_record, hashes = evidence_of(folder, state, attempt, judged, told, head)
+    page = page_of(folder, state, "r1")
+
+    evidence/<request>/attempt-N.json    the record (requests/record.py) of this request alone: its own verdict in three
+                                         parts, what was asked again, cost, versions, place in the chain, signature
+                      /record.html       the newest as a page, with curves over all versions since
+
+A record names texts by id and keyed hash and holds none. It is signed with the ledger's key and names the ledger's head
+of its time; the ledger's entry names the record's hash. Each vouches for the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icu_ray.report.formats.record_page import record_html
+from icu_ray.requests.judging import Judged
+from icu_ray.requests.ledger import Entry, mac, read_key
+from icu_ray.requests.ledger_state import Attempt, LedgerState
+from icu_ray.requests.record import plain_verdict
+from icu_ray.requests.versions import version_folder
+from icu_ray.storage.files import write_atomic
+from icu_ray.storage.results import finite, to_json
+from icu_ray.storage.store import content_hash
+from icu_ray.storage.verdict import Verdict
+
+EVIDENCE = "evidence"
+_HOW = "HMAC-SHA256 over the record's canonical JSON without this key, by the ledger's key"
+
+
+def keyed(record: Mapping[str, Any], judged: Judged, state: LedgerState) -> dict[str, Any]:
+    """The record of a run with keyed hashes in place of plain ones, which tell short texts to who guesses them."""
+    macs = {(r.id, text["id"]): text["hmac"] for r in state.requests.values() for text in r.texts}
+    each = []
+    for text in record["texts"]["each"]:
+        told = {key: value for key, value in text.items() if key != "sha256"}
+        request, name = judged.names[text["id"]]
+        each.append({**told, "id": f"{request}/{name}", "hmac": macs[request, name]})
+    return {**record, "texts": {**record["texts"], "file": None, "each": each}}
+
+
+def evidence_of(
+    folder: Path,
+    state: LedgerState,
+    attempt: Attempt,
+    judged: Judged,
+    told: Mapping[str, Any],
+    head: Entry,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Write the record of each request of an attempt; that of the whole run, and SHA-256 of each by request."""
+    whole = keyed(judged.record, judged, state)
+    if told["version"] is not None:
+        place = str(version_folder(folder, told["version"]) / "model")
+        whole["model"] = {**whole["model"], "folder": place, "sha256_after": told["model"]["sha256"]}
+    hashes = {}
+    for name in attempt.requests:
+        content = to_json(_signed(folder, _of_request(state, attempt, judged, told, head, whole, name)), indent=2)
+        write_atomic(str(record_file(folder, name, attempt.number)), content)
+        hashes[name] = hashlib.sha256(content).hexdigest()
+    return whole, hashes
+
+
+def record_file(folder: Path, request: str, attempt: int) -> Path:
+    """Where the record of an attempt of a request lies."""
+    return folder / EVIDENCE / request / f"attempt-{attempt}.json"
+
+
+def _of_request(
+    state: LedgerState,
+    attempt: Attempt,
+    judged: Judged,
+    told: Mapping[str, Any],
+    head: Entry,
+    whole: Mapping[str, Any],
+    name: str,
+) -> dict[str, Any]:
+    request, own = state.requests[name], judged.own[name]
+    each = [{**text, "id": text["id"].partition("/")[2]} for text in whole["texts"]["each"] if _is_of(text, name)]
+    outcome = "done" if name in told["done"] else "waiting" if name in told["left"] else "not acceptable"
+    said = plain_verdict_of(own, whole)
+    if outcome == "not acceptable":
+        said |= {"success": False, "said": f"NOT acceptable: {'; '.join(told['reasons'])}"}
+    elif outcome == "waiting":
+        said |= {
+            "success": False,
+            "said": "NOT forgotten yet: its own texts are not below the thresholds; it is run again",
+        }
+    ngram = own.heldout.ngram
+    scores = {side: dict(values) for side, values in whole["scores"].items()}
+    scores.setdefault("after", {}).update({"ma": own.ma, f"el{ngram}": own.el})
+    before = [
+        [text[f"{key}_before"] for text in each if text[f"{key}_before"] is not None] for key in ("ma", f"el{ngram}")
+    ]
+    means = [sum(values) / len(values) if values else None for values in before]
+    scores.setdefault("before", {}).update({"ma": means[0], f"el{ngram}": means[1]})
+    return {
+        **whole,
+        "id": name,
+        "asked_by": request.subject,
+        "verdict": said,
+        "scores": scores,
+        "texts": {**whole["texts"], "file": request.file, "count": len(each), "each": each}
+        | {"in_windows": sum((text["windows"] or 1) > 1 for text in each)},
+        "audit": None,
+        "ledger": {
+            "id": state.settings["ledger"],
+            "state": outcome,
+            "added": request.added,
+            "due": request.due,
+            "attempt": attempt.number,
+            "requests_of_attempt": len(attempt.requests),
+            "base": attempt.base,
+            "version": told["version"],
+            "reasons": told["reasons"],
+            "head": {"number": head.number, "hash": head.hash},
+        },
+        "regression": {
+            "asked": {other: known for other, known in told["asked"].items() if known["earlier"]},
+            "purged": told["purged"],
+            "cost": told["cost"],
+        },
+    }
+
+
+def plain_verdict_of(own: Verdict, whole: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict of one request as plain values, with what the run's says of its epochs."""
+    result = _Told(whole["verdict"])
+    return plain_verdict(result, own)  # type: ignore[arg-type]
+
+
+class _Told:
+    """A trial's result as far as a record tells it."""
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        self.status, self.reason = told["status"], told["reason"]
+        self.epochs, self.kept_epoch = told["epochs"], told["kept_epoch"]
+
+
+def _is_of(text: Mapping[str, Any], request: str) -> bool:
+    return bool(text["id"].partition("/")[0] == request)
+
+
+def _signed(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(to_json(finite(dict(record))))
+    return {**plain, "signature": {"how": _HOW, "value": mac(read_key(folder), content_hash(plain))}}
+
+
+def record_trouble(folder: Path, content: bytes, expected: str) -> str:
+    """What is wrong with a record, '' for nothing. expected: its SHA-256 by the ledger."""
+    if hashlib.sha256(content).hexdigest() != expected:
+        return "is not the record that the ledger names (changed)"
+    record = json.loads(content)
+    signature = record.pop("signature", {}).get("value")
+    return "" if signature == mac(read_key(folder), content_hash(record)) else "is not signed with this ledger's key"
+
+
+def curve_of(state: LedgerState, request: str) -> list[dict[str, Any]]:
+    """What each attempt's model knew of a request, and what it cost, in the order of attempts."""
+    found = []
+    for attempt in state.attempts.values():
+        if attempt.ended is None or request not in attempt.ended["asked"]:
+            continue
+        known = attempt.ended["asked"][request]
+        point = {key: known[key] for key in ("ma", "el", "forget_loss", "forgotten")}
+        names = {"attempt": attempt.number, "version": attempt.ended["version"]}
+        found.append({**names, **point, "ppl_ratio": attempt.ended["cost"].get("ratio")})
+    return found
+
+
+def newest_record(folder: Path, state: LedgerState, request: str) -> dict[str, Any] | None:
+    """The record of the last attempt of a request that ended; None where none has."""
+    ended = [number for number in state.requests[request].attempts if state.attempts[number].ended is not None]
+    if not ended:
+        return None
+    found: dict[str, Any] = json.loads(record_file(folder, request, ended[-1]).read_bytes())
+    return found
+
+
+def page_of(folder: Path, state: LedgerState, request: str) -> bytes | None:
+    """The page of a request; None where no attempt has ended."""
+    record = newest_record(folder, state, request)
+    if record is None:
+        return None
+    known = state.requests[request]
+    now = {"state": known.state, "purged": known.purged, "curve": curve_of(state, request)}
+    return record_html({**record, "now": now}).encode("utf-8", errors="replace")
+
+
+def write_pages(folder: Path, state: LedgerState) -> None:
+    """The pages of all requests that have a record."""
+    for name in state.requests:
+        write_page(folder, state, name)
+
+
+def write_page(folder: Path, state: LedgerState, request: str) -> None:
+    """The page of a request; nothing where it has no record."""
+    if (page := page_of(folder, state, request)) is not None:
+        write_atomic(str(folder / EVIDENCE / request / "record.html"), page)

@@ -1,0 +1,222 @@
+"""What a ledger's entries come to: requests with their states, attempts, model versions. Pure values, no files.
+
+    state = state_of(chain.entries)
+    state.requests["r1"].state                  # "waiting", "running", "done", "not acceptable" or "undone"
+
+Nothing of it is stored: it follows from the entries alone. Kinds of entries, and what they tell:
+
+    made            the settings of all its runs, and the original model
+    added           request, subject, due, file, form (how its rows are written), texts: a list of {id, hmac}
+    run started     attempt, requests, base (a version; 0: the original), overrides
+    run ended       attempt, outcome, done, left, version, and what was measured (requests/evidence.py)
+    run abandoned   attempt
+    undone          request, back_to (a version), waiting
+    purge started   requests; then purged: requests, places
+    registered      version, registry (MLflow's name and number)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from icu_ray.requests.ledger import Entry
+
+State = Literal["waiting", "running", "done", "not acceptable", "undone"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. since: when it came into its state. version: that made it done. form: how the rows of its file are
+    written. texts: {id, hmac} of each.
+
+    purging, purged: whether its texts are being deleted, or are gone; then nothing can be done with them any more.
+    """
+
+    id: str
+    added: str
+    subject: str | None
+    due: str | None
+    file: str
+    form: Mapping[str, Any]
+    texts: tuple[Mapping[str, str], ...]
+    state: State
+    since: str
+    version: int | None = None
+    attempts: tuple[int, ...] = ()
+    purging: bool = False
+    purged: bool = False
+
+    @property
+    def held(self) -> bool:
+        """Whether the ledger still has its texts."""
+        return not (self.purging or self.purged)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of one trial. ended: what its 'run ended' entry tells; None while it runs, or after it was abandoned."""
+
+    number: int
+    requests: tuple[str, ...]
+    base: int
+    overrides: tuple[str, ...]
+    started: Entry
+    ended: Mapping[str, Any] | None = None
+    abandoned: bool = False
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model that some requests made. base: the version it was made of. requests: those that it made done."""
+
+    number: int
+    base: int
+    attempt: int
+    requests: tuple[str, ...]
+    sha256: str
+    made: str
+    registry: str | None = None
+
+
+@dataclass(frozen=True)
+class LedgerState:
+    """All of a ledger. current: the version in force; 0: the original. purging: requests of a purge that was killed."""
+
+    settings: Mapping[str, Any]
+    requests: Mapping[str, Request] = field(default_factory=dict)
+    attempts: Mapping[int, Attempt] = field(default_factory=dict)
+    versions: Mapping[int, Version] = field(default_factory=dict)
+    current: int = 0
+
+    @property
+    def open(self) -> Attempt | None:
+        """The attempt that runs, or was killed."""
+        return next((each for each in self.attempts.values() if each.ended is None and not each.abandoned), None)
+
+    @property
+    def purging(self) -> tuple[str, ...]:
+        """Requests whose purge has begun and not ended."""
+        return tuple(each.id for each in self.requests.values() if each.purging)
+
+    def lineage(self, number: int) -> tuple[Version, ...]:
+        """The versions that one comes from, itself the last; () for the original."""
+        found: list[Version] = []
+        while number:
+            found.append(self.versions[number])
+            number = found[-1].base
+        return tuple(reversed(found))
+
+    def covers(self, number: int) -> tuple[str, ...]:
+        """Requests that are forgotten in a version."""
+        return tuple(request for version in self.lineage(number) for request in version.requests)
+
+    def in_state(self, *states: State) -> tuple[Request, ...]:
+        """Requests in one of these states, those due first, then the older ones."""
+        found = [each for each in self.requests.values() if each.state in states]
+        return tuple(sorted(found, key=lambda each: (each.due or "9999", list(self.requests).index(each.id))))
+
+
+def state_of(entries: Sequence[Entry]) -> LedgerState:
+    """Entry by entry, from a chain that was checked."""
+    state = LedgerState(settings=entries[0].told)
+    for entry in entries[1:]:
+        state = _THEN[entry.kind](state, entry)
+    return state
+
+
+def _with(state: LedgerState, names: Sequence[str], /, **changes: Any) -> dict[str, Request]:
+    return {**state.requests, **{name: replace(state.requests[name], **changes) for name in names}}
+
+
+def _added(state: LedgerState, entry: Entry) -> LedgerState:
+    told = entry.told
+    request = Request(
+        told["request"],
+        entry.time,
+        told["subject"],
+        told["due"],
+        told["file"],
+        told["form"],
+        tuple(told["texts"]),
+        "waiting",
+        entry.time,
+    )
+    return replace(state, requests={**state.requests, request.id: request})
+
+
+def _started(state: LedgerState, entry: Entry) -> LedgerState:
+    told = entry.told
+    number, names = told["attempt"], tuple(told["requests"])
+    attempt = Attempt(number, names, told["base"], tuple(told["overrides"]), entry)
+    requests = dict(state.requests)
+    for name in names:
+        known = requests[name]
+        requests[name] = replace(known, state="running", attempts=(*known.attempts, number))
+    return replace(state, requests=requests, attempts={**state.attempts, number: attempt})
+
+
+def _ended(state: LedgerState, entry: Entry) -> LedgerState:
+    told = entry.told
+    attempt = replace(state.attempts[told["attempt"]], ended=told)
+    state = replace(state, attempts={**state.attempts, attempt.number: attempt})
+    if told["version"] is None:
+        return _settled(state, attempt.requests, entry.time, "not acceptable")
+    version = Version(
+        told["version"], attempt.base, attempt.number, tuple(told["done"]), told["model"]["sha256"], entry.time
+    )
+    state = replace(state, versions={**state.versions, version.number: version}, current=version.number)
+    # What is left over goes on in the next run: the mean over all is below the thresholds, its own is not.
+    return _settled(state, attempt.requests, entry.time, "waiting")
+
+
+def _settled(state: LedgerState, names: Sequence[str], time: str, otherwise: State) -> LedgerState:
+    """These requests are done where the version in force covers them, else as said."""
+    covered, requests = set(state.covers(state.current)), dict(state.requests)
+    for name in names:
+        known = requests[name]
+        found: State = "done" if name in covered else otherwise
+        by = next((each.number for each in state.lineage(state.current) if name in each.requests), None)
+        since = known.since if known.version == by and by is not None else time
+        requests[name] = replace(known, state=found, since=since, version=by)
+    return replace(state, requests=requests)
+
+
+def _abandoned(state: LedgerState, entry: Entry) -> LedgerState:
+    attempt = replace(state.attempts[entry.told["attempt"]], abandoned=True)
+    state = replace(state, attempts={**state.attempts, attempt.number: attempt})
+    return _settled(state, attempt.requests, entry.time, "waiting")
+
+
+def _undone(state: LedgerState, entry: Entry) -> LedgerState:
+    told = entry.told
+    requests = _with(state, [told["request"]], state="undone", since=entry.time, version=None)
+    state = replace(state, requests=requests, current=told["back_to"])
+    return replace(state, requests=_with(state, told["waiting"], state="waiting", since=entry.time, version=None))
+
+
+def _purge_started(state: LedgerState, entry: Entry) -> LedgerState:
+    return replace(state, requests=_with(state, entry.told["requests"], purging=True))
+
+
+def _purged(state: LedgerState, entry: Entry) -> LedgerState:
+    return replace(state, requests=_with(state, entry.told["requests"], purging=False, purged=True))
+
+
+def _registered(state: LedgerState, entry: Entry) -> LedgerState:
+    number = entry.told["version"]
+    known = replace(state.versions[number], registry=entry.told["registry"])
+    return replace(state, versions={**state.versions, number: known})
+
+
+_THEN = {
+    "added": _added,
+    "run started": _started,
+    "run ended": _ended,
+    "run abandoned": _abandoned,
+    "undone": _undone,
+    "purge started": _purge_started,
+    "purged": _purged,
+    "registered": _registered,
+}

@@ -1,0 +1,121 @@
+"""Deleting the texts of requests that are done, wherever runs have left them; what stays can prove and not tell.
+
+    found = purge(Path("ledger"), days=30.0)
+
+Deleted: the requests' own files (texts/), the whole working folder (work/: the store with its rows and vectors; each
+run's samples, generations, checkpoints, evaluated documents, logs, report; the files put together for attempts),
+folders of killed runs among this machine's temporary files, and the runs that these sweeps have left in MLflow, with
+their artefacts. Kept: the ledger with keyed hashes and numbers, evidence, and the models of versions/.
+
+The entry 'purge started' comes first and 'purged' last, so a purge that was killed is finished by the next one, or by
+the next run. Other requests lose the pages of their runs and what was ready in the store; nothing that they need.
+"""
+
+from __future__ import annotations
+
+import calendar
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from icu_ray.cluster.temp_folder import remove_orphaned_folders
+from icu_ray.errors import UserError, without_secrets
+from icu_ray.requests.ledger import writing
+from icu_ray.requests.ledger_settings import WORK
+from icu_ray.requests.ledger_state import LedgerState, Request, state_of
+from icu_ray.requests.ledger_texts import read_state, remove_orphans, texts_file
+from icu_ray.requests.runner import holding
+from icu_ray.storage.processes import scratch_folder
+from icu_ray.storage.trial_files import read_sweep
+from icu_ray.tracking.registry import delete_sweep
+from icu_ray.tracking.tracker import tracking_uri
+
+DAY = 86_400.0
+
+
+def purge(folder: Path, *, days: float | None = None, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Delete the texts of requests that have been done (or undone) for `days`; default: as the ledger was made.
+
+    {"requests": [...], "texts": count, "places": [...], "files": requests' own files that still lie elsewhere}.
+    """
+    with holding(folder):
+        state = read_state(folder)
+        finished = finish_purge(folder, say)
+        state = read_state(folder)
+        wait = state.settings["purge_days"] if days is None else days
+        due = [each for each in state.requests.values() if _is_due(each, wait)]
+        if not due:
+            return finished or {"requests": [], "texts": 0, "places": [], "files": []}
+        if state.open is not None:
+            raise UserError(
+                f"{folder}: attempt {state.open.number} was interrupted and needs the working folder; end it with "
+                "'icu-ray requests run', or give it up with 'run --abandon'"
+            )
+        with writing(folder) as book:
+            book.append("purge started", {"requests": [each.id for each in due]})
+        return finish_purge(folder, say) or {}
+
+
+def waits_until(request: Request, days: float) -> float | None:
+    """From when on a request's texts may be deleted, in Unix seconds; None: not yet known."""
+    if request.state not in ("done", "undone") or not request.held:
+        return None
+    return calendar.timegm(time.strptime(request.since, "%Y-%m-%dT%H:%M:%SZ")) + days * DAY
+
+
+def _is_due(request: Request, days: float) -> bool:
+    until = waits_until(request, days)
+    return until is not None and until <= time.time()
+
+
+def finish_purge(folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
+    """Delete what a purge that has begun still has to; None where none has. Only for who holds the ledger."""
+    state = read_state(folder)
+    names = list(state.purging)
+    if not names:
+        return None
+    places = _delete(folder, state, names, say)
+    with writing(folder) as book:
+        book.append("purged", {"requests": names, "places": places})
+        remove_orphans(folder, state_of(book.entries))
+    requests = [state.requests[name] for name in names]
+    left = [each.file for each in requests if Path(each.file).is_file()]
+    return {"requests": names, "texts": sum(len(each.texts) for each in requests), "places": places, "files": left}
+
+
+def _delete(folder: Path, state: LedgerState, names: list[str], say: Callable[[str], None]) -> list[str]:
+    places = []
+    work = folder / WORK
+    for run in sorted(work.glob("run-*")):
+        sweep = read_sweep(str(work), run.name)
+        uri = None if sweep is None else _tracked(sweep.config, work)
+        if sweep is not None and uri is not None:
+            gone = delete_sweep(uri, sweep.id)
+            places += [f"MLflow at {without_secrets(uri)}: {gone} runs of {run.name}"] if gone else []
+    for name in names:
+        if (own := texts_file(folder, name)).exists():
+            own.unlink()
+            places.append(str(own.relative_to(folder)))
+    for part in sorted(work.iterdir()) if work.is_dir() else []:
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+        places.append(str(part.relative_to(folder)))
+    with scratch_folder():  # which removes those that killed processes left
+        pass
+    places += [f"temporary folder {each.name}" for each in remove_orphaned_folders()]
+    for place in places:
+        say(f"deleted: {place}")
+    return places
+
+
+def _tracked(config: Any, work: Path) -> str | None:
+    """Where a sweep's runs were sent, None for nowhere, or into the working folder itself, which goes as a whole."""
+    told = config.get("tracking") or {}
+    if not told.get("enabled"):
+        return None
+    uri = tracking_uri(str(work), told.get("uri"))
+    return None if uri == f"sqlite:///{work.resolve() / 'mlflow.db'}" else uri

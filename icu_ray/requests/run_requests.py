@@ -1,0 +1,253 @@
+"""Carrying out the requests of a ledger: attempts, each one trial over the texts of one or several requests.
+
+    ran = run(Path("ledger"))                   # all that wait, in one trial
+    ran.code, ran.ended
+
+An attempt: its entry 'run started' is written; the texts are put together; `unlearn` makes a model (a sweep of one
+trial, which goes on where it was killed); every request that is done in its base is asked again; then the version, the
+evidence, and last the entry 'run ended' that makes both count. All steps give the same when they are done again, so
+whatever is killed, `run` goes on from there.
+
+A request is done when its own means lie below the thresholds, those of all requests of the attempt do, the cost keeps
+its limit, and no earlier request comes back. Where the means of all lie below and one's own do not, that one waits on,
+and is run again on the new version by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from icu_ray.config import SweepConfig
+from icu_ray.data.records import reading_once
+from icu_ray.errors import UserError
+from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.requests.evidence import evidence_of
+from icu_ray.requests.judging import Judged, judge
+from icu_ray.requests.ledger import now, writing
+from icu_ray.requests.ledger_settings import WORK, original_hash, request_config
+from icu_ray.requests.ledger_state import Attempt, LedgerState, state_of
+from icu_ray.requests.ledger_texts import read_state, remove_orphans, union_file
+from icu_ray.requests.purge import finish_purge
+from icu_ray.requests.record import Asked
+from icu_ray.requests.runner import holding, still_mine
+from icu_ray.requests.unlearn import Unlearned, plan_request, unlearn
+from icu_ray.requests.versions import check_model, keep, model_of
+from icu_ray.storage.results import to_json
+from icu_ray.sweep.lease import Lease
+
+Forget = Callable[..., Unlearned]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a call of `run` did. ended: what each 'run ended' entry tells. code: the command's exit code.
+
+    stopped: why the last attempt did not end; '' where none was stopped.
+    """
+
+    ended: tuple[Mapping[str, Any], ...] = ()
+    code: int = 0
+    stopped: str = ""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `run` was asked for."""
+
+    one_by_one: bool = False
+    again: bool = False
+    base: int | None = None
+    overrides: tuple[str, ...] = ()
+    command: str = ""
+    tried: set[str] = field(default_factory=set)
+
+
+def run(
+    folder: Path,
+    *,
+    one_by_one: bool = False,
+    again: bool = False,
+    base: int | None = None,
+    abandon: bool = False,
+    overrides: Sequence[str] = (),
+    command: str = "",
+    say: Callable[[str], None] = lambda line: None,
+    forget: Forget = unlearn,
+) -> Ran:
+    """Go on with an attempt that was killed, then run what waits. UserError for what cannot be, before it is started.
+
+    one_by_one: an attempt for each request, those due first. again: also those that were not acceptable. base: start
+    from this version in place of the current one (0: the original), over all requests that are not done in it. abandon:
+    give an attempt up that was killed; its requests wait again. overrides: config keys for these attempts.
+    """
+    asked = _Asked(one_by_one, again, base, tuple(overrides), command)
+    ended: list[Mapping[str, Any]] = []
+    with holding(folder) as lease:
+        finish_purge(folder)
+        state = read_state(folder)
+        if state.open is not None and abandon:
+            with writing(folder) as book:
+                book.append("run abandoned", {"attempt": state.open.number})
+        elif state.open is not None and (overrides or base is not None):
+            raise UserError(
+                f"{folder}: attempt {state.open.number} ({', '.join(state.open.requests)}) was interrupted and goes on "
+                "with its own settings; call run without others, or give it up with --abandon"
+            )
+        while True:
+            state = read_state(folder)
+            attempt = state.open or _start(folder, state, asked, first=not ended)
+            if attempt is None:
+                return Ran(tuple(ended), int(any(each["version"] is None for each in ended)))
+            asked.tried.update(attempt.requests)
+            told = attempt.requests
+            say(f"attempt {attempt.number}: {', '.join(told)}, from version {attempt.base}")
+            found, stopped, code = _carry_out(folder, attempt, asked.command, lease, forget, say)
+            if found is None:
+                return Ran(tuple(ended), code, stopped)
+            ended.append(found)
+
+
+def _start(folder: Path, state: LedgerState, asked: _Asked, first: bool) -> Attempt | None:
+    """The next attempt, entered into the ledger; None where nothing is left to run."""
+    base = state.current if asked.base is None or not first else asked.base
+    names = _chosen(state, asked, base, first)
+    if not names:
+        return None
+    if base not in (0, *state.versions):
+        known = ", ".join(map(str, (0, *state.versions)))
+        raise UserError(f"--from-version {base}: no such version; expected one of {known}")
+    check_model(folder, state, base)
+    number = len(state.attempts) + 1
+    with reading_once():
+        config = _config(folder, state, names, base, number, asked.overrides)
+        if base == 0 and original_hash(config) != state.settings["model_sha256"]:
+            raise UserError(f"{state.settings['model']}: is another model than the ledger was made for")
+        lora = config.models[0].lora
+        if base and lora is not None and lora.save != "merged":
+            raise UserError(
+                f"lora.save={lora.save}: version {base} is an adapter, and another one cannot be put on it; give "
+                "--from-original, or lora.save=merged from the first run on"
+            )
+        plan_request(config, dry_run=True)
+    with writing(folder) as book:
+        remove_orphans(folder, state_of(book.entries))
+        told = {"attempt": number, "requests": names, "base": base, "overrides": list(asked.overrides)}
+        book.append("run started", told)
+        return state_of(book.entries).attempts[number]
+
+
+def _chosen(state: LedgerState, asked: _Asked, base: int, first: bool) -> list[str]:
+    if asked.base is not None and first:
+        covered = set(state.covers(base)) if base in (0, *state.versions) else set()
+        open_ones = [each for each in state.in_state("waiting", "not acceptable", "done") if each.id not in covered]
+        gone = [each.id for each in open_ones if not each.held]
+        if gone:
+            enough = next(v.number for v in state.lineage(state.current) if set(gone) <= set(state.covers(v.number)))
+            raise UserError(
+                f"from version {base}: {', '.join(gone)} would be remembered again, and cannot be unlearned any more: "
+                f"the texts are purged; start from version {enough}, in which they are forgotten: --from-version "
+                f"{enough}"
+            )
+        return [each.id for each in open_ones]
+    found = list(state.in_state("waiting"))
+    if asked.again:
+        found += [each for each in state.in_state("not acceptable") if each.id not in asked.tried]
+    return [each.id for each in found[: 1 if asked.one_by_one else None]]
+
+
+def _union(folder: Path, number: int) -> Path:
+    return folder / WORK / f"attempt-{number}.jsonl"
+
+
+def _config(
+    folder: Path, state: LedgerState, names: Sequence[str], base: int, number: int, overrides: Sequence[str]
+) -> SweepConfig:
+    """The config of an attempt; its texts are put together for it."""
+    union_file(folder, state, names, _union(folder, number))
+    model = model_of(folder, state, base)
+    return request_config(state.settings, _union(folder, number), folder / WORK, model=model, overrides=overrides)
+
+
+def _carry_out(
+    folder: Path, attempt: Attempt, command: str, lease: Lease, forget: Forget, say: Callable[[str], None]
+) -> tuple[Mapping[str, Any] | None, str, int]:
+    """What the attempt's 'run ended' tells, or None, why it was stopped, and the exit code."""
+    state = read_state(folder)
+    check_model(folder, state, attempt.base)
+    names = list(attempt.requests)
+    with reading_once():
+        config = _config(folder, state, names, attempt.base, attempt.number, attempt.overrides)
+    options = dict(state.settings["options"])
+    overrides = [*options.pop("overrides", ()), *attempt.overrides]
+    done = forget(
+        model_of(folder, state, attempt.base),
+        forget=str(_union(folder, attempt.number)),
+        out=folder.resolve() / WORK,
+        asked=Asked(command, "+".join(names)),
+        overrides=overrides,
+        **options,
+    )
+    result = done.result
+    if result is None or result.status == "failed" or done.verdict is None or done.record is None:
+        what = "was interrupted" if result is None else "failed; the log is in the ledger's folder 'work'"
+        said = f"attempt {attempt.number} {what}. 'run' goes on with it, 'run --abandon' gives it up"
+        return None, said, done.exit_code or 1
+    judged = judge(folder, state, attempt, config, done, say)
+    still_mine(lease, folder)
+    return _enter(folder, attempt, done, judged), "", 0
+
+
+def _enter(folder: Path, attempt: Attempt, done: Unlearned, judged: Judged) -> Mapping[str, Any]:
+    """Version and evidence, then the entry that makes them count."""
+    assert done.result is not None and done.paths is not None
+    accepted = not judged.reasons
+    requests = [name for name in attempt.requests if accepted and judged.own[name].together]
+    state = read_state(folder)
+    number = max(state.versions, default=0) + 1 if accepted else None
+    model = Path(done.paths.model)
+    told: dict[str, Any] = {
+        "attempt": attempt.number,
+        "outcome": "done" if accepted else "not acceptable",
+        "done": requests,
+        "left": [name for name in attempt.requests if accepted and name not in requests],
+        "version": number,
+        "reasons": judged.reasons,
+        "next": [dict(each.changes) | {"why": each.why} for each in done.next_tries],
+        "model": {"sha256": folder_fingerprint(model) if model.is_dir() else None},
+        "asked": judged.asked,
+        "purged": {"requests": len(judged.purged), "texts": sum(len(each.texts) for each in judged.purged)},
+        "cost": judged.cost,
+        "measure": judged.measure,
+        "trial": {
+            "id": done.result.trial_id,
+            "epochs": done.result.epochs,
+            "seconds": done.result.seconds.get("total"),
+        },
+    }
+    with writing(folder) as book:  # nobody adds an entry meanwhile: the evidence names the head that this one follows
+        state, head = state_of(book.entries), book.entries[-1]
+        run_record, evidence = evidence_of(folder, state, attempt, judged, told, head)
+        if number is not None:
+            version = {
+                "number": number,
+                "base": attempt.base,
+                "requests": requests,
+                "made": now(),
+                "model_sha256": told["model"]["sha256"],
+                "base_sha256": run_record["model"]["sha256_before"],
+                "attempt": attempt.number,
+            }
+            keep(folder, number, model, version, keyed_files(run_record))
+        told["evidence"] = evidence
+        book.append("run ended", told)
+    return told
+
+
+def keyed_files(record: Mapping[str, Any]) -> dict[str, bytes]:
+    """The record of a run as files of its version."""
+    from icu_ray.report.formats.record_page import record_html
+
+    return {"record.json": to_json(dict(record), indent=2), "record.html": record_html(record).encode()}

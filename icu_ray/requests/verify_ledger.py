@@ -1,0 +1,91 @@
+"""Whether a ledger and what it vouches for are as they were written.
+
+found = verify(Path("ledger")); found.troubles, found.remarks
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from icu_ray.requests.evidence import record_file, record_trouble
+from icu_ray.requests.ledger import KEY, Chain, Trouble, read_chain
+from icu_ray.requests.ledger_state import LedgerState, state_of
+from icu_ray.requests.ledger_texts import TEXTS, texts_file
+from icu_ray.requests.versions import model_trouble, version_folder
+
+
+@dataclass(frozen=True)
+class Verified:
+    """troubles: what is not as it was written. remarks: what is worth to know and no trouble. entries: how many."""
+
+    entries: int
+    head: str
+    troubles: tuple[Trouble, ...]
+    remarks: tuple[str, ...]
+
+
+def verify(folder: Path) -> Verified:
+    """Read everything again: the chain, and where that is whole, records, models of versions and texts."""
+    chain = read_chain(folder)
+    troubles, remarks = list(chain.troubles), []
+    if chain.half:
+        remarks.append(
+            f"{chain.half} bytes behind the last entry are no entry: a writer was killed; the next one removes them"
+        )
+    if (folder / KEY).stat().st_mode & 0o077:
+        remarks.append(f"{KEY}: others than its owner can read it; expected mode 0600")
+    if not troubles:
+        state = state_of(chain.entries)
+        troubles += _evidence(folder, chain, state) + _versions(folder, state)
+        for name, request in state.requests.items():
+            if request.held and not texts_file(folder, name).is_file():
+                troubles.append(Trouble(0, f"{texts_file(folder, name)}: the texts of {name} are not there"))
+        known = {texts_file(folder, name) for name, each in state.requests.items() if not each.purged}
+        for left in sorted(set((folder / TEXTS).glob("*")) - known):
+            remarks.append(f"{left}: is of no request: a writer was killed; the next one removes it")
+        if state.open is not None:
+            remarks.append(
+                f"attempt {state.open.number} has not ended: it runs, or was killed and 'run' goes on with it"
+            )
+        if state.purging:
+            remarks.append(f"the purge of {', '.join(state.purging)} has not ended: 'purge' or 'run' goes on with it")
+    return Verified(len(chain.entries), chain.head[1], tuple(troubles), tuple(remarks))
+
+
+def _evidence(folder: Path, chain: Chain, state: LedgerState) -> list[Trouble]:
+    found = []
+    for entry in chain.entries:
+        for request, digest in entry.told.get("evidence", {}).items() if entry.kind == "run ended" else ():
+            file = record_file(folder, request, entry.told["attempt"])
+            if not file.is_file():
+                found.append(Trouble(entry.number, f"{file}: the record is not there"))
+                continue
+            content = file.read_bytes()
+            if trouble := record_trouble(folder, content, digest):
+                found.append(Trouble(entry.number, f"{file}: {trouble}"))
+                continue
+            head = json.loads(content)["ledger"]["head"]
+            if chain.entries[head["number"] - 1].hash != head["hash"]:
+                found.append(Trouble(head["number"], f"is not the one that {file} names"))
+    for file in sorted((folder / "evidence").glob("*/attempt-*.json")):
+        try:
+            number = int(json.loads(file.read_bytes())["ledger"]["head"]["number"])
+        except (ValueError, KeyError, TypeError):
+            if not any(str(file) in each.said for each in found):
+                found.append(Trouble(0, f"{file}: is no record"))
+            continue
+        if number > len(chain.entries):
+            found.append(Trouble(number, f"is missing: {file} names it, so the ledger was cut off"))
+    return found
+
+
+def _versions(folder: Path, state: LedgerState) -> list[Trouble]:
+    found = []
+    for number in (0, *state.versions):
+        if number and not version_folder(folder, number).is_dir():
+            found.append(Trouble(0, f"{version_folder(folder, number)}: version {number} is not there"))
+        elif trouble := model_trouble(folder, state, number):
+            found.append(Trouble(0, trouble))
+    return found

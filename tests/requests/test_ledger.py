@@ -1,0 +1,484 @@
+"""The ledger of requests: a chain that shows every change, survives every kill, and has one runner.
+
+Needs: nothing. The trials are written by hand (tests/support/ledgers.py); what is around them is real.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from icu_ray.cli.main import main
+from icu_ray.errors import UserError
+from icu_ray.requests import judging
+from icu_ray.requests.ledger import FILE, HEAD, Book, read_chain, writing
+from icu_ray.requests.ledger_texts import TEXTS, proved, read_state
+from icu_ray.requests.purge import purge
+from icu_ray.requests.regression import Answers, came_back, still_forgotten
+from icu_ray.requests.run_requests import run
+from icu_ray.requests.runner import holding
+from icu_ray.requests.undo import undo
+from icu_ray.requests.verify_ledger import verify
+from icu_ray.storage.thresholds import Limit, Thresholds
+from tests.support.ledgers import TEXTS as SENTENCES
+from tests.support.ledgers import enter, made, trial, write
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {name: each.state for name, each in read_state(folder).requests.items()}
+
+
+def low(model: str, questions: Any, trust: bool = False) -> dict[str, Answers]:
+    """In place of a model's answers, where only the ledger is looked at."""
+    return {q.request: Answers(0.3, 0.01, 4.0, ((0.3, 0.01, 4.0),) * 2) for q in questions}
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three requests that are done, in two versions; a fourth waits."""
+    folder = made(tmp_path)
+    enter(folder, 0), enter(folder, 1)
+    assert run(folder, forget=trial()).code == 0
+    enter(folder, 2)
+    assert run(folder, forget=trial()).code == 0
+    enter(folder, 3)
+    return folder
+
+
+def lines(folder: Path) -> list[bytes]:
+    return (folder / FILE).read_bytes().splitlines(keepends=True)
+
+
+def changed(content: list[bytes], place: int) -> list[bytes]:
+    entry = json.loads(content[place])
+    entry["time"] = "2001-01-01T00:00:00Z"
+    return [*content[:place], json.dumps(entry).encode() + b"\n", *content[place + 1 :]]
+
+
+def swapped(content: list[bytes], place: int) -> list[bytes]:
+    other = place + 1 if place + 1 < len(content) else place - 1
+    content = list(content)
+    content[place], content[other] = content[other], content[place]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("tamper", "number"),
+    [
+        (changed, lambda place, last: place + 1),
+        (lambda content, place: [*content[:place], *content[place + 1 :]], lambda place, last: place + 1),
+        (swapped, lambda place, last: min(place, last - 2) + 1),
+        (lambda content, place: content[:place], lambda place, last: place + 1),
+        (lambda content, place: [*content[:place], b"{}\n", *content[place + 1 :]], lambda place, last: place + 1),
+        (lambda content, place: [*content[:place], b"no json\n", *content[place:]], lambda place, last: place + 1),
+    ],
+    ids=["changed", "removed", "reordered", "cut off", "emptied", "put in"],
+)
+def test_tamper_is_shown_with_the_number_of_the_entry(
+    ledger: Path, tamper: Callable[..., list[bytes]], number: Callable[[int, int], int], capsys: Any
+) -> None:
+    whole = lines(ledger)
+    assert main(["requests", "verify", str(ledger)]) == 0
+    for place in range(len(whole)):
+        (ledger / FILE).write_bytes(b"".join(tamper(whole, place)))
+        if place == 0 and not lines(ledger):
+            continue
+        capsys.readouterr()
+        assert main(["requests", "verify", str(ledger), "--json"]) == 1, place
+        told = json.loads(capsys.readouterr().out)
+        assert not told["ok"] and told["troubles"][0]["entry"] == number(place, len(whole)), (place, told)
+        # Nothing is added to a ledger that is damaged.
+        assert main(["requests", "undo", str(ledger), "r1"]) == 2
+        assert "not as it was written" in capsys.readouterr().err
+    (ledger / FILE).write_bytes(b"".join(whole))
+    assert verify(ledger).troubles == ()
+
+
+def test_who_has_no_key_can_write_no_entry(ledger: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copyfile(ledger / FILE, other / FILE)
+    (other / "key").write_bytes(b"k" * 32)
+    Book(other, list(read_chain(ledger).entries)).append("undone", {"request": "r4", "back_to": 2, "waiting": []})
+    shutil.copyfile(other / FILE, ledger / FILE)
+    (trouble,) = verify(ledger).troubles
+    assert trouble.entry == len(lines(ledger)) and "key" in trouble.said
+    shutil.copyfile(other / HEAD, ledger / HEAD)
+    assert any(HEAD in each.said for each in verify(ledger).troubles)
+
+
+def test_a_record_and_a_version_that_were_changed_are_shown(ledger: Path) -> None:
+    file = ledger / "evidence" / "r2" / "attempt-1.json"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"ma_after": 0.3', b'"ma_after": 0.1'))
+    (trouble,) = verify(ledger).troubles
+    assert "attempt-1.json" in trouble.said and trouble.entry > 0
+    file.write_bytes(b"no record")
+    assert [each.entry > 0 for each in verify(ledger).troubles] == [True]
+    file.write_bytes(content)
+    weights = ledger / "versions" / "1" / "model" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content[:-1] + b"x")
+    assert [str(each) for each in verify(ledger).troubles if "version 1 is another model" in each.said]
+    with pytest.raises(UserError, match="version 1 is another model"):
+        undo(ledger, "r3")
+
+
+def test_an_old_copy_of_ledger_and_head_is_shown_by_the_records(ledger: Path) -> None:
+    old = {name: (ledger / name).read_bytes() for name in (FILE, HEAD)}
+    assert run(ledger, forget=trial()).code == 0
+    for name, content in old.items():
+        (ledger / name).write_bytes(content)
+    found = verify(ledger).troubles
+    assert found and "cut off" in found[0].said and found[0].entry == len(old[FILE].splitlines()) + 1
+
+
+def test_half_an_entry_is_none_and_is_said(ledger: Path) -> None:
+    whole = (ledger / FILE).read_bytes()
+    (ledger / FILE).write_bytes(whole + b'{"number": 99, "ki')
+    found = verify(ledger)
+    assert found.troubles == () and "18 bytes behind the last entry are no entry" in found.remarks[0]
+    enter(ledger, 4)
+    assert (ledger / FILE).read_bytes().startswith(whole) and len(lines(ledger)) == len(whole.splitlines()) + 1
+    assert verify(ledger).remarks == () and states(ledger)["r5"] == "waiting"
+
+
+def test_states_versions_and_undo(ledger: Path) -> None:
+    assert states(ledger) == {"r1": "done", "r2": "done", "r3": "done", "r4": "waiting"}
+    state = read_state(ledger)
+    assert state.current == 2 and state.versions[2].base == 1 and state.covers(2) == ("r1", "r2", "r3")
+    told = json.loads((ledger / "versions" / "2" / "version.json").read_text())
+    assert (told["number"], told["base"], told["requests"]) == (2, 1, ["r3"])
+    assert told["base_sha256"] == state.versions[1].sha256
+    asked = state.attempts[2].ended["asked"]  # type: ignore[index]
+    assert asked["r1"]["earlier"] and asked["r1"]["accepted"]["ma"] == asked["r1"]["ma"]  # the same random model
+    assert undo(ledger, "r2") == {"request": "r2", "back_to": 0, "waiting": ["r1", "r3"]}
+    assert states(ledger) == {"r1": "waiting", "r2": "undone", "r3": "waiting", "r4": "waiting"}
+    assert run(ledger, forget=trial()).code == 0
+    state = read_state(ledger)
+    assert state.current == 3 and state.versions[3].base == 0 and state.covers(3) == ("r1", "r3", "r4")
+    assert undo(ledger, "r4")["back_to"] == 0
+    with pytest.raises(UserError, match="r4: is undone already"):
+        undo(ledger, "r4")
+    with pytest.raises(UserError, match=r"r9: no such request .*known: r1, r2, r3, r4"):
+        undo(ledger, "r9")
+    assert verify(ledger).troubles == ()
+
+
+def test_a_request_that_is_not_below_by_itself_is_run_again(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    enter(folder, 0, due="2030-01-02"), enter(folder, 1, due="2030-01-01")
+    seen: list[str] = []
+
+    def forget(model: str, **rest: Any) -> Any:
+        seen.append(model)
+        return trial({"r1/": 0.7, "r2/": 0.2} if len(seen) == 1 else 0.3)(model, **rest)
+
+    ran = run(folder, forget=forget)
+    assert ran.code == 0 and [each["done"] for each in ran.ended] == [["r2"], ["r1"]]
+    assert ran.ended[0]["left"] == ["r1"] and seen[1].endswith("versions/1/model")
+    record = json.loads((folder / "evidence" / "r1" / "attempt-1.json").read_text())
+    assert record["ledger"]["state"] == "waiting" and record["verdict"]["said"].startswith("NOT forgotten yet")
+    assert states(folder) == {"r1": "done", "r2": "done"}
+
+
+def test_what_is_not_acceptable_leaves_the_version_and_says_why(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    ran = run(ledger, forget=trial(0.8))
+    assert ran.code == 1 and ran.ended[0]["version"] is None and "NOT forgotten" in ran.ended[0]["reasons"][0]
+    assert states(ledger)["r4"] == "not acceptable" and read_state(ledger).current == 2
+    assert run(ledger, forget=trial()).ended == ()  # nothing waits
+    ran = run(ledger, again=True, forget=trial(ppl=40.0))
+    assert "2.00 times" in ran.ended[0]["reasons"][0]
+    back = {"r1": Answers(0.9, 0.4, 1.0, ((0.9, 0.4, 1.0), (0.2, 0.0, 5.0)))}
+    monkeypatch.setattr(judging, "ask", lambda *given: low(*given) | back)
+    ran = run(ledger, again=True, forget=trial())
+    (reason,) = ran.ended[0]["reasons"]
+    assert reason.startswith("r1 comes back: MA ") and "1 of its texts were forgotten and are not any more" in reason
+    assert ran.ended[0]["asked"]["r1"]["came_back"] == ["forget-0-0"]
+    assert states(ledger) == {"r1": "done", "r2": "done", "r3": "done", "r4": "not acceptable"}
+    monkeypatch.setattr(judging, "ask", low)
+    ran = run(ledger, base=0, forget=trial())
+    assert (
+        ran.code == 0 and ran.ended[0]["done"] == ["r1", "r2", "r3", "r4"] and read_state(ledger).versions[3].base == 0
+    )
+    assert verify(ledger).troubles == ()
+
+
+def test_one_by_one_goes_by_due_date_and_abandon_gives_up(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    enter(folder, 0, due="2031-01-01"), enter(folder, 1), enter(folder, 2, due="2030-01-01")
+
+    def dies() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, one_by_one=True, forget=trial(stop=dies))
+    assert states(folder) == {"r1": "waiting", "r2": "waiting", "r3": "running"}
+    with pytest.raises(UserError, match="goes on with its own settings"):
+        run(folder, overrides=["optim.lr=1e-3"], forget=trial())
+    enter(folder, 3)
+    ran = run(folder, abandon=True, one_by_one=True, overrides=["optim.lr=1e-3"], forget=trial())
+    assert [each["done"] for each in ran.ended] == [["r3"], ["r1"], ["r2"], ["r4"]]
+    assert len(read_state(folder).attempts) == 5
+
+
+def test_purged_texts_are_gone_and_proved(ledger: Path, capsys: Any) -> None:
+    assert purge(ledger)["requests"] == []
+    said = [text.encode() for text in SENTENCES[:6]]
+
+    def hits() -> list[str]:
+        files = [path for path in ledger.rglob("*") if path.is_file() and not path.is_symlink()]
+        return [str(path) for path in files if any(text in path.read_bytes() for text in said)]
+
+    assert any("samples.jsonl" in hit for hit in hits()) and any("texts" in hit for hit in hits())
+    told = purge(ledger, days=0.0)
+    assert told["requests"] == ["r1", "r2", "r3"] and told["texts"] == 6 and hits() == []
+    assert sorted(Path(file).name for file in told["files"]) == [f"forget-{n}.jsonl" for n in range(3)]
+    assert verify(ledger).troubles == () and (ledger / TEXTS / "r4.jsonl").is_file()
+    assert proved(ledger, Path(told["files"][1]))[0]["found"] == ["r2/forget-1-0"]
+    one = ledger.parent / "one.txt"
+    one.write_text(f"  {SENTENCES[0].replace(' ', '  ')}\n")
+    assert proved(ledger, one) == [{"id": "one.txt", "found": ["r1/forget-0-0"]}]
+    ran = run(ledger, forget=trial())
+    assert ran.code == 0 and ran.ended[0]["purged"] == {"requests": 3, "texts": 6}
+    with pytest.raises(UserError, match=r"r1, r2, r3 would be remembered again.*--from-version 2"):
+        run(ledger, base=0, forget=trial())
+    with pytest.raises(UserError, match="r2, r3 would have to be applied again"):
+        undo(ledger, "r1")
+    assert undo(ledger, "r4")["back_to"] == 2
+
+
+def test_a_second_runner_is_refused_and_told_who_runs(ledger: Path, capsys: Any) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from icu_ray.requests.runner import holding\n"
+        "with holding(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(ledger)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        for words in (["run"], ["purge"], ["undo", "r1"]):
+            assert main(["requests", words[0], str(ledger), *words[1:]]) == 2
+            said = " ".join(capsys.readouterr().err.split())
+            assert f"process {holder.pid} on {os.uname().nodename}" in said
+        assert main(["requests", "list", str(ledger)]) == 0
+        enter(ledger, 5)  # who only enters a request need not wait for a run
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        assert holder.stdout is not None
+        holder.stdout.close()
+    with holding(ledger):
+        pass
+
+
+def test_writers_that_are_killed_leave_a_whole_chain(ledger: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from icu_ray.requests.ledger import writing\n"
+        "print('go', flush=True)\n"
+        "while True:\n"
+        "  with writing(Path(sys.argv[1])) as book:\n"
+        "    told = {'request': f'k{len(book.entries)}', 'subject': None, 'due': None, 'file': 'f'}\n"
+        "    told |= {'form': {}, 'texts': []}\n"
+        "    book.append('added', told)\n"
+    )
+    before = len(read_chain(ledger).entries)
+    for milliseconds in (1, 7, 13, 29, 47):
+        writers = [
+            subprocess.Popen([sys.executable, "-c", code, str(ledger)], stdout=subprocess.PIPE) for _ in range(2)
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+        time.sleep(milliseconds / 1000)
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+            assert writer.stdout is not None
+            writer.stdout.close()
+        assert read_chain(ledger).troubles == ()
+        with writing(ledger) as book:
+            assert [entry.number for entry in book.entries] == list(range(1, len(book.entries) + 1))
+    assert len(read_chain(ledger).entries) > before
+
+
+OPERATIONS = st.one_of(
+    st.tuples(st.just("add"), st.integers(0, 12)),
+    st.tuples(st.sampled_from(["run", "again", "original", "one"]), st.sampled_from([0.3, 0.3, 0.8])),
+    st.tuples(st.just("undo"), st.integers(1, 5)),
+    st.tuples(st.just("purge"), st.just(0)),
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(st.tuples(OPERATIONS, st.one_of(st.none(), st.integers(0, 25))), min_size=3, max_size=9))
+def test_any_operations_with_a_kill_between_any_two_writes(
+    model_place: Path, steps: list[tuple[tuple[str, Any], int | None]]
+) -> None:
+    with tempfile.TemporaryDirectory(dir=model_place) as place:
+        for name in ("model", "unlearned"):
+            (Path(place) / name).symlink_to(model_place / name)
+        folder = made(Path(place))
+        for (what, value), kill in steps:
+            in_a_child(lambda what=what, value=value: operate(folder, what, value), kill)  # type: ignore[misc]
+            found = verify(folder)
+            assert found.troubles == (), (what, value, kill, found)
+        in_a_child(lambda: operate(folder, "again", 0.3), None)
+        in_a_child(lambda: operate(folder, "purge", 0), None)
+        found = verify(folder)
+        assert found.troubles == () and found.remarks == (), found
+        state = read_state(folder)
+        assert {each.state for each in state.requests.values()} <= {"done", "undone"}
+        assert not [each for each in state.requests.values() if each.held]
+        assert list((folder / TEXTS).glob("*")) == [] and not list((folder / "versions").glob(".*"))
+        done = {name for name, each in state.requests.items() if each.state == "done"}
+        assert done == set(state.covers(state.current))
+
+
+@pytest.fixture(scope="module")
+def model_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support.ledgers import saved
+
+    place = tmp_path_factory.mktemp("ledgers")
+    saved(place / "model", 0), saved(place / "unlearned", 1)
+    return place
+
+
+def operate(folder: Path, what: str, value: Any) -> None:
+    judging.ask = low  # type: ignore[assignment]
+    if what == "add":
+        enter(folder, value)
+    elif what == "undo":
+        undo(folder, f"r{value}")
+    elif what == "purge":
+        purge(folder, days=0.0)
+    else:
+        words: dict[str, Any] = {
+            "run": {},
+            "again": {"again": True},
+            "original": {"base": 0},
+            "one": {"one_by_one": True},
+        }
+        run(folder, forget=trial(value), **words[what])
+
+
+def in_a_child(operation: Callable[[], None], kill: int | None) -> None:
+    """Run it in a process that ends, as by SIGKILL, at its write number `kill`; a refusal is no failure."""
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            if kill is not None:
+                dying(kill)
+            operation()
+            code = 0
+        except UserError:
+            code = 2
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) in (0, 2, -signal.SIGKILL), status
+
+
+def dying(left: int) -> None:
+    """Have this process killed before its write number `left`; a line of the ledger is then half written."""
+    count = [left]
+
+    def counted(name: str, module: Any) -> None:
+        real = getattr(module, name)
+
+        def write(*given: Any, **more: Any) -> Any:
+            count[0] -= 1
+            if count[0] < 0:
+                if name == "write" and isinstance(given[1], bytes):
+                    real(given[0], given[1][: len(given[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*given, **more)
+
+        setattr(module, name, write)
+
+    for name in ("write", "rename", "replace", "link", "unlink", "rmdir", "fsync"):
+        counted(name, os)
+
+
+def test_what_comes_back_is_told_by_text() -> None:
+    limits = Thresholds(Limit(0.6), Limit(0.05), ngram=2)
+    now = Answers(0.55, 0.02, 3.0, ((0.9, 0.0, 1.0), (0.2, 0.04, 5.0), (0.7, 0.0, 2.0)))
+    then = [(0.5, 0.0, 4.0), (0.2, 0.0, 5.0), (0.7, 0.0, 2.0)]
+    assert came_back(now, limits, then, ["a", "b", "c"]) == ["a"]
+    assert still_forgotten(now, limits, (0.5, 0.02)) is True
+    # A mean that lay a rounding above its threshold when it was accepted may do so again, and no higher.
+    assert still_forgotten(Answers(0.601, 0.02, 3.0, ()), limits, (0.601, 0.02)) is True
+    assert still_forgotten(Answers(0.602, 0.02, 3.0, ()), limits, (0.601, 0.02)) is False
+    assert still_forgotten(Answers(None, 0.02, 3.0, ()), limits, (0.5, 0.02)) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["init", "LEDGER", "--model", "MODEL"], "is there already"),
+        (["init", "new", "--model", "standin"], "a stand-in is trained on the texts"),
+        (["init", "new", "--model", "nowhere/at-all-x"], "nowhere/at-all-x"),
+        (["init", "new", "--model", "MODEL", "--retain", "gone.jsonl"], "--retain: "),
+        (["init", "new", "--model", "MODEL", "--gpus", "0", "optim.lrr=1"], "did you mean"),
+        (["init", "new", "--model", "MODEL", "--after", "soon"], "expected a time such as 30d"),
+        (["add", "LEDGER", "gone.jsonl"], "no such file"),
+        (["add", "LEDGER", "forget-0.jsonl"], "is in request r1 already"),
+        (["add", "LEDGER", "keep.jsonl"], "are in it too"),
+        (["add", "LEDGER", "forget-9.jsonl", "--due", "tomorrow"], "expected a day"),
+        (["add", "LEDGER", "forget-9.jsonl", "--id", "../r"], "expected up to 64 letters"),
+        (["add", "LEDGER", "forget-9.jsonl", "--id", "r2"], "is in the ledger already"),
+        (["add", "nowhere", "forget-9.jsonl"], "no such folder"),
+        (["run", "LEDGER", "--from-version", "9"], "no such version"),
+        (["run", "LEDGER", "stop.maa=1"], "did you mean"),
+        (["undo", "LEDGER", "r44"], "no such request"),
+        (["show", "LEDGER", "q"], "no such request"),
+        (["bundle", "LEDGER", "r4", "out.zip"], "no run of it has ended"),
+        (["verify", "LEDGER", "--text", "gone.txt"], "no such file"),
+    ],
+)
+def test_bad_input_is_refused(
+    shared_ledger: Path, words: list[str], said: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shared_ledger.parent)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    before = (shared_ledger / FILE).read_bytes()
+    typed = [{"LEDGER": "ledger", "MODEL": "model"}.get(word, word) for word in words]
+    try:
+        code = main(["requests", *typed])
+    except SystemExit as ended:  # argparse's own
+        code = int(str(ended.code))
+    error = " ".join(capsys.readouterr().err.split())
+    assert code == 2 and said in error and "Traceback" not in error, error
+    assert (shared_ledger / FILE).read_bytes() == before and not Path("new").exists() and not Path("out.zip").exists()
+
+
+@pytest.fixture(scope="module")
+def shared_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = made(tmp_path_factory.mktemp("shared"))
+    enter(folder, 0)
+    run(folder, forget=trial())
+    for number in (1, 2, 3):
+        enter(folder, number)
+    write(folder.parent / "forget-9.jsonl", SENTENCES[18:20])
+    return folder
