@@ -126,7 +126,7 @@ def _start(folder: Path, state: LedgerState, asked: _Asked, first: bool) -> Atte
         if base == 0 and original_hash(config) != state.settings["model_sha256"]:
             raise UserError(f"{state.settings['model']}: is another model than the ledger was made for")
         lora = config.models[0].lora
-        if base and lora is not None and lora.save != "merged":
+        if base and lora is not None and lora.save == "adapter":
             raise UserError(
                 f"lora.save={lora.save}: version {base} is an adapter, and another one cannot be put on it; give "
                 "--from-original, or lora.save=merged from the first run on"
@@ -210,6 +210,7 @@ def _enter(folder: Path, attempt: Attempt, done: Unlearned, judged: Judged) -> M
     model = Path(done.paths.model)
     told: dict[str, Any] = {
         "attempt": attempt.number,
+        "base": attempt.base,
         "outcome": "done" if accepted else "not acceptable",
         "done": requests,
         "left": [name for name in attempt.requests if accepted and name not in requests],
