@@ -451,7 +451,6 @@ def test_what_comes_back_is_told_by_text() -> None:
         (["add", "nowhere", "forget-9.jsonl"], "no such folder"),
         (["run", "LEDGER", "--from-version", "9"], "no such version"),
         (["run", "LEDGER", "stop.maa=1"], "did you mean"),
-        (["run", "LEDGER", "models.0.lora={save: adapter}"], "version 1 is an adapter, and another one cannot be put on"),
         (["undo", "LEDGER", "r44"], "no such request"),
         (["show", "LEDGER", "q"], "no such request"),
         (["bundle", "LEDGER", "r4", "out.zip"], "no run of it has ended"),
