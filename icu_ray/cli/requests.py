@@ -266,7 +266,8 @@ def _ended_said(told: Mapping[str, Any], ledger: Path) -> list[str]:
             )
             lines.append(f"  {each['why']}: icu-ray requests run {ledger} --again {keys}")
         lines.append(f"  batch it with others: icu-ray requests add ..., then icu-ray requests run {ledger} --again")
-        lines.append(f"  start anew over all requests: icu-ray requests run {ledger} --from-original")
+        if told["base"]:
+            lines.append(f"  start anew over all requests: icu-ray requests run {ledger} --from-original")
     else:
         lines.append(f"attempt {number}: version {told['version']}; done: {', '.join(told['done'])}")
         if told["left"]:

@@ -110,7 +110,7 @@ def judge(
     purged = [each for each in earlier if not each.held]
     judged = Judged(own=own, names=names, measure=measure_told(config), record=record, purged=tuple(purged))
     if not verdict.success:
-        judged.reasons.append(verdict.headline)
+        judged.reasons.append(verdict.headline.removeprefix("NOT acceptable: ").removesuffix("."))
         return judged
     model = Path(done.paths.model)
     held = [each.id for each in earlier if each.held]

@@ -24,6 +24,7 @@ from icu_ray.config import SweepConfig
 from icu_ray.data.records import reading_once
 from icu_ray.errors import UserError
 from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.models.folders import ADAPTER_CONFIG
 from icu_ray.requests.evidence import evidence_of
 from icu_ray.requests.judging import Judged, judge
 from icu_ray.requests.ledger import now, writing
@@ -126,10 +127,11 @@ def _start(folder: Path, state: LedgerState, asked: _Asked, first: bool) -> Atte
         if base == 0 and original_hash(config) != state.settings["model_sha256"]:
             raise UserError(f"{state.settings['model']}: is another model than the ledger was made for")
         lora = config.models[0].lora
-        if base and lora is not None and lora.save != "merged":
+        is_adapter = base and (Path(model_of(folder, state, base)) / ADAPTER_CONFIG).is_file()
+        if is_adapter and lora is not None and lora.save == "adapter":
             raise UserError(
                 f"lora.save={lora.save}: version {base} is an adapter, and another one cannot be put on it; give "
-                "--from-original, or lora.save=merged from the first run on"
+                "--from-original, or lora.save=merged"
             )
         plan_request(config, dry_run=True)
     with writing(folder) as book:
@@ -210,6 +212,7 @@ def _enter(folder: Path, attempt: Attempt, done: Unlearned, judged: Judged) -> M
     model = Path(done.paths.model)
     told: dict[str, Any] = {
         "attempt": attempt.number,
+        "base": attempt.base,
         "outcome": "done" if accepted else "not acceptable",
         "done": requests,
         "left": [name for name in attempt.requests if accepted and name not in requests],
