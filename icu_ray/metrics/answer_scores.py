@@ -90,17 +90,24 @@ def surely_said(
     """With which of its likely tokens the greedy answer to each prompt begins for sure: openings of `greedy_answers`.
 
     A token is sure that has the probability SURE or more, so that rounding, which differs between one forward and step
-    after step, cannot change what is said. masked: id of tokens that attention does not see.
+    after step, cannot change what is said. masked: id of tokens that attention does not see in a prompt. Of a prompt
+    with such tokens nothing is sure: step after step positions are counted without them, in one forward with them.
     """
-    asked = [place for place, tokens in enumerate(likely) if len(prompts[place]) and len(tokens)]
-    rows = [AnswerRow.after([*prompts[place], *likely[place]], len(prompts[place])) for place in asked]
-    conventions = Conventions(mask="length" if masked is None else "pad_id")
-    scores = answer_scores(model, rows, conventions=conventions, pad_id=masked, in_detail=[False] * len(rows))
+    known = [[] if masked in prompts[place] else _before(tokens, masked) for place, tokens in enumerate(likely)]
+    asked = [place for place, tokens in enumerate(known) if len(prompts[place]) and tokens]
+    rows = [AnswerRow.after([*prompts[place], *known[place]], len(prompts[place])) for place in asked]
+    scores = answer_scores(model, rows, in_detail=[False] * len(rows))
     openings: list[tuple[int, ...]] = [() for _ in prompts]
     for place, each in zip(asked, scores, strict=True):
         unsure = np.flatnonzero(~(each.log_probs >= math.log(SURE)))
         openings[place] = tuple(each.tokens[: unsure[0] if len(unsure) else len(each)].tolist())
     return openings
+
+
+def _before(tokens: Sequence[int], masked: int | None) -> list[int]:
+    """The tokens before the first masked one, which steps see among what was said, and a forward does not."""
+    found = list(tokens)
+    return found[: found.index(masked)] if masked is not None and masked in found else found
 
 
 def _forwards(

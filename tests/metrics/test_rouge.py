@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import random
 
 import pytest
 import torch
@@ -170,6 +171,31 @@ def test_stems_are_compared_unless_asked_otherwise() -> None:
     assert rouge_scores(["日本"], ["日本"]).rougeL_recall[0] == 0 and not math.isnan(
         rouge_scores([""], [""]).rougeL_f1[0]
     )
+
+
+def test_likely_tokens_of_prompts_with_masked_ones_change_no_answer(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Positions of such prompts are counted otherwise step after step than in one forward; the model is sure enough
+    for openings."""
+    model, masked, draw = tiny_model("llama"), 9, random.Random(0)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(6)
+    prompts = [[draw.choice([masked, *range(10, 60)]) for _ in range(10)] for _ in range(40)]
+    prompts = [[10, masked, *prompt] if place % 2 else prompt for place, prompt in enumerate(prompts)]
+    how = {"max_new_tokens": 8, "ends": ENDS, "pad_id": PAD, "masked": masked}
+    expected = greedy_answers(model, tokenizer, prompts, **how)
+    likely = [_argmax_forward(model, prompt, masked, 8) for prompt in prompts]
+    openings = surely_said(model, prompts, likely, masked)
+    assert any(openings)
+    assert greedy_answers(model, tokenizer, prompts, openings=openings, **how) == expected
+
+
+def _argmax_forward(model: PreTrainedModel, prompt: list[int], masked: int, count: int) -> list[int]:
+    """What whole forwards, in which positions are counted as they stand, find most probable token after token."""
+    ids = list(prompt)
+    for _ in range(count):
+        read = torch.tensor([ids])
+        ids.append(int(model(input_ids=read, attention_mask=(read != masked).long()).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

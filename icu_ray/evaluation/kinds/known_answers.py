@@ -119,12 +119,15 @@ def answer_greedily(
     from icu_ray.metrics.rouge import greedy_answers
 
     longest = max((len(request.tokens) for request in requests), default=0)
-    if longest >= positions:
-        raise UserError(f"a prompt has {longest} tokens, and this model reads only {positions} with its answer")
+    if longest + measure.max_new_tokens > positions:
+        raise UserError(
+            f"a prompt has {longest} tokens, and its answer may have {measure.max_new_tokens}: this model reads only "
+            f"{positions}, and a shorter answer would count as forgotten"
+        )
     specials = specials_of(tokenizer)
     ends = {token for token in (specials.eos_id, tokenizer.eos_token_id) if token is not None}
     prompts = [request.tokens for request in requests]
-    likely = [request.likely[: min(measure.max_new_tokens, positions - len(request.tokens))] for request in requests]
+    likely = [request.likely[: measure.max_new_tokens] for request in requests]
     masked = specials.pad_id if measure.mask == "pad_id" else None
     said = greedy_answers(
         model,
