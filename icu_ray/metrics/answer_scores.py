@@ -220,6 +220,8 @@ def _token_scores(logits: Tensor, labels: Tensor, detailed: Tensor) -> tuple[Ten
     for begin in range(0, len(labels), step):
         part = slice(begin, begin + step)
         some = logits[part].float()
+        # Below the largest, as in log_softmax: beside large scores the loss of a sure token would be rounded away.
+        some = some - some.amax(-1, keepdim=True)
         total = some.logsumexp(-1)
         log_probs[part] = some.gather(1, labels[part, None])[:, 0] - total
         asked = detailed[part].nonzero()[:, 0]

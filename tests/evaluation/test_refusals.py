@@ -373,7 +373,7 @@ def test_the_command_refuses_and_evaluates(
     }
     assert found["documents"] == {"piqa": 4, "copa_icu": 4, "quick_cloze": 4}
     assert (tmp_path / "documents.parquet").is_file()
-    monkeypatch.setattr("icu_ray.services.evaluate.connected", lambda: pytest.fail("a Ray was started"))
+    monkeypatch.setattr("icu_ray.services.asked_models.connected", lambda: pytest.fail("a Ray was started"))
     assert main(asked) == 0
     assert json.loads(capsys.readouterr().out) == [found]
     assert main(asked[:-1]) == 0
