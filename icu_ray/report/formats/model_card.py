@@ -115,7 +115,8 @@ def _measured(trial: ReportedTrial) -> list[tuple[str, str]]:
     assert result is not None
     evaluated = ({}, {}) if trial.evaluation is None else (trial.evaluation.before, trial.evaluation.after)
     own = [{} if side is None else plain(side) for side in (result.before, result.after)]
-    sides = [{**scores, **tasks} for scores, tasks in zip(own, evaluated, strict=True)]
+    audited = ({}, {}) if trial.audit is None else (trial.audit.metrics("before"), trial.audit.metrics())
+    sides = [{**scores, **tasks, **back} for scores, tasks, back in zip(own, evaluated, audited, strict=True)]
     el = f"el{trial.ngram}"
     named = [
         ("MA of the texts", "ma", percent),
@@ -123,6 +124,7 @@ def _measured(trial: ReportedTrial) -> list[tuple[str, str]]:
         ("BERTScore F1 of what it says", "bertscore_f1", percent),
         ("perplexity of held-out texts", "ppl_heldout", number),
         *((name, name, number if name.startswith("ppl/") else percent) for name in evaluated[1]),
+        *([("texts that attacks brought back", "audit/came_back", percent)] if trial.audit is not None else []),
     ]
     return [(what, " → ".join(form(side.get(key)) for side in sides)) for what, key, form in named]
 
