@@ -55,11 +55,7 @@ def print_tables(summary: Summary, console: Console) -> None:
     headings = [*(Heading(name) for name in ("model", "method")), Heading("alpha", True), Heading("beta", True)]
     headings += [Heading(m.heading, True, {"bertscore_f1": 3, "ppl_heldout": 2}.get(m.key, 0)) for m in shown]
     audited = bool(summary.audits)
-    headings += [
-        Heading("PPL ratio", True),
-        *([Heading("back %", True)] if audited else []),
-        Heading("forgotten", True),
-    ]
+    headings += [Heading(name, True) for name in ("PPL ratio", *(["back %"] if audited else []), "forgotten")]
     told = [key for key in varied if key != "seed"]
     headings[4:4] = [Heading(key, True) for key in told]
     rows = []
