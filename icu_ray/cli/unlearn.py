@@ -129,6 +129,13 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--mirror", metavar="DIR", help="folder of 'icu-ray data mirror' with the rows of --suite (default: the hub)"
     )
+    parser.add_argument(
+        "--audit",
+        default="",
+        metavar="A,B",
+        help="attacks that then ask whether the texts come back, separated by commas, or all; 'icu-ray list attacks' "
+        "says what each does (default: none)",
+    )
     add_overrides(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be done, and start nothing (default: do it)"
@@ -143,6 +150,7 @@ def _typed(arguments: argparse.Namespace) -> int:
 
 
 def _unlearn(arguments: argparse.Namespace) -> int:
+    from icu_ray.config.auditing import attacks_typed
     from icu_ray.data.records import reading_once
     from icu_ray.errors import without_secrets
     from icu_ray.requests.record import Asked, said_of_earlier
@@ -153,6 +161,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in (*named, "length", "workers", "gpus", "precision")}
     options |= {"say": teller(), "suites": arguments.suite}
     options |= {"mirror": arguments.mirror, "overrides": arguments.overrides}
+    options |= {"audit": attacks_typed(arguments.audit, "--audit")}
     if arguments.dry_run:
         from icu_ray.console.terminal import rich_console
         from icu_ray.report.terminal.plan_table import plan_json, print_plan
@@ -225,7 +234,7 @@ def answer(done: Unlearned, earlier: Sequence[str] = (), columns: int | None = N
 # In this order: what takes several values stands before another option, not before the overrides.
 _OPTIONS = (
     *("suite", "model", "forget", "retain", "heldout", "out", "text_column", *FORMS, "id_column", "subject_column"),
-    *("method", "alpha", "beta", "length", "workers", "gpus", "precision", "mirror"),
+    *("method", "alpha", "beta", "length", "workers", "gpus", "precision", "mirror", "audit"),
     *("also_check", "request_id", "asked_by"),
 )
 
@@ -248,7 +257,7 @@ def next_command(arguments: argparse.Namespace, changes: Mapping[str, float | in
     return shlex.join(words)
 
 
-_DEFAULTS = {"text_column": "text", "alpha": 0.5, "workers": 1, "precision": "fp32"}
+_DEFAULTS = {"audit": "", "text_column": "text", "alpha": 0.5, "workers": 1, "precision": "fp32"}
 
 
 @contextlib.contextmanager

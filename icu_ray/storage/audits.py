@@ -6,6 +6,7 @@ audit.after.said()                           # '4 of 32 rows came back (relearn,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -106,6 +107,11 @@ class ModelAudit:
         return f"{self.back} of {self.total} rows came back ({at})"
 
 
+def _plain(name: str) -> str:
+    """A name without what MLflow refuses, with all metrics that are sent together with it."""
+    return re.sub(r"[^\w .:/-]", "_", name.replace("@", "_at_"))
+
+
 @dataclass(frozen=True)
 class TrialAudit:
     """audit.json. attacks: hash of what decides each. models: hashes of the models before and after. leak: the part of
@@ -120,9 +126,9 @@ class TrialAudit:
     after: ModelAudit
 
     def metrics(self, side: Literal["before", "after"] = "after") -> dict[str, float]:
-        """Numbers of a model, by the names that MLflow and tables have."""
+        """Numbers of a model, by the names that MLflow and tables have: 'r_own@20' is r_own_at_20 in them."""
         asked = self.before if side == "before" else self.after
-        found = {f"audit/{name}": value for name, value in asked.numbers.items() if value is not None}
+        found = {f"audit/{_plain(name)}": value for name, value in asked.numbers.items() if value is not None}
         if asked.share is not None:
             found["audit/came_back"] = asked.share
         for point in asked.curves:
