@@ -103,7 +103,8 @@ class ModelAudit:
         worst = self.worst
         if worst is None:
             return f"no attack brought a row back ({self.total} rows)"
-        at = f"{worst.attack}, {worst.setting}: {worst.back} of {worst.total} after {worst.budget:g} {worst.unit}"
+        what = f"{worst.attack}, {worst.setting}" if worst.setting else worst.attack
+        at = f"{what}: {worst.back} of {worst.total} after {worst.budget:g} {worst.unit}"
         return f"{self.back} of {self.total} rows came back ({at})"
 
 

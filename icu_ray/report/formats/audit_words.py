@@ -19,6 +19,7 @@ AUDIT_NOTE = (
     "0.05 or more, nothing counts as back ('as often as control rows'). A row that the retrained model says too may "
     "be guessed as well. No attack that was run here proves that no other one works."
 )
+MISSING_SAID = "Not measured, which is not forgotten:"
 NUMBERS_NOTE = (
     "What the attacks measure besides, in units of their own; docs/how-to/audit.md says what each means. "
     "r_…: how slowly the model learns the rows again beside the retrained one, q_…: how little rounding brings back, "
@@ -73,7 +74,7 @@ def point_details(line: AuditLine, attack: str) -> tuple[str, ...]:
     point = line.at_worst(attack)
     if point is None or attack in line.audit.errors:
         return ()
-    said = [] if point.back == 0 else [f"{point.setting}, {budget_text(point)}"]
+    said = [] if point.back == 0 else [", ".join(filter(None, (point.setting, budget_text(point))))]
     if point.control_total:
         chance = "" if point.back == 0 else f", p = {p_text(point.chance)}"
         said.append(f"control {point.control_back} of {point.control_total}{chance}")
@@ -89,13 +90,15 @@ def point_line(line: AuditLine, attack: str) -> str:
 
 
 def budget_text(point: AuditPoint | AuditedRow) -> str:
-    """'20 steps', '1 bit'."""
-    return f"{point.budget:g} {point.unit}"
+    """'20 steps', '1 token of the secret'."""
+    first, *rest = point.unit.split(" ")
+    return " ".join([f"{point.budget:g}", first.removesuffix("s") if point.budget == 1 else first, *rest])
 
 
-def number_text(value: float | None) -> str:
-    """A number of an attack, with four figures."""
-    return "–" if value is None else f"{value:.4g}"
+def number_text(values: Sequence[float | None]) -> str:
+    """A number of an attack, with its interval in brackets where it has one."""
+    value, *limits = ("–" if each is None else f"{each:.3g}" for each in values)
+    return f"{value} ({' to '.join(limits)})" if limits and value != "–" else value
 
 
 def remark_text(table: AuditTable, remark: str, names: Sequence[str]) -> str:

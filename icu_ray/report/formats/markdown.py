@@ -131,11 +131,11 @@ def _audits(report: Report) -> list[str]:
         said += [f"not attacked: {', '.join(table.unaudited)}"] if table.unaudited else []
         if said:
             parts += [
-                "Not measured, and so not known to be forgotten:",
+                audit_words.MISSING_SAID,
                 "\n".join(f"- {escape(each)}" for each in said),
             ]
         if table.numbers:
-            lines = [[escape(name), *map(audit_words.number_text, values)] for name, values in table.numbers]
+            lines = [[escape(name), *map(audit_words.number_text, values)] for name, values in table.shown_numbers]
             parts.append(pipe_table(["Number", *(escape(line.name) for line in table.lines)], lines))
     numbers = any(table.numbers for table in report.audits)
     return [*parts, escape(audit_words.AUDIT_NOTE + (f" {audit_words.NUMBERS_NOTE}" if numbers else ""))]

@@ -19,6 +19,7 @@ from icu_ray.storage.verdict import Outcome, result_outcome
 Role = Literal["original", "retrained", "unlearned"]
 WORST = 10
 """Rows of a trial that are shown."""
+_LIMITS = ("_low", "_high")
 _PASSED: tuple[Outcome, ...] = ("success", "too_costly", "collapsed")
 
 
@@ -76,6 +77,20 @@ class AuditTable:
     numbers: tuple[tuple[str, tuple[float | None, ...]], ...]
     remarks: tuple[tuple[str, tuple[str, ...]], ...]
     unaudited: tuple[str, ...]
+
+    @property
+    def shown_numbers(self) -> tuple[tuple[str, tuple[tuple[float | None, ...], ...]], ...]:
+        """The same for tables: a value is followed by the limits of its interval, if it has one. What the retrained
+        model measures beside each other one stands on its own line, where there is that."""
+        by_name = dict(self.numbers)
+        gold = any(line.role == "retrained" for line in self.lines)
+        shown = []
+        for name, values in self.numbers:
+            limits = [by_name[f"{name}{end}"] for end in _LIMITS if f"{name}{end}" in by_name]
+            beside = gold and name.partition("/")[2].startswith("retrained_")
+            if not beside and not any(name.removesuffix(end) in by_name for end in _LIMITS if name.endswith(end)):
+                shown.append((name, tuple(zip(values, *limits, strict=True))))
+        return tuple(shown)
 
     @property
     def unlearned(self) -> tuple[AuditLine, ...]:
