@@ -32,7 +32,8 @@ def print_tables(summary: Summary, console: Console) -> None:
         return
     shown = [m for m in summary.metrics if m.key in ("ma", "bertscore_f1", "ppl_heldout") or m.heading.startswith("EL")]
     evaluated = _evaluated_columns(summary)
-    spare = {"bertscore_f1": 6, "ppl_heldout": 0}
+    # Beside what came back the perplexity has to yield: its ratio stands in the second table.
+    spare = {"bertscore_f1": 6, "ppl_heldout": int(bool(summary.audits))}
     varied = _varied(summary)
     headings = [Heading("trial"), *(Heading(key, True, 1) for key in varied)]
     headings += [Heading(m.heading, True, spare.get(m.key, 0)) for m in shown]
