@@ -215,6 +215,6 @@ def test_a_models_card_has_it(folder: Path) -> None:
     found = collect([(str(folder.parent), folder.name)])
     trial = next(trial for trial in found.trials if trial.method == "icu")
     card = model_card(trial, Base("EleutherAI/gpt-neo-125m"))
-    assert "texts that attacks brought back | 100.0 % → 75.0 %" in card
+    assert "texts that attacks brought back | 100.00 % → 75.00 %" in card
     assert "3 of 4 rows came back" in card and "this was not measured" not in card
     assert "this was not measured" in model_card(replace(trial, audit=None), Base("EleutherAI/gpt-neo-125m"))
