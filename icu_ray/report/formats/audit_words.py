@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from icu_ray.report.formats.wording import p_text
 from icu_ray.report.numbers.audits import WORST, AuditLine, AuditTable
 from icu_ray.storage.audits import AuditedRow, AuditPoint
+from icu_ray.storage.verdict import OUTCOME_WORD
 
 AUDIT_NOTE = (
     "Of each attack the setting and budget at which most rows were back. A row is back when the model says its secret "
@@ -51,9 +52,7 @@ def attack_name(attack: str) -> str:
 
 def standing(line: AuditLine) -> str:
     """What the thresholds say, in a word or two."""
-    if line.outcome is None:
-        return ""
-    return "forgotten" if line.passed else "not forgotten"
+    return "" if line.outcome is None else OUTCOME_WORD[line.outcome]
 
 
 def back_text(line: AuditLine) -> str:
