@@ -153,6 +153,7 @@ def unlearn(
     precision: Literal["fp32", "bf16"] = "fp32",
     suite: Sequence[str] = (),
     mirror: str | Path | None = None,
+    audit: Sequence[str] = (),
     also_check: Sequence[str | Path] = (),
     request_id: str | None = None,
     asked_by: str | None = None,
@@ -160,7 +161,8 @@ def unlearn(
 ) -> UnlearnFrames:
     """Make one model forget the texts of a file; model, record, report and targets.csv are left in `out`.
 
-    The same call again finds the request done, or goes on with it. overrides: config keys, such as {"optim.lr": 1e-5}.
+    The same call again finds the request done, or goes on with it. audit: attacks that ask whether the texts come back.
+    overrides: config keys, such as {"optim.lr": 1e-5}.
     """
     given = dict(locals())
     import pandas as pd
@@ -194,6 +196,7 @@ def unlearn(
         precision=precision,
         suites=suite,
         mirror=_text(mirror),
+        audit=tuple(audit),
         overrides=_written(overrides),
     )
     result, paths = done.result, done.paths

@@ -32,7 +32,12 @@ def model_audit(
     curves = [
         point for attack, result in results.items() for point in _curves(attack, units[attack], result.findings, leak)
     ]
-    telling = {(point.attack, point.setting) for point in curves if point.tells}
+    # What comes back later, together with control rows, tells nothing: up to here it does.
+    telling: dict[tuple[str, str], float] = {}
+    for point in curves:
+        if point.tells:
+            key = point.attack, point.setting
+            telling[key] = max(point.budget, telling.get(key, point.budget))
     rows = _rows(results, units, leak, telling)
     return ModelAudit(
         len(rows),
@@ -94,14 +99,14 @@ def _says(finding: Finding) -> tuple[bool, float]:
 
 
 def _rows(
-    results: Mapping[str, AttackResult], units: Mapping[str, str], leak: float, telling: set[tuple[str, str]]
+    results: Mapping[str, AttackResult], units: Mapping[str, str], leak: float, telling: Mapping[tuple[str, str], float]
 ) -> tuple[AuditedRow, ...]:
     worst: dict[str, AuditedRow] = {}
     for attack, result in results.items():
         for each in _spoken(result.findings):
             if each.group != "forget":
                 continue
-            back = is_back(each, leak) and (attack, each.setting) in telling
+            back = is_back(each, leak) and each.budget <= telling.get((attack, each.setting), -math.inf)
             said, recall = each.said[:LONGEST_SAID], each.recall or 0.0
             found = AuditedRow(each.row, attack, each.setting, each.budget, units[attack], recall, back, said)
             if each.row not in worst or _worse(found, worst[each.row]):

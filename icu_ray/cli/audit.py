@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.cli.command import FORMS, add_command, add_forms, positive
-from icu_ray.config.auditing import ATTACK_NAMES
 from icu_ray.console.verbosity import bar, teller
 
 if TYPE_CHECKING:
@@ -146,18 +145,14 @@ def _config(arguments: argparse.Namespace) -> Any:
     """The section `audit` that the options say; what it refuses is told by the option's name."""
     from pydantic import ValidationError
 
-    from icu_ray.config.auditing import AuditConfig
-    from icu_ray.errors import UserError, did_you_mean
+    from icu_ray.config.auditing import AuditConfig, attacks_typed
+    from icu_ray.errors import UserError
 
-    names = [name.strip() for name in arguments.attacks.split(",") if name.strip()]
-    for name in names:
-        if name not in (*ATTACK_NAMES, "all"):
-            known = ", ".join(ATTACK_NAMES)
-            raise UserError(f"--attacks: '{name}' is not known{did_you_mean(name, ATTACK_NAMES)}; known: all, {known}")
+    names = attacks_typed(arguments.attacks, "--attacks")
     try:
         return AuditConfig.model_validate(
             {
-                "attacks": tuple(names),
+                "attacks": names,
                 "leak": arguments.leak,
                 "sample": {"samples": arguments.samples},
                 "relearn": {"lr": arguments.relearn_lr},

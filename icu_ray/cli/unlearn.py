@@ -143,6 +143,13 @@ def add_settings(parser: Any) -> None:
     parser.add_argument(
         "--mirror", metavar="DIR", help="folder of 'icu-ray data mirror' with the rows of --suite (default: the hub)"
     )
+    parser.add_argument(
+        "--audit",
+        default="",
+        metavar="A,B",
+        help="attacks that then ask whether the texts come back, separated by commas, or all; 'icu-ray list attacks' "
+        "says what each does (default: none)",
+    )
     add_overrides(parser)
 
 
@@ -160,6 +167,7 @@ def _typed(arguments: argparse.Namespace) -> int:
 
 
 def _unlearn(arguments: argparse.Namespace) -> int:
+    from icu_ray.config.auditing import attacks_typed
     from icu_ray.data.records import reading_once
     from icu_ray.errors import without_secrets
     from icu_ray.requests.record import Asked, said_of_earlier
@@ -170,6 +178,7 @@ def _unlearn(arguments: argparse.Namespace) -> int:
     options = {name: getattr(arguments, name) for name in (*named, "length", "workers", "gpus", "precision")}
     options |= {"say": teller(), "suites": arguments.suite}
     options |= {"mirror": arguments.mirror, "overrides": arguments.overrides}
+    options |= {"audit": attacks_typed(arguments.audit, "--audit")}
     if arguments.dry_run:
         from icu_ray.console.terminal import rich_console
         from icu_ray.report.terminal.plan_table import plan_json, print_plan
@@ -242,7 +251,7 @@ def answer(done: Unlearned, earlier: Sequence[str] = (), columns: int | None = N
 # In this order: what takes several values stands before another option, not before the overrides.
 _OPTIONS = (
     *("suite", "model", "forget", "retain", "heldout", "out", "text_column", *FORMS, "id_column", "subject_column"),
-    *("method", "alpha", "beta", "length", "workers", "gpus", "precision", "mirror"),
+    *("method", "alpha", "beta", "length", "workers", "gpus", "precision", "mirror", "audit"),
     *("also_check", "request_id", "asked_by"),
 )
 
@@ -265,7 +274,7 @@ def next_command(arguments: argparse.Namespace, changes: Mapping[str, float | in
     return shlex.join(words)
 
 
-_DEFAULTS = {"text_column": "text", "alpha": 0.5, "workers": 1, "precision": "fp32"}
+_DEFAULTS = {"audit": "", "text_column": "text", "alpha": 0.5, "workers": 1, "precision": "fp32"}
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from icu_ray.config.section import Count, Fraction, Place, Positive, Section
+from icu_ray.errors import UserError, did_you_mean
 
 AttackName = Literal[
     "prompt",
@@ -31,6 +32,16 @@ ATTACK_NAMES: tuple[AttackName, ...] = (
     "neighbours",
 )
 """All attacks, the cheap ones first."""
+
+
+def attacks_typed(typed: str, option: str) -> tuple[str, ...]:
+    """Names of attacks, or 'all', that stand in an option, separated by commas; UserError for others."""
+    names = tuple(name.strip() for name in typed.split(",") if name.strip())
+    for name in names:
+        if name not in (*ATTACK_NAMES, "all"):
+            known = ", ".join(ATTACK_NAMES)
+            raise UserError(f"{option}: '{name}' is not known{did_you_mean(name, ATTACK_NAMES)}; known: all, {known}")
+    return names
 
 
 class RelearnConfig(Section):

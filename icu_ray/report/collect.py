@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.audit_files import read_audit
@@ -44,6 +44,16 @@ from icu_ray.storage.trial_files import (
 from icu_ray.storage.verdict import Verdict, verdict_of
 
 _T = TypeVar("_T")
+Side = Literal["before", "after"]
+SIDES: tuple[Side, ...] = ("before", "after")
+
+
+def evaluated_of(
+    evaluation: TrialEvaluation | None, audit: TrialAudit | None, side: Side
+) -> Mapping[str, float | None]:
+    """Metrics of evaluation and audit together; {} where there is neither."""
+    evaluated: Mapping[str, float | None] = {} if evaluation is None else getattr(evaluation, side)
+    return {**evaluated, **({} if audit is None else audit.metrics(side))}
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,10 @@ class ReportedTrial:
     def verdict(self) -> Verdict | None:
         """The answer about it, None where there is none yet."""
         return None if self.result is None else verdict_of(self.result, self.samples, self.evaluation, self.audit)
+
+    def metrics(self, side: Side = "after") -> Mapping[str, float | None]:
+        """What evaluation and audit measured on its model, or on the one before, by the names that MLflow has."""
+        return evaluated_of(self.evaluation, self.audit, side)
 
     @property
     def measured(self) -> TrialResult | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from icu_ray.config.keys import written
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder
+from icu_ray.report.numbers.audits import AuditTable, audit_tables, audits_said
 from icu_ray.report.numbers.benchmark_tables import BenchmarkTable, benchmark_tables
 from icu_ray.report.numbers.best_cells import BestCell, best_cells
 from icu_ray.report.numbers.columns import Column
@@ -92,6 +93,7 @@ class Report:
     benchmarks: tuple[BenchmarkTable, ...] = ()
     elsewhere: tuple[ElsewhereTable, ...] = ()
     worst: tuple[WorstRows, ...] = ()
+    audits: tuple[AuditTable, ...] = ()
     verdict: Verdict | None = None
     """Of a report's only trial."""
 
@@ -121,7 +123,7 @@ class Report:
         models = len(self.blocks)
         said = f"{self.ended} of {self.planned} planned trials have a result, on {models} model{'s' * (models != 1)}"
         said += "." if self.ended == self.planned else "; what is missing is listed below."
-        return " ".join([*filter(None, map(outcome, self.blocks)), said])
+        return " ".join(filter(None, [*map(outcome, self.blocks), audits_said(self.audits), said]))
 
     @property
     def heldout(self) -> tuple[str, ...]:
@@ -218,6 +220,7 @@ def make_report(found: Collected) -> Report:
         benchmarks=benchmark_tables(blocks, found.configs, found.imported),
         elsewhere=elsewhere_tables(found, blocks),
         worst=worst,
+        audits=audit_tables(blocks),
         verdict=found.trials[0].verdict if len(found.trials) == 1 else None,
     )
 

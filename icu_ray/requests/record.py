@@ -254,4 +254,5 @@ def plain_verdict(result: TrialResult, verdict: Verdict | None) -> dict[str, Any
         known = verdict_json(verdict)
         told |= {"forgotten": verdict.together, "success": verdict.success, "outcome": verdict.outcome}
         told |= {"said": verdict.headline, "lines": known["lines"], "left": known["left"]}
+        told |= {} if known["audit"] is None else {"audit": known["audit"]}
     return told

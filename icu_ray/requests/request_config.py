@@ -53,6 +53,7 @@ def unlearn_config(
     precision: str = "fp32",
     suites: Sequence[str] = (),
     mirror: str | None = None,
+    audit: Sequence[str] = (),
     overrides: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> SweepConfig:
@@ -62,8 +63,8 @@ def unlearn_config(
     beta: default 1.0, as in the paper; of a stand-in 4.0. forget: None, with a stand-in: the embedded synthetic
     records. length: tokens of a row; None: the longest text's (requests/row_length.py), and texts that are longer than
     the model can read are forgotten in windows. No text is cut unless rows.long=cut says so. retain: None: there are no
-    texts to pair with, and gradient ascent is all that can be done. say: is told how the files are read where nobody
-    said it (plan/own_files.py).
+    texts to pair with, and gradient ascent is all that can be done. audit: attacks that then ask whether the texts come
+    back. say: is told how the files are read where nobody said it (plan/own_files.py).
     """
     standin, _, size = model.partition(":")
     is_standin = standin == STANDIN
@@ -78,6 +79,7 @@ def unlearn_config(
         "methods": [{"name": name, "alpha": alpha, "beta": beta}],
         "tracking": {"enabled": False},
         "evaluation": {"suites": list(suites), "mirror": mirror},
+        **({"audit": {"attacks": list(audit)}} if audit else {}),
     }
     if gpus is None and not is_standin and will_start_locally():
         gpus = min(1, int(machine().gpus))

@@ -6,6 +6,7 @@ audit.after.said()                           # '4 of 32 rows came back (relearn,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -102,8 +103,14 @@ class ModelAudit:
         worst = self.worst
         if worst is None:
             return f"no attack brought a row back ({self.total} rows)"
-        at = f"{worst.attack}, {worst.setting}: {worst.back} of {worst.total} after {worst.budget:g} {worst.unit}"
+        what = f"{worst.attack}, {worst.setting}" if worst.setting else worst.attack
+        at = f"{what}: {worst.back} of {worst.total} after {worst.budget:g} {worst.unit}"
         return f"{self.back} of {self.total} rows came back ({at})"
+
+
+def _plain(name: str) -> str:
+    """A name without what MLflow refuses, with all metrics that are sent together with it."""
+    return re.sub(r"[^\w .:/-]", "_", name.replace("@", "_at_"))
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,9 @@ class TrialAudit:
     after: ModelAudit
 
     def metrics(self, side: Literal["before", "after"] = "after") -> dict[str, float]:
-        """Numbers of a model, by the names that MLflow and tables have."""
+        """Numbers of a model, by the names that MLflow and tables have: 'r_own@20' is r_own_at_20 in them."""
         asked = self.before if side == "before" else self.after
-        found = {f"audit/{name}": value for name, value in asked.numbers.items() if value is not None}
+        found = {f"audit/{_plain(name)}": value for name, value in asked.numbers.items() if value is not None}
         if asked.share is not None:
             found["audit/came_back"] = asked.share
         for point in asked.curves:

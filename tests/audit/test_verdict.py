@@ -44,6 +44,17 @@ def test_what_chance_brings_back_too_is_no_evidence() -> None:
     assert found.back == 20 and found.curves[0].control_back == 3 and (found.curves[0].chance or 1) < 1e-6
 
 
+def test_what_comes_back_later_together_with_control_rows_does_not_count() -> None:
+    # After 5 steps row 0 alone is back, and no control row; after 20 three rows and as many control rows.
+    forget = [finding(str(n), step, float(n < back)) for step, back in ((5, 1), (20, 3)) for n in range(6)]
+    control = [
+        finding(f"c{n}", step, float(n < back), group="control") for step, back in ((5, 0), (20, 3)) for n in range(6)
+    ]
+    audit = verdict(*forget, *control)
+    assert audit.back == 1 and [row.row for row in audit.rows if row.back] == ["0"]
+    assert audit.said() == "1 of 6 rows came back (relearn, own rows: 1 of 6 after 5 steps)"
+
+
 def test_nothing_measured_is_not_forgotten() -> None:
     audit = model_audit({"depth": AttackResult((), missing=("no retrained model",))}, {"depth": "layers"}, 0.5)
     assert audit.share is None and audit.said() == "not measured"

@@ -45,6 +45,7 @@ SLOW_PAGES = [
     "docs/how-to/resume.md",
     "docs/how-to/evaluation.md",
     "docs/how-to/deletion-request.md",
+    "docs/how-to/audit.md",
     "docs/how-to/gold-standard.md",
 ]
 """Pages whose blocks take minutes, one after the other."""

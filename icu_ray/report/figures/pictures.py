@@ -11,12 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from icu_ray.report.contents import Report
+from icu_ray.report.figures.audit import came_back, comes_back
 from icu_ray.report.figures.benchmark_tradeoff import benchmark_panels, benchmark_tradeoff
 from icu_ray.report.figures.case_study import Case, choose_cases, draw_case, epoch_case
 from icu_ray.report.figures.curves import active, curved, forgetting
 from icu_ray.report.figures.epochs import epoch_measures, every_measure
 from icu_ray.report.figures.theme import Theme
 from icu_ray.report.figures.tradeoff import ablation, ablations, forgetting_columns, grids, heat_maps, traded, tradeoff
+from icu_ray.report.numbers.audits import AuditTable
 from icu_ray.report.numbers.rows import Block
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ def pictures(report: Report) -> tuple[Picture, ...]:
                 lambda theme: benchmark_tradeoff(report, theme),
             )
         )
+    found += [_audit_picture(report, table) for table in report.audits if came_back(table)]
     if any(grids(block) for block in report.blocks):
         found.append(
             Picture(
@@ -119,7 +122,7 @@ def pictures(report: Report) -> tuple[Picture, ...]:
 def _measures_picture(report: Report, block: Block) -> Picture:
     names = ", ".join(measure.heading for measure in epoch_measures(block))
     return Picture(
-        f"epochs-{_file_name(block)}",
+        f"epochs-{_file_name(block.model)}",
         f"Every measure by epoch: {block.model}",
         "A line is a trial, its mark the last epoch. Dotted: the original model; dashed: the retrained one where there "
         "is one; means over forget samples. Terms of a loss are means over the epoch's steps. A benchmark is evaluated "
@@ -129,13 +132,28 @@ def _measures_picture(report: Report, block: Block) -> Picture:
     )
 
 
-def _file_name(block: Block) -> str:
-    return "".join(c if c.isalnum() else "-" for c in block.model)
+def _audit_picture(report: Report, table: AuditTable) -> Picture:
+    said = ", ".join(f"{line.name} {line.audit.back} of {line.audit.total}" for line in table.lines)
+    return Picture(
+        f"audit-{_file_name(table.model)}",
+        f"What comes back: {table.model}",
+        "A panel an attack; a point is the worst setting that took no more than its budget, mean over a row's trials. "
+        "Dotted: the original model; dashed: the retrained one, where there is one; broad and grey: control rows, "
+        "which no model has read (mean over the models). For bits, less is the stronger attack. What comes back as "
+        "often as control rows is drawn too, though it does not count as back.",
+        f"Line charts of the rows that attacks brought back, by what the attack took. Rows back in all: {said}. The "
+        "values stand in audit.csv.",
+        lambda theme: comes_back(table, report, theme),
+    )
+
+
+def _file_name(model: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in model)
 
 
 def _case_picture(block: Block, case: Case, number: str) -> Picture:
     return Picture(
-        f"case-{_file_name(block)}-{number}",
+        f"case-{_file_name(block.model)}-{number}",
         f"Case: {case.model}, target {case.target} of sample {case.sample}",
         f"{case.chosen[0].upper()}{case.chosen[1:]}. Marked: runs of three or more words that the reference has, and "
         "names and numbers of the reference that the prompt does not give away.",

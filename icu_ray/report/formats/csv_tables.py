@@ -1,10 +1,12 @@
 """The report's tables as CSV, exact numbers for other programs: table.csv, tests.csv, scores.csv, tasks.csv,
-distances.csv, targets.csv, best_cells.csv, elsewhere.csv.
+distances.csv, targets.csv, best_cells.csv, elsewhere.csv, audit.csv, audit_numbers.csv.
 
 for name, data in csv_tables(report).items(): ...
 """
 
 from __future__ import annotations
+
+from dataclasses import astuple
 
 from icu_ray.report.contents import Report
 from icu_ray.report.numbers.benchmark_tables import is_benchmarks
@@ -30,6 +32,8 @@ def csv_tables(report: Report) -> dict[str, bytes]:
         tables["best_cells.csv"] = _best_cells(report)
     if report.elsewhere:
         tables["elsewhere.csv"] = _elsewhere(report)
+    if report.audits:
+        tables["audit.csv"], tables["audit_numbers.csv"] = _audit(report), _audit_numbers(report)
     if report.targets:
         tables["targets.csv"] = csv_bytes(*filled(target_keys(report.found), [row.values for row in report.targets]))
     return tables
@@ -69,6 +73,28 @@ def _by_unit(metric: str, value: float | None) -> tuple[float | None, float | No
     if metric.startswith("ppl/"):
         return None, value, None
     return (None, None, value) if is_benchmarks(metric) else (_percent(value), None, None)
+
+
+def _audit(report: Report) -> bytes:
+    """Every attack at every setting and budget, on every model."""
+    header = ["model", "line", "row", "role", "attack", "unit", "setting", "budget", "back", "total", "control_back"]
+    rows = [
+        [table.model, line.name, line.row, line.role, *astuple(point), point.tells]
+        for table in report.audits
+        for line in table.lines
+        for point in line.audit.curves
+    ]
+    return csv_bytes(*filled([*header, "control_total", "recall", "p_fisher", "tells"], rows))
+
+
+def _audit_numbers(report: Report) -> bytes:
+    rows = [
+        [table.model, line.name, line.role, name, value]
+        for table in report.audits
+        for name, values in table.numbers
+        for line, value in zip(table.lines, values, strict=True)
+    ]
+    return csv_bytes(*filled(["model", "line", "role", "number", "value"], rows))
 
 
 def _elsewhere(report: Report) -> bytes:

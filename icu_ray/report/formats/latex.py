@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from icu_ray.report.contents import Report, TableCell
+from icu_ray.report.formats import audit_words
 from icu_ray.report.formats.wording import repeated_said, standing_of
+from icu_ray.report.numbers.audits import AuditTable
 from icu_ray.report.numbers.benchmark_tables import BenchmarkTable
 from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.elsewhere import ElsewhereTable, elsewhere_text
@@ -92,6 +94,7 @@ def to_latex(report: Report) -> str:
                 parts.append([])
             parts[-1].append((block, place, row))
     tables = [_table(report, part, number, len(parts)) for number, part in enumerate(parts, start=1)]
+    tables += [text for audits in report.audits for text in _audits(report, audits)]
     tables += [_benchmark(report, table) for table in report.benchmarks]
     tables += [text for table in report.elsewhere for text in _elsewhere(report, table)]
     return "\n".join([r"% needs \usepackage{booktabs,graphicx}", *tables]) + "\n"
@@ -106,6 +109,24 @@ def _benchmark(report: Report, table: BenchmarkTable) -> str:
     imported = " Imported: measured by another framework." if table.imported else ""
     caption = escape(f"{title}, {table.model}.{printed}{imported}")
     return _floating(("Method", *map(escape, table.columns)), list(filter(None, lines)), caption)
+
+
+def _audits(report: Report, table: AuditTable) -> list[str]:
+    """What attacks brought back from the models of one block, at most ROWS lines a table."""
+    head = ["Model", "thresholds", "came back", *(escape(audit_words.attack_name(name)) for name in table.attacks)]
+    lines = []
+    for line in table.lines:
+        cells = [escape(audit_words.standing(line)), escape(audit_words.back_text(line))]
+        for attack in table.attacks:
+            small = [rf"{{\scriptsize {escape(said)}}}" for said in audit_words.point_details(line, attack)]
+            text = escape(audit_words.point_text(line, attack))
+            cells.append(_stacked("t", text, *small) if small else text)
+        lines.append([escape(line.name), *cells])
+    said = (
+        f"{report.title}: rows that attacks brought back from {table.model}, of each attack at its worst setting and "
+        "budget. Control rows were never read; p: Fisher's exact test, one-sided."
+    )
+    return [_floating(head, [lines[at : at + ROWS]], escape(said)) for at in range(0, len(lines), ROWS)]
 
 
 def _elsewhere(report: Report, table: ElsewhereTable) -> list[str]:

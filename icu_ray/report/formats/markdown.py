@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from icu_ray.report.contents import Report, TableCell, state_word
 from icu_ray.report.figures.pictures import Picture
+from icu_ray.report.formats import audit_words
 from icu_ray.report.formats.wording import (
     BENCHMARKS_NOTE,
     BEST_CELLS_HEAD,
@@ -46,6 +47,7 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
     if report.ranked:
         both = zip(report.blocks, report.scores, strict=True)
         parts += ["## Normalised scores", *(_scores(block, s) for block, s in both if s in report.ranked), SCORES_NOTE]
+    parts += _audits(report)
     for known in report.benchmarks:
         lines = [[escape(name), *map(escape, map(known.text, values))] for name, values in known.every]
         title = f"## {escape(known.title)} {escape(known.split)}".rstrip()
@@ -104,6 +106,39 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         ]
     parts += [_trials(report), f"Made {escape(report.made)}."]
     return "\n\n".join(parts) + "\n"
+
+
+def _audits(report: Report) -> list[str]:
+    """What attacks brought back; the words of single rows are in the page alone."""
+    if not report.audits:
+        return []
+    parts = ["## Does it come back?"]
+    for table in report.audits:
+        parts += [f"### {escape(table.model)}"]
+        parts.append("\n".join(f"- {escape(audit_words.audit_said(line))}" for line in table.lines))
+        head = ["Model", "thresholds", "came back", *map(escape, map(audit_words.attack_name, table.attacks))]
+        lines = [
+            [
+                escape(line.name),
+                audit_words.standing(line),
+                audit_words.back_text(line),
+                *(escape(audit_words.point_line(line, attack)) for attack in table.attacks),
+            ]
+            for line in table.lines
+        ]
+        parts.append(pipe_table(head, lines, left=2))
+        said = [audit_words.remark_text(table, remark, names) for remark, names in table.remarks]
+        said += [f"not attacked: {', '.join(table.unaudited)}"] if table.unaudited else []
+        if said:
+            parts += [
+                audit_words.MISSING_SAID,
+                "\n".join(f"- {escape(each)}" for each in said),
+            ]
+        if table.numbers:
+            lines = [[escape(name), *map(audit_words.number_text, values)] for name, values in table.shown_numbers]
+            parts.append(pipe_table(["Number", *(escape(line.name) for line in table.lines)], lines))
+    numbers = any(table.numbers for table in report.audits)
+    return [*parts, escape(audit_words.AUDIT_NOTE + (f" {audit_words.NUMBERS_NOTE}" if numbers else ""))]
 
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$])")

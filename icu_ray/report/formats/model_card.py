@@ -24,9 +24,13 @@ from icu_ray.version import __version__
 
 LIMITS = (
     "'Forgotten' is about the texts that were asked about, as they were measured: greedy continuations of their own "
-    "beginnings, and the tokens that the model puts first. A paraphrase, another prompt, another language or further "
-    "training may still bring them back; this was not measured.",
+    "beginnings, and the tokens that the model puts first.",
     "What else the model has lost was looked for on held-out texts and, where tasks are listed above, on those tasks.",
+)
+
+_NOT_ATTACKED = (
+    "A paraphrase, another prompt, another language or further training may still bring the texts back; this was not "
+    "measured."
 )
 
 
@@ -74,9 +78,18 @@ def model_card(trial: ReportedTrial, base: Base) -> str:
     parts += ["## What was done", _table(_done(trial, base)), "## What was measured", _table(_measured(trial))]
     if verdict is not None:
         parts += ["## Verdict", _table([(what, "; ".join(said)) for what, said in verdict.lines])]
-    parts += ["## Limits", *(f"- {escape(limit)}" for limit in LIMITS)]
+    parts += ["## Limits", *(f"- {escape(limit)}" for limit in _limits(trial))]
     parts.append(f"Written by icu_ray {__version__}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _limits(trial: ReportedTrial) -> tuple[str, ...]:
+    """What the numbers do not say."""
+    if trial.audit is None or not trial.audit.after.total:
+        return (*LIMITS, _NOT_ATTACKED)
+    attacks = ", ".join(name.replace("_", " ") for name in trial.audit.attacks)
+    said = f"Attacks ({attacks}): {trial.audit.after.said()}. Others may still bring the texts back."
+    return (*LIMITS, said)
 
 
 def _done(trial: ReportedTrial, base: Base) -> list[tuple[str, str]]:
@@ -115,7 +128,8 @@ def _measured(trial: ReportedTrial) -> list[tuple[str, str]]:
     assert result is not None
     evaluated = ({}, {}) if trial.evaluation is None else (trial.evaluation.before, trial.evaluation.after)
     own = [{} if side is None else plain(side) for side in (result.before, result.after)]
-    sides = [{**scores, **tasks} for scores, tasks in zip(own, evaluated, strict=True)]
+    audited = ({}, {}) if trial.audit is None else (trial.audit.metrics("before"), trial.audit.metrics())
+    sides = [{**scores, **tasks, **back} for scores, tasks, back in zip(own, evaluated, audited, strict=True)]
     el = f"el{trial.ngram}"
     named = [
         ("MA of the texts", "ma", percent),
@@ -123,6 +137,7 @@ def _measured(trial: ReportedTrial) -> list[tuple[str, str]]:
         ("BERTScore F1 of what it says", "bertscore_f1", percent),
         ("perplexity of held-out texts", "ppl_heldout", number),
         *((name, name, number if name.startswith("ppl/") else percent) for name in evaluated[1]),
+        *([("texts that attacks brought back", "audit/came_back", percent)] if trial.audit is not None else []),
     ]
     return [(what, " → ".join(form(side.get(key)) for side in sides)) for what, key, form in named]
 

@@ -17,7 +17,7 @@ from icu_ray.report.contents import Report, state_word
 from icu_ray.report.figures.case_study import marked_words
 from icu_ray.report.figures.pictures import Picture
 from icu_ray.report.figures.theme import DPI
-from icu_ray.report.formats import wording
+from icu_ray.report.formats import audit_words, wording
 from icu_ray.report.formats.glossary import GLOSSARY
 from icu_ray.report.formats.templates import template
 from icu_ray.report.numbers.elsewhere import elsewhere_text
@@ -59,6 +59,7 @@ def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, byt
         runs=_runs,
         standing=wording.standing_of,
         wording=wording,
+        audit=audit_words,
         elsewhere_text=elsewhere_text,
         word=state_word,
         glossary=GLOSSARY,

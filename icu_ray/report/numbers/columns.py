@@ -21,7 +21,7 @@ from icu_ray.storage.results import Scores
 class Column:
     """A metric as tables show it. key: the paper's columns as in metrics/scores.py; field: its name in Scores.
 
-    metrics: for columns of the evaluation, its names in TrialEvaluation; the first that there is in a report is taken
+    metrics: for columns of the evaluation or the audit, its names there; the first that there is in a report is taken
     for all of it, so that no table mixes two suites. ngram: of a column of EL, which has no value of another n.
     """
 
@@ -157,7 +157,18 @@ QUICK_DIA = Column(
     "F1 of the quick suite's dialogue",
     ("dialogue/quick_f1",),
 )
-OWN_COLUMNS = (HELDOUT, PPL_RATIO, QUICK_CLS, QUICK_DIA)
+CAME_BACK = Column(
+    "came_back",
+    "Came back (%)",
+    r"Came back (\%)",
+    "",
+    "lower",
+    1,
+    True,
+    "rows to forget that any attack of the audit brought back",
+    ("audit/came_back",),
+)
+OWN_COLUMNS = (HELDOUT, PPL_RATIO, CAME_BACK, QUICK_CLS, QUICK_DIA)
 MORE_MEASURES = (
     Column(
         "forget_loss",

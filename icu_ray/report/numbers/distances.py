@@ -109,8 +109,7 @@ def _distance(trial: ReportedTrial, gold: ReportedTrial, columns: Sequence[Colum
     """before: of the model before unlearning, which every trial has measured."""
     assert trial.measured is not None and gold.measured is not None
     scores = trial.measured.before if before else trial.measured.after
-    evaluated = None if trial.evaluation is None else trial.evaluation.before if before else trial.evaluation.after
-    of_gold = None if gold.evaluation is None else gold.evaluation.after
+    evaluated, of_gold = trial.metrics("before" if before else "after"), gold.metrics()
     differences: dict[str, float | None] = {}
     for column in columns:
         metric = "".join(column.metrics)

@@ -151,7 +151,7 @@ def make_blocks(found: Collected) -> tuple[Block, ...]:
     known = [trial for trial in found.trials if trial.model != "?"]
     names = [str(model.get("name")) for config in found.configs for model in config.get("models", ())]
     models = dict.fromkeys([name for name in names if any(t.model == name for t in known)] + [t.model for t in known])
-    evaluated = evaluated_metrics(t.evaluation.after for t in known if t.evaluation is not None)
+    evaluated = evaluated_metrics(t.metrics() for t in known)
     columns = columns_of((trial.ngram for trial in known), evaluated)
     return tuple(_block(model, [t for t in known if t.model == model], found.configs, columns) for model in models)
 
@@ -199,18 +199,20 @@ def _before_row(
     cells: dict[tuple[int, int | None], dict[str, float | None]] = {}
     samples: dict[str, dict[str, float | None]] = {}
     heldout: set[str] = set()
+    audited = {_sample_of(trial): trial.audit.metrics("before") for trial in trials if trial.audit is not None}
     for trial in trials:
         scores = (trial.result.before if trial.result else None) or (trial.history[0].scores if trial.history else None)
         # The original model depends on the forget sample alone: whichever trial measured it first has said it all.
-        sample = repr(trial.settings.get("sample", trial.sample))
+        sample = _sample_of(trial)
         if scores is None:
             continue
         if (known := samples.get(sample)) is not None:  # all but EL of another n
             known.update({c.key: c.value(scores) for c in columns if c.ngram == scores.ngram and known[c.key] is None})
             continue
         # What does not depend on the sample is one measurement, and one cell has it: what the model can do, and its
-        # perplexity on the held-out texts of a sweep's data.
-        cell = samples[sample] = _cell(scores, None, {} if cells else before, columns)
+        # perplexity on the held-out texts of a sweep's data. An audit is of the sample's rows.
+        metrics = {**({} if cells else before), **audited.get(sample, {})}
+        cell = samples[sample] = _cell(scores, None, metrics, columns)
         texts = repr((trial.provenance and trial.provenance.data, trial.settings.get("heldout")))
         if texts in heldout:
             cell[HELDOUT.key] = None
@@ -230,6 +232,10 @@ def _before_row(
         _estimates(cells, columns, repeated_over(cells)),
         printed,
     )
+
+
+def _sample_of(trial: ReportedTrial) -> str:
+    return repr(trial.settings.get("sample", trial.sample))
 
 
 def _before_metrics(trials: Sequence[ReportedTrial]) -> dict[str, float | None]:
@@ -253,7 +259,7 @@ def _row(
         trial.unit: _cell(
             trial.measured.after,
             ppl_ratio(trial.measured),
-            {} if trial.evaluation is None else trial.evaluation.after,
+            trial.metrics(),
             columns,
         )
         for trial in trials

@@ -17,11 +17,15 @@ import contextlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from icu_ray.errors import UserError
+from icu_ray.report.collect import SIDES, Side, evaluated_of
+from icu_ray.report.numbers.columns import CAME_BACK
 from icu_ray.report.numbers.statistics import FEWEST, Over, repeated_over, repetitions, seed_deviation
 from icu_ray.report.numbers.variants import differing_keys
+from icu_ray.storage.audit_files import read_audit
+from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.csv_files import csv_bytes, filled
 from icu_ray.storage.el_names import ngrams_of, plain
 from icu_ray.storage.files import join, write_atomic
@@ -80,6 +84,9 @@ def metrics_of(results: Sequence[TrialResult]) -> tuple[Metric, ...]:
     return (MA, *map(el_metric, ngrams), *_OTHERS, *map(_el_heldout, ngrams))
 
 
+_Spread: TypeAlias = tuple[float, float | None] | None
+
+
 @dataclass(frozen=True)
 class Cell:
     """All samples and seeds of one model, method and weights; values are (mean, deviation or None) by metric key.
@@ -104,11 +111,13 @@ class Cell:
     seeds: tuple[int, ...] = ()
     over: Over = "forget samples"
     seed_std: Mapping[str, float | None] = field(default_factory=dict)
+    came_back: tuple[_Spread, _Spread] = (None, None)
+    """Per cent of the rows that attacks brought back, before and after; None where nothing was audited."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A sweep's results; `missing` are trials that were planned and have no result. evaluations: by trial id."""
+    """A sweep's results. missing: trials that were planned and have no result. evaluations, audits: by trial id."""
 
     storage: str
     sweep: str
@@ -116,6 +125,11 @@ class Summary:
     cells: tuple[Cell, ...]
     missing: tuple[str, ...]
     evaluations: Mapping[str, TrialEvaluation]
+    audits: Mapping[str, TrialAudit] = field(default_factory=dict)
+
+    def evaluated(self, trial_id: str, side: Side = "after") -> Mapping[str, float | None]:
+        """Metrics of a trial's evaluation and audit, by the names that MLflow has."""
+        return evaluated_of(self.evaluations.get(trial_id), self.audits.get(trial_id), side)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -126,22 +140,24 @@ class Summary:
 def summarise(storage: str, sweep: str, planned: Sequence[tuple[str, str]] | None = None) -> Summary:
     """Read every result; planned: (trial id, name) of the trials to look for, else all that have a folder."""
     wanted = [(trial_id, trial_id) for trial_id in trial_ids(storage, sweep)] if planned is None else list(planned)
-    results, missing, evaluations = [], [], {}
+    results, missing, evaluations, audits = [], [], {}, {}
     for trial_id, name in wanted:
         paths = TrialPaths.of(storage, sweep, trial_id)
-        result, evaluation = read_result(paths), read_evaluation(paths)
+        result, evaluation, audit = read_result(paths), read_evaluation(paths), read_audit(paths)
         if result is None:
             missing.append(name)
         else:
             results.append(result)
             if evaluation is not None:
                 evaluations[trial_id] = evaluation
+            if audit is not None:
+                audits[trial_id] = audit
     results.sort(key=lambda r: (r.model, r.method, r.hyperparameters["alpha"], r.hyperparameters["beta"], r.sample))
     record = None
     with contextlib.suppress(UserError):  # a broken file costs no more than what it says of trials without a result
         record = read_sweep(storage, sweep)
     specs = () if record is None else record.trials
-    return Summary(storage, sweep, tuple(results), _cells(results, specs), tuple(missing), evaluations)
+    return Summary(storage, sweep, tuple(results), _cells(results, specs, audits), tuple(missing), evaluations, audits)
 
 
 def ppl_ratio(result: TrialResult) -> float | None:
@@ -173,7 +189,9 @@ def _unit(trial: TrialResult | TrialSpec) -> tuple[int, int | None]:
     return trial.sample, None if seed is None else int(seed)
 
 
-def _cells(results: Sequence[TrialResult], planned: Sequence[TrialSpec]) -> tuple[Cell, ...]:
+def _cells(
+    results: Sequence[TrialResult], planned: Sequence[TrialSpec], audits: Mapping[str, TrialAudit]
+) -> tuple[Cell, ...]:
     metrics = metrics_of(results)
     stops = _stops(planned)
     groups: dict[str, list[TrialResult]] = {}
@@ -208,10 +226,22 @@ def _cells(results: Sequence[TrialResult], planned: Sequence[TrialSpec]) -> tupl
                 tuple(dict.fromkeys(int(r.hyperparameters["seed"]) for r in members if "seed" in r.hyperparameters)),
                 over,
                 {m.key: seed_deviation((r.sample, m.read(r.after)) for r in measured if r.after) for m in metrics}
-                | {"ppl_ratio": seed_deviation((r.sample, ppl_ratio(r)) for r in measured)},
+                | {
+                    "ppl_ratio": seed_deviation((r.sample, ppl_ratio(r)) for r in measured),
+                    "came_back": seed_deviation((r.sample, _came_back(r, audits, "after")) for r in measured),
+                },
+                (
+                    _spread([(r.sample, _came_back(r, audits, "before")) for r in measured], "forget samples"),
+                    _spread([(r.sample, _came_back(r, audits, "after")) for r in measured], over),
+                ),
             )
         )
     return tuple(cells)
+
+
+def _came_back(result: TrialResult, audits: Mapping[str, TrialAudit], side: Side) -> float | None:
+    """Per cent of the rows that attacks brought back."""
+    return CAME_BACK.value(None, evaluated_of(None, audits.get(result.trial_id), side), *CAME_BACK.metrics)
 
 
 def _spread(values: Sequence[tuple[int, float | None]], over: Over) -> tuple[float, float | None] | None:
@@ -233,6 +263,9 @@ def write_tables(summary: Summary) -> str:
         "cells": [asdict(cell) for cell in summary.cells],
         "missing": summary.missing,
         "evaluations": {trial_id: asdict(found) for trial_id, found in summary.evaluations.items()},
+        "audits": {
+            trial_id: {side: summary.audits[trial_id].metrics(side) for side in SIDES} for trial_id in summary.audits
+        },
     }
     write_atomic(join(folder, "summary.json"), to_json(content, indent=2))
     return folder
@@ -243,7 +276,7 @@ def trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
     told = list(dict.fromkeys(["alpha", "beta", *(key for r in summary.results for key in r.hyperparameters)]))
     header = ["trial_id", "name", "model", "method", "sample", *told, "status", "outcome", "reason", "epochs"]
     header += [m.column(side) for m in summary.metrics for side in ("before", "after")] + ["ppl_ratio", "seconds"]
-    evaluated = list(dict.fromkeys(name for found in summary.evaluations.values() for name in found.after))
+    evaluated = list(dict.fromkeys(name for r in summary.results for name in summary.evaluated(r.trial_id)))
     header += [f"{name}_{side}{'' if _plain(name) else '_pct'}" for name in evaluated for side in ("before", "after")]
     rows: list[list[object]] = []
     for r in summary.results:
@@ -251,16 +284,15 @@ def trial_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
         row += [*(r.hyperparameters.get(key) for key in told), r.status, result_outcome(r), r.reason, r.epochs]
         for metric in summary.metrics:
             row += [None if side is None else metric.read(side) for side in (r.before, r.after)]
-        found = summary.evaluations.get(r.trial_id)
-        sides = ({}, {}) if found is None else (found.before, found.after)
+        sides = summary.evaluated(r.trial_id, "before"), summary.evaluated(r.trial_id)
         metrics = [v if _plain(name) else _percent(v) for name in evaluated for v in (s.get(name) for s in sides)]
         rows.append([*row, ppl_ratio(r), round(r.seconds.get("total", 0.0), 3), *metrics])
     return header, rows
 
 
 def _plain(name: str) -> bool:
-    """Whether an evaluated metric is no fraction."""
-    return name.startswith("ppl/")
+    """Whether an evaluated metric is no fraction; what attacks count beside rows has units of its own."""
+    return name.startswith("ppl/") or (name.startswith("audit/") and not name.endswith("came_back"))
 
 
 def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
@@ -274,6 +306,8 @@ def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
         for what in said
     ]
     header += ["ppl_ratio_mean", "ppl_ratio_std", "ppl_ratio_seed_std"]
+    header += [f"came_back_before_pct_{what}" for what in ("mean", "std")]
+    header += [f"came_back_after_pct_{what}" for what in ("mean", "std", "seed_std")]
     rows: list[list[object]] = []
     for cell in summary.cells:
         row: list[object] = [cell.model, cell.method, cell.alpha, cell.beta, *(cell.told.get(key) for key in told)]
@@ -281,5 +315,7 @@ def cell_rows(summary: Summary) -> tuple[list[str], list[list[object]]]:
         for metric in summary.metrics:
             row += [*(cell.before[metric.key] or (None, None)), *(cell.after[metric.key] or (None, None))]
             row.append(cell.seed_std.get(metric.key))
-        rows.append([*row, *(cell.ppl_ratio or (None, None)), cell.seed_std.get("ppl_ratio")])
+        row += [*(cell.ppl_ratio or (None, None)), cell.seed_std.get("ppl_ratio")]
+        before, after = cell.came_back
+        rows.append([*row, *(before or (None, None)), *(after or (None, None)), cell.seed_std.get("came_back")])
     return header, rows

@@ -192,10 +192,10 @@ class _Measure:
 
 
 def _measures(trials: Sequence[ReportedTrial]) -> list[_Measure]:
-    """The columns of the report, the further measures of trials.csv, then each metric of the evaluation by its name."""
-    evaluated = evaluated_metrics(t.evaluation.after for t in trials if t.evaluation is not None)
+    """The columns of the report, the further measures of trials.csv, then those of evaluation and audit by name."""
+    evaluated = evaluated_metrics(t.metrics() for t in trials)
     own = [*columns_of((trial.ngram for trial in trials), evaluated), *MORE_MEASURES]
-    names = dict.fromkeys(name for t in trials if t.evaluation is not None for name in t.evaluation.after)
+    names = dict.fromkeys(name for t in trials for name in t.metrics())
     shown = set(evaluated.values())
     return [*map(_of_column, own), *(_of_evaluation(name) for name in names if name not in shown)]
 
@@ -206,15 +206,14 @@ def _of_column(column: Column) -> _Measure:
             return None
         if column.key == PPL_RATIO.key:
             return ppl_ratio(trial.measured)
-        evaluated = {} if trial.evaluation is None else trial.evaluation.after
-        return column.value(trial.measured.after, evaluated, "".join(column.metrics))
+        return column.value(trial.measured.after, trial.metrics(), "".join(column.metrics))
 
     return _Measure(column.in_files, column.heading, column.decimals, "%" if column.percent else "", read)
 
 
 def _of_evaluation(name: str) -> _Measure:
     def read(trial: ReportedTrial) -> float | None:
-        return None if trial.measured is None or trial.evaluation is None else trial.evaluation.after.get(name)
+        return None if trial.measured is None else trial.metrics().get(name)
 
     return _Measure(name, name, None, "", read)
 

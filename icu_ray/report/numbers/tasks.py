@@ -40,6 +40,7 @@ def task_tables(blocks: Sequence[Block]) -> tuple[TaskTable, ...]:
     tables = []
     for block in blocks:
         names = list(dict.fromkeys(name for row in block.rows for metrics in block.evaluated(row) for name in metrics))
+        names = [name for name in names if not name.startswith("audit/")]  # MLflow has both in one
         if names:
             lines = tuple((name, tuple(block.evaluated_mean(row, name) for row in block.rows)) for name in names)
             tables.append(TaskTable(block.model, tuple(row.name for row in block.rows), lines))

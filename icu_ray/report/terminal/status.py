@@ -104,6 +104,7 @@ def status_json(found: Collected) -> dict[str, Any]:
                 f"el{trial.ngram}": None if scores is None else scores.el,
                 "active": trial.history[-1].active if trial.history else None,
                 "evaluated": trial.evaluation is not None,
+                "audited": trial.audit is not None,
             }
         )
     sweep = found.sweeps[0]

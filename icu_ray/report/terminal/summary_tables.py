@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from icu_ray.console.terminal import print_words
-from icu_ray.report.numbers.columns import PAPER_COLUMNS, Column, evaluated_metrics
+from icu_ray.report.collect import SIDES
+from icu_ray.report.numbers.columns import CAME_BACK, PAPER_COLUMNS, Column, evaluated_metrics
 from icu_ray.report.numbers.statistics import FEWEST
 from icu_ray.report.numbers.summary import Metric, Summary
 from icu_ray.report.terminal.fitting import Heading, print_fitting
-from icu_ray.storage.results import NOTHING_UNLEARNED, TrialEvaluation, TrialResult
+from icu_ray.storage.results import NOTHING_UNLEARNED, TrialResult
 from icu_ray.storage.verdict import OUTCOME_WORD, result_outcome
 
 _STYLES = {"success": "green", "failed": "red", "measured": ""}
@@ -31,16 +32,21 @@ def print_tables(summary: Summary, console: Console) -> None:
         return
     shown = [m for m in summary.metrics if m.key in ("ma", "bertscore_f1", "ppl_heldout") or m.heading.startswith("EL")]
     evaluated = _evaluated_columns(summary)
-    spare = {"bertscore_f1": 6, "ppl_heldout": 0}
+    # Beside what came back the perplexity has to yield: its ratio stands in the second table.
+    spare = {"bertscore_f1": 6, "ppl_heldout": int(bool(summary.audits))}
     varied = _varied(summary)
     headings = [Heading("trial"), *(Heading(key, True, 1) for key in varied)]
     headings += [Heading(m.heading, True, spare.get(m.key, 0)) for m in shown]
-    headings += [Heading(column.heading, True, 7 + place) for place, (column, _) in enumerate(evaluated)]
+    headings += [
+        # What came back goes last: it may turn the answer round.
+        Heading("back %", True) if column.key == CAME_BACK.key else Heading(column.heading, True, 7 + place)
+        for place, (column, _) in enumerate(evaluated)
+    ]
     headings += [Heading("epochs", True, 2), Heading("time", True, 3), Heading("status")]
     rows = []
     for result in summary.results:
         cells = [_arrow(result, metric) for metric in shown]
-        cells += [_evaluated_arrow(summary.evaluations.get(result.trial_id), *each) for each in evaluated]
+        cells += [_evaluated_arrow(summary, result.trial_id, *each) for each in evaluated]
         seconds = f"{result.seconds.get('total', 0.0):.0f} s"
         style, word = outcome_style(result), OUTCOME_WORD[result_outcome(result)]
         status = f"[{style}]{word}[/{style}]" if style else word
@@ -49,7 +55,8 @@ def print_tables(summary: Summary, console: Console) -> None:
     print_fitting(console, headings, rows, title="Trials (before -> after)", where="trials.csv")
     headings = [*(Heading(name) for name in ("model", "method")), Heading("alpha", True), Heading("beta", True)]
     headings += [Heading(m.heading, True, {"bertscore_f1": 3, "ppl_heldout": 2}.get(m.key, 0)) for m in shown]
-    headings += [Heading("PPL ratio", True), Heading("forgotten", True)]
+    audited = bool(summary.audits)
+    headings += [Heading(name, True) for name in ("PPL ratio", *(["back %"] if audited else []), "forgotten")]
     told = [key for key in varied if key != "seed"]
     headings[4:4] = [Heading(key, True) for key in told]
     rows = []
@@ -58,7 +65,8 @@ def print_tables(summary: Summary, console: Console) -> None:
         count = "-" if cell.forgotten is None else f"{cell.forgotten}/{cell.trials}"
         others = [str(cell.told.get(key, "")) for key in told]
         weights = [f"{cell.alpha:g}", f"{cell.beta:g}", *others]
-        rows.append([escape(cell.model), escape(cell.method), *weights, *values, _plus_minus(cell.ppl_ratio, 2), count])
+        values += [_plus_minus(cell.ppl_ratio, 2), *([_plus_minus(cell.came_back[1], 1)] if audited else [])]
+        rows.append([escape(cell.model), escape(cell.method), *weights, *values, count])
     console.print()
     title = f"Cells after unlearning (mean ± standard deviation of {FEWEST} {_repeated(summary)} or more)"
     print_fitting(console, headings, rows, title=title, where="cells.csv")
@@ -92,14 +100,13 @@ def _by_model(summary: Summary, key: str) -> dict[str, list[str]]:
 
 
 def _evaluated_columns(summary: Summary) -> list[tuple[Column, str]]:
-    """The paper's columns that an evaluation filled, with the metric that each shows."""
-    metrics = evaluated_metrics(found.after for found in summary.evaluations.values())
-    return [(column, metrics[column.key]) for column in PAPER_COLUMNS if column.key in metrics]
+    """The paper's columns that an evaluation filled, and what came back, with the metric that each shows."""
+    metrics = evaluated_metrics(summary.evaluated(result.trial_id) for result in summary.results)
+    return [(column, metrics[column.key]) for column in (*PAPER_COLUMNS, CAME_BACK) if column.key in metrics]
 
 
-def _evaluated_arrow(found: TrialEvaluation | None, column: Column, metric: str) -> str:
-    sides = ({}, {}) if found is None else (found.before, found.after)
-    values = (column.value(None, side, metric) for side in sides)
+def _evaluated_arrow(summary: Summary, trial_id: str, column: Column, metric: str) -> str:
+    values = (column.value(None, summary.evaluated(trial_id, side), metric) for side in SIDES)
     return " -> ".join("-" if value is None else column.text(value) for value in values)
 
 
