@@ -14,6 +14,7 @@ import pytest
 from icu_ray.audit.jobs import AuditJob
 from icu_ray.audit.registry import attack_of
 from icu_ray.config import RowForm, SweepConfig
+from icu_ray.config.auditing import AuditConfig
 from icu_ray.config.data import QUESTION_ANSWER
 from icu_ray.config.file import resolve_config
 from icu_ray.data.paraphrases import paraphrases_of
@@ -22,7 +23,9 @@ from icu_ray.data.sources import load_corpus
 from icu_ray.errors import UserError
 from icu_ray.models.subjects import Subject
 from icu_ray.plan.grid import Plan
+from icu_ray.plan.own_files import records_of
 from icu_ray.plan.planning import plan_sweep
+from icu_ray.services.audit import audit_files
 from icu_ray.sweep.trial_audit import attack_hashes, rows_asked
 from tests.support.benchmark_case import small_model, tofu_folder, write_lines
 
@@ -147,3 +150,14 @@ def test_all_of_tofus_questions_have_one(shared: Path, split: str) -> None:
     found = asked(config_of(data))
     assert len(found) == {"forget01": 40, "forget05": 200, "forget10": 400}[split]
     assert all(text.startswith("Question: ") and text.endswith("\nAnswer:") for each in found.values() for text in each)
+
+
+def test_an_audit_of_files_refuses_a_missing_column(tmp_path: Path) -> None:
+    data, model = own(tmp_path, ["One?", "Two?"]), small_model(tmp_path / "model")
+    attacks, storage = AuditConfig(attacks=("prompt",)), str(tmp_path / "runs")
+    with pytest.raises(UserError, match=r"forget\.jsonl.*column 'others'"):
+        audit_files([str(model)], Path(data["forget"]), attacks, paraphrases_column="others", storage=storage)
+    # The columns of prompts are found first, as without paraphrases.
+    told: dict[str, Any] = {"source": str(model)}
+    found = records_of(Path(data["forget"]), {"paraphrases_column": "other"}, told, "t", lambda line: None)
+    assert (found.prompt_column, found.paraphrases_column) == ("question", "other")
