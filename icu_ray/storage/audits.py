@@ -120,9 +120,11 @@ class TrialAudit:
     after: ModelAudit
 
     def metrics(self, side: Literal["before", "after"] = "after") -> dict[str, float]:
-        """Numbers of a model, by the names that MLflow and tables have."""
+        """Numbers of a model, by the names that MLflow and tables have: 'leak_exact@16' is 'leak_exact at 16'."""
         asked = self.before if side == "before" else self.after
-        found = {f"audit/{name}": value for name, value in asked.numbers.items() if value is not None}
+        found = {
+            f"audit/{name.replace('@', ' at ')}": value for name, value in asked.numbers.items() if value is not None
+        }
         if asked.share is not None:
             found["audit/came_back"] = asked.share
         for point in asked.curves:
