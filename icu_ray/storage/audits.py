@@ -6,6 +6,7 @@ audit.after.said()                           # '4 of 32 rows came back (relearn,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -122,12 +123,15 @@ class TrialAudit:
     def metrics(self, side: Literal["before", "after"] = "after") -> dict[str, float]:
         """Numbers of a model, by the names that MLflow and tables have: 'leak_exact@16' is 'leak_exact at 16'."""
         asked = self.before if side == "before" else self.after
-        found = {
-            f"audit/{name.replace('@', ' at ')}": value for name, value in asked.numbers.items() if value is not None
-        }
+        found = {f"audit/{_named(name)}": value for name, value in asked.numbers.items() if value is not None}
         if asked.share is not None:
             found["audit/came_back"] = asked.share
         for point in asked.curves:
             name = f"audit/{point.attack}_came_back"
             found[name] = max(found.get(name, 0.0), point.back / point.total if point.tells else 0.0)
         return found
+
+
+def _named(number: str) -> str:
+    """As MLflow takes it: for one other sign it refuses all numbers of a trial."""
+    return re.sub(r"[^\w\-. :/]", "_", number.replace("@", " at "), flags=re.ASCII)
