@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from icu_ray.audit.attack import Attack
-from icu_ray.audit.registry import USES, identity_of
+from icu_ray.audit.registry import ASKS_PARAPHRASES, USES, identity_of
 from icu_ray.audit.rows import AuditRow, Material, audit_rows
 from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import Examples
@@ -31,7 +31,8 @@ _VERSION = 1
 @dataclass(frozen=True)
 class RowsAsked:
     """forget, control, kin: as in `Material`. columns, tokens, own_columns, long: how they become rows of a model's
-    tokens. paraphrases: of the forget rows' prompts, by id."""
+    tokens. paraphrases: of the forget rows' prompts, by id, as data/paraphrases.py
+    writes them."""
 
     forget: Examples
     control: Examples | None
@@ -42,8 +43,9 @@ class RowsAsked:
     long: LongTexts
     paraphrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def identity(self) -> dict[str, JsonValue]:
-        """What decides the rows."""
+    def identity(self, paraphrased: bool = True) -> dict[str, JsonValue]:
+        """What decides the rows. paraphrased: with their paraphrases."""
+        paraphrases = self.paraphrases if paraphrased else {}
         parts = {"forget": self.forget, "control": self.control, "kin": self.kin}
         return {
             **{name: None if part is None else part.fingerprint() for name, part in parts.items()},
@@ -51,7 +53,7 @@ class RowsAsked:
             "tokens": self.tokens.model_dump(mode="json"),
             "own_columns": self.own_columns,
             "long": self.long,
-            "paraphrases": content_hash({name: list(each) for name, each in self.paraphrases.items()}),
+            "paraphrases": content_hash({name: list(each) for name, each in paraphrases.items()}),
         }
 
 
@@ -74,7 +76,7 @@ class AuditJob:
             "version": _VERSION,
             "model": self.subject.hash,
             "precision": self.subject.dtype,
-            "rows": self.rows.identity(),
+            "rows": self.rows.identity(paraphrased=self.attack.name in ASKS_PARAPHRASES),
             "compared": {name: subject.hash for name, subject in self.compared().items()},
             **identity_of(self.attack),
         }

@@ -33,6 +33,8 @@ USES: dict[str, tuple[str, ...]] = {
     "neighbours": ("original",),
 }
 """Which other models an attack compares with; without them it measures less, and says so."""
+ASKS_PARAPHRASES = ("prompt",)
+"""Attacks that read the paraphrases of rows; the findings of others do not depend on them."""
 
 
 def attacks_of(config: AuditConfig) -> tuple[Attack, ...]:

@@ -91,6 +91,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
     add_forms(parser)
     parser.add_argument(
+        "--paraphrases-column",
+        metavar="NAME",
+        help="column of --forget with each prompt in other words, one text or a list, which prompt asks too (default: "
+        "none)",
+    )
+    parser.add_argument(
         "--storage", default="./runs", metavar="DIR", help="folder or URL where results are kept (default: ./runs)"
     )
     parser.add_argument(
@@ -124,6 +130,7 @@ def _audit(arguments: argparse.Namespace) -> int:
             original=arguments.original,
             retrained=arguments.retrained,
             columns={name: getattr(arguments, name) for name in ("text_column", *FORMS)},
+            paraphrases_column=arguments.paraphrases_column,
             length=arguments.length,
             prompt_tokens=arguments.prompt_tokens,
             storage=arguments.storage,

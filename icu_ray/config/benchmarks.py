@@ -65,6 +65,9 @@ class TofuData(BenchmarkData):
     tags: tuple[str, str] | None = None
     """With question-answer: what stands before the question, and between it and the answer. Default: 'Question: ' and a
     new line with 'Answer: '. OpenUnlearning's for Llama-2-7b-chat are '[INST] ' and ' [/INST]'."""
+    wrong_answers: bool = False
+    """Read what is to be forgotten of forgetNN_perturbed, whose wrong answers are the alternates that altpo and idknll
+    teach. The truth ratio, and with it forget quality, is measured on these very answers, so that both tell less."""
     pool_rows: Count | None = None
     """Use only this many rows of the pool (the first, once held-out ones are kept out), for small machines."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
@@ -88,7 +91,8 @@ class TofuData(BenchmarkData):
         """The questions to forget and those to keep."""
         return RecordsData(
             source="records",
-            forget=self.place(self.split),
+            forget=self.place(f"{self.split}_perturbed" if self.wrong_answers else self.split),
+            alternates_column="perturbed_answer" if self.wrong_answers else None,
             pool=self.place(f"retain{100 - int(self.split.removeprefix('forget'))}"),
             pool_rows=self.pool_rows,
             heldout_rows=self.heldout_rows,

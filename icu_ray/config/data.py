@@ -217,6 +217,9 @@ class RecordsData(Section):
     alternates_column: str | None = None
     """Column of the forget file that holds a list of other answers to each row's prompt (in a table a JSON list), for
     methods that prefer them to the true one, such as altpo. All rows must have some."""
+    paraphrases_column: str | None = None
+    """Column of the forget file that holds each row's prompt in other words: one text or a list of them (in a table a
+    JSON list), which the attack prompt of `audit` asks too; of chats the user's last message. A cell may be empty."""
     subject_column: str | None = None
     """Column of the forget file that says whose data a row is; a request's answer and record are then by subject too.
     """
@@ -254,6 +257,8 @@ class RecordsData(Section):
             raise ValueError("'system' is for template chat")
         if self.alternates_column is not None and not self.prompted:
             raise ValueError("'alternates_column' is for rows with prompts, to which alternates are other answers")
+        if self.paraphrases_column is not None and not self.prompted:
+            raise ValueError("'paraphrases_column' is for rows with prompts, which paraphrases say in other words")
         return self
 
     def standing_for(self, section: BenchmarkData) -> RecordsData:

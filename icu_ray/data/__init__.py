@@ -19,7 +19,7 @@ In the order of a text's way:
    `neighbours.py`. These two and the pairing itself run on Ray Data, the rest needs no Ray. Pairs that are no
    neighbours are drawn (`pair_draws.py`) or chosen by the user (`chosen_pairs.py`).
 4. `second_answers.py` writes other answers to the targets' prompts: a row's own, the sentences of `ignorance.py`, or
-   what a model invents, which `alternates.py` asks for and cuts.
+   what a model invents, which `alternates.py` asks for and cuts. `paraphrases.py` reads their prompts in other words.
 
 This package must not know models nor methods: a tokenizer comes as an argument.
 """

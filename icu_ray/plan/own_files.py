@@ -16,6 +16,8 @@ from icu_ray.data.forms import detected, form_said
 
 _COLUMNS = ("prompt_column", "completion_column", "messages_column")
 _WRITING = ("template", "tags", "system")
+_OF_PROMPTS = ("alternates_column", "paraphrases_column")
+"""Columns that need prompts, which are looked for first."""
 _OF_TEMPLATE = {"system": "chat", "tags": "question-answer"}
 """What is said for one template only, so that it tells which is meant."""
 
@@ -35,7 +37,7 @@ def as_read(
     given = dict(data)
     if any(given.get(column) is not None for column in _COLUMNS) or given.get("text_column", "text") != "text":
         return given
-    bare = load_data({name: value for name, value in given.items() if name not in _WRITING}, where)
+    bare = load_data({name: value for name, value in given.items() if name not in (*_WRITING, *_OF_PROMPTS)}, where)
     found = detected(Path(bare.forget), lambda: _has_chat_template(model), key)
     if "prompt_column" in found:
         meant = [template for said, template in _OF_TEMPLATE.items() if given.get(said) is not None]

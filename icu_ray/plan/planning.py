@@ -72,6 +72,10 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
         from icu_ray.plan.benchmark_prompts import check_prompts
 
         remarks = (*remarks, *check_prompts(config, dry_run=dry_run))
+    if "prompt" in config.audit.names:
+        from icu_ray.plan.paraphrases import check_paraphrases
+
+        check_paraphrases(config, dry_run=dry_run)
     unreachable = _unreachable(config)
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)

@@ -46,6 +46,7 @@ _FILES = {
     "id_column",
     "pair_column",
     "alternates_column",
+    "paraphrases_column",
     "subject_column",
 }
 

@@ -21,6 +21,7 @@ from icu_ray.audit.verdict import model_audit
 from icu_ray.config import TokensConfig
 from icu_ray.config.auditing import AuditConfig
 from icu_ray.data.examples import Examples
+from icu_ray.data.paraphrases import read_paraphrases, written_paraphrases
 from icu_ray.data.records import examples_of, read_records
 from icu_ray.errors import UserError
 from icu_ray.evaluation.stage.actors import default_pool
@@ -43,6 +44,7 @@ def audit_files(
     original: str | None = None,
     retrained: str | None = None,
     columns: Mapping[str, Any] | None = None,
+    paraphrases_column: str | None = None,
     length: int = 200,
     prompt_tokens: int | None = None,
     storage: str = "./runs",
@@ -55,7 +57,8 @@ def audit_files(
 
     control: texts of the same kind that no model here has read; kin: texts that it was to keep. original, retrained:
     the model before unlearning and one that never read `forget`, with which some attacks compare. length: tokens of a
-    row; prompt_tokens: how many of them are given (default: three quarters), of plain texts.
+    row; prompt_tokens: how many of them are given (default: three quarters), of plain texts. paraphrases_column: of
+    `forget`, where its prompts stand in other words.
     """
     check_writable(storage)
     given = length * 3 // 4 if prompt_tokens is None else prompt_tokens
@@ -69,16 +72,22 @@ def audit_files(
         described = records_of(file, columns or {}, told, "icu-ray audit", tell)
         return examples_of(read_records(file, described.form, None, kind))
 
-    asked, controls, pool = texts(forget, "forget"), texts(control, "heldout"), texts(kin, "pool")
-    assert asked is not None
+    own = records_of(forget, {**(columns or {}), "paraphrases_column": paraphrases_column}, told, "icu-ray audit", tell)
+    asked = examples_of(read_records(forget, own.form, None, "forget"))
+    paraphrases: dict[str, tuple[str, ...]] = {}
+    if paraphrases_column is not None:
+        paraphrases = written_paraphrases(asked, own.form, read_paraphrases(own, 0))
+    asked = _first(asked, config.rows)
+    controls, pool = texts(control, "heldout"), texts(kin, "pool")
     rows = RowsAsked(
-        _first(asked, config.rows),
+        asked,
         None if controls is None else _first(controls, config.control),
         None if pool is None else _first(pool, config.kin),
         columns_for(length, given),
         TokensConfig(),
         own_columns=True,
         long="cut",
+        paraphrases={name: paraphrases[name] for name in asked.ids if name in paraphrases},
     )
     others = {name: source for name, source in (("original", original), ("retrained", retrained)) if source}
     sources = list(dict.fromkeys([*models, *others.values()]))

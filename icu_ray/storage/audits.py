@@ -110,7 +110,7 @@ class ModelAudit:
 
 def _plain(name: str) -> str:
     """A name without what MLflow refuses, with all metrics that are sent together with it."""
-    return re.sub(r"[^\w .:/-]", "_", name.replace("@", "_at_"))
+    return re.sub(r"[^\w .:/-]", "_", name.replace("@", "_at_"), flags=re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from icu_ray.audit.attack import Attack
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.jobs import AuditJob, RowsAsked
-from icu_ray.audit.registry import attacks_of, identity_of
+from icu_ray.audit.registry import ASKS_PARAPHRASES, attacks_of, identity_of
 from icu_ray.audit.verdict import model_audit
 from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import Corpus
@@ -23,11 +24,12 @@ from icu_ray.errors import UserError
 from icu_ray.methods import RETRAINED
 from icu_ray.models.subjects import Subject
 from icu_ray.plan.grid import Plan
+from icu_ray.plan.paraphrases import paraphrases_asked, paraphrases_from
 from icu_ray.plan.trial import DONE, Trial
 from icu_ray.storage.audit_files import read_audit, write_audit
 from icu_ray.storage.audits import ModelAudit, TrialAudit
 from icu_ray.storage.results import ENDED_EARLY
-from icu_ray.storage.store import content_hash
+from icu_ray.storage.store import JsonValue, content_hash
 from icu_ray.storage.trial_files import TrialPaths, read_result
 from icu_ray.sweep.trial_evaluation import TrialModels
 
@@ -39,10 +41,14 @@ def attack_hashes(plan: Plan, trial: Trial) -> dict[str, str]:
     """The attacks that a config asks for, each with a hash of what it does, on what, and beside which other models."""
     config, retrained = plan.config, retrained_of(plan, trial)
     rows = [config.audit.rows, config.audit.control, config.audit.kin]
-    beside = None if retrained is None else retrained.trial_id
-    return {
-        attack.name: content_hash([_VERSION, identity_of(attack), rows, beside]) for attack in attacks_of(config.audit)
-    }
+    beside, reworded = None if retrained is None else retrained.trial_id, paraphrases_from(config)
+
+    def told(attack: Attack) -> list[JsonValue]:
+        # Paraphrases came later: audits without any are found again.
+        more = [reworded] if reworded is not None and attack.name in ASKS_PARAPHRASES else []
+        return [_VERSION, identity_of(attack), rows, beside, *more]
+
+    return {attack.name: content_hash(told(attack)) for attack in attacks_of(config.audit)}
 
 
 def retrained_of(plan: Plan, trial: Trial) -> Trial | None:
@@ -81,16 +87,19 @@ def _is_audited(plan: Plan, trial: Trial) -> bool:
 def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: int) -> RowsAsked:
     """The targets of a sample, held-out rows as controls, and the first rows of the pool."""
     audit = config.audit
-    kin = corpus.pools[sample][: audit.kin]
+    kin, targets = corpus.pools[sample][: audit.kin], corpus.to_forget(sample)
+    forget, every = _first(targets, audit.rows), paraphrases_asked(config, targets, sample)
+    paraphrases = {name: every[name] for name in forget.ids if name in every}
     # An audit reads long texts as their windows where the sweep does, else their beginning.
     return RowsAsked(
-        _first(corpus.to_forget(sample), audit.rows),
+        forget,
         None if corpus.heldout is None else _first(corpus.heldout, audit.control),
         corpus.rows.select(kin) if len(kin) else None,
         config.columns.value(),
         config.tokens,
         counts_own_tokens(config, model.standin is not None),
         "windows" if config.rows.long == "windows" else "cut",
+        paraphrases,
     )
 
 

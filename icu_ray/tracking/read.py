@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _PAGE = 500
 _OF_TRIAL = ("model", "method", "sample")
-_OF_EPOCHS = ("before", "after", "loss", "seconds")
+_NOT_OF_EVALUATION = ("before", "after", "loss", "seconds", "audit")
 """What stands before the slash in metrics that are none of the evaluation."""
 
 
@@ -245,7 +245,7 @@ def _evaluation(run: Run) -> TrialEvaluation | None:
     after = {
         name: value
         for name, value in run.data.metrics.items()
-        if "/" in name and name.partition("/")[0] not in _OF_EPOCHS
+        if "/" in name and name.partition("/")[0] not in _NOT_OF_EVALUATION
     }
     before = {name: value for name in after if (value := run.data.metrics.get(f"before/{name}")) is not None}
     return TrialEvaluation({}, ("", ""), before, after) if after else None

@@ -56,6 +56,9 @@ def test_tofu_is_records_of_the_hub_or_a_folder(tmp_path: Path) -> None:
     form = from_hub.form
     assert (form.prompt, form.completion, form.template, form.system) == ("question", "answer", "chat", SYSTEM)
     assert form.date == "2025-04-10"
+    wrong = records({"source": "tofu", "split": "forget05", "revision": "abc", "wrong_answers": True})
+    assert wrong.forget == "hub:locuslab/TOFU@abc#forget05_perturbed" and wrong.pool == from_hub.pool
+    assert (from_hub.alternates_column, wrong.alternates_column) == (None, "perturbed_answer")
     files = records({"source": "tofu", "split": "forget01", "folder": f"{tmp_path}/"})
     assert files.forget == str(tmp_path / "forget01.json") and files.pool == str(tmp_path / "retain99.json")
     tags = records({"source": "tofu", "split": "forget10", "template": "question-answer", "tags": ["Q", "A"]})

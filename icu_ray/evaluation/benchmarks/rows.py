@@ -3,6 +3,8 @@
     for asked in sets_of(section):                  # section: config.data.benchmark
         rows = set_rows(section, asked)             # one dict a row, by column
 
+    known_paraphrases(section)                      # of the questions to forget
+
 A set whose table came to the hub later is left out where a folder lacks it.
 """
 
@@ -70,6 +72,32 @@ def shots_of(section: Section, asked: PromptSet) -> list[tuple[str, str]]:
         return []
     rows = _rows(section, benchmark_of(section).table(asked.shots), (asked.prompt, asked.answer), None)
     return [(row[asked.prompt], row[asked.answer]) for row in rows]
+
+
+def has_paraphrases(section: Section) -> bool:
+    """Whether a benchmark asks of what is unlearned in other words too."""
+    return bool(_paraphrased(section))
+
+
+def known_paraphrases(section: Section, *, from_hub: bool = True) -> dict[str, tuple[str, ...]]:
+    """Of each question to forget, the same in other words; {} where the benchmark or the folder has none.
+
+    from_hub: whether tables of the hub are read; else they have none. UserError where they cannot be read.
+    """
+    found: dict[str, list[str]] = {}
+    for asked in _paraphrased(section):
+        table = benchmark_of(section).table(asked.table)
+        place = table_place(section, table)
+        if not _is_there(place) or (is_hub_data(place) and not from_hub):
+            continue
+        assert asked.paraphrase is not None
+        for row in _rows(section, table, (asked.prompt, asked.paraphrase), None):
+            found.setdefault(row[asked.prompt], []).append(row[asked.paraphrase])
+    return {question: tuple(dict.fromkeys(texts)) for question, texts in found.items()}
+
+
+def _paraphrased(section: Section) -> list[PromptSet]:
+    return [asked for asked in split_of(section).sets if asked.members and asked.paraphrase]
 
 
 def _rows(section: Section, table: Table, columns: tuple[str, ...], lists: str | None) -> list[dict[str, Any]]:
