@@ -2,8 +2,10 @@
 
     quick_audit(loaded, rows, leak=0.5)          # {"row-1": False, "row-2": True, ...}
 
-Two attacks, each a forward a row: the longest piece of the secret that any prefix of it brings back (prefix search), on
-the weights as they are, and on those that 4 bits leave of them (NF4), which may undo small changes.
+Prefix search (the longest piece of the secret that any prefix of it brings back, a forward a row) with the weights as
+they are, and with what 4 bits leave of them (NF4), which may undo small changes. With the rounded ones also the greedy
+answer to the prompt, which sees a secret that is said with another word in it. Asking with the weights as they are too
+would cost as much again.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from icu_ray.audit.asking import asked
 from icu_ray.audit.attack import Target
 from icu_ray.audit.attacks.prefix_search import PrefixSearch
-from icu_ray.audit.attacks.quantise import quantised
+from icu_ray.audit.attacks.quantise import BITS, quantised
 from icu_ray.audit.beside import own_length
 from icu_ray.audit.rows import AuditRow, Material
 from icu_ray.audit.verdict import is_back
@@ -36,7 +39,7 @@ def quick_audit(loaded: LoadedModel, rows: Sequence[AuditRow], leak: float) -> d
     target, attack = Target(loaded, Material(tuple(rows))), PrefixSearch()
     as_it_is = attack.run(target).findings
     with merged_meanwhile(loaded.model), quantised(loaded.model, "nf4"):
-        rounded = attack.run(target).findings
+        rounded = (*attack.run(target).findings, *asked(loaded, rows, "forget", "nf4", BITS["nf4"]))
     measured = {each.row for each in as_it_is}
     back = {each.row for each in (*as_it_is, *rounded) if is_back(each, leak)}
     return {row.id: row.id in back or row.id not in measured for row in rows}

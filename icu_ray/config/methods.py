@@ -160,7 +160,7 @@ class SearchConfig(Section):
     """forget_cheaply, to be maximised: minus ten times what MA and EL are above their thresholds, minus the logarithm
     of the ratio of held-out perplexity. No normalised score: those depend on the other trials. audited: that, minus ten
     times the part of the targets that come back (audit.leak) under a cheap attack after the epoch: prefixes of the
-    secret, with the weights as they are and rounded to 4 bits (NF4)."""
+    secret, and with the weights rounded to 4 bits (NF4) these and the prompt."""
     stop_early: bool = True
     """End trials that fall behind at an epoch (ASHA)."""
     grace_epochs: Count = 3

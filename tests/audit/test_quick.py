@@ -38,6 +38,18 @@ def taught(rows: Sequence[AuditRow], steps: int, family: str = "llama") -> Loade
     return loaded
 
 
+def plainly_said(model: PreTrainedModel, row: AuditRow, leak: float) -> bool:
+    """The most probable token after the prompt, as often as the secret has tokens, or until the text ends."""
+    known = list(row.prompt_ids)
+    for _ in row.secret_ids:
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([known])).logits[0, -1].argmax())
+        if token == PAD:
+            break
+        known.append(token)
+    return secret_recall(" ".join(f"w{token}" for token in known[row.given :]), row.secret) >= leak
+
+
 def plainly_back(model: PreTrainedModel, row: AuditRow, leak: float) -> bool:
     """Each prefix by itself, and one token after the other."""
     secret = [token for token in row.secret_ids if token != PAD]
@@ -68,7 +80,7 @@ def test_each_row_is_what_a_plain_search_says(steps: int, leak: float, seed: int
     loaded = taught(rows, steps, family)
     rounded = copy.deepcopy(loaded.model)
     with quantised(rounded, "nf4"):
-        in_4_bits = {row.id: plainly_back(rounded, row, leak) for row in rows}
+        in_4_bits = {row.id: plainly_back(rounded, row, leak) or plainly_said(rounded, row, leak) for row in rows}
     before = state_of(loaded.model)
     found = quick_audit(loaded, rows, leak)
     assert found == {row.id: plainly_back(loaded.model, row, leak) or in_4_bits[row.id] for row in rows}

@@ -158,7 +158,7 @@ def best_cell(each: BestCell) -> list[str]:
         f"{row.forgotten}/{len(row.trials)}",
         "–" if ma is None else f"{ma.mean:.1f}",
         "–" if ratio is None else f"{ratio.mean:.2f}",
-        f"{each.objective:.2f}",
+        f"{each.objective:.2f}" + (" (audited)" if each.audited else ""),
     ]
 
 
