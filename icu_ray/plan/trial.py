@@ -178,7 +178,9 @@ def trial_of(
         "generate": config.generate.model_dump(mode="json"),
         "el": config.el.model_dump(mode="json"),
         "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),
-        "stop": {**_stop_identity(stop, config.audit.leak), "max_epochs": settings.max_epochs},
+        "stop": {**_stop_identity(stop), "max_epochs": settings.max_epochs},
+        # What counts as come back decides how long such a trial goes on.
+        **({"leak": config.audit.leak} if stop.audited else {}),
         "precision": settings.precision,
         "seed": settings.seed,
         **({} if model.lora is None or not known.trains else {"lora": model.lora.identity()}),
@@ -256,13 +258,11 @@ def searches_audited(config: SweepConfig) -> bool:
     return config.search is not None and config.search.objective == "audited"
 
 
-def _stop_identity(stop: StopConfig, leak: float) -> dict[str, Any]:
+def _stop_identity(stop: StopConfig) -> dict[str, Any]:
     # A key that came later enters only where it is set, so that trials of before are found again.
     later = {"max_ppl_ratio", "keep", "max_steps", "audited"}
     unset = {name for name in later if getattr(stop, name) == StopConfig.model_fields[name].default}
-    told = stop.model_dump(mode="json", exclude={"max_epochs", *unset})
-    # What counts as come back decides how long such a trial goes on.
-    return {**told, "leak": leak} if stop.audited else told
+    return stop.model_dump(mode="json", exclude={"max_epochs", *unset})
 
 
 def _loss_identity(config: SweepConfig) -> dict[str, Any]:
