@@ -158,19 +158,20 @@ def test_a_search_runs_and_goes_on(tmp_path: Path, trained: Path, monkeypatch: p
 def test_a_cell_that_forgets_in_a_fragile_way_loses_against_one_that_holds(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thresholds that any model meets: every trial ends after an epoch, the gentle ones with all that they knew.
+    """Thresholds that any model meets, and one epoch: learning rates of 1e-5 to 1.5e-3 leave much and little.
 
-    forget_cheaply takes the gentlest, which costs nothing. Audited takes one that the attacks get less from.
+    forget_cheaply takes a gentle one, which costs next to nothing. Audited takes one that the attacks get less from.
     """
     monkeypatch.chdir(tmp_path)
     search = {
-        "trials": 4,
+        "trials": 3,
         "algorithm": "random",
+        "seed": 1,
         "objective": "audited",
         "stop_early": False,
         "space": {"lr": {"low": 1e-5, "high": 1e-2, "log": True}},
     }
-    stop = {"ma": 1.0, "el": 1.0, "max_epochs": 4, "rule": "epochs"}
+    stop = {"ma": 1.0, "el": 1.0, "max_epochs": 1, "rule": "epochs"}
     tree = {**CONFIG, "storage": str(tmp_path / "runs"), "search": search, "stop": stop, "audit": {"leak": 0.5}}
     with lent(trained, tmp_path / "runs" / "store"):
         assert run_sweep(plan_sweep(resolve_config(tree, "test"))) == 0
