@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from icu_ray.report.collect import collect
+from icu_ray.report.collect import ReportedTrial, collect
 from icu_ray.report.contents import Report, make_report
 from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.markdown import to_markdown
@@ -89,6 +89,11 @@ def audit(back: int) -> TrialAudit:
     return TrialAudit({}, ("", ""), 0.5, ModelAudit(8, 8), ModelAudit(8, back))
 
 
+def alpha_of(trial: ReportedTrial) -> float:
+    assert trial.result is not None
+    return float(trial.result.hyperparameters["alpha"])
+
+
 def test_what_an_audit_brought_back_counts_once_all_cells_have_one(tmp_path: Path) -> None:
     """The cell that forgets more cheaply comes back by half; the other one holds."""
     write_sweep(tmp_path, "grid", CELLS[:2])
@@ -100,8 +105,8 @@ def test_what_an_audit_brought_back_counts_once_all_cells_have_one(tmp_path: Pat
         ((), ("icu (0.5, 1)", -math.log(1.2), False)),
     ):
         trials = tuple(
-            replace(t, audit=audit(backs[alpha]) if (alpha := t.result.hyperparameters["alpha"]) in attacked else None)
-            for t in found.trials
+            replace(each, audit=audit(backs[alpha_of(each)]) if alpha_of(each) in attacked else None)
+            for each in found.trials
         )
         made = make_report(replace(found, trials=trials))
         (best,) = made.best
