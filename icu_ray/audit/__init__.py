@@ -5,7 +5,8 @@ attack is), recite.py (what a model says of a row), asking.py (that, and its los
 beside it), and a file for each attack in attacks/, which registry.py makes by name. For one attack each: asked.py finds
 the words in a prompt that may be rewritten, patching.py puts one model's states into another, plain_sentences.py is
 text about nothing in particular, and entailment.py asks whether one text follows from another. jobs.py is an attack as
-it travels to the Ray Data actors of stage.py, and verdict.py counts what came back.
+it travels to the Ray Data actors of stage.py, and verdict.py counts what came back. quick.py is
+two cheap attacks at once, on a model that is still trained.
 
 An attack knows one loaded model and no files, no Ray and no trial.
 """

@@ -98,6 +98,9 @@ class StopConfig(Section):
     to the thresholds; of equals, the one with the lowest held-out perplexity. best needs eval.heldout=epochs."""
     on_empty: bool = True
     """End also when the filter has left no target to unlearn."""
+    audited: bool = False
+    """Forgotten is not enough: a trial goes on, at most to its last epoch, while any target comes back (audit.leak)
+    under the cheap attack of search.objective=audited."""
     max_epochs: Count = 50
     """Epochs after which a trial ends as not forgotten; the authors' code has no limit."""
     max_steps: Count | None = None

@@ -156,9 +156,11 @@ class SearchConfig(Section):
     """Number of trials in all, with those of earlier runs of the same command."""
     algorithm: str = "optuna"
     """optuna, random, or another of Ray Tune's searchers by its name there (its package must be installed)."""
-    objective: Literal["forget_cheaply"] = "forget_cheaply"
+    objective: Literal["forget_cheaply", "audited"] = "forget_cheaply"
     """forget_cheaply, to be maximised: minus ten times what MA and EL are above their thresholds, minus the logarithm
-    of the ratio of held-out perplexity. No normalised score: those depend on the other trials."""
+    of the ratio of held-out perplexity. No normalised score: those depend on the other trials. audited: that, minus ten
+    times the part of the targets that come back (audit.leak) under a cheap attack after the epoch: prefixes of the
+    secret, and with the weights rounded to 4 bits (NF4) these and the prompt."""
     stop_early: bool = True
     """End trials that fall behind at an epoch (ASHA)."""
     grace_epochs: Count = 3

@@ -267,6 +267,13 @@ class SweepConfig(Section):
             limits |= {f"methods.{place}.stop.{key}": getattr(method.stop, key) for key in ("ma", "el")}
         if self.stop.keep == "best" and self.eval.heldout != "epochs":
             raise ValueError("stop.keep=best compares what the epochs cost: set eval.heldout to 'epochs'")
+        if self.stop.audited and (self.stop.keep == "best" or self.stop.rule == "epochs"):
+            other = "keep=best" if self.stop.keep == "best" else "rule=epochs"
+            why = "leaves an earlier epoch's model" if self.stop.keep == "best" else "never ends a trial as forgotten"
+            raise ValueError(
+                f"stop.audited has a trial go on until its texts stay gone, but stop.{other} {why}; "
+                "leave out one of them"
+            )
         for key, value in limits.items():
             if value == "heldout" and not given:
                 where = (

@@ -131,6 +131,31 @@ def merge_adapter(model: PreTrainedModel) -> None:
     model.requires_grad_(True)
 
 
+@contextlib.contextmanager
+def merged_meanwhile(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the adapter is added to the model's weights, as `merge_adapter` does, and switched off beside them.
+
+    Outside they are as they were, bit for bit; a copy on the CPU keeps them. Nothing is done without an adapter.
+    """
+    import torch
+
+    layers = _layers(model)
+    weights = [layer.get_base_layer().weight for layer in layers]
+    kept = [weight.detach().cpu().clone() for weight in weights]
+    try:
+        with torch.no_grad():
+            for layer, weight in zip(layers, weights, strict=True):
+                down, up = (part[_NAME].weight.float() for part in (layer.lora_A, layer.lora_B))
+                change = (up @ down) * layer.scaling[_NAME]
+                weight.copy_(weight.float() + (change.T if layer.fan_in_fan_out else change))
+        with adapters_off(model):
+            yield
+    finally:
+        with torch.no_grad():
+            for weight, values in zip(weights, kept, strict=True):
+                weight.copy_(values)
+
+
 def apply_adapter(model: PreTrainedModel, adapter: Adapter, source: str) -> None:
     """Merge an adapter's folder into its base `model`. UserError where it does not fit. source: its name."""
     with explained(f"model {source}"):

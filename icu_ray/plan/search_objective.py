@@ -1,6 +1,7 @@
 """What a search maximises: forgetting first, and then as little of the rest as possible.
 
 value = objective_of(after, before, config.stop)
+value = with_came_back(value, record.came_back)              # search.objective=audited
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from icu_ray.storage.results import Scores
 
 OBJECTIVE = "objective"
 NOT_FORGOTTEN = 10.0
-"""What a whole MA or EL above its threshold costs, beside the logarithm of the perplexity ratio."""
+"""What a whole MA or EL above its threshold costs, or all texts come back, beside the logarithm of the perplexity
+ratio."""
 
 
 def objective_of(after: Scores, before: Scores | None, stop: StopConfig) -> float | None:
@@ -31,6 +33,11 @@ def objective_of(after: Scores, before: Scores | None, stop: StopConfig) -> floa
     above = max(0.0, (1.0 if after.ma is None else after.ma) - limits.ma.value)
     above += max(0.0, (after.el or 0.0) - limits.el.value)
     return -(NOT_FORGOTTEN * above + math.log(ratio))
+
+
+def with_came_back(value: float | None, came_back: float | None) -> float | None:
+    """'audited': that, minus 10 times the part of the texts that come back, 0..1. None where one is not known."""
+    return None if value is None or came_back is None else value - NOT_FORGOTTEN * came_back
 
 
 def middle_of(search: SearchConfig) -> dict[str, float]:

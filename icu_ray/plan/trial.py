@@ -122,7 +122,7 @@ def trial_of(
         own = built.settings
         lr, max_epochs = float(own["lr"]), int(own["epochs"])
         optim = optim.model_copy(update={"schedule": own["schedule"], "warmup_epochs": 0.0})
-        stop = stop.model_copy(update={"rule": "epochs", "max_steps": None})
+        stop = stop.model_copy(update={"rule": "epochs", "max_steps": None, "audited": False})
         refining = refining.model_copy(update={"rule": "never"})
     settings = TrialSettings(
         method=method.name,
@@ -147,6 +147,7 @@ def trial_of(
         eval=config.eval,
         stop=stop,
         step=method.step,
+        leak=config.audit.leak if stop.audited or searches_audited(config) else None,
     )
     published = published_retrained(model) if method.name == methods.RETRAINED else None
     identity: dict[str, Any] = {
@@ -178,6 +179,8 @@ def trial_of(
         "el": config.el.model_dump(mode="json"),
         "eval": config.eval.model_dump(mode="json", exclude={"chunk", "el", "heldout"}),
         "stop": {**_stop_identity(stop), "max_epochs": settings.max_epochs},
+        # What counts as come back decides how long such a trial goes on.
+        **({"leak": config.audit.leak} if stop.audited else {}),
         "precision": settings.precision,
         "seed": settings.seed,
         **({} if model.lora is None or not known.trains else {"lora": model.lora.identity()}),
@@ -250,9 +253,14 @@ def _optim_identity(settings: TrialSettings) -> dict[str, Any]:
     return {"lr": settings.lr, "betas": list(optim.betas), "eps": optim.eps, **set_}
 
 
+def searches_audited(config: SweepConfig) -> bool:
+    """Whether a search maximises what holds; its trials train what they would for another objective."""
+    return config.search is not None and config.search.objective == "audited"
+
+
 def _stop_identity(stop: StopConfig) -> dict[str, Any]:
     # A key that came later enters only where it is set, so that trials of before are found again.
-    later = {"max_ppl_ratio", "keep", "max_steps"}
+    later = {"max_ppl_ratio", "keep", "max_steps", "audited"}
     unset = {name for name in later if getattr(stop, name) == StopConfig.model_fields[name].default}
     return stop.model_dump(mode="json", exclude={"max_epochs", *unset})
 

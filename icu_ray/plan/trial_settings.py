@@ -34,6 +34,8 @@ class TrialSettings:
     lr, batch_size (global), max_epochs: the model's own values where it has them, else the sweep's.
     step: the rule that makes steps of its gradients; None: plain descent.
     micro_batch: rows of one forward of one worker; None: all of a worker's share.
+    leak: the part of a secret from which on a text has come back, where that is asked after every epoch; None: it is
+    not.
     """
 
     method: str
@@ -58,6 +60,7 @@ class TrialSettings:
     eval: EvalConfig = EvalConfig()
     stop: StopConfig = StopConfig()
     step: StepConfig | None = None
+    leak: float | None = None
 
 
 def method_of(settings: TrialSettings) -> Method:

@@ -72,7 +72,8 @@ class EpochRecord:
 
     loss: each term of equation (6) as a mean over the epoch's steps. seconds: train, validate.
     notes: what happened besides, such as an optimizer that had to start anew. skipped_steps: how many of `steps`
-    changed nothing, because a gradient was not finite.
+    changed nothing, because a gradient was not finite. came_back: the part of the targets that a cheap attack brought
+    back after it, 0..1; None, and in no file, where that was not asked.
     """
 
     __pydantic_config__ = _STRICT
@@ -85,6 +86,7 @@ class EpochRecord:
     steps: int = 0
     notes: tuple[str, ...] = ()
     skipped_steps: int = 0
+    came_back: float | None = None
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,11 @@ def start_trial(paths: TrialPaths, spec: TrialSpec) -> TrialSpec:
 
 def write_events(paths: TrialPaths, history: Sequence[EpochRecord]) -> None:
     """The whole history, one line an epoch."""
-    _write_lines(paths, paths.events, [plain(record) for record in history])
+    told = [plain(record) for record in history]
+    for epoch in told:
+        if epoch["came_back"] is None:
+            del epoch["came_back"]
+    _write_lines(paths, paths.events, told)
 
 
 def add_generations(paths: TrialPaths, generations: Generations) -> None:

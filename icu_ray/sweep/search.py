@@ -21,9 +21,9 @@ from icu_ray.config import SearchConfig, SweepConfig
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, coming_trial, searched_trial
 from icu_ray.plan.schedule import Limits, Node, next_start
-from icu_ray.plan.search_objective import OBJECTIVE, objective_of
+from icu_ray.plan.search_objective import OBJECTIVE, objective_of, with_came_back
 from icu_ray.plan.trial import Trial, worker_group_of
-from icu_ray.storage.trial_files import TrialPaths, read_result
+from icu_ray.storage.trial_files import TrialPaths, read_events, read_result
 from icu_ray.sweep.trial_events import SearchEvents
 from icu_ray.sweep.trial_queue import TrialQueue
 
@@ -145,7 +145,12 @@ class SearchQueue(TrialQueue):
         result = read_result(paths)
         if result is None or result.after is None or result.status == "failed":
             return None
-        return objective_of(result.after, result.before, trial.settings.stop)
+        value = objective_of(result.after, result.before, trial.settings.stop)
+        if self._search.objective != "audited":
+            return value
+        kept = result.epochs if result.kept_epoch is None else result.kept_epoch
+        # A trial of an earlier search for another objective has no such number.
+        return with_came_back(value, next((r.came_back for r in read_events(paths) if r.epoch == kept), None))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """As TrialQueue's; makes the next trial when one would fit."""

@@ -28,7 +28,7 @@ from icu_ray.console.progress import Step
 from icu_ray.errors import is_secret_name
 from icu_ray.plan.grid import Plan, claims_of, coming_trial
 from icu_ray.plan.schedule import Limits
-from icu_ray.plan.trial import Trial
+from icu_ray.plan.trial import Trial, searches_audited
 from icu_ray.report.terminal.live import LiveView
 from icu_ray.storage.files import join
 from icu_ray.storage.results import EpochRecord, Provenance
@@ -190,6 +190,7 @@ def _task(config: SweepConfig, prepared: Prepared, provenance: Provenance, store
         config.resources.epoch_minutes,
         replace(provenance, model=artefacts.model_hash),
         tell_epochs=config.search is not None,
+        audited=searches_audited(config),
     )
 
 

@@ -37,6 +37,7 @@ class MetricBatch:
 def epoch_metrics(record: EpochRecord) -> dict[str, float]:
     """The metrics of one epoch under the names the UI shows."""
     values: dict[str, float | None] = {EPOCH_METRIC: float(record.active), **plain(record.scores)}
+    values["came_back"] = record.came_back
     values |= {f"loss/{name}": value for name, value in record.loss.items()}
     values |= {f"seconds/{name}": value for name, value in record.seconds.items()}
     return {name: float(value) for name, value in values.items() if value is not None}

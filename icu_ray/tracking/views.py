@@ -72,6 +72,7 @@ Saved views: [Trials]({runs}{_TRIALS}), least damage first; [Curves]({runs}{_CUR
 |---|---|
 | `ma`, {named} | memorisation accuracy, extraction likelihood of {grams} on the forget sample, 0 to 1, by epoch |
 | `active_samples` | targets (texts to forget) that are not yet forgotten, by epoch |
+| `came_back` | part of the targets that a cheap attack brings back, by epoch, where that was asked |
 | `ppl_heldout`, `ppl_heldout_ratio` | perplexity on texts nobody asked to forget; after divided by before |
 | `before/…`, `after/…` | the original model, the unlearned model |
 | `cls/…`, `dialogue/…`, `ppl/…` | what the unlearned model can still do, where it was evaluated |

@@ -12,18 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icu_ray.audit.quick import quick_audit
+from icu_ray.audit.rows import audit_rows
 from icu_ray.data.examples import TokenRows
 from icu_ray.errors import UserError
 from icu_ray.methods.base import Batch, Method
 from icu_ray.methods.module import UnlearningModule
 from icu_ray.methods.weights import batch_weights
 from icu_ray.models.architecture import check_checkpointing
+from icu_ray.models.loading import LoadedModel
 from icu_ray.plan.trial_settings import TrialSettings, method_of
 from icu_ray.storage.thresholds import Thresholds
 from icu_ray.training.batches import EpochRows, Indices, epoch_batches, micro_batches
@@ -32,7 +36,7 @@ from icu_ray.training.engine_settings import EngineSettings
 from icu_ray.training.records import TrialData
 from icu_ray.training.refinement import SKIPS_IN_A_ROW, Flags, el_decides
 from icu_ray.training.schedules import schedule_of
-from icu_ray.training.validation import Heldout, Measure, Validation, validate, with_heldout
+from icu_ray.training.validation import Heldout, Measure, Validation, gathered, validate, with_heldout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -261,6 +265,18 @@ class EpochTrainer:
                 world_size=self.world_size,
                 el_decides=None if decision is None else (lambda ma: el_decides(ma, decision)),
             )
+
+    def came_back(self, leak: float) -> float | None:
+        """The part of the targets that a cheap attack brings back from the model as it is now (audit/quick.py).
+
+        Every rank attacks its share of them, and has the whole result. The weights stay as they are, bit for bit.
+        """
+        loaded = LoadedModel(self.model, self.tokenizer, Path())
+        own = audit_rows(self.data.targets.share(self.rank, self.world_size), self.tokenizer)
+        with self.model_as_left():
+            shares = gathered(quick_audit(loaded, own, leak), self.world_size)
+        every = [back for share in shares for back in share.values()]
+        return sum(every) / len(every) if every else None
 
 
 def _divided(data: TrialData) -> tuple[TrialData, object]:

@@ -63,7 +63,7 @@ def run_trial(
         before = trainer.validate()
     thresholds = thresholds_of(settings.stop, before.scores, settings.el.ngram)
 
-    def judged(epoch: int, scores: Scores, active: Flags, steps: int) -> Decision:
+    def judged(epoch: int, scores: Scores, active: Flags, steps: int, came_back: float | None) -> Decision:
         return decide(
             epoch,
             scores,
@@ -73,6 +73,7 @@ def run_trial(
             thresholds=thresholds,
             skipped_in_a_row=trainer.engine.skipped_in_a_row,
             steps=steps,
+            came_back=came_back,
         )
 
     def best_so_far(history: tuple[EpochRecord, ...]) -> int | None:
@@ -85,7 +86,7 @@ def run_trial(
         notes = (*notes, *loaded)
         history, active, epoch = state.history, state.active, state.epoch
         if epoch > 0:
-            decision = judged(epoch, history[-1].scores, active, _steps(history))
+            decision = judged(epoch, history[-1].scores, active, _steps(history), history[-1].came_back)
     else:
         epoch, active = 0, np.ones(len(data.targets.first_rows), dtype=bool)
         if settings.filter.at_start:
@@ -104,11 +105,12 @@ def run_trial(
             heldout="perplexity" if settings.eval.heldout == "epochs" else None,
             decision=thresholds if settings.eval.el == "decision" else None,
         )
+        came_back = None if settings.leak is None else trainer.came_back(settings.leak)
         active = refine(active, last.bertscore_f1, last.bleu, settings.filter)
-        decision = judged(epoch, last.scores, active, before_it + steps)
+        decision = judged(epoch, last.scores, active, before_it + steps, came_back)
         if decision.stop:
             last = trainer.complete(last)
-            decision = judged(epoch, last.scores, active, before_it + steps)
+            decision = judged(epoch, last.scores, active, before_it + steps, came_back)
         seconds = {"train": trained - started, "validate": time.perf_counter() - trained}
         record = EpochRecord(
             epoch,
@@ -119,6 +121,7 @@ def run_trial(
             steps,
             notes,
             trainer.engine.skipped_steps - skipped_before,
+            came_back,
         )
         notes = ()
         history = (*history, record)

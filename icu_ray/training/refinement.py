@@ -89,11 +89,13 @@ def decide(
     thresholds: Thresholds | None = None,
     skipped_in_a_row: int = 0,
     steps: int = 0,
+    came_back: float | None = None,
 ) -> Decision:
     """After epoch `epoch` >= 1: stop when forgotten, when no target is left, diverged, or at the limit.
 
     By rule 'epochs', at the limit or diverged alone. thresholds: None: the numbers of `settings`. steps: of all epochs.
-    skipped_in_a_row: the last steps that changed nothing, because a gradient was not finite.
+    skipped_in_a_row: the last steps that changed nothing, because a gradient was not finite. came_back: the part of the
+    texts that an attack brought back; with stop.audited, a trial goes on with what is left while that is above 0.
     """
     if skipped_in_a_row >= SKIPS_IN_A_ROW:
         return Decision(
@@ -108,14 +110,23 @@ def decide(
     out_of_steps = settings.max_steps is not None and steps >= settings.max_steps
     at_limit = epoch >= max_epochs or out_of_steps
     early = settings.rule != "epochs"
+    nothing_left = early and settings.on_empty and not active.any()
     if (early or at_limit) and below_thresholds(scores, thresholds):
-        return Decision(True, "finished", f"after epoch {epoch}: {measured}")
-    if early and settings.on_empty and not active.any():
+        if holds(came_back, settings) or at_limit or nothing_left:
+            back = f"; {came_back:.0%} of the texts come back under attack" if came_back else ""
+            return Decision(True, "finished", f"after epoch {epoch}: {measured}{back}")
+        return Decision(False)
+    if nothing_left:
         return Decision(True, "not_forgotten", f"no target is left to unlearn after epoch {epoch}, but {measured}")
     if at_limit:
         limit = f"step limit {settings.max_steps}" if out_of_steps else f"epoch limit {max_epochs}"
         return Decision(True, "not_forgotten", f"{limit} reached with {measured}")
     return Decision(False)
+
+
+def holds(came_back: float | None, settings: StopConfig) -> bool:
+    """Whether a trial whose scores are below the thresholds may end, as far as stop.audited says."""
+    return not settings.audited or came_back == 0
 
 
 def with_best(decision: Decision, best: int, scores: Scores | None, thresholds: Thresholds, texts: int) -> Decision:

@@ -31,6 +31,8 @@ class TrialTask:
     provenance: Provenance
     tell_epochs: bool = False
     """Whether Tune is told of every epoch, for schedulers that compare trials."""
+    audited: bool = False
+    """Whether what it is told counts what comes back (search.objective)."""
 
     @property
     def paths(self) -> TrialPaths:

@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.errors import UserError
-from icu_ray.plan.search_objective import OBJECTIVE, objective_of
+from icu_ray.plan.search_objective import OBJECTIVE, objective_of, with_came_back
 from icu_ray.plan.thresholds import thresholds_of
 from icu_ray.storage.files import read_bytes, write_atomic
 from icu_ray.storage.folders import remove
 from icu_ray.storage.results import EpochRecord, Scores
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, start_trial
-from icu_ray.training.refinement import below_thresholds
+from icu_ray.training.refinement import below_thresholds, holds
 from icu_ray.trial.checkpoints import drop_broken_snapshot, sign_of_progress
 from icu_ray.trial.task import TrialTask, spec_of, write_failure
 from icu_ray.trial.watchdog import Watchdog, looking
@@ -69,13 +69,16 @@ def trainable(tasks: Mapping[str, TrialTask], environment: Mapping[str, str]) ->
 
         def on_epoch(record: EpochRecord, before: Scores) -> None:
             value = objective_of(record.scores, before, task.trial.settings.stop)
+            if task.audited:
+                value = with_came_back(value, record.came_back)
             if value is not None:
                 tune.report({**where, "epoch": record.epoch, OBJECTIVE: value})
 
         def ends(record: EpochRecord, before: Scores) -> bool:
             settings = task.trial.settings
             limits = thresholds_of(settings.stop, before)
-            return record.epoch >= settings.max_epochs or below_thresholds(record.scores, limits)
+            forgotten = below_thresholds(record.scores, limits) and holds(record.came_back, settings.stop)
+            return record.epoch >= settings.max_epochs or forgotten
 
         with _watching_epochs(task.paths, on_epoch, ends) if task.tell_epochs else contextlib.nullcontext():
             run(task, on_workers_started, config["node"])

@@ -52,6 +52,7 @@ SLOW_PAGES = [
 QUICK_PAGES = [
     "docs/how-to/table-1.md",
     "docs/how-to/recipes.md",
+    "docs/how-to/search.md",
     "docs/how-to/tofu.md",
     "docs/how-to/cluster.md",
     "docs/how-to/air-gapped.md",

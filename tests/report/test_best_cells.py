@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from icu_ray.report.collect import collect
+from icu_ray.report.collect import ReportedTrial, collect
 from icu_ray.report.contents import Report, make_report
 from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.markdown import to_markdown
 from icu_ray.report.formats.page import to_html
+from icu_ray.storage.audits import ModelAudit, TrialAudit
 from tests.support.report_case import Cell, write_sweep
 
 # Thresholds are MA 0.5994 and EL 0.0499; the perplexity before is 20.
@@ -82,6 +83,37 @@ def test_learning_rates_are_cells_too(tmp_path: Path) -> None:
     assert chosen(found) == [("kumpr [optim.lr=2e-05]", 2)]
     (row,) = csv.DictReader(io.StringIO(csv_tables(found)["best_cells.csv"].decode("utf-8-sig")))
     assert row["lr"] == "2e-05"
+
+
+def audit(back: int) -> TrialAudit:
+    return TrialAudit({}, ("", ""), 0.5, ModelAudit(8, 8), ModelAudit(8, back))
+
+
+def alpha_of(trial: ReportedTrial) -> float:
+    assert trial.result is not None
+    return float(trial.result.hyperparameters["alpha"])
+
+
+def test_what_an_audit_brought_back_counts_once_all_cells_have_one(tmp_path: Path) -> None:
+    """The cell that forgets more cheaply comes back by half; the other one holds."""
+    write_sweep(tmp_path, "grid", CELLS[:2])
+    found = collect([(str(tmp_path), "grid")])
+    backs = {0.5: 4, 1.0: 0}
+    for attacked, expected in (
+        ((0.5, 1.0), ("icu (1, 1)", -10 * 0.0506, True)),
+        ((0.5,), ("icu (0.5, 1)", -math.log(1.2), False)),
+        ((), ("icu (0.5, 1)", -math.log(1.2), False)),
+    ):
+        trials = tuple(
+            replace(each, audit=audit(backs[alpha_of(each)]) if alpha_of(each) in attacked else None)
+            for each in found.trials
+        )
+        made = make_report(replace(found, trials=trials))
+        (best,) = made.best
+        assert (best.row.name, best.objective, best.audited) == (expected[0], pytest.approx(expected[1]), expected[2])
+        (row,) = csv.DictReader(io.StringIO(csv_tables(made)["best_cells.csv"].decode("utf-8-sig")))
+        assert float(row["audited" if best.audited else "forget_cheaply"]) == pytest.approx(expected[1], abs=1e-5)
+        assert ("(audited)" in to_markdown(made, ()).split("## Best cell")[1].split("\n\n")[1]) == best.audited
 
 
 def test_a_collapsed_model_counts_as_a_thousand_times_the_perplexity(tmp_path: Path) -> None:

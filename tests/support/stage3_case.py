@@ -23,7 +23,7 @@ from icu_ray.training import engine, partitioned
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialData
 from icu_ray.trial.worker import _save_model
-from tests.support.training_case import case, drawn_case, tokenizer, trial_settings
+from tests.support.training_case import LEAK, case, drawn_case, tokenizer, trial_settings
 
 EPOCHS = 3
 KEEP_BEST = {
@@ -70,7 +70,7 @@ def trial(
         yield best_to
 
     outcome = run_trial(
-        trial_settings(**{"micro_batch": 1, "max_epochs": EPOCHS, **changes}),
+        trial_settings(**{"micro_batch": 1, "max_epochs": EPOCHS, "leak": LEAK, **changes}),
         data,
         model,
         tokenizer(),
@@ -88,6 +88,7 @@ def trial(
     return {
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
         "losses": [dict(record.loss) for record in outcome.history],
+        "came_back": [r.came_back for r in outcome.history],
         "scores": [[r.scores.ma, r.scores.el, r.scores.ppl_heldout or 0.0, r.scores.bleu] for r in outcome.history],
         "said": [sample.after for sample in outcome.samples],
         "notes": [list(record.notes) for record in outcome.history],

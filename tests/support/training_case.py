@@ -36,6 +36,8 @@ FILTER = FilterConfig(encoder="bundled", encoder_layer=1, bertscore=0.0, bleu=0.
 
 POOL = 11
 """Rows of the pool that pairs are drawn from."""
+LEAK = 0.25
+"""What counts as come back: of the four or so words of a secret, one."""
 SMOOTH = OptimConfig(eps=1e-3)
 """Adam's usual 1e-8 turns rounding of gradients that are nearly zero into whole steps."""
 
@@ -151,7 +153,7 @@ def whole_trial(count: int, rank: int, world_size: int, **changes: object) -> di
     from icu_ray.training.loop import run_trial
 
     model, data = case(count=count)
-    settings = trial_settings(micro_batch=1, max_epochs=2, **changes)
+    settings = trial_settings(micro_batch=1, max_epochs=2, leak=LEAK, **changes)
     with distributed(rank, world_size):
         outcome = run_trial(settings, data, model, tokenizer(), rank=rank, world_size=world_size)
     return {
@@ -159,6 +161,7 @@ def whole_trial(count: int, rank: int, world_size: int, **changes: object) -> di
         "losses": [dict(record.loss) for record in outcome.history],
         "ma": [record.scores.ma for record in outcome.history],
         "el": [record.scores.el for record in outcome.history],
+        "came_back": [record.came_back for record in outcome.history],
         "perplexity": outcome.after.ppl_heldout,
     }
 

@@ -55,6 +55,7 @@ def assert_alike(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
         assert each == pytest.approx(other, rel=1e-4, abs=1e-6)
     for each, other in zip(mine["scores"], theirs["scores"], strict=True):
         assert each == pytest.approx(other, rel=1e-4)
+    assert mine["came_back"] == theirs["came_back"] and mine["came_back"][1] is not None
     assert mine["said"] == theirs["said"] and mine["kept"] == theirs["kept"]
 
 

@@ -109,9 +109,12 @@ def test_two_workers_with_zero_2_equal_one(groups: dict[int, list[dict[str, Any]
                 assert theirs[name] == pytest.approx(value, rel=1e-4, abs=1e-6)
         assert two["ma"] == pytest.approx(one["ma"], abs=1e-9)
         assert two["el"] == pytest.approx(one["el"], abs=1e-9)
+        assert two["came_back"] == pytest.approx(one["came_back"])
         assert two["perplexity"] == pytest.approx(one["perplexity"], rel=1e-4)
         for name, parameter in one["parameters"].items():
             torch.testing.assert_close(two["parameters"][name], parameter, rtol=1e-4, atol=1e-5)
+    start, *attacked = ones[0]["came_back"]
+    assert start is None and all(0 < share < 1 for share in attacked)  # attacked after each epoch, some rows are back
     assert ones[1]["el"][1] is None and ones[1]["el"][2] is not None  # left out while it decided nothing
 
 

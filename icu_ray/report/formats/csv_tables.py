@@ -132,12 +132,13 @@ def _distances(report: Report) -> bytes:
 
 def _best_cells(report: Report) -> bytes:
     varied = list(dict.fromkeys(key for each in report.best for key in each.row.varied))
-    header = ["model", "method", "alpha", "beta", *varied, "cells", "trials", "forgotten", "forget_cheaply"]
+    header = ["model", "method", "alpha", "beta", *varied, "cells", "trials", "forgotten", "forget_cheaply", "audited"]
     rows = []
     for each in report.best:
         row = each.row
         line: list[object] = [each.model, row.label, row.alpha, row.beta, *(row.varied.get(key) for key in varied)]
-        rows.append([*line, each.cells, len(row.trials), row.forgotten, each.objective])
+        values = (None, each.objective) if each.audited else (each.objective, None)
+        rows.append([*line, each.cells, len(row.trials), row.forgotten, *values])
     return csv_bytes(*filled(header, rows))
 
 

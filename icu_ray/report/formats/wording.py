@@ -65,6 +65,7 @@ WORST_NOTE = (
 BEST_CELLS_NOTE = (
     "Of each method's cells the one with the highest 'forget cheaply': minus ten times what MA and EL are above their "
     "thresholds, minus the logarithm of the ratio of held-out perplexity, which is also what a search maximises. "
+    "Where the audit has attacked all cells of a model: less ten times the part of the texts that came back (audited). "
     "It was chosen by these very trials, so methods are compared by it fairly only on another forget sample."
 )
 ELSEWHERE_NOTE = (
@@ -158,7 +159,7 @@ def best_cell(each: BestCell) -> list[str]:
         f"{row.forgotten}/{len(row.trials)}",
         "–" if ma is None else f"{ma.mean:.1f}",
         "–" if ratio is None else f"{ratio.mean:.2f}",
-        f"{each.objective:.2f}",
+        f"{each.objective:.2f}" + (" (audited)" if each.audited else ""),
     ]
 
 
