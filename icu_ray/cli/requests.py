@@ -168,10 +168,12 @@ def _typed(run: Any, arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.config.auditing import attacks_typed
     from icu_ray.requests.ledger_settings import init
 
     options = {name: getattr(arguments, name) for name in (*SETTINGS, "retain", "heldout")}
     options["suites"] = arguments.suite
+    options["audit"] = list(attacks_typed(arguments.audit, "--audit")) or None
     days = arguments.after
     told = init(
         arguments.ledger,

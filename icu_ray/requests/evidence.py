@@ -107,7 +107,7 @@ def _of_request(
         "scores": scores,
         "texts": {**whole["texts"], "file": request.file, "count": len(each), "each": each}
         | {"in_windows": sum((text["windows"] or 1) > 1 for text in each)},
-        "audit": None,
+        "audit": audit_of_request(whole["verdict"].get("audit"), judged, name),
         "ledger": {
             "id": state.settings["ledger"],
             "state": outcome,
@@ -126,6 +126,14 @@ def _of_request(
             "cost": told["cost"],
         },
     }
+
+
+def audit_of_request(audit: Mapping[str, Any] | None, judged: Judged, request: str) -> dict[str, Any] | None:
+    """What attacks found on the run's model, and which of this request's texts they brought back."""
+    if audit is None:
+        return None
+    own = [judged.names[row][1] for row in audit["texts_back"] if judged.names.get(row, ("", ""))[0] == request]
+    return {**audit, "texts_back": own}
 
 
 def plain_verdict_of(own: Verdict, whole: Mapping[str, Any]) -> dict[str, Any]:

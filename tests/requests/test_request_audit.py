@@ -13,6 +13,8 @@ import pytest
 from icu_ray.config.auditing import attacks_typed
 from icu_ray.errors import UserError
 from icu_ray.report.collect import collect
+from icu_ray.requests.evidence import audit_of_request
+from icu_ray.requests.judging import Judged
 from icu_ray.requests.record import plain_verdict
 from icu_ray.requests.request_config import unlearn_config
 from icu_ray.storage.thresholds import Limit, Thresholds
@@ -47,3 +49,11 @@ def test_the_record_says_what_came_back_and_holds_no_words(tmp_path: Path) -> No
     assert told["audit"]["texts_back"] == ["r0", "r1", "r2"] and told["audit"]["rows"] == 4
     assert told["lines"]["does it come back?"].startswith("3 of 4 rows came back")
     assert "a secret" not in repr(told)
+
+
+def test_a_request_of_several_hears_of_its_own_texts() -> None:
+    names = {"forget-1": ("r1", "a"), "forget-2": ("r2", "b"), "forget-3": ("r2", "c")}
+    judged = Judged(own={}, names=names, measure={}, record={})
+    whole = {"said": "2 of 3 rows came back", "texts_back": ["forget-1", "forget-3"], "missing": [], "errors": {}}
+    assert audit_of_request(whole, judged, "r2") == {**whole, "texts_back": ["c"]}
+    assert audit_of_request(None, judged, "r2") is None
