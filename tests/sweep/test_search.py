@@ -73,7 +73,8 @@ def test_forgetting_comes_first_and_then_the_cost(
 @given(st.floats(-50, 5), FRACTION, FRACTION)
 def test_texts_that_come_back_cost_as_memorised_ones_do(value: float, back: float, less: float) -> None:
     found, better = with_came_back(value, back), with_came_back(value, min(back, less))
-    assert found == pytest.approx(value - 10 * back) and better is not None and better >= found
+    assert found == pytest.approx(value - 10 * back)
+    assert found is not None and better is not None and better >= found
     assert with_came_back(value, None) is None and with_came_back(None, back) is None
 
 
