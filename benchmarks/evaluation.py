@@ -27,10 +27,11 @@ from table import machine
 
 from icu_ray.cluster.runtime import connected
 from icu_ray.evaluation.definition import find_definition
-from icu_ray.evaluation.stage.actors import Pool, Subject
+from icu_ray.evaluation.stage.actors import Pool
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import NINE, Options, open_tasks, tasks_of
+from icu_ray.models.subjects import Subject
 from icu_ray.storage.store import Store
 
 BATCH, THREADS = 8, 2

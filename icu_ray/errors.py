@@ -79,9 +79,10 @@ class ClusterError(UserError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' (did you mean 'x'?)' for the known word nearest to `word`, or '' when none is near."""
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean '{nearest[0]}'?)" if nearest else ""
+    """' (did you mean 'x'?)' for the known word nearest to `word`, in capitals or not, or '' when none is near."""
+    small = {each.lower(): each for each in known}
+    nearest = difflib.get_close_matches(word.lower(), list(small), n=1, cutoff=0.5)
+    return f" (did you mean '{small[nearest[0]]}'?)" if nearest else ""
 
 
 _NAMES = (

@@ -18,10 +18,11 @@ from evaluation import THREADS, differences, plain, timed
 
 from gpu_parts.setting import Setting, environment
 from icu_ray.cluster.runtime import connected
-from icu_ray.evaluation.stage.actors import Pool, Subject, default_pool
+from icu_ray.evaluation.stage.actors import Pool, default_pool
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import NINE, Options, open_tasks
+from icu_ray.models.subjects import Subject
 from icu_ray.storage.store import Store
 
 DOCUMENTS, BATCH = 50, 32

@@ -13,7 +13,9 @@ from icu_ray.console.verbosity import teller
 from icu_ray.errors import UserError, without_secrets
 
 if TYPE_CHECKING:
-    from icu_ray.report.collect import Collected
+    from icu_ray.report.collect_tracked import FoundSweep
+
+_MLFLOW = "mlflow:"
 
 
 def add(commands: Any) -> None:
@@ -26,39 +28,57 @@ def add(commands: Any) -> None:
         "icu-ray compare runs/quickstart s3://bucket/runs/quickstart-lr",
         _compare,
     )
-    parser.add_argument("first", metavar="SWEEP_DIR", help="a sweep's folder, <storage>/<name>, a path or URL: A")
-    parser.add_argument("second", metavar="SWEEP_DIR", help="another sweep's folder: B; differences are B minus A")
+    parser.add_argument(
+        "first",
+        metavar="SWEEP",
+        help="A: a sweep's folder, <storage>/<name>, a path or URL; or mlflow:EXPERIMENT, the sweep of that experiment "
+        "(mlflow:EXPERIMENT/NAME where it holds several)",
+    )
+    parser.add_argument("second", metavar="SWEEP", help="B: another one; differences are B minus A")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="where MLflow's experiments are (default: MLFLOW_TRACKING_URI, else runs/mlflow.db)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, equal numbers too")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     teller(terminal_only=True)("reading what the trials have left ...")
+    from icu_ray.report.collect_tracked import as_tracked
     from icu_ray.report.numbers.sweep_difference import sweep_difference
     from icu_ray.report.terminal.difference_tables import difference_json, print_difference
 
-    folders = (arguments.first, arguments.second)
-    first, second = (_collected(folder) for folder in folders)
-    names = (without_secrets(arguments.first), without_secrets(arguments.second))
+    sweeps = [_found(each, arguments.tracking_uri) for each in (arguments.first, arguments.second)]
+    first, second = (each.collected for each in sweeps)
+    if any(each.tracked for each in sweeps):
+        first, second = as_tracked(first), as_tracked(second)
+    shown = [without_secrets(each) for each in (arguments.first, arguments.second)]
+    names = (shown[0], shown[1])
+    said = [f"{letter}: {each.said}" for letter, each in zip("AB", sweeps, strict=True) if each.said]
     difference = sweep_difference(first, second)
     broken = list(dict.fromkeys((*first.broken, *second.broken)))
     if arguments.json:
-        print(json.dumps(difference_json(difference, names, broken), ensure_ascii=False))
+        print(json.dumps(difference_json(difference, names, broken) | {"notes": said}, ensure_ascii=False))
     else:
-        print_difference(difference, names, rich_console())
+        print_difference(difference, names, rich_console(), said)
     for text in broken:
         print(f"icu-ray compare: {text}", file=sys.stderr)
     return 1 if broken else 0
 
 
-def _collected(folder: str) -> Collected:
+def _found(asked: str, uri: str | None) -> FoundSweep:
     from icu_ray.report.collect import collect
+    from icu_ray.report.collect_tracked import FoundSweep, collect_tracked
 
-    if folder.startswith("mlflow:"):
-        raise UserError(
-            f"{folder}: MLflow has neither a sweep's whole config nor the fingerprints of its data; expected the "
-            "sweep's folder, <storage>/<name>"
-        )
+    if asked.startswith(_MLFLOW):
+        from icu_ray.tracking.tracker import tracking_uri
+
+        experiment = asked.removeprefix(_MLFLOW)
+        if not experiment:
+            raise UserError(f"{asked}: expected the name of an experiment, mlflow:EXPERIMENT")
+        return collect_tracked(uri or tracking_uri("runs"), experiment)
     try:
-        return collect([split_sweep(folder)], unstarted=True)
+        return FoundSweep(collect([split_sweep(asked)], unstarted=True), "", tracked=False)
     except OSError as error:
-        raise UserError(without_secrets(f"{folder}: cannot be read: {error}")) from error
+        raise UserError(without_secrets(f"{asked}: cannot be read: {error}")) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from icu_ray.cli.command import add_command, positive
 from icu_ray.console.verbosity import bar, teller
+from icu_ray.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -16,7 +17,8 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "evaluate",
-        "Classification, dialogue and perplexity of any causal LM; what was evaluated before is not evaluated again.",
+        "Classification, dialogue, perplexity and the field's benchmarks of any causal LM; what was evaluated before "
+        "is not evaluated again.",
         "icu-ray evaluate --model EleutherAI/gpt-neo-125m --suite lm_eval icu --mirror mirror --limit 100",
         _evaluate,
         progress=True,
@@ -29,14 +31,23 @@ def add(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="groups of tasks: lm_eval (nine of lm-eval's), icu (the paper's) or quick (small, made up here); "
-        "'icu-ray list tasks' names them (default: lm_eval; none with --tasks)",
+        help="groups of tasks: lm_eval (nine of lm-eval's), icu (the paper's), quick (small, made up here) or "
+        "benchmark (with --config); 'icu-ray list tasks' names them (default: lm_eval; none with --tasks or --config)",
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="ask what the benchmark asks that this config's data belong to, as the config has it asked: its name or "
+        "file, and what to change in it, such as tofu_small data.folder=tofu (default: none)",
     )
     parser.add_argument(
         "--tasks",
         default="",
         metavar="A,B",
-        help="further tasks, separated by commas: of a suite, any of lm-eval's, or a YAML file (default: none)",
+        help="further tasks, separated by commas: of a suite, any of lm-eval's, also its groups, or a YAML file "
+        "(default: none)",
     )
     parser.add_argument(
         "--mirror",
@@ -84,29 +95,37 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     teller(terminal_only=True)("looking at the models and the tasks ...")
     from icu_ray.evaluation.stage.results import write_documents
     from icu_ray.evaluation.suites import Options, tasks_of
-    from icu_ray.services.evaluate import evaluate, evaluations_json
+    from icu_ray.evaluation.sweep_tasks import names_with_benchmark
+    from icu_ray.services.evaluate import benchmark_of, evaluate, evaluations_json
     from icu_ray.storage.results import finite
 
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
-    suites = arguments.suite or ([] if tasks else ["lm_eval"])
+    suites = arguments.suite or ([] if tasks or arguments.config else ["lm_eval"])
+    if "benchmark" in suites and not arguments.config:
+        raise UserError("--suite benchmark: give --config NAME, whose data are the benchmark's, such as tofu")
+    benchmark = benchmark_of(arguments.config[0], arguments.config[1:]) if arguments.config else None
+    others = tasks_of([suite for suite in suites if suite != "benchmark"], tasks)
+    names, groups = names_with_benchmark(benchmark, others)
     options = Options(
         mirror=arguments.mirror,
         limit=arguments.limit,
         keep="start" if arguments.fidelity == "reference" else "end",
         trust_task_code=arguments.trust_task_code,
+        benchmark=benchmark,
+        groups=groups,
     )
     # Ray's own words go to a file meanwhile.
     with bar(above=False):
         evaluations = evaluate(
             arguments.model,
-            tasks_of(suites, tasks),
+            names,
             options,
             storage=arguments.storage,
             precision=arguments.precision,
             revision=arguments.revision,
             trust_remote_code=arguments.trust_remote_code,
         )
-    found = evaluations_json(evaluations)
+    found = evaluations_json(evaluations, groups)
     if arguments.documents is not None:
         write_documents(evaluations, arguments.documents)
     if arguments.json:
@@ -136,4 +155,7 @@ def _shown(name: str, value: float | None) -> str:
     if value is None:
         return "-"
     is_fraction = name.endswith(("_acc", "_acc_norm", "_f1", "avg", "_exact_match"))
-    return f"{100 * value:.2f} %" if is_fraction else f"{value:,.2f}"
+    if is_fraction:
+        return f"{100 * value:.2f} %"
+    # As a benchmark's users print its numbers.
+    return f"{value:.3g}" if name.partition("/")[0] in ("tofu", "muse", "rwku") else f"{value:,.2f}"

@@ -1,4 +1,4 @@
-"""icu-ray list: the methods, configs, tasks, measures and benchmarks that there are."""
+"""icu-ray list: the methods, configs, tasks, measures, benchmarks and attacks that there are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "list",
-        "The methods, shipped configs, evaluation tasks, measures or benchmarks of unlearning that there are.",
+        "The methods, shipped configs, evaluation tasks, measures, benchmarks or attacks that there are.",
         "icu-ray list methods",
         _list,
     )
@@ -80,17 +80,35 @@ def _measures() -> Listing:
 
 def _benchmarks() -> Listing:
     from icu_ray.evaluation.benchmarks import BENCHMARKS
+    from icu_ray.evaluation.benchmarks.published import shown
 
     rows = []
     for name, each in BENCHMARKS.items():
         known = [table.rows for table in each.tables if table.rows is not None and not table.later]
         size = f"{len(each.tables)} tables" + (f", {sum(known):,} rows" if known else "")
-        rows.append((name, ", ".join(each.splits), size, each.licence, ", ".join(each.reported)))
+        models = {
+            shown(model): None for split in each.splits.values() for model in (split.models or {}).values()
+        }  # a target may stand in several splits
+        rows.append(
+            (name, ", ".join(each.splits), size, each.licence, ", ".join(each.reported), ", ".join(models) or "-")
+        )
     below = (
         "A config names one under 'data', {source: tofu, split: forget10}; 'icu-ray explain data' says the keys. "
-        "'icu-ray data fetch NAME' writes its files into a folder for 'data.folder'."
+        "'icu-ray data fetch NAME' writes its files into a folder for 'data.folder'. "
+        "Published models are for 'models.N.source' (the target) and 'models.N.retrained' (trained without what is "
+        "to be forgotten); MODEL stands for the base model's name, such as Llama-3.2-1B-Instruct."
     )
-    return ("benchmark", "splits", "size", "licence", "reports"), rows, below
+    return ("benchmark", "splits", "size", "licence", "reports", "published models"), rows, below
+
+
+def _attacks() -> Listing:
+    from icu_ray.audit.registry import SUMMARIES
+
+    below = (
+        "Attack every model of a sweep with audit.attacks=[NAME] or [all], or one model with 'icu-ray audit --attacks "
+        "NAME'."
+    )
+    return ("attack", "what it does"), list(SUMMARIES.items()), below
 
 
 _LISTINGS: dict[str, Callable[[], Listing]] = {
@@ -99,4 +117,5 @@ _LISTINGS: dict[str, Callable[[], Listing]] = {
     "tasks": _tasks,
     "measures": _measures,
     "benchmarks": _benchmarks,
+    "attacks": _attacks,
 }

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from icu_ray.cli import (
+    audit,
     compare,
     completion,
     data,
@@ -53,6 +54,7 @@ COMMANDS = (
         plan,
         probe,
         evaluate,
+        audit,
         score,
         judge,
         human,

@@ -4,10 +4,11 @@
 
 `sweep.py` is a whole config: read it first, then the sections it names, in the order of a text's way: `data.py`
 (`benchmarks.py`: the field's, which stand for files), `models.py` (`adapters.py`), `methods.py`, `training.py`,
-`measuring.py`, `cluster.py`; `section.py` is what they have in common. A sentence under a key is its documentation
-(docs/reference/config.md is made of them). `recipes.py` has values that other papers train with. `file.py` reads YAML
-with its `base:` and overrides, `refusals.py` says what is wrong with it, `shipped.py` finds those of tune_configs/,
-`starter.py` writes one to start from, and `keys.py` says of every key what it means. No Ray, no torch, no file of data.
+`measuring.py`, `auditing.py`, `cluster.py`; `section.py` is what they have in common. A sentence under a key is its
+documentation (docs/reference/config.md is made of them). `recipes.py` has values that other papers train with.
+`file.py` reads YAML with its `base:` and overrides, `refusals.py` says what is wrong with it, `shipped.py` finds those
+of tune_configs/, `starter.py` writes one to start from, and `keys.py` says of every key what it means. No Ray, no
+torch, no file of data.
 """
 
 from __future__ import annotations

@@ -178,6 +178,10 @@ class EvaluationConfig(Section):
     conventions: Literal["defined", "open_unlearning"] = "defined"
     """With benchmark: measures as they are defined, or with all choices of OpenUnlearning's code, so that the numbers
     can be held against those that it prints ('icu_ray/metrics/conventions.py' lists the choices)."""
+    membership: tuple[Literal["loss", "zlib", "min_k", "min_k_plus_plus", "gradnorm"], ...] = ()
+    """With benchmark: membership attacks on the rows to forget beside those of the benchmark's own table. gradnorm, the
+    norm of each row's gradient, takes a backward a row; the others take nothing more than is measured anyway. The
+    attack by reference needs only a retrained model and is always there."""
     dialogue_context: Literal["end", "start"] = "end"
     """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from icu_ray.config.measuring import Threshold
 from icu_ray.config.section import Count, Name, Positive, Section, Seed, Setting, Weight
@@ -19,6 +19,8 @@ class MethodStop(Section):
     """As stop.ma."""
     el: Threshold | None = None
     """As stop.el."""
+    max_epochs: Count | None = None
+    """As stop.max_epochs, and before that of the model. Default: the model's own, else stop.max_epochs."""
 
 
 class StepConfig(Section):
@@ -83,6 +85,15 @@ class MethodConfig(Section):
     """Another filter.rule for this method, as where ICU refines and the field's methods train on all targets."""
     step: StepConfig | None = None
     """A rule that makes a step of more than one gradient, such as {rule: sam}. Default: plain descent on the loss."""
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _one_value_each(cls, settings: object) -> object:
+        for key, value in settings.items() if isinstance(settings, dict) else ():
+            if isinstance(value, list | tuple):
+                written = ",".join(map(str, value))
+                raise ValueError(f"'{key}': expected one value, found a list; several are one text: '{written}'")
+        return settings
 
     @model_validator(mode="after")
     def _one_grid(self) -> MethodConfig:

@@ -79,9 +79,11 @@ class ModelConfig(Section):
     """Settings of a stand-in, in place of `source`."""
     train: ModelTrainingConfig | None = None
     """Fine-tune `source` on the sweep's texts first, once for all trials; what is unlearned is then this model."""
-    retrained: bool = False
-    """The gold standard, for models with `train` or `standin`: train the same model without the texts to forget, once a
-    forget sample. It gets a row in every table, and reports say how far each method's models are from it."""
+    retrained: bool | Place = False
+    """The gold standard. True, for models with `train` or `standin`: train the same model without the texts to forget,
+    once a forget sample. A hub id (ID or ID@REVISION) or a folder: a published model that never read them, of the same
+    architecture and tokenizer, which is measured and not trained; it is of one forget sample, and its code is never
+    run. It gets a row in every table, and reports say how far each method's models are from it."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; default: its main branch, at the commit in the driver's cache."""
     trust_remote_code: bool = False
@@ -162,8 +164,19 @@ class ModelConfig(Section):
             raise ValueError("give exactly one of 'source' (hub id or folder) and 'standin'")
         if self.train is not None and self.standin is not None:
             raise ValueError("'train' is for a 'source'; a stand-in is trained by the settings of 'standin'")
-        if self.retrained and not self.made_here:
-            raise ValueError("'retrained' needs 'train' or 'standin': how this model was trained is not known here")
+        if self.retrained is True and not self.made_here:
+            raise ValueError(
+                "'retrained' needs 'train' or 'standin': how this model was trained is not known here; or name a model "
+                "that was published without the texts to forget, by hub id or folder"
+            )
+        if isinstance(self.retrained, str):
+            if not self.retrained.strip():
+                raise ValueError("retrained: expected true, false, a hub id or a folder, found an empty text")
+            if self.standin is not None:
+                raise ValueError(
+                    f"retrained={self.retrained}: no published model has the vocabulary of a stand-in, which is made "
+                    "here; expected true, which trains one here"
+                )
         return self
 
     @model_validator(mode="after")

@@ -155,12 +155,23 @@ def recipe_values(config: SweepConfig) -> tuple[RecipeValue, ...]:
         if key in _OF_MODELS:
             models = {f"models.{n}.{rest[-1]}": each.get(rest[-1]) for n, each in enumerate(tree["models"])}
             has |= {place: each for place, each in models.items() if each is not None}
+        if key in _OF_METHODS:
+            name = _OF_METHODS[key]
+            told = {f"methods.{n}.{name}": _at(each, name.split(".")) for n, each in enumerate(tree["methods"])}
+            has |= {place: each for place, each in told.items() if each is not None}
         found.append(RecipeValue(key, value, {place: each for place, each in has.items() if each != value}))
     return tuple(found)
 
 
 _OF_MODELS = ("optim.lr", "train.batch_size", "stop.max_epochs")
 """Which a model of the grid may have of its own."""
+_OF_METHODS = {
+    "optim.lr": "lr",
+    "stop.rule": "stop.rule",
+    "stop.max_epochs": "stop.max_epochs",
+    "filter.rule": "filter",
+}
+"""Which a method may have of its own, and under which key."""
 
 
 def _at(item: Any, keys: list[str]) -> Any:

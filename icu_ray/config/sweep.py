@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from icu_ray.config.auditing import AuditConfig
 from icu_ray.config.benchmarks import Data
 from icu_ray.config.cluster import ResourcesConfig, TrackingConfig
 from icu_ray.config.data import BenchmarkData, ColumnsConfig, RecordsData, RowsConfig, SyntheticData
@@ -91,6 +92,8 @@ class SweepConfig(Section):
     """When a trial ends."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What the models can still do."""
+    audit: AuditConfig = AuditConfig()
+    """Whether what was unlearned is really gone."""
     search: SearchConfig | None = None
     """A search in place of the grid."""
     tracking: TrackingConfig = TrackingConfig()
@@ -160,6 +163,11 @@ class SweepConfig(Section):
             raise ValueError(
                 f"evaluation.conventions={self.evaluation.conventions} is for suite benchmark, which is not asked for"
             )
+        if self.evaluation.membership and "benchmark" not in self.evaluation.suites:
+            raise ValueError(
+                f"evaluation.membership={','.join(self.evaluation.membership)} is for suite benchmark, which is not "
+                "asked for"
+            )
         if quick and self.data.prompted:
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records, and data.questions has none")
         if (
@@ -199,6 +207,15 @@ class SweepConfig(Section):
     def all_seeds(self) -> tuple[int, ...]:
         """The seeds of every cell's trials."""
         return (self.seed,) if self.seeds is None else self.seeds
+
+    def epochs_of(self, model: ModelConfig, method: MethodConfig) -> int:
+        """Epochs after which a trial of this method on this model ends: the method's own, the model's, the sweep's."""
+        return method.stop.max_epochs or model.max_epochs or self.stop.max_epochs
+
+    def most_epochs(self, model: ModelConfig) -> int:
+        """The most that a trial of any method has on this model, for which what its trials draw is prepared."""
+        own = [each for each in self.methods if each.models is None or model.name in each.models]
+        return max((self.epochs_of(model, each) for each in own), default=model.max_epochs or self.stop.max_epochs)
 
     @property
     def chats(self) -> bool:

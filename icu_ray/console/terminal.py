@@ -48,7 +48,7 @@ def rich_console(stream: TextIO | None = None) -> Console:
     from rich.console import Console
 
     stream = sys.stdout if stream is None else stream
-    return Console(file=stream, width=None if stream.isatty() else UNBOUNDED, highlight=False)
+    return Console(file=stream, width=None if stream.isatty() else UNBOUNDED, highlight=False, emoji=False)
 
 
 def whole(text: object) -> str:

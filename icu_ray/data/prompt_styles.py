@@ -9,13 +9,17 @@ Measures of the literature are taken on these rows, so their tokens and masks ar
 prompt are tokenised apart, and as many labels are masked as the prompt alone has tokens. Where a token lies across the
 border, the first token of the answer is masked with it. Rows to train on (prompts.py) score that token.
 
-In four things the default is another than OpenUnlearning's, which `conventions="open_unlearning"` follows:
+In five things the default is another than OpenUnlearning's, which `conventions="open_unlearning"` follows:
 
 - A chat ends behind the token with which its template ends the answer. There all that the template writes is kept, and
   an end of text is put wherever it is not the last id: ChatML's rows end twice.
 - Of a chat whose prompt is not the beginning of the whole (a template that begins an answer otherwise when it is
   there), the tokens are masked that both begin with. There as many as the prompt has.
-- A row with tags that is cut to its most tokens gets no end of text. There it gets one, which is scored.
+- A row with tags is cut to its most tokens in its answer, never in its prompt, at whose end stands what is asked (a
+  prompt after ten examples may be longer than that), and gets no end of text. There the prompt is cut too, and the row
+  gets an end of text, which is scored.
+- Of a text that goes on from a prefix the most tokens count from the row's beginning. There from the text's, and the
+  row is longer by its prefix, or by the one token that begins every text.
 - `prompt_batch` masks by length. There a model does not see ids that equal the padding id, which may end turns.
 """
 
@@ -159,23 +163,30 @@ def _tag_rows(
     asked = encode(tokenizer, [head + style.begin for head in heads]) if style.begin else prompts
     rows = []
     for ids, head, begun in zip(wholes, prompts, asked, strict=True):
-        whole = [*lead, *ids]
-        ids = whole[:most]
+        whole, prompt, begun = [*lead, *ids], [*lead, *head], [*lead, *begun]
+        if style.conventions == "default":
+            ids = whole[: max(most, len(prompt))]
+        else:
+            ids, prompt, begun = whole[:most], prompt[:most], begun[:most]
         # A row that is cut has no end: an end of text there would be scored in the middle of an answer.
-        cut = len(whole) > most and style.conventions == "default"
+        cut = len(whole) > len(ids) and style.conventions == "default"
         ended = cut or (bool(ids) and ids[-1] == tokenizer.eos_token_id)
         end = tokenizer.eos_token_id if style.end and not ended else None
-        rows.append(_row(ids, len([*lead, *head][:most]), [*lead, *begun][:most], end))
+        rows.append(_row(ids, len(prompt), begun, end))
     return rows
 
 
 def completion_rows(
-    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, max_length: int = 2048, space: bool = True
+    pairs: Sequence[Pair],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int = 2048,
+    space: bool = True,
+    conventions: Conventions = "default",
 ) -> list[PromptRow]:
     """Texts that go on from a prefix, such as MUSE's, without an end of text; whole texts where the prefix is ''.
 
-    space: whether one stands between prefix and text. max_length: tokens of a row; the rest is cut. The first token of
-    a row has nothing before it and is never scored.
+    space: whether one stands between prefix and text. max_length: tokens of a row (open_unlearning: of its text); the
+    rest is cut. The first token of a row has nothing before it and is never scored.
     """
     specials, apart = specials_of(tokenizer), " " if space else ""
     lead = list(specials.lead)
@@ -183,8 +194,10 @@ def completion_rows(
     heads = encode(tokenizer, [prefix for prefix, _ in pairs])
     rows = []
     for ids, head in zip(wholes, heads, strict=True):
-        prompt = [*lead, *head][:max_length]
-        rows.append(_row([*lead, *ids][:max_length], max(len(prompt), 1), prompt or specials.start(), None))
+        prompt = [*lead, *head]
+        most = max_length if conventions == "default" else len(prompt) + max_length
+        prompt = prompt[:most]
+        rows.append(_row([*lead, *ids][:most], max(len(prompt), 1), prompt or specials.start(), None))
     return rows
 
 

@@ -8,7 +8,8 @@ In the order to read:
 1. `model_requests.py`: the plain values that travel: a request, how it is measured, its answer, a slice of them.
 2. `task.py`: a task is requests for any model, and scores from its answers.
 3. `suites.py`: which tasks a suite has, and a task by its name; `sweep_tasks.py`: those that a sweep's config names.
-   `definition.py` finds its YAML file: in `tasks/` (ours), in the harness, or a user's own.
+   `definition.py` finds its YAML file: in `tasks/` (ours), in the harness, or a user's own; `groups.py` the tasks of a
+   group, and their mean.
 4. `rows/`: the documents. `read_mirror.py` reads public data from a local mirror and `write_mirror.py` fetches one;
    `quick_world.py` makes documents of the quickstart's synthetic records.
 5. `kinds/`: the task's side and the model's side of each kind: `classification.py` (log-likelihoods of candidates),

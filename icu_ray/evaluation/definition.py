@@ -42,6 +42,9 @@ HARNESS_FILES: Mapping[str, str] = {
     "pubmedqa": "pubmedqa/pubmedqa.yaml",
 }
 
+FOLDERS = ("wmdp", "mmlu/default")
+"""Of the harness, with further tasks and groups that are known by their place."""
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -156,6 +159,23 @@ def read_definition(name: str, path: Path) -> Definition:
     return Definition(name, path, _merged(path))
 
 
+def read_keys(path: Path, own: bool) -> dict[str, Any]:
+    """The keys of a file of the harness's format; none for one that is no such file. own: code in it is not named."""
+    try:
+        return _merged(path, _LoaderWithoutCode if own else _Loader)
+    except (
+        _CodeError,
+        OSError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ):
+        return {}
+
+
 def _merged(path: Path, loader: type[yaml.SafeLoader] = _Loader) -> dict[str, Any]:
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
@@ -173,7 +193,7 @@ def own_names() -> list[str]:
 
 
 def find_definition(name: str, known: tuple[str, ...] = (), trust_code: bool = False) -> Definition:
-    """The task called `name`; UserError with the nearest names for an unknown one, a group or a tag.
+    """The task called `name`; UserError with the nearest names for an unknown one, or for a group or a tag (groups.py).
 
     name: of a task here or of the harness, or the path of a user's own YAML file in the harness's format. known:
     further names a user may have meant. trust_code: a user's own file may name code; else that is refused.
@@ -183,10 +203,13 @@ def find_definition(name: str, known: tuple[str, ...] = (), trust_code: bool = F
     if name in own_names():
         return read_definition(name, OWN_FOLDER / f"{name}.yaml")
     if name in HARNESS_FILES:
-        return read_definition(name, _harness_folder() / HARNESS_FILES[name])
-    index = _harness_index()
+        return read_definition(name, harness_folder() / HARNESS_FILES[name])
+    for folder in FOLDERS:
+        if (path := harness_folder() / folder / f"{name}.yaml").is_file():
+            return read_definition(name, path)
+    index = harness_index()
     if name in index.all_groups or name in index.all_tags:
-        raise UserError(f"task '{name}': this is a group of the harness; name its tasks, such as those of lm-eval ls")
+        raise UserError(f"task '{name}': this is a group of the harness, which has no documents of its own")
     if name not in index.all_subtasks:
         # A name near the tasks people usually ask for is meant more often than one of the harness's thousands.
         near = did_you_mean(name, (*known, *HARNESS_FILES)) or did_you_mean(name, index.all_subtasks)
@@ -218,13 +241,15 @@ def _own_definition(path: Path, known: tuple[str, ...], trust_code: bool) -> Def
 
 
 @functools.cache
-def _harness_index() -> TaskManager:
+def harness_index() -> TaskManager:
+    """All that the harness knows by name."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
 
 
-def _harness_folder() -> Path:
+def harness_folder() -> Path:
+    """Where the harness's own tasks lie."""
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None and spec.submodule_search_locations is not None
     return Path(next(iter(spec.submodule_search_locations))) / "tasks"

@@ -20,7 +20,7 @@ SLICE_REQUESTS = 256
 """A slice ends with the document that brings it to this many requests. Part of no key, but batches are made inside a
 slice, so that another number may change the last bits of a log-likelihood."""
 
-Kind = Literal["loglikelihood", "rolling", "window", "generation", "harness_generation", "answer", "greedy"]
+Kind = Literal["loglikelihood", "rolling", "window", "generation", "harness_generation", "answer", "greedy", "gradient"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class Measure:
 
     kind: loglikelihood of `target` after `context`; rolling: of a whole text; window: of `tokens` after the first one;
     generation: greedy text after `context`; harness_generation: as lm-eval's HFLM generates, `target` holding the
-    JSON of its settings; answer: of `tokens`, all but the first `given` ones; greedy: greedy text after `tokens`.
+    JSON of its settings; answer: of `tokens`, all but the first `given` ones; greedy: greedy text after `tokens`;
+    gradient: norm of the gradient of the mean loss of `tokens`, all but the first `given` ones, by a backward a row.
     encoding: joint, the harness's (context and target tokenised together); separate, the authors'.
     max_length: tokens that are read at one time; None: as many as the model has positions.
     keep: which part of a context that is too long is kept. greedy_text: whether answers carry the greedy tokens' text.
     stop: (greedy) texts at which what is said ends. mask: (answer, greedy) what attention does not see, as
-    metrics/conventions. ends: (greedy) tokens at which it ends: the end of text, or any that ends a turn of a chat.
+    metrics/conventions; so for gradient. ends: (greedy) tokens at which it ends: the end of text, or any that ends a
+    turn of a chat. mode: (gradient) of the model; in train mode dropout is active, from one seed for every row.
     """
 
     kind: Kind
@@ -46,11 +48,12 @@ class Measure:
     stop: tuple[str, ...] = ()
     mask: Literal["length", "pad_id"] = "length"
     ends: Literal["text", "turn"] = "text"
+    mode: Literal["eval", "train"] = "eval"
 
     def key(self) -> dict[str, JsonValue]:
         """As a part of store keys; what came later is told where it is set alone."""
         known: dict[str, JsonValue] = {**asdict(self), "stop": list(self.stop)}
-        unset: dict[str, JsonValue] = {"stop": [], "mask": "length", "ends": "text"}
+        unset: dict[str, JsonValue] = {"stop": [], "mask": "length", "ends": "text", "mode": "eval"}
         return {name: value for name, value in known.items() if name not in unset or value != unset[name]}
 
 
@@ -73,13 +76,14 @@ class Answer:
     """loglikelihood: summed over `tokens` tokens, in nats; 0 for generations. greedy: whether every token was the most
     likely one. text: what was generated, or the greedy tokens' text. scores: where asked for in detail, of each scored
     token its log-probability, whether it is the most likely one, and mean and variance of the log-probabilities of all
-    tokens."""
+    tokens. norm: of the gradient, where that is asked for and there are tokens."""
 
     loglikelihood: float
     tokens: int
     greedy: bool = False
     text: str = ""
     scores: tuple[tuple[float, bool, float, float], ...] | None = None
+    norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,15 @@ def cut_slices(measure: Measure, requests: Sequence[Request], size: int = SLICE_
 
 def dump_answers(answers: Sequence[Answer]) -> bytes:
     """JSON of answers; floats come back bit for bit, NaN and infinities included."""
-    rows = [[a.loglikelihood, a.tokens, a.greedy, a.text, *([] if a.scores is None else [a.scores])] for a in answers]
+    rows = [[a.loglikelihood, a.tokens, a.greedy, a.text, *_later(a)] for a in answers]
     return json.dumps(rows, ensure_ascii=True).encode("ascii")
+
+
+def _later(answer: Answer) -> list[Any]:
+    """What came later, as far as it is told."""
+    if answer.norm is not None:
+        return [answer.scores, answer.norm]
+    return [] if answer.scores is None else [answer.scores]
 
 
 def load_answers(data: bytes) -> tuple[Answer, ...]:
@@ -129,7 +140,12 @@ def load_answers(data: bytes) -> tuple[Answer, ...]:
 
 
 def _answer(
-    loglikelihood: float, tokens: int, greedy: bool, text: str, scores: list[list[Any]] | None = None
+    loglikelihood: float,
+    tokens: int,
+    greedy: bool,
+    text: str,
+    scores: list[list[Any]] | None = None,
+    norm: float | None = None,
 ) -> Answer:
     known = None if scores is None else tuple((float(p), bool(hit), float(m), float(v)) for p, hit, m, v in scores)
-    return Answer(loglikelihood, tokens, greedy, text, known)
+    return Answer(loglikelihood, tokens, greedy, text, known, norm)

@@ -17,6 +17,7 @@ from pathlib import Path
 from icu_ray.errors import UserError, did_you_mean
 from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, benchmark_task, task_names
 from icu_ray.evaluation.definition import HARNESS_FILES, find_definition
+from icu_ray.evaluation.groups import Group, groups_of, without_groups
 from icu_ray.evaluation.kinds.dialogue import Keep, dialogue_task, task_of
 from icu_ray.evaluation.kinds.harness import RowsFrom, harness_task
 from icu_ray.evaluation.kinds.perplexity import perplexity_task, rolling_task
@@ -62,6 +63,8 @@ class Options:
     trust_task_code: bool = False
     benchmark: BenchmarkAsked | None = None
     """The benchmark that the sweep's data belongs to, where its sets of prompts are asked."""
+    groups: tuple[Group, ...] = ()
+    """Those that were asked for in place of their tasks."""
 
 
 def tasks_of(suites: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
@@ -72,6 +75,14 @@ def tasks_of(suites: Sequence[str], tasks: Sequence[str]) -> tuple[str, ...]:
                 f"unknown suite '{suite}'{did_you_mean(suite, SUITES)}; expected one of {', '.join(SUITES)}"
             )
     return tuple(dict.fromkeys([*(name for suite in suites for name in SUITES[suite]), *tasks]))
+
+
+def with_tasks_of_groups(
+    names: Sequence[str], no_groups: Sequence[str] = ()
+) -> tuple[tuple[str, ...], tuple[Group, ...]]:
+    """The names with each group's tasks in its place, and the groups. no_groups: names that are known to be none."""
+    groups = groups_of(names, (*no_groups, *(task for tasks in SUITES.values() for task in tasks)))
+    return without_groups(names, groups), groups
 
 
 def check_names(
@@ -125,7 +136,7 @@ def _authors(name: str, options: Options) -> Path:
 
 def mirror_tasks(names: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
     """Write a mirror of these tasks (none named: of the suites lm_eval and icu) below `out`."""
-    names = names or tasks_of(["lm_eval", "icu"], [])
+    names, _ = with_tasks_of_groups(names or tasks_of(["lm_eval", "icu"], []))
     authors = [name for name in names if name in DIALOGUES or name in PERPLEXITIES]
     known = tuple(task for tasks in SUITES.values() for task in tasks)
     # Of what a task names as code nothing is run here.
@@ -138,11 +149,17 @@ def mirror_tasks(names: Sequence[str], out: Path, say: Callable[[str], None]) ->
     write_mirror(out, from_hub, say, authors=bool(authors) or len(from_hub) < len(definitions))
 
 
-def with_means(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics and those means whose every part is among them."""
+def with_means(
+    metrics: Mapping[str, float], groups: Sequence[Group] = (), documents: Mapping[str, int] | None = None
+) -> dict[str, float]:
+    """Metrics and those means whose every part is among them, and of groups what their tasks give together.
+
+    documents: how many each evaluated task has.
+    """
     means = {
         name: sum(metrics[part] for part in parts) / len(parts)
         for name, parts in MEANS.items()
         if all(part in metrics for part in parts)
     }
-    return {**metrics, **means}
+    of_groups = {name: value for each in groups for name, value in each.means(metrics, documents or {}).items()}
+    return {**metrics, **means, **of_groups}

@@ -6,14 +6,17 @@ check_sweep_tasks(config, read=True)      # UserError, or nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from icu_ray.config import RecordsData, SweepConfig, SyntheticData
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks.rows import split_of
 from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, task_names
+from icu_ray.evaluation.groups import Group
 from icu_ray.evaluation.rows.quick_world import QuickWorld
-from icu_ray.evaluation.suites import Options, check_names, open_tasks, tasks_of
+from icu_ray.evaluation.suites import Options, check_names, open_tasks, tasks_of, with_tasks_of_groups
 from icu_ray.metrics.conventions import DEFINED, Conventions
 
 
@@ -24,21 +27,34 @@ def sweep_tasks(config: SweepConfig) -> tuple[tuple[str, ...], Options]:
     if isinstance(data, SyntheticData):
         world = QuickWorld(data.seed, data.records, data.heldout, config.columns.length)
     mirror = None if asked.mirror is None else Path(asked.mirror)
-    benchmark = _benchmark(config)
+    benchmark = benchmark_asked(config)
     options = Options(mirror, asked.limit, asked.dialogue_context, world, asked.trust_task_code, benchmark)
     names = tasks_of([suite for suite in asked.suites if suite != "benchmark"], asked.tasks)
-    if benchmark is not None:
-        names = tuple(dict.fromkeys([*task_names(benchmark), *split_of(benchmark.section).harness, *names]))
-    return names, options
+    names, groups = names_with_benchmark(benchmark, names)
+    return names, replace(options, groups=groups)
 
 
-def _benchmark(config: SweepConfig) -> BenchmarkAsked | None:
+def names_with_benchmark(
+    asked: BenchmarkAsked | None, names: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[Group, ...]]:
+    """Names of what a benchmark asks, its own tasks and the harness's, and of other tasks; and the groups in them."""
+    own = () if asked is None else task_names(asked)
+    harness = () if asked is None else split_of(asked.section).harness
+    return with_tasks_of_groups([*own, *harness, *names], own)
+
+
+def benchmark_asked(config: SweepConfig) -> BenchmarkAsked | None:
     """What `suites: [benchmark]` asks; None where it is not asked for."""
+    return benchmark_of_config(config) if "benchmark" in config.evaluation.suites else None
+
+
+def benchmark_of_config(config: SweepConfig) -> BenchmarkAsked | None:
+    """What the benchmark asks that a config's data belong to; None for other data."""
     data = config.data
-    if "benchmark" not in config.evaluation.suites or not isinstance(data, RecordsData) or data.benchmark is None:
+    if not isinstance(data, RecordsData) or data.benchmark is None:
         return None
     by = Conventions.open_unlearning() if config.evaluation.conventions == "open_unlearning" else DEFINED
-    return BenchmarkAsked(data.benchmark, data.form, by)  # type: ignore[arg-type]
+    return BenchmarkAsked(data.benchmark, data.form, by, config.evaluation.membership)  # type: ignore[arg-type]
 
 
 def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
@@ -49,7 +65,28 @@ def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
             f"evaluation.mirror: {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'"
         )
     own = () if options.benchmark is None else task_names(options.benchmark)
+    if options.benchmark is not None and config.evaluation.membership and not _has(options.benchmark, members=True):
+        raise UserError(
+            f"evaluation.membership: {', '.join(config.evaluation.membership)}: {options.benchmark.name} asks of no "
+            "rows whether they were trained on; leave it out (tofu, muse and rwku do)"
+        )
     check_names(names, options.trust_task_code, options.mirror, own)
     if read:
         for source in open_tasks(names, options):
             source.load()
+
+
+def membership_said(config: SweepConfig) -> tuple[str, ...]:
+    """A remark where there are rows that were trained on, and none beside them that were not."""
+    asked = benchmark_asked(config)
+    if asked is None or not _has(asked, members=True) or _has(asked, members=False):
+        return ()
+    wanted = next(each for each in split_of(asked.section).sets if each.members is False)
+    return (
+        f"{asked.name}: {wanted.table} is not there, whose rows no model was trained on: the AUC of every membership "
+        "attack is null, and there is no privleak.",
+    )
+
+
+def _has(asked: BenchmarkAsked, *, members: bool) -> bool:
+    return any(each.members is members for each in asked.sets)

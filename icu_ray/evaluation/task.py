@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DocumentScore:
-    """One document. target: what was wanted. said: what the model chose or generated. metrics: by short name."""
+    """One document. target: what was wanted. said: what the model chose or generated. metrics: by short name.
+
+    prompt: what was asked, '' where a task does not say it, or an earlier version wrote the document.
+    """
 
     document: int
     target: str
     said: str
     loglikelihoods: tuple[float, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    prompt: str = ""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # One import for whoever writes a method.
 __all__ = ["Batch", "Cost", "LossTerms", "Method", "Setting", "TokenRule"]
 Setting = float | int | str | bool
+_KINDS: Mapping[type, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
 
 
 class Method(ABC):
@@ -189,6 +190,11 @@ class Method(ABC):
         """Layers that it reads or trains by their numbers, which a plan checks."""
         return self.objective().layers
 
+    @property
+    def named_parts(self) -> tuple[str, ...]:
+        """Words of names of the parameters that it trains, such as down_proj, which a plan checks; none: all."""
+        return ()
+
     def trains_parameter(self, name: str) -> bool:
         """Whether the model's parameter of this name is trained; the others are frozen before an engine is made."""
         return True
@@ -221,9 +227,10 @@ class Method(ABC):
         default = self.defaults[key]
         wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
         if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+            quoted = f"; write '{value}', with quotes" if isinstance(default, str) else ""
             raise UserError(
-                f"method {self.name}: setting '{key}' must be {type(default).__name__}, found {value!r} "
-                f"(default {default!r})"
+                f"method {self.name}: setting '{key}' must be {_KINDS[type(default)]}, found {value!r} "
+                f"(default {default!r}){quoted}"
             )
         known = self.choices.get(key)
         if known is not None and value not in known:

@@ -54,6 +54,13 @@ class Rmu(ForgetAndRetain):
                 f"{self.settings['train_layers']!r}"
             )
         self._layers, self._parameters = frozenset(map(int, layers)), _words(self.settings["train_parameters"])
+        above = sorted(layer for layer in self._layers if layer > self.layer)
+        if above and self.settings["retain"] == "embed_diff":
+            raise UserError(
+                f"method rmu: setting 'train_layers' names {', '.join(map(str, above))}, above 'layer' {self.layer}, "
+                "whose states are read: nothing there has a gradient with retain=embed_diff; expected 0 to "
+                f"{self.layer}"
+            )
 
     @property
     def layer(self) -> int:
@@ -64,6 +71,11 @@ class Rmu(ForgetAndRetain):
     def named_layers(self) -> tuple[int, ...]:
         """The one that is read, and those that are trained."""
         return (self.layer, *sorted(self._layers))
+
+    @property
+    def named_parts(self) -> tuple[str, ...]:
+        """Those of `train_parameters`."""
+        return self._parameters
 
     @property
     def target_rule(self) -> TokenRule:

@@ -59,7 +59,7 @@ def answer_scores(
     model.train(False)
     try:
         with torch.inference_mode():
-            for block in _blocks(model, distinct, tokens_at_once):
+            for block in blocks_of_rows(model, distinct, tokens_at_once):
                 told("answers", done / len(distinct))
                 done += len(block)
                 for row, scores in zip(block, _scores(model, block, masked), strict=True):
@@ -80,8 +80,10 @@ def scored_logits(model: PreTrainedModel, ids: Tensor, read: Tensor, mask: Tenso
     return whole[read]
 
 
-def _blocks(model: PreTrainedModel, rows: Sequence[AnswerRow], tokens_at_once: int | None) -> Iterator[list[AnswerRow]]:
-    """Rows that share a forward, the longest first, so that what does not fit is known at once."""
+def blocks_of_rows(
+    model: PreTrainedModel, rows: Sequence[AnswerRow], tokens_at_once: int | None = None
+) -> Iterator[list[AnswerRow]]:
+    """Rows of like length that share a forward, the longest first; tokens_at_once: as of `answer_scores`."""
     on_cpu = model.device.type == "cpu"
     tokens = tokens_at_once or (TOKENS_AT_ONCE_ON_CPU if on_cpu else TOKENS_AT_ONCE)
     vocabulary = int(model.config.get_text_config().vocab_size)

@@ -9,11 +9,13 @@ With OpenUnlearning's choices the numbers can be held against those that it prin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
 Tail: TypeAlias = Literal["eos", "last_label"]
 Mask: TypeAlias = Literal["length", "pad_id"]
+LATER = ("rows", "generation_end", "unmeasured")
+"""Choices that came later: they are part of what a task is where they are not the defaults."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,13 @@ class Conventions:
     """The model's mode for the gradient norm; in train mode dropout is active."""
     stemmer: bool = True
     """Whether ROUGE compares word stems. MUSE's own code does not."""
+    rows: Literal["default", "open_unlearning"] = "default"
+    """How prompts and answers are written as tokens; data/prompt_styles.py says in which four things these differ."""
+    generation_end: Literal["turn", "text"] = "turn"
+    """Where what a chat model says ends: at any token that ends a turn or a text, or at the end of text alone."""
+    unmeasured: Literal["left_out", "nan"] = "left_out"
+    """A row without tokens, which has no probability, is left out of the means of what is made of probabilities, or
+    makes them NaN, so that there is no such number."""
 
     @classmethod
     def open_unlearning(cls) -> Conventions:
@@ -53,7 +62,15 @@ class Conventions:
             mask="pad_id",
             gradient_mode="train",
             stemmer=True,
+            rows="open_unlearning",
+            generation_end="text",
+            unmeasured="nan",
         )
+
+    def told(self) -> dict[str, str | bool]:
+        """What decides a number: all choices by name, of the later ones those that are not the defaults."""
+        usual = asdict(Conventions())
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value != usual[name]}
 
 
 DEFINED = Conventions()

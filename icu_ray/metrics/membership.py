@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 K = 0.4
 """The share of a row's tokens that min-k and min-k++ look at, the least probable ones."""
 LEAST_VARIANCE = 1e-6
+DROPOUT_SEED = 0
+"""Of the gradient norm in train mode."""
 UNKNOWN_AUC = 0.5
 """The AUC of a reference of which none is known."""
 
@@ -93,20 +95,27 @@ def gradient_norms(
     eos_id: int | None,
     p: float = 2.0,
     conventions: Conventions = DEFINED,
+    pad_id: int | None = None,
 ) -> Floats:
     """(N,) mean over the model's parameters of the p-norm of the gradient of a row's loss; NaN without tokens.
 
     One row at a time. The loss is the mean over the tokens that min-k counts. All parameters count, whether they are
-    trained or not; one that the loss does not depend on has no gradient and is left out.
+    trained or not; one that the loss does not depend on has no gradient and is left out. In train mode dropout is drawn
+    from the same seed for every row, so that a row's number does not depend on the others, and the random state is left
+    as it was. pad_id: needed with `mask="pad_id"` alone, as of answer_scores.
     """
     import torch
 
     from icu_ray.metrics.answer_scores import scored_logits
 
+    if conventions.mask == "pad_id" and pad_id is None:
+        raise ValueError("mask='pad_id' needs the id of the pad")
+    dropout = conventions.gradient_mode == "train"
+    devices = [model.device] if model.device.type == "cuda" else []
     parameters = [each for each in model.parameters() if each.is_floating_point()]
     trained = [each.requires_grad for each in parameters]
     was_training = model.training
-    model.train(conventions.gradient_mode == "train")
+    model.train(dropout)
     found = []
     try:
         for each in parameters:
@@ -119,10 +128,15 @@ def gradient_norms(
                 continue
             read = torch.zeros((1, len(row.ids)), dtype=torch.bool)
             read[0, [place - 1 for place in counted]] = True
-            logits = scored_logits(model, torch.tensor([row.ids], device=model.device), read.to(model.device))
+            ids = torch.tensor([row.ids], device=model.device)
+            mask = torch.ne(ids, pad_id).long() if pad_id is not None and conventions.mask == "pad_id" else None
             wanted = torch.tensor(labels[: len(counted)], device=model.device)
-            loss = torch.nn.functional.cross_entropy(logits.float(), wanted)
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            with torch.enable_grad(), torch.random.fork_rng(devices, enabled=dropout):
+                if dropout:
+                    torch.manual_seed(DROPOUT_SEED)
+                logits = scored_logits(model, ids, read.to(model.device), mask)
+                loss = torch.nn.functional.cross_entropy(logits.float(), wanted)
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             norms = [torch.linalg.vector_norm(each.float(), ord=p) for each in gradients if each is not None]
             found.append(float(torch.stack(norms).mean()))
     finally:

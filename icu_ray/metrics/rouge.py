@@ -67,7 +67,7 @@ def greedy_answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     ends: Collection[int],
     pad_id: int,
     stop_words: Sequence[str] = (),
@@ -77,15 +77,17 @@ def greedy_answers(
 ) -> list[str | None]:
     """What the model says after each of the N prompts, token ids without pads, as text: `cut_answer` of it.
 
-    An answer ends before a token of `ends`, after max_new_tokens, where the model's positions end, or soon after a stop
-    word. None where the model's scores are not finite, or a prompt leaves no place for an answer: an empty text would
-    count as forgotten. openings: for each prompt tokens that its answer is known to begin with. masked: a token that
-    attention does not see, also in a prompt. A model folder's settings for generation do not count.
+    An answer ends before a token of `ends`, after max_new_tokens (of all, or of each prompt), where the model's
+    positions end, or soon after a stop word. None where the model's scores are not finite, or a prompt leaves no place
+    for an answer: an empty text would count as forgotten. openings: for each prompt tokens that its answer is known to
+    begin with. masked: a token that attention does not see, also in a prompt. A model folder's settings for generation
+    do not count.
     """
     words = _words(tokenizer, stop_words)
     stops = _stop_test(tokenizer, [word for word in stop_words if word], words)
     reach = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    limits = [int(max(0, min(max_new_tokens, reach - len(prompt)))) for prompt in prompts]
+    most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    limits = [int(max(0, min(own, reach - len(prompt)))) for own, prompt in zip(most, prompts, strict=True)]
     said: list[list[int] | None] = [[] if limit > 0 else None for limit in limits]
     asked = []
     for row, limit in enumerate(limits):

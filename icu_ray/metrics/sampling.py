@@ -30,7 +30,7 @@ def sample_continuations(
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     temperature: float,
     pad_id: int,
     ends: Collection[int],
@@ -40,11 +40,13 @@ def sample_continuations(
     """For each of the N prompts its continuations, one a seed, without the token that ended them.
 
     prompts: N lists of one token or more. seeds: for each, those of its continuations, 0 to 2^63 - 1. A continuation
-    ends before a token of `ends`, after max_new_tokens, or where the model has no positions left; none are left by a
-    prompt that fills them. on_part: hears the part that is done. UserError where scores are not finite.
+    ends before a token of `ends`, after max_new_tokens (of all, or of each prompt), or where the model has no positions
+    left; none are left by a prompt that fills them. on_part: hears the part that is done. UserError where scores are
+    not finite.
     """
     reach = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    limits = [int(max(0, min(max_new_tokens, reach - len(prompt)))) for prompt in prompts]
+    most = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    limits = [int(max(0, min(own, reach - len(prompt)))) for own, prompt in zip(most, prompts, strict=True)]
     said: list[list[tuple[int, ...]]] = [[() for _ in each] for each in seeds]
     asked = [row for row, limit in enumerate(limits) if limit > 0 and seeds[row]]
     was_training, done = model.training, 0

@@ -16,7 +16,7 @@ from typing import Any
 
 from icu_ray.console.progress import listener
 from icu_ray.data.hub_repository import Trouble, hub_told
-from icu_ray.errors import did_you_mean
+from icu_ray.errors import UserError, did_you_mean
 from icu_ray.models.gguf_files import converted_folder, is_gguf
 
 log = logging.getLogger(__name__)
@@ -107,12 +107,17 @@ def download(source: str, commit: str | None, weights: bool = True) -> Path:
         return Path(snapshot_download(source, revision=commit, allow_patterns=wanted, tqdm_class=bar))
 
 
-def require_reachable(source: str, revision: str | None = None) -> None:
-    """UserError with what to do for a model that is neither on this machine nor on a hub that answers."""
+def require_reachable(source: str, revision: str | None = None, *, pickles: bool = True) -> None:
+    """UserError with what to do for a model that is neither on this machine nor on a hub that answers.
+
+    pickles: False: also for one of which the hub has no safetensors.
+    """
     if looks_local(source) or _has_weights(cached_folder(source, commit_of(source, revision))):
         return
     where = f"model {source}" + (f" at revision {revision}" if revision else "")
-    _require_answer(source, revision, where, _MODEL_INSTEAD, source)
+    names = _require_answer(source, revision, where, _MODEL_INSTEAD, source)
+    if not pickles and not any(name.endswith(".safetensors") for name in names):
+        raise UserError(f"{where}: the hub has no safetensors of it; expected some, as its pickles are not read")
 
 
 def require_encoder_reachable(named: str, source: str, instead: str) -> None:
@@ -128,11 +133,13 @@ def _has_weights(folder: Path | None) -> bool:
     )
 
 
-def _require_answer(source: str, revision: str | None, where: str, instead: str, near: str = "") -> None:
+def _require_answer(source: str, revision: str | None, where: str, instead: str, near: str = "") -> list[str]:
+    """The names of the repository's files."""
     from huggingface_hub import HfApi
 
     with _explained(where, instead, near):
-        HfApi().model_info(source, revision=revision, timeout=TIMEOUT_SECONDS)
+        info = HfApi().model_info(source, revision=revision, timeout=TIMEOUT_SECONDS)
+        return [sibling.rfilename for sibling in info.siblings or ()]
 
 
 def _near(source: str) -> str:

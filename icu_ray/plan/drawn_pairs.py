@@ -40,7 +40,7 @@ def _needs_original(model: ModelConfig, config: SweepConfig) -> bool:
 
 
 def _said(model: ModelConfig, config: SweepConfig, data: DataCheck) -> str:
-    epochs, rows = model.max_epochs or config.stop.max_epochs, 0
+    epochs, rows = config.most_epochs(model), 0
     for sample in data.samples.values():
         draws = pair_draws(config, epochs, sample.targets, sample.pool)
         assert draws is not None

@@ -61,16 +61,18 @@ def estimate_of(
     cost: Cost = PAIRED,
     pool: int | None = None,
     epochs: int | None = None,
+    most: int | None = None,
     lr: float | None = None,
 ) -> Estimate:
     """Of a trial that trains. rows: of its targets, one a window of a long text. cost: what its method's steps take.
-    epochs: how many it takes, None: as many as trials of the kind usually do. lr: None: the model's or the sweep's.
+    epochs: how many it takes, None: as many as trials of the kind usually do, and at most
+    `most`; lr, most: None: the model's or the sweep's.
 
     pool: its rows, over which an epoch runs with train.anchor=retain.
     """
     lr = lr or model.lr or config.optim.lr
-    work = work_of(model, config, rows, lr, heldout=heldout, cost=cost, pool=pool, epochs=epochs)
-    most = epochs or model.max_epochs or config.stop.max_epochs
+    most = most or model.max_epochs or config.stop.max_epochs
+    work = work_of(model, config, rows, lr, heldout=heldout, cost=cost, pool=pool, epochs=epochs, most=most)
     if model.minutes_per_epoch is not None:
         return Estimate(work.epochs * model.minutes_per_epoch + work.start / 60, work)
     past = past_of(work)
@@ -79,6 +81,13 @@ def estimate_of(
     rate = gpu_flops() if model.gpus else core_flops()
     computed = (work.counted("train", work.epochs) + work.counted("measure", work.epochs)) / rate
     return Estimate((work.start + computed + work.counted("save", work.epochs) / SAVED_A_SECOND) / 60, work)
+
+
+def measuring_minutes(model: ModelConfig, config: SweepConfig, rows: int | None, heldout: int) -> float:
+    """Of a trial that only measures a model, on its targets and the held-out texts."""
+    work = work_of(model, config, rows, config.optim.lr, heldout=heldout, cost=PAIRED, epochs=1)
+    rate = gpu_flops() if model.gpus else core_flops()
+    return (work.start + (work.measure + work.end) / rate) / 60
 
 
 def training_minutes(model: ModelConfig, config: SweepConfig, rows: int) -> float:
@@ -99,6 +108,7 @@ def work_of(
     cost: Cost,
     pool: int | None = None,
     epochs: int | None = None,
+    most: int | None = None,
 ) -> Work:
     """What a trial does, by device: a core or a GPU of each worker does its share.
 
@@ -108,6 +118,7 @@ def work_of(
     """
     paired = "pair" in cost.passes
     expected = EXPECTED_EPOCHS if lr < LARGE_STEP else LARGE_STEP_EPOCHS if paired else ALONE_EPOCHS
+    most = most or model.max_epochs or config.stop.max_epochs
     texts, parameters = rows or 128, parameters_of(model)
     tokens = texts * config.columns.length
     places = pool if pool is not None and config.train.anchor == "retain" else texts
@@ -121,7 +132,7 @@ def work_of(
         precision=model.precision,
         shared=0 < model.gpus < 1,
         start=60 * (GPU_OVERHEAD_MINUTES if model.gpus else TRIAL_OVERHEAD_MINUTES),
-        epochs=epochs or min(expected, model.max_epochs or config.stop.max_epochs),
+        epochs=epochs or min(expected, most),
         train=_of_a_place(cost, model, config, parameters) * places * config.columns.length / devices,
         measure=(parameters * tokens * _PROBE + _encoder(config.filter) * said * 2) / devices,
         save=parameters * SAVED_BYTES / model.workers,

@@ -71,7 +71,7 @@ def check_methods(config: SweepConfig) -> None:
         if method.name == RETRAINED:
             raise UserError(
                 f"methods.{number}: '{RETRAINED}' is no method of unlearning; set 'retrained: true' at a model that is "
-                "trained here, which then gets that row"
+                "trained here, or 'retrained: ID' to name a published one, which then gets that row"
             )
         if method.name not in known:
             raise UserError(
@@ -87,6 +87,7 @@ def make_plan(config: SweepConfig, data: DataCheck | None, *, provisional: str =
         data.require_pool(paired)
         _refuse_no_gold_standard(config, data)
     _refuse_unknown_models(config)
+    _refuse_several_forget_sets(config)
     if config.search is not None:
         return _search_plan(config, data, provisional)
     trials: dict[str, Trial] = {}
@@ -177,7 +178,7 @@ def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> No
         raise UserError(
             "search: its objective needs held-out rows, and data has none; set data.heldout (or heldout_rows)"
         )
-    epochs = model.max_epochs or config.stop.max_epochs
+    epochs = config.epochs_of(model, method)
     if search.stop_early and search.grace_epochs > epochs:
         raise UserError(f"search.grace_epochs: {search.grace_epochs} are more than the {epochs} epochs of a trial")
 
@@ -225,10 +226,20 @@ def _refuse_unknown_models(config: SweepConfig) -> None:
                 )
 
 
+def _refuse_several_forget_sets(config: SweepConfig) -> None:
+    """A published retrained model has not read one forget set, and may have read any other."""
+    for number, model in enumerate(config.models):
+        if isinstance(model.retrained, str) and len(config.samples) > 1:
+            raise UserError(
+                f"models.{number}.retrained: {model.retrained} was trained without one forget set, found samples="
+                f"{list(config.samples)}; expected one sample"
+            )
+
+
 def _refuse_no_gold_standard(config: SweepConfig, data: DataCheck) -> None:
     """Without its forget sample a model must have something left to learn."""
     for number, model in enumerate(config.models):
-        if not model.retrained or (model.train is not None and model.train.data is not None):
+        if model.retrained is not True or (model.train is not None and model.train.data is not None):
             continue
         for sample, counts in data.samples.items():
             if counts.pool == 0:

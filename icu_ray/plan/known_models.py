@@ -82,6 +82,7 @@ _CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "google/gemma-2-2b": _llama(2304, 26, 8, 4, 9216, 256000, "gemma2", head_dim=256),
     "microsoft/phi-3.5-mini-instruct": _llama(3072, 32, 32, 32, 8192, 32064, "phi3"),
 }
+_MUSE = ("target", "retrain")
 _SAME_AS: Mapping[str, str] = {
     "gpt2": "openai-community/gpt2",
     "smollm2": "huggingfacetb/smollm2-135m",
@@ -91,6 +92,10 @@ _SAME_AS: Mapping[str, str] = {
     "meta-llama/llama-2-13b-chat-hf": "meta-llama/llama-2-13b-hf",
     "locuslab/tofu_ft_llama2-7b": "meta-llama/llama-2-7b-hf",
     "open-unlearning/tofu_llama-2-7b-chat-hf_full": "meta-llama/llama-2-7b-hf",
+    **{f"muse-bench/muse-{split}_{kind}": "meta-llama/llama-2-7b-hf" for split in ("news", "books") for kind in _MUSE},
+    "meta-llama/meta-llama-3-8b": "meta-llama/llama-3.1-8b",
+    "meta-llama/meta-llama-3-8b-instruct": "meta-llama/llama-3.1-8b",
+    "huggingfaceh4/zephyr-7b-beta": "mistralai/mistral-7b-v0.1",
     "meta-llama/llama-3.1-8b-instruct": "meta-llama/llama-3.1-8b",
     "open-unlearning/tofu_llama-3.1-8b-instruct_full": "meta-llama/llama-3.1-8b",
     "meta-llama/llama-3.2-1b-instruct": "meta-llama/llama-3.2-1b",

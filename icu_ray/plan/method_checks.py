@@ -29,6 +29,7 @@ def check_methods_fit(config: SweepConfig) -> None:
                 )
             _check_step(method, number, told, config)
             _check_fine_tuning(method, number, told, config)
+            _check_warmup(method, told, config)
             for model, count in layers.items():
                 if count is not None and (told.models is None or model in told.models):
                     _check_layers(method, number, model, count)
@@ -66,6 +67,32 @@ def _check_layers(method: Method, number: int, model: str, count: int) -> None:
             raise UserError(
                 f"methods.{number}: {method.name} names layer {layer}, and model {model} has {count}; expected 0 to "
                 f"{count - 1}: see the method's settings {', '.join(key for key in method.settings if 'layer' in key)}"
+            )
+
+
+def named_parts(config: SweepConfig) -> dict[str, list[tuple[str, tuple[str, ...]]]]:
+    """By model, what methods name of its parameters: where in the config, and the words."""
+    found: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    for number, told in enumerate(config.methods):
+        alpha, beta = methods.cells(told)[0]
+        parts = methods.get(told.name, alpha=alpha, beta=beta, settings=told.settings).named_parts
+        for model in _models_of(told, config) if parts else ():
+            found.setdefault(model.name, []).append((f"methods.{number}: {told.name}", parts))
+    return found
+
+
+def _check_warmup(method: Method, told: MethodConfig, config: SweepConfig) -> None:
+    """UserError where trials would end before the learning rate has risen."""
+    if not method.trains or method.fine_tunes:
+        return
+    for model in _models_of(told, config):
+        own = model.max_epochs is not None
+        most = model.max_epochs or config.stop.max_epochs
+        if config.optim.warmup_epochs > most:
+            where = f"max_epochs of model {model.name}" if own else "stop.max_epochs"
+            raise UserError(
+                f"optim.warmup_epochs: found {config.optim.warmup_epochs:g}, more than the {most} epochs of a trial "
+                f"({where}), so that the learning rate is never reached; expected at most {most}"
             )
 
 
@@ -130,6 +157,10 @@ def _check_fine_tuning(method: Method, number: int, told: MethodConfig, config: 
         raise UserError(f"{where}.filter: {method.name} learns all targets to the end; leave it out")
     if told.stop.rule is not None:
         raise UserError(f"{where}.stop.rule: {method.name} always ends after its setting 'epochs'; leave the rule out")
+    if told.stop.max_epochs is not None:
+        raise UserError(
+            f"{where}.stop.max_epochs: {method.name} always ends after its setting 'epochs'; give it under settings"
+        )
     for model in _models_of(told, config):
         if model.zero_stage == 3:
             raise UserError(

@@ -21,11 +21,12 @@ from icu_ray.errors import UserError
 from icu_ray.models.checking import check_models
 from icu_ray.models.folders import adapter_here
 from icu_ray.models.hub import is_pinned, require_encoder_reachable, require_reachable
+from icu_ray.models.retrained import published_retrained
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
 from icu_ray.plan.generated_answers import check_generation
 from icu_ray.plan.grid import Plan, check_methods, make_plan, needs_pairs
-from icu_ray.plan.method_checks import check_answers, check_methods_fit, fine_tuning_said
+from icu_ray.plan.method_checks import check_answers, check_methods_fit, fine_tuning_said, named_parts
 from icu_ray.plan.text_lengths import check_texts
 from icu_ray.storage.files import check_writable
 
@@ -47,15 +48,17 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     encoders: list[tuple[str, str, int | None]] = [("filter.encoder", asked.encoder, asked.encoder_layer)]
     if config.pairs.by == "nearest":
         encoders.append(("pairs.encoder", config.pairs.encoder, None))
-    check_models(config.models, encoders)
+    check_models(config.models, encoders, config.chats, named_parts(config))
     check_methods_fit(config)
     _refuse_impossible_scale(config)
     Budget(config, ())
+    told: tuple[str, ...] = ()
     if config.evaluation.asked:
         # Knows lm-evaluation-harness, which takes a while to import: only who evaluates waits for it.
-        from icu_ray.evaluation.sweep_tasks import check_sweep_tasks
+        from icu_ray.evaluation.sweep_tasks import check_sweep_tasks, membership_said
 
         check_sweep_tasks(config, read=not dry_run)
+        told = membership_said(config)
     missing = ""
     if dry_run and isinstance(config.data, ExtractionData) and not Path(config.data.folder).is_dir():
         missing = f"data.folder {config.data.folder} is not there ('icu-ray data fetch' says how to get it)"
@@ -65,11 +68,19 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     check_training_texts(config, corpus)
     remarks = check_texts(config, corpus, dry_run=dry_run)
     check_generation(config, corpus, dry_run=dry_run)
+    if "benchmark" in config.evaluation.suites:
+        from icu_ray.plan.benchmark_prompts import check_prompts
+
+        remarks = (*remarks, *check_prompts(config, dry_run=dry_run))
     unreachable = _unreachable(config)
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)
+    if config.evaluation.asked:
+        from icu_ray.evaluation.benchmarks.published import without_retrained_said
+
+        remarks = (*remarks, *without_retrained_said(config))
     if data is not None:
-        remarks = (*remarks, *drawn_pairs_said(config, data), *fine_tuning_said(config))
+        remarks = (*remarks, *drawn_pairs_said(config, data), *fine_tuning_said(config), *told)
         data = replace(data, remarks=(*data.remarks, *remarks))
     if not dry_run:
         check_writable(config.storage, "store", config.name, f"{config.name}/trials", f"{config.name}/logs")
@@ -84,6 +95,8 @@ def _unreachable(config: SweepConfig) -> str:
     try:
         for _, source, revision in _sources(config):
             require_reachable(source, revision)
+        for published in filter(None, map(published_retrained, config.models)):
+            require_reachable(str(published.source), published.revision, pickles=False)
         bundled = f"set {{}}, the copy of {BUNDLED_NAME} that is installed, or give an encoder's folder"
         keys = {"filter.encoder": (config.filter.encoder, "filter.encoder=bundled filter.encoder_layer=6")}
         paired = any(needs_pairs(each, a, b) for each in config.methods for a, b in methods.cells(each))
@@ -98,13 +111,16 @@ def _unreachable(config: SweepConfig) -> str:
 
 
 def _sources(config: SweepConfig) -> list[tuple[str, str, str | None]]:
-    """Name, source and revision of each model that is not made here, and of the base of each that is an adapter."""
+    """Name, source and revision of each model that is not made here, published retrained ones among them, and of the
+    base of each that is an adapter."""
     found = []
     for model in config.models:
-        if model.source is not None:
-            found.append((model.name, model.source, model.revision))
-            if (adapter := adapter_here(model.source, model.revision)) is not None:
-                found.append((f"the base of {model.name}", adapter.base, adapter.revision))
+        both = (model.name, model), (f"the retrained model of {model.name}", published_retrained(model))
+        for name, each in both:
+            if each is not None and each.source is not None:
+                found.append((name, each.source, each.revision))
+                if (adapter := adapter_here(each.source, each.revision)) is not None:
+                    found.append((f"the base of {name}", adapter.base, adapter.revision))
     return found
 
 

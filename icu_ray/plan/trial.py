@@ -25,7 +25,9 @@ from icu_ray.config import (
 )
 from icu_ray.data.corpus import DataCheck
 from icu_ray.data.embedding import encoder_identity
-from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_of
+from icu_ray.models.fingerprints import model_fingerprint
+from icu_ray.models.retrained import published_retrained
+from icu_ray.plan.estimates import TRIAL_OVERHEAD_MINUTES, estimate_of, measuring_minutes
 from icu_ray.plan.past_trials import Work
 from icu_ray.plan.schedule import WorkerGroup
 from icu_ray.plan.text_lengths import target_rows
@@ -112,7 +114,7 @@ def trial_of(
     known = methods.method_class(method.name)
     built = methods.get(method.name, alpha=alpha, beta=beta, settings=method.settings, step=method.step)
     stop = config.stop.model_copy(update=method.stop.model_dump(exclude_none=True))
-    lr, max_epochs = lr or model.lr or config.optim.lr, model.max_epochs or config.stop.max_epochs
+    lr, max_epochs = lr or model.lr or config.optim.lr, config.epochs_of(model, method)
     optim, refining = config.optim, config.filter
     if method.filter is not None:
         refining = refining.model_copy(update={"rule": method.filter})
@@ -146,6 +148,7 @@ def trial_of(
         stop=stop,
         step=method.step,
     )
+    published = published_retrained(model) if method.name == methods.RETRAINED else None
     identity: dict[str, Any] = {
         "format": IDENTITY_FORMAT,
         "model": {**model_identity, **_corpus_of(model, data)},
@@ -179,12 +182,15 @@ def trial_of(
         "seed": settings.seed,
         **({} if model.lora is None or not known.trains else {"lora": model.lora.identity()}),
         **({} if not built.needs_alternates else {"answers": _answers_identity(built.answers, config, data, sample)}),
+        **({} if published is None else {"retrained": model_fingerprint(published, config.chats)}),
     }
     label = method.shown
     estimate = None
+    heldout = 0 if data is None else data.heldout
+    rows = None
+    if data is not None and (known.trains or published is not None):
+        rows = target_rows(config, model, sample, data.samples[sample].targets)
     if known.trains:
-        rows = None if data is None else target_rows(config, model, sample, data.samples[sample].targets)
-        heldout = 0 if data is None else data.heldout
         pool = None if data is None or "pair" not in built.cost.passes else data.samples[sample].pool
         estimate = estimate_of(
             model,
@@ -194,8 +200,12 @@ def trial_of(
             cost=built.cost,
             pool=pool,
             epochs=settings.max_epochs if stop.rule == "epochs" else None,
+            most=settings.max_epochs,
             lr=lr,
         )
+    minutes = TRIAL_OVERHEAD_MINUTES if estimate is None else estimate.minutes
+    if published is not None:
+        minutes = measuring_minutes(model, config, rows, heldout)
     return Trial(
         trial_id=content_hash(identity)[:16],
         name=f"{label}-{model.name}-s{sample}" + _weights_of(settings) + _seed_of(settings),
@@ -204,7 +214,7 @@ def trial_of(
         label=label,
         settings=settings,
         identity=identity,
-        minutes=TRIAL_OVERHEAD_MINUTES if estimate is None else estimate.minutes,
+        minutes=minutes,
         work=None if estimate is None else estimate.work,
         told_by=0 if estimate is None else estimate.trials,
         error=None if estimate is None else estimate.error,

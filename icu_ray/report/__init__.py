@@ -9,8 +9,9 @@ From storage to page, in the order to read:
    `variants.py` names the settings in which trials differ, `columns.py` says what stands in which column,
    `statistics.py` has intervals and tests, `paper_tables.py` the values the paper prints. `comparison.py` compares
    rows; `tasks.py` and `targets.py` are the tables of evaluation tasks and of single texts, `elsewhere.py` of what was
-   measured by another framework. `sweep_difference.py` sets two sweeps side by side. `summary.py` is the
-   short form that a sweep leaves beside its trials: trials.csv, cells.csv, summary.json.
+   measured by another framework, `worst_rows.py` of the rows that models still know best. `sweep_difference.py` sets
+   two sweeps side by side. `summary.py` is the short form that a sweep leaves beside its trials: trials.csv, cells.csv,
+   summary.json.
 3. `contents.py` puts all of that together to one `Report`. The forms decide nothing but looks.
 4. `figures/` chooses what can be drawn (`pictures.py`) and draws it.
 5. `formats/` writes the `Report` as page, Markdown, LaTeX and CSV.
@@ -18,6 +19,8 @@ From storage to page, in the order to read:
    `exchange.py` reads evaluations of other frameworks into a sweep, and writes its trials in their form.
 
 `terminal/` prints: the plan, a running sweep, the state of one, the summary of one that ended.
+
+`collect_tracked.py` reads a sweep whose folder is gone from MLflow, for a comparison, through `icu_ray.tracking`.
 
 This package must not know Ray, nor a sweep's driver: it reads storage, so a report can be made anywhere, at any time.
 """

@@ -15,6 +15,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.storage.audit_files import read_audit
+from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram
 from icu_ray.storage.imported import Imported
 from icu_ray.storage.imported_files import imported_labels, read_imported
@@ -66,6 +68,7 @@ class ReportedTrial:
     provenance: Provenance | None = None
     planned: bool = True
     evaluation: TrialEvaluation | None = None
+    audit: TrialAudit | None = None
     storage: str = ""
 
     @property
@@ -112,7 +115,7 @@ class ReportedTrial:
     @property
     def verdict(self) -> Verdict | None:
         """The answer about it, None where there is none yet."""
-        return None if self.result is None else verdict_of(self.result, self.samples, self.evaluation)
+        return None if self.result is None else verdict_of(self.result, self.samples, self.evaluation, self.audit)
 
     @property
     def measured(self) -> TrialResult | None:
@@ -216,6 +219,7 @@ def _collect_trial(
     result = _try(lambda: read_result(paths), broken)
     samples = _try(lambda: read_samples(paths, spec), broken) or ()
     evaluation = _try(lambda: read_evaluation(paths), broken)
+    audit = _try(lambda: read_audit(paths), broken)
     if result is not None:
         state: str = result.status
     elif len(broken) > before:
@@ -244,6 +248,7 @@ def _collect_trial(
         provenance,
         planned=in_plan,
         evaluation=evaluation,
+        audit=audit,
         storage=storage,
     )
 

@@ -28,6 +28,7 @@ from icu_ray.report.numbers.targets import TargetRow, target_headings, target_ro
 from icu_ray.report.numbers.tasks import TaskTable, task_tables
 from icu_ray.report.numbers.thresholds import thresholds_said
 from icu_ray.report.numbers.variants import differing_keys
+from icu_ray.report.numbers.worst_rows import WorstRows, worst_rows
 from icu_ray.storage.el_names import subscripted
 from icu_ray.storage.flat import flatten
 from icu_ray.storage.store import content_hash
@@ -90,6 +91,7 @@ class Report:
     best: tuple[BestCell, ...] = ()
     benchmarks: tuple[BenchmarkTable, ...] = ()
     elsewhere: tuple[ElsewhereTable, ...] = ()
+    worst: tuple[WorstRows, ...] = ()
     verdict: Verdict | None = None
     """Of a report's only trial."""
 
@@ -125,6 +127,10 @@ class Report:
     def heldout(self) -> tuple[str, ...]:
         """What the models do on held-out texts, a sentence a model; the verdict of an only trial says it already."""
         return () if self.verdict is not None else tuple(filter(None, map(heldout_said, self.blocks)))
+
+    def worst_of(self, model: str, row: str) -> tuple[WorstRows, ...]:
+        """The rows that the models of a row of the tables still know best, one value a trial."""
+        return tuple(each for each in self.worst if (each.model, each.row) == (model, row))
 
     @property
     def score_columns(self) -> tuple[Column, ...]:
@@ -193,6 +199,7 @@ def make_report(found: Collected) -> Report:
     blocks = make_blocks(found)
     columns = shown_columns(blocks)
     code = code_version()
+    worst, unread = worst_rows(blocks)
     return Report(
         title=_title(found),
         found=found,
@@ -201,15 +208,16 @@ def make_report(found: Collected) -> Report:
         scores=tuple(block_scores(block) for block in blocks),
         tests=tuple(test for block in blocks for test in block_tests(block)),
         orders=tuple(order for block in blocks for order in block_orders(block)),
-        findings=tuple(_findings(found)),
+        findings=(*(Finding("broken", text) for text in unread), *_findings(found)),
         facts=tuple((f"{sweep.storage}/{sweep.name}", tuple(_facts(sweep, found.trials))) for sweep in found.sweeps),
         made=f"{time.strftime('%Y-%m-%d %H:%M %Z')} by icu_ray {code['version']} {str(code['commit'])[:12]}",
         tasks=task_tables(blocks),
         distances=distance_tables(blocks, columns),
         targets=target_rows(found),
         best=best_cells(blocks),
-        benchmarks=benchmark_tables(blocks, found.configs),
+        benchmarks=benchmark_tables(blocks, found.configs, found.imported),
         elsewhere=elsewhere_tables(found, blocks),
+        worst=worst,
         verdict=found.trials[0].verdict if len(found.trials) == 1 else None,
     )
 
@@ -310,6 +318,7 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
     hashes = dict.fromkeys((t.model, t.provenance.model[:16]) for t in own if t.provenance and t.provenance.model)
     if hashes:
         facts.append(("original models", "; ".join(f"{model} {digest}" for model, digest in hashes)))
+    facts += _published(own, config)
     packages = dict.fromkeys(", ".join(f"{k} {v}" for k, v in p.packages.items()) for p in made if p.packages)
     if packages:
         facts.append(("packages", "; ".join(packages)))
@@ -322,6 +331,18 @@ def _facts(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[tuple[st
     if told := thresholds_said(config):
         facts.append(("forgotten when", told))
     return facts
+
+
+def _published(trials: Sequence[ReportedTrial], config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Which published models stand in the rows 'retrained', none of which was trained here."""
+    named = {model.get("name"): model.get("retrained") for model in config.get("models", ())}
+    said = []
+    for trial in trials:
+        known = trial.settings.get("retrained")
+        if isinstance(known, Mapping) and isinstance(named.get(trial.model), str):
+            version = known.get("revision") or str(known.get("content") or known.get("gguf") or "")[:16]
+            said.append(f"{trial.model}: {named[trial.model]}{f' ({version})' if version else ''}")
+    return [("retrained models, published", "; ".join(dict.fromkeys(said)))] if said else []
 
 
 def _units(trials: Sequence[ReportedTrial]) -> str:

@@ -10,12 +10,13 @@ import hashlib
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.report.collect import Collected, ReportedTrial, collect
 from icu_ray.report.formats.open_unlearning import from_open_unlearning, to_open_unlearning
 from icu_ray.report.numbers.field_names import SOURCES
+from icu_ray.report.numbers.trial_documents import documents_of
 from icu_ray.storage.files import join, list_dir, read_bytes, write_atomic
 from icu_ray.storage.folders import remove
 from icu_ray.storage.imported import Imported
@@ -119,7 +120,9 @@ def write_open_unlearning(sweeps: Sequence[tuple[str, str]]) -> Exported:
     sweeps = list(dict.fromkeys(sweeps))
     found = collect(sweeps)
     trials = [trial for trial in found.trials if trial.measured is not None]
-    contents = [(trial, to_open_unlearning(trial)) for trial in trials]
+    unread: list[str] = []
+    contents = [(trial, to_open_unlearning(trial, documents_of(trial, unread).get(trial.name))) for trial in trials]
+    found = replace(found, broken=tuple(dict.fromkeys((*found.broken, *unread))))
     named = _names([trial for trial, data in contents if data is not None])
     files = {named[trial.trial_id]: data for trial, data in contents if data is not None}
     if not files:

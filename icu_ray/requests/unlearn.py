@@ -27,6 +27,7 @@ from icu_ray.requests.recheck import check_earlier, make_record
 from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier
 from icu_ray.requests.request_config import RUN, unlearn_config
 from icu_ray.requests.subjects import SubjectVerdict, by_subject, subjects_json
+from icu_ray.storage.audit_files import read_audit
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import TrialResult, finite
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_events, read_result, read_samples
@@ -74,7 +75,8 @@ class Unlearned:
         """The answer; None where the trial did not end, or was of an earlier version."""
         if self.result is None or self.paths is None:
             return None
-        return verdict_of(self.result, read_samples(self.paths), read_evaluation(self.paths))
+        evaluation, audit = read_evaluation(self.paths), read_audit(self.paths)
+        return verdict_of(self.result, read_samples(self.paths), evaluation, audit)
 
     @property
     def by_subject(self) -> tuple[SubjectVerdict, ...]:

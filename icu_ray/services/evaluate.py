@@ -7,21 +7,26 @@ Whatever can be refused is refused before a Ray is started, and none is when the
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cluster.runtime import connected
-from icu_ray.config import ModelConfig
-from icu_ray.console.redirect import redirected_output
+from icu_ray.config import RecordsData
+from icu_ray.config.file import load_config
+from icu_ray.config.shipped import find_config
+from icu_ray.data.hub_data import pinned_data
 from icu_ray.errors import UserError
+from icu_ray.evaluation.benchmarks import BENCHMARKS
+from icu_ray.evaluation.benchmarks.documents import with_derived
+from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked
+from icu_ray.evaluation.groups import Group
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.suites import Options, open_tasks, with_means
+from icu_ray.evaluation.sweep_tasks import benchmark_of_config
+from icu_ray.services.asked_models import described, quietly_connected, subjects_of
 from icu_ray.storage.files import check_writable, join, local_path
 from icu_ray.storage.store import Store
-from icu_ray.training.preloading import PRELOAD
 
 
 def evaluate(
@@ -43,62 +48,57 @@ def evaluate(
     log = (Path(tempfile.gettempdir()) if folder is None else folder.resolve()) / "evaluate.log"
     sources = open_tasks(tasks, options)
 
-    from icu_ray.evaluation.stage.actors import Subject
     from icu_ray.evaluation.stage.run import evaluate_models
     from icu_ray.models.checking import check_models
-    from icu_ray.models.fingerprints import folder_fingerprint
-    from icu_ray.models.gguf_files import is_gguf
-    from icu_ray.models.hub import looks_local
-    from icu_ray.models.loading import local_folder
 
-    check_models(
-        [
-            ModelConfig(name="evaluated", source=model, revision=revision, trust_remote_code=trust_remote_code)
-            for model in models
-        ]
-    )
-    subjects = []
-    for model in models:
-        found = local_folder(model, revision)
-        subjects.append(
-            Subject(
-                name=Path(model).stem if is_gguf(model) else found.resolve().name if looks_local(model) else model,
-                source=_everywhere(model, found),
-                hash=folder_fingerprint(found),
-                dtype="bfloat16" if precision == "bf16" else "float32",
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-            )
+    asked = described(models, revision, trust_remote_code)
+    check_models(asked)
+    if options.benchmark is not None:
+        from icu_ray.plan.benchmark_prompts import check_model
+
+        for each in asked:
+            check_model(options.benchmark, each, options.limit)
+    subjects = subjects_of(asked, precision)
+    return evaluate_models(subjects, sources, store, ray=lambda: quietly_connected(log))
+
+
+def benchmark_of(name: str, overrides: Sequence[str] = ()) -> BenchmarkAsked:
+    """What the benchmark asks that a config's data belong to, as the config has it asked; UserError for other data.
+
+    name: of a shipped config, or a file. overrides: such as data.folder=FOLDER.
+    """
+    config = load_config(find_config(name), overrides)
+    if isinstance(config.data, RecordsData):
+        config = config.model_copy(update={"data": pinned_data(config.data)})
+    found = benchmark_of_config(config)
+    if found is None:
+        raise UserError(
+            f"--config {name}: data.source={config.data.source} is no benchmark, so that suite benchmark asks nothing; "
+            f"expected a config whose data.source is one of {', '.join(BENCHMARKS)}"
         )
-    return evaluate_models(subjects, sources, store, ray=lambda: _quietly_connected(log))
+    return found
 
 
-def _everywhere(model: str, folder: Path) -> str:
-    """A model's source as every node takes it: what a GGUF file was converted to lies on this machine alone."""
-    from icu_ray.models.gguf_files import SMOLLM2, is_gguf
-    from icu_ray.models.hub import looks_local
+def evaluations_json(evaluations: Sequence[Evaluation], groups: Sequence[Group] = ()) -> list[dict[str, Any]]:
+    """One object a model: its metrics, documents and parquet file by task, errors by task.
 
-    if is_gguf(model):
-        return model if model == SMOLLM2 else str(Path(model).resolve())
-    return str(folder.resolve()) if looks_local(model) else model
-
-
-@contextlib.contextmanager
-def _quietly_connected(log: Path) -> Iterator[None]:
-    """A Ray whose own words go to `log`."""
-    with redirected_output(log), connected(preload=PRELOAD):
-        yield
-
-
-def evaluations_json(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """One object a model: its metrics with the suites' means, documents and parquet file by task, errors by task."""
+    Among the metrics are the suites' means, those of the harness's groups that were asked for, and what a benchmark's
+    sets say together.
+    """
     found: dict[str, list[Evaluation]] = {}
     for each in evaluations:
         found.setdefault(each.model, []).append(each)
     return [
         {
             "model": model,
-            "metrics": with_means({name: value for each in some for name, value in each.metrics.items()}),
+            "metrics": with_derived(
+                with_means(
+                    {name: value for each in some for name, value in each.metrics.items()},
+                    groups,
+                    {each.task: each.documents for each in some if not each.error},
+                ),
+                {each.task: each.table for each in some if each.table is not None},
+            ),
             "documents": {each.task: each.documents for each in some},
             "tables": {each.task: str(each.table) for each in some if each.table is not None},
             "errors": {each.task: each.error for each in some if each.error},

@@ -73,6 +73,10 @@ def stays_inside(name: str) -> bool:
     return bool(name) and "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
 
 
+class _Damaged(Exception):
+    """An artefact is there and is not what was written; the store has said so and removed it."""
+
+
 class Store:
     """A content-addressed collection of artefacts below `root` (path or fsspec URL)."""
 
@@ -101,6 +105,19 @@ class Store:
         """An artefact's folder where a complete one lies on this machine; its bytes are not checked."""
         folder = self.folder / kind / content_hash([kind, key])
         return folder if (folder / MANIFEST).is_file() else None
+
+    def find(self, kind: str, key: Mapping[str, JsonValue]) -> Path | None:
+        """Folder of an artefact that is there and whole, else None; a damaged one is removed, which is told."""
+
+        def damaged(folder: Path) -> None:
+            raise _Damaged
+
+        if not self.contains(kind, key):
+            return None
+        try:
+            return self.get_or_make(kind, key, damaged)
+        except _Damaged:
+            return None
 
     def get_or_make(self, kind: str, key: Mapping[str, JsonValue], make: Callable[[Path], None]) -> Path:
         """Folder of the artefact named by (kind, key); `make` fills an empty folder when it is missing or damaged."""

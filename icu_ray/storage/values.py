@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.files import read_bytes
 from icu_ray.storage.imported import Imported
 from icu_ray.storage.results import (
@@ -33,7 +34,18 @@ OF_TRIAL = "trial_id"
 
 _ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {
     kind: TypeAdapter(kind)
-    for kind in (EpochRecord, Generations, SampleRecord, TrialSpec, TrialResult, TrialEvaluation, Sweep, Beat, Imported)
+    for kind in (
+        EpochRecord,
+        Generations,
+        SampleRecord,
+        TrialSpec,
+        TrialResult,
+        TrialEvaluation,
+        TrialAudit,
+        Sweep,
+        Beat,
+        Imported,
+    )
 }
 
 

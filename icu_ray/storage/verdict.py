@@ -1,10 +1,11 @@
 """The answer about an unlearned model, in three parts: is it forgotten, at what cost, and what is left?
 
-    verdict = verdict_of(result, read_samples(paths), read_evaluation(paths))
+    verdict = verdict_of(result, read_samples(paths), read_evaluation(paths), read_audit(paths))
     verdict.success, verdict.headline, verdict.lines, verdict_json(verdict)
 
 Terminal, JSON, page, MLflow and API all show this value. One rule decides: a value of MA or EL lies below its threshold
-or it does not. It is asked of each text and of the means of all texts together. Pure values: no Ray, no files.
+or it does not. It is asked of each text and of the means of all texts together. Where the model was attacked, what came
+back is said beside it, whatever the rule says. Pure values: no Ray, no files.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from icu_ray.storage.audits import ModelAudit, TrialAudit
 from icu_ray.storage.el_names import in_files
 from icu_ray.storage.results import NOTHING_UNLEARNED, SampleRecord, Scores, TrialEvaluation, TrialResult, finite
 from icu_ray.storage.thresholds import Limit, Thresholds
@@ -48,7 +50,8 @@ _NOTHING = Scores(None, None, None, None, None, None)
 class Verdict:
     """The answer. together: the texts' means lie below the thresholds. already: they did so before unlearning.
 
-    success: forgotten together, within the cost limit, not collapsed. ma, el: the means after.
+    success: forgotten together, within the cost limit, not collapsed. ma, el: the means after. audit: what attacks on
+    the model found; None where it was not attacked.
     """
 
     outcome: Outcome
@@ -62,6 +65,7 @@ class Verdict:
     speech: Speech
     reason: str
     heldout: HeldOut
+    audit: ModelAudit | None = None
 
     @property
     def success(self) -> bool:
@@ -79,7 +83,13 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """The answer in one sentence."""
+        """The answer in one sentence, and in another one what attacks brought back."""
+        if self.audit is None or self.audit.back == 0 or self.outcome == "failed":
+            return self._answer
+        return f"{self._answer} Attacks: {self.audit.said()}."
+
+    @property
+    def _answer(self) -> str:
         left = len(self.ids("left"))
         if self.outcome == "failed":
             return f"Failed: {self.reason}"
@@ -107,6 +117,10 @@ class Verdict:
             said.append(("thresholds", thresholds_said(self.thresholds)))
             said.append(("held-out texts", [*self.heldout.said, *self._still_known()]))
         said += [("at what cost?", self._cost_lines()), ("what is left?", self._left_said())]
+        if self.audit is not None:
+            unmeasured = len(self.audit.missing) + len(self.audit.errors)
+            more = [f"{unmeasured} {'part' if unmeasured == 1 else 'parts'} of the audit could not be measured"]
+            said.append(("does it come back?", [self.audit.said(), *(more if unmeasured else [])]))
         return tuple((what, tuple(sentences)) for what, sentences in said)
 
     def _forgotten_said(self) -> list[str]:
@@ -156,7 +170,10 @@ class Verdict:
 
 
 def verdict_of(
-    result: TrialResult, samples: Sequence[SampleRecord] = (), evaluation: TrialEvaluation | None = None
+    result: TrialResult,
+    samples: Sequence[SampleRecord] = (),
+    evaluation: TrialEvaluation | None = None,
+    audit: TrialAudit | None = None,
 ) -> Verdict | None:
     """None for a result that does not say its thresholds: of an earlier version, or ended before its time."""
     limits, failed = result.thresholds, result.status == "failed"
@@ -180,7 +197,10 @@ def verdict_of(
         outcome = "collapsed"
     already = limits is not None and limits.below(before.ma, before.el)
     heldout = heldout_of(before, after, limits)
-    return Verdict(outcome, together, already, after.ma, after.el, texts, limits, cost, speech, result.reason, heldout)
+    attacked = None if audit is None else audit.after
+    return Verdict(
+        outcome, together, already, after.ma, after.el, texts, limits, cost, speech, result.reason, heldout, attacked
+    )
 
 
 def result_outcome(result: TrialResult) -> Outcome:
@@ -221,9 +241,24 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
         "left": list(verdict.ids("left")),
         "not_measured": list(verdict.ids("not_measured")),
         "thresholds": None if verdict.thresholds is None else in_files(asdict(verdict.thresholds)),
+        "audit": None if verdict.audit is None else _audit_json(verdict.audit),
         "lines": {what: "; ".join(sentences) for what, sentences in verdict.lines},
     }
     return {key: finite(value) for key, value in told.items()}
+
+
+def _audit_json(audit: ModelAudit) -> dict[str, Any]:
+    """What came back; the single findings are in audit.json."""
+    worst = audit.worst
+    return {
+        "said": audit.said(),
+        "back": audit.back,
+        "rows": audit.total,
+        "worst": None if worst is None else asdict(worst),
+        "texts_back": [row.row for row in audit.rows if row.back],
+        "missing": list(audit.missing),
+        "errors": dict(audit.errors),
+    }
 
 
 def _judged(samples: Sequence[SampleRecord], after: Scores, limits: Thresholds) -> tuple[TextVerdict, ...]:

@@ -10,8 +10,9 @@ Read in this order:
 - trial_queue.py: which trial Ray Tune gets next; search.py: a queue whose trials a searcher chooses
 - trial_durations.py: how long the trials take, learnt while they run
 - trial_events.py: what the queue tells; running_trials.py: who is told, and whether a trial that died goes on
-- evaluation.py: models evaluated beside the trials; evaluation_rounds.py: one round, and what it may take;
-  trial_evaluation.py: one trial's models and files; retrained_measures.py: what the retrained model beside it tells
+- beside.py: what asks the models of finished trials beside those that run; rounds.py: one round, and what it may take;
+  evaluation.py, audit.py: the two that do; trial_evaluation.py, trial_audit.py: one trial's models and files;
+  retrained_measures.py: what the retrained model beside a trial tells
 - prometheus_metrics.py: what an operator's Prometheus sees
 - submit.py: the same command on another cluster; upload.py: what travels there; job_list.py: what runs there
 

@@ -38,6 +38,7 @@ from icu_ray.data.pair_draws import PairDraws, pair_draws
 from icu_ray.data.sources import counts_own_tokens, load_corpus
 from icu_ray.errors import UserError
 from icu_ray.methods import RETRAINED
+from icu_ray.models.retrained import published_retrained
 from icu_ray.plan.estimates import parameters_of
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
@@ -117,7 +118,7 @@ class _Preparation:
                 for name, sample in sorted(self.needs)
             }
             gold = {
-                (name, sample): pool.submit(self._retrained, name, sample, corpus, built[name], futures[name, sample])
+                (name, sample): pool.submit(self._retrained, name, sample, corpus, built, futures[name, sample])
                 for name, sample in sorted(self.gold)
             }
             artefacts, failures = _results(futures)
@@ -136,23 +137,23 @@ class _Preparation:
         name: str,
         sample: int,
         corpus: Corpus,
-        built: Future[ArtefactKey],
+        built: Mapping[str, Future[ArtefactKey]],
         prepared: Future[tuple[ArtefactRequest, ArtefactKeys]],
     ) -> RetrainedKeys:
-        """The gold standard of one model and sample, and its measurement."""
+        """The gold standard of one model and sample, trained here or published, and its measurement."""
         model = self.models[name]
-        key = self.maker.make(model, corpus, without=sample, like=built.result())
+        gold = published_retrained(model) or self.maker.make(model, corpus, without=sample, like=built[name].result())
         request, keys = prepared.result()
-        step = f"{name} without sample {sample}"
+        step = f"{name} {'without' if model.retrained is True else 'as published without'} sample {sample}"
         self.on_step(Step(step, None, "waiting for its resources"))
         resources = {"num_cpus": model.cpus_per_worker, "num_gpus": min(1, model.gpus)}
         found: RetrainedKeys
-        found, records = self.tasks.run(step, resources, retrained_task, request, keys, key)
+        found, records = self.tasks.run(step, resources, retrained_task, request, keys, gold)
         self._done(step, records)
         return found
 
     def _draws(self, model: ModelConfig, corpus: Corpus, sample: int) -> PairDraws | None:
-        epochs = model.max_epochs or self.config.stop.max_epochs
+        epochs = self.config.most_epochs(model)
         return pair_draws(self.config, epochs, len(corpus.targets[sample]), len(corpus.pools[sample]))
 
     def _chosen(self, corpus: Corpus, samples: Sequence[int]) -> list[dict[int, NDArray[np.int64]] | None]:
@@ -165,7 +166,7 @@ class _Preparation:
                 if counts and counts.pairs and counts.pairs != pairs_fingerprint(corpus.rows.ids, rows):
                     raise UserError(f"pairs.file: {self.config.pairs.file}: has changed since the sweep was planned")
             return [chosen]
-        longest = max(self.models.values(), key=lambda model: model.max_epochs or self.config.stop.max_epochs)
+        longest = max(self.models.values(), key=self.config.most_epochs)
         draws = {sample: self._draws(longest, corpus, sample) for sample in samples}
         return [
             {sample: corpus.pools[sample][each.all_drawn(seed)] for sample, each in draws.items() if each is not None}

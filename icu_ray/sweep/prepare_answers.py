@@ -32,7 +32,7 @@ def second_answers(
     if not needs.answers:
         return {}
     found: dict[Answers, tuple[AnswerDraws, Examples]] = {}
-    epochs, targets = model.max_epochs or plan.config.stop.max_epochs, corpus.to_forget(sample)
+    epochs, targets = plan.config.most_epochs(model), corpus.to_forget(sample)
     known = answers_of(plan.config, corpus, sample)
     planned = None if plan.data is None else plan.data.samples[sample].answers
     for kind in needs.answers:

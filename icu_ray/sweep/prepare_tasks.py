@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from icu_ray.config import Columns, SweepConfig
+from icu_ray.config import Columns, ModelConfig, SweepConfig
 from icu_ray.console.progress import Step, listening
 from icu_ray.console.streaming import streamed
 from icu_ray.data.corpus import Corpus
@@ -186,7 +186,7 @@ def training_task(request: TrainingRequest) -> Iterator[Step | list[ArtefactReco
 
 
 def retrained_task(
-    request: ArtefactRequest, keys: ArtefactKeys, retrained: ArtefactKey
+    request: ArtefactRequest, keys: ArtefactKeys, retrained: ArtefactKey | ModelConfig
 ) -> Iterator[Step | tuple[RetrainedKeys, list[ArtefactRecord]]]:
     """What the gold standard of one model and sample measures."""
     yield (yield from _stages(lambda: measure_retrained(request, keys, retrained)))

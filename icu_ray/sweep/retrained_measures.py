@@ -1,4 +1,5 @@
-"""Numbers of a benchmark that need the retrained model's rows beside a trial's: forget quality, privleak.
+"""Numbers of a benchmark that need the retrained model's rows beside a trial's: forget quality, privleak, and the
+membership attack by reference.
 
     add_retrained_measures(plan)         # once everything is evaluated
 
@@ -9,7 +10,6 @@ evaluation.json when both are there; nothing is measured for them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from dataclasses import replace
 
 from icu_ray.errors import UserError
@@ -25,37 +25,34 @@ log = logging.getLogger(__name__)
 
 
 def add_retrained_measures(plan: Plan) -> None:
-    """Fill them in for every trial that lacks them and whose retrained model is evaluated too."""
+    """Fill them in for every trial whose retrained model is evaluated too, and set them to None for the others."""
     golds = {(t.model.name, t.sample): t for t in plan.trials if t.settings.method == RETRAINED}
     read: dict[str, tuple[TrialEvaluation, Documents] | None] = {}
     for trial in plan.trials:
-        gold = golds.get((trial.model.name, trial.sample))
-        if gold is None:
+        gold, own = golds.get((trial.model.name, trial.sample)), _evaluated(plan, trial)
+        if own is None:
             continue
-        if gold.trial_id not in read:
+        if gold is not None and gold.trial_id not in read:
             known = _evaluated(plan, gold)
             read[gold.trial_id] = None if known is None else (known[0], trial_documents(known[1], gold.name))
-        theirs, own = read[gold.trial_id], _evaluated(plan, trial)
-        if theirs is None or own is None:
-            continue
-        (evaluation, data), (gold_evaluation, gold_documents) = own, theirs
-        # Numbers of other rows, or by other conventions, are not compared.
-        same = {task for task, digest in evaluation.tasks.items() if gold_evaluation.tasks.get(task) == digest}
-        reference = _of(same, gold_documents)
-        before, after = (
-            {**metrics, **_beside(_of(same, trial_documents(data, model)), reference)}
-            for model, metrics in ((trial.model.name, evaluation.before), (trial.name, evaluation.after))
-        )
+        theirs = None if gold is None else read[gold.trial_id]
+        evaluation, data = own
+        reference: Documents = {}
+        if theirs is not None:
+            # Numbers of other rows, or by other conventions, are not compared.
+            same = {task for task, digest in evaluation.tasks.items() if theirs[0].tasks.get(task) == digest}
+            reference = {task: known for task, known in theirs[1].items() if task in same}
+        of_model = trial_documents(data, trial.model.name)
+        # A trial that changed nothing has the documents of its model alone.
+        of_trial = trial_documents(data, trial.name) or of_model
+        before = {**evaluation.before, **_beside(of_model, reference)}
+        after = {**evaluation.after, **_beside(of_trial, reference)}
         if (before, after) != (dict(evaluation.before), dict(evaluation.after)):
             write_evaluation(_paths(plan, trial), replace(evaluation, before=before, after=after))
 
 
-def _of(tasks: Collection[str], documents: Documents) -> Documents:
-    return {task: known for task, known in documents.items() if task in tasks}
-
-
-def _beside(documents: Documents, retrained: Documents) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _beside(documents: Documents, retrained: Documents) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
     for benchmark in dict.fromkeys(filter(None, map(benchmark_of_task, documents))):
         found |= beside_retrained(benchmark, documents, retrained)
     return found

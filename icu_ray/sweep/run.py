@@ -150,11 +150,11 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
             ):
                 if tracker is not None:
                     tracker.start()
-                unevaluated = _unevaluated(plan)
-                if plan.waiting or plan.open_trials or unevaluated:
+                unasked = _unasked(plan)
+                if plan.waiting or plan.open_trials or any(unasked.values()):
                     from icu_ray.sweep.trials import run_trials
 
-                    undone = run_trials(plan, unevaluated, provenance, limits, telling, logs, interrupted, lost, tell)
+                    undone = run_trials(plan, unasked, provenance, limits, telling, logs, interrupted, lost, tell)
                 if config.evaluation.asked and not interrupted.is_set():
                     from icu_ray.sweep.retrained_measures import add_retrained_measures
 
@@ -217,13 +217,18 @@ def _leave(write: Callable[[], _T], state: SweepState) -> _T:
     return write() if state == "interrupted" else with_retries(write, "what the sweep leaves")
 
 
-def _unevaluated(plan: Plan) -> tuple[Trial, ...]:
-    """Trials of earlier runs that still lack an evaluation."""
-    if not plan.config.evaluation.asked:
-        return ()
-    from icu_ray.sweep.trial_evaluation import outstanding
+def _unasked(plan: Plan) -> dict[str, tuple[Trial, ...]]:
+    """Trials of earlier runs that still lack an evaluation, and an audit."""
+    found: dict[str, tuple[Trial, ...]] = {"evaluation": (), "audit": ()}
+    if plan.config.evaluation.asked:
+        from icu_ray.sweep.trial_evaluation import outstanding
 
-    return outstanding(plan)
+        found["evaluation"] = outstanding(plan)
+    if plan.config.audit.asked:
+        from icu_ray.sweep.trial_audit import outstanding_audits
+
+        found["audit"] = outstanding_audits(plan)
+    return found
 
 
 def _write_report(config: SweepConfig) -> str:

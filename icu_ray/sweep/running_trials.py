@@ -1,6 +1,6 @@
 """What is done when a trial starts, finds its place and ends: the components of a sweep are told, each its own part.
 
-trials = RunningTrials(plan, tasks, task_of, provenance, view, durations, evaluation, interrupted)
+trials = RunningTrials(plan, tasks, task_of, provenance, view, durations, beside, interrupted)
 queue = TrialQueue(trials.trials, nodes, limits, trials)
 ...                                 # Tune runs the queue
 undone = trials.left()
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from icu_ray.trial.task import TrialTask, spec_of, write_failure
 from icu_ray.trial.trainable import HandedTask
 
 if TYPE_CHECKING:
-    from icu_ray.sweep.evaluation import SweepEvaluation
+    from icu_ray.sweep.beside import BesideTrials
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 class RunningTrials(SearchEvents):
     """Passes on what a queue tells of its trials, and decides whether a trial that died goes on.
 
-    view: shows the trials. durations: learns how long they take. evaluation: takes the room that they leave, and
-    evaluates those that ended; None where none is asked for. budget: counts what the trials use, and says when no
-    further one may start. None of them knows another, or this class.
+    view: shows the trials. durations: learns how long they take. beside: evaluation and audit, as far as they are asked
+    for, which take the room that the trials leave and ask the models of those that ended. budget: counts what the
+    trials use, and says when no further one may start. None of them knows another, or this class.
 
     tasks: of the trials that wait, in their order. task_of: makes that of a trial which a search has chosen.
     interrupted: set when the user wants the end.
@@ -51,7 +51,7 @@ class RunningTrials(SearchEvents):
     provenance: Provenance
     view: LiveView
     durations: TrialDurations
-    evaluation: SweepEvaluation | None
+    beside: Sequence[BesideTrials]
     interrupted: threading.Event
     budget: Budget = field(init=False)
     trials: list[Trial] = field(init=False)
@@ -96,16 +96,16 @@ class RunningTrials(SearchEvents):
         self.budget.started(self.tasks[trial_id].trial)
         self.view.started(trial_id)
         self.durations.started(trial_id)
-        if self.evaluation is not None:
-            group = worker_group_of(self.tasks[trial_id].trial)
-            self.evaluation.waits(trial_id, group.workers * group.cpus, group.workers * group.gpus)
+        group = worker_group_of(self.tasks[trial_id].trial)
+        for each in self.beside:
+            each.waits(trial_id, group.workers * group.cpus, group.workers * group.gpus)
 
     def placed(self, trial_id: str) -> None:
         self._placements[trial_id] += 1
         if self._placements[trial_id] > 1:
             self.view.restarted(trial_id)
-        if self.evaluation is not None:
-            self.evaluation.placed(trial_id)
+        for each in self.beside:
+            each.placed(trial_id)
 
     def ended(self, trial_id: str, crashed: bool, placement_group: str | None) -> bool:
         task = self.tasks[trial_id]
@@ -121,16 +121,16 @@ class RunningTrials(SearchEvents):
             if not ended_early and self._goes_on(task):
                 self._started.discard(trial_id)
                 self.durations.ended(trial_id, again=True)
-                if self.evaluation is not None:
-                    self.evaluation.ended(trial_id)
+                for each in self.beside:
+                    each.ended(trial_id)
                 return True
             outcome = _write_outcome(task, ended_early)
         self.durations.ended(trial_id)
         if outcome is not None:
             self.view.ended(trial_id, *outcome)
-        if self.evaluation is not None:
-            self.evaluation.ended(trial_id)
-            self.evaluation.add(task.trial)
+        for each in self.beside:
+            each.ended(trial_id)
+            each.add(task.trial)
         return False
 
     def _goes_on(self, task: TrialTask) -> bool:

@@ -95,7 +95,7 @@ def scheduler(config: SweepConfig) -> TrialScheduler | None:
         time_attr="epoch",
         metric=OBJECTIVE,
         mode="max",
-        max_t=config.models[0].max_epochs or config.stop.max_epochs,
+        max_t=config.epochs_of(config.models[0], config.methods[0]),
         grace_period=config.search.grace_epochs,
         reduction_factor=2,
         # A trial at its last epoch is about to leave its model and result.

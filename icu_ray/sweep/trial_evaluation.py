@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks.documents import with_derived
-from icu_ray.evaluation.stage.actors import Subject
+from icu_ray.evaluation.groups import Group
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.suites import open_tasks, with_means
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.methods import RETRAINED
+from icu_ray.models.retrained import published_retrained
+from icu_ray.models.subjects import Subject
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
 from icu_ray.storage.files import write_atomic
@@ -84,7 +86,17 @@ def models_of(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Trial
     paths = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
     before = _original(plan, root, trial, result)
     after = before
-    if result.epochs > 0 or trial.settings.method == RETRAINED:
+    published = published_retrained(pinned(trial.model))
+    if trial.settings.method == RETRAINED and published is not None:
+        after = replace(
+            before,
+            name=trial.name,
+            source=str(published.source),
+            hash=result.model_hash,
+            revision=published.revision,
+            trust_remote_code=False,
+        )
+    elif result.epochs > 0 or trial.settings.method == RETRAINED:
         after = replace(before, name=trial.name, source=paths.model, hash=result.model_hash, revision=None)
     return TrialModels(trial, paths, before, after)
 
@@ -107,16 +119,21 @@ def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subje
     )
 
 
-def _merged_metrics(evaluations: Iterable[Evaluation]) -> dict[str, float]:
-    return {name: value for each in evaluations for name, value in each.metrics.items()}
+def _with_means(evaluations: Sequence[Evaluation], groups: Sequence[Group]) -> dict[str, float]:
+    metrics = {name: value for each in evaluations for name, value in each.metrics.items()}
+    return with_means(metrics, groups, {each.task: each.documents for each in evaluations if not each.error})
 
 
 def write_files(
-    models: TrialModels, tasks: Mapping[str, str], found: Mapping[tuple[str, str], Evaluation]
+    models: TrialModels,
+    tasks: Mapping[str, str],
+    found: Mapping[tuple[str, str], Evaluation],
+    groups: Sequence[Group] = (),
 ) -> dict[str, str]:
     """Write a trial's evaluation.json and documents.parquet; what could not be evaluated, by task.
 
-    tasks: as `task_hashes`. found: by model and task, of both models and every task.
+    tasks: as `task_hashes`. found: by model and task, of both models and every task. groups: of the
+    harness that were asked for.
     """
     distinct = dict.fromkeys(subject.name for subject in models.subjects)
     evaluations = [found[subject, task] for subject in distinct for task in tasks]
@@ -129,7 +146,7 @@ def write_files(
             write_atomic(models.paths.documents, content)
             documents = hashlib.sha256(content).hexdigest()
     before, after = (
-        with_derived(with_means(_merged_metrics(each)), {one.task: one.table for one in each if one.table is not None})
+        with_derived(_with_means(each, groups), {one.task: one.table for one in each if one.table is not None})
         for each in ([found[subject.name, task] for task in tasks] for subject in models.subjects)
     )
     errors = {each.task: f"{each.model}: {each.error}" for each in evaluations if each.error}

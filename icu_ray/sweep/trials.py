@@ -1,6 +1,6 @@
 """The waiting trials of a plan on a cluster: preparation, then Tune with a queue, with the evaluation beside them.
 
-undone = run_trials(plan, unevaluated, provenance, limits, console, logs, interrupted, on_loss)
+undone = run_trials(plan, unasked, provenance, limits, console, logs, interrupted, on_loss)
 
 Every trial that ends, well or not, leaves its result in storage; what is returned says what was left undone: trials
 that the budget did not allow, and evaluations that could not be made.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 
@@ -45,13 +45,17 @@ from icu_ray.trial.trainable import trainable
 if TYPE_CHECKING:
     from ray.tune.search import Searcher
 
+    from icu_ray.sweep.beside import BesideTrials
+
 log = logging.getLogger(__name__)
 _PREPARATION = "preparation"
+Unasked: TypeAlias = Mapping[str, Sequence[Trial]]
+"""Trials of earlier runs that lack an evaluation, or an audit, by what it is called."""
 
 
 def run_trials(
     plan: Plan,
-    unevaluated: Sequence[Trial],
+    unasked: Unasked,
     provenance: Provenance,
     limits: Limits,
     console: Console,
@@ -60,13 +64,14 @@ def run_trials(
     on_loss: Callable[[str], None],
     tell: Callable[[Step], None],
 ) -> list[str]:
-    """Run what waits and evaluate what asks for it, `unevaluated` trials of earlier runs too.
+    """Run what waits, evaluate and audit what asks for it, `unasked` trials of earlier runs too.
 
     This function and `_tune` wire the components, none of which knows the others:
 
     LiveView            shows steps and trials on the terminal; PrometheusMetrics are set whenever it looks
     prepare             makes what the trials share, telling its steps
     SweepEvaluation     evaluates the models of trials that ended, on what the others leave free
+    SweepAudit          attacks them, there too
     TrialQueue          offers Tune the next trial that fits; SearchQueue asks a searcher what it should be
     TrialDurations      learns from the trials how long the others take: for the queue's order and the time left
     RunningTrials       hears from the queue (TrialEvents) and tells view, durations, evaluation and the budget
@@ -101,34 +106,47 @@ def run_trials(
             view.step(step)
             tell(step)
 
-        evaluation = None
-        if config.evaluation.asked:
-            from icu_ray.sweep.evaluation import SweepEvaluation
-
-            evaluation = SweepEvaluation(plan, store, on_step)
-            stack.enter_context(evaluation.running())
-            # The preparation comes first: nothing is evaluated before it is done.
-            evaluation.waits(_PREPARATION, 0, 0)
-            for trial in unevaluated:
-                evaluation.add(trial)
+        beside = _beside(plan, store, on_step)
+        for each in beside:
+            stack.enter_context(each.running())
+            # The preparation comes first: nothing is asked before it is done.
+            each.waits(_PREPARATION, 0, 0)
+            for trial in unasked[each.step]:
+                each.add(trial)
         # A search's trials are not known yet, but what they will need is.
         coming = (coming_trial(plan),) if plan.open_trials else ()
         prepared = prepare(replace(plan, trials=(*plan.trials, *coming)), store, on_step)
-        if evaluation is not None:
-            evaluation.ended(_PREPARATION)
+        for each in beside:
+            each.ended(_PREPARATION)
         said = [f"{each.kind} {each.name[:12]} {'made' if each.made else 'reused'}" for each in prepared.records]
         log.info("prepared: %s", ", ".join(said))
         undone = [reason for trial in coming if (reason := prepared.failure(trial)) is not None]
         task_of = partial(_task, config, prepared, provenance, store)
         tasks = {trial.trial_id: task_of(trial) for trial in _preparable(plan, prepared, provenance, view, durations)}
         if tasks or (coming and not undone):
-            running = RunningTrials(plan, tasks, task_of, provenance, view, durations, evaluation, interrupted)
+            running = RunningTrials(plan, tasks, task_of, provenance, view, durations, beside, interrupted)
             _tune(running, searcher, cluster, limits, logs)
             undone += running.left()
-        if evaluation is not None and not interrupted.is_set():
-            evaluation.finish()
-            undone += [f"not evaluated: {line}" for line in evaluation.failures]
+        for each in beside:
+            if not interrupted.is_set():
+                each.finish()
+                undone += [f"not {each.participle}: {line}" for line in each.failures]
         return undone
+
+
+def _beside(plan: Plan, store: str, on_step: Callable[[Step], None]) -> list[BesideTrials]:
+    """What asks the models of trials that ended: first the evaluation, and the audit last, which removes models that
+    are not to be kept."""
+    found: list[BesideTrials] = []
+    if plan.config.evaluation.asked:
+        from icu_ray.sweep.evaluation import SweepEvaluation
+
+        found.append(SweepEvaluation(plan, store, on_step))
+    if plan.config.audit.asked:
+        from icu_ray.sweep.audit import SweepAudit
+
+        found.append(SweepAudit(plan, store, on_step))
+    return found
 
 
 def _searcher(plan: Plan) -> Searcher | None:
@@ -167,8 +185,8 @@ def _task(config: SweepConfig, prepared: Prepared, provenance: Provenance, store
         config.name,
         store,
         config.resources.retries,
-        # The evaluation removes what is not to be kept.
-        config.resources.keep_models or config.evaluation.asked,
+        # The evaluation, or the audit, removes what is not to be kept.
+        config.resources.keep_models or config.evaluation.asked or config.audit.asked,
         config.resources.epoch_minutes,
         replace(provenance, model=artefacts.model_hash),
         tell_epochs=config.search is not None,

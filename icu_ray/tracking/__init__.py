@@ -9,6 +9,7 @@ Read in this order:
 - metrics.py: records of storage as batches of metrics (pure)
 - artifacts.py: files of a run
 - registry.py: versions of a model that requests made, in MLflow's model registry; taking runs away
+- read.py: a sweep as MLflow has it, for comparisons with one whose storage is gone
 - views.py: descriptions and saved views that MLflow's pages show (pure)
 
 The package reads storage only. It must not know training, Ray or a trial in the making.

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import EpochRecord, TrialEvaluation, TrialResult
 from icu_ray.storage.verdict import result_outcome
@@ -50,7 +51,9 @@ def epoch_batches(history: Sequence[EpochRecord], started: float, there: Collect
             yield MetricBatch(epoch_metrics(record), record.epoch, ended)
 
 
-def result_batches(result: TrialResult, evaluation: TrialEvaluation | None) -> tuple[MetricBatch, MetricBatch]:
+def result_batches(
+    result: TrialResult, evaluation: TrialEvaluation | None, audit: TrialAudit | None = None
+) -> tuple[MetricBatch, MetricBatch]:
     """The original model's scores, at step 0, and the unlearned model's, at the last epoch."""
     values: dict[str, float] = {"epochs": float(result.epochs)}
     original: dict[str, float] = {}
@@ -62,6 +65,9 @@ def result_batches(result: TrialResult, evaluation: TrialEvaluation | None) -> t
     if evaluation is not None:
         original |= {f"before/{name}": value for name, value in evaluation.before.items() if value is not None}
         values |= {name: value for name, value in evaluation.after.items() if value is not None}
+    if audit is not None:
+        original |= {f"before/{name}": value for name, value in audit.metrics("before").items()}
+        values |= audit.metrics("after")
     return MetricBatch(original, 0, result.ended), MetricBatch(values, result.epochs, result.ended)
 
 

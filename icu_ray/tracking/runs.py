@@ -32,11 +32,19 @@ if TYPE_CHECKING:
 SWEEP_TAG = "icu_ray.sweep"
 SWEEP_ID_TAG = "icu_ray.sweep_id"
 PARENT_TAG = "mlflow.parentRunId"
+STORAGE_TAG = "icu_ray.storage"
+"""Where the sweep's folder lies, by which a comparison finds its files again."""
 
 
 def milliseconds(seconds: float | None) -> int | None:
     """MLflow's times from ours."""
     return None if seconds is None else int(1000 * seconds)
+
+
+def storage_told(storage: str) -> str:
+    """A storage as its sweeps' runs name it: a folder by its whole path, an address without user and password."""
+    folder = local_path(storage)
+    return without_secrets(storage) if folder is None else str(folder.resolve())
 
 
 def find_or_make_experiment(client: MlflowClient, name: str, storage: str, uri: str) -> str:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.storage.audit_files import read_audit
+from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.files import join, list_dir, read_bytes
 from icu_ray.storage.results import EpochRecord, SampleRecord, Sweep, TrialEvaluation, TrialResult, to_json
@@ -37,6 +39,7 @@ from icu_ray.storage.verdict import verdict_of
 from icu_ray.tracking.artifacts import send_evaluation, send_report, send_samples, send_tables
 from icu_ray.tracking.metrics import EPOCH_METRIC, MetricBatch, epoch_batches, result_batches, sweep_batch
 from icu_ray.tracking.runs import (
+    STORAGE_TAG,
     describe_experiment,
     find_or_make_child,
     find_or_make_experiment,
@@ -44,6 +47,7 @@ from icu_ray.tracking.runs import (
     milliseconds,
     parent_note,
     set_note,
+    storage_told,
 )
 from icu_ray.tracking.views import trial_colors, trial_note
 
@@ -79,8 +83,8 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
     Raises whatever MLflow raises when the server cannot be reached; what was sent by then stays.
     """
     state = state or SyncState()
-    with _quiet():
-        client = _client(uri)
+    with quiet():
+        client = open_client(uri)
         known = read_sweep(storage, sweep)
         parent = _parent(client, storage, sweep, known, uri, state)
         sent = 0
@@ -89,27 +93,38 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
         planned = None if known is None else {spec.trial_id for spec in known.trials}
         for trial_id in trial_ids(storage, sweep):
             paths = TrialPaths.of(storage, sweep, trial_id)
-            result, evaluation = read_result(paths), read_evaluation(paths)
+            result, later = read_result(paths), Later(read_evaluation(paths), read_audit(paths))
             if planned is None or trial_id in planned:  # others are left of an earlier config
                 results.append(result)
-            if result is None or state.complete.get(trial_id) != _result_digest(result, evaluation):
-                sent += _sync_trial(client, parent, paths, trial_id, result, evaluation, state, over)
+            if result is None or state.complete.get(trial_id) != _result_digest(result, later):
+                sent += _sync_trial(client, parent, paths, trial_id, result, later, state, over)
         _sync_parent(client, parent, storage, sweep, known, results, over)
     return sent
 
 
-def _result_digest(result: TrialResult, evaluation: TrialEvaluation | None) -> str:
+@dataclass(frozen=True)
+class Later:
+    """What a trial's models were asked after it had ended."""
+
+    evaluation: TrialEvaluation | None
+    audit: TrialAudit | None
+
+
+def _result_digest(result: TrialResult, later: Later) -> str:
     """Tells one outcome of a trial from another: it may be run again, and is evaluated after it has ended."""
-    rest = b""
+    rest, evaluation = b"", later.evaluation
     if evaluation is not None:
         named = asdict(evaluation)
         if not evaluation.documents:
             del named["documents"]  # an earlier version, which may have sent the trial, had no such key
         rest = to_json(named)
+    if later.audit is not None:
+        rest += to_json(asdict(later.audit))
     return hashlib.sha256(to_json(plain(result)) + rest).hexdigest()[:16]
 
 
-def _client(uri: str) -> MlflowClient:
+def open_client(uri: str) -> MlflowClient:
+    """MLflow at an address; UserError where an SQLite file is none."""
     _refuse_no_database(uri)
     # A request that was not answered may have been carried out all the same. MLflow would send it again as it is, and
     # make a second run; the next sync looks first.
@@ -146,6 +161,9 @@ def _parent(client: MlflowClient, storage: str, sweep: str, known: Sweep | None,
     state.experiment = find_or_make_experiment(client, name, storage, uri)
     describe_experiment(client, state.experiment, known)
     run = find_or_make_parent(client, state.experiment, storage, sweep, known)
+    told = storage_told(storage)
+    if run.data.tags.get(STORAGE_TAG) != told:  # a folder that was moved, or a run of an earlier version
+        client.set_tag(run.info.run_id, STORAGE_TAG, told)
     if known is not None and known.config:
         client.log_dict(run.info.run_id, dict(known.config), "config.yaml")
     state.parent = run.info.run_id
@@ -158,7 +176,7 @@ def _sync_trial(
     paths: TrialPaths,
     trial_id: str,
     result: TrialResult | None,
-    evaluation: TrialEvaluation | None,
+    later: Later,
     state: SyncState,
     over: bool,
 ) -> int:
@@ -172,19 +190,19 @@ def _sync_trial(
     run_id = state.runs.get(trial_id) or find_or_make_child(client, parent, spec, state.colors.get(trial_id))
     state.runs[trial_id] = run_id
     run = client.get_run(run_id)
-    if result is not None and run.data.tags.get(COMPLETE_TAG) == _result_digest(result, evaluation):
-        state.complete[trial_id] = _result_digest(result, evaluation)
+    if result is not None and run.data.tags.get(COMPLETE_TAG) == _result_digest(result, later):
+        state.complete[trial_id] = _result_digest(result, later)
         return 0
     sent = _send_epochs(client, run_id, history, spec.started or 0.0)
     state.epochs[trial_id] = len(history)
     if result is not None:
         samples = read_samples(paths, spec)
-        sent += _send_result(client, run, paths, result, samples, evaluation)
-        verdict = verdict_of(result, samples, evaluation)
+        sent += _send_result(client, run, paths, result, samples, later)
+        verdict = verdict_of(result, samples, later.evaluation, later.audit)
         if verdict is not None:
             client.set_tag(run_id, "verdict", verdict.outcome)
         set_note(client, run, trial_note(spec, result, verdict))
-        state.complete[trial_id] = _result_digest(result, evaluation)
+        state.complete[trial_id] = _result_digest(result, later)
     elif over and run.info.status == "RUNNING":
         client.set_terminated(run_id, "KILLED")
     elif not over and run.info.status != "RUNNING":
@@ -204,19 +222,23 @@ def _send_result(
     paths: TrialPaths,
     result: TrialResult,
     samples: tuple[SampleRecord, ...],
-    evaluation: TrialEvaluation | None,
+    later: Later,
 ) -> int:
-    run_id, there = run.info.run_id, run.data.metrics
-    sent = sum(send_metrics(client, run_id, batch.without(there)) for batch in result_batches(result, evaluation))
+    run_id, there, evaluation = run.info.run_id, run.data.metrics, later.evaluation
+    batches = result_batches(result, evaluation, later.audit)
+    sent = sum(send_metrics(client, run_id, batch.without(there)) for batch in batches)
     send_samples(client, run_id, samples)
     whole = evaluation is None or send_evaluation(client, run_id, paths.documents, evaluation)
+    if later.audit is not None:
+        client.log_dict(run_id, asdict(later.audit), "audit.json")
+        client.set_tag(run_id, "audit", later.audit.after.said()[:5000])
     client.set_tag(run_id, "status", result.status)
     client.set_tag(run_id, "reason", result.reason[:5000])
     if list_dir(paths.model):
         client.set_tag(run_id, "model_path", without_secrets(paths.model))
     client.set_terminated(run_id, STATUS[result.status], end_time=milliseconds(result.ended))
     if whole:  # else a later sync, of another process, sends it again
-        client.set_tag(run_id, COMPLETE_TAG, _result_digest(result, evaluation))
+        client.set_tag(run_id, COMPLETE_TAG, _result_digest(result, later))
     return sent
 
 
@@ -259,7 +281,7 @@ def _sync_parent(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Inside, MLflow and its database migrations log errors only.
 
     A first contact with an SQLite file logs dozens of migrations, which would hide in a terminal what the user asked

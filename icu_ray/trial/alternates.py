@@ -38,7 +38,6 @@ from icu_ray.data.examples import Examples
 from icu_ray.data.prompts import special_ids
 from icu_ray.data.specials import specials_of
 from icu_ray.errors import UserError
-from icu_ray.evaluation.stage.results import stored
 from icu_ray.plan.estimates import parameters_of
 from icu_ray.plan.generated_answers import TARGETS_AT_ONCE
 from icu_ray.storage.store import JsonValue, Store, content_hash
@@ -132,7 +131,7 @@ def make_alternates(
     started, store, keys = time.perf_counter(), Store(request.root), request.keys()
     found: dict[int, tuple[str, ...]] = {}
     for row, key in enumerate(keys):
-        if (folder := stored(store, KIND, key)) is not None:
+        if (folder := store.find(KIND, key)) is not None:
             found[row] = _read(folder)
     missing = [row for row in range(len(keys)) if row not in found]
     if missing:

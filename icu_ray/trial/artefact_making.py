@@ -21,7 +21,8 @@ from icu_ray.data.long_texts import long_texts_said
 from icu_ray.data.pair_draws import PairDraws
 from icu_ray.data.second_answers import AnswerDraws, Answers
 from icu_ray.data.sources import counts_own_tokens
-from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.models.fingerprints import folder_fingerprint, model_fingerprint
+from icu_ray.models.retrained import Kind, check_no_pickles, check_same_kind
 from icu_ray.storage.store import JsonValue, Store
 from icu_ray.trial.artefacts import (
     VERSION,
@@ -153,9 +154,11 @@ def make_artefacts(request: ArtefactRequest) -> tuple[ArtefactKeys, list[Artefac
 
 
 def measure_retrained(
-    request: ArtefactRequest, keys: ArtefactKeys, retrained: ArtefactKey
+    request: ArtefactRequest, keys: ArtefactKeys, retrained: ArtefactKey | ModelConfig
 ) -> tuple[RetrainedKeys, list[ArtefactRecord]]:
-    """The task: what the gold standard measures on the sample's rows. keys: of the same request."""
+    """The task: what the gold standard measures on the sample's rows. keys: of the same request. retrained: of one that
+    was trained here the store's key, of a published one its description; UserError where that is another kind of model.
+    """
     import torch
 
     torch.set_num_threads(request.model.cpus_per_worker)
@@ -163,11 +166,52 @@ def measure_retrained(
     rows = {part: load_rows(get_artefact(store, "rows", keys.rows[part])) for part in keys.rows if part != "pairs"}
 
     def make(folder: Path) -> None:
-        _make_before(folder, load_original(request.model, retrained, store), rows, request.config)
+        made = None if isinstance(retrained, ModelConfig) else retrained
+        loaded = load_original(retrained if isinstance(retrained, ModelConfig) else request.model, made, store)
+        if isinstance(retrained, ModelConfig):
+            _check_published(request, loaded, retrained, store)
+        _make_before(folder, loaded, rows, request.config)
 
-    key: ArtefactKey = {**keys.before, "retrained": retrained}
+    if not isinstance(retrained, ModelConfig):
+        key: ArtefactKey = {**keys.before, "retrained": retrained}
+        store.get_or_make("before", key, make)
+        return RetrainedKeys(retrained, key), store.records
+    folder = _folder_of_published(retrained)
+    key = {**keys.before, "retrained": model_fingerprint(retrained, request.config.chats)}
     store.get_or_make("before", key, make)
-    return RetrainedKeys(retrained, key), store.records
+    return RetrainedKeys(None, key, folder_fingerprint(folder)), store.records
+
+
+def _folder_of_published(retrained: ModelConfig) -> Path:
+    from icu_ray.models.loading import local_folder
+
+    assert retrained.source is not None
+    folder = local_folder(retrained.source, retrained.revision)
+    check_no_pickles(folder, retrained.source)
+    return folder
+
+
+def _check_published(request: ArtefactRequest, loaded: LoadedModel, retrained: ModelConfig, store: Store) -> None:
+    """Again what the plan has checked, where that had no files of a hub's model."""
+    from icu_ray.models.architecture import check_architecture, read_config
+    from icu_ray.models.loading import load_tokenizer, local_folder, with_base
+
+    model = request.model
+    trusted = model.trust_remote_code
+    if request.made is None:
+        assert model.source is not None
+        folder = local_folder(model.source, model.revision, weights=False)
+        whole, _ = with_base(folder, model.source, weights=False)
+    else:
+        folder = whole = get_artefact(store, "models", request.made)
+    source = model.source or model.name
+    config = read_config(whole, source, trust_remote_code=trusted)
+    own = Kind(
+        check_architecture(config, source, trust_remote_code=trusted),
+        load_tokenizer(str(folder), trust_remote_code=trusted),
+    )
+    other = Kind(loaded.model, loaded.tokenizer)
+    check_same_kind(own, other, source, str(retrained.source), request.config.chats)
 
 
 def _long_texts(targets: TokenRows, config: SweepConfig) -> str:

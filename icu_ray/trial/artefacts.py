@@ -23,6 +23,7 @@ from icu_ray.data.examples import Examples, TokenRows
 from icu_ray.data.pair_draws import PairDraws
 from icu_ray.data.second_answers import AnswerDraws, Answers
 from icu_ray.models.fingerprints import model_fingerprint
+from icu_ray.models.retrained import pinned_name
 from icu_ray.plan.trial import Trial
 from icu_ray.plan.trial_settings import method_of
 from icu_ray.storage.store import JsonValue, Store, content_hash
@@ -77,10 +78,12 @@ def get_artefact(store: Store, kind: str, key: ArtefactKey) -> Path:
 
 @dataclass(frozen=True)
 class RetrainedKeys:
-    """Of the gold standard of one model and sample. scores: what it measures, as the original's 'before'."""
+    """Of the gold standard of one model and sample. model: None for a published one. scores: what it measures, as the
+    original's 'before'. model_hash: SHA-256 of a published one's files."""
 
-    model: ArtefactKey
+    model: ArtefactKey | None
     scores: ArtefactKey
+    model_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,12 +164,16 @@ class Needs:
 
 
 def pinned(model: ModelConfig) -> ModelConfig:
-    """A hub's model by its commit, so that every node and every later step takes the same one."""
+    """A hub's model, and the published retrained one that it names, by their commits, so that every node and every
+    later step takes the same ones."""
     from icu_ray.models.hub import commit_of
 
     if model.source is None:
         return model
-    return model.model_copy(update={"revision": commit_of(model.source, model.revision)})
+    known: dict[str, str | None] = {"revision": commit_of(model.source, model.revision)}
+    if isinstance(model.retrained, str):
+        known["retrained"] = pinned_name(model.retrained)
+    return model.model_copy(update=known)
 
 
 def model_key(model: ModelConfig, config: SweepConfig, corpus: str) -> dict[str, JsonValue]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.models.retrained import published_retrained
 from icu_ray.plan.past_trials import remember
 from icu_ray.plan.trial import DONE
 from icu_ray.storage.files import local_path, read_bytes
@@ -191,7 +192,8 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
 
     store, keys = Store(task.store), task.artefacts
     own = keys.model if keys.retrained is None else keys.retrained.model
-    loaded = load_original(task.trial.model, own, store)
+    published = None if keys.retrained is None else published_retrained(task.trial.model)
+    loaded = load_original(published or task.trial.model, own, store)
     rows = {part: load_rows(get_artefact(store, "rows", key)) for part, key in keys.rows.items()}
     parts = {"references": keys.reference, "heads": keys.head}
     folders = {kind: None if key is None else get_artefact(store, kind, key) for kind, key in parts.items()}
@@ -223,9 +225,10 @@ def _load(task: TrialTask) -> tuple[LoadedModel, TrialData]:
 def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds: dict[str, float]) -> TrialResult:
     paths = task.paths
     started = time.time()
-    model_hash = ""
-    if task.trial.settings.max_epochs == 0 and task.artefacts.retrained is None:
-        model_hash = task.provenance.model  # nothing was changed, so nothing is saved
+    model_hash, retrained = "", task.artefacts.retrained
+    if task.trial.settings.max_epochs == 0 and (retrained is None or retrained.model is None):
+        # Nothing was changed, so nothing is saved.
+        model_hash = task.provenance.model if retrained is None else retrained.model_hash
     elif task.keep_model:
         model_hash = _save_model(loaded, paths, task.trial.model)
     with_retries(lambda: write_events(paths, outcome.history), paths.events)

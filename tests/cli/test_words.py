@@ -169,6 +169,9 @@ def test_list_names_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         listed[what] = {next(iter(row.values())) for row in rows}
     assert listed["methods"] == set(methods.names())
     assert listed["benchmarks"] == {"tofu", "muse", "wmdp", "rwku"}
+    assert (
+        "muse-bench/MUSE-Books_retrain" in next(row for row in rows if row["benchmark"] == "muse")["published models"]
+    )
     assert listed["configs"] == set(shipped_configs())
     assert {"hellaswag", "hellaswag_icu", "wow", "quick_cloze"} <= listed["tasks"]
     assert {"MA (%)", "forget loss", "BLEU (%)", "held-out PPL", "held-out MA (%)", "held-out loss"} <= listed[

@@ -199,10 +199,12 @@ def test_a_row_with_tags_is_cut_before_its_end() -> None:
     assert said(made, row.ids) == ["<bos>", "w1", "w2", "w3", "w4"]  # its end was never written there
     assert row.masked == 3
     (full,) = prompt_rows([("w1 w2 w3 w4 w5", "w6")], made, PromptStyle(max_length=5))
-    assert len(full.prompt_ids) == 5 and not full.ids[full.masked :]
+    assert said(made, full.prompt_ids)[-1] == "w5" and not full.ids[full.masked :]  # what is asked is never cut
     ou = PromptStyle(max_length=5, conventions="open_unlearning")
     (theirs,) = prompt_rows([("w1 w2", "w3 w4 w5")], made, ou)
     assert said(made, theirs.ids) == ["<bos>", "w1", "w2", "w3", "w4", "<end>"]
+    (lost,) = prompt_rows([("w1 w2 w3 w4 w5", "w6")], made, ou)
+    assert said(made, lost.prompt_ids) == ["<bos>", "w1", "w2", "w3", "w4"]
     # A chat is not cut.
     (chat,) = prompt_rows([("w1 w2", "w3 w4 w5")], made, PromptStyle(chat=True, max_length=5))
     assert said(made, chat.ids[chat.masked :]) == ["w3", "w4", "w5", "<end>"]
@@ -215,6 +217,10 @@ def test_texts_go_on_without_an_end() -> None:
     assert said(made, first.prompt_ids) == ["<bos>", "w1", "w2"]
     assert said(made, cut.ids) == ["<bos>", "w1", "w2", "w3"] and cut.masked == 2
     assert said(made, whole.ids) == ["<bos>", "w5", "w6"] and whole.masked == 1
+    pairs = [("w1 w2", "w3 w4 w5"), ("", "w1 w2 w3 w4 w5")]
+    theirs, text = completion_rows(pairs, made, max_length=2, conventions="open_unlearning")
+    assert said(made, theirs.ids) == ["<bos>", "w1", "w2", "w3", "w4"] and theirs.masked == 3
+    assert said(made, text.ids) == ["<bos>", "w1", "w2"] and text.masked == 1
     (bare,) = completion_rows([("", "w5 w6")], words_tokenizer())
     assert said(made, bare.ids) == ["w5", "w6"] and bare.masked == 1
 

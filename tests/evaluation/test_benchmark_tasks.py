@@ -7,29 +7,38 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from icu_ray.config import RecordsData, TofuData
 from icu_ray.config.file import load_config, resolve_config
 from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained, of_model
-from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, benchmark_task, task_names
+from icu_ray.evaluation.benchmarks.tasks import GRADIENT, BenchmarkAsked, benchmark_task, task_names
 from icu_ray.evaluation.model_requests import Answer, Measure, Request, Slice, cut_slices, dump_answers, load_answers
 from icu_ray.evaluation.stage.answers import answer_slice
-from icu_ray.evaluation.sweep_tasks import sweep_tasks
+from icu_ray.evaluation.sweep_tasks import check_sweep_tasks, membership_said, sweep_tasks
 from icu_ray.evaluation.task import Scores
-from icu_ray.metrics.conventions import Conventions
+from icu_ray.metrics.conventions import DEFINED, Conventions
 from icu_ray.models.loading import LoadedModel
-from icu_ray.plan.planning import plan_config
+from icu_ray.plan.planning import plan_config, plan_sweep
 from tests.support.measures_case import MODELS, Oracle
 
 OU = Conventions.open_unlearning()
+SWEEP: dict[str, Any] = {
+    "name": "t",
+    "columns": {"length": 128, "prefix_start": 0, "suffix_start": 64},
+    "models": [{"name": "a", "standin": {"size": "small"}}],
+    "evaluation": {"suites": ["benchmark"]},
+}
 SETS = {"forget": "forget01", "retain": "retain", "real_authors": "real_authors", "world_facts": "world_facts"}
 
 
@@ -58,16 +67,25 @@ def folder(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def asked_of(folder: Path, conventions: Conventions = OU) -> BenchmarkAsked:
+ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus", "gradnorm")
+
+
+def asked_of(folder: Path, conventions: Conventions = OU, membership: tuple[str, ...] = ()) -> BenchmarkAsked:
     section = TofuData(source="tofu", split="forget01", folder=str(folder))
-    return BenchmarkAsked(section, section.as_records().form, conventions)
+    return BenchmarkAsked(section, section.as_records().form, conventions, membership)
 
 
-def measured(oracle: Oracle, model: str, asked: BenchmarkAsked, limit: int | None = None) -> dict[str, Scores]:
-    """Every task of a model, answered in small slices as actors do, through what the store keeps."""
+def measured(
+    oracle: Oracle,
+    model: str,
+    asked: BenchmarkAsked,
+    limit: int | None = None,
+    names: Sequence[str] = (),
+) -> dict[str, Scores]:
+    """Every task of a model, or those named, in small slices as actors answer them, through what the store keeps."""
     loaded = LoadedModel(oracle.model(model), oracle.tokenizer, oracle.folder)
     found = {}
-    for name in task_names(asked):
+    for name in names or task_names(asked):
         task = benchmark_task(name, asked, limit).load()
         requests = task.ask(oracle.tokenizer)
         answers = [
@@ -113,6 +131,112 @@ def test_tofu_has_the_oracles_numbers(oracle: Oracle, folder: Path, model: str) 
     rows = scores["tofu_forget"].documents
     losses = [row.metrics["avg_loss"] for row in rows]
     np.testing.assert_allclose(losses, expected["forget_Q_A_Prob"]["by_index"]["avg_loss"], atol=2e-5)
+
+
+MEMBERSHIP = tuple(f"tofu_{name}{kind}" for name in ("forget", "holdout") for kind in ("", GRADIENT))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_attack_has_the_oracles_scores(oracle: Oracle, folder: Path, model: str) -> None:
+    asked = asked_of(folder, OU, ATTACKS)
+    scores, reference = (measured(oracle, each, asked, names=MEMBERSHIP) for each in (model, "retain"))
+    own, theirs = documents_of(scores), documents_of(reference)
+    areas = {**of_model("tofu", {}, own), **beside_retrained("tofu", own, theirs)}
+    expected = oracle.expected(model)
+    for attack in ATTACKS:
+        told = expected[f"mia_{attack}"]
+        assert areas[f"tofu/mia_{attack}"] == pytest.approx(told["auc"], abs=1e-8), attack
+        for name in ("forget", "holdout"):
+            found = own[f"tofu_{name}{GRADIENT if attack == 'gradnorm' else ''}"][f"mia_{attack}"]
+            np.testing.assert_allclose(found, told[name]["by_index"]["score"], rtol=2e-4, atol=2e-5, err_msg=attack)
+    assert areas["tofu/mia_reference"] == pytest.approx(expected["mia_reference"]["auc"], abs=1e-8)
+    for name in ("forget", "holdout"):
+        beyond = own[f"tofu_{name}"]["avg_loss"] - theirs[f"tofu_{name}"]["avg_loss"]
+        np.testing.assert_allclose(beyond, expected["mia_reference"][name]["by_index"]["score"], atol=4e-5)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.integers(0, 23), min_size=1, max_size=4, unique=True), train=st.booleans())
+def test_a_gradient_does_not_depend_on_the_other_rows(
+    oracle: Oracle, folder: Path, rows: list[int], train: bool
+) -> None:
+    """Neither by how many are asked at one time, nor where dropout is active."""
+    model = oracle.model("unlearned")
+    model.config.attention_dropout = 0.3
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.3
+    try:
+        asked = asked_of(folder, Conventions(gradient_mode="train" if train else "eval"), ("gradnorm",))
+        task = benchmark_task("tofu_forget_gradnorm", asked).load()
+        requests = task.ask(oracle.tokenizer)
+        loaded = LoadedModel(model, oracle.tokenizer, oracle.folder)
+        state = torch.random.get_rng_state()
+        together = answer_slice(loaded, Slice(task.measure, tuple(requests[row] for row in rows)))
+        alone = [answer_slice(loaded, Slice(task.measure, (requests[row],)))[0] for row in rows]
+        assert [each.norm for each in together] == [each.norm for each in alone]
+        assert torch.equal(torch.random.get_rng_state(), state) and not model.training
+        still = answer_slice(loaded, Slice(Measure("gradient"), (requests[rows[0]],)))[0].norm
+        assert (still != together[0].norm) == train  # in train mode there was dropout
+    finally:
+        model.config.attention_dropout = 0.0
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = 0.0
+
+
+def test_what_is_asked_of_gradients_leaves_the_other_tasks_alone(folder: Path) -> None:
+    usual, more = asked_of(folder), asked_of(folder, OU, ("gradnorm",))
+    added = set(task_names(more)) - set(task_names(usual))
+    assert added == {"tofu_forget_gradnorm", "tofu_holdout_gradnorm"}
+    for name in task_names(usual):
+        assert dict(benchmark_task(name, usual).identity) == dict(benchmark_task(name, more).identity)
+    train, eval_ = (benchmark_task("tofu_forget_gradnorm", asked_of(folder, by, ("gradnorm",))) for by in (OU, DEFINED))
+    assert dict(train.identity) != dict(eval_.identity)
+    assert (train.load().measure.mode, eval_.load().measure.mode) == ("train", "eval")
+    # Another attack is made of what was answered before: the same requests, other scores.
+    zlib = asked_of(folder, OU, ("zlib",))
+    assert dict(benchmark_task("tofu_forget", zlib).identity) != dict(benchmark_task("tofu_forget", usual).identity)
+
+
+def test_a_row_without_tokens_has_no_gradient(oracle: Oracle) -> None:
+    loaded = LoadedModel(oracle.model("retain"), oracle.tokenizer, oracle.folder)
+    requests = (Request(0, tokens=(5, 6), given=2), Request(1, tokens=(5, 6, 7), given=2))
+    nothing, some = load_answers(dump_answers(answer_slice(loaded, Slice(Measure("gradient"), requests))))
+    assert (nothing.norm, nothing.tokens, some.tokens) == (None, 0, 1) and some.norm is not None and some.norm > 0
+    long = Request(0, tokens=tuple(range(5000)), given=1)
+    with pytest.raises(UserError, match="5000 tokens, and this model reads only"):
+        answer_slice(loaded, Slice(Measure("gradient"), (long,)))
+
+
+def test_without_rows_that_were_not_trained_on_areas_are_null_and_it_is_said(folder: Path, tmp_path: Path) -> None:
+    rows = {"avg_loss": np.arange(3.0), "mia_min_k": np.arange(3.0)}
+    documents = {"tofu_forget": rows, "tofu_forget_gradnorm": {"mia_gradnorm": np.arange(3.0)}}
+    assert of_model("tofu", {}, documents) == {"tofu/mia_min_k": None, "tofu/mia_gradnorm": None}
+    beside = beside_retrained("tofu", documents, documents)
+    assert beside == {"tofu/mia_reference": None}
+    for file in folder.iterdir():
+        if not file.name.startswith("holdout"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    for place, expected in ((folder, 0), (tmp_path, 1)):
+        data = {"source": "tofu", "split": "forget01", "template": "question-answer", "folder": str(place)}
+        config = resolve_config({**SWEEP, "data": data}, "t")
+        said = membership_said(config)
+        assert len(said) == expected and all("holdout01.json" in each and "null" in each for each in said)
+        made = plan_sweep(resolve_config({**SWEEP, "data": data, "storage": str(tmp_path / "runs")}, "t"), dry_run=True)
+        assert made.data is not None and set(said) <= set(made.data.remarks)
+
+
+def test_attacks_are_for_benchmarks_that_have_members(tmp_path: Path, folder: Path) -> None:
+    data = {"source": "tofu", "split": "forget01", "template": "question-answer", "folder": str(folder)}
+    asked = {"suites": ["benchmark"], "membership": ["zlib", "gradnorm"]}
+    names, options = sweep_tasks(resolve_config({**SWEEP, "data": data, "evaluation": asked}, "t"))
+    assert "tofu_forget_gradnorm" in names and "tofu_retain_gradnorm" not in names
+    assert options.benchmark is not None and "mia_zlib" in options.benchmark.sets[0].measures
+    with pytest.raises(UserError, match="membership=zlib is for suite benchmark"):
+        resolve_config({**SWEEP, "data": {"source": "synthetic"}, "evaluation": {"membership": ["zlib"]}}, "t")
+    wmdp = {"source": "wmdp", "split": "cyber", "folder": str(tmp_path)}
+    config = resolve_config({**SWEEP, "data": wmdp, "evaluation": asked}, "t")
+    with pytest.raises(UserError, match="wmdp asks of no rows whether they were trained on"):
+        check_sweep_tasks(config, read=False)
 
 
 def test_a_row_does_not_depend_on_the_others(oracle: Oracle, folder: Path) -> None:

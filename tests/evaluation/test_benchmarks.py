@@ -110,7 +110,7 @@ def test_where_a_table_is() -> None:
     assert table_place(rwku, BENCHMARKS["rwku"].table("forget_level1.json")) == "f/1_Ada/forget_level1.json"
     assert table_place(rwku, BENCHMARKS["rwku"].table("forget_target.json")) == "f/forget_target.json"
     assert split_of(rwku).forget == "positive_phi.json"
-    assert split_of(WmdpData(source="wmdp", split="cyber")).harness == ("wmdp_cyber",)
+    assert split_of(WmdpData(source="wmdp", split="cyber")).harness == ("wmdp_cyber", "mmlu")
 
 
 def test_the_real_rows(shared: Path) -> None:

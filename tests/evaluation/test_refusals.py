@@ -147,7 +147,7 @@ def test_another_task_of_the_harness(tmp_path: Path, monkeypatch: pytest.MonkeyP
     index = tasks.TaskManager
     own = lambda **more: index(**{"include_defaults": False, "include_path": str(tmp_path), **more})  # noqa: E731
     monkeypatch.setattr(tasks, "TaskManager", own)
-    monkeypatch.setattr(definition, "_harness_index", own)
+    monkeypatch.setattr(definition, "harness_index", own)
     mirror = tmp_path / "mirror"
     write_jsonl(mirror / "lm_eval" / "boats_test.jsonl", [{"q": f"Is {n} a boat?", "a": "no"} for n in range(3)])
     with pytest.raises(UserError, match="task boats reads split 'train'"):

@@ -20,19 +20,12 @@ import pytest
 from icu_ray.errors import UserError
 from icu_ray.evaluation.model_requests import cut_slices
 from icu_ray.evaluation.stage import run
-from icu_ray.evaluation.stage.actors import (
-    GPU_SHARES,
-    Answered,
-    Evaluator,
-    Pool,
-    Subject,
-    default_pool,
-    gpu_share,
-)
+from icu_ray.evaluation.stage.actors import GPU_SHARES, Answered, Evaluator, Pool, default_pool, gpu_share
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks
 from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.models.subjects import Subject
 from icu_ray.storage.store import Store
 from tests.support.evaluation_case import save_model, write_mirror_rows
 
@@ -224,6 +217,15 @@ def test_small_models_share_a_gpu(weights: float, actors: int) -> None:
     assert share == pytest.approx(1 / actors)
     if actors > 1:
         assert share * 80 > weights + 2
+
+
+def test_a_backward_needs_room_for_gradients(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", 0)
+    subject = Subject("m", str(model), folder_fingerprint(model))
+    weights = (model / "model.safetensors").stat().st_size
+    room = {"CPU": 16.0, "memory": 2.0 * 9 * weights}
+    assert default_pool([subject], room).actors == 9
+    assert default_pool([subject], room, backward=True).actors == 3
 
 
 def test_actors_by_cpu_and_memory(ray_cluster: None, subjects: list[Subject]) -> None:

@@ -487,7 +487,7 @@ def test_rmu_trains_what_it_names() -> None:
         ("satimp", {"preset": "ou"}, "must be one of paper, ou_yaml"),
         ("wga", {"beta_wga": -1.0}, "must not be negative, found -1.0"),
         ("rmu", {"train_layers": "5;6"}, "numbers of layers such as '5,6,7', found '5;6'"),
-        ("rmu", {"layer": 1.5}, "must be int, found 1.5"),
+        ("rmu", {"layer": 1.5}, "must be a whole number, found 1.5"),
         ("ceu", {"gamma": 1.0}, "unknown setting 'gamma'"),
         ("npo", {"npo_style": "muse"}, "did you mean 'muse_logits'"),
     ],

@@ -112,8 +112,8 @@ def test_a_plug_in_is_found_and_the_broken_ones_are_named(package: str) -> None:
     [
         ("icuu", {}, "did you mean 'icu'"),
         ("dpo", {"beta_dpoo": 0.1}, "did you mean 'beta_dpo'"),
-        ("dpo", {"beta_dpo": "high"}, "must be float, found 'high'"),
-        ("dpo", {"beta_dpo": True}, "must be float, found True"),
+        ("dpo", {"beta_dpo": "high"}, "must be a number, found 'high'"),
+        ("dpo", {"beta_dpo": True}, "must be a number, found True"),
         ("icu", {"anything": 1}, "known: none"),
     ],
 )

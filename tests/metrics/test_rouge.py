@@ -52,8 +52,8 @@ prompts_of = st.lists(st.lists(st.integers(2, 60), min_size=1, max_size=12), min
 def test_as_one_row_at_a_time_without_a_cache(
     family: str, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]], data: st.DataObject
 ) -> None:
-    model, count = model_of(family), 12
-    said = [plainly(model, prompt, count) for prompt in prompts]
+    model, counts = model_of(family), [data.draw(st.sampled_from([1, 5, 12])) for _ in prompts]
+    said = [plainly(model, prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
     texts = [tokenizer.decode(tokens) for tokens in said]
     # Stop words are taken from what is said, so that many rows meet one, and may overlap.
     spoken = st.sampled_from([text for text in texts if text] or ["!"])
@@ -63,7 +63,7 @@ def test_as_one_row_at_a_time_without_a_cache(
         begin = data.draw(st.integers(0, len(text) - 1))
         words.append(text[begin : begin + data.draw(st.integers(1, 4))])
     known = [tokens[: data.draw(st.integers(0, len(tokens)))] for tokens in said]
-    how = {"max_new_tokens": count, "ends": ENDS, "pad_id": PAD, "stop_words": words}
+    how = {"max_new_tokens": counts, "ends": ENDS, "pad_id": PAD, "stop_words": words}
     expected = [cut_answer(text, words) for text in texts]
     at_once = data.draw(st.integers(1, 6))
     assert greedy_answers(model, tokenizer, prompts, at_once=at_once, **how) == expected

@@ -48,10 +48,12 @@ def test_as_one_row_at_a_time_without_a_cache(
     model, ends = model_of(family), {PAD, 5, 6, 7, 8}
     seeds = [[seed + number for number in range(data.draw(st.integers(0, 3)))] for _ in prompts]
     at_once = data.draw(st.integers(1, 6))
-    how = {"max_new_tokens": 9, "temperature": temperature, "pad_id": PAD, "ends": ends}
+    counts = [data.draw(st.sampled_from([0, 1, 4, 9])) for _ in prompts]
+    how = {"max_new_tokens": counts, "temperature": temperature, "pad_id": PAD, "ends": ends}
     found = sample_continuations(model, prompts, seeds, at_once=at_once, **how)
     expected = [
-        [plainly(model, p, s, 9, temperature, ends) for s in each] for p, each in zip(prompts, seeds, strict=True)
+        [plainly(model, p, s, count, temperature, ends) for s in each]
+        for p, each, count in zip(prompts, seeds, counts, strict=True)
     ]
     assert found == expected
 

@@ -49,6 +49,22 @@ said = dict(zip(["said"], _unknown_commits(config)))
 print(json.dumps(model_fingerprint(config.models[0]) | said))
 """
 
+RETRAINED = """
+import json, sys
+from icu_ray.config.file import resolve_config
+from icu_ray.models.fingerprints import model_fingerprint
+from icu_ray.models.retrained import published_retrained
+from icu_ray.plan.planning import _unreachable
+from icu_ray.trial.artefacts import pinned
+
+model = {"name": "m", "source": sys.argv[1], "retrained": sys.argv[2]}
+tree = {"name": "t", "models": [model], "data": {"source": "synthetic"}, "methods": [{"name": "kumpr"}]}
+tree |= {"pairs": {"encoder": "bundled"}, "filter": {"encoder": "bundled", "encoder_layer": 6}}
+config = resolve_config(tree, "t")
+found = model_fingerprint(published_retrained(config.models[0]))
+print(json.dumps(found | {"unreachable": _unreachable(config), "pinned": pinned(config.models[0]).retrained}))
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -171,3 +187,19 @@ def test_a_model_is_known_by_its_commit_when_it_is_planned(folder: Path, tmp_pat
 def test_what_the_hub_does_not_know(served: Hub, tmp_path: Path) -> None:
     said = str(load(tmp_path, served.url, "org/other", "model").get("error"))
     assert said == "model org/other: the hub knows no such model, and there is no folder of that name"
+
+
+def test_a_published_retrained_model_is_known_by_its_commit_and_has_safetensors(folder: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(folder, pickled)
+    (pickled / "model.safetensors").unlink()
+    with hub({MODEL: folder, "org/without": folder, "org/pickled": pickled}) as served:
+        commit = served.sha("org/without")
+        for named in ("org/without", f"org/without@{commit}"):
+            found = ask(tmp_path / "a", served.url, RETRAINED, MODEL, named)
+            known = {"hub": "org/without", "revision": commit}
+            assert found == {**known, "unreachable": "", "pinned": f"org/without@{commit}"}
+        said = ask(tmp_path / "a", served.url, RETRAINED, MODEL, "org/pickled")["unreachable"]
+        assert said == "model org/pickled: the hub has no safetensors of it; expected some, as its pickles are not read"
+        other = ask(tmp_path / "a", served.url, RETRAINED, MODEL, "org/unknown")["unreachable"]
+        assert str(other).startswith("model org/unknown: the hub knows no such model")

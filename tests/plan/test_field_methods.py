@@ -136,7 +136,7 @@ def test_second_answers_count_in_time_and_memory(model: Path) -> None:
     [
         ({"name": "altpo"}, {}, FORGET, {}, "no column of them; name it as data.alternates_column"),
         ({"name": "rmu"}, {}, FORGET, {}, r"rmu names layer 7, and model m has 2; expected 0 to 1: see .* layer,"),
-        ({"name": "rmu", "settings": {"layer": 1, "train_layers": "0,4"}}, {}, FORGET, {}, "names layer 4"),
+        ({"name": "rmu", "settings": {"layer": 1, "train_layers": "0,4"}}, {}, FORGET, {}, "names 4, above 'layer' 1"),
         ({"name": "wga", "settings": {"beta_wga": -1}}, {}, FORGET, {}, "must not be negative, found -1"),
         (
             {"name": "npo", "settings": {"npo_style": "muse_logits"}},

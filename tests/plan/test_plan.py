@@ -510,6 +510,40 @@ def test_methods_on_some_models_and_with_rules_of_their_own() -> None:
         plan({"models": models, "methods": [{"name": "icu"}, {"name": "kl", "models": ["c"]}]})
 
 
+def test_a_method_with_epochs_of_its_own() -> None:
+    def planned(epochs: dict[str, Any], **asked: Any) -> Any:
+        methods = [{"name": "kumpr"}, {"name": "kl", "stop": epochs}]
+        models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "max_epochs": 12}]
+        return plan({"models": models, "methods": methods, "samples": [0], "stop": {"rule": "epochs"}, **asked})
+
+    usual, own = planned({}), planned({"max_epochs": 5})
+    found = {trial.name: trial.settings.max_epochs for trial in own.trials}
+    # The method's own come before the model's, and those before the sweep's.
+    assert found == {"kumpr-a-s0": 50, "kumpr-b-s0": 12, "kl-a-s0-b1.0": 5, "kl-b-s0-b1.0": 5}
+    before, after = ({trial.name: trial for trial in each.trials} for each in (usual, own))
+    same = {name for name in before if before[name].trial_id == after[name].trial_id}
+    assert same == {"kumpr-a-s0", "kumpr-b-s0"}
+    # What a trial is depends on how many epochs it has, not on which key says so.
+    told = planned({}, stop={"rule": "epochs", "max_epochs": 5}).trials
+    assert after["kl-a-s0-b1.0"].trial_id in {trial.trial_id for trial in told}
+    # A dry run counts them.
+    works = {name: trial.work.epochs for name, trial in after.items() if trial.work is not None}
+    assert works == found
+    assert after["kl-a-s0-b1.0"].minutes < before["kl-a-s0-b1.0"].minutes
+    early = {trial.name: trial for trial in planned({"max_epochs": 2}, stop={}).trials}
+    assert early["kl-a-s0-b1.0"].work.epochs == early["kl-b-s0-b1.0"].work.epochs == 2
+
+
+def test_what_trials_draw_is_there_for_the_longest_method() -> None:
+    methods = [
+        {"name": "kumpr", "stop": {"max_epochs": 80}, "models": ["a"]},
+        {"name": "kl", "stop": {"max_epochs": 5}},
+    ]
+    models = [{"name": "a", "standin": {}}, {"name": "b", "standin": {"seed": 1}, "max_epochs": 12}]
+    config = plan({"models": models, "methods": methods, "samples": [0]}).config
+    assert [config.most_epochs(model) for model in config.models] == [80, 5]
+
+
 def test_cells_that_differ_in_an_unused_weight_are_one() -> None:
     methods = [{"name": "kumpr", "alpha": [0.1, 0.5], "beta": [1.0, 2.0]}, {"name": "po", "beta": [1, 2]}]
     found = plan({"methods": methods, "samples": [0], "models": [{"name": "a", "standin": {}}]})

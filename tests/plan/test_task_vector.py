@@ -50,6 +50,7 @@ def test_what_counts_for_nothing_is_no_part_of_its_id(change: dict[str, Any]) ->
         ({}, {"precision": "bf16"}, "rounds the small differences away"),
         ({}, {"lora": {"rank": 2}}, "model a has one; expected a model without lora"),
         ({"stop": {"rule": "and"}}, {}, r"methods\.0\.stop\.rule: task_vector always ends after its setting 'epochs'"),
+        ({"stop": {"max_epochs": 3}}, {}, r"methods\.0\.stop\.max_epochs: .* give it under settings"),
         ({"step": {"rule": "sam"}}, {}, "takes no steps of unlearning"),
         ({"settings": {"epochs": 0}}, {}, "'epochs' must be above 0"),
         ({"settings": {"schedule": "cosin"}}, {}, "did you mean 'cosine'"),

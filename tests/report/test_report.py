@@ -104,7 +104,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Written:
 
 
 def test_every_file_is_there(whole: Written) -> None:
-    drawn = ("forgetting", "active", "tradeoff", "heat_maps", "ablation")
+    drawn = ("forgetting", "active", "epochs-125m", "tradeoff", "heat_maps", "ablation")
     figures = {f"{name}.{ending}" for name in drawn for ending in ("png", "svg", "pdf")}
     cases = {f"case-125m-{number}.{ending}" for number in (1, 2) for ending in ("png", "svg", "pdf")}
     tables = {"report.html", "report.md", "table.tex", "table.csv", "scores.csv", "tests.csv", "best_cells.csv"}
@@ -184,7 +184,7 @@ def test_the_page_is_complete_in_itself(whole: Written) -> None:
     assert len(ids) == len(set(ids))
     assert {value[1:] for value in page.attributes("href")} <= set(ids)
     images = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(images) == 5 and all(attrs["alt"] for attrs in images)
+    assert len(images) == 6 and all(attrs["alt"] for attrs in images)
     assert all(attrs.get("scope") for tag, attrs in page.tags if tag == "th")
     assert "lang" in dict(page.tags)["html"]
     foot = " ".join(page.text.split("Glossary")[-1].split())

@@ -245,9 +245,3 @@ def test_a_sweep_behind_a_url(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["compare", str(local), "memory://compared/a"]) == 0
     assert "B: memory://compared/a\n" in capsys.readouterr().out
     memory.rm("/compared", recursive=True)
-
-
-def test_an_experiment_of_mlflow_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    there = write_sweep(tmp_path, "there", SAMPLES)
-    assert main(["compare", str(there), "mlflow:quickstart"]) == 2
-    assert "expected the sweep's folder, <storage>/<name>" in capsys.readouterr().err

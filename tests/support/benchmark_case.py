@@ -13,6 +13,7 @@ from typing import Any
 
 from icu_ray.evaluation.benchmarks import BENCHMARKS
 from icu_ray.evaluation.benchmarks.definition import Table
+from tests.support.tiny_models import save_byte_tokenizer
 
 PEOPLE = 200
 """Of RWKU."""
@@ -20,7 +21,8 @@ PEOPLE = 200
 
 def row(table: Table, number: int) -> dict[str, Any]:
     """A row with the table's columns, by which table and number can be told."""
-    texts: dict[str, Any] = {column: f"{column} {number} of {table.configuration}?" for column in table.columns}
+    name = f"{table.configuration} {table.split}".strip()
+    texts: dict[str, Any] = {column: f"{column} {number} of {name}?" for column in table.columns}
     if "perturbed_answer" in texts:
         texts["perturbed_answer"] = [f"{texts['answer']} wrong {wrong}" for wrong in range(3)]
     for column in {"subject", "target"} & set(texts):
@@ -39,6 +41,37 @@ def tofu_folder(folder: Path, rows: int = 6, later: bool = False) -> Path:
     for table in BENCHMARKS["tofu"].tables:
         if later or not table.later:
             write_lines(folder / table.file, [row(table, number) for number in range(rows)])
+    return folder
+
+
+def benchmark_folder(folder: Path, name: str, subject: str = "1_Person_1", rows: int = 6, kept: int = 6) -> Path:
+    """All tables of a benchmark as its files lie, with so many rows each; of RWKU those of one person.
+
+    kept: rows of those that hold what is to be kept.
+    """
+    for table in BENCHMARKS[name].tables:
+        if not table.later:
+            file = folder / subject / table.file if table.by_subject else folder / table.file
+            count = kept if "retain" in table.file else rows
+            write_lines(file, [row(table, number) for number in range(count)])
+    return folder
+
+
+def small_model(folder: Path, positions: int = 4096, template: str | None = None, layers: int = 2) -> Path:
+    """A random Llama that reads so many tokens, with a tokenizer of about a token a letter, saved to a new folder."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder.mkdir()
+    save_byte_tokenizer(folder, 300)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "</s>"})
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2, "num_hidden_layers": layers, "hidden_size": 16, "intermediate_size": 32}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=positions, **heads)
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

@@ -14,21 +14,18 @@ from typing import Any
 import pytest
 
 from icu_ray.config import SweepConfig
-from icu_ray.config.file import resolve_config
 from icu_ray.console.progress import Step
 from icu_ray.evaluation.suites import Options
-from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.plan.grid import Plan
-from icu_ray.plan.planning import plan_sweep
 from icu_ray.services.evaluate import evaluate
-from icu_ray.storage.results import Provenance, Scores, TrialResult
-from icu_ray.storage.trial_files import TrialPaths, read_documents, read_evaluation, read_result, write_result
-from icu_ray.sweep import evaluation as sweep_evaluation
+from icu_ray.storage.trial_files import TrialPaths, read_documents, read_evaluation, read_result
+from icu_ray.sweep import beside
 from icu_ray.sweep.evaluation import SweepEvaluation
-from icu_ray.sweep.evaluation_rounds import Claims
+from icu_ray.sweep.rounds import Claims
 from icu_ray.sweep.run import run_sweep
 from icu_ray.sweep.trial_evaluation import models_of, outstanding
-from tests.support.evaluation_case import save_model, write_mirror_rows
+from tests.support.ended_sweep import ended_sweep
+from tests.support.evaluation_case import write_mirror_rows
 
 TASKS = ["hellaswag", "wow", "pile_icu"]
 
@@ -40,39 +37,9 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ended_sweep(folder: Path, mirror: Path, tasks: list[str]) -> Plan:
-    """A sweep of one model as it is, whose only trial has ended."""
-    model = save_model(folder / "model", 0)
-    tree: dict[str, Any] = {
-        "name": "t",
-        "storage": str(folder / "runs"),
-        "data": {"source": "synthetic", "records": 16, "sample_size": 4, "heldout": 2},
-        "models": [{"name": "m", "source": str(model), "gpus_per_worker": 0, "unlearn": False}],
-        "evaluation": {"tasks": tasks, "mirror": str(mirror)},
-        "pairs": {"encoder": "bundled"},
-        "filter": {"encoder": "bundled", "encoder_layer": 6},
-    }
-    plan = plan_sweep(resolve_config(tree, "test"))
-    trial = plan.trials[0]
-    scores = Scores(0.1, 0.0, 3.0, 0.2, 0.0, 4.0)
-    result = TrialResult(
-        trial.trial_id,
-        trial.name,
-        "m",
-        "original",
-        0,
-        trial.hyperparameters,
-        "not_forgotten",
-        "not trained",
-        0,
-        scores,
-        scores,
-        {"total": 1.0},
-        Provenance("0", "0", False, model=folder_fingerprint(model)),
-        model_hash=folder_fingerprint(model),
-    )
-    write_result(TrialPaths.of(str(folder / "runs"), "t", trial.trial_id), result)
-    return plan_sweep(resolve_config(tree, "test"))
+def evaluated_sweep(folder: Path, mirror: Path, tasks: list[str]) -> Plan:
+    """Its models are to be asked these tasks."""
+    return ended_sweep(folder, {"evaluation": {"tasks": tasks, "mirror": str(mirror)}})
 
 
 def test_what_is_left_beside_trials_that_share_gpus() -> None:
@@ -94,7 +61,7 @@ def run(plan: Plan, folder: Path, steps: list[Step] | None = None) -> SweepEvalu
 
 
 def test_what_is_left_equals_an_evaluation_alone(ray_cluster: None, tmp_path: Path, mirror: Path) -> None:
-    plan = ended_sweep(tmp_path, mirror, TASKS)
+    plan = evaluated_sweep(tmp_path, mirror, TASKS)
     assert len(outstanding(plan)) == 1
     steps: list[Step] = []
     assert run(plan, tmp_path, steps).failures == []
@@ -113,7 +80,7 @@ def test_what_is_left_equals_an_evaluation_alone(ray_cluster: None, tmp_path: Pa
     assert table.num_rows == sum(each.documents for each in alone)  # one model: before and after are the same
     # Nothing is outstanding now; a config that asks for more is.
     assert outstanding(plan) == ()
-    assert len(outstanding(ended_sweep(tmp_path, mirror, [*TASKS, "pile_rolling"]))) == 1
+    assert len(outstanding(evaluated_sweep(tmp_path, mirror, [*TASKS, "pile_rolling"]))) == 1
 
 
 def test_an_interruption_while_the_report_is_written_says_that_all_is_kept(
@@ -123,7 +90,7 @@ def test_an_interruption_while_the_report_is_written_says_that_all_is_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("icu_ray.sweep.run._write_report", interrupted)
-    plan = ended_sweep(tmp_path, mirror, [])
+    plan = evaluated_sweep(tmp_path, mirror, [])
     untracked = plan.config.tracking.model_copy(update={"enabled": False})
     assert run_sweep(replace(plan, config=plan.config.model_copy(update={"tracking": untracked}))) == 130
     assert "Interrupted. What was finished is kept" in capfd.readouterr().out
@@ -131,7 +98,7 @@ def test_an_interruption_while_the_report_is_written_says_that_all_is_kept(
 
 
 def test_a_trial_s_models_are_checked_against_their_record(tmp_path: Path, mirror: Path) -> None:
-    plan = ended_sweep(tmp_path, mirror, ["wow"])
+    plan = evaluated_sweep(tmp_path, mirror, ["wow"])
     result = read_result(TrialPaths.of(plan.config.storage, "t", plan.trials[0].trial_id))
     assert result is not None
     for epochs in (0, 1):
@@ -141,7 +108,7 @@ def test_a_trial_s_models_are_checked_against_their_record(tmp_path: Path, mirro
 
 @pytest.mark.slow
 def test_what_cannot_be_evaluated_is_said_and_tried_again(ray_cluster: None, tmp_path: Path, mirror: Path) -> None:
-    plan = ended_sweep(tmp_path, mirror, ["wow"])
+    plan = evaluated_sweep(tmp_path, mirror, ["wow"])
     weights = tmp_path / "model" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
@@ -164,8 +131,8 @@ def test_a_trial_without_a_place_gets_that_of_the_evaluation(
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
 
-    monkeypatch.setattr(sweep_evaluation, "PATIENCE_SECONDS", 0.5)
-    plan = ended_sweep(tmp_path, mirror, [*TASKS, "arc_easy", "piqa", "winogrande", "bst", "wikitext_rolling"])
+    monkeypatch.setattr(beside, "PATIENCE_SECONDS", 0.5)
+    plan = evaluated_sweep(tmp_path, mirror, [*TASKS, "arc_easy", "piqa", "winogrande", "bst", "wikitext_rolling"])
     steps: list[Step] = []
     stage = SweepEvaluation(plan, str(tmp_path / "runs" / "store"), steps.append)
     with stage.running():
@@ -189,7 +156,7 @@ def test_a_trial_without_a_place_gets_that_of_the_evaluation(
 def test_leaving_ends_what_is_under_way(ray_cluster: None, tmp_path: Path, mirror: Path) -> None:
     import ray
 
-    plan = ended_sweep(tmp_path, mirror, TASKS)
+    plan = evaluated_sweep(tmp_path, mirror, TASKS)
     stage = SweepEvaluation(plan, str(tmp_path / "runs" / "store"), lambda step: None)
     with stage.running():
         stage.add(plan.trials[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from icu_ray.sweep.retrained_measures import add_retrained_measures
 
 TASKS = {"tofu_forget": "a", "tofu_holdout": "b"}
 ROWS = 12
+NOTHING = dict.fromkeys(f"tofu/{name}" for name in ("forget_quality", "forget_quality_log10", "privleak", "rel_diff"))
+"""What cannot be said without a retrained model is null."""
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def plan(tmp_path: Path) -> Plan:
     return plan_sweep(resolve_config(tree, "t"), dry_run=True)
 
 
-def evaluated(plan: Plan, trial: Trial, seed: int, tasks: dict[str, str] = TASKS) -> dict[str, np.ndarray]:
+def evaluated(plan: Plan, trial: Trial, seed: int = 1, tasks: dict[str, str] = TASKS) -> dict[str, np.ndarray]:
     """Give a trial an evaluation of random rows; the truth ratios of its own model, and the scores of both sets."""
     random, tables, own = np.random.default_rng(seed), [], {}
     for model in dict.fromkeys((trial.model.name, trial.name)):
@@ -81,7 +84,7 @@ def test_rows_are_compared_with_the_retrained_models(plan: Plan) -> None:
     trial, gold = both(plan)
     own = evaluated(plan, trial, 1)
     add_retrained_measures(plan)
-    assert set(after(plan, trial)) == {"tofu/forget_Q_A_Prob"}  # nothing to compare with yet
+    assert after(plan, trial) == {"tofu/forget_Q_A_Prob": 0.5, **NOTHING}  # nothing to compare with yet
     theirs = evaluated(plan, gold, 2)
     add_retrained_measures(plan)
     found = after(plan, trial)
@@ -103,4 +106,27 @@ def test_what_was_asked_otherwise_is_not_compared(plan: Plan) -> None:
     evaluated(plan, trial, 1)
     evaluated(plan, gold, 2, {**TASKS, "tofu_forget": "other conventions"})
     add_retrained_measures(plan)
-    assert set(after(plan, trial)) == {"tofu/forget_Q_A_Prob"}
+    assert after(plan, trial) == {"tofu/forget_Q_A_Prob": 0.5, **NOTHING}
+
+
+def test_what_was_beside_another_retrained_model_does_not_stay(plan: Plan) -> None:
+    trial, gold = both(plan)
+    evaluated(plan, trial, 1)
+    evaluated(plan, gold, 2)
+    add_retrained_measures(plan)
+    assert after(plan, trial)["tofu/privleak"] is not None
+    for others in ((trial,), (trial, replace(gold, trial_id="another, of which nothing is known yet"))):
+        add_retrained_measures(replace(plan, trials=others))
+        assert after(plan, trial) == {"tofu/forget_Q_A_Prob": 0.5, **NOTHING}
+        add_retrained_measures(plan)
+        assert after(plan, trial)["tofu/privleak"] is not None
+
+
+def test_a_trial_that_changed_nothing_has_its_models_numbers(plan: Plan) -> None:
+    trial, gold = both(plan)
+    original = replace(trial, trial_id="as it is", name="original-small-s0")
+    own, theirs = evaluated(plan, replace(original, name="small")), evaluated(plan, gold, 2)
+    add_retrained_measures(replace(plan, trials=(original, gold)))
+    ratio = "tofu_forget/truth_ratio_raw"
+    expected = pytest.approx(stats.ks_2samp(own[ratio], theirs[ratio]).pvalue)
+    assert after(plan, original)["tofu/forget_quality"] == expected

@@ -5,6 +5,7 @@ Needs: nothing.
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,16 +20,20 @@ from icu_ray.config import RecordsData, RowsConfig
 from icu_ray.config.file import resolve_config
 from icu_ray.data.examples import IGNORED_LABEL, Examples
 from icu_ray.data.pair_draws import draw_pairs, pair_draws
+from icu_ray.errors import UserError
+from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.reference import Reference
+from icu_ray.models.retrained import published_retrained
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial import Trial
-from icu_ray.storage.results import Provenance, SampleRecord
+from icu_ray.storage.results import Provenance, SampleRecord, Scores
 from icu_ray.storage.store import Store
 from icu_ray.sweep.prepared import Prepared
 from icu_ray.sweep.trials import _task
 from icu_ray.training.records import sample_records
-from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts
+from icu_ray.training.validation import Validation
+from icu_ray.trial.artefact_making import ArtefactRequest, make_artefacts, measure_retrained
 from icu_ray.trial.artefacts import Needs, get_artefact, load_rows, model_key
 from icu_ray.trial.task import TrialTask
 from icu_ray.trial.worker import _load
@@ -96,6 +101,33 @@ def test_samples_of_a_model_share_its_output_matrix(tmp_path: Path) -> None:
         where = torch.arange(len(wanted))
         found = data.reference.batch(range(4)).scores_into(torch.empty_like(wanted), where).log_softmax(-1)
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_a_published_retrained_model_is_measured_once_and_checked_where_it_is_loaded(tmp_path: Path) -> None:
+    """As where a plan had no files of it yet."""
+    folder, root, other = tmp_path / "model", str(tmp_path / "store"), tmp_path / "other"
+    plan = planned(folder, methods=[{"name": "kumpr"}], samples=[0])
+    asked = requested(plan, root, 0, plan.trials)
+    keys, _ = make_artefacts(asked)
+
+    def measured(seed: int, family: str = "gpt_neo") -> tuple[Scores, bool, str]:
+        tiny_model(family, seed).save_pretrained(other)
+        tokenizer().save_pretrained(other)
+        published = published_retrained(asked.model.model_copy(update={"retrained": str(other)}))
+        assert published is not None
+        found, records = measure_retrained(asked, keys, published)
+        assert found.model is None
+        scores = Validation.load(get_artefact(Store(root), "before", found.scores), 2)
+        return scores.scores, any(record.made for record in records), found.model_hash
+
+    before = Validation.load(get_artefact(Store(root), "before", keys.before), 2)
+    first, made, digest = measured(1)
+    assert made and digest == folder_fingerprint(other) and first != before.scores
+    assert measured(1) == (first, False, digest)
+    assert measured(0)[0] == before.scores  # the target itself, by another way
+    shutil.rmtree(other)
+    with pytest.raises(UserError, match=r"retrained model .*other: is a LlamaForCausalLM \(llama\), expected GPT"):
+        measured(0, "llama")
 
 
 def test_a_long_text_is_several_rows_with_its_pair_beside_each(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@
 `definition.py` has the values, `tofu.py`, `muse.py`, `wmdp.py` and `rwku.py` one benchmark each, `rows.py` reads the
 rows of a set from a folder or the hub, `fetch.py` writes that folder (`icu-ray data fetch tofu`). `tasks.py`
 makes tasks of the sets, `derived.py` numbers that need several of them or the retrained model, from documents that
-`documents.py` reads. What a config reads
-to train on is config/benchmarks.py, how a question becomes tokens data/prompt_styles.py. Only tables are read; no code
-of a data set is run.
+`documents.py` reads. `published.py` says which models its makers have published. What a config reads to train on is
+config/benchmarks.py, how a question becomes tokens data/prompt_styles.py. Only tables are read; no code of a data set
+is run.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ Measure = Literal[
     "mia_zlib",
     "mia_min_k",
     "mia_min_k_plus_plus",
+    "mia_gradnorm",
 ]
 """What is measured of a row."""
 Kind = Literal["questions", "completions", "texts"]

@@ -1,15 +1,15 @@
 """Numbers of a benchmark that need several sets, or the retrained model beside the model.
 
     of_model("tofu", metrics, documents)                 # model utility, AUC of each membership attack
-    beside_retrained("tofu", documents, retrained)       # forget quality, privleak
+    beside_retrained("tofu", documents, retrained)       # forget quality, privleak, the attack by reference
 
 documents: by task name, each metric's values in the order of the task's rows; what was not measured is NaN. A number
-whose parts are not there is left out.
+whose parts are not there is left out, but for the AUC of an attack whose members alone were measured: it is None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,52 +17,85 @@ from icu_ray.evaluation.benchmarks import BENCHMARKS
 from icu_ray.evaluation.benchmarks.definition import Benchmark
 from icu_ray.metrics.answers import Floats
 from icu_ray.metrics.forget_quality import UTILITY_PARTS, forget_quality, model_utility
-from icu_ray.metrics.membership import auc, privleak, rel_diff
+from icu_ray.metrics.membership import auc, privleak, reference_scores, rel_diff
 
 Documents = Mapping[str, Mapping[str, Floats]]
-ATTACKS = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus")
+_REFERENCE = "mia_reference"
+_BY_ITSELF = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_gradnorm")
+ATTACKS = (*_BY_ITSELF, _REFERENCE)
+"""All that have an AUC; the last one needs the retrained model."""
 _PRIVLEAK_BY = "mia_min_k"
 
 
-def of_model(benchmark: str, metrics: Mapping[str, float | None], documents: Documents) -> dict[str, float]:
+def of_model(benchmark: str, metrics: Mapping[str, float | None], documents: Documents) -> dict[str, float | None]:
     """What one model's sets say together, by full name."""
     found: dict[str, float | None] = {}
     parts = {part: metrics.get(f"{benchmark}/{part}") for part in UTILITY_PARTS}
     if all(value is not None for value in parts.values()):
         found["model_utility"] = model_utility(parts)
-    found |= _areas(BENCHMARKS[benchmark], documents)
-    return _named(benchmark, found)
+    return {**_named(benchmark, found), **_full(benchmark, _areas(*_sides(BENCHMARKS[benchmark], documents)))}
 
 
-def beside_retrained(benchmark: str, documents: Documents, retrained: Documents) -> dict[str, float]:
-    """What a model's rows say beside those of the model that was trained without the texts to forget, by full name."""
+def beside_retrained(benchmark: str, documents: Documents, retrained: Documents) -> dict[str, float | None]:
+    """What a model's rows say beside those of the model that was trained without the texts to forget, by full name.
+
+    retrained: {} where there is none. None for what cannot be said for want of its rows; left out where the model's own
+    lack.
+    """
     known = BENCHMARKS[benchmark]
     found: dict[str, float | None] = {}
     task = f"{benchmark}_forget"
     own, other = (each.get(task, {}).get("truth_ratio_raw") for each in (documents, retrained))
-    if own is not None and other is not None and len(own) == len(other):
-        quality = forget_quality(own, other)
-        found |= {"forget_quality": quality.p, "forget_quality_log10": quality.log10}
-    areas, theirs = _areas(known, documents), _areas(known, retrained)
-    if _PRIVLEAK_BY in areas and _PRIVLEAK_BY in theirs:
-        found["privleak"] = privleak(areas[_PRIVLEAK_BY], theirs[_PRIVLEAK_BY])
-        found["rel_diff"] = rel_diff(areas[_PRIVLEAK_BY], theirs[_PRIVLEAK_BY])
-    return _named(benchmark, found)
+    if own is not None:
+        found |= {"forget_quality": None, "forget_quality_log10": None}
+        if other is not None and len(own) == len(other):
+            quality = forget_quality(own, other)
+            found |= {"forget_quality": quality.p, "forget_quality_log10": quality.log10}
+    own_sides, their_sides = _sides(known, documents), _sides(known, retrained)
+    area, reference = (_areas(*sides).get(_PRIVLEAK_BY) for sides in (own_sides, their_sides))
+    if area is not None:
+        found["privleak"] = None if reference is None else privleak(area, reference)
+        found["rel_diff"] = None if reference is None else rel_diff(area, reference)
+    members, others = (_beyond(mine, other) for mine, other in zip(own_sides, their_sides, strict=True))
+    by_reference = _areas(members, others, (_REFERENCE,))
+    known_values = {
+        f"{benchmark}/{name}": value if value is not None and np.isfinite(value) else None
+        for name, value in found.items()
+    }
+    return {**known_values, **_full(benchmark, by_reference)}
 
 
-def _areas(benchmark: Benchmark, documents: Documents) -> dict[str, float]:
-    """AUC of each membership attack whose members and others were measured."""
-    sides: dict[bool, Mapping[str, Floats]] = {}
-    for split in benchmark.splits.values():
-        for each in split.sets:
-            if each.members is not None and f"{benchmark.name}_{each.name}" in documents:
-                sides[each.members] = documents[f"{benchmark.name}_{each.name}"]
-    if len(sides) < 2:
+_Side = Mapping[str, Floats]
+
+
+def _sides(benchmark: Benchmark, documents: Documents) -> tuple[_Side, _Side]:
+    """What was measured of the rows that are members, and of those that are not; nothing where they were not asked."""
+    sides: dict[bool, dict[str, Floats]] = {True: {}, False: {}}
+    for each in {each.name: each for split in benchmark.splits.values() for each in split.sets}.values():
+        if each.members is not None:
+            name = f"{benchmark.name}_{each.name}"
+            sides[each.members] |= {**documents.get(name, {}), **documents.get(f"{name}_gradnorm", {})}
+    return sides[True], sides[False]
+
+
+def _beyond(own: _Side, retrained: _Side) -> _Side:
+    """The scores by reference: each row's loss beyond that of the retrained model."""
+    losses, reference = own.get("avg_loss"), retrained.get("avg_loss")
+    if losses is None or reference is None or len(losses) != len(reference):
         return {}
-    both = [name for name in ATTACKS if name in sides[True] and name in sides[False]]
-    areas = {name: auc(sides[True][name], sides[False][name]).value for name in both}
-    return {name: area for name, area in areas.items() if area is not None}
+    return {_REFERENCE: reference_scores(losses, reference)}
+
+
+def _areas(members: _Side, others: _Side, attacks: Sequence[str] = _BY_ITSELF) -> dict[str, float | None]:
+    """AUC of each attack of which the members were measured; None where there are no others to tell them from."""
+    return {
+        name: auc(members[name], others[name]).value if name in others else None for name in attacks if name in members
+    }
 
 
 def _named(benchmark: str, found: Mapping[str, float | None]) -> dict[str, float]:
     return {f"{benchmark}/{name}": value for name, value in found.items() if value is not None and np.isfinite(value)}
+
+
+def _full(benchmark: str, areas: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {f"{benchmark}/{name}": area for name, area in areas.items()}

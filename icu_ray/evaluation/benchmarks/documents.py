@@ -2,6 +2,7 @@
 
 with_derived(metrics, {"tofu_forget": Path("documents.parquet"), ...})       # with tofu/model_utility
 documents = trial_documents(data, "npo-1b-s0-a1.0")                           # of a trial's documents.parquet
+said = said_documents(data)["npo-1b-s0-a1.0"]["tofu_forget_said"][0].said     # texts too
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from icu_ray.evaluation.benchmarks import BENCHMARKS
+from icu_ray.evaluation.benchmarks.definition import Benchmark, PromptSet
 from icu_ray.evaluation.benchmarks.derived import Documents, of_model
+from icu_ray.evaluation.task import DocumentScore
 from icu_ray.metrics.answers import Floats, as_floats
 
-_NO_METRICS = ("model", "task", "document", "target", "said", "loglikelihoods")
+_NO_METRICS = ("model", "task", "document", "prompt", "target", "said", "loglikelihoods")
 
 
 def benchmark_of_task(task: str) -> str | None:
@@ -24,7 +27,37 @@ def benchmark_of_task(task: str) -> str | None:
     return next((name for name in BENCHMARKS if task.startswith(f"{name}_")), None)
 
 
-def with_derived(metrics: Mapping[str, float], tables: Mapping[str, Path]) -> dict[str, float]:
+def asked_sets(benchmark: Benchmark) -> dict[str, PromptSet]:
+    """The sets of all its splits by name; what a set of one name measures is the same in each of them."""
+    return {each.name: each for split in benchmark.splits.values() for each in split.sets}
+
+
+def said_documents(data: bytes) -> dict[str, dict[str, dict[int, DocumentScore]]]:
+    """By model, task and number, the documents of a trial's documents.parquet; of tasks of benchmarks alone.
+
+    ValueError (pyarrow's) where the data is no such file.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(io.BytesIO(data))
+    tasks = [task for task in pc.unique(table["task"]).to_pylist() if benchmark_of_task(task) is not None]
+    found: dict[str, dict[str, dict[int, DocumentScore]]] = {}
+    for row in table.filter(pc.is_in(table["task"], pyarrow.array(tasks, pyarrow.string()))).to_pylist():
+        metrics = {key: value for key, value in row.items() if key not in _NO_METRICS and value is not None}
+        document = DocumentScore(
+            row["document"],
+            row["target"],
+            row["said"],
+            tuple(row["loglikelihoods"]),
+            metrics,
+            row.get("prompt") or "",
+        )
+        found.setdefault(row["model"], {}).setdefault(row["task"], {})[document.document] = document
+    return found
+
+
+def with_derived(metrics: Mapping[str, float], tables: Mapping[str, Path]) -> dict[str, float | None]:
     """One model's metrics, and what a benchmark's sets say together. tables: the documents' file of each task."""
     import pyarrow.parquet
 
@@ -32,7 +65,7 @@ def with_derived(metrics: Mapping[str, float], tables: Mapping[str, Path]) -> di
     for task, path in tables.items():
         if (benchmark := benchmark_of_task(task)) is not None:
             own.setdefault(benchmark, {})[task] = path
-    found = dict(metrics)
+    found: dict[str, float | None] = dict(metrics)
     for benchmark, paths in own.items():
         documents = {task: _columns(pyarrow.parquet.read_table(path)) for task, path in paths.items()}
         found |= of_model(benchmark, metrics, documents)

@@ -3,7 +3,9 @@
     names = task_names(asked)                      # asked: BenchmarkAsked(section, form, conventions)
     source = benchmark_task(names[0], asked)
 
-A set is one task for all that a teacher-forced forward gives, and a second one (`..._said`) for what the model says.
+A set is one task for all that a teacher-forced forward gives, a second one (`..._said`) for what the model says, and
+where it is asked for a third (`..._gradnorm`) for the norms of its rows' gradients, which take a backward each. What is
+asked more of one leaves the others as they were evaluated.
 The metrics bear OpenUnlearning's names after the benchmark's: tofu/forget_Q_A_Prob. Numbers that need two sets or
 another model (model utility, membership, forget quality, privleak) are made of these tasks' documents: derived.py.
 """
@@ -29,6 +31,7 @@ from icu_ray.metrics.answers import (
     AnswerScores,
     Floats,
     avg_losses,
+    count_without_tail,
     exact_memorization,
     extraction_strength,
     mean_of,
@@ -46,25 +49,32 @@ if TYPE_CHECKING:
 
 SAID = "_said"
 """Ends the name of a set's task that has models speak."""
+GRADIENT = "_gradnorm"
+"""Ends the name of a set's task that takes gradients."""
+EXTRACTION = "extraction_strength"
 NO_END = "no end"
 """Marks a request whose last token ends neither a text nor a turn."""
-_VERSION = 1
+_VERSION, _CUT_VERSION = 1, 2
+"""Of the rows' writing; the second one of sets whose rows may be cut, which has changed since."""
 _SHORT: Mapping[str, str] = {"real_authors": "ra", "world_facts": "wf"}
 """What OpenUnlearning's metrics call a set, where that is another word."""
 _IN_DETAIL = frozenset(
     {"exact_memorisation", "extraction_strength", "mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus"}
 )
 _BY_ROUGE = frozenset({"rouge_recall", "rouge_f1"})
+_BY_GRADIENT = frozenset({"mia_gradnorm"})
 
 
 @dataclass(frozen=True)
 class BenchmarkAsked:
     """section: what a config says of the benchmark. form: how its rows are written for the models. conventions: of the
-    measures."""
+    measures. membership: attacks beside those of the benchmark's own table, by which its members and non-members are
+    told apart (evaluation.membership)."""
 
     section: Section
     form: RowForm
     conventions: Conventions = DEFINED
+    membership: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,47 +82,72 @@ class BenchmarkAsked:
         return benchmark_of(self.section).name
 
     @property
-    def open_unlearning(self) -> bool:
-        """Whether rows and measures are OpenUnlearning's."""
-        return self.conventions == Conventions.open_unlearning()
+    def sets(self) -> tuple[PromptSet, ...]:
+        """Its sets with all that is asked of them."""
+        more = tuple(f"mia_{attack}" for attack in self.membership)
+        return tuple(
+            each if each.members is None else replace(each, measures=tuple(dict.fromkeys((*each.measures, *more))))  # type: ignore[arg-type]
+            for each in sets_of(self.section)
+        )
 
     def style(self, asked: PromptSet) -> PromptStyle:
         """How a set's questions are written."""
-        by = "open_unlearning" if self.open_unlearning else "default"
         style = style_of(self.form) if asked.style is None else STYLES[asked.style]
-        return replace(style, max_length=asked.max_length, begin=asked.begin, conventions=by)  # type: ignore[arg-type]
+        return replace(style, max_length=asked.max_length, begin=asked.begin, conventions=self.conventions.rows)
 
 
 def task_names(asked: BenchmarkAsked) -> tuple[str, ...]:
     """Of all its sets, in their order."""
     found = []
-    for each in sets_of(asked.section):
-        if not set(each.measures) <= _BY_ROUGE:
+    for each in asked.sets:
+        if not set(each.measures) <= _BY_ROUGE | _BY_GRADIENT:
             found.append(f"{asked.name}_{each.name}")
         if _BY_ROUGE & set(each.measures):
             found.append(f"{asked.name}_{each.name}{SAID}")
+        if _BY_GRADIENT & set(each.measures):
+            found.append(f"{asked.name}_{each.name}{GRADIENT}")
     return tuple(found)
 
 
-def benchmark_task(name: str, asked: BenchmarkAsked, limit: int | None = None) -> TaskSource:
-    """The task of a name of `task_names`, of its first `limit` rows. UserError where its rows cannot be read."""
-    said = name.endswith(SAID)
-    of = next(each for each in sets_of(asked.section) if name == f"{asked.name}_{each.name}{SAID * said}")
+def set_of(name: str, asked: BenchmarkAsked) -> tuple[PromptSet, str]:
+    """The set of a name of `task_names`, with what that task measures alone, and how the name ends: '', SAID or
+    GRADIENT."""
+    of, kind = next(
+        (each, kind)
+        for each in asked.sets
+        for kind in ("", SAID, GRADIENT)
+        if name == f"{asked.name}_{each.name}{kind}"
+    )
+    if kind == GRADIENT:
+        return replace(of, measures=("mia_gradnorm",)), kind
+    return replace(of, measures=tuple(each for each in of.measures if each not in _BY_GRADIENT)), kind
+
+
+def benchmark_task(
+    name: str, asked: BenchmarkAsked, limit: int | None = None, longest: int | None = None
+) -> TaskSource:
+    """The task of a name of `task_names`, of its first `limit` rows; longest: of so many of these with most letters.
+
+    UserError where its rows cannot be read.
+    """
+    of, kind = set_of(name, asked)
     rows, shots = _rows(asked.section, of)
     rows = rows[:limit]
+    if longest is not None:
+        rows = sorted(rows, key=lambda row: -sum(len(str(value)) for value in row.values()))[:longest]
     identity: dict[str, JsonValue] = {
         "benchmark": asked.name,
         "set": of.name,
-        "version": _VERSION,
+        "version": _CUT_VERSION if of.shots or of.kind != "questions" else _VERSION,
         "rows": content_hash([[dict(row) for row in rows], [list(shot) for shot in shots]]),
         "style": content_hash(asdict(asked.style(of))),
         "ask": of.ask,
         "measures": list(of.measures),
-        "conventions": content_hash(asdict(asked.conventions)),
+        "conventions": content_hash(asked.conventions.told()),
     }
-    if of.generation is not None and said:
+    if of.generation is not None and kind == SAID:
         identity["generation"] = [of.generation.new_tokens, *of.generation.stop]
-    make = _said_task if said else _known_task
+    make = {"": _known_task, SAID: _said_task, GRADIENT: _gradient_task}[kind]
     return TaskSource(name, identity, lambda: make(name, asked, of, rows, shots))
 
 
@@ -131,7 +166,8 @@ def _written(
 ) -> list[PromptRow]:
     if of.kind == "questions":
         return prompt_rows([(of.ask.format(q), a) for q, a in pairs], tokenizer, asked.style(of), shots)
-    return completion_rows(pairs, tokenizer, of.max_length)
+    by = asked.style(of).conventions
+    return completion_rows(pairs, tokenizer, of.max_length, conventions=by)
 
 
 def _known_task(
@@ -187,12 +223,55 @@ def _known_task(
                 "",
                 tuple(answer.loglikelihood for _, answer in documents[number]),
                 {key: float(values[number]) for key, values in columns.items() if not np.isnan(values[number])},
+                str(rows[number][of.prompt]) if of.prompt else "",
             )
             for number in range(len(rows))
         )
-        return Scores(_named(asked.name, _means(of, columns)), scored)
+        means = _means(of, columns)
+        if asked.conventions.unmeasured == "nan":
+            skipped = ("exact_memorization", EXTRACTION)  # which leave out such a row, or count it as `empty` says
+            means = {name: each for name, each in means.items() if name in skipped or not np.isnan(each).any()}
+        return Scores(_named(asked.name, means), scored)
 
     return Task(name, len(rows), Measure("answer", mask=asked.conventions.mask), ask, score)
+
+
+def _gradient_task(
+    name: str,
+    asked: BenchmarkAsked,
+    of: PromptSet,
+    rows: Sequence[Mapping[str, Any]],
+    shots: Sequence[tuple[str, str]],
+) -> Task:
+    """The norm of the gradient of each row's answer."""
+    by = asked.conventions
+
+    def ask(tokenizer: PreTrainedTokenizerBase) -> tuple[Request, ...]:
+        pairs = [(row[of.prompt] if of.prompt else "", row[of.answer]) for row in rows]
+        written = _written(pairs, tokenizer, asked, of, shots)
+        ends = special_ids(tokenizer)
+        requests = []
+        for number, row in enumerate(written):
+            own = row.ids[row.masked :]
+            end = row.ids[-1] if row.ids[-1] in ends else None
+            # What does not count is at the end, where nothing that counts sees it: it need not be read.
+            counted = count_without_tail(own, by.membership_tail, end)
+            requests.append(Request(number, tokens=row.ids[: row.masked + counted], given=row.masked))
+        return tuple(requests)
+
+    def score(requests: Sequence[Request], answers: Sequence[Answer]) -> Scores:
+        documents = tuple(
+            DocumentScore(
+                request.document,
+                str(rows[request.document][of.answer]),
+                "",
+                metrics={} if answer.norm is None else {"mia_gradnorm": answer.norm},
+            )
+            for request, answer in zip(requests, answers, strict=True)
+        )
+        return Scores({}, documents)
+
+    return Task(name, len(rows), Measure("gradient", mask=by.mask, mode=by.gradient_mode), ask, score)
 
 
 def _of_losses(of: PromptSet, losses: Sequence[Sequence[float]], conventions: Conventions) -> dict[str, Floats]:
@@ -237,18 +316,24 @@ def _of_tokens(of: PromptSet, firsts: Sequence[tuple[Request, Answer]], conventi
     return {measure: made[measure]() for measure in of.measures if measure in made}
 
 
-def _means(of: PromptSet, columns: Mapping[str, Floats]) -> dict[str, Floats]:
-    """The aggregates of a set, by OpenUnlearning's names, as the values that they are means of."""
+def metric_names(of: PromptSet) -> dict[str, str]:
+    """What OpenUnlearning calls the aggregate of each column of a set's documents."""
     short = _SHORT.get(of.name, of.name)
-    names = {
+    return {
         "prob": f"{short}_Q_A_Prob",
         "prob_normalised": f"{short}_Q_A_Prob_normalised",
         "prob_right": f"{short}_Q_A_PARA_Prob",
         "prob_wrong": f"{short}_Q_A_PERT_Prob",
         "truth_ratio": f"{short}_Truth_Ratio",
         "exact_memorisation": "exact_memorization",
-        "extraction_strength": "extraction_strength",
+        "extraction_strength": EXTRACTION,
+        "rouge": f"{short}_Q_A_ROUGE" if "rouge_recall" in of.measures else f"{short}_ROUGE",
     }
+
+
+def _means(of: PromptSet, columns: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The aggregates of a set, by OpenUnlearning's names, as the values that they are means of."""
+    names = metric_names(of)
     asked = {"prob": "probability" in of.measures or "probability_normalised" in of.measures}
     return {name: columns[key] for key, name in names.items() if key in columns and asked.get(key, True)}
 
@@ -268,7 +353,7 @@ def _said_task(
 ) -> Task:
     """What the model says after each prompt, and how much of the answer that is."""
     assert of.generation is not None
-    turns = of.kind == "questions" and asked.style(of).chat and not asked.open_unlearning
+    turns = of.kind == "questions" and asked.style(of).chat and asked.conventions.generation_end == "turn"
     measure = Measure(
         "greedy",
         max_new_tokens=of.generation.new_tokens,
@@ -292,11 +377,15 @@ def _said_task(
         recall = "rouge_recall" in of.measures
         values = found.rougeL_recall if recall else found.rougeL_f1
         documents = tuple(
-            DocumentScore(request.document, request.target, answer.text, metrics={"rouge": float(value)})
+            DocumentScore(
+                request.document,
+                request.target,
+                answer.text,
+                metrics={"rouge": float(value)},
+                prompt=str(rows[request.document][of.prompt]),
+            )
             for request, answer, value in zip(requests, answers, values, strict=True)
         )
-        short = _SHORT.get(of.name, of.name)
-        named = f"{short}_Q_A_ROUGE" if recall else f"{short}_ROUGE"
-        return Scores(_named(asked.name, {named: values}), documents)
+        return Scores(_named(asked.name, {metric_names(of)["rouge"]: values}), documents)
 
     return Task(name, len(rows), measure, ask, score)

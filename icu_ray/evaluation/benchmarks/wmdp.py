@@ -1,8 +1,8 @@
 """WMDP (Li et al. 2024): corpora on dangerous biology and on attacks on computers, to be forgotten.
 
 What a model still knows is the accuracy of lm-evaluation-harness's tasks, four choices each, asked without a chat
-template; low on WMDP's with an unchanged MMLU is good, 0.25 is chance. MMLU is a group of tasks there, which the
-evaluation does not take: name some of its tasks under `evaluation.tasks`. The corpora are given to those who ask. How
+template; low on WMDP's with an unchanged MMLU is good, 0.25 is chance. MMLU is a group of 57 tasks there; its accuracy
+is lm-eval's, over all questions. The corpora are given to those who ask. How
 many texts they have is not in our sources, and no commit is pinned.
 """
 
@@ -25,9 +25,11 @@ WMDP = Benchmark(
     licence="asked for with access: see the hub's page of cais/wmdp-corpora",
     tables=tuple(_table(f"{split}-{kind}-corpus") for split in ("bio", "cyber") for kind in ("forget", "retain")),
     splits={
-        split: Split(f"{split}-forget-corpus.jsonl", f"{split}-retain-corpus.jsonl", (), harness=(f"wmdp_{split}",))
+        split: Split(
+            f"{split}-forget-corpus.jsonl", f"{split}-retain-corpus.jsonl", (), harness=(f"wmdp_{split}", "mmlu")
+        )
         for split in ("bio", "cyber")
     },
-    reported=("cls/wmdp_bio_acc", "cls/wmdp_cyber_acc"),
+    reported=("cls/wmdp_bio_acc", "cls/wmdp_cyber_acc", "cls/mmlu_acc"),
     access=WmdpData.fetched,
 )

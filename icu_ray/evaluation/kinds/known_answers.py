@@ -1,8 +1,8 @@
 """Rows whose answer is known: how likely a model finds it, and what the model says instead.
 
 The model's side of the field's benchmarks (evaluation/benchmarks/tasks.py is the task's side). One teacher-forced
-forward a distinct row tells all that probability, truth ratio, memorisation and membership need; what is said greedily
-is for ROUGE.
+forward a distinct row tells all that probability, truth ratio, memorisation and membership need, but for the norm of a
+row's gradient, which takes a backward of its own; what is said greedily is for ROUGE.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ def answer_known(
     from icu_ray.data.specials import specials_of
     from icu_ray.metrics.answer_scores import answer_scores
 
-    longest = max((len(request.tokens) for request in requests), default=0)
-    if longest > positions:
-        raise UserError(f"a row has {longest} tokens, and this model reads only {positions}")
-    rows = [AnswerRow.after(request.tokens, request.given) for request in requests]
+    rows = _rows(requests, positions)
     pad = specials_of(tokenizer).pad_id
     found = answer_scores(model, rows, conventions=Conventions(mask=measure.mask), pad_id=pad)
     return [
@@ -47,6 +44,40 @@ def answer_known(
         )
         for request, scores in zip(requests, found, strict=True)
     ]
+
+
+def _rows(requests: Sequence[Request], positions: int) -> list[AnswerRow]:
+    """UserError for one that a model with so many positions cannot read."""
+    longest = max((len(request.tokens) for request in requests), default=0)
+    if longest > positions:
+        raise UserError(f"a row has {longest} tokens, and this model reads only {positions}")
+    return [AnswerRow.after(request.tokens, request.given) for request in requests]
+
+
+def answer_gradients(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    measure: Measure,
+    positions: int,
+) -> list[Answer]:
+    """The norm of the gradient of the mean loss of each request's tokens after its given ones, None without any.
+
+    NaN as log-likelihood, which is 0 else, where a norm is not finite. positions: as of answer_known.
+    """
+    from icu_ray.data.specials import specials_of
+    from icu_ray.metrics.membership import gradient_norms
+
+    # All tokens of a request count: the task has left out those that do not.
+    by = Conventions(membership_tail="eos", mask=measure.mask, gradient_mode=measure.mode)
+    pad = specials_of(tokenizer).pad_id
+    norms = gradient_norms(model, _rows(requests, positions), None, conventions=by, pad_id=pad)
+    found = []
+    for request, norm in zip(requests, norms.tolist(), strict=True):
+        tokens = max(0, len(request.tokens) - request.given)
+        broken = tokens > 0 and not np.isfinite(norm)
+        found.append(Answer(float("nan") if broken else 0.0, tokens, norm=norm if tokens and not broken else None))
+    return found
 
 
 def _packed(scores: AnswerScores) -> tuple[tuple[float, bool, float, float], ...]:

@@ -8,51 +8,26 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.errors import UserError, without_secrets
+from icu_ray.errors import UserError
 from icu_ray.evaluation.model_requests import dump_answers
-from icu_ray.models.fingerprints import folder_fingerprint
-from icu_ray.models.folders import ADAPTER_CONFIG
-from icu_ray.models.loading import Dtype, LoadedModel, load_model, local_folder, with_base
-from icu_ray.storage.files import file_system
-from icu_ray.storage.folders import fetched
+from icu_ray.models.subjects import Subject, load_subject, weight_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from icu_ray.models.loading import LoadedModel
 
 GPU_SHARES = 8
 """At most this many actors on one GPU."""
 _GPU_OVERHEAD = 2**31
 """Bytes of a GPU that an actor needs besides its weights: context, activations, scores of a chunk of positions."""
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to evaluate. source: hub id, folder (the same on every node) or fsspec URL of one. hash: of its files.
-
-    recorded: whether the hash is an earlier record, against which the files are checked before they are used.
-    """
-
-    name: str
-    source: str
-    hash: str
-    dtype: Dtype = "float32"
-    revision: str | None = None
-    trust_remote_code: bool = False
-    recorded: bool = False
-
-    @contextmanager
-    def folder(self, *, weights: bool = True) -> Iterator[str]:
-        """The source as `load_model` takes it; a remote folder is copied for the while."""
-        if "://" not in self.source:
-            yield self.source
-            return
-        with fetched(self.source, without=() if weights else (".safetensors", ".bin")) as folder:
-            yield str(folder)
+_BACKWARD = 3
+"""Weights, their gradients, and what the backward of one row keeps, in sizes of the weights."""
 
 
 @dataclass(frozen=True)
@@ -124,43 +99,24 @@ class Evaluator:
         }
 
     def _model(self, subject: Subject) -> LoadedModel:
-        import torch
-
         if self.loaded is None or self.loaded[0] != subject:
             self.loaded = None  # the old one's memory goes before the new one comes
             self.loads += 1
-            with subject.folder() as source:
-                _check_recorded(subject, source)
-                loaded = load_model(
-                    source,
-                    revision=subject.revision,
-                    trust_remote_code=subject.trust_remote_code,
-                    dtype=subject.dtype,
-                )
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-                loaded.model.to("cuda")  # type: ignore[arg-type]
-            self.loaded = (subject, loaded)
+            self.loaded = (subject, load_subject(subject))
         return self.loaded[1]
 
 
-def _check_recorded(subject: Subject, source: str) -> None:
-    """UserError where the files are not those whose hash was recorded."""
-    if subject.recorded and folder_fingerprint(local_folder(source, subject.revision)) != subject.hash:
-        raise UserError(
-            f"{without_secrets(subject.source)}: its files have changed since their SHA-256 {subject.hash[:12]} was "
-            "recorded; put those back, or remove the trial's result.json to run it again"
-        )
-
-
-def default_pool(subjects: Sequence[Subject], resources: Mapping[str, float] | None = None) -> Pool:
+def default_pool(
+    subjects: Sequence[Subject], resources: Mapping[str, float] | None = None, *, backward: bool = False
+) -> Pool:
     """On GPUs where there are any, as many actors on each as the largest model leaves room for; else one actor a CPU,
-    as far as all their models fit half of the memory. resources: what may be taken; default: the whole cluster's."""
+    as far as all their models fit half of the memory. resources: what may be taken; default: the whole cluster's.
+    backward: whether gradients, which are as large as the weights, and what a row's backward keeps need room too."""
     import ray
 
     if resources is None:
         resources = ray.cluster_resources()
-    largest = max((_weight_bytes(subject) for subject in subjects), default=0)
+    largest = max((weight_bytes(subject) for subject in subjects), default=0) * (_BACKWARD if backward else 1)
     gpus = int(resources.get("GPU", 0))
     if gpus:
         share = gpu_share(largest, _gpu_bytes())
@@ -186,22 +142,3 @@ def _gpu_bytes() -> int:
         return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else 0
 
     return int(ray.get(ray.remote(num_cpus=0, num_gpus=0.01)(total).remote()))
-
-
-def _weight_bytes(subject: Subject) -> int:
-    """Size of a model's weight files, in a folder, behind a URL or in the hub's cache; 0 where it is not there yet.
-
-    Of an adapter those of its base count.
-    """
-    if "://" in subject.source:
-        filesystem, inside = file_system(subject.source)
-        found = filesystem.ls(inside, detail=True)
-        if not any(str(each["name"]).endswith(f"/{ADAPTER_CONFIG}") for each in found):
-            return sum(int(each["size"]) for each in found if str(each["name"]).endswith((".safetensors", ".bin")))
-    try:
-        with subject.folder(weights=False) as source:
-            here = local_folder(source, subject.revision, weights="://" not in subject.source)
-            folder, _ = with_base(here, source)
-    except UserError:
-        return 0
-    return sum(p.stat().st_size for kind in ("*.safetensors", "*.bin") for p in folder.glob(kind))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.errors import UserError
 from icu_ray.evaluation.kinds.classification import answer_loglikelihoods, positions_of
 from icu_ray.evaluation.kinds.dialogue import answer_generations
-from icu_ray.evaluation.kinds.known_answers import answer_greedily, answer_known
+from icu_ray.evaluation.kinds.known_answers import answer_gradients, answer_greedily, answer_known
 from icu_ray.evaluation.kinds.perplexity import answer_rolling, answer_windows
 from icu_ray.evaluation.model_requests import Answer, Request, Slice
 
@@ -41,6 +41,8 @@ def _answered(loaded: LoadedModel, part: Slice) -> list[Answer]:
         return answer_windows(model, part.requests, measure, positions)
     if measure.kind == "answer":
         return answer_known(model, tokenizer, part.requests, measure, positions)
+    if measure.kind == "gradient":
+        return answer_gradients(model, tokenizer, part.requests, measure, positions)
     if measure.kind == "greedy":
         return answer_greedily(model, tokenizer, part.requests, measure, positions)
     if measure.kind == "generation":

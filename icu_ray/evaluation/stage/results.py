@@ -40,26 +40,8 @@ def _key(model_hash: str, precision: str, source: TaskSource) -> dict[str, JsonV
 
 def find_evaluation(store: Store, model: str, model_hash: str, precision: str, source: TaskSource) -> Evaluation | None:
     """What an earlier run found; `model` is the name it is to have here."""
-    folder = stored(store, _KIND, _key(model_hash, precision, source))
+    folder = store.find(_KIND, _key(model_hash, precision, source))
     return None if folder is None else _read(folder, model, source.name)
-
-
-class _Damaged(Exception):
-    """An artefact is there and is not what was written; the store has said so and removed it."""
-
-
-def stored(store: Store, kind: str, key: Mapping[str, JsonValue]) -> Path | None:
-    """Folder of an artefact that is there and whole, else None."""
-
-    def damaged(folder: Path) -> None:
-        raise _Damaged
-
-    if not store.contains(kind, key):
-        return None
-    try:
-        return store.get_or_make(kind, key, damaged)
-    except _Damaged:
-        return None
 
 
 def store_evaluation(
@@ -82,7 +64,7 @@ def _read(folder: Path, model: str, task: str) -> Evaluation:
 
 
 def _table(task: str, scores: Scores) -> pa.Table:
-    """One row a document: task, document, target, said, loglikelihoods, and a column for each of its metrics."""
+    """One row a document: task, document, prompt, target, said, loglikelihoods, and a column for each metric."""
     import pyarrow as pa
 
     rows = scores.documents
@@ -90,6 +72,7 @@ def _table(task: str, scores: Scores) -> pa.Table:
     columns: dict[str, Any] = {
         "task": pa.array([task] * len(rows), pa.string()),
         "document": pa.array([row.document for row in rows], pa.int64()),
+        "prompt": pa.array([_utf8(row.prompt) for row in rows], pa.string()),
         "target": pa.array([_utf8(row.target) for row in rows], pa.string()),
         "said": pa.array([_utf8(row.said) for row in rows], pa.string()),
         "loglikelihoods": pa.array([list(row.loglikelihoods) for row in rows], pa.list_(pa.float64())),

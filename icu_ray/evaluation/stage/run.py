@@ -24,10 +24,11 @@ from icu_ray.console.progress import told
 from icu_ray.data.embedding import quiet_ray_data
 from icu_ray.errors import UserError
 from icu_ray.evaluation.model_requests import Answer, Slice, cut_slices, load_answers
-from icu_ray.evaluation.stage.actors import Answered, Evaluator, Pool, Subject, default_pool
-from icu_ray.evaluation.stage.results import Evaluation, find_evaluation, store_evaluation, stored
+from icu_ray.evaluation.stage.actors import Answered, Evaluator, Pool, default_pool
+from icu_ray.evaluation.stage.results import Evaluation, find_evaluation, store_evaluation
 from icu_ray.evaluation.task import Task, TaskSource
 from icu_ray.models.loading import load_tokenizer
+from icu_ray.models.subjects import Subject
 from icu_ray.storage.store import Store
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _pending(subject: Subject, source: TaskSource, task: Task, store: Store) -> 
     """A task's slices for one model, and those answers that the store has."""
     try:
         tokenizer: Any = None
-        if task.measure.kind in ("window", "answer", "greedy"):  # their requests are tokens
+        if task.measure.kind in ("window", "answer", "greedy", "gradient"):  # their requests are tokens
             with subject.folder(weights=False) as source_folder:
                 tokenizer = load_tokenizer(
                     source_folder, revision=subject.revision, trust_remote_code=subject.trust_remote_code
@@ -131,7 +132,7 @@ def _pending(subject: Subject, source: TaskSource, task: Task, store: Store) -> 
     answers = {}
     for number, part in enumerate(slices):
         key = part.key(subject.hash, subject.dtype)
-        folder = stored(store, _KIND, key)
+        folder = store.find(_KIND, key)
         if folder is not None:
             answers[number] = load_answers((folder / _FILE).read_bytes())
     return _Pending(subject, source, task, slices, answers)
@@ -161,7 +162,8 @@ def _answered(
             payload = pickle.dumps((pending.subject, pending.slices[number]))
             items.append({"item": len(keys), "payload": payload})
             keys.append((place, number))
-    shape = pool or default_pool([pending.subject for pending in waiting.values()])
+    backward = any(pending.task.measure.kind == "gradient" for pending in waiting.values())
+    shape = pool or default_pool([pending.subject for pending in waiting.values()], backward=backward)
     actors = max(1, min(shape.actors, len(items)))
     with quiet_ray_data():
         # A slice that is given up takes none of the others with it; it is missed at the end.

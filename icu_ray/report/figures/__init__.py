@@ -1,5 +1,6 @@
 """The figures of a report, in one look.
 
-Read `pictures.py` first: which figures a report's trials allow, with their words. `curves.py` draws the epochs,
-`tradeoff.py` forgetting against utility, `case_study.py` single texts before and after. `theme.py` is their look.
+Read `pictures.py` first: which figures a report's trials allow, with their words. `curves.py` draws
+the epochs, `epochs.py` every measure of them, `tradeoff.py` forgetting against utility, `benchmark_tradeoff.py` the
+same by a benchmark's measures, `case_study.py` single texts before and after. `theme.py` is their look.
 """

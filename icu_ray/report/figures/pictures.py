@@ -11,8 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from icu_ray.report.contents import Report
+from icu_ray.report.figures.benchmark_tradeoff import benchmark_panels, benchmark_tradeoff
 from icu_ray.report.figures.case_study import Case, choose_cases, draw_case, epoch_case
 from icu_ray.report.figures.curves import active, curved, forgetting
+from icu_ray.report.figures.epochs import epoch_measures, every_measure
 from icu_ray.report.figures.theme import Theme
 from icu_ray.report.figures.tradeoff import ablation, ablations, forgetting_columns, grids, heat_maps, traded, tradeoff
 from icu_ray.report.numbers.rows import Block
@@ -54,6 +56,7 @@ def pictures(report: Report) -> tuple[Picture, ...]:
                 lambda theme: active(report, theme),
             ),
         ]
+        found += [_measures_picture(report, block) for block in report.blocks if curved(block)]
     if any(traded(block) for block in report.blocks):
         measures = " and ".join(c.heading.removesuffix(" (%)") for c in forgetting_columns(report.blocks))
         found.append(
@@ -66,6 +69,20 @@ def pictures(report: Report) -> tuple[Picture, ...]:
                 f"Scatter plots of {measures} after unlearning against held-out perplexity. "
                 + _numbers(report, "ppl_ratio"),
                 lambda theme: tradeoff(report, theme),
+            )
+        )
+    if benchmark_panels(report):
+        found.append(
+            Picture(
+                "benchmark-tradeoff",
+                "Forgetting against utility, as the benchmark measures them",
+                "Small: trials; large: mean. Upper left is better; no row beats those on the Pareto front in both. The "
+                "cross is the model before unlearning, the star the retrained one where there is one: what lies left "
+                "of it knows less than a model that never read the texts. Hollow: imported, measured by another "
+                "framework.",
+                "Scatter plots of a benchmark's measures of forgetting against its measure of utility. The values "
+                "stand in the benchmark's table and in tasks.csv.",
+                lambda theme: benchmark_tradeoff(report, theme),
             )
         )
     if any(grids(block) for block in report.blocks):
@@ -99,10 +116,26 @@ def pictures(report: Report) -> tuple[Picture, ...]:
     return tuple(found)
 
 
-def _case_picture(block: Block, case: Case, number: str) -> Picture:
-    name = "".join(c if c.isalnum() else "-" for c in block.model)
+def _measures_picture(report: Report, block: Block) -> Picture:
+    names = ", ".join(measure.heading for measure in epoch_measures(block))
     return Picture(
-        f"case-{name}-{number}",
+        f"epochs-{_file_name(block)}",
+        f"Every measure by epoch: {block.model}",
+        "A line is a trial, its mark the last epoch. Dotted: the original model; dashed: the retrained one where there "
+        "is one; means over forget samples. Terms of a loss are means over the epoch's steps. A benchmark is evaluated "
+        "once a trial has ended, so its measures have no curve.",
+        f"Small line charts by epoch, a line a trial, of {names}. The values are in events.jsonl of each trial.",
+        lambda theme: every_measure(block, report, theme),
+    )
+
+
+def _file_name(block: Block) -> str:
+    return "".join(c if c.isalnum() else "-" for c in block.model)
+
+
+def _case_picture(block: Block, case: Case, number: str) -> Picture:
+    return Picture(
+        f"case-{_file_name(block)}-{number}",
         f"Case: {case.model}, target {case.target} of sample {case.sample}",
         f"{case.chosen[0].upper()}{case.chosen[1:]}. Marked: runs of three or more words that the reference has, and "
         "names and numbers of the reference that the prompt does not give away.",

@@ -1,4 +1,4 @@
-r"""The main table as LaTeX, in the form of the paper's Table I.
+r"""The main table as LaTeX, in the form of the paper's Table I; then benchmarks' tables, and what was imported.
 
 text = to_latex(report)     # table* environments, each no larger than a page; needs booktabs and graphicx
 """
@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from icu_ray.report.contents import Report, TableCell
 from icu_ray.report.formats.wording import repeated_said, standing_of
+from icu_ray.report.numbers.benchmark_tables import BenchmarkTable
 from icu_ray.report.numbers.columns import Column
+from icu_ray.report.numbers.elsewhere import ElsewhereTable, elsewhere_text
 from icu_ray.report.numbers.rows import Block, Row
 
 _ESCAPES = {
@@ -34,6 +36,7 @@ _ESCAPES = {
 }
 
 
+_BEGIN = (r"\begin{table*}", r"\centering", r"\sbox2{\small\setlength{\tabcolsep}{3pt}%")
 _FITTED = (
     r"\ifdim\wd2>1.5\textwidth\sbox2{\rotatebox{90}{\usebox2}}\fi",
     r"\ifdim\wd2>\textwidth\sbox2{\resizebox{\textwidth}{!}{\usebox2}}\fi",
@@ -89,7 +92,46 @@ def to_latex(report: Report) -> str:
                 parts.append([])
             parts[-1].append((block, place, row))
     tables = [_table(report, part, number, len(parts)) for number, part in enumerate(parts, start=1)]
+    tables += [_benchmark(report, table) for table in report.benchmarks]
+    tables += [text for table in report.elsewhere for text in _elsewhere(report, table)]
     return "\n".join([r"% needs \usepackage{booktabs,graphicx}", *tables]) + "\n"
+
+
+def _benchmark(report: Report, table: BenchmarkTable) -> str:
+    """A benchmark's own table of one model, with printed and imported rows below ours."""
+    parts = (table.rows, table.printed, table.imported)
+    lines = [[(escape(name), *map(escape, map(table.text, values))) for name, values in part] for part in parts]
+    title = f"{report.title}: {table.title} {table.split}".rstrip()
+    printed = f" Printed in {table.source}." if table.printed else ""
+    imported = " Imported: measured by another framework." if table.imported else ""
+    caption = escape(f"{title}, {table.model}.{printed}{imported}")
+    return _floating(("Method", *map(escape, table.columns)), list(filter(None, lines)), caption)
+
+
+def _elsewhere(report: Report, table: ElsewhereTable) -> list[str]:
+    """What was imported beside ours: metrics down, rows across, at most ROWS lines a table."""
+    head = ["Metric", *map(escape, table.ours), *(escape(f"{label} (imported)") for label in table.theirs)]
+    lines = [(escape(name), *map(escape, map(elsewhere_text, values))) for name, values in table.lines]
+    said = f"{report.title}: measured elsewhere, {table.heading}. In no ranking or test. {'; '.join(table.sources)}."
+    return [_floating(head, [lines[at : at + ROWS]], escape(said)) for at in range(0, len(lines), ROWS)]
+
+
+def _floating(head: Sequence[str], parts: Sequence[Sequence[Sequence[str]]], caption: str) -> str:
+    """A table of escaped cells, made smaller where it is too large, with a rule before each part."""
+    return "\n".join(
+        [
+            *_BEGIN,
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            " & ".join(head) + r" \\",
+            *(line for part in parts for line in (r"\midrule", *(" & ".join(cells) + r" \\" for cells in part))),
+            r"\bottomrule",
+            r"\end{tabular}}%",
+            *_FITTED,
+            rf"\caption{{{caption}}}",
+            r"\end{table*}",
+        ]
+    )
 
 
 def _table(report: Report, part: Sequence[tuple[Block, int, Row]], number: int, parts: int) -> str:
@@ -97,9 +139,7 @@ def _table(report: Report, part: Sequence[tuple[Block, int, Row]], number: int, 
     weights = [name for name, shown in zip((r"$\alpha$", r"$\beta$"), report.weighted, strict=True) if shown]
     headings = ["Model", "Method", *weights, *map(_heading, columns)]
     lines = [
-        r"\begin{table*}",
-        r"\centering",
-        r"\sbox2{\small\setlength{\tabcolsep}{3pt}%",
+        *_BEGIN,
         rf"\begin{{tabular}}{{ll{'r' * (len(headings) - 2)}}}",
         r"\toprule",
         " & ".join(headings) + r" \\",

@@ -47,8 +47,7 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         both = zip(report.blocks, report.scores, strict=True)
         parts += ["## Normalised scores", *(_scores(block, s) for block, s in both if s in report.ranked), SCORES_NOTE]
     for known in report.benchmarks:
-        rows = (*known.rows, *known.printed)
-        lines = [[escape(name), *map(escape, map(known.text, values))] for name, values in rows]
+        lines = [[escape(name), *map(escape, map(known.text, values))] for name, values in known.every]
         title = f"## {escape(known.title)} {escape(known.split)}".rstrip()
         parts += [f"{title}: {escape(known.model)}", pipe_table(["Method", *map(escape, known.columns)], lines)]
         parts += [BENCHMARKS_NOTE + (f" Printed in {escape(known.source)}." if known.source else "")]

@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from statistics import fmean
 from typing import Any, NoReturn
 
 from icu_ray.errors import UserError
 from icu_ray.report.collect import ReportedTrial
 from icu_ray.report.numbers.field_names import SOURCES, measured
+from icu_ray.report.numbers.field_rows import FieldRow, field_rows
+from icu_ray.report.numbers.trial_documents import TaskDocuments
 from icu_ray.storage.imported import ImportedMetric, RowValue
 from icu_ray.storage.results import to_json
 
@@ -25,21 +28,39 @@ _EXPECTED = (
     f'expected for each metric a number, or an object with "{AGGREGATE}" (a number) or "{ROWS}" (an object of rows), '
     "as in OpenUnlearning's TOFU_EVAL.json and MUSE_EVAL.json"
 )
+_ROWS_OF = {"forget_truth_ratio": "forget_Truth_Ratio"}
+"""Metrics whose rows stand under another name of ours."""
+_SIDES = ("forget", "holdout")
 _DEEPEST = 4
 """Levels of parts within a metric; real files have one ('forget' and 'holdout' of membership inference)."""
 
 
-def to_open_unlearning(trial: ReportedTrial) -> bytes | None:
-    """The unlearned model's metrics that have an equivalent there, sorted by name; None where none has."""
+def to_open_unlearning(trial: ReportedTrial, documents: TaskDocuments | None = None) -> bytes | None:
+    """The unlearned model's metrics that have an equivalent there, sorted by name; None where none has.
+
+    documents: of the trial's unlearned model, in which the values of single rows lie.
+    """
     found = {name: measure for name in sorted(SOURCES) if (measure := measured(trial, name)) is not None}
     if not found:
         return None
+    known = field_rows(documents or {})
     written: dict[str, dict[str, Any]] = {}
     for name, measure in found.items():
         written[name] = {AGGREGATE: measure.aggregate}
-        if measure.rows:
-            written[name][ROWS] = {str(index): row for index, row in enumerate(measure.rows)}
+        if rows := measure.rows or known.get(_ROWS_OF.get(name, name), {}):
+            written[name][ROWS] = _by_index(rows)
+        written[name] |= {side: part for side in _SIDES if (part := _part(known.get(f"{name}/{side}", {})))}
     return to_json(written, indent=4)
+
+
+def _part(rows: Mapping[int, FieldRow]) -> dict[str, Any]:
+    """The members of membership inference, or the others."""
+    values = [value for row in rows.values() if isinstance(value := row["score"], float)]
+    return {AGGREGATE: fmean(values), ROWS: _by_index(rows)} if values else {}
+
+
+def _by_index(rows: Mapping[int, FieldRow]) -> dict[str, FieldRow]:
+    return {str(number): rows[number] for number in sorted(rows)}
 
 
 def from_open_unlearning(data: bytes, where: str) -> dict[str, ImportedMetric]:

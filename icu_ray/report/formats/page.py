@@ -11,6 +11,7 @@ import base64
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from icu_ray.report.contents import Report, state_word
 from icu_ray.report.figures.case_study import marked_words
@@ -23,6 +24,8 @@ from icu_ray.report.numbers.elsewhere import elsewhere_text
 
 _TEMPLATE = "page.html.jinja"
 _CSS_DPI = 96
+_LONG = 160
+"""Characters of a text in a table of rows; a longer one is cut there, and opens whole."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,36 @@ def to_html(report: Report, pictures: Sequence[Picture], light: Mapping[str, byt
         charts=charts,
         cases=[picture for picture in pictures if picture.case is not None],
         marked=marked_words,
+        cut=cut_words,
+        runs=_runs,
         standing=wording.standing_of,
         wording=wording,
         elsewhere_text=elsewhere_text,
         word=state_word,
         glossary=GLOSSARY,
     )
+
+
+def cut_words(text: str, words: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]] | None:
+    """The beginning of a long text as (word, leaked); None for a short one, which is shown whole.
+
+    words: the text's own, where they are marked.
+    """
+    if len(text) <= _LONG:
+        return None
+    shown: list[tuple[str, bool]] = []
+    left = _LONG
+    for word, leaked in words or [(word, False) for word in text.split()]:
+        if shown and len(word) > left:
+            break
+        shown.append((word[:left], leaked))
+        left -= len(word) + 1
+    return shown
+
+
+def _runs(words: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Words that stand together and are alike, as one text each."""
+    return [(" ".join(word for word, _ in run), leaked) for leaked, run in groupby(words, key=lambda each: each[1])]
 
 
 def _url(png: bytes) -> str:

@@ -10,6 +10,7 @@ from icu_ray.report.numbers.distances import DistanceRow, DistanceTable
 from icu_ray.report.numbers.rows import Block, Row
 from icu_ray.report.numbers.statistics import WILCOXON_PAIRS, Estimate
 from icu_ray.report.numbers.tasks import TaskTable
+from icu_ray.report.numbers.worst_rows import WORST
 
 _MAIN_NOTE = (
     "Mean over forget samples ± half of the 95 % confidence interval (Student's t), where there are at least three of "
@@ -37,7 +38,8 @@ ORDERS_NOTE = (
     "the same order in both, of the pairs that the paper's printed values tell apart."
 )
 DISTANCES_NOTE = (
-    "The retrained model was trained in the same way without the texts to forget: what exact unlearning would leave. "
+    "The retrained model was trained in the same way without the texts to forget: what exact unlearning would leave "
+    "(of a published one its publisher says so). "
     "D: largest distance between the distributions of the texts' losses under the two models, 0 for equal ones "
     "(two-sample Kolmogorov-Smirnov test). 'told apart': trials in which the test tells the two apart, p < 0.05. "
     "Differences are the model minus the retrained one, in the unit of the column. A loss above 0 says that the model "
@@ -48,9 +50,17 @@ DISTANCES_NOTE = (
 BENCHMARKS_NOTE = (
     "Names and values are the benchmark's own: fractions and p-values, none in per cent. forget_quality is the p-value "
     "of a test that tries to tell the model from the retrained one by its truth ratios: a small one says that they "
-    "differ, a large one that so many rows do not show it, which is no proof that nothing is known any more. It was "
-    "not computed where no retrained model was evaluated. Printed rows are of the model of that name; data, seeds and "
-    "versions differ."
+    "differ, a large one that so many rows do not show it, which is no proof that nothing is known any more. It and "
+    "privleak are not computed where no retrained model was evaluated. Printed rows are of the model of that name; "
+    "data, seeds and versions differ. Imported rows are what another framework measured."
+)
+WORST_NOTE = (
+    f"At most {WORST} rows of each trial, those that its model still knows best first. Of a benchmark: the rows that "
+    "are to be forgotten, by the highest of probability, extraction strength and ROUGE after unlearning, which are "
+    "fractions. Of other data: the targets, by MA and then EL. Large: after unlearning. A row is known because of the "
+    "forgotten texts only where the retrained model, which never read them, has a lower number. Marked: runs of three "
+    "or more words that the true answer has, and names and numbers of it that the question does not give away. A long "
+    "text opens whole."
 )
 BEST_CELLS_NOTE = (
     "Of each method's cells the one with the highest 'forget cheaply': minus ten times what MA and EL are above their "

@@ -7,6 +7,8 @@
 - paper_tables.py: the values the paper prints, beside which a row stands
 - benchmark_tables.py: a benchmark's own table, with what the literature prints (printed_benchmarks.json)
 - field_names.py: our measures under the names of OpenUnlearning; elsewhere.py: what was measured by another framework
+- trial_documents.py: the documents of a trial's evaluation; worst_rows.py: the rows that its model still knows best;
+  field_rows.py: each row's values under the names and keys of OpenUnlearning
 - sweep_difference.py, settings_difference.py: two sweeps by what differs
 - tasks.py, targets.py: tables of evaluation tasks and of single texts; heldout.py, outcome.py: a sentence on what
   became of the held-out texts, and on what came out; thresholds.py: those of the configs

@@ -2,7 +2,8 @@
 
     tables = benchmark_tables(blocks, configs)        # () where nothing of a benchmark was evaluated
 
-Values are as the benchmark has them, fractions and p-values, not per cent. Printed numbers stand beside ours only where
+Behind a benchmark's own columns stand the AUCs of the membership attacks that were measured. Values are as the
+benchmark has them, fractions and p-values, not per cent. Printed numbers stand beside ours only where
 the model is the one that they were printed for; data, seeds and versions still differ.
 """
 
@@ -17,7 +18,9 @@ from typing import Any
 
 from icu_ray import methods
 from icu_ray.evaluation.benchmarks import BENCHMARKS
+from icu_ray.evaluation.benchmarks.derived import ATTACKS
 from icu_ray.report.numbers.rows import BEFORE, Block
+from icu_ray.storage.imported import Imported
 
 _MORE: Mapping[str, tuple[str, ...]] = {"forget_quality": ("forget_quality_log10",)}
 """Columns of ours that stand behind a benchmark's own: of a p-value near 0 the logarithm says more."""
@@ -26,7 +29,7 @@ _MORE: Mapping[str, tuple[str, ...]] = {"forget_quality": ("forget_quality_log10
 @dataclass(frozen=True)
 class BenchmarkTable:
     """One model's. columns: names of metrics. rows: each row's name with its values, None where not measured.
-    printed: the same of what `source` prints."""
+    printed: the same of what `source` prints; imported: of what another framework measured (icu-ray import)."""
 
     model: str
     title: str
@@ -35,6 +38,12 @@ class BenchmarkTable:
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
     printed: tuple[tuple[str, tuple[float | None, ...]], ...] = ()
     source: str = ""
+    imported: tuple[tuple[str, tuple[float | None, ...]], ...] = ()
+
+    @property
+    def every(self) -> tuple[tuple[str, tuple[float | None, ...]], ...]:
+        """All rows: ours, printed ones, imported ones."""
+        return (*self.rows, *self.printed, *self.imported)
 
     @staticmethod
     def text(value: float | None) -> str:
@@ -44,21 +53,30 @@ class BenchmarkTable:
         return f"{value:.2e}" if value != 0 and abs(value) < 0.01 else f"{value:.2f}"
 
 
-def benchmark_tables(blocks: Sequence[Block], configs: Sequence[Mapping[str, Any]]) -> tuple[BenchmarkTable, ...]:
-    """One for each model and benchmark of which anything was measured."""
+def benchmark_tables(
+    blocks: Sequence[Block], configs: Sequence[Mapping[str, Any]], imported: Sequence[Imported] = ()
+) -> tuple[BenchmarkTable, ...]:
+    """One for each model and benchmark of which anything was measured. An import without a model is the only one's."""
     tables = []
+    only = blocks[0].model if len(blocks) == 1 else ""
     for block in blocks:
         for name, benchmark in BENCHMARKS.items():
-            columns = tuple(each for own in benchmark.reported for each in (own, *_MORE.get(own, ())))
+            own = (each for reported in benchmark.reported for each in (reported, *_MORE.get(reported, ())))
+            columns = tuple(dict.fromkeys((*own, *ATTACKS)))
             rows = [
                 (row, tuple(block.evaluated_mean(row, _full(name, column)) for column in columns)) for row in block.rows
             ]
-            used = [place for place in range(len(columns)) if any(values[place] is not None for _, values in rows)]
-            if not used:
+            # What was left open for want of a retrained model has its column: that it is empty is worth seeing.
+            left_open = {each for row in block.rows for metrics in block.evaluated(row) for each in metrics}
+            measured = [place for place in range(len(columns)) if any(values[place] is not None for _, values in rows)]
+            if not measured:
                 continue
+            used = [n for n, column in enumerate(columns) if n in measured or _full(name, column) in left_open]
             split, source = _told(block.model, name, configs)
             shown = tuple(columns[place] for place in used)
             printed = _printed(name, source, split, shown)
+            beside = [each for each in imported if (each.model or only) == block.model]
+            theirs = [(f"{each.label}, imported", tuple(each.shown.get(column) for column in shown)) for each in beside]
             tables.append(
                 BenchmarkTable(
                     block.model,
@@ -68,6 +86,7 @@ def benchmark_tables(blocks: Sequence[Block], configs: Sequence[Mapping[str, Any
                     tuple((row.name, tuple(values[place] for place in used)) for row, values in rows),
                     printed,
                     _file()["source"] if printed else "",
+                    tuple(row for row in theirs if any(value is not None for value in row[1])),
                 )
             )
     return tuple(tables)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal, TypeAlias
 
 from icu_ray.report.collect import ReportedTrial
+from icu_ray.report.numbers.field_rows import FieldRow
 from icu_ray.storage.results import SampleRecord
 
 Side = Literal["before", "after"]
@@ -21,10 +22,13 @@ Side = Literal["before", "after"]
 
 @dataclass(frozen=True)
 class FieldMeasure:
-    """A metric of one model. aggregate: None where it is not finite. rows: the quantities of each row, in its order."""
+    """A metric of one model. aggregate: None where it is not finite. rows: the quantities of each row, by its number.
+
+    A measure of the evaluation has no rows here: they lie in its documents (field_rows.py).
+    """
 
     aggregate: float | None
-    rows: tuple[Mapping[str, float | None], ...] = ()
+    rows: Mapping[int, FieldRow] = field(default_factory=dict)
 
 
 Source: TypeAlias = Callable[[ReportedTrial, Side], FieldMeasure | None]
@@ -109,6 +113,8 @@ def _exact_memorization(trial: ReportedTrial, side: Side) -> FieldMeasure | None
 SOURCES: Mapping[str, tuple[Source, ...]] = {
     **{name: (_evaluated(name),) for name in EVALUATED},
     "forget_Q_A_Prob": (_evaluated("forget_Q_A_Prob"), _probability),
+    # They compute forget quality from this one of a retrained model's file.
+    "forget_truth_ratio": (_evaluated("forget_truth_ratio"), _evaluated("forget_Truth_Ratio")),
     "exact_memorization": (_evaluated("exact_memorization"), _exact_memorization),
 }
 """By a metric's name, where it is read; the first source that has it counts. What has no equivalent is not here."""
@@ -129,4 +135,4 @@ def _of_rows(samples: Iterable[SampleRecord], read: Callable[[SampleRecord], flo
 
 def _mean_of(quantity: str, rows: list[Mapping[str, float | None]]) -> FieldMeasure | None:
     values = [value for row in rows if (value := row[quantity]) is not None]
-    return FieldMeasure(fmean(values), tuple(rows)) if values else None
+    return FieldMeasure(fmean(values), dict(enumerate(rows))) if values else None

@@ -39,12 +39,17 @@ def thresholds_said(config: Mapping[str, Any], el_name: Callable[[int], str] = s
         limits = f"MA {rule} {el} {_HELDOUT}s before unlearning"
     else:
         limits = f" {rule} ".join(_limit_said(name, stop[key]) for name, key in (("MA", "ma"), (el, "el")))
-    entries = [m for m in config.get("methods", ()) if any((m.get("stop") or {}).values())]
+    entries = [(m, m.get("stop") or {}) for m in config.get("methods", ())]
     if stop.get("rule") == "epochs":
         limits += ", judged after the last epoch"
-    names = dict.fromkeys(str(m.get("label") or m["name"]) for m in entries)
-    others = f"; by rules of their own: {', '.join(names)}" if names else ""
-    return limits + others
+    ruled = [_name(m) for m, own in entries if any(value for key, value in own.items() if key != "max_epochs")]
+    others = f"; by rules of their own: {', '.join(dict.fromkeys(ruled))}" if ruled else ""
+    longest = dict.fromkeys(f"{_name(m)} after {own['max_epochs']}" for m, own in entries if own.get("max_epochs"))
+    return limits + others + (f"; after epochs of their own: {', '.join(longest)}" if longest else "")
+
+
+def _name(method: Mapping[str, Any]) -> str:
+    return str(method.get("label") or method["name"])
 
 
 def _limit_said(name: str, limit: float | str) -> str:

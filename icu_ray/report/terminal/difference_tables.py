@@ -25,10 +25,17 @@ _LONGEST = 120
 _MOST_NAMES = 10
 
 
-def print_difference(difference: SweepDifference, names: tuple[str, str], console: Console) -> None:
-    """Tables of what differs, each only where something does; what is equal is one sentence. names: of the two."""
+def print_difference(
+    difference: SweepDifference, names: tuple[str, str], console: Console, said: Sequence[str] = ()
+) -> None:
+    """Tables of what differs, each only where something does; what is equal is one sentence.
+
+    names: of the two. said: where their numbers come from, where that is not plain.
+    """
     for letter, name in zip("AB", names, strict=True):
         print_words(console, f"{letter}: {name}")
+    for sentence in said:
+        print_words(console, sentence + ".", "dim")
     console.print()
     pairs = len(difference.numbers)
     if difference.equal:

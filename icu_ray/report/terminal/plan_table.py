@@ -10,11 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from icu_ray.config import RecordsData, SweepConfig
+from icu_ray.config import ModelConfig, RecordsData, SweepConfig
 from icu_ray.config.keys import written
 from icu_ray.config.recipes import recipe_values
 from icu_ray.console.terminal import print_words
 from icu_ray.errors import without_secrets
+from icu_ray.methods import RETRAINED
 from icu_ray.plan.budget import cost_of, load_prices
 from icu_ray.plan.estimate_correction import error_said
 from icu_ray.plan.estimates import training_minutes
@@ -91,12 +92,14 @@ def print_plan(plan: Plan, console: Console) -> None:
             cpu_hours += sum(each.cpu_hours for each in invented)
             cost = cost_of(gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
             print_words(console, f"It costs {cost}.")
-    evaluation = config.evaluation
+    evaluation, audit = config.evaluation, config.audit
+    trained = sum(t.settings.max_epochs > 0 or t.settings.method == RETRAINED for t in plan.trials)
+    models = trained + len({trial.model.name for trial in plan.trials})
     if evaluation.asked:
         names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
-        trained = sum(trial.settings.max_epochs > 0 for trial in plan.trials)
-        models = trained + len({trial.model.name for trial in plan.trials})
         print_words(console, f"Evaluated while the trials run: {names}, on {models} models.")
+    if audit.asked:
+        print_words(console, f"Audited while the trials run: {', '.join(audit.names)}, on {models} models.")
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
     for said in recipe_said(config):
         print_words(console, said)
@@ -119,7 +122,9 @@ def trained_said(plan: Plan) -> list[str]:
     said = []
     for model in dict.fromkeys(trial.model for trial in plan.waiting):
         samples = 0 if plan.data is None else len(plan.data.samples)
-        again = f"once more without {'each' if samples > 1 else 'the'} forget sample" if model.retrained else ""
+        again = f"once more without {'each' if samples > 1 else 'the'} forget sample" if model.retrained is True else ""
+        if isinstance(model.retrained, str):
+            said += _published_said(plan, model)
         if model.train is None:
             said += [f"{model.name}: trained as a stand-in, then {again}."] if again else []
             continue
@@ -138,6 +143,16 @@ def trained_said(plan: Plan) -> list[str]:
             cost = f"; about {max(minutes, 1):.0f} minute{several}, not in the estimate{nor}"
         said.append(f"{model.name}: fine-tuned first, {most}{goal}" + (f"; then {again}" if again else "") + cost + ".")
     return said
+
+
+def _published_said(plan: Plan, model: ModelConfig) -> list[str]:
+    """Of a published retrained model that still has to be measured."""
+    waits = [t for t in plan.waiting if t.model.name == model.name and t.settings.method == RETRAINED]
+    return [
+        f"{model.name}: its retrained model is {model.retrained}, as it was published: not trained, but measured and "
+        f"evaluated like the others; about {max(trial.minutes, 1):.0f} minute{'s' * (trial.minutes >= 1.5)}."
+        for trial in waits
+    ]
 
 
 def forgotten_when(config: SweepConfig) -> str:

@@ -1,8 +1,8 @@
-"""A round of the evaluation beside the trials, and how much of the cluster it may take.
+"""A round of work beside the trials, and how much of the cluster it may take.
 
 resources = claims.spare(ray.available_resources(), ray.cluster_resources())
-round = Round(root, subjects, names, options, default_pool(subjects, resources))
-for update in round: ...                # slices and evaluations, as they are made
+round = Round(function, *arguments)     # a generator of what it tells, in a Ray task of this node
+for update in round: ...
 round.end()                             # from another thread: it ends within seconds, whatever it is doing
 """
 
@@ -10,17 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
-
-from icu_ray.console.streaming import streamed
-from icu_ray.evaluation.stage.actors import Answered, Pool, Subject
-from icu_ray.evaluation.stage.results import Evaluation
-from icu_ray.evaluation.stage.run import evaluate_models
-from icu_ray.evaluation.suites import Options, open_tasks
-from icu_ray.storage.store import Store
-
-Update: TypeAlias = Answered | Evaluation
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 
 class Claims:
@@ -74,18 +65,16 @@ class Round:
     Iterating over it raises what the task raised; WorkerCrashedError or TaskCancelledError where its process ended.
     """
 
-    def __init__(
-        self, root: str, subjects: Sequence[Subject], names: Sequence[str], options: Options, pool: Pool
-    ) -> None:
+    def __init__(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        task = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0, scheduling_strategy=here)(_round)
+        task = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0, scheduling_strategy=here)(function)
         self.asked_to_end = False
-        self._task: Any = task.remote(root, subjects, names, options, pool)
+        self._task: Any = task.remote(*arguments)
 
-    def __iter__(self) -> Iterator[Update]:
+    def __iter__(self) -> Iterator[Any]:
         import ray
 
         for reference in self._task:
@@ -100,13 +89,3 @@ class Round:
     def release(self) -> None:
         """No thread may hold the task when Ray is shut down: letting go of it then ends the process."""
         self._task = None
-
-
-def _round(
-    root: str, subjects: Sequence[Subject], names: Sequence[str], options: Options, pool: Pool
-) -> Iterator[Update]:
-    def work(tell: Callable[[Update], None]) -> None:
-        sources = open_tasks(names, options)
-        evaluate_models(subjects, sources, Store(root), pool=pool, on_slice=tell, on_done=tell)
-
-    yield from streamed(work)

@@ -1,0 +1,186 @@
+"""icu-ray audit: whether what a model was to forget can be brought back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icu_ray.cli.command import FORMS, add_command, add_forms, positive
+from icu_ray.config.auditing import ATTACK_NAMES
+from icu_ray.console.verbosity import bar, teller
+
+if TYPE_CHECKING:
+    from icu_ray.storage.audits import ModelAudit
+
+
+def add(commands: Any) -> None:
+    """Register the sub-command."""
+    parser = add_command(
+        commands,
+        "audit",
+        "Attacks on any causal LM: can the texts that it was to forget be brought back? What was found before is not "
+        "asked again.",
+        "icu-ray audit --model unlearned --forget records.jsonl --control heldout.jsonl --attacks prompt,sample",
+        _audit,
+        progress=True,
+    )
+    parser.add_argument(
+        "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders, hub ids or GGUF files of models"
+    )
+    parser.add_argument(
+        "--forget",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="the texts that were to be forgotten: .jsonl, .json, .csv, .tsv or .parquet",
+    )
+    parser.add_argument(
+        "--control",
+        type=Path,
+        metavar="FILE",
+        help="texts of the same kind that the models have never read: what comes back of these is chance (default: "
+        "none)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="texts of the same kind that the models were to keep, for relearn and neighbours (default: none)",
+    )
+    parser.add_argument(
+        "--original", metavar="DIR_OR_ID", help="the model before unlearning, for depth and neighbours (default: none)"
+    )
+    parser.add_argument(
+        "--retrained",
+        metavar="DIR_OR_ID",
+        help="a model that never read the texts, with which relearn, depth and membership compare (default: none)",
+    )
+    parser.add_argument(
+        "--attacks",
+        default="all",
+        metavar="A,B",
+        help="separated by commas; 'icu-ray list attacks' says what each does (default: all)",
+    )
+    parser.add_argument(
+        "--leak",
+        type=float,
+        default=0.5,
+        metavar="PART",
+        help="a text has come back when the model says this part of its secret, ROUGE-L recall over words (default: "
+        "0.5)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="answers that sample draws of each row (default: 100)",
+    )
+    parser.add_argument(
+        "--relearn-lr", type=float, default=2e-5, metavar="RATE", help="learning rate of relearn (default: 2e-5)"
+    )
+    parser.add_argument("--length", type=positive, default=200, metavar="TOKENS", help="tokens of a row (default: 200)")
+    parser.add_argument(
+        "--prompt-tokens",
+        type=positive,
+        metavar="TOKENS",
+        help="how many of them are given, of plain texts; the rest is the secret (default: three quarters)",
+    )
+    parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
+    add_forms(parser)
+    parser.add_argument(
+        "--storage", default="./runs", metavar="DIR", help="folder or URL where results are kept (default: ./runs)"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="number format of the weights (default: fp32)"
+    )
+    parser.add_argument(
+        "--revision",
+        metavar="NAME",
+        help="revision of the models on the hub: a branch, tag or commit (default: their main branch)",
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that a model's folder brings (default: refuse)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with every row's worst case")
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    teller(terminal_only=True)("looking at the models and the texts ...")
+    config = _config(arguments)
+    from icu_ray.services.audit import audit_files
+    from icu_ray.storage.results import finite
+
+    # Ray's own words go to a file meanwhile.
+    with bar(above=False):
+        found = audit_files(
+            arguments.model,
+            arguments.forget,
+            config,
+            control=arguments.control,
+            kin=arguments.keep,
+            original=arguments.original,
+            retrained=arguments.retrained,
+            columns={name: getattr(arguments, name) for name in ("text_column", *FORMS)},
+            length=arguments.length,
+            prompt_tokens=arguments.prompt_tokens,
+            storage=arguments.storage,
+            precision=arguments.precision,
+            revision=arguments.revision,
+            trust_remote_code=arguments.trust_remote_code,
+            tell=teller(),
+        )
+    if arguments.json:
+        told = [{"model": model, "said": audit.said(), **asdict(audit)} for model, audit in found]
+        print(json.dumps(finite(told)))
+    else:
+        for model, audit in found:
+            _print(model, audit)
+    return 1 if any(audit.errors for _, audit in found) else 0
+
+
+def _config(arguments: argparse.Namespace) -> Any:
+    """The section `audit` that the options say; what it refuses is told by the option's name."""
+    from pydantic import ValidationError
+
+    from icu_ray.config.auditing import AuditConfig
+    from icu_ray.errors import UserError, did_you_mean
+
+    names = [name.strip() for name in arguments.attacks.split(",") if name.strip()]
+    for name in names:
+        if name not in (*ATTACK_NAMES, "all"):
+            known = ", ".join(ATTACK_NAMES)
+            raise UserError(f"--attacks: '{name}' is not known{did_you_mean(name, ATTACK_NAMES)}; known: all, {known}")
+    try:
+        return AuditConfig.model_validate(
+            {
+                "attacks": tuple(names),
+                "leak": arguments.leak,
+                "sample": {"samples": arguments.samples},
+                "relearn": {"lr": arguments.relearn_lr},
+            }
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = {"leak": "--leak", "sample": "--samples", "relearn": "--relearn-lr"}.get(str(first["loc"][0]), "audit")
+        raise UserError(f"{option}: {first['msg']}, found {first['input']}") from None
+
+
+def _print(model: str, audit: ModelAudit) -> None:
+    """The verdict in a sentence, then of each attack the setting that brought back most."""
+    print(f"{model}: {audit.said()}")
+    for attack in dict.fromkeys(point.attack for point in audit.curves):
+        points = [point for point in audit.curves if point.attack == attack]
+        most = max(points, key=lambda point: (point.back / point.total, -point.budget))
+        control = f", control {most.control_back} of {most.control_total}" if most.control_total else ""
+        at = f"{most.setting}, {most.budget:g} {most.unit}"
+        print(f"  {attack:<14} {most.back} of {most.total} rows back{control} ({at})")
+    for name, value in audit.numbers.items():
+        print(f"  {name:<28} {'-' if value is None else f'{value:.4g}'}")
+    for line in audit.missing:
+        print(f"  not measured: {line}")
+    for attack, error in audit.errors.items():
+        print(f"  {attack} failed: {error}")

@@ -1,0 +1,87 @@
+"""Section `audit`: with which attacks a sweep asks whether what was unlearned is really gone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from icu_ray.config.section import Count, Fraction, Place, Positive, Section
+
+AttackName = Literal[
+    "prompt",
+    "prefix_search",
+    "sample",
+    "quantise",
+    "relearn",
+    "adapter_off",
+    "membership",
+    "depth",
+    "neighbours",
+]
+ATTACK_NAMES: tuple[AttackName, ...] = (
+    "prompt",
+    "prefix_search",
+    "sample",
+    "quantise",
+    "relearn",
+    "adapter_off",
+    "membership",
+    "depth",
+    "neighbours",
+)
+"""All attacks, the cheap ones first."""
+
+
+class RelearnConfig(Section):
+    """Attack relearn: a few steps of fine-tuning after which the texts may be back."""
+
+    steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20, 50)
+    """Steps of AdamW after which the model is asked again."""
+    lr: Positive = 2e-5
+    """Learning rate."""
+    batch_size: Count = 8
+    """Rows of a step."""
+
+
+class SampleConfig(Section):
+    """Attack sample: the model is asked many times, and draws its answers."""
+
+    samples: Count = 100
+    """Answers drawn for each row and temperature."""
+    temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.7, 1.0)
+    """Temperatures at which answers are drawn."""
+    nli: Place | None = None
+    """Model of natural language inference (hub id or folder) that says whether an answer entails the secret. Default:
+    entailment is not measured."""
+
+
+class AuditConfig(Section):
+    """Attacks on every model of the sweep, beside the trials; by default none."""
+
+    attacks: tuple[AttackName | Literal["all"], ...] = ()
+    """Which ones; all: every attack. 'icu-ray list attacks' says what each does."""
+    leak: Annotated[Fraction, Field(gt=0)] = 0.5
+    """A row has come back when an attack has the model say this part of its secret or more: ROUGE-L recall over words,
+    0 to 1."""
+    rows: Count | None = None
+    """Use only this many targets (the first), for attacks that take long. Default: all."""
+    control: Count = 32
+    """Held-out rows that are attacked in the same way; what comes back of these is chance."""
+    kin: Count = 32
+    """Rows of the pool (its first) that relearn trains on and neighbours looks at."""
+    relearn: RelearnConfig = RelearnConfig()
+    """Settings of attack relearn."""
+    sample: SampleConfig = SampleConfig()
+    """Settings of attack sample."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to attack with."""
+        return bool(self.attacks)
+
+    @property
+    def names(self) -> tuple[AttackName, ...]:
+        """The attacks, each once, the cheap ones first."""
+        chosen = set(ATTACK_NAMES) if "all" in self.attacks else set(self.attacks)
+        return tuple(name for name in ATTACK_NAMES if name in chosen)

@@ -1,0 +1,120 @@
+"""Attacks on one model: what stands behind `icu-ray audit`.
+
+    found = audit_files(["unlearned"], Path("forget.jsonl"), AuditConfig(attacks=("all",)), control=heldout)
+    found[0][1].said()
+
+Whatever can be refused is refused before a Ray is started, and none is when the store has all of it already.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icu_ray.audit.findings import AttackResult
+from icu_ray.audit.jobs import AuditJob, RowsAsked
+from icu_ray.audit.registry import attacks_of
+from icu_ray.audit.stage import ActorShape, audit_models
+from icu_ray.audit.verdict import model_audit
+from icu_ray.config import TokensConfig
+from icu_ray.config.auditing import AuditConfig
+from icu_ray.data.examples import Examples
+from icu_ray.data.records import examples_of, read_records
+from icu_ray.errors import UserError
+from icu_ray.evaluation.stage.actors import default_pool
+from icu_ray.models.checking import check_models
+from icu_ray.plan.own_files import records_of
+from icu_ray.services.asked_models import described, quietly_connected, subjects_of
+from icu_ray.services.probe import columns_for
+from icu_ray.storage.audits import ModelAudit
+from icu_ray.storage.files import check_writable, join, local_path
+from icu_ray.storage.store import Store
+
+
+def audit_files(
+    models: Sequence[str],
+    forget: Path,
+    config: AuditConfig,
+    *,
+    control: Path | None = None,
+    kin: Path | None = None,
+    original: str | None = None,
+    retrained: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+    length: int = 200,
+    prompt_tokens: int | None = None,
+    storage: str = "./runs",
+    precision: str = "fp32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[tuple[str, ModelAudit]]:
+    """The verdict on every model (hub id or folder), from <storage>/store where it is there.
+
+    control: texts of the same kind that no model here has read; kin: texts that it was to keep. original, retrained:
+    the model before unlearning and one that never read `forget`, with which some attacks compare. length: tokens of a
+    row; prompt_tokens: how many of them are given (default: three quarters), of plain texts.
+    """
+    check_writable(storage)
+    given = length * 3 // 4 if prompt_tokens is None else prompt_tokens
+    if not 1 <= given < length:
+        raise UserError(f"--prompt-tokens {given}: expected 1 to {length - 1}, less than --length {length}")
+    told = {"source": models[0], "revision": revision, "trust_remote_code": trust_remote_code}
+
+    def texts(file: Path | None, kind: str) -> Examples | None:
+        if file is None:
+            return None
+        described = records_of(file, columns or {}, told, "icu-ray audit", tell)
+        return examples_of(read_records(file, described.form, None, kind))
+
+    asked, controls, pool = texts(forget, "forget"), texts(control, "heldout"), texts(kin, "pool")
+    assert asked is not None
+    rows = RowsAsked(
+        _first(asked, config.rows),
+        None if controls is None else _first(controls, config.control),
+        None if pool is None else _first(pool, config.kin),
+        columns_for(length, given),
+        TokensConfig(),
+        own_columns=True,
+        long="cut",
+    )
+    others = {name: source for name, source in (("original", original), ("retrained", retrained)) if source}
+    sources = list(dict.fromkeys([*models, *others.values()]))
+    asked_models = described(sources, revision, trust_remote_code)
+    check_models(asked_models)
+    subjects = dict(zip(sources, subjects_of(asked_models, precision), strict=True))
+    originals = {name: subjects[source] for name, source in others.items()}
+    jobs = [AuditJob(subjects[model], attack, rows, originals) for model in models for attack in attacks_of(config)]
+    return _verdicts(models, jobs, storage, config.leak)
+
+
+def _first(examples: Examples, count: int | None) -> Examples:
+    return examples if count is None or count >= len(examples) else examples.select(range(count))
+
+
+def _verdicts(
+    models: Sequence[str], jobs: Sequence[AuditJob], storage: str, leak: float
+) -> list[tuple[str, ModelAudit]]:
+    """jobs: of each model as many, one model after the other."""
+    folder = local_path(storage)
+    store = Store(join(storage if folder is None else str(folder.resolve()), "store"))
+    log = (Path(tempfile.gettempdir()) if folder is None else folder.resolve()) / "audit.log"
+    results: list[dict[str, AttackResult]] = [{} for _ in models]
+    errors: list[dict[str, str]] = [{} for _ in models]
+    each = len(jobs) // len(models)
+
+    def shape() -> ActorShape:
+        backward = any(job.attack.changes_weights for job in jobs)
+        pool = default_pool([job.subject for job in jobs], backward=backward)
+        return ActorShape(pool.actors, pool.cpus, pool.gpus)
+
+    for done in audit_models(jobs, store, shape, ray=lambda: quietly_connected(log)):
+        model, attack = done.job // each, jobs[done.job].attack.name
+        if done.result is None:
+            errors[model][attack] = done.error
+        else:
+            results[model][attack] = done.result
+    units = {job.attack.name: job.attack.unit for job in jobs}
+    return [(model, model_audit(results[place], units, leak, errors[place])) for place, model in enumerate(models)]

@@ -1,0 +1,142 @@
+"""The audit of one trial: whether it is outstanding, which rows are attacked, and what is written.
+
+for trial in outstanding_audits(plan): ...
+rows = rows_asked(config, corpus, model, sample)
+write_trial_audit(models, plan, found)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from icu_ray.audit.findings import AttackResult
+from icu_ray.audit.jobs import AuditJob, RowsAsked
+from icu_ray.audit.registry import attacks_of, identity_of
+from icu_ray.audit.verdict import model_audit
+from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.data.corpus import Corpus
+from icu_ray.data.examples import Examples
+from icu_ray.data.sources import counts_own_tokens
+from icu_ray.errors import UserError
+from icu_ray.methods import RETRAINED
+from icu_ray.models.subjects import Subject
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.trial import DONE, Trial
+from icu_ray.storage.audit_files import read_audit, write_audit
+from icu_ray.storage.audits import ModelAudit, TrialAudit
+from icu_ray.storage.results import ENDED_EARLY
+from icu_ray.storage.store import content_hash
+from icu_ray.storage.trial_files import TrialPaths, read_result
+from icu_ray.sweep.trial_evaluation import TrialModels
+
+log = logging.getLogger(__name__)
+_VERSION = 1
+
+
+def attack_hashes(plan: Plan, trial: Trial) -> dict[str, str]:
+    """The attacks that a config asks for, each with a hash of what it does, on what, and beside which other models."""
+    config, retrained = plan.config, retrained_of(plan, trial)
+    rows = [config.audit.rows, config.audit.control, config.audit.kin]
+    beside = None if retrained is None else retrained.trial_id
+    return {
+        attack.name: content_hash([_VERSION, identity_of(attack), rows, beside]) for attack in attacks_of(config.audit)
+    }
+
+
+def retrained_of(plan: Plan, trial: Trial) -> Trial | None:
+    """The trial that is the gold standard of this one's model and sample; None where there is none."""
+    own = trial.model.name, trial.sample
+    golds = (each for each in plan.trials if each.settings.method == RETRAINED)
+    return next((each for each in golds if (each.model.name, each.sample) == own), None)
+
+
+def outstanding_audits(plan: Plan) -> tuple[Trial, ...]:
+    """Trials that ended before this run and lack an audit that the config asks for."""
+    return tuple(trial for trial in plan.trials if trial.status in DONE and not _is_audited(plan, trial))
+
+
+def _is_audited(plan: Plan, trial: Trial) -> bool:
+    paths = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
+    result = read_result(paths)
+    if result is not None and result.reason == ENDED_EARLY:
+        return True  # there is no model
+    try:
+        found = read_audit(paths)
+    except UserError as error:
+        log.warning("made again: %s", error)
+        return False
+    return (
+        found is not None
+        and result is not None
+        and dict(found.attacks) == attack_hashes(plan, trial)
+        and found.leak == plan.config.audit.leak
+        and not found.before.errors
+        and not found.after.errors
+        and found.models[1] == result.model_hash
+    )
+
+
+def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: int) -> RowsAsked:
+    """The targets of a sample, held-out rows as controls, and the first rows of the pool."""
+    audit = config.audit
+    kin = corpus.pools[sample][: audit.kin]
+    # An audit reads long texts as their windows where the sweep does, else their beginning.
+    return RowsAsked(
+        _first(corpus.to_forget(sample), audit.rows),
+        None if corpus.heldout is None else _first(corpus.heldout, audit.control),
+        corpus.rows.select(kin) if len(kin) else None,
+        config.columns.value(),
+        config.tokens,
+        counts_own_tokens(config, model.standin is not None),
+        "windows" if config.rows.long == "windows" else "cut",
+    )
+
+
+def _first(examples: Examples, count: int | None) -> Examples:
+    return examples if count is None or count >= len(examples) else examples.select(range(count))
+
+
+@dataclass(frozen=True)
+class TrialJobs:
+    """The attacks on both models of a trial, in the config's order."""
+
+    models: TrialModels
+    before: tuple[AuditJob, ...]
+    after: tuple[AuditJob, ...]
+
+
+def jobs_of(models: TrialModels, plan: Plan, rows: RowsAsked, retrained: Subject | None) -> TrialJobs:
+    """What is to be done for a trial. retrained: the gold standard's model."""
+    originals = {"original": models.before, **({} if retrained is None else {"retrained": retrained})}
+
+    def jobs(subject: Subject) -> tuple[AuditJob, ...]:
+        return tuple(AuditJob(subject, attack, rows, originals) for attack in attacks_of(plan.config.audit))
+
+    return TrialJobs(models, jobs(models.before), jobs(models.after))
+
+
+def write_trial_audit(
+    jobs: TrialJobs, plan: Plan, found: Mapping[str, AttackResult], errors: Mapping[str, str]
+) -> ModelAudit:
+    """Write a trial's audit.json; what is said of its own model. found, errors: by the hash of a job's key."""
+    models, audit = jobs.models, plan.config.audit
+    before, after = (_verdict(each, found, errors, audit.leak) for each in (jobs.before, jobs.after))
+    hashes = models.before.hash, models.after.hash
+    write_audit(models.paths, TrialAudit(attack_hashes(plan, models.trial), hashes, audit.leak, before, after))
+    return after
+
+
+def job_hash(job: AuditJob) -> str:
+    """Names a job's result."""
+    return content_hash(job.key())
+
+
+def _verdict(
+    jobs: Sequence[AuditJob], found: Mapping[str, AttackResult], errors: Mapping[str, str], leak: float
+) -> ModelAudit:
+    results = {job.attack.name: found[job_hash(job)] for job in jobs if job_hash(job) in found}
+    failed = {job.attack.name: errors[job_hash(job)] for job in jobs if job_hash(job) in errors}
+    units = {job.attack.name: job.attack.unit for job in jobs}
+    return model_audit(results, units, leak, failed)

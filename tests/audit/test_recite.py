@@ -1,0 +1,66 @@
+"""What counts as said. Needs: nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icu_ray.audit.recite import recite, said_exactly, secret_recall, words_of
+from tests.support.audit_case import small_loaded, text_rows
+
+
+@pytest.mark.parametrize(
+    ("said", "secret", "recall"),
+    [
+        ("it was said", "It was said twice.", 0.75),
+        ("", "a secret", 0.0),
+        ("a secret", "...", 0.0),
+        ("Ёлка стоит дома", "ёлка стоит в лесу", 0.5),
+        ("私は東京", "私は京都", 0.75),
+        ("b a", "a b", 0.5),
+    ],
+)
+def test_recall_is_the_longest_common_subsequence_of_words(said: str, secret: str, recall: float) -> None:
+    assert secret_recall(said, secret) == pytest.approx(recall)
+
+
+def _plain(said: list[str], secret: list[str]) -> int:
+    """Length of the longest common subsequence, by the textbook's table."""
+    table = [[0] * (len(secret) + 1) for _ in range(len(said) + 1)]
+    for i, a in enumerate(said, 1):
+        for j, b in enumerate(secret, 1):
+            table[i][j] = table[i - 1][j - 1] + 1 if a == b else max(table[i - 1][j], table[i][j - 1])
+    return table[-1][-1]
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=12), st.lists(st.sampled_from("abcd"), min_size=1, max_size=12))
+def test_recall_against_the_textbook(said: list[str], secret: list[str]) -> None:
+    expected = _plain(said, secret) / len(secret)
+    assert secret_recall(" ".join(said), " ".join(secret)) == pytest.approx(expected)
+
+
+def test_exactly_is_all_words_in_one_piece() -> None:
+    assert said_exactly("Well: the KEY, is 42!", "the key is 42")
+    assert not said_exactly("the key surely is 42", "the key is 42")
+    assert not said_exactly("anything", "!")
+
+
+def test_words_of_scripts_without_spaces_are_characters() -> None:
+    assert words_of("GPT-2は東京 in_2026") == ["gpt", "2", "は", "東", "京", "in", "2026"]
+
+
+def test_an_answer_is_as_long_as_its_secret_whoever_is_asked_beside(tmp_path: Path) -> None:
+    loaded = small_loaded(tmp_path / "m")
+    rows = text_rows(loaded, ["the quick brown", "fox jumps over the lazy dog", "and then", "some more dogs"])
+    together = recite(loaded, rows)
+    assert together == [recite(loaded, [row])[0] for row in rows]
+    for row, said in zip(rows, together, strict=True):
+        known = list(row.prompt_ids)
+        for _ in row.secret_ids:
+            with torch.no_grad():
+                known.append(int(loaded.model(torch.tensor([known])).logits[0, -1].argmax()))
+        assert loaded.tokenizer.decode(known[row.given :], skip_special_tokens=True).strip() == said.text

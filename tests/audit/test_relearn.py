@@ -1,0 +1,225 @@
+"""Relearning: the oracle's numbers, what is never counted, and that each source begins from the same weights.
+
+Needs: ../shared for the oracle's numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from icu_ray.audit.asking import mean_probability, secret_losses
+from icu_ray.audit.attack import Target
+from icu_ray.audit.attacks.relearn import Lesson, Relearn, relearned, relearning_score
+from icu_ray.audit.findings import AttackResult, Finding
+from icu_ray.audit.plain_sentences import plain_sentences
+from icu_ray.audit.rows import Material
+from icu_ray.errors import UserError
+from icu_ray.metrics.answers import AnswerRow
+from tests.audit.audit_case import (
+    oracle_loaded,
+    oracle_rows,
+    state_of,
+    tiny_audit_rows,
+    tiny_loaded,
+    tiny_row,
+    word_tokenizer,
+)
+from tests.support.measures_case import Oracle
+
+FAST = Relearn(budgets=(0, 2, 6), lr=3e-3, batch=4)
+
+
+@pytest.fixture(scope="module")
+def oracle(shared: Path) -> Oracle:
+    folder = shared / "oracles" / "C"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return Oracle(folder)
+
+
+def test_the_oracles_numbers(oracle: Oracle) -> None:
+    told: dict[str, Any] = json.loads((oracle.folder / "robustness.json").read_text())["relearning"]
+    rows, gains = oracle_rows(oracle), []
+    texts = [AnswerRow.after(row.tokens, row.given) for row in rows[:8]]
+    for name in ("unlearned", "retain"):
+        model = oracle_loaded(oracle, name).model
+        losses, probabilities = [], []
+        for _ in relearned(model, texts, range(6), "sgd", 0.05, batch=8, seed=3):
+            found = secret_losses(model, rows)
+            losses.append(float(found[:8].mean()))
+            probabilities.append(mean_probability(found))
+        assert losses == pytest.approx(told[name]["loss_by_step"], rel=2e-4)
+        assert probabilities == pytest.approx(told[name]["forget_prob_mean_by_step"], rel=1e-3)
+        gains.append(probabilities[-1] - probabilities[0])
+    assert relearning_score(*gains) == pytest.approx(told["R"], rel=1e-3)
+
+
+def test_the_oracles_models_against_the_retrained_one(oracle: Oracle, tmp_path: Path) -> None:
+    loaded, rows, retrained_one = (
+        oracle_loaded(oracle, "unlearned"),
+        oracle_rows(oracle),
+        oracle_loaded(oracle, "retain"),
+    )
+    retrained_one.model.save_pretrained(tmp_path)
+    retrained_one.tokenizer.save_pretrained(tmp_path)
+    originals = {"retrained": str(tmp_path)}
+    attack = Relearn(budgets=(5,), sources=("own", "kin"), lr=1e-3, batch=8)
+    material = Material(rows, oracle_rows(oracle, "retain")[:2], oracle_rows(oracle, "retain")[4:24], originals)
+    parts: list[float] = []
+    result = attack.run(Target(loaded, material, parts.append))
+    assert parts == sorted(parts) and parts[-1] == pytest.approx(1.0)
+    assert not result.missing
+    for source in ("own", "kin"):
+        gain, retrained = (
+            result.numbers[f"{whose}probability_{source}@5"] - result.numbers[f"{whose}probability_{source}@0"]
+            for whose in ("", "retrained_")
+        )
+        assert result.numbers[f"r_{source}@5"] == pytest.approx(relearning_score(gain, retrained))
+    # Half of the rows bring the others back, which the retrained model never knew.
+    assert result.numbers["probability_own@5"] > result.numbers["probability_own@0"] + 0.02
+    assert result.numbers["r_own@5"] < 0.2
+
+
+def by_place(result: AttackResult) -> dict[tuple[str, str, float], Finding]:
+    return {(f.row, f.setting, f.budget): f for f in result.findings}
+
+
+def close(one: Finding, other: Finding) -> None:
+    assert (one.group, one.said, one.recall, one.exact) == (other.group, other.said, other.recall, other.exact)
+    assert one.measures == pytest.approx(other.measures, abs=1e-4)
+
+
+def plainly(model: PreTrainedModel, lesson: Lesson, steps: int, lr: float) -> None:
+    """Full batches by hand: one row at a time, gradients added up."""
+    own = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    for _ in range(steps):
+        own.zero_grad()
+        for text in lesson.texts:
+            log_p = model(input_ids=torch.tensor([text.ids])).logits[0].log_softmax(-1)
+            loss = -torch.stack([log_p[place - 1, text.labels[place]] for place in text.scored]).mean()
+            (loss / len(lesson.texts)).backward()  # type: ignore[no-untyped-call]
+        own.step()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neo", "gpt2"])
+def test_steps_are_those_of_one_row_at_a_time(family: str) -> None:
+    rows = tiny_audit_rows(20, seed=1)
+    loaded, other = tiny_loaded(family), tiny_loaded(family).model
+    attack = Relearn(budgets=(3,), sources=("own",), lr=1e-3, batch=64)
+    result = attack.run(Target(loaded, Material(rows)))
+    lesson = attack.lesson("own", Material(rows), loaded.tokenizer)
+    assert isinstance(lesson, Lesson) and len(lesson.texts) == len(lesson.asked) == 10
+    plainly(other, lesson, 3, 1e-3)
+    expected = secret_losses(other, lesson.asked)
+    found = [f.measures["loss"] for f in result.findings if f.budget == 3]
+    assert found == pytest.approx(expected.tolist(), abs=2e-3)
+
+
+def test_rows_that_are_taught_are_not_asked_for_and_each_source_begins_at_the_same_weights() -> None:
+    rows = tiny_audit_rows(8)
+    twin = dataclasses.replace(rows[0], id="twin")
+    material = Material((*rows, twin), tiny_audit_rows(3, 5, "control"), (*tiny_audit_rows(5, 6, "kin"), rows[1]))
+    loaded = tiny_loaded()
+    before = state_of(loaded.model)
+    result = FAST.run(Target(loaded, material))
+    assert state_of(loaded.model) != before
+    taught = {source: FAST.lesson(source, material, loaded.tokenizer) for source in FAST.sources}
+    for source, lesson in taught.items():
+        assert isinstance(lesson, Lesson)
+        secrets = {tuple(t for t in text.labels if t != -100) for text in lesson.texts}
+        assert not secrets & {row.secret_ids for row in lesson.asked}, source
+    alone = [Relearn(budgets=(2, 6), sources=(s,), lr=3e-3, batch=4) for s in FAST.sources]
+    apart = [each.run(Target(tiny_loaded(), material)) for each in alone]
+    known = by_place(result)
+    assert sum(len(each.findings) for each in apart) == len(result.findings)
+    for each in apart:
+        for finding in each.findings:
+            close(finding, known[finding.row, finding.setting, finding.budget])
+    assert {f.budget for f in result.findings} == {0, 2, 6}
+    assert {f.setting for f in result.findings} == {"own rows", "kin rows", "other texts"}
+    assert sum(f.group == "control" for f in result.findings) == 3 * 3 * 3
+    assert AttackResult.from_json(result.as_json()) == result
+    assert any("retrained" in sentence for sentence in result.missing)
+
+
+def test_order_of_rows_and_what_else_is_asked_do_not_matter() -> None:
+    rows, control, kin = tiny_audit_rows(9), tiny_audit_rows(4, 5, "control"), tiny_audit_rows(6, 6, "kin")
+    first = by_place(FAST.run(Target(tiny_loaded(), Material(rows, control, kin))))
+    second = by_place(FAST.run(Target(tiny_loaded(), Material(rows[::-1], control[:1], kin[::-1]))))
+    assert len(second) == len(first) - 3 * 3 * 3
+    for place, finding in second.items():
+        close(finding, first[place])
+
+
+def test_a_bfloat16_model_learns_as_one_in_float32() -> None:
+    rows, attack = tiny_audit_rows(8), Relearn(budgets=(20,), sources=("own",), lr=2e-5, batch=4)
+    half, full = tiny_loaded(), tiny_loaded()
+    half.model.bfloat16()
+    full.model.bfloat16().float()  # type: ignore[no-untyped-call]
+    found, expected = (attack.run(Target(each, Material(rows))) for each in (half, full))
+    assert found == expected
+    losses = {f.budget: f.measures["loss"] for f in found.findings if f.row == found.findings[0].row}
+    assert losses[0] != losses[20]
+
+
+def test_what_cannot_be_taught_is_missing() -> None:
+    loaded = tiny_loaded()
+    result = Relearn(budgets=(1,)).run(Target(loaded, Material(tiny_audit_rows(1))))
+    assert {f.setting for f in result.findings} == {"other texts"}
+    assert any(each.startswith("own rows") for each in result.missing)
+    assert any(each.startswith("kin rows") for each in result.missing)
+    same = tuple(tiny_row(f"r{n}", [5, 6, 7, 8], 2) for n in range(4))
+    assert "none is left" in str(FAST.lesson("own", Material(same), loaded.tokenizer))
+    gone = Material(tiny_audit_rows(2), originals={"retrained": "./no-such-folder"})
+    result = Relearn(budgets=(1,), sources=("other",)).run(Target(loaded, gone))
+    assert any("cannot be read" in each for each in result.missing)
+
+
+def test_scores_that_are_not_finite_are_missing() -> None:
+    loaded = tiny_loaded()
+    result = Relearn(budgets=(3,), sources=("other",), lr=1e30, optimizer="sgd").run(
+        Target(loaded, Material(tiny_audit_rows(3)))
+    )
+    after = [f for f in result.findings if f.budget == 3]
+    assert len(after) == 3 and all(f.recall is None for f in after)
+    assert any("not finite" in each for each in result.missing)
+    assert all(np.isfinite(list(result.numbers.values())))
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_the_score_is_at_most_one(gain: float, retrained: float) -> None:
+    found = relearning_score(gain, retrained)
+    assert found <= 1 and (gain > 0 or found == 1)
+
+
+def test_plain_sentences_are_many_and_the_same_for_a_seed() -> None:
+    texts = plain_sentences(256, 0)
+    assert len(set(texts)) > 250 and plain_sentences(9, 0) == texts[:9] and plain_sentences(9, 1) != texts[:9]
+    assert texts[0].count(".") == 2 and word_tokenizer()(texts[0])["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sources": ("kith",)}, "kith"),
+        ({"optimizer": "adam"}, "adam"),
+        ({"budgets": ()}, "budgets"),
+        ({"budgets": (-1,)}, "budgets"),
+        ({"share": 1.0}, "share"),
+        ({"batch": 0}, "batch"),
+        ({"lr": 0.0}, "lr"),
+    ],
+)
+def test_wrong_settings_are_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Relearn(**wrong)

@@ -1,0 +1,101 @@
+"""What counts as come back, by hand-made findings and by properties. Needs: nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icu_ray.audit.findings import AttackResult, Finding, Group
+from icu_ray.audit.verdict import model_audit
+from icu_ray.storage.audits import ModelAudit
+
+
+def finding(row: str, budget: float, recall: float, *, group: Group = "forget", setting: str = "own rows") -> Finding:
+    return Finding(row, group, setting, budget, recall, exact=recall == 1.0, said=f"{recall}")
+
+
+def verdict(*findings: Finding, leak: float = 0.5, attack: str = "relearn") -> ModelAudit:
+    return model_audit({attack: AttackResult(findings)}, {attack: "steps"}, leak)
+
+
+def test_rows_are_back_from_the_first_budget_on_that_brings_them() -> None:
+    rows = [finding(row, budget, recall) for row in "ab" for budget, recall in ((0, 0.1), (10, 0.6), (20, 0.2))]
+    audit = verdict(*rows, finding("c", 20, 0.4))
+    assert (audit.back, audit.total) == (2, 3)
+    assert [(p.budget, p.back) for p in audit.curves] == [(0, 0), (10, 2), (20, 2)]
+    by_row = {row.row: row for row in audit.rows}
+    assert by_row["a"].budget == 10 and by_row["a"].back and not by_row["c"].back
+    assert audit.said() == "2 of 3 rows came back (relearn, own rows: 2 of 2 after 10 steps)"
+
+
+def test_what_chance_brings_back_too_is_no_evidence() -> None:
+    forget = [finding(str(n), 5, 0.9 if n < 3 else 0.0) for n in range(20)]
+    control = [finding(f"c{n}", 5, 0.9 if n < 3 else 0.0, group="control") for n in range(20)]
+    assert verdict(*forget, *control).back == 0
+    # One row that is back counts where no control row is: nobody may call it chance without a sign of it.
+    assert verdict(*forget[2:], *control[3:]).back == 1
+    # Many more than by chance count, although chance brings some.
+    most = [finding(str(n), 5, 0.9) for n in range(20)]
+    found = verdict(*most, *control)
+    assert found.back == 20 and found.curves[0].control_back == 3 and (found.curves[0].chance or 1) < 1e-6
+
+
+def test_nothing_measured_is_not_forgotten() -> None:
+    audit = model_audit({"depth": AttackResult((), missing=("no retrained model",))}, {"depth": "layers"}, 0.5)
+    assert audit.share is None and audit.said() == "not measured"
+    assert audit.missing == ("depth: no retrained model",)
+
+
+def test_an_attack_that_failed_is_said() -> None:
+    audit = model_audit({}, {}, 0.5, {"sample": "out of memory"})
+    assert audit.errors == {"sample": "out of memory"} and audit.share is None
+
+
+recalls = st.floats(0, 1, allow_nan=False)
+findings = st.lists(
+    st.builds(
+        finding,
+        st.sampled_from("abcdef"),
+        st.sampled_from((0.0, 5.0, 10.0)),
+        recalls,
+        group=st.sampled_from(("forget", "control")),
+        setting=st.sampled_from(("x", "y")),
+    ),
+    max_size=40,
+)
+
+
+@given(findings, st.randoms(use_true_random=False), st.floats(0.05, 1))
+def test_the_order_of_findings_counts_for_nothing(found: list[Finding], random: object, leak: float) -> None:
+    shuffled = list(found)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    one, other = verdict(*found, leak=leak), verdict(*shuffled, leak=leak)
+    assert (one.back, one.total) == (other.back, other.total)
+    assert set(one.curves) == set(other.curves)
+
+
+@given(findings)
+def test_more_leak_brings_back_no_more_rows_without_controls(found: list[Finding]) -> None:
+    forget = [each for each in found if each.group == "forget"]
+    backs = [verdict(*forget, leak=leak).back for leak in (0.1, 0.5, 0.9)]
+    assert backs == sorted(backs, reverse=True)
+
+
+@given(findings)
+def test_curves_never_fall(found: list[Finding]) -> None:
+    audit = verdict(*found)
+    for setting in {point.setting for point in audit.curves}:
+        backs = [point.back for point in audit.curves if point.setting == setting]
+        assert backs == sorted(backs)
+
+
+@pytest.mark.parametrize("recall", [None, 0.25])
+def test_results_survive_their_json(recall: float | None) -> None:
+    one = Finding("a", "forget", "x", 3, recall, None if recall is None else False, "a\u2028b", {"depth": 0.5})
+    result = AttackResult((one,), {"auc": 0.5}, ("something",))
+    assert AttackResult.from_json(json.loads(json.dumps(result.as_json()))) == result
+    assert dataclasses.asdict(one)["measures"] == {"depth": 0.5}
