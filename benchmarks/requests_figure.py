@@ -1,0 +1,80 @@
+"""The figure of docs/how-to/requests.md, from what the benchmark printed.
+
+    python benchmarks/requests_over_time.py --json > requests.json
+    python benchmarks/requests_figure.py requests.json docs/images/requests.svg
+
+Over the number of requests, a line for each way: the highest mean MA that one request so far has, held-out perplexity
+over the original's, and seconds of all requests so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+STYLES = {
+    "icu": ("ICU, one by one", "#1b6ca8", "o"),
+    "npo": ("NPO, one by one", "#c8553d", "s"),
+    "lora": ("ICU by adapters, one by one", "#6a994e", "^"),
+    "original": ("ICU from the original each time", "#8e6c8a", "D"),
+    "together": ("ICU, all in one run", "black", "*"),
+    "retrained": ("retrained without them", "black", "X"),
+}
+
+
+def series(rows: list[dict[str, Any]], way: str) -> list[dict[str, Any]]:
+    return sorted((row for row in rows if row["way"] == way), key=lambda row: row["request"])
+
+
+def draw(rows: list[dict[str, Any]], target: Path) -> None:
+    plt.rcParams.update({"font.size": 9, "svg.hashsalt": "icu_ray", "svg.fonttype": "none"})
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.6), layout="constrained")
+    for way, (name, colour, marker) in STYLES.items():
+        found = series(rows, way)
+        if not found:
+            continue
+        numbers = [row["request"] for row in found]
+        line = "-" if len(found) > 1 else ""
+        panels = (
+            [100 * row["worst MA"] for row in found],
+            [row["ppl"] for row in found],
+            list(accumulate(row["seconds"] / 60 for row in found)),
+        )
+        for axis, values in zip(axes, panels, strict=True):
+            style = {"color": colour, "marker": marker, "markersize": 9 if not line else 3.5}
+            axis.plot(numbers, values, line, label=name, **style)
+    limits = next((row["limits"] for row in rows if row.get("limits")), None)
+    if limits:
+        axes[0].axhline(100 * limits["ma"]["value"], color="grey", linestyle=":", linewidth=1)
+        axes[0].annotate("threshold", (1, 100 * limits["ma"]["value"]), color="grey", va="bottom", fontsize=8)
+    axes[1].axhline(1.5, color="grey", linestyle=":", linewidth=1)
+    axes[1].annotate("limit of the ledger", (1, 1.5), color="grey", va="bottom", fontsize=8)
+    titles = ("highest MA of one request so far, %", "held-out perplexity / original's", "minutes so far")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("requests so far")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=Path, help="what the benchmark printed with --json")
+    parser.add_argument("target", type=Path, help=".svg or .png")
+    arguments = parser.parse_args()
+    draw(json.loads(arguments.rows.read_text(encoding="utf-8"))["rows"], arguments.target)
+
+
+if __name__ == "__main__":
+    main()
