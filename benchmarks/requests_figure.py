@@ -4,7 +4,7 @@
     python benchmarks/requests_figure.py requests.json docs/images/requests.svg
 
 Over the number of requests, a line for each way: the highest mean MA that one request so far has, held-out perplexity
-over the original's, and seconds of all requests so far.
+over the original's, and processor seconds of all requests so far.
 """
 
 from __future__ import annotations
@@ -34,30 +34,28 @@ def series(rows: list[dict[str, Any]], way: str) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["way"] == way), key=lambda row: row["request"])
 
 
-def draw(rows: list[dict[str, Any]], target: Path) -> None:
+def draw(told: dict[str, Any], target: Path) -> None:
     plt.rcParams.update({"font.size": 9, "svg.hashsalt": "icu_ray", "svg.fonttype": "none"})
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.8), layout="constrained")
     for way, (name, colour, marker) in STYLES.items():
-        found = series(rows, way)
+        found = series(told["rows"], way)
         if not found:
             continue
         numbers = [row["request"] for row in found]
         line = "-" if len(found) > 1 else ""
-        panels = (
-            [100 * row["worst MA"] for row in found],
-            [row["ppl"] for row in found],
-            list(accumulate(row["seconds"] / 60 for row in found)),
-        )
+        seconds = [row["cpu"] for row in found]
+        panels = ([100 * row["worst MA"] for row in found], [row["ppl"] for row in found], list(accumulate(seconds)))
         for axis, values in zip(axes, panels, strict=True):
-            style = {"color": colour, "marker": marker, "markersize": 9 if not line else 3.5}
-            axis.plot(numbers, values, line, label=name, **style)
-    limits = next((row["limits"] for row in rows if row.get("limits")), None)
-    if limits:
-        axes[0].axhline(100 * limits["ma"]["value"], color="grey", linestyle=":", linewidth=1)
-        axes[0].annotate("threshold", (1, 100 * limits["ma"]["value"]), color="grey", va="bottom", fontsize=8)
-    axes[1].axhline(1.5, color="grey", linestyle=":", linewidth=1)
-    axes[1].annotate("limit of the ledger", (1, 1.5), color="grey", va="bottom", fontsize=8)
-    titles = ("highest MA of one request so far, %", "held-out perplexity / original's", "minutes so far")
+            look = {"color": colour, "marker": marker, "markersize": 3.5 if line else 9}
+            axis.plot(numbers, values, line, label=name, **look)
+    lines = ((axes[0], 100 * told["limits"]["ma"], "threshold"), (axes[1], 1.5, "a ledger's limit"))
+    for axis, height, words in lines:
+        axis.axhline(height, color="grey", linestyle=":", linewidth=1)
+        axis.annotate(words, (0.99, height), xycoords=("axes fraction", "data"), color="grey", ha="right", va="bottom")
+    axes[1].set_yscale("log")
+    axes[1].yaxis.set_major_formatter("{x:g}")
+    axes[1].yaxis.set_minor_formatter("")
+    titles = ("highest MA of one request so far, %", "held-out perplexity / original's", "processor seconds so far")
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("requests so far")
@@ -73,7 +71,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path, help="what the benchmark printed with --json")
     parser.add_argument("target", type=Path, help=".svg or .png")
     arguments = parser.parse_args()
-    draw(json.loads(arguments.rows.read_text(encoding="utf-8"))["rows"], arguments.target)
+    draw(json.loads(arguments.rows.read_text(encoding="utf-8")), arguments.target)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ none of the held-out ones. Then requests come one after the other, and each way 
     ledger      as icu, by a ledger and its runs (icu-ray requests), to see what these take beside the trial
 
 `--ways` says which, and how many requests each answers. Trials are those of `icu-ray requests` (request_trial.py), in
-one process, on one thread. A request that is not below the thresholds after `--epochs` is tried again together with the
-next; nothing else is refused, so that curves can be seen beyond what a ledger accepts. Thresholds are numbers (MA 0.5994
-and EL10 0.0499, the paper's, unless said otherwise), the same for all ways and requests.
+one process, on one thread. A request that is not below the thresholds after `--epochs` is tried again together with
+the next; nothing else is refused, so that curves can be seen beyond what a ledger accepts. Thresholds are numbers (MA
+0.5994 and EL10 0.0499, the paper's, unless said otherwise), the same for all ways and requests.
 
     back        earlier requests whose means of MA and EL are not below the thresholds any more
     ppl         perplexity on held-out texts over the original's; kept: on kept texts; both are exp of the mean loss
@@ -45,7 +45,7 @@ from typing import Any
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import torch
-from request_trial import COLUMNS, STANDIN, World, make_world, unlearn_here
+from request_trial import COLUMNS, COMMON, STANDIN, World, make_world, unlearn_here
 from table import machine, print_table
 
 from icu_ray.config import Columns
@@ -67,8 +67,6 @@ RATES = {
     "smollm2": {"icu": 2e-5, "npo": 2e-5, "lora": 2e-4, "original": 2e-5, "together": 2e-5, "ledger": 2e-5},
 }
 FORM = {"text_column": "text", "id_column": "id"}
-KEPT = 32
-"""Kept texts that are asked."""
 
 
 def tell(what: object) -> None:
@@ -134,8 +132,6 @@ class Bench:
 
     def row(self, way: str, model: Path, number: int, accepted: set[int]) -> dict[str, Any]:
         """What a model knows of the first `number` requests. accepted: those that were forgotten before."""
-        kept = self.world.file("keep-asked")
-        kept.write_text("".join(self.world.file("keep").read_text().splitlines(True)[:KEPT]))
         names = {each: f"forget-{each}" for each in range(1, number + 1)}
         found = self.asked(model, [*names.values(), "heldout", "keep-asked"])
         below = {each for each, name in names.items() if self.limits.judge(found[name].ma, found[name].el)}
@@ -198,8 +194,8 @@ class Bench:
         from icu_ray.requests.run_requests import run
 
         ledger, world = self.world.folder / "ledger", self.world
-        keys = ["pairs.encoder=bundled", "filter.encoder=bundled", "filter.encoder_layer=6", "filter.rule=never"]
-        init(ledger, str(world.model), {**world.options("icu"), "overrides": [*keys, *self.overrides("ledger")]}, purge_days=30)
+        options = {**world.options("icu"), "overrides": [*COMMON, *self.overrides("ledger")]}
+        init(ledger, str(world.model), options, purge_days=30.0)
         for number in range(1, count + 1):
             add(ledger, world.file(f"forget-{number}"))
             began = time.perf_counter()
