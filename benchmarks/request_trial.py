@@ -29,11 +29,8 @@ from icu_ray.data.tokens import tokenise
 from icu_ray.models.adapters import attach, merge_adapter
 from icu_ray.models.loading import load_model
 from icu_ray.models.reference import build_reference
-from icu_ray.requests.regression import measure_told
 from icu_ray.requests.request_config import unlearn_config
 from icu_ray.requests.unlearn import plan_request
-from icu_ray.storage.thresholds import Thresholds
-from icu_ray.training.engine import distributed
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import TrialData
 from icu_ray.trial.artefacts import Needs
@@ -94,20 +91,19 @@ def make_world(folder: Path, requests: int, count: int, kind: str) -> World:
 
 @dataclass(frozen=True)
 class Done:
-    """How a trial ended. cpu: processor seconds of this process; measure: how its texts were laid out and measured."""
+    """How a trial ended. start: MA of its texts before it. cpu: processor seconds of this process."""
 
     status: str
     epochs: int
+    start: float | None
     seconds: float
     cpu: float
-    thresholds: Thresholds
-    measure: dict[str, object]
 
 
 def unlearn_here(
     world: World, base: Path, names: Sequence[str], out: Path, method: str, overrides: Sequence[str]
 ) -> Done:
-    """Make the model `out` of `base`, which forgets the texts of the files `names`."""
+    """Make the model `out` of `base`, which forgets the texts of the files `names`; in `distributed(0, 1)`."""
     began, cpu = time.perf_counter(), time.process_time()
     union = world.folder / f"{out.name}.union.jsonl"
     union.write_text("".join(world.file(name).read_text(encoding="utf-8") for name in names), encoding="utf-8")
@@ -137,15 +133,13 @@ def unlearn_here(
     if lora is not None:
         attach(loaded.model, lora, settings.seed, str(base))
     data = TrialData(targets, pairs, None if corpus.heldout is None else rows(corpus.heldout), reference)
-    with distributed(0, 1):
-        outcome = run_trial(settings, data, loaded.model, loaded.tokenizer)
+    outcome = run_trial(settings, data, loaded.model, loaded.tokenizer)
     if lora is not None:
         merge_adapter(loaded.model)
     loaded.model.save_pretrained(out)
     loaded.tokenizer.save_pretrained(out)
-    assert outcome.thresholds is not None
     seconds = time.perf_counter() - began, time.process_time() - cpu
-    return Done(outcome.status, outcome.epochs, *seconds, outcome.thresholds, measure_told(config))
+    return Done(outcome.status, outcome.epochs, outcome.before.ma, *seconds)
 
 
 def nearest(corpus: Corpus, sample: int) -> NDArray[np.int64]:

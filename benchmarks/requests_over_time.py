@@ -13,7 +13,7 @@ none of the held-out ones. Then requests come one after the other, and each way 
     retrained   the stand-in trained anew without any of these texts: the gold standard
     ledger      as icu, by a ledger and its runs (icu-ray requests), to see what these take beside the trial
 
-`--ways` says which, and how many requests each answers. Trials are those of `icu-ray requests` (request_trial.py), in
+`--ways` says which, and how many requests each answers; icu@1e-4 is icu with that learning rate. Trials are those of `icu-ray requests` (request_trial.py), in
 one process, on one thread. A request that is not below the thresholds after `--epochs` is tried again together with
 the next; nothing else is refused, so that curves can be seen beyond what a ledger accepts. Thresholds are numbers (MA
 0.5994 and EL10 0.0499, the paper's, unless said otherwise), the same for all ways and requests.
@@ -51,7 +51,7 @@ from table import machine, print_table
 from icu_ray.config import Columns
 from icu_ray.requests.regression import Answers, Question, ask
 from icu_ray.storage.thresholds import Limit, Thresholds
-from icu_ray.training.engine import set_device_environment
+from icu_ray.training.engine import distributed, set_device_environment
 
 METHODS = {
     "icu": ("icu", ()),
@@ -121,7 +121,8 @@ class Bench:
         }
 
     def overrides(self, way: str) -> list[str]:
-        rate = RATES[self.world.kind][way]
+        way, _, given = way.partition("@")
+        rate = given or RATES[self.world.kind][way]
         limits = [f"stop.ma={self.ma}", f"stop.el={self.el}", "stop.max_ppl_ratio=1000000.0"]
         return [f"optim.lr={rate}", f"stop.max_epochs={self.epochs}", *limits, *METHODS[way][1]]
 
@@ -160,20 +161,22 @@ class Bench:
         accepted: set[int] = set(done[-1]["accepted"]) if done else set()
         for number in range(len(done) + 1, count + 1):
             waiting = [*waiting, number]
-            if way == "together" and number < count:
+            kind = way.partition("@")[0]
+            if kind == "together" and number < count:
                 continue
-            from_first = way in ("original", "together")
+            from_first = kind in ("original", "together")
             numbers = list(range(1, number + 1)) if from_first else waiting
             out = world.folder / f"{way}-{number}"
             shutil.rmtree(out, ignore_errors=True)
             base = world.model if from_first else model
             names = [f"forget-{each}" for each in numbers]
-            trial = unlearn_here(world, base, names, out, METHODS[way][0], self.overrides(way))
+            trial = unlearn_here(world, base, names, out, METHODS[kind][0], self.overrides(way))
             if trial.status == "finished":
                 model, waiting = out, []
             row = self.row(way, model, number, accepted - set(numbers))
             accepted |= set(numbers) if trial.status == "finished" else set()
             told = {"status": trial.status, "epochs": trial.epochs, "seconds": trial.seconds, "cpu": trial.cpu}
+            told |= {"start MA": trial.start}
             told |= {"model": model.name, "waiting": waiting, "accepted": sorted(accepted)}
             yield {**row, **told}
 
@@ -212,7 +215,7 @@ def measured(bench: Bench, way: str, count: int) -> Iterator[dict[str, Any]]:
     kept = bench.world.file(f"rows-{way}")
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     yield from done
-    if way in ("before", "retrained", "ledger", "together") and done:
+    if way.partition("@")[0] in ("before", "retrained", "ledger", "together") and done:
         return
     rows: Iterator[dict[str, Any]]
     if way == "before":
@@ -247,6 +250,7 @@ def main() -> None:
         world = make_world(folder.resolve(), arguments.requests, arguments.texts, arguments.model)
         if not world.model.is_dir():
             teach(world)
+        stack.enter_context(distributed(0, 1))
         bench = Bench(world, arguments.ma, arguments.el, arguments.epochs)
         for each in ["before", *filter(None, arguments.ways.split(","))]:
             way, _, count = each.partition(":")
