@@ -22,6 +22,7 @@ from icu_ray.config import Columns, StandinConfig
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.encoder import bundled_encoder
 from icu_ray.data.examples import Examples, TokenRows
+from icu_ray.data.pair_draws import pair_draws
 from icu_ray.data.pairing import ngram_overlap
 from icu_ray.data.sources import counts_own_tokens, load_corpus
 from icu_ray.data.synthetic import make_records
@@ -121,9 +122,11 @@ def unlearn_here(
         return tokenise(examples, loaded.tokenizer, config.columns.value(), config.tokens, own_columns=own)
 
     needs = Needs.of([trial])
-    targets, pairs = rows(corpus.to_forget(trial.sample)), None
+    targets, pairs, pool = rows(corpus.to_forget(trial.sample)), None, np.asarray(corpus.pools[trial.sample])
+    draws = pair_draws(config, settings.max_epochs, len(targets), len(pool)) if needs.pairs else None
     if needs.pairs:
-        pairs = rows(corpus.rows.select(nearest(corpus, trial.sample)))
+        chosen = nearest(corpus, trial.sample) if draws is None else pool[draws.pool_rows]
+        pairs = rows(corpus.rows.select(chosen))
     torch.manual_seed(settings.seed)
     reference = None
     if needs.reference:
@@ -132,7 +135,7 @@ def unlearn_here(
         reference = build_reference(loaded.model, pairs, cached, targets=losses, distributions=needs.distributions)
     if lora is not None:
         attach(loaded.model, lora, settings.seed, str(base))
-    data = TrialData(targets, pairs, None if corpus.heldout is None else rows(corpus.heldout), reference)
+    data = TrialData(targets, pairs, None if corpus.heldout is None else rows(corpus.heldout), reference, draws=draws)
     outcome = run_trial(settings, data, loaded.model, loaded.tokenizer)
     if lora is not None:
         merge_adapter(loaded.model)

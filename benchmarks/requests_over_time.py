@@ -7,13 +7,15 @@ A stand-in is trained until it knows the texts of all requests by heart; it also
 none of the held-out ones. Then requests come one after the other, and each way answers them:
 
     icu, npo    a trial for each request, from the model before it, all weights
+    drawn       as icu, but pairs are drawn anew from all kept texts each epoch (pairs.by=random)
     lora        the same by ICU, as an adapter of rank 8 that is merged into the model after each request
     original    a trial for each request, by ICU, from the original over all requests so far (run --from-original)
     together    one trial over all texts, once the last request has come
     retrained   the stand-in trained anew without any of these texts: the gold standard
     ledger      as icu, by a ledger and its runs (icu-ray requests), to see what these take beside the trial
 
-`--ways` says which, and how many requests each answers; icu@1e-4 is icu with that learning rate. Trials are those of `icu-ray requests` (request_trial.py), in
+`--ways` says which, and how many requests each answers; icu@1e-4 is icu with that learning rate. Trials are those of
+`icu-ray requests` (request_trial.py), in
 one process, on one thread. A request that is not below the thresholds after `--epochs` is tried again together with
 the next; nothing else is refused, so that curves can be seen beyond what a ledger accepts. Thresholds are numbers (MA
 0.5994 and EL10 0.0499, the paper's, unless said otherwise), the same for all ways and requests.
@@ -56,16 +58,18 @@ from icu_ray.training.engine import distributed, set_device_environment
 METHODS = {
     "icu": ("icu", ()),
     "npo": ("npo", ('methods.0.settings={"retain": "nll"}', "methods.0.alpha=1.0")),
+    "drawn": ("icu", ("pairs.by=random",)),
     "lora": ("icu", ("models.0.lora.rank=8",)),
     "original": ("icu", ()),
     "together": ("icu", ()),
     "ledger": ("icu", ()),
 }
 """Method and config keys of each way."""
-RATES = {
-    "standin": {"icu": 5e-4, "npo": 1e-3, "lora": 2e-3, "original": 5e-4, "together": 5e-4, "ledger": 5e-4},
-    "smollm2": {"icu": 2e-5, "npo": 2e-5, "lora": 2e-4, "original": 2e-5, "together": 2e-5, "ledger": 2e-5},
+RATES: dict[str, dict[str, float]] = {
+    "standin": {"icu": 5e-4, "npo": 1e-3, "lora": 2e-3},
+    "smollm2": {"icu": 2e-5, "npo": 2e-5, "lora": 2e-4},
 }
+"""Learning rates; all other ways have icu's."""
 FORM = {"text_column": "text", "id_column": "id"}
 
 
@@ -122,7 +126,8 @@ class Bench:
 
     def overrides(self, way: str) -> list[str]:
         way, _, given = way.partition("@")
-        rate = given or RATES[self.world.kind][way]
+        rates = RATES[self.world.kind]
+        rate = given or rates.get(way, rates["icu"])
         limits = [f"stop.ma={self.ma}", f"stop.el={self.el}", "stop.max_ppl_ratio=1000000.0"]
         return [f"optim.lr={rate}", f"stop.max_epochs={self.epochs}", *limits, *METHODS[way][1]]
 
