@@ -10,7 +10,8 @@ none of the held-out ones. Then requests come one after the other, and each way 
     drawn       as icu, but pairs are drawn anew from all kept texts each epoch (pairs.by=random)
     lora        the same by ICU, as an adapter of rank 8 that is merged into the model after each request
     original    a trial for each request, by ICU, from the original over all requests so far (run --from-original)
-    together    one trial over all texts, once the last request has come
+    together    one trial over all texts, once the last request has come; then a second one over the requests that are not
+                below the thresholds by their own means, as a ledger's run does
     retrained   the stand-in trained anew without any of these texts: the gold standard
     ledger      as icu, by a ledger and its runs (icu-ray requests), to see what these take beside the trial
 
@@ -146,6 +147,7 @@ class Bench:
             "way": way,
             "request": number,
             "below": len(below),
+            "those below": sorted(below),
             "back": sorted(accepted - below),
             "MA": sum(ma) / len(ma),
             "worst MA": max(ma),
@@ -167,9 +169,7 @@ class Bench:
         for number in range(len(done) + 1, count + 1):
             waiting = [*waiting, number]
             kind = way.partition("@")[0]
-            if kind == "together" and number < count:
-                continue
-            from_first = kind in ("original", "together")
+            from_first = kind == "original"
             numbers = list(range(1, number + 1)) if from_first else waiting
             out = world.folder / f"{way}-{number}"
             shutil.rmtree(out, ignore_errors=True)
@@ -184,6 +184,20 @@ class Bench:
             told |= {"start MA": trial.start}
             told |= {"model": model.name, "waiting": waiting, "accepted": sorted(accepted)}
             yield {**row, **told}
+
+    def together(self, way: str, count: int) -> Iterator[dict[str, Any]]:
+        """One trial over all, then others over those that are not below by their own means, as a ledger's run does."""
+        world, model, left = self.world, self.world.model, list(range(1, count + 1))
+        for turn in range(1, 4):
+            out = world.folder / f"{way}-{turn}"
+            shutil.rmtree(out, ignore_errors=True)
+            trial = unlearn_here(world, model, [f"forget-{each}" for each in left], out, "icu", self.overrides(way))
+            row = self.row(way, out, count, set())
+            told = {"status": trial.status, "epochs": trial.epochs, "seconds": trial.seconds, "cpu": trial.cpu}
+            yield {**row, **told, "start MA": trial.start, "turn": turn, "texts": len(left)}
+            model, left = out, [each for each in left if each not in row["those below"]]
+            if not left or trial.status != "finished":
+                return
 
     def retrained(self, count: int) -> dict[str, Any]:
         """The stand-in without the texts of all requests: the same tokenizer, first weights and epochs."""
@@ -227,6 +241,8 @@ def measured(bench: Bench, way: str, count: int) -> Iterator[dict[str, Any]]:
         rows = iter([bench.row(way, bench.world.model, count, set())])
     elif way == "retrained":
         rows = iter([bench.retrained(count)])
+    elif way.startswith("together"):
+        rows = bench.together(way, count)
     else:
         rows = bench.ledger(count) if way == "ledger" else bench.requests(way, count, done)
     for row in rows:
