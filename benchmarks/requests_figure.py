@@ -21,17 +21,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 STYLES = {
-    "icu": ("ICU, one by one", "#1b6ca8", "o"),
-    "npo": ("NPO, one by one", "#c8553d", "s"),
-    "lora": ("ICU by adapters, one by one", "#6a994e", "^"),
-    "original": ("ICU from the original each time", "#8e6c8a", "D"),
+    "icu": ("ICU, one by one, lr 5e-4", "#9ecae1", "o"),
+    "icu@1e-4": ("ICU, one by one, lr 1e-4", "#1b6ca8", "o"),
+    "npo@2e-4": ("NPO, one by one, lr 2e-4", "#c8553d", "s"),
+    "drawn@1e-4": ("ICU, pairs drawn from all kept texts, one by one", "#6a994e", "^"),
+    "lora@1e-3": ("ICU, an adapter each, one by one", "#d9a441", "v"),
+    "original": ("ICU from the original each time", "#6b4c9a", "D"),
     "together": ("ICU, all in one run", "black", "*"),
-    "retrained": ("retrained without them", "black", "X"),
+    "retrained": ("retrained without the texts", "grey", "X"),
 }
 
 
 def series(rows: list[dict[str, Any]], way: str) -> list[dict[str, Any]]:
-    return sorted((row for row in rows if row["way"] == way), key=lambda row: row["request"])
+    found = [row for row in rows if row["way"] == way]
+    return found[-1:] if way == "together" else sorted(found, key=lambda row: row["request"])
 
 
 def draw(told: dict[str, Any], target: Path) -> None:
@@ -43,15 +46,16 @@ def draw(told: dict[str, Any], target: Path) -> None:
             continue
         numbers = [row["request"] for row in found]
         line = "-" if len(found) > 1 else ""
-        seconds = [row["cpu"] for row in found]
-        panels = ([100 * row["worst MA"] for row in found], [row["ppl"] for row in found], list(accumulate(seconds)))
+        seconds = list(accumulate(row["cpu"] for row in told["rows"] if row["way"] == way))[-len(found) :]
+        panels = ([100 * row["worst MA"] for row in found], [row["ppl"] for row in found], seconds)
         for axis, values in zip(axes, panels, strict=True):
             look = {"color": colour, "marker": marker, "markersize": 3.5 if line else 9}
             axis.plot(numbers, values, line, label=name, **look)
     lines = ((axes[0], 100 * told["limits"]["ma"], "threshold"), (axes[1], 1.5, "a ledger's limit"))
     for axis, height, words in lines:
         axis.axhline(height, color="grey", linestyle=":", linewidth=1)
-        axis.annotate(words, (0.99, height), xycoords=("axes fraction", "data"), color="grey", ha="right", va="bottom")
+        axis.annotate(words, (0.9, height), xycoords=("axes fraction", "data"), color="grey", ha="right", va="bottom")
+    axes[1].set_ylim(0.7, 300)  # what is above is broken
     axes[1].set_yscale("log")
     axes[1].yaxis.set_major_formatter("{x:g}")
     axes[1].yaxis.set_minor_formatter("")

@@ -10,7 +10,7 @@ none of the held-out ones. Then requests come one after the other, and each way 
     drawn       as icu, but pairs are drawn anew from all kept texts each epoch (pairs.by=random)
     lora        the same by ICU, as an adapter of rank 8 that is merged into the model after each request
     original    a trial for each request, by ICU, from the original over all requests so far (run --from-original)
-    together    one trial over all texts, once the last request has come; then a second one over the requests that are not
+    together    one trial over all texts, once the last request has come; then another over the requests that are not
                 below the thresholds by their own means, as a ledger's run does
     retrained   the stand-in trained anew without any of these texts: the gold standard
     ledger      as icu, by a ledger and its runs (icu-ray requests), to see what these take beside the trial
