@@ -1,7 +1,4 @@
-"""The figure of docs/how-to/requests.md, from what the benchmark printed.
-
-    python benchmarks/requests_over_time.py --json > requests.json
-    python benchmarks/requests_figure.py requests.json docs/images/requests.svg
+"""The figure of docs/how-to/requests.md, which requests_over_time.py draws (`--figure`); it is no benchmark itself.
 
 Over the number of requests, a line for each way: the highest mean MA that one request so far has, held-out perplexity
 over the original's, and processor seconds of all requests so far.
@@ -9,8 +6,6 @@ over the original's, and processor seconds of all requests so far.
 
 from __future__ import annotations
 
-import argparse
-import json
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -68,15 +63,3 @@ def draw(told: dict[str, Any], target: Path) -> None:
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None, dpi=130)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", type=Path, help="what the benchmark printed with --json")
-    parser.add_argument("target", type=Path, help=".svg or .png")
-    arguments = parser.parse_args()
-    draw(json.loads(arguments.rows.read_text(encoding="utf-8")), arguments.target)
-
-
-if __name__ == "__main__":
-    main()

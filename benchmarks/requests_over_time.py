@@ -1,7 +1,7 @@
 """Which way of honouring deletion requests that keep coming holds best?
 
     python benchmarks/requests_over_time.py [--json] [--requests 20] [--texts 8] [--ways icu,lora:8,ledger:3]
-                                            [--model standin|smollm2] [--storage DIR]
+                                            [--model standin|smollm2] [--storage DIR] [--figure FILE]
 
 A stand-in is trained until it knows the texts of all requests by heart; it also reads as many texts that are kept, and
 none of the held-out ones. Then requests come one after the other, and each way answers them:
@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument("--ways", default="icu,together,retrained,npo:8,original:8,lora:8,ledger:2")
     parser.add_argument("--model", choices=tuple(RATES), default="standin")
     parser.add_argument("--storage", type=Path, help="folder to go on in; default: a temporary one")
+    parser.add_argument("--figure", type=Path, help="draw the rows into this .svg or .png")
     parser.add_argument("--ma", type=float, default=0.5994, help="threshold")
     parser.add_argument("--el", type=float, default=0.0499, help="threshold")
     parser.add_argument("--epochs", type=int, default=25, help="the most that a trial takes")
@@ -282,9 +283,13 @@ def main() -> None:
     for row in rows:
         if "heldout" in row:
             row["ppl"], row["ppl kept"] = row["heldout"] / first["heldout"], row["kept"] / first["kept"]
+    told = {"rows": rows, "limits": {"ma": arguments.ma, "el": arguments.el}}
+    if arguments.figure is not None:
+        from requests_figure import draw
+
+        draw(told, arguments.figure)
     if arguments.json:
-        limits = {"ma": arguments.ma, "el": arguments.el}
-        print(json.dumps({"rows": rows, "limits": limits, "machine": machine()}))
+        print(json.dumps({**told, "machine": machine()}))
         return
     columns = {"request": "d", "below": "d", "MA": ".3f", "worst MA": ".3f", "worst EL": ".3f", "ppl": ".2f"}
     columns |= {"ppl kept": ".2f", "epochs": "d", "seconds": ".0f", "cpu": ".1f", "trial": ".0f"}
