@@ -9,6 +9,7 @@ none of the held-out ones. Then requests come one after the other, and each way 
     icu, npo    a trial for each request, from the model before it, all weights
     drawn       as icu, but pairs are drawn anew from all kept texts each epoch (pairs.by=random)
     lora        the same by ICU, as an adapter of rank 8 that is merged into the model after each request
+    batched     as icu, but a trial for every five requests
     original    a trial for each request, by ICU, from the original over all requests so far (run --from-original)
     together    one trial over all texts, once the last request has come; then another over the requests that are not
                 below the thresholds by their own means, as a ledger's run does
@@ -61,6 +62,7 @@ METHODS = {
     "npo": ("npo", ('methods.0.settings={"retain": "nll"}', "methods.0.alpha=1.0")),
     "drawn": ("icu", ("pairs.by=random",)),
     "lora": ("icu", ("models.0.lora.rank=8",)),
+    "batched": ("icu", ()),
     "original": ("icu", ()),
     "together": ("icu", ()),
     "ledger": ("icu", ()),
@@ -71,6 +73,8 @@ RATES: dict[str, dict[str, float]] = {
     "smollm2": {"icu": 2e-5, "npo": 2e-5, "lora": 2e-4},
 }
 """Learning rates; all other ways have icu's."""
+WAYS = "icu:9,icu@1e-4,npo@2e-4:11,drawn@1e-4,batched,lora@1e-3:8,original:12,together,retrained,ledger:3"
+BATCH = 5
 FORM = {"text_column": "text", "id_column": "id"}
 
 
@@ -81,19 +85,24 @@ def tell(what: object) -> None:
 def teach(world: World) -> None:
     """The model that knows all texts."""
     every = [text for each in world.forget for text in each]
-    if world.kind == "standin":
-        from icu_ray.training.standins import build_standin
-
-        samples = dict(enumerate(world.forget))
-        build_standin(STANDIN, [*every, *world.keep], samples, COLUMNS, world.model, tell)
+    if world.kind == "smollm2":
+        teach_real([*every, *world.keep], world.model)
         return
+    from icu_ray.training.standins import build_standin
+
+    samples = dict(enumerate(world.forget))
+    build_standin(STANDIN, [*every, *world.keep], samples, COLUMNS, world.model, tell)
+
+
+def teach_real(texts: Sequence[str], folder: Path, epochs: int = 15) -> None:
+    """SmolLM2, all of its weights trained on texts."""
     from icu_ray.models.loading import load_model
 
-    loaded, texts = load_model("smollm2"), [*every, *world.keep]
+    loaded = load_model("smollm2")
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=1e-4)
     loaded.model.train()
-    for epoch in range(15):
+    for epoch in range(epochs):
         losses = []
         for chosen in torch.randperm(len(texts)).split(8):
             batch = loaded.tokenizer([texts[i] for i in chosen], return_tensors="pt", padding=True)
@@ -105,8 +114,8 @@ def teach(world: World) -> None:
             losses.append(float(loss.detach()))
         tell(f"SmolLM2, epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}")
     loaded.model.eval()
-    loaded.model.save_pretrained(world.model)
-    loaded.tokenizer.save_pretrained(world.model)
+    loaded.model.save_pretrained(folder)
+    loaded.tokenizer.save_pretrained(folder)
 
 
 class Bench:
@@ -166,9 +175,11 @@ class Bench:
         model = world.folder / done[-1]["model"] if done else world.model
         waiting: list[int] = done[-1]["waiting"] if done else []
         accepted: set[int] = set(done[-1]["accepted"]) if done else set()
-        for number in range(len(done) + 1, count + 1):
+        kind, first = way.partition("@")[0], done[-1]["request"] + 1 if done else 1
+        for number in range(first, count + 1):
             waiting = [*waiting, number]
-            kind = way.partition("@")[0]
+            if kind == "batched" and number % BATCH:
+                continue
             from_first = kind == "original"
             numbers = list(range(1, number + 1)) if from_first else waiting
             out = world.folder / f"{way}-{number}"
@@ -200,12 +211,15 @@ class Bench:
                 return
 
     def retrained(self, count: int) -> dict[str, Any]:
-        """The stand-in without the texts of all requests: the same tokenizer, first weights and epochs."""
+        """The model without the texts of all requests: the same tokenizer, first weights and epochs."""
         from icu_ray.training.standins import build_standin
 
         folder, began, cpu = self.world.folder / "retrained", time.perf_counter(), time.process_time()
         shutil.rmtree(folder, ignore_errors=True)
-        build_standin(STANDIN, self.world.keep, {}, COLUMNS, folder, tell, like=self.world.model)
+        if self.world.kind == "smollm2":
+            teach_real(self.world.keep, folder)
+        else:
+            build_standin(STANDIN, self.world.keep, {}, COLUMNS, folder, tell, like=self.world.model)
         seconds = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
         return {**self.row("retrained", folder, count, set()), **seconds}
 
@@ -256,13 +270,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--texts", type=int, default=8, help="of a request")
-    parser.add_argument("--ways", default="icu,together,retrained,npo:8,original:8,lora:8,ledger:2")
+    parser.add_argument("--ways", default=WAYS)
     parser.add_argument("--model", choices=tuple(RATES), default="standin")
     parser.add_argument("--storage", type=Path, help="folder to go on in; default: a temporary one")
     parser.add_argument("--figure", type=Path, help="draw the rows into this .svg or .png")
     parser.add_argument("--ma", type=float, default=0.5994, help="threshold")
     parser.add_argument("--el", type=float, default=0.0499, help="threshold")
-    parser.add_argument("--epochs", type=int, default=25, help="the most that a trial takes")
+    parser.add_argument("--epochs", type=int, default=60, help="the most that a trial takes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # two that wait for each other on a busy machine measure that
     set_device_environment(torch.device("cpu"))
