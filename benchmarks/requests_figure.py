@@ -21,6 +21,7 @@ STYLES = {
     "npo@2e-4": ("NPO, one by one, lr 2e-4", "#c8553d", "s"),
     "drawn@1e-4": ("ICU, pairs drawn from all kept texts, one by one", "#6a994e", "^"),
     "lora@1e-3": ("ICU, an adapter each, one by one", "#d9a441", "v"),
+    "batched": ("ICU, five requests a run", "#d65f9b", "P"),
     "original": ("ICU from the original each time", "#6b4c9a", "D"),
     "together": ("ICU, all in one run", "black", "*"),
     "retrained": ("retrained without the texts", "grey", "X"),
