@@ -50,7 +50,7 @@ def draw(told: dict[str, Any], target: Path) -> None:
     lines = ((axes[0], 100 * told["limits"]["ma"], "threshold"), (axes[1], 1.5, "a ledger's limit"))
     for axis, height, words in lines:
         axis.axhline(height, color="grey", linestyle=":", linewidth=1)
-        axis.annotate(words, (0.9, height), xycoords=("axes fraction", "data"), color="grey", ha="right", va="bottom")
+        axis.annotate(words, (0.9, height), xycoords=("axes fraction", "data"), color="grey", ha="right", va="top")
     axes[1].set_ylim(0.7, 300)  # what is above is broken
     axes[1].set_yscale("log")
     axes[1].yaxis.set_major_formatter("{x:g}")
