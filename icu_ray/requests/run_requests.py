@@ -145,7 +145,9 @@ def _first_limits(state: LedgerState, base: int) -> list[str]:
     them on that version, where they are lower after each request, so that each is asked for more than the one before.
     """
     first = state.attempts[state.lineage(base)[0].attempt].ended if base else None
-    limits = next((told["limits"] for told in (first or {"asked": {}})["asked"].values() if "limits" in told), {})
+    limits: Mapping[str, Any] = next(
+        (told["limits"] for told in (first or {"asked": {}})["asked"].values() if "limits" in told), {}
+    )
     # A number has to be fallen below; as low as the held-out texts' mean will do.
     return [
         f"stop.{name}={min(1.0, limits[name]['value'] + 1e-9):.10f}"
