@@ -47,15 +47,17 @@ def draw(told: dict[str, Any], target: Path) -> None:
         for axis, values in zip(axes, panels, strict=True):
             look = {"color": colour, "marker": marker, "markersize": 3.5 if line else 9}
             axis.plot(numbers, values, line, label=name, **look)
-    lines = ((axes[0], 100 * told["limits"]["ma"], "threshold"), (axes[1], 1.5, "a ledger's limit"))
-    for axis, height, words in lines:
+    for axis, height in ((axes[0], 100 * told["limits"]["ma"]), (axes[1], 1.5)):
         axis.axhline(height, color="grey", linestyle=":", linewidth=1)
-        axis.annotate(words, (0.9, height), xycoords=("axes fraction", "data"), color="grey", ha="right", va="top")
     axes[1].set_ylim(0.7, 300)  # what is above is broken
     axes[1].set_yscale("log")
     axes[1].yaxis.set_major_formatter("{x:g}")
     axes[1].yaxis.set_minor_formatter("")
-    titles = ("highest MA of one request so far, %", "held-out perplexity / original's", "processor seconds so far")
+    titles = (
+        "highest MA of one request so far, %\n(dotted: threshold)",
+        "held-out perplexity / original's\n(dotted: a ledger's limit)",
+        "processor seconds so far",
+    )
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("requests so far")
