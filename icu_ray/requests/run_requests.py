@@ -122,8 +122,9 @@ def _start(folder: Path, state: LedgerState, asked: _Asked, first: bool) -> Atte
         raise UserError(f"--from-version {base}: no such version; expected one of {known}")
     check_model(folder, state, base)
     number = len(state.attempts) + 1
+    overrides = (*_first_limits(state, base), *asked.overrides)
     with reading_once():
-        config = _config(folder, state, names, base, number, asked.overrides)
+        config = _config(folder, state, names, base, number, overrides)
         if base == 0 and original_hash(config) != state.settings["model_sha256"]:
             raise UserError(f"{state.settings['model']}: is another model than the ledger was made for")
         lora = config.models[0].lora
@@ -136,9 +137,25 @@ def _start(folder: Path, state: LedgerState, asked: _Asked, first: bool) -> Atte
         plan_request(config, dry_run=True)
     with writing(folder) as book:
         remove_orphans(folder, state_of(book.entries))
-        told = {"attempt": number, "requests": names, "base": base, "overrides": list(asked.overrides)}
+        told = {"attempt": number, "requests": names, "base": base, "overrides": list(overrides)}
         book.append("run started", told)
         return state_of(book.entries).attempts[number]
+
+
+def _first_limits(state: LedgerState, base: int) -> list[str]:
+    """The first original's thresholds as config keys, where held-out texts set them: a run from a version would measure
+    them on that version, where they are lower after each request, so that each is asked for more than the one before.
+    """
+    first = state.attempts[state.lineage(base)[0].attempt].ended if base else None
+    limits: Mapping[str, Any] = next(
+        (told["limits"] for told in (first or {"asked": {}})["asked"].values() if "limits" in told), {}
+    )
+    # A number has to be fallen below; as low as the held-out texts' mean will do.
+    return [
+        f"stop.{name}={min(1.0, limits[name]['value'] + 1e-9):.10f}"
+        for name in ("ma", "el")
+        if limits and limits[name]["source"] == "heldout" and limits[name]["value"] is not None
+    ]
 
 
 def _chosen(state: LedgerState, asked: _Asked, base: int, first: bool) -> list[str]:

@@ -28,6 +28,7 @@ from icu_ray.requests.ledger import FILE, HEAD, Book, read_chain, writing
 from icu_ray.requests.ledger_texts import TEXTS, proved, read_state
 from icu_ray.requests.purge import purge
 from icu_ray.requests.regression import Answers, came_back, still_forgotten
+from icu_ray.requests.request_config import unlearn_config
 from icu_ray.requests.run_requests import run
 from icu_ray.requests.runner import holding
 from icu_ray.requests.undo import undo
@@ -194,6 +195,28 @@ def test_a_request_that_is_not_below_by_itself_is_run_again(tmp_path: Path) -> N
     record = json.loads((folder / "evidence" / "r1" / "attempt-1.json").read_text())
     assert record["ledger"]["state"] == "waiting" and record["verdict"]["said"].startswith("NOT forgotten yet")
     assert states(folder) == {"r1": "done", "r2": "done"}
+
+
+def test_held_out_thresholds_are_those_of_the_first_original(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    own = Thresholds(Limit(0.4, "heldout", 0.1, 20), Limit(0.02, "heldout", 0.0, 20), "and", 1.5, 2)
+    enter(folder, 0)
+    assert run(folder, forget=trial(limits=own)).code == 0
+    enter(folder, 1)
+    found: list[Any] = []
+
+    def forget(model: str, *, overrides: Any, **rest: Any) -> Any:
+        known = {name: value for name, value in rest.items() if name not in ("out", "asked")}
+        found.append(unlearn_config(model, overrides=overrides, out="x", **known))
+        return trial(limits=own)(model, overrides=overrides, **rest)
+
+    assert run(folder, forget=forget, overrides=["optim.lr=1e-5"]).code == 0
+    (config,) = found
+    assert (config.stop.ma, config.stop.el) == (pytest.approx(0.4), pytest.approx(0.02)) and config.stop.ma > 0.4
+    assert config.optim.lr == 1e-5 and read_state(folder).attempts[1].overrides == ()
+    enter(folder, 2)
+    assert run(folder, forget=trial(limits=own), base=0).code == 0
+    assert read_state(folder).attempts[3].overrides == ()
 
 
 def test_what_is_not_acceptable_leaves_the_version_and_says_why(

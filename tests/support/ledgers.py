@@ -69,12 +69,15 @@ def enter(folder: Path, number: int, **given: Any) -> str:
 
 
 def trial(
-    after: float | Mapping[str, float] = 0.3, ppl: float = 22.0, stop: Callable[[], None] = lambda: None
+    after: float | Mapping[str, float] = 0.3,
+    ppl: float = 22.0,
+    stop: Callable[[], None] = lambda: None,
+    limits: Thresholds = LIMITS,
 ) -> Callable[..., Unlearned]:
     """What stands in for `unlearn`: a trial's files as one leaves them, with a random model.
 
     after: MA of all texts after, or of those whose id begins so. ppl: held-out perplexity after; before it is 20. stop:
-    called in the middle.
+    called in the middle. limits: that it is judged by.
     """
 
     def unlearn(model: str, *, forget: str, out: Path, asked: Asked, **given: Any) -> Unlearned:
@@ -103,16 +106,16 @@ def trial(
         stop()
         if not Path(paths.model).is_dir():
             shutil.copytree(Path(out).parents[1] / "unlearned", paths.model)
-        status = "finished" if LIMITS.below(mean.ma, mean.el) else "not_forgotten"
+        status = "finished" if limits.below(mean.ma, mean.el) else "not_forgotten"
         told = (name, "n", "m", "icu", 0, {"beta": 1.0}, status, "after epoch 2", 2, before, mean, {"total": 3.0})
         hashed = folder_fingerprint(Path(paths.model))
-        result = TrialResult(*told, made, 1.7e9, thresholds=LIMITS, model_hash=hashed)  # type: ignore[arg-type]
+        result = TrialResult(*told, made, 1.7e9, thresholds=limits, model_hash=hashed)  # type: ignore[arg-type]
         write_result(paths, result)
         verdict = plain_verdict(result, verdict_of(result, samples))
         scores = {"before": plain(before), "after": plain(mean)}
         ended = Ended(None, result, read_samples(paths), scores, Path(paths.model))
-        limits = thresholds_told(LIMITS)
-        record = request_record(asked, config, corpus, ended, verdict=verdict, thresholds=limits, earlier=None)
+        said = thresholds_told(limits)
+        record = request_record(asked, config, corpus, ended, verdict=verdict, thresholds=said, earlier=None)
         if "versions" in model:
             record["cost"]["first_original"] = {"perplexity": 20.0, "ratio": ppl / 20.0, "why_not": None}
         leave_record(record, Path(out) / f"run-{name[:8]}", Path(out))
