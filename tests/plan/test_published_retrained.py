@@ -230,8 +230,8 @@ NEWS = "muse-bench/MUSE-News_{}"
         (
             {"source": "tofu", "split": "forget10"},
             {"source": FULL, "retrained": RETAIN.format(99)},
-            f"models.0.retrained: {RETAIN.format(99)} is TOFU's retrained model, published for split forget01; expected "
-            f"the retrained model of data.split=forget10, {RETAIN.format(90)}",
+            f"models.0.retrained: {RETAIN.format(99)} is TOFU's retrained model, published for split forget01; "
+            f"expected the retrained model of data.split=forget10, {RETAIN.format(90)}",
         ),
         (
             {"source": "tofu", "split": "forget01"},
@@ -288,14 +288,14 @@ def test_models_of_the_own_split_and_other_models_are_not_refused() -> None:
     assert said(tofu, source="org/base", train={"epochs": 1}) == ()
     (again,) = said(tofu, source=FULL, train={"epochs": 1})
     assert again == (
-        f"m: {FULL} is the published target, which has been fine-tuned on these texts, and is fine-tuned on them again; "
-        "models.0.train=null takes it as it was published"
+        f"m: {FULL} is the published target, which has been fine-tuned on these texts, and is fine-tuned on them "
+        "again; models.0.train=null takes it as it was published"
     )
 
 
 def muse_folder(folder: Path) -> Path:
     for table in BENCHMARKS["muse"].tables:
-        count = 12 if "retain1" in table.file else 6
+        count = min(12 if "retain1" in table.file else 6, table.rows or 6)
         rows = [{name: f"{text} {table.file}" for name, text in row(table, n).items()} for n in range(count)]
         write_lines(folder / table.file, rows)
     return folder
