@@ -246,6 +246,21 @@ def sets_of_there(section: RwkuData) -> dict[str, PromptSet]:
     return {asked.name: asked for asked in split_of(section).sets}
 
 
+def test_a_refused_fetch_names_its_own_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "TOFU_EVAL.json").write_text("{}")
+    assert main(["data", "fetch", "tofu", "--out", str(tmp_path / "TOFU_EVAL.json")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is a file, expected a folder; set --out to another place" in said and "storage" not in said
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["data", "fetch", "tofu", "--out", str(tmp_path / "tofu")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Without a network nothing is fetched: run this on a machine that has one, and copy " in said
+    assert "here, with forget01.json and the other tables" in said and "hub:./FOLDER" not in said
+
+
 def test_what_cannot_be_fetched_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "fetch", "wmdp", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err

@@ -38,9 +38,13 @@ def fetch_benchmark(benchmark: Benchmark, folder: Path, report: Say, *, revision
     key = f"data fetch {benchmark.name}"
     if benchmark.access:
         raise UserError(f"{key}: {benchmark.access.format(folder=folder)}; then set data.folder={folder}")
-    check_writable(str(folder))
+    check_writable(str(folder), key="--out")
     wanted = revision or benchmark.revision
-    commits = {hub: str(parsed(pinned(_name(hub, wanted), key), key).revision) for hub in benchmark.hubs}
+    instead = (
+        f"nothing is fetched: run this on a machine that has one, and copy {folder} here, with "
+        f"{benchmark.tables[0].file} and the other tables"
+    )
+    commits = {hub: str(parsed(pinned(_name(hub, wanted), key, instead), key).revision) for hub in benchmark.hubs}
     told = _told(benchmark, commits, folder, key)
     _say_first(benchmark, commits, key, report)
     # Before the first table, so that those of a download that is broken off are known.
