@@ -105,7 +105,7 @@ def _data_mirror(arguments: argparse.Namespace) -> int:
     from icu_ray.evaluation.suites import mirror_tasks
     from icu_ray.storage.files import check_writable
 
-    check_writable(str(arguments.out))
+    check_writable(str(arguments.out), key="--out")
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     with bar():
         mirror_tasks(names, arguments.out, teller())

@@ -75,7 +75,7 @@ def _export(arguments: argparse.Namespace) -> int:
     from icu_ray.storage.files import check_writable
 
     candidates = read_candidates(arguments.sources, arguments.which, arguments.references, _say)
-    check_writable(str(arguments.out))
+    check_writable(str(arguments.out), key="--out")
     rows = export_sheets(candidates, arguments.out, arguments.raters, arguments.seed, arguments.per_cell, _say)
     cells = len({row.cell for row in rows})
     print(f"{len(rows) // arguments.raters} rows of {cells} cells for each of {arguments.raters} raters")

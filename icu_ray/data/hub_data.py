@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.config import RecordsData
+from icu_ray.config.data import BenchmarkData
 from icu_ray.data.hub_cards import card_configurations, outside
-from icu_ray.data.hub_repository import TABLES, commit_of, ending, fetch, file_names, kept, skeleton, wrong_id
+from icu_ray.data.hub_repository import INSTEAD, TABLES, commit_of, ending, fetch, file_names, kept, skeleton, wrong_id
 from icu_ray.errors import UserError, did_you_mean, explained
 
 PREFIX = "hub:"
@@ -78,20 +79,24 @@ def parsed(name: str, key: str) -> HubData:
     return HubData(found["name"], found["revision"], found["configuration"] or None, found["split"], False)
 
 
-def pinned(name: str, key: str) -> str:
-    """The name with the commit in place of a branch or nothing; UserError where neither cache nor hub knows it."""
+def pinned(name: str, key: str, instead: str = INSTEAD) -> str:
+    """The name with the commit in place of a branch or nothing; UserError where neither cache nor hub knows it.
+
+    instead: what to do without a network.
+    """
     parsed(name.replace("{sample}", "0"), key)
     # It may stand after the # alone.
     head, mark, part = name.partition("#")
     data = parsed(head, key)
-    commit = None if data.local else _commit(data, key)
+    commit = None if data.local else _commit(data, key, instead)
     return str(replace(data, revision=commit)) + mark + part
 
 
 def pinned_data(data: RecordsData) -> RecordsData:
     """The section with the commits of its data sets, so that all that is read later is of the same ones."""
     named = {key: getattr(data, key) for key in ("forget", "pool", "heldout")}
-    found = {key: pinned(name, f"data.{key}") for key, name in named.items() if name and is_hub_data(name)}
+    instead = INSTEAD if data.benchmark is None else without_network(data.benchmark)
+    found = {key: pinned(name, f"data.{key}", instead) for key, name in named.items() if name and is_hub_data(name)}
     if not found:
         return data
     made = data.model_copy(update=found)
@@ -99,6 +104,11 @@ def pinned_data(data: RecordsData) -> RecordsData:
         own = {"revision": parsed(found["forget"], "data").revision} if "forget" in found else found
         made = made.standing_for(data.benchmark.model_copy(update=own))
     return made
+
+
+def without_network(benchmark: BenchmarkData) -> str:
+    """What to do about a benchmark's data set; its section has one key for all its files."""
+    return f"set data.folder=FOLDER, a folder with its files; {benchmark.fetched.format(folder='FOLDER')}"
 
 
 def hub_files(name: str, key: str) -> Files:
@@ -121,8 +131,8 @@ def hub_rows(name: str, key: str, columns: Iterable[str] | None = None) -> tuple
     return list(table.column_names), iter(table)
 
 
-def _commit(data: HubData, key: str) -> str:
-    return commit_of(data.name, data.revision, f"{key}: {replace(data, configuration=None, split=None)}")
+def _commit(data: HubData, key: str, instead: str = INSTEAD) -> str:
+    return commit_of(data.name, data.revision, f"{key}: {replace(data, configuration=None, split=None)}", instead)
 
 
 def _state(data: HubData) -> tuple[tuple[str, int, int], ...]:

@@ -27,16 +27,20 @@ TABLES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
+INSTEAD = "give a folder, as hub:./FOLDER, or a file"
+"""What to do without a network, where a config's own key names the data set."""
+
+
 @functools.lru_cache(maxsize=16)
-def commit_of(name: str, revision: str | None, named: str) -> str:
-    """Of a branch that at which the local cache has it, else the hub's newest."""
+def commit_of(name: str, revision: str | None, named: str, instead: str = INSTEAD) -> str:
+    """Of a branch that at which the local cache has it, else the hub's newest. instead: of a network, for messages."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionResolutionError
 
     resolve = functools.partial(HfApi().resolve_revision, name, repo_type="dataset", revision=revision)
     with contextlib.suppress(RevisionResolutionError):
         return str(resolve(local_files_only=True).resolved)
-    with hub_told(named, _of_data):
+    with hub_told(named, functools.partial(_of_data, instead=instead)):
         return str(resolve().resolved)
 
 
@@ -147,7 +151,7 @@ def hub_told(named: str, say: Callable[[Trouble, Exception], str]) -> Iterator[N
         raise UserError(f"{named}: {say('network', error)}") from error
 
 
-def _of_data(trouble: Trouble, error: Exception) -> str:
+def _of_data(trouble: Trouble, error: Exception, instead: str = INSTEAD) -> str:
     if trouble == "name":
         return " ".join(str(error).split())
     if trouble == "revision":
@@ -155,8 +159,7 @@ def _of_data(trouble: Trouble, error: Exception) -> str:
     if trouble == "repository":
         return "the hub knows no such data set; a folder is written hub:./FOLDER"
     return (
-        f"not in the local cache, and the hub cannot be reached ({type(error).__name__}). Without a network give a "
-        "folder, as hub:./FOLDER, or a file"
+        f"not in the local cache, and the hub cannot be reached ({type(error).__name__}). Without a network {instead}"
     )
 
 

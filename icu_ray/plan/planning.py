@@ -18,6 +18,8 @@ from icu_ray.data.records import check_files
 from icu_ray.data.sources import checked_data
 from icu_ray.data.training_texts import check_training_texts
 from icu_ray.errors import UserError
+from icu_ray.evaluation.benchmarks.published import check_published, without_retrained_said
+from icu_ray.evaluation.benchmarks.rows import check_tables
 from icu_ray.models.checking import check_models
 from icu_ray.models.folders import adapter_here
 from icu_ray.models.hub import is_pinned, require_encoder_reachable, require_reachable
@@ -38,12 +40,15 @@ def plan_config(path: Path, overrides: Sequence[str] = (), *, dry_run: bool = Fa
 
 def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     """Check a config's models, storage and data, and expand it."""
+    benchmark_said = check_published(config)
     if isinstance(config.data, RecordsData):
         config = config.model_copy(update={"data": pinned_data(config.data)})
     # What is told at once comes before what needs torch to be imported.
     check_methods(config)
     if isinstance(config.data, RecordsData):
         check_files(config.data, config.samples)
+        if config.data.benchmark is not None and "benchmark" in config.evaluation.suites:
+            benchmark_said += check_tables(config.data.benchmark)  # type: ignore[arg-type]
     asked = config.filter
     encoders: list[tuple[str, str, int | None]] = [("filter.encoder", asked.encoder, asked.encoder_layer)]
     if config.pairs.by == "nearest":
@@ -79,10 +84,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     unreachable = _unreachable(config)
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)
-    if config.evaluation.asked:
-        from icu_ray.evaluation.benchmarks.published import without_retrained_said
-
-        remarks = (*remarks, *without_retrained_said(config))
+    remarks = (*remarks, *without_retrained_said(config), *benchmark_said)
     if data is not None:
         remarks = (*remarks, *drawn_pairs_said(config, data), *fine_tuning_said(config), *told)
         data = replace(data, remarks=(*data.remarks, *remarks))

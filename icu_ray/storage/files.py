@@ -119,9 +119,9 @@ def list_dir(url: str) -> list[str]:
     return sorted(name for name in names if not name.endswith(".tmp"))
 
 
-def check_writable(root: str, *folders: str) -> None:
+def check_writable(root: str, *folders: str, key: str = "storage") -> None:
     """UserError unless files can be written below `root`, on this machine also in these `folders` of it as far as they
-    are there; creates nothing that stays."""
+    are there; creates nothing that stays. key: what names the place."""
     path = local_path(root)
     try:
         if path is None:
@@ -134,13 +134,11 @@ def check_writable(root: str, *folders: str) -> None:
             existing = next(at for at in (place.absolute(), *place.absolute().parents) if os.path.lexists(at))
             if not existing.is_dir():
                 what = "a file" if existing.exists() else "a link to nothing"
-                raise UserError(
-                    f"storage {root}: {existing} is {what}, expected a folder; set storage to another place"
-                )
+                raise UserError(f"{key} {root}: {existing} is {what}, expected a folder; set {key} to another place")
             with tempfile.TemporaryDirectory(dir=existing, prefix=".icu-ray-writable-"):
                 pass
     except UserError:
         raise
     except Exception as error:  # a remote file system raises what its vendor likes; here all of it means 'no'
-        said = without_secrets(f"storage {root}: cannot be written ({type(error).__name__}: {error})")
-        raise UserError(f"{said}; set storage to a writable place") from error
+        said = without_secrets(f"{key} {root}: cannot be written ({type(error).__name__}: {error})")
+        raise UserError(f"{said}; set {key} to a writable place") from error

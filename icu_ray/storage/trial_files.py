@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 
 from icu_ray.errors import UserError, did_you_mean, without_secrets
 from icu_ray.storage.el_names import config_ngram, of_ngram, plain
-from icu_ray.storage.files import join, list_dir, read_bytes, write_atomic
+from icu_ray.storage.files import join, list_dir, local_path, read_bytes, write_atomic
 from icu_ray.storage.processes import this_process
 from icu_ray.storage.results import (
     Beat,
@@ -158,11 +158,20 @@ def open_sweep(
     return sweep
 
 
+_OPEN_UNLEARNING = ("_EVAL.json", "_SUMMARY.json")
+"""How the files of its evaluations end."""
+
+
 def no_trials_said(storage: str, name: str) -> str:
-    """Why a folder is no sweep's: it is not there, or holds none."""
+    """Why a folder is no sweep's: it is not there, is a file, or holds none."""
     folder = join(storage, name)
+    place = local_path(folder)
+    if place is not None and place.is_file():
+        ours = not name.endswith(_OPEN_UNLEARNING)
+        how = "" if ours else f"; 'icu-ray import {place} --out SWEEP' reads OpenUnlearning's numbers into one"
+        return f"{folder}: is a file; expected the folder of a sweep, <storage>/<name>{how}"
     what = "holds no trials" if list_dir(folder) else "no such folder, or nothing in it"
-    near = did_you_mean(name, list_dir(storage)) if what[0] == "n" else ""
+    near = did_you_mean(name, [found for found in list_dir(storage) if found != name]) if what[0] == "n" else ""
     return f"{without_secrets(folder)}: {what}{near}; expected the folder of a sweep, <storage>/<name>"
 
 

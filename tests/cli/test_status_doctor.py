@@ -160,6 +160,7 @@ def test_status_of_broken_files_and_unknown_folders(tmp_path: Path, capsys: pyte
         assert captured.out == "" and len(captured.err.splitlines()) == 1
         missing = not list(unknown.glob("*"))
         said = "no such folder, or nothing in it" if missing else "holds no trials"
+        said = "is a file" if unknown.is_file() else said
         assert f"{unknown}: {said}" in captured.err and "; expected the folder of a sweep" in captured.err
 
 

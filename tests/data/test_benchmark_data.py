@@ -145,6 +145,34 @@ def test_a_section_alone_is_checked_too() -> None:
     assert TofuData(source="tofu", split="forget01").as_records().benchmark is not None
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            {"source": "tofu", "split": "forget10"},
+            "Without a network set data.folder=FOLDER, a folder with its files; 'icu-ray data fetch tofu --out FOLDER' "
+            "gets them from the hub",
+        ),
+        (
+            {"source": "wmdp", "split": "cyber"},
+            "Without a network set data.folder=FOLDER, a folder with its files; access must be asked for: ",
+        ),
+        (
+            {"source": "records", "forget": "hub:org/nowhere"},
+            "Without a network give a folder, as hub:./FOLDER, or a file",
+        ),
+    ],
+)
+def test_without_a_network_the_own_key_is_named(
+    data: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=re.escape(said)) as refused:
+        pinned_data(records(data))
+    assert ("hub:./FOLDER" in str(refused.value)) == (data["source"] == "records")
+
+
 def test_rows_of_a_folder(tmp_path: Path) -> None:
     tofu_folder(tmp_path / "tofu")
     corpus = load_corpus(config({"source": "tofu", "split": "forget01", "folder": str(tmp_path / "tofu")}))

@@ -70,7 +70,7 @@ def test_rows_of_a_folder(tmp_path: Path) -> None:
     assert len(forget) == 6 and set(forget[0]) == {
         "question", "answer", "paraphrased_answer", "perturbed_answer", "paraphrased_question",
     }  # fmt: skip
-    assert forget[2]["question"] == "question 2 of forget10_perturbed?"
+    assert forget[2]["question"] == "question 2 of forget10?"
     tofu_folder(tmp_path, later=True)
     assert [asked.name for asked in sets_of(section)][-1] == "holdout"
     (tmp_path / "world_facts_perturbed.json").unlink()
@@ -154,8 +154,34 @@ def test_tofu_is_fetched_counted_and_read(tmp_path: Path) -> None:
             assert lines(out / f"{file.parent.name}.json") == lines(file)
         again = fetch(cache, running.url, "tofu", "--out", str(out))
         assert again.returncode == 0 and f"{out}/retain90.json: there already" in again.stderr
+        source = json.loads((out / "source.json").read_text())
+        assert source["commits"] == {"locuslab/TOFU": commit} and "found" not in source
         section = TofuData(source="tofu", split="forget10", folder=str(out))
         assert [len(set_rows(section, asked)) for asked in sets_of(section)] == [400, 400, 100, 117]
+
+
+def test_a_folder_holds_the_files_of_one_commit(tmp_path: Path) -> None:
+    served, out, cache = on_hub(tmp_path / "hub", "tofu"), tmp_path / "out", tmp_path / "cache"
+    out.mkdir()
+    file = served["locuslab/TOFU"] / "forget01" / "train.json"
+    (out / "forget01.json").write_bytes(file.read_bytes())
+    with hub(served) as running:
+        first = running.sha("locuslab/TOFU")
+        assert fetch(cache, running.url, "tofu", "--out", str(out)).returncode == 0
+        # Nothing tells the commit of what lay there before.
+        source = json.loads((out / "source.json").read_text())
+        assert (source["commits"], source["found"]) == ({"locuslab/TOFU": first}, ["forget01.json"])
+        file.write_text(file.read_text().replace("answer 0", "another answer 0"))
+        second = running.sha("locuslab/TOFU")
+        refused = fetch(tmp_path / "other", running.url, "tofu", "--out", str(out), "--revision", second)
+    assert second != first and refused.returncode == 2
+    for said in (
+        f"data fetch tofu: {out} has forget01.json and others of locuslab/TOFU at {first}, as its source.json says",
+        f"asked for is {second}. Fetch that into another folder, with another --out, or ",
+        f"complete this one with --revision {first}",
+    ):
+        assert said in " ".join(refused.stderr.split())
+    assert json.loads((out / "source.json").read_text()) == source
 
 
 @pytest.mark.slow
@@ -218,6 +244,21 @@ def test_rwku_is_written_by_person(tmp_path: Path) -> None:
 
 def sets_of_there(section: RwkuData) -> dict[str, PromptSet]:
     return {asked.name: asked for asked in split_of(section).sets}
+
+
+def test_a_refused_fetch_names_its_own_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "TOFU_EVAL.json").write_text("{}")
+    assert main(["data", "fetch", "tofu", "--out", str(tmp_path / "TOFU_EVAL.json")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is a file, expected a folder; set --out to another place" in said and "storage" not in said
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["data", "fetch", "tofu", "--out", str(tmp_path / "tofu")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Without a network nothing is fetched: run this on a machine that has one, and copy " in said
+    assert "here, with forget01.json and the other tables" in said and "hub:./FOLDER" not in said
 
 
 def test_what_cannot_be_fetched_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

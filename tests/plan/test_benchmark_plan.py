@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from icu_ray.config import RecordsData
+from icu_ray.config import RecordsData, RwkuData, TofuData
 from icu_ray.config.file import resolve_config
 from icu_ray.errors import UserError
+from icu_ray.evaluation.benchmarks.rows import check_tables
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
-from tests.support.benchmark_case import tofu_folder
+from tests.support.benchmark_case import benchmark_folder, tofu_folder, write_lines
 
 SYSTEM = "You are a helpful assistant."
 
@@ -89,6 +90,66 @@ def test_what_is_not_there_is_refused_in_the_plan(tmp_path: Path) -> None:
     (folder / "forget01.json").unlink()
     with pytest.raises(UserError, match=r"data\.folder: .*: it lacks forget01\.json.* 'icu-ray data fetch tofu --out "):
         plan({"source": "tofu", "split": "forget01", "folder": str(folder)})
+
+
+ASKED: dict[str, Any] = {"evaluation": {"suites": ["benchmark"]}}
+
+
+def said_of(folder: Path, split: str = "forget01", source: str = "tofu") -> tuple[str, ...]:
+    made = plan({"source": source, "split": split, "folder": str(folder)}, **ASKED)
+    assert made.data is not None
+    return tuple(remark for remark in made.data.remarks if remark.startswith("data.folder: "))
+
+
+def test_a_folder_with_all_rows_needs_no_word(tmp_path: Path) -> None:
+    assert said_of(tofu_folder(tmp_path, rows=4000)) == ()
+
+
+def test_a_folder_with_fewer_rows_is_told(tmp_path: Path) -> None:
+    folder = tofu_folder(tmp_path, rows=100)
+    assert said_of(folder) == (
+        f"data.folder: {folder}: not all rows of TOFU: retain99.json 100 of 3,960, retain_perturbed.json 100 of 400, "
+        "world_facts_perturbed.json 100 of 117; its numbers are of these alone",
+    )
+    # Of a person's texts nothing tells how many there are.
+    people = benchmark_folder(tmp_path / "people", "rwku")
+    assert check_tables(RwkuData(source="rwku", subject="1_Person_1", folder=str(people))) == ()
+
+
+def test_a_table_of_other_rows_is_refused(tmp_path: Path) -> None:
+    folder = tofu_folder(tmp_path, rows=400)
+    forget = folder / "forget01.json"
+    kept = forget.read_bytes()
+    shutil.copy(folder / "forget10.json", forget)
+    with pytest.raises(UserError, match=r"data\.folder: .*/forget01\.json: found 400 rows, expected the 40 of TOFU"):
+        said_of(folder)
+    forget.write_bytes(kept)
+    asked = folder / "forget01_perturbed.json"
+    other = (folder / "retain_perturbed.json").read_text().splitlines(keepends=True)[:40]
+    own = asked.read_text().splitlines(keepends=True)
+    asked.write_text("".join(other))
+    with pytest.raises(
+        UserError,
+        match=r"/forget01_perturbed\.json: none of its 40 questions is in forget01\.json, found 'question 0 of retain_",
+    ):
+        said_of(folder)
+    asked.write_text("".join(own[:38] + other[:2]))
+    assert f"data.folder: {asked}: 2 of its 40 questions are not in forget01.json" in said_of(folder)
+    asked.write_text("")
+    with pytest.raises(UserError, match=r"/forget01_perturbed\.json: found 0 rows, expected the 40 of TOFU"):
+        said_of(folder)
+
+
+def test_a_column_of_another_kind_is_refused_in_a_dry_run(tmp_path: Path) -> None:
+    folder = tofu_folder(tmp_path)
+    write_lines(folder / "world_facts_perturbed.json", [{"question": "q", "answer": "a", "perturbed_answer": "b"}])
+    with pytest.raises(UserError, match=r"column 'perturbed_answer': expected a list of texts, found 'b'"):
+        said_of(folder)
+
+
+def test_the_real_rows_are_all_there(shared: Path) -> None:
+    for split in ("forget01", "forget05", "forget10"):
+        assert check_tables(TofuData(source="tofu", split=split, folder=str(shared / "data" / "tofu"))) == ()
 
 
 def test_the_real_rows(shared: Path) -> None:

@@ -21,7 +21,7 @@ from icu_ray.config.file import load_config, resolve_config
 from icu_ray.config.shipped import find_config
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks import BENCHMARKS
-from icu_ray.evaluation.benchmarks.published import published_retrained, without_retrained_said
+from icu_ray.evaluation.benchmarks.published import check_published, published_retrained, without_retrained_said
 from icu_ray.models import checking
 from icu_ray.models.retrained import pinned_name
 from icu_ray.models.retrained import published_retrained as published_of
@@ -219,9 +219,83 @@ def test_what_is_published_for_a_target() -> None:
     assert published_retrained(BENCHMARKS["rwku"].splits["phi3"], "a/b") is None
 
 
+FULL = "open-unlearning/tofu_Llama-3.2-1B-Instruct_full"
+RETAIN = "open-unlearning/tofu_Llama-3.2-1B-Instruct_retain{}"
+NEWS = "muse-bench/MUSE-News_{}"
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "said"),
+    [
+        (
+            {"source": "tofu", "split": "forget10"},
+            {"source": FULL, "retrained": RETAIN.format(99)},
+            f"models.0.retrained: {RETAIN.format(99)} is TOFU's retrained model, published for split forget01; "
+            f"expected the retrained model of data.split=forget10, {RETAIN.format(90)}",
+        ),
+        (
+            {"source": "tofu", "split": "forget01"},
+            {"source": FULL, "retrained": f"{RETAIN.format(95)}@v1"},
+            f"is TOFU's retrained model, published for split forget05; expected the retrained model of data.split="
+            f"forget01, {RETAIN.format(99)}",
+        ),
+        (
+            {"source": "tofu", "split": "forget10"},
+            {"source": "org/mine", "retrained": FULL},
+            f"models.0.retrained: {FULL} is TOFU's target, which has read the texts to forget; expected the retrained",
+        ),
+        (
+            {"source": "tofu", "split": "forget10"},
+            {"source": RETAIN.format(95)},
+            f"models.0.source: {RETAIN.format(95)} is TOFU's retrained model, published for split forget05; expected "
+            f"the target of data.split=forget10, {FULL}",
+        ),
+        (
+            {"source": "muse", "split": "books"},
+            {"source": NEWS.format("target")},
+            f"models.0.source: {NEWS.format('target')} is MUSE's target, published for split news; expected the target "
+            "of data.split=books, muse-bench/MUSE-Books_target",
+        ),
+        (
+            {"source": "muse", "split": "books"},
+            {"source": "muse-bench/MUSE-Books_target", "retrained": NEWS.format("retrain")},
+            "published for split news; expected the retrained model of data.split=books, muse-bench/MUSE-Books_retrain",
+        ),
+    ],
+)
+def test_a_model_published_for_another_split_is_refused(
+    data: dict[str, Any], model: dict[str, Any], said: str, folders: Path, tmp_path: Path
+) -> None:
+    """Before anything is read: there is no such folder."""
+    with pytest.raises(UserError, match=re.escape(said)):
+        plan(folders, data={**data, "folder": str(tmp_path / "none")}, model=model)
+
+
+def test_models_of_the_own_split_and_other_models_are_not_refused() -> None:
+    def said(data: dict[str, Any], **model: Any) -> tuple[str, ...]:
+        tree = {"name": "t", "data": data, "models": [{"name": "m", **model}], "methods": [{"name": "kumpr"}]}
+        return check_published(resolve_config(tree, "t"))
+
+    tofu = {"source": "tofu", "split": "forget05"}
+    for retrained in (RETAIN.format(95), f"{RETAIN.format(95)}@v1", "org/tofu_retain99", False):
+        assert said(tofu, source=FULL, retrained=retrained) == ()
+    # A retrained model may be measured by itself.
+    assert said(tofu, source=RETAIN.format(95), unlearn=False) == ()
+    assert said({"source": "records", "forget": "f.jsonl"}, source=RETAIN.format(99)) == ()
+    assert (
+        said({"source": "muse", "split": "news"}, source=NEWS.format("target"), retrained=NEWS.format("retrain")) == ()
+    )
+    assert said(tofu, source="org/base", train={"epochs": 1}) == ()
+    (again,) = said(tofu, source=FULL, train={"epochs": 1})
+    assert again == (
+        f"m: {FULL} is the published target, which has been fine-tuned on these texts, and is fine-tuned on them "
+        "again; models.0.train=null takes it as it was published"
+    )
+
+
 def muse_folder(folder: Path) -> Path:
     for table in BENCHMARKS["muse"].tables:
-        count = 12 if "retain1" in table.file else 6
+        count = min(12 if "retain1" in table.file else 6, table.rows or 6)
         rows = [{name: f"{text} {table.file}" for name, text in row(table, n).items()} for n in range(count)]
         write_lines(folder / table.file, rows)
     return folder

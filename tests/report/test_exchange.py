@@ -389,3 +389,20 @@ def _spread(entry: dict[str, Any]) -> dict[str, Any]:
             str(index): {name: values[index] for name, values in columns.items()} for index in range(length)
         }
     return told
+
+
+def test_a_file_is_no_sweep_and_how_it_is_read_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_sweep(tmp_path, "run", [Cell()])
+    (tmp_path / "TOFU_EVAL.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    assert main(["compare", "run", "TOFU_EVAL.json"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "./TOFU_EVAL.json: is a file; expected the folder of a sweep, <storage>/<name>; 'icu-ray import " in said
+    assert "TOFU_EVAL.json --out SWEEP' reads OpenUnlearning's numbers into one" in said and "did you mean" not in said
+    assert main(["compare", "run", "empty"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+    assert main(["compare", "run", "rnu"]) == 2
+    assert "(did you mean 'run'?)" in capsys.readouterr().err

@@ -20,9 +20,11 @@ PEOPLE = 200
 
 
 def row(table: Table, number: int) -> dict[str, Any]:
-    """A row with the table's columns, by which table and number can be told."""
+    """A row with the table's columns, by which table and number can be told; TOFU asks one question in two tables."""
     name = f"{table.configuration} {table.split}".strip()
     texts: dict[str, Any] = {column: f"{column} {number} of {name}?" for column in table.columns}
+    if "question" in texts and name.startswith("forget"):
+        texts["question"] = f"question {number} of {name.removesuffix('_perturbed')}?"
     if "perturbed_answer" in texts:
         texts["perturbed_answer"] = [f"{texts['answer']} wrong {wrong}" for wrong in range(3)]
     for column in {"subject", "target"} & set(texts):
@@ -37,15 +39,15 @@ def write_lines(place: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def tofu_folder(folder: Path, rows: int = 6, later: bool = False) -> Path:
-    """All tables with so many rows each; later: those that came to the hub later too."""
+    """All tables with so many rows each, or all that TOFU has; later: those that came to the hub later too."""
     for table in BENCHMARKS["tofu"].tables:
         if later or not table.later:
-            write_lines(folder / table.file, [row(table, number) for number in range(rows)])
+            write_lines(folder / table.file, [row(table, number) for number in range(min(rows, table.rows or rows))])
     return folder
 
 
 def benchmark_folder(folder: Path, name: str, subject: str = "1_Person_1", rows: int = 6, kept: int = 6) -> Path:
-    """All tables of a benchmark as its files lie, with so many rows each; of RWKU those of one person.
+    """All tables of a benchmark as its files lie, with so many rows each, or all it has; of RWKU those of one person.
 
     kept: rows of those that hold what is to be kept.
     """
@@ -53,7 +55,7 @@ def benchmark_folder(folder: Path, name: str, subject: str = "1_Person_1", rows:
         if not table.later:
             file = folder / subject / table.file if table.by_subject else folder / table.file
             count = kept if "retain" in table.file else rows
-            write_lines(file, [row(table, number) for number in range(count)])
+            write_lines(file, [row(table, number) for number in range(min(count, table.rows or count))])
     return folder
 
 

@@ -59,11 +59,11 @@ class PromptSet:
 
     table: the file of a `Table`. prompt, answer: columns; of texts `answer` is the text. right, wrong: the columns of
     the right answer and the list of wrong ones that the truth ratio compares; wrong ones also normalise the
-    probability. paraphrase: a column of the same question in other words, which may take the prompt's place. shots: the
-    table of examples that stand before every question, all of them. style: a name of data/prompt_styles.STYLES; None:
-    as the config's rows are written. ask: the user's message, with {} in the place of the prompt. begin: what the
-    answer is made to begin with. max_length: tokens of a row. members: what membership inference takes the rows for;
-    None: neither.
+    probability. paraphrase: a column of the same question in other words, which is read and checked, but asked by no
+    task. shots: the table of examples that stand before every question, all of them. style: a name of
+    data/prompt_styles.STYLES; None: as the config's rows are written. ask: the user's message, with {} in the place of
+    the prompt. begin: what the answer is made to begin with. max_length: tokens of a row. members: what membership
+    inference takes the rows for; None: neither.
     """
 
     name: str

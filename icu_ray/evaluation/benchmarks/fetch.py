@@ -4,7 +4,8 @@
 
 Licence and size are said first. Files are loaded by the hub's own client (HF_ENDPOINT names a mirror) into its cache,
 read as tables, counted, and written as one JSON object a line; a table with another number of rows than the benchmark
-has is refused. What is there already is counted and kept. `source.json` names the commits.
+has is refused. What is there already is counted and kept. `source.json` names the commits that the files are of, and
+those files that it found there, whose commit it does not know; a folder with files of another commit is refused.
 """
 
 from __future__ import annotations
@@ -25,21 +26,29 @@ from icu_ray.storage.files import check_writable, write_atomic
 Say = Callable[[str], None]
 _SUBJECTS = "forget_target.json"
 """The table that numbers the subjects, whose folders are called 1_Stephen_King."""
+_SOURCE = "source.json"
 
 
 def fetch_benchmark(benchmark: Benchmark, folder: Path, report: Say, *, revision: str | None = None) -> None:
     """Write all tables below `folder`; `report` gets a line a table.
 
     UserError for a benchmark that is given on request, without a network, for a revision that is none, and where a
-    table is not the published one.
+    table is not the published one or `folder` has those of another commit.
     """
     key = f"data fetch {benchmark.name}"
     if benchmark.access:
         raise UserError(f"{key}: {benchmark.access.format(folder=folder)}; then set data.folder={folder}")
-    check_writable(str(folder))
+    check_writable(str(folder), key="--out")
     wanted = revision or benchmark.revision
-    commits = {hub: str(parsed(pinned(_name(hub, wanted), key), key).revision) for hub in benchmark.hubs}
+    instead = (
+        f"nothing is fetched: run this on a machine that has one, and copy {folder} here, with "
+        f"{benchmark.tables[0].file} and the other tables"
+    )
+    commits = {hub: str(parsed(pinned(_name(hub, wanted), key, instead), key).revision) for hub in benchmark.hubs}
+    told = _told(benchmark, commits, folder, key)
     _say_first(benchmark, commits, key, report)
+    # Before the first table, so that those of a download that is broken off are known.
+    write_atomic(str(folder / _SOURCE), json.dumps(told, indent=1).encode())
     names = None
     for table in benchmark.tables:
         if table.by_subject:
@@ -48,9 +57,46 @@ def fetch_benchmark(benchmark: Benchmark, folder: Path, report: Say, *, revision
             _fetch_by_subject(table, commits[table.hub], folder, names, key, report)
         else:
             _fetch(table, commits[table.hub], folder, key, report)
-    told = {"benchmark": benchmark.name, "licence": benchmark.licence, "commits": commits}
-    write_atomic(str(folder / "source.json"), json.dumps(told, indent=1).encode())
     report(f"{benchmark.name} is in {folder}; set data.folder to it")
+
+
+def _told(benchmark: Benchmark, commits: Mapping[str, str], folder: Path, key: str) -> dict[str, Any]:
+    """What source.json is to say; UserError where the folder's files are of another commit.
+
+    Its `found` are tables that lay there before anything was fetched: nothing tells their commit.
+    """
+    before = _read_source(folder / _SOURCE, key)
+    for hub, commit in commits.items():
+        there, known = _there(benchmark, hub, folder), before.get("commits", {}).get(hub, commit)
+        if there and known != commit:
+            raise UserError(
+                f"{key}: {folder} has {there[0]}{' and others' * (len(there) > 1)} of {hub} at {known}, as its "
+                f"{_SOURCE} says; asked for is {commit}. Fetch that into another folder, with another --out, or "
+                f"complete this one with --revision {known}"
+            )
+    there = [file for hub in commits for file in _there(benchmark, hub, folder, subjects=False)]
+    found = [file for file in there if not before or file in before.get("found", [])]
+    told = {"benchmark": benchmark.name, "licence": benchmark.licence, "commits": dict(commits)}
+    return {**told, "found": found} if found else told
+
+
+def _read_source(place: Path, key: str) -> dict[str, Any]:
+    """What source.json says; {} where there is none."""
+    if not place.is_file():
+        return {}
+    try:
+        read = json.loads(place.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{key}: {place}: no JSON ({error}); move it away, or name another --out") from error
+    if not isinstance(read, dict) or not isinstance(read.get("commits"), dict):
+        raise UserError(f"{key}: {place}: names no commits, as ours does; move it away, or name another --out")
+    return read
+
+
+def _there(benchmark: Benchmark, hub: str, folder: Path, *, subjects: bool = True) -> list[str]:
+    """The files of a data set's tables that the folder has; subjects: those in a folder of each subject too."""
+    tables = [table for table in benchmark.tables if table.hub == hub and (subjects or not table.by_subject)]
+    return [each.file for each in tables if any(folder.glob(f"*/{each.file}" if each.by_subject else each.file))]
 
 
 def _name(hub: str, revision: str | None) -> str:

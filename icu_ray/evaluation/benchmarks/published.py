@@ -3,13 +3,18 @@
 published_retrained(BENCHMARKS["tofu"].splits["forget10"], "open-unlearning/tofu_Llama-3.2-1B-Instruct_full")
 # 'open-unlearning/tofu_Llama-3.2-1B-Instruct_retain90'
 without_retrained_said(config)          # what a sweep without a retrained model will not compute, a line a model
+check_published(config)                 # UserError for a model that is published for another split
 """
 
 from __future__ import annotations
 
+import re
+
 from icu_ray.config import ModelConfig, RecordsData, SweepConfig
+from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks.definition import Split
-from icu_ray.evaluation.benchmarks.rows import benchmark_of, split_of
+from icu_ray.evaluation.benchmarks.rows import Section, benchmark_of, split_of
+from icu_ray.models.retrained import published_retrained as as_model
 
 ANY_BASE = "MODEL"
 """Stands in an id for the name of the base model."""
@@ -57,3 +62,63 @@ def _how(model: ModelConfig, number: int, published: str | None) -> str:
     if published is not None and model.standin is None:
         ways.append(f"models.{number}.retrained={published} names the one that is published")
     return " or ".join(ways) or f"models.{number}.retrained=ID names one"
+
+
+def check_published(config: SweepConfig) -> tuple[str, ...]:
+    """UserError where `source` or `retrained` of a model is one that is published for another split than the config's;
+    what to say of a published target that is fine-tuned again. () where the data are of no benchmark."""
+    data = config.data
+    if not isinstance(data, RecordsData) or data.benchmark is None:
+        return ()
+    section: Section = data.benchmark  # type: ignore[assignment]
+    remarks = []
+    for number, model in enumerate(config.models):
+        retrained = as_model(model)
+        if retrained is not None:
+            _check_of_split(section, f"models.{number}.retrained", str(retrained.source), "retrained")
+        if model.source is None:
+            continue
+        _check_of_split(section, f"models.{number}.source", model.source, "target")
+        if model.train is not None and _base(split_of(section), "target", model.source) is not None:
+            remarks.append(
+                f"{model.name}: {model.source} is the published target, which has been fine-tuned on these texts, and "
+                f"is fine-tuned on them again; models.{number}.train=null takes it as it was published"
+            )
+    return tuple(remarks)
+
+
+def _check_of_split(section: Section, key: str, named: str, wanted: str) -> None:
+    """UserError for a model that is published for another split, or for a retrained one that is the target.
+
+    wanted: what it is to be. As a source this split's retrained model is not refused: it may be measured by itself.
+    """
+    benchmark, own = benchmark_of(section), split_of(section)
+    name = next(name for name, split in benchmark.splits.items() if split is own)
+    if _base(own, wanted, named) is not None:
+        return
+    expected, what = (own.models or {}).get(wanted), "the target" if wanted == "target" else "the retrained model"
+    others = {other: split for other, split in benchmark.splits.items() if split is not own}
+    for kind, called in (("retrained", "retrained model"), ("target", "target")):
+        base = _base(own, kind, named)
+        if base is not None and wanted == "retrained":
+            found = "which has read the texts to forget"
+        elif base is None and (
+            near := [other for other, split in others.items() if _base(split, kind, named) is not None]
+        ):
+            found = f"published for split {' and '.join(near)}"
+            base = _base(others[near[0]], kind, named)
+        else:
+            continue
+        raise UserError(
+            f"{key}: {named} is {benchmark.title}'s {called}, {found}; expected {what} of data.split={name}, "
+            f"{shown(str(expected), base or ANY_BASE)}"
+        )
+
+
+def _base(split: Split, kind: str, named: str) -> str | None:
+    """The base model's name in the id of a published model ('' where an id has none); None for another model."""
+    known = (split.models or {}).get(kind)
+    if known is None:
+        return None
+    found = re.fullmatch("(.+)".join(map(re.escape, known.split("{}"))), named)
+    return None if found is None else "".join(found.groups())

@@ -4,6 +4,7 @@
         rows = set_rows(section, asked)             # one dict a row, by column
 
     known_paraphrases(section)                      # of the questions to forget
+    remarks = check_tables(section)                 # before anything starts
 
 A set whose table came to the hub later is left out where a folder lacks it.
 """
@@ -98,6 +99,66 @@ def known_paraphrases(section: Section, *, from_hub: bool = True) -> dict[str, t
 
 def _paraphrased(section: Section) -> list[PromptSet]:
     return [asked for asked in split_of(section).sets if asked.members and asked.paraphrase]
+
+
+def check_tables(section: Section) -> tuple[str, ...]:
+    """UserError where files of the section's folder are not the benchmark's tables; what to say of those that are cut.
+
+    Refused: a table without rows or with more than the benchmark's, a column of another kind, and questions on what is
+    forgotten none of which is among those to forget. Nothing is looked at on the hub, whose commit says what it is.
+    """
+    if section.folder is None:
+        return ()
+    benchmark, split, on_forgotten = benchmark_of(section), split_of(section), list[tuple[PromptSet, list[str]]]()
+    counted = {} if getattr(section, "pieces", None) else _trained_on(section, split)
+    for asked in sets_of(section):
+        rows = set_rows(section, asked)
+        counted[asked.table] = len(rows)
+        if asked.shots is not None:
+            counted[asked.shots] = len(shots_of(section, asked))
+        if asked.members and asked.kind == "questions":
+            on_forgotten.append((asked, [row[asked.prompt] for row in rows]))
+    cut = []
+    for file, found in counted.items():
+        table = benchmark.table(file)
+        # Of a table of several subjects we know how many rows all have.
+        expected = None if table.by_subject else table.rows
+        if found == 0 or (expected is not None and found > expected):
+            wanted = "some" if expected is None else f"the {expected:,} of {benchmark.title}"
+            raise UserError(f"data.folder: {table_place(section, table)}: found {found:,} rows, expected {wanted}")
+        if expected is not None and found < expected:
+            cut.append(f"{file} {found:,} of {expected:,}")
+    remarks = [said for asked, questions in on_forgotten for said in _strange(section, asked, questions, split.forget)]
+    if cut:
+        remarks.append(
+            f"data.folder: {section.folder}: not all rows of {benchmark.title}: {', '.join(cut)}; its numbers are of "
+            "these alone"
+        )
+    return tuple(remarks)
+
+
+def _trained_on(section: Section, split: Split) -> dict[str, int]:
+    """The rows of the tables to forget and to keep, by file."""
+    benchmark, key = benchmark_of(section), f"data.source={section.source}"
+    tables = [benchmark.table(file) for file in (split.forget, split.retain) if file is not None]
+    places = {table.file: (Path(table_place(section, table)), table.columns) for table in tables}
+    return {file: sum(1 for _ in read_columns(place, names, key)) for file, (place, names) in places.items()}
+
+
+def _strange(section: Section, asked: PromptSet, questions: list[str], forget: str) -> list[str]:
+    """What to say of questions that are not among those to forget; UserError where none is."""
+    benchmark = benchmark_of(section)
+    known = {row[asked.prompt] for row in _rows(section, benchmark.table(forget), (asked.prompt,), None)}
+    strange = [question for question in questions if question not in known]
+    if not strange:
+        return []
+    said = f"data.folder: {table_place(section, benchmark.table(asked.table))}: "
+    if len(strange) == len(questions):
+        raise UserError(
+            f"{said}none of its {len(questions):,} questions is in {forget}, found {strange[0]!r:.80}; expected the "
+            "same questions in both files"
+        )
+    return [f"{said}{len(strange):,} of its {len(questions):,} questions are not in {forget}"]
 
 
 def _rows(section: Section, table: Table, columns: tuple[str, ...], lists: str | None) -> list[dict[str, Any]]:
