@@ -162,7 +162,7 @@ def _asked(model: str, benchmark: str, configs: Sequence[Mapping[str, Any]]) -> 
                 for entry in config.get("models", ())
                 if entry.get("name") == model
             ]
-    return _Asked(*(tuple(dict.fromkeys(each)) for each in zip(*found, strict=True)))  # type: ignore[arg-type]
+    return _Asked(*(tuple(dict.fromkeys(each)) for each in zip(*found, strict=True)))
 
 
 def _set_rows(benchmark: Benchmark, split: str, forget: bool = False) -> list[int | None]:
