@@ -39,8 +39,9 @@ def add(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="ask what the benchmark asks that this config's data belong to, as the config has it asked: its name or "
-        "file, and what to change in it, such as tofu_small data.folder=tofu (default: none)",
+        help="ask what the benchmark asks that this config's data belong to, as the config has it asked (rows, "
+        "conventions, precision): its name or file, and what to change in it, such as tofu_small data.folder=tofu "
+        "(default: none)",
     )
     parser.add_argument(
         "--tasks",
@@ -53,23 +54,27 @@ def add(commands: Any) -> None:
         "--mirror",
         type=Path,
         metavar="DIR",
-        help="folder of 'icu-ray data mirror' with the tasks' rows (default: the hub)",
+        help="folder of 'icu-ray data mirror' with the tasks' rows (default: the config's, else the hub)",
     )
     parser.add_argument(
-        "--limit", type=positive, metavar="N", help="only so many documents of each task (default: all)"
+        "--limit",
+        type=positive,
+        metavar="N",
+        help="only so many documents of each task (default: the config's, else all)",
     )
     parser.add_argument(
         "--storage", default="./runs", metavar="DIR", help="folder or URL where results are kept (default: ./runs)"
     )
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="number format of the weights (default: fp32)"
+        "--precision",
+        choices=("fp32", "bf16"),
+        help="number format of the weights (default: that of the config's models, else fp32)",
     )
     parser.add_argument(
         "--fidelity",
         choices=("default", "reference"),
-        default="default",
         help="of dialogues that are too long, default cuts the beginning, reference the end, as the paper's authors do "
-        "(default: default)",
+        "(default: the config's, else default)",
     )
     parser.add_argument(
         "--documents",
@@ -93,27 +98,32 @@ def add(commands: Any) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     teller(terminal_only=True)("looking at the models and the tasks ...")
+    from icu_ray.evaluation.kinds.dialogue import Keep
     from icu_ray.evaluation.stage.results import write_documents
     from icu_ray.evaluation.suites import Options, tasks_of
     from icu_ray.evaluation.sweep_tasks import names_with_benchmark
-    from icu_ray.services.evaluate import benchmark_of, evaluate, evaluations_json
+    from icu_ray.services.evaluate import asked_of, evaluate, evaluations_json
     from icu_ray.storage.results import finite
 
     tasks = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     suites = arguments.suite or ([] if tasks or arguments.config else ["lm_eval"])
     if "benchmark" in suites and not arguments.config:
         raise UserError("--suite benchmark: give --config NAME, whose data are the benchmark's, such as tofu")
-    benchmark = benchmark_of(arguments.config[0], arguments.config[1:]) if arguments.config else None
+    asked = asked_of(arguments.config[0], arguments.config[1:]) if arguments.config else None
+    benchmark = None if asked is None else asked.benchmark
     others = tasks_of([suite for suite in suites if suite != "benchmark"], tasks)
     names, groups = names_with_benchmark(benchmark, others)
+    given = Options() if asked is None else Options(mirror=asked.mirror, limit=asked.limit, keep=asked.keep)
+    keep: dict[str | None, Keep] = {None: given.keep, "default": "end", "reference": "start"}
     options = Options(
-        mirror=arguments.mirror,
-        limit=arguments.limit,
-        keep="start" if arguments.fidelity == "reference" else "end",
+        mirror=arguments.mirror or given.mirror,
+        limit=arguments.limit or given.limit,
+        keep=keep[arguments.fidelity],
         trust_task_code=arguments.trust_task_code,
         benchmark=benchmark,
         groups=groups,
     )
+    precision = arguments.precision or ("fp32" if asked is None else asked.precision(arguments.model))
     # Ray's own words go to a file meanwhile.
     with bar(above=False):
         evaluations = evaluate(
@@ -121,7 +131,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             names,
             options,
             storage=arguments.storage,
-            precision=arguments.precision,
+            precision=precision,
             revision=arguments.revision,
             trust_remote_code=arguments.trust_remote_code,
         )

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from icu_ray.config import RecordsData
+from icu_ray.config import ModelConfig, RecordsData
 from icu_ray.config.file import load_config
 from icu_ray.config.shipped import find_config
-from icu_ray.data.hub_data import pinned_data
+from icu_ray.data.hub_data import is_hub_data, parsed, pinned
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks import BENCHMARKS
 from icu_ray.evaluation.benchmarks.documents import with_derived
+from icu_ray.evaluation.benchmarks.rows import split_of
 from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked
 from icu_ray.evaluation.groups import Group
+from icu_ray.evaluation.kinds.dialogue import Keep
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.suites import Options, open_tasks, with_means
 from icu_ray.evaluation.sweep_tasks import benchmark_of_config
@@ -41,7 +44,7 @@ def evaluate(
 ) -> list[Evaluation]:
     """Every task of every model (hub id or folder), from <storage>/store where it is there."""
     if options.mirror is not None and not options.mirror.is_dir():
-        raise UserError(f"--mirror {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'")
+        raise UserError(f"mirror {options.mirror}: no such folder; write one with 'icu-ray data mirror --out DIR'")
     check_writable(storage)
     folder = local_path(storage)
     store = Store(join(storage if folder is None else str(folder.resolve()), "store"))
@@ -62,21 +65,54 @@ def evaluate(
     return evaluate_models(subjects, sources, store, ray=lambda: quietly_connected(log))
 
 
-def benchmark_of(name: str, overrides: Sequence[str] = ()) -> BenchmarkAsked:
+@dataclass(frozen=True)
+class ConfigAsked:
+    """What a config has its models asked. limit, mirror, keep: of its section `evaluation`. models: its own, for the
+    precision that each is asked in."""
+
+    benchmark: BenchmarkAsked
+    limit: int | None
+    mirror: Path | None
+    keep: Keep
+    models: tuple[ModelConfig, ...]
+
+    def precision(self, asked: Sequence[str]) -> str:
+        """Of models (hub id or folder): that of the config's model of this source, else of all of the config's.
+
+        UserError where that is not one for all.
+        """
+        own = {model.source: model.precision for model in self.models}
+        every = set(own.values())
+        found = set().union(*({own[each]} if each in own else every for each in asked))
+        if len(found) > 1:
+            raise UserError(
+                f"--config: its models have precision {' and '.join(sorted(found))}; give --precision for "
+                f"{', '.join(asked)}"
+            )
+        return found.pop() if found else "fp32"
+
+
+def asked_of(name: str, overrides: Sequence[str] = ()) -> ConfigAsked:
     """What the benchmark asks that a config's data belong to, as the config has it asked; UserError for other data.
 
-    name: of a shipped config, or a file. overrides: such as data.folder=FOLDER.
+    name: of a shipped config, or a file. overrides: such as data.folder=FOLDER. Of the hub's data sets only one whose
+    rows are asked is looked at.
     """
     config = load_config(find_config(name), overrides)
-    if isinstance(config.data, RecordsData):
-        config = config.model_copy(update={"data": pinned_data(config.data)})
     found = benchmark_of_config(config)
     if found is None:
         raise UserError(
             f"--config {name}: data.source={config.data.source} is no benchmark, so that suite benchmark asks nothing; "
             f"expected a config whose data.source is one of {', '.join(BENCHMARKS)}"
         )
-    return found
+    assert isinstance(config.data, RecordsData)
+    forget = config.data.forget
+    if is_hub_data(forget) and split_of(found.section).sets:
+        commit = parsed(pinned(forget, "data.forget"), "data.forget").revision
+        found = replace(found, section=found.section.model_copy(update={"revision": commit}))
+    said = config.evaluation
+    mirror = None if said.mirror is None else Path(said.mirror)
+    return ConfigAsked(found, said.limit, mirror, said.dialogue_context, config.models)
 
 
 def evaluations_json(evaluations: Sequence[Evaluation], groups: Sequence[Group] = ()) -> list[dict[str, Any]]:

@@ -43,10 +43,12 @@ def add_retrained_measures(plan: Plan) -> None:
             same = {task for task, digest in evaluation.tasks.items() if theirs[0].tasks.get(task) == digest}
             reference = {task: known for task, known in theirs[1].items() if task in same}
         of_model = trial_documents(data, trial.model.name)
-        # A trial that changed nothing has the documents of its model alone.
-        of_trial = trial_documents(data, trial.name) or of_model
-        before = {**evaluation.before, **_beside(of_model, reference)}
-        after = {**evaluation.after, **_beside(of_trial, reference)}
+        same_model = evaluation.models[0] == evaluation.models[1]
+        # A trial that changed nothing has the documents of its model alone; one whose evaluation failed, none.
+        of_trial = trial_documents(data, trial.name) or (of_model if same_model else {})
+        original = _beside(of_model, reference)
+        before = {**evaluation.before, **original}
+        after = {**evaluation.after, **dict.fromkeys(original), **_beside(of_trial, reference)}
         if (before, after) != (dict(evaluation.before), dict(evaluation.after)):
             write_evaluation(_paths(plan, trial), replace(evaluation, before=before, after=after))
 

@@ -6,19 +6,22 @@ Needs: nothing but this package; no Ray, no network: the store has all answers, 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from icu_ray.cli.main import main
+from icu_ray.config import TofuData
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks.tasks import benchmark_task, task_names
 from icu_ray.evaluation.model_requests import cut_slices, dump_answers
 from icu_ray.evaluation.stage.answers import answer_slice
+from icu_ray.evaluation.suites import Options
 from icu_ray.metrics.conventions import DEFINED, Conventions
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.loading import load_model
-from icu_ray.services.evaluate import benchmark_of
+from icu_ray.services.evaluate import asked_of
 from icu_ray.storage.store import Store
 from tests.support.benchmark_case import benchmark_folder, small_model
 
@@ -26,7 +29,7 @@ from tests.support.benchmark_case import benchmark_folder, small_model
 def test_tofu_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, model = benchmark_folder(tmp_path / "tofu", "tofu"), small_model(tmp_path / "model")
     storage, limit = tmp_path / "runs", 2
-    asked = benchmark_of("tofu_small", [f"data.folder={folder}"])
+    asked = asked_of("tofu_small", [f"data.folder={folder}"]).benchmark
     assert asked.conventions == DEFINED and asked.form.template == "question-answer"
     loaded, store, expected = load_model(str(model)), Store(str(storage / "store")), {}
     for name in task_names(asked):
@@ -71,6 +74,48 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     (folder / "retain_perturbed.json").unlink()
     assert "it lacks retain_perturbed.json, which TOFU asks" in refused(*own)
     with pytest.raises(UserError, match="tofuu"):
-        benchmark_of("tofuu")
-    theirs = benchmark_of("tofu", [f"data.folder={folder}"])
+        asked_of("tofuu")
+    theirs = asked_of("tofu", [f"data.folder={folder}"]).benchmark
     assert theirs.conventions == Conventions.open_unlearning()
+
+
+def test_the_configs_limit_mirror_and_precision_are_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model = benchmark_folder(tmp_path / "tofu", "tofu"), small_model(tmp_path / "model")
+    given: list[tuple[Options, str]] = []
+
+    def note(models: object, tasks: object, options: Options, *, precision: str, **others: object) -> list[object]:
+        given.append((options, precision))
+        return []
+
+    monkeypatch.setattr("icu_ray.services.evaluate.evaluate", note)
+    told = ["evaluate", "--model", str(model), "--json", "--config", "tofu_small", f"data.folder={folder}"]
+    more = ["models.0.precision=bf16", "evaluation.limit=3", f"evaluation.mirror={tmp_path}"]
+    assert main([*told, *more]) == 0
+    assert main([*told, *more, "--limit", "2", "--mirror", str(folder), "--precision", "fp32"]) == 0
+    (by_config, precision), (by_options, other) = given
+    assert (by_config.limit, by_config.mirror, precision) == (3, tmp_path, "bf16")
+    assert (by_options.limit, by_options.mirror, other) == (2, folder, "fp32")
+    assert main(["evaluate", "--model", str(model), "--json"]) == 0 and given[-1] == (Options(), "fp32")
+    asked = asked_of("tofu_small", [f"data.folder={folder}"])
+    mixed = replace(
+        asked, models=(*asked.models, asked.models[0].model_copy(update={"precision": "bf16", "source": "x/y"}))
+    )
+    assert mixed.precision(["x/y"]) == "bf16"
+    with pytest.raises(UserError, match="bf16 and fp32; give --precision"):
+        mixed.precision([str(model)])
+
+
+def test_only_data_sets_that_are_asked_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def commit(name: str, revision: str | None, said: str) -> str:
+        looked.append(name)
+        return "c" * 40
+
+    monkeypatch.setattr("icu_ray.data.hub_data.commit_of", commit)
+    asked_of("wmdp_zephyr")  # whose questions are lm-eval's, and whose texts are given to those who ask for them
+    assert looked == []
+    asked = asked_of("tofu").benchmark
+    assert looked == ["locuslab/TOFU"] and isinstance(asked.section, TofuData) and asked.section.revision == "c" * 40

@@ -17,6 +17,7 @@ import pytest
 from scipy import stats
 
 from icu_ray.config.file import resolve_config
+from icu_ray.evaluation.benchmarks.derived import FORGET_QUALITY, beside_retrained
 from icu_ray.methods import RETRAINED
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
@@ -28,7 +29,7 @@ from icu_ray.sweep.retrained_measures import add_retrained_measures
 
 TASKS = {"tofu_forget": "a", "tofu_holdout": "b"}
 ROWS = 12
-NOTHING = dict.fromkeys(f"tofu/{name}" for name in ("forget_quality", "forget_quality_log10", "privleak", "rel_diff"))
+NOTHING = dict.fromkeys(f"tofu/{name}" for name in (*FORGET_QUALITY, "privleak", "rel_diff"))
 """What cannot be said without a retrained model is null."""
 
 
@@ -45,7 +46,9 @@ def plan(tmp_path: Path) -> Plan:
     return plan_sweep(resolve_config(tree, "t"), dry_run=True)
 
 
-def evaluated(plan: Plan, trial: Trial, seed: int = 1, tasks: dict[str, str] = TASKS) -> dict[str, np.ndarray]:
+def evaluated(
+    plan: Plan, trial: Trial, seed: int = 1, tasks: dict[str, str] = TASKS, hashes: tuple[str, str] = ("x", "y")
+) -> dict[str, np.ndarray]:
     """Give a trial an evaluation of random rows; the truth ratios of its own model, and the scores of both sets."""
     random, tables, own = np.random.default_rng(seed), [], {}
     for model in dict.fromkeys((trial.model.name, trial.name)):
@@ -61,7 +64,7 @@ def evaluated(plan: Plan, trial: Trial, seed: int = 1, tasks: dict[str, str] = T
     paths, content = paths_of(plan, trial), buffer.getvalue()
     write_atomic(paths.documents, content)
     digest = hashlib.sha256(content).hexdigest()
-    write_evaluation(paths, TrialEvaluation(tasks, ("x", "y"), {}, {"tofu/forget_Q_A_Prob": 0.5}, {}, digest))
+    write_evaluation(paths, TrialEvaluation(tasks, hashes, {}, {"tofu/forget_Q_A_Prob": 0.5}, {}, digest))
     return own
 
 
@@ -125,8 +128,40 @@ def test_what_was_beside_another_retrained_model_does_not_stay(plan: Plan) -> No
 def test_a_trial_that_changed_nothing_has_its_models_numbers(plan: Plan) -> None:
     trial, gold = both(plan)
     original = replace(trial, trial_id="as it is", name="original-small-s0")
-    own, theirs = evaluated(plan, replace(original, name="small")), evaluated(plan, gold, 2)
+    own = evaluated(plan, replace(original, name="small"), hashes=("x", "x"))
+    theirs = evaluated(plan, gold, 2)
     add_retrained_measures(replace(plan, trials=(original, gold)))
     ratio = "tofu_forget/truth_ratio_raw"
     expected = pytest.approx(stats.ks_2samp(own[ratio], theirs[ratio]).pvalue)
     assert after(plan, original)["tofu/forget_quality"] == expected
+
+
+def test_a_trial_whose_evaluation_failed_has_no_numbers_of_its_model(plan: Plan) -> None:
+    trial, gold = both(plan)
+    evaluated(plan, replace(trial, name="small"))  # the original model's documents alone, though the trial changed it
+    evaluated(plan, gold, 2)
+    add_retrained_measures(plan)
+    assert after(plan, trial) == {"tofu/forget_Q_A_Prob": 0.5, **NOTHING}
+    before = read_evaluation(paths_of(plan, trial))
+    assert before is not None and before.before["tofu/forget_quality"] is not None
+
+
+def test_the_rows_that_count_and_the_floor_are_said() -> None:
+    ratios = np.arange(40.0)
+    known = np.where(ratios < 2, ratios, np.nan)
+    found = beside_retrained(
+        "tofu", {"tofu_forget": {"truth_ratio_raw": known}}, {"tofu_forget": {"truth_ratio_raw": ratios}}
+    )
+    assert found["tofu/forget_quality"] == 1.0
+    assert (found["tofu/forget_quality_rows"], found["tofu/forget_quality_rows_asked"]) == (2, 40)
+    assert found["tofu/forget_quality_floor_log10"] == pytest.approx(np.log10(2 / 6))
+
+
+def test_privleak_is_none_where_the_retrained_model_tells_all_apart() -> None:
+    def sides(members: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        return {"tofu_forget": {"mia_min_k": members}, "tofu_holdout": {"mia_min_k": np.arange(10.0)}}
+
+    found = beside_retrained("tofu", sides(np.arange(10.0)), sides(np.arange(10.0) - 100))
+    assert found["tofu/privleak"] is None and found["tofu/rel_diff"] == pytest.approx(-50)
+    found = beside_retrained("tofu", sides(np.arange(10.0)), sides(np.arange(10.0) - 5))
+    assert found["tofu/privleak"] is not None

@@ -15,7 +15,7 @@ import numpy as np
 
 from icu_ray.evaluation.benchmarks import BENCHMARKS
 from icu_ray.evaluation.benchmarks.definition import Benchmark
-from icu_ray.metrics.answers import Floats
+from icu_ray.metrics.answers import EPSILON, Floats
 from icu_ray.metrics.forget_quality import UTILITY_PARTS, forget_quality, model_utility
 from icu_ray.metrics.membership import auc, privleak, reference_scores, rel_diff
 
@@ -25,6 +25,15 @@ _BY_ITSELF = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_g
 ATTACKS = (*_BY_ITSELF, _REFERENCE)
 """All that have an AUC; the last one needs the retrained model."""
 _PRIVLEAK_BY = "mia_min_k"
+FORGET_QUALITY = (
+    "forget_quality",
+    "forget_quality_log10",
+    "forget_quality_floor_log10",
+    "forget_quality_rows",
+    "forget_quality_rows_asked",
+)
+"""The p-value and its logarithm, the smallest logarithm that so many rows can have, the rows that both models have a
+truth ratio of, and all rows that were asked."""
 
 
 def of_model(benchmark: str, metrics: Mapping[str, float | None], documents: Documents) -> dict[str, float | None]:
@@ -39,22 +48,24 @@ def of_model(benchmark: str, metrics: Mapping[str, float | None], documents: Doc
 def beside_retrained(benchmark: str, documents: Documents, retrained: Documents) -> dict[str, float | None]:
     """What a model's rows say beside those of the model that was trained without the texts to forget, by full name.
 
-    retrained: {} where there is none. None for what cannot be said for want of its rows; left out where the model's own
-    lack.
+    retrained: {} where there is none. None for what cannot be said for want of its rows, and for privleak where the
+    retrained model's AUC is 1; left out where the model's own lack.
     """
     known = BENCHMARKS[benchmark]
     found: dict[str, float | None] = {}
     task = f"{benchmark}_forget"
     own, other = (each.get(task, {}).get("truth_ratio_raw") for each in (documents, retrained))
     if own is not None:
-        found |= {"forget_quality": None, "forget_quality_log10": None}
+        found |= dict.fromkeys(FORGET_QUALITY)
         if other is not None and len(own) == len(other):
             quality = forget_quality(own, other)
-            found |= {"forget_quality": quality.p, "forget_quality_log10": quality.log10}
+            told = (quality.p, quality.log10, quality.floor_log10, float(quality.counted), float(quality.rows))
+            found |= dict(zip(FORGET_QUALITY, told, strict=True))
     own_sides, their_sides = _sides(known, documents), _sides(known, retrained)
     area, reference = (_areas(*sides).get(_PRIVLEAK_BY) for sides in (own_sides, their_sides))
     if area is not None:
-        found["privleak"] = None if reference is None else privleak(area, reference)
+        # Where the retrained model's AUC is 1 its complement, by which privleak divides, is 0.
+        found["privleak"] = None if reference is None or 1 - reference <= EPSILON else privleak(area, reference)
         found["rel_diff"] = None if reference is None else rel_diff(area, reference)
     members, others = (_beyond(mine, other) for mine, other in zip(own_sides, their_sides, strict=True))
     by_reference = _areas(members, others, (_REFERENCE,))

@@ -103,11 +103,13 @@ def to_latex(report: Report) -> str:
 def _benchmark(report: Report, table: BenchmarkTable) -> str:
     """A benchmark's own table of one model, with printed and imported rows below ours."""
     parts = (table.rows, table.printed, table.imported)
-    lines = [[(escape(name), *map(escape, map(table.text, values))) for name, values in part] for part in parts]
-    title = f"{report.title}: {table.title} {table.split}".rstrip()
+    lines = [
+        [(escape(table.label(name)), *map(escape, map(table.text, values))) for name, values in part] for part in parts
+    ]
+    title = f"{report.title}: {table.heading}"
     printed = f" Printed in {table.source}." if table.printed else ""
     imported = " Imported: measured by another framework." if table.imported else ""
-    caption = escape(f"{title}, {table.model}.{printed}{imported}")
+    caption = escape(" ".join((f"{title}, {table.model}.{printed}{imported}", *table.notes)))
     return _floating(("Method", *map(escape, table.columns)), list(filter(None, lines)), caption)
 
 

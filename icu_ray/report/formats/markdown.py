@@ -49,10 +49,13 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
         parts += ["## Normalised scores", *(_scores(block, s) for block, s in both if s in report.ranked), SCORES_NOTE]
     parts += _audits(report)
     for known in report.benchmarks:
-        lines = [[escape(name), *map(escape, map(known.text, values))] for name, values in known.every]
-        title = f"## {escape(known.title)} {escape(known.split)}".rstrip()
-        parts += [f"{title}: {escape(known.model)}", pipe_table(["Method", *map(escape, known.columns)], lines)]
-        parts += [BENCHMARKS_NOTE + (f" Printed in {escape(known.source)}." if known.source else "")]
+        lines = [[escape(known.label(name)), *map(escape, map(known.text, values))] for name, values in known.every]
+        parts += [
+            f"## {escape(known.heading)}: {escape(known.model)}",
+            pipe_table(["Method", *map(escape, known.columns)], lines),
+        ]
+        printed = (f"Printed in {known.source}.",) if known.source else ()
+        parts.append(" ".join((BENCHMARKS_NOTE, *map(escape, (*printed, *known.notes)))))
     if report.best:
         lines = [[escape(each.model), *map(escape, best_cell(each))] for each in report.best]
         head = ["Model", *map(escape, BEST_CELLS_HEAD)]

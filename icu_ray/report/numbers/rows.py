@@ -8,6 +8,7 @@ anything else of their config are never averaged: they stand in rows of their ow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -26,6 +27,8 @@ from icu_ray.storage.verdict import is_success
 
 Mark = Literal["best", "second"]
 BEFORE = "before"
+P_VALUE = "/forget_quality"
+"""How the metric ends whose mean is geometric."""
 _ORDER = ("kumpr", "po", "dpo", "npo", "kl", "llmu")
 """The paper's order of rows; what it does not have stands between these and ICU, which comes last."""
 
@@ -103,7 +106,9 @@ class Row:
 class Block:
     """One model's rows. size: the paper's name of it, None where the paper has no such model.
 
-    before: all metrics of the original model. columns: those of its rows' values, each with the metric that it shows.
+    before: all metrics of the original model; of those that depend on the forget sample, such as what needs the
+    retrained model, the first one's. samples: the same of each forget sample. columns: those of its rows' values, each
+    with the metric that it shows.
     """
 
     model: str
@@ -112,6 +117,7 @@ class Block:
     rows: tuple[Row, ...]
     before: Mapping[str, float | None] = field(default_factory=dict)
     columns: tuple[Column, ...] = ALL_COLUMNS
+    samples: tuple[Mapping[str, float | None], ...] = ()
 
     @property
     def el_columns(self) -> tuple[Column, ...]:
@@ -125,15 +131,30 @@ class Block:
         return tuple(row for row in self.rows if not (row.before or row.gold))
 
     def evaluated(self, row: Row) -> list[Mapping[str, float | None]]:
-        """What the evaluation of each of a row's trials measured; the model before is one for all of them."""
+        """What the evaluation of each of a row's trials measured; of the model before, of each forget sample."""
         if row.before:
-            return [self.before]
+            return list(self.samples) or [self.before]
         return [trial.evaluation.after for trial in row.trials if trial.evaluation is not None]
 
     def evaluated_mean(self, row: Row, metric: str) -> float | None:
-        """Mean of a metric of the evaluation over a row's trials, None where none has it."""
-        values = [value for metrics in self.evaluated(row) if (value := metrics.get(metric)) is not None]
-        return fmean(values) if values else None
+        """Mean of a metric of the evaluation over a row's trials, None where none has it.
+
+        Of forget quality, a p-value over many orders of magnitude, 10 to the mean of its logarithm.
+        """
+        known = [metrics for metrics in self.evaluated(row) if metrics.get(metric) is not None]
+        values = [value for metrics in known if (value := metrics[metric]) is not None]
+        if not values:
+            return None
+        if metric.endswith(P_VALUE):
+            logs = [_log10(value, metrics.get(f"{metric}_log10")) for value, metrics in zip(values, known, strict=True)]
+            return float(10 ** fmean(logs))
+        return fmean(values)
+
+
+def _log10(p: float, known: float | None) -> float:
+    if known is not None:
+        return known
+    return math.log10(p) if p > 0 else -math.inf
 
 
 def row_name(label: str, alpha: float | None, beta: float | None, variant: str) -> str:
@@ -171,12 +192,15 @@ def _block(
             continue  # it is the row before unlearning
         groups.setdefault((trial.method, *weights_of(trial), variants.get(trial.trial_id, "")), []).append(trial)
     ordered = sorted(groups, key=lambda key: (*_place(groups[key][0]), key[0], key[1] or 0.0, key[2] or 0.0, key[3]))
-    before = _before_metrics(trials)
+    samples = _before_metrics(trials)
+    before: dict[str, float | None] = {}
+    for each in samples:
+        before |= {name: value for name, value in each.items() if before.get(name) is None}
     rows = [_before_row(trials, paper, before, columns)]
     rows += [_row(key, groups[key], paper, columns) for key in ordered]
     if standin and paper is not None:
         rows = _sole_icu_beside_the_papers(rows, paper[0])
-    return Block(model, None if paper is None else paper[0], standin, _marked(rows, columns), before, columns)
+    return Block(model, None if paper is None else paper[0], standin, _marked(rows, columns), before, columns, samples)
 
 
 def _place(trial: ReportedTrial) -> tuple[int, int]:
@@ -238,14 +262,14 @@ def _sample_of(trial: ReportedTrial) -> str:
     return repr(trial.settings.get("sample", trial.sample))
 
 
-def _before_metrics(trials: Sequence[ReportedTrial]) -> dict[str, float | None]:
-    """What the original model can do, from whichever trials say it."""
-    found: dict[str, float | None] = {}
+def _before_metrics(trials: Sequence[ReportedTrial]) -> tuple[dict[str, float | None], ...]:
+    """What the original model can do, of each forget sample, from whichever of its trials say it."""
+    found: dict[str, dict[str, float | None]] = {}
     for trial in trials:
-        for name, value in (trial.evaluation.before if trial.evaluation is not None else {}).items():
-            if found.get(name) is None:
-                found[name] = value
-    return found
+        if trial.evaluation is not None:
+            own = found.setdefault(_sample_of(trial), {})
+            own.update({n: value for n, value in trial.evaluation.before.items() if own.get(n) is None})
+    return tuple(found.values())
 
 
 def _row(
