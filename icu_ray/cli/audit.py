@@ -79,7 +79,7 @@ def add(commands: Any) -> None:
         help="answers that sample draws of each row (default: 100)",
     )
     parser.add_argument(
-        "--relearn-lr", type=float, default=2e-5, metavar="RATE", help="learning rate of relearn (default: 2e-5)"
+        "--relearn-lr", type=float, default=2e-5, metavar="RATE", help="learning rate of relearn (default: 2e-05)"
     )
     parser.add_argument("--length", type=positive, default=200, metavar="TOKENS", help="tokens of a row (default: 200)")
     parser.add_argument(
