@@ -1,4 +1,7 @@
-"""The adapter off: what a base says without it, against peft. Needs: ../shared for one test."""
+"""The adapter off: what a base says without it, against peft.
+
+Needs: ../shared for one test.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Rows asked of a model: loss and words as one row at a time. Needs: nothing."""
+"""Rows asked of a model: loss and words as one row at a time.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What all attacks promise. Needs: nothing."""
+"""What all attacks promise.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The unlearning depth score against the oracle, and what must not change it. Needs: ../shared for two tests."""
+"""The unlearning depth score against the oracle, and what must not change it.
+
+Needs: ../shared for two tests.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Membership inference against the oracle's numbers, and its interval. Needs: ../shared for two tests."""
+"""Membership inference against the oracle's numbers, and its interval.
+
+Needs: ../shared for two tests.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Losses by distance from what was forgotten. Needs: ../shared for one test."""
+"""Losses by distance from what was forgotten.
+
+Needs: ../shared for one test.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The prefix search against plain greedy decoding and against extraction strength. Needs: ../shared for two tests."""
+"""The prefix search against plain greedy decoding and against extraction strength.
+
+Needs: ../shared for two tests.
+"""
 
 from __future__ import annotations
 

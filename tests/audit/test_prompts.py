@@ -1,4 +1,7 @@
-"""Other prompts: what each is, for chats and for texts, and the prefix attack against the oracle. Needs: ../shared."""
+"""Other prompts: what each is, for chats and for texts, and the prefix attack against the oracle.
+
+Needs: ../shared.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What counts as said. Needs: nothing."""
+"""What counts as said.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What counts as come back, by hand-made findings and by properties. Needs: nothing."""
+"""What counts as come back, by hand-made findings and by properties.
+
+Needs: nothing.
+"""
 
 from __future__ import annotations
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
 from icu_ray.report.formats.templates import template
 
 _TEMPLATE = "record.html.jinja"
@@ -37,8 +35,11 @@ def record_html(record: Mapping[str, Any]) -> str:
     )
 
 
-def curve_svg(points: Sequence[Mapping[str, Any]]) -> Markup:
-    """MA of a request (blue, 0 to 1) and held-out perplexity over the original's (grey) over attempts, as a picture."""
+def curve_svg(points: Sequence[Mapping[str, Any]]) -> str:
+    """MA of a request (blue, 0 to 1) and held-out perplexity over the original's (grey) over attempts, as a picture.
+
+    SVG of numbers alone, so that nothing of it needs escaping.
+    """
     wide, high, edge = 640, 150, 28
 
     def line(key: str, most: float, color: str) -> str:
@@ -60,7 +61,7 @@ def curve_svg(points: Sequence[Mapping[str, Any]]) -> Markup:
         for number, point in enumerate(points)
     )
     said = f"blue: MA, 0 to 100 %; grey: held-out perplexity, 0 to {top:.1f} times the original's; by attempt"
-    return Markup(
+    return (
         f'<svg viewBox="0 0 {wide} {high}" role="img" aria-label="{said}" width="100%">'
         f'<line x1="{edge}" y1="{high - edge}" x2="{wide - edge}" y2="{high - edge}" stroke="#d5dae0"/>'
         f"{line('ppl_ratio', top, '#8a939c')}{line('ma', 1.0, '#1f6feb')}{names}"
