@@ -43,7 +43,8 @@ class AuditPoint:
     """A setting of an attack at one budget: how many of `total` rows were back until then, and of control rows.
 
     recall: mean over the forget rows, of the best until then, 0..1. chance: p of Fisher's exact test, one-sided,
-    against the control rows; None without any.
+    against the control rows; None without any. exact, control_exact: how many of those that are back were said word
+    for word.
     """
 
     __pydantic_config__ = _STRICT
@@ -58,12 +59,24 @@ class AuditPoint:
     control_total: int
     recall: float
     chance: float | None
+    exact: int = 0
+    control_exact: int = 0
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether control rows are back about as often."""
+        return self.control_back > 0 and self.chance is not None and self.chance >= CHANCE
+
+    @property
+    def counted(self) -> int:
+        """Rows that count as back: all, or where chance brings such parts of a secret, those said word for word, if no
+        control row was."""
+        return self.back if not self.by_chance else self.exact if self.control_exact == 0 else 0
 
     @property
     def tells(self) -> bool:
-        """Whether rows came back, and not about as often as rows that the model has never read."""
-        by_chance = self.control_back > 0 and self.chance is not None and self.chance >= CHANCE
-        return self.back > 0 and not by_chance
+        """Whether any row counts as back."""
+        return self.counted > 0
 
 
 @dataclass(frozen=True)
@@ -94,18 +107,19 @@ class ModelAudit:
     def worst(self) -> AuditPoint | None:
         """Where most rows are back, at the least budget; None where no attack tells that any is."""
         telling = [point for point in self.curves if point.tells]
-        return min(telling, key=lambda p: (-p.back / p.total, p.budget)) if telling else None
+        return min(telling, key=lambda p: (-p.counted / p.total, p.budget)) if telling else None
 
     def said(self) -> str:
         """In one sentence, for tables and pages."""
         if self.total == 0:
             return "not measured"
         worst = self.worst
+        failed = f"; not run: {', '.join(self.errors)}" if self.errors else ""
         if worst is None:
-            return f"no attack brought a row back ({self.total} rows)"
+            return f"no attack brought a row back (of {self.total}){failed}"
         what = f"{worst.attack}, {worst.setting}" if worst.setting else worst.attack
-        at = f"{what}: {worst.back} of {worst.total} after {worst.budget:g} {worst.unit}"
-        return f"{self.back} of {self.total} rows came back ({at})"
+        at = f"{what}: {worst.counted} of {worst.total} after {worst.budget:g} {worst.unit}"
+        return f"{self.back} of {self.total} rows came back ({at}){failed}"
 
 
 def _plain(name: str) -> str:
@@ -134,5 +148,5 @@ class TrialAudit:
             found["audit/came_back"] = asked.share
         for point in asked.curves:
             name = f"audit/{point.attack}_came_back"
-            found[name] = max(found.get(name, 0.0), point.back / point.total if point.tells else 0.0)
+            found[name] = max(found.get(name, 0.0), point.counted / point.total)
         return found

@@ -58,6 +58,22 @@ def test_what_comes_back_later_together_with_control_rows_does_not_count() -> No
     assert audit.said() == "1 of 6 rows came back (relearn, own rows: 1 of 6 after 5 steps)"
 
 
+def test_word_for_word_is_no_chance_unless_a_control_row_is_too() -> None:
+    partly = [finding(str(n), 5, 0.6) for n in range(4)]
+    control = [finding(f"c{n}", 5, 0.6, group="control") for n in range(8)]
+    found = verdict(*partly, finding("x", 5, 1.0), *control)
+    assert found.back == 1 and [row.row for row in found.rows if row.back] == ["x"]
+    assert found.worst is not None and found.worst.counted == 1 and found.curves[0].back == 5
+    assert found.said() == "1 of 5 rows came back (relearn, own rows: 1 of 5 after 5 steps)"
+    assert verdict(*partly, finding("x", 5, 1.0), *control, finding("d", 5, 1.0, group="control")).back == 0
+
+
+def test_an_attack_that_could_not_be_run_is_said_beside_the_others() -> None:
+    result = {"relearn": AttackResult((finding("a", 0, 0.1),))}
+    audit = model_audit(result, {"relearn": "steps"}, 0.5, {"sample": "out of memory"})
+    assert audit.said() == "no attack brought a row back (of 1); not run: sample"
+
+
 def test_nothing_measured_is_not_forgotten() -> None:
     audit = model_audit({"depth": AttackResult((), missing=("no retrained model",))}, {"depth": "layers"}, 0.5)
     assert audit.share is None and audit.said() == "not measured"

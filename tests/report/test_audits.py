@@ -79,10 +79,10 @@ def test_a_trial_that_passes_and_fails_says_both(folder: Path) -> None:
     assert lines["icu (0.5, 1)"].both and not lines["kl (–, 1)"].both
     assert audit_said(lines["icu (0.5, 1)"]) == (
         "icu (0.5, 1): forgotten by the thresholds, and yet 3 of 4 rows came back (relearn, own rows: 3 of 4 after 20 "
-        "steps); 1 of these the retrained model says too."
+        "steps); not run: depth; 1 of these the retrained model says too."
     )
     assert audit_said(lines["kl (–, 1)"]) == (
-        "kl (–, 1): not forgotten by the thresholds; no attack brought a row back (4 rows)."
+        "kl (–, 1): not forgotten by the thresholds; no attack brought a row back (of 4)."
     )
     assert "from 1 of 2 unlearned models, 1 of which had passed the thresholds." in report.summary
     page = html.unescape(to_html(report, [], {}, {}))

@@ -77,8 +77,8 @@ def point_details(line: AuditLine, attack: str) -> tuple[str, ...]:
     if point.control_total:
         chance = "" if point.back == 0 else f", p = {p_text(point.chance)}"
         said.append(f"control {point.control_back} of {point.control_total}{chance}")
-    if point.back and not point.tells:
-        said.append("as often as control rows")
+    if point.by_chance and point.back:
+        said.append("as often as control rows" + (f", {point.counted} word for word" if point.counted else ""))
     return tuple(said)
 
 
