@@ -24,6 +24,7 @@ from icu_ray.models.checking import check_models
 from icu_ray.models.folders import adapter_here
 from icu_ray.models.hub import is_pinned, require_encoder_reachable, require_reachable
 from icu_ray.models.retrained import published_retrained
+from icu_ray.plan.audit_checks import check_audit
 from icu_ray.plan.budget import Budget
 from icu_ray.plan.drawn_pairs import drawn_pairs_said
 from icu_ray.plan.generated_answers import check_generation
@@ -81,6 +82,7 @@ def plan_sweep(config: SweepConfig, *, dry_run: bool = False) -> Plan:
         from icu_ray.plan.paraphrases import check_paraphrases
 
         check_paraphrases(config, dry_run=dry_run)
+    remarks = (*remarks, *check_audit(config))
     unreachable = _unreachable(config)
     if not unreachable:
         remarks = (*_unknown_commits(config), *remarks)

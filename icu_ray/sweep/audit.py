@@ -21,7 +21,6 @@ from icu_ray.data.corpus import Corpus
 from icu_ray.data.sources import load_corpus
 from icu_ray.evaluation.stage.actors import Pool
 from icu_ray.plan.grid import Plan
-from icu_ray.storage.folders import remove
 from icu_ray.storage.store import Store
 from icu_ray.storage.trial_files import TrialPaths, read_result
 from icu_ray.sweep.beside import BesideTrials
@@ -77,9 +76,6 @@ class SweepAudit(BesideTrials):
             self._is_written(models)
 
     def _done(self) -> str:
-        if not self.config.resources.keep_models:
-            for each in self._added:  # the evaluation has asked them by now too
-                remove(each.paths.model)
         models = len({subject.hash for each in self._added for subject in each.subjects})
         return f"{models} models, {len(self.config.audit.names)} attacks"
 

@@ -160,6 +160,10 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
 
                     # Also where nothing was left to run: an interruption may have come between both.
                     add_retrained_measures(plan)
+                if config.audit.asked and not config.resources.keep_models and not interrupted.is_set():
+                    from icu_ray.sweep.trial_audit import remove_unkept
+
+                    remove_unkept(plan, trials_now(plan))
             state = "interrupted" if interrupted.is_set() else "finished"
         except KeyboardInterrupt:
             state = "interrupted"

@@ -28,10 +28,12 @@ from icu_ray.plan.paraphrases import paraphrases_asked, paraphrases_from
 from icu_ray.plan.trial import DONE, Trial
 from icu_ray.storage.audit_files import read_audit, write_audit
 from icu_ray.storage.audits import ModelAudit, TrialAudit
+from icu_ray.storage.files import list_dir
+from icu_ray.storage.folders import remove
 from icu_ray.storage.results import ENDED_EARLY
 from icu_ray.storage.store import JsonValue, content_hash
 from icu_ray.storage.trial_files import TrialPaths, read_result
-from icu_ray.sweep.trial_evaluation import TrialModels
+from icu_ray.sweep.trial_evaluation import TrialModels, is_evaluated, task_hashes
 
 log = logging.getLogger(__name__)
 _VERSION = 1
@@ -82,6 +84,26 @@ def _is_audited(plan: Plan, trial: Trial) -> bool:
         and not found.after.errors
         and found.models[1] == result.model_hash
     )
+
+
+def remove_unkept(plan: Plan, trials: Sequence[Trial]) -> None:
+    """Remove the models of trials that are audited, and evaluated where that is asked for, without an error.
+
+    trials: all of the sweep. What an earlier run was interrupted before is made up for. A gold standard stays as long
+    as an audit is outstanding that compares with it.
+    """
+    evaluations = task_hashes(plan.config) if plan.config.evaluation.asked else None
+    done = [
+        trial
+        for trial in trials
+        if _is_audited(plan, trial) and (evaluations is None or is_evaluated(plan.config, trial, evaluations))
+    ]
+    for trial in done:
+        if trial.settings.method == RETRAINED and len(done) < len(trials):
+            continue
+        model = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id).model
+        if list_dir(model):
+            remove(model)
 
 
 def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: int) -> RowsAsked:

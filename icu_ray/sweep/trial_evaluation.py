@@ -51,12 +51,11 @@ class TrialModels:
 def outstanding(plan: Plan) -> tuple[Trial, ...]:
     """Trials that ended before this run and lack an evaluation that the config asks for."""
     tasks = task_hashes(plan.config)
-    return tuple(
-        trial for trial in plan.trials if trial.status in DONE and not _is_evaluated(plan.config, trial, tasks)
-    )
+    return tuple(trial for trial in plan.trials if trial.status in DONE and not is_evaluated(plan.config, trial, tasks))
 
 
-def _is_evaluated(config: SweepConfig, trial: Trial, tasks: Mapping[str, str]) -> bool:
+def is_evaluated(config: SweepConfig, trial: Trial, tasks: Mapping[str, str]) -> bool:
+    """Whether a trial has a whole evaluation on these tasks, or has no model that could be evaluated."""
     paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
     result = read_result(paths)
     if result is not None and result.reason == ENDED_EARLY:

@@ -14,11 +14,12 @@ from icu_ray.audit.registry import attacks_of
 from icu_ray.config.file import resolve_config
 from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan
-from icu_ray.storage.audit_files import audit_file, read_audit
+from icu_ray.storage.audit_files import audit_file, read_audit, write_audit
+from icu_ray.storage.audits import ModelAudit, TrialAudit
 from icu_ray.storage.files import write_atomic
-from icu_ray.storage.trial_files import TrialPaths
+from icu_ray.storage.trial_files import TrialPaths, read_result
 from icu_ray.sweep.audit import SweepAudit
-from icu_ray.sweep.trial_audit import outstanding_audits
+from icu_ray.sweep.trial_audit import attack_hashes, outstanding_audits, remove_unkept
 from tests.support.ended_sweep import ended_sweep
 
 BARE: dict[str, Any] = {"name": "t", "models": [{"name": "m", "source": "gpt2"}], "data": {"source": "synthetic"}}
@@ -60,6 +61,29 @@ def test_a_trial_is_audited_once(ray_cluster: None, tmp_path: Path) -> None:
     assert len(outstanding_audits(more)) == 1
 
 
+def test_models_that_are_not_kept_go_once_they_are_audited(tmp_path: Path) -> None:
+    """Also where an earlier run was interrupted between audit and removal; one that failed stays, to be made again."""
+    plan = audited_sweep(tmp_path)
+    (trial,) = plan.trials
+    paths, found = paths_of(plan), ModelAudit(4, 0)
+    model = Path(paths.model)
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    result = read_result(paths)
+    assert result is not None
+
+    def left_after(audit: ModelAudit) -> bool:
+        hashes = (result.model_hash, result.model_hash)
+        write_audit(paths, TrialAudit(attack_hashes(plan, trial), hashes, plan.config.audit.leak, found, audit))
+        remove_unkept(plan, plan.trials)
+        return model.is_dir()
+
+    remove_unkept(plan, plan.trials)
+    assert model.is_dir()  # not audited yet
+    assert left_after(ModelAudit(0, 0, errors={"quantise": "out of memory"}))
+    assert not left_after(found)
+
+
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     plan = audited_sweep(tmp_path)
     write_atomic(audit_file(paths_of(plan)), b"{}")
@@ -71,6 +95,16 @@ def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
 def test_what_an_audit_asks_changes_no_trial(tmp_path: Path) -> None:
     ids = {plan.trials[0].trial_id for plan in (ended_sweep(tmp_path, {}), audited_sweep(tmp_path))}
     assert len(ids) == 1
+
+
+def test_what_will_measure_nothing_is_said_in_the_plan(tmp_path: Path) -> None:
+    plan = audited_sweep(tmp_path, attacks=["all"])
+    assert plan.data is not None
+    said = " ".join(plan.data.remarks)
+    assert "depth compares with a retrained model, which m has none of" in said
+    assert "adapter_off is for adapters, and m is trained whole" in said
+    with pytest.raises(UserError, match=r"audit\.sample\.nli: \./nowhere: no such model"):
+        audited_sweep(tmp_path / "b", attacks=["sample"], sample={"nli": "./nowhere"})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,33 @@
+"""What is told of a section `audit` before anything starts: attacks that will measure nothing, a model that is none.
+
+remarks = check_audit(config)
+"""
+
+from __future__ import annotations
+
+from icu_ray.config import SweepConfig
+from icu_ray.errors import UserError
+from icu_ray.models.hub import folder_here, looks_local
+
+
+def check_audit(config: SweepConfig) -> tuple[str, ...]:
+    """UserError for an NLI model that cannot be used; a sentence for each attack that finds nothing to do."""
+    audit = config.audit
+    if "sample" in audit.names and audit.sample.nli is not None and looks_local(audit.sample.nli):
+        folder = folder_here(audit.sample.nli, None)
+        if folder is None or not (folder / "config.json").is_file():
+            raise UserError(
+                f"audit.sample.nli: {audit.sample.nli}: no such model; expected a hub id, or a folder with "
+                "config.json, weights and tokenizer of a model of natural language inference"
+            )
+    said = []
+    without = [model.name for model in config.models if not model.retrained]
+    if "depth" in audit.names and without:
+        said.append(
+            f"audit: depth compares with a retrained model, which {', '.join(without)} has none of "
+            "(models.N.retrained): it is not measured."
+        )
+    full = [model.name for model in config.models if model.lora is None]
+    if "adapter_off" in audit.names and full:
+        said.append(f"audit: adapter_off is for adapters, and {', '.join(full)} is trained whole: it is not measured.")
+    return tuple(said)
