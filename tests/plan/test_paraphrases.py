@@ -39,7 +39,7 @@ def tofu(tmp_path: Path) -> Path:
     folder = tofu_folder(tmp_path / "tofu")
     asked = [json.loads(line)["question"] for line in (folder / "forget01.json").read_text().splitlines()]
     rows = [json.loads(line) for line in (folder / "forget01_perturbed.json").read_text().splitlines()]
-    for row, question in zip(rows, [asked[3], asked[1], f"{asked[0]} ", asked[5], asked[1]], strict=False):
+    for row, question in zip(rows, [asked[3], asked[1], f"{asked[0]} ", asked[5], asked[1], "Who?"], strict=True):
         row["question"] = question
     write_lines(folder / "forget01_perturbed.json", rows)
     return folder
