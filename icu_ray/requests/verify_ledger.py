@@ -15,6 +15,9 @@ from icu_ray.requests.ledger_state import LedgerState, state_of
 from icu_ray.requests.ledger_texts import TEXTS, texts_file
 from icu_ray.requests.versions import model_trouble, version_folder
 
+_TRIES = 5
+"""How often a ledger is read that others go on writing."""
+
 
 @dataclass(frozen=True)
 class Verified:
@@ -27,7 +30,18 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Read everything again: the chain, and where that is whole, records, models of versions and texts."""
+    """Read everything again: the chain, and where that is whole, records, models of versions and texts.
+
+    Where somebody wrote meanwhile, what seems wrong may only be newer than the chain that was read: it is read again.
+    """
+    for _ in range(_TRIES - 1):
+        found = _verified(folder)
+        if not found.troubles or read_chain(folder).head[1] == found.head:
+            return found
+    return _verified(folder)
+
+
+def _verified(folder: Path) -> Verified:
     chain = read_chain(folder)
     troubles, remarks = list(chain.troubles), []
     if chain.half:

@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from icu_ray.cli.main import main
 from icu_ray.errors import UserError
 from icu_ray.requests import judging
+from icu_ray.requests import ledger as ledger_module
+from icu_ray.requests import verify_ledger as verify_module
 from icu_ray.requests.ledger import FILE, HEAD, Book, read_chain, writing
 from icu_ray.requests.ledger_texts import TEXTS, proved, read_state
 from icu_ray.requests.purge import purge
@@ -156,6 +158,30 @@ def test_half_an_entry_is_none_and_is_said(ledger: Path) -> None:
     enter(ledger, 4)
     assert (ledger / FILE).read_bytes().startswith(whole) and len(lines(ledger)) == len(whole.splitlines()) + 1
     assert verify(ledger).remarks == () and states(ledger)["r5"] == "waiting"
+
+
+def test_who_writes_while_another_reads_raises_no_alarm(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = ledger_module._read, [1]
+
+    def parsed(*given: Any) -> Any:
+        if left[0]:  # an entry is added after the entries were read, before anything is made of them
+            left[0] = 0
+            enter(ledger, 4)
+        return real(*given)
+
+    monkeypatch.setattr(ledger_module, "_read", parsed)
+    assert read_chain(ledger).troubles == () and not left[0]
+    asked = [1]
+
+    def checked(*given: Any) -> Any:
+        if asked[0]:  # and a purge deletes texts after the chain was read
+            asked[0] = 0
+            purge(ledger, days=0.0)
+        return found_of(*given)
+
+    found_of = verify_module._versions
+    monkeypatch.setattr(verify_module, "_versions", checked)
+    assert verify(ledger).troubles == () and not asked[0] and read_state(ledger).requests["r1"].purged
 
 
 def test_states_versions_and_undo(ledger: Path) -> None:
