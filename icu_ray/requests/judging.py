@@ -148,7 +148,7 @@ def judge(
 
 
 def _question(folder: Path, state: LedgerState, name: str, measure: Mapping[str, Any]) -> Question:
-    checked(folder, [name])
+    checked(folder, state, [name])
     return Question(name, texts_file(folder, name), state.requests[name].form, measure)
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icu_ray.requests.evidence import record_file, record_trouble
-from icu_ray.requests.ledger import KEY, Chain, Trouble, read_chain
+from icu_ray.requests.ledger import KEY, Chain, Trouble, read_chain, read_key
 from icu_ray.requests.ledger_state import LedgerState, state_of
-from icu_ray.requests.ledger_texts import TEXTS, texts_file
+from icu_ray.requests.ledger_texts import TEXTS, texts_file, texts_trouble
 from icu_ray.requests.versions import model_trouble, version_folder
 
 _TRIES = 5
@@ -53,9 +53,10 @@ def _verified(folder: Path) -> Verified:
     if not troubles:
         state = state_of(chain.entries)
         troubles += _evidence(folder, chain, state) + _versions(folder, state)
-        for name, request in state.requests.items():
-            if request.held and not texts_file(folder, name).is_file():
-                troubles.append(Trouble(0, f"{texts_file(folder, name)}: the texts of {name} are not there"))
+        key = read_key(folder)
+        for request in state.requests.values():
+            if request.held and (trouble := texts_trouble(folder, request, key)):
+                troubles.append(Trouble(0, trouble))
         known = {texts_file(folder, name) for name, each in state.requests.items() if not each.purged}
         for left in sorted(set((folder / TEXTS).glob("*")) - known):
             remarks.append(f"{left}: is of no request: a writer was killed; the next one removes it")

@@ -160,6 +160,28 @@ def test_half_an_entry_is_none_and_is_said(ledger: Path) -> None:
     assert verify(ledger).remarks == () and states(ledger)["r5"] == "waiting"
 
 
+def test_texts_that_were_changed_are_shown_and_not_run(tmp_path: Path, capsys: Any) -> None:
+    folder = made(tmp_path)
+    enter(folder, 0)
+    file = folder / TEXTS / "r1.jsonl"
+    whole = file.read_text()
+    rows = whole.splitlines(keepends=True)
+    for content, said in (
+        (whole.replace("forget-0-1", "forget-0-9"), "text 'forget-0-1' of r1 was changed"),
+        (rows[0] + rows[1].replace(SENTENCES[1], SENTENCES[9]), "text 'forget-0-1' of r1 was changed"),
+        (rows[0], "r1 has 2 texts by the ledger, found 1"),
+        (rows[0] + "{", "the texts of r1 were changed"),
+        (whole, ""),
+    ):
+        file.write_text(content)
+        capsys.readouterr()
+        assert main(["requests", "verify", str(folder)]) == int(bool(said)) and said in capsys.readouterr().out
+        if said:
+            with pytest.raises(UserError, match=r"expected the texts that were added as request r1"):
+                run(folder, forget=trial())
+    assert run(folder, forget=trial()).code == 0
+
+
 def test_who_writes_while_another_reads_raises_no_alarm(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, left = ledger_module._read, [1]
 
