@@ -28,6 +28,7 @@ from icu_ray.models.folders import ADAPTER_CONFIG
 from icu_ray.requests.evidence import evidence_of
 from icu_ray.requests.judging import Judged, judge
 from icu_ray.requests.ledger import now, writing
+from icu_ray.requests.ledger_keys import one_trial, refuse_keys
 from icu_ray.requests.ledger_settings import WORK, original_hash, request_config
 from icu_ray.requests.ledger_state import Attempt, LedgerState, state_of
 from icu_ray.requests.ledger_texts import read_state, remove_orphans, union_file
@@ -84,6 +85,7 @@ def run(
     from this version in place of the current one (0: the original), over all requests that are not done in it. abandon:
     give an attempt up that was killed; its requests wait again. overrides: config keys for these attempts.
     """
+    refuse_keys(overrides, at_run=True)
     asked = _Asked(one_by_one, again, base, tuple(overrides), command)
     ended: list[Mapping[str, Any]] = []
     with holding(folder) as lease:
@@ -134,7 +136,7 @@ def _start(folder: Path, state: LedgerState, asked: _Asked, first: bool) -> Atte
                 f"lora.save={lora.save}: version {base} is an adapter, and another one cannot be put on it; give "
                 "--from-original, or lora.save=merged"
             )
-        plan_request(config, dry_run=True)
+        one_trial(plan_request(config, dry_run=True))
     with writing(folder) as book:
         remove_orphans(folder, state_of(book.entries))
         told = {"attempt": number, "requests": names, "base": base, "overrides": list(overrides)}

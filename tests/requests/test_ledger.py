@@ -513,6 +513,18 @@ def test_what_comes_back_is_told_by_text() -> None:
         (["init", "new", "--model", "MODEL", "--retain", "gone.jsonl"], "--retain: "),
         (["init", "new", "--model", "MODEL", "--gpus", "0", "optim.lrr=1"], "did you mean"),
         (["init", "new", "--model", "MODEL", "--after", "soon"], "expected a time such as 30d"),
+        (["init", "new", "--model", "MODEL", "--gpus", "0", "storage=elsewhere"], "storage itself"),
+        (["init", "new", "--model", "MODEL", "--gpus", "0", "data.forget=f.jsonl"], "'icu-ray requests add'"),
+        (["init", "new", "--model", "MODEL", "--gpus", "0", "seeds=[1,2]"], "make 2 trials; expected one"),
+        (["init", "new", "--model", "MODEL", "--mlflow", "https://me:pw@host"], "--mlflow https://host: holds"),
+        (["run", "LEDGER", "name=mine"], "name: the ledger sets name itself"),
+        (["run", "LEDGER", "data={pool: p.jsonl}"], "give --retain to 'icu-ray requests init'"),
+        (["run", "LEDGER", "data.heldout_rows=0"], "the same for all runs"),
+        (["run", "LEDGER", "models.0.source=other"], "give --model"),
+        (["run", "LEDGER", "resources={keep_models: false}"], "keeps the model of each version"),
+        (["run", "LEDGER", "tracking.uri=https://me:pw@host"], "MLFLOW_TRACKING_PASSWORD"),
+        (["run", "LEDGER", "search.space.lr.low=1e-5"], "is one trial"),
+        (["run", "LEDGER", "methods.0.beta=[0.5, 1.0]"], "make 2 trials; expected one"),
         (["add", "LEDGER", "gone.jsonl"], "no such file"),
         (["add", "LEDGER", "forget-0.jsonl"], "is in request r1 already"),
         (["add", "LEDGER", "keep.jsonl"], "are in it too"),
@@ -540,7 +552,7 @@ def test_bad_input_is_refused(
     except SystemExit as ended:  # argparse's own
         code = int(str(ended.code))
     error = " ".join(capsys.readouterr().err.split())
-    assert code == 2 and said in error and "Traceback" not in error, error
+    assert code == 2 and said in error and "Traceback" not in error and "me:pw" not in error, error
     assert (shared_ledger / FILE).read_bytes() == before and not Path("new").exists() and not Path("out.zip").exists()
 
 
