@@ -19,6 +19,7 @@ from icu_ray.data.records import reading_once
 from icu_ray.data.table_files import column_names, read_columns
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.models.fingerprints import folder_fingerprint, model_fingerprint
+from icu_ray.requests.files import heldout_texts
 from icu_ray.requests.ledger import made_ledger
 from icu_ray.requests.ledger_keys import one_trial, refuse_keys
 from icu_ray.requests.request_config import STANDIN, unlearn_config
@@ -70,6 +71,11 @@ def init(
     }
     with reading_once():
         config = _tried(settings, say)
+    if config.stop.max_ppl_ratio is not None and not heldout_texts(config.data.model_dump(mode="json")):
+        say(
+            "there are no held-out texts (--heldout, or --retain), so what a run costs is not measured, and the limit "
+            "of its cost (stop.max_ppl_ratio) holds nothing back"
+        )
     settings["model_sha256"] = original_hash(config)
     with made_ledger(folder, settings):
         pass

@@ -27,6 +27,7 @@ from icu_ray.requests import judging
 from icu_ray.requests import ledger as ledger_module
 from icu_ray.requests import verify_ledger as verify_module
 from icu_ray.requests.ledger import FILE, HEAD, Book, read_chain, writing
+from icu_ray.requests.ledger_settings import init
 from icu_ray.requests.ledger_texts import TEXTS, proved, read_state
 from icu_ray.requests.purge import purge
 from icu_ray.requests.regression import Answers, came_back, still_forgotten
@@ -36,8 +37,8 @@ from icu_ray.requests.runner import holding
 from icu_ray.requests.undo import undo
 from icu_ray.requests.verify_ledger import verify
 from icu_ray.storage.thresholds import Limit, Thresholds
+from tests.support.ledgers import SETTINGS, enter, made, saved, trial, write
 from tests.support.ledgers import TEXTS as SENTENCES
-from tests.support.ledgers import enter, made, trial, write
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -291,6 +292,42 @@ def test_what_is_not_acceptable_leaves_the_version_and_says_why(
     assert verify(ledger).troubles == ()
 
 
+def test_what_cannot_be_measured_is_not_acceptable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "ask", low)
+    folder = made(tmp_path)
+    enter(folder, 0)
+    (ended,) = run(folder, forget=trial(ppl=None)).ended
+    assert ended["version"] is None and "costs against the first original could not be measured" in ended["reasons"][0]
+    assert run(folder, again=True, forget=trial(ppl=26.0)).code == 0
+    enter(folder, 1)
+    # The first original is gone: the ledger knows that version 1 cost 1.3, and the run 25 / 20 to its base.
+    (ended,) = run(folder, forget=trial(ppl=25.0, original=False)).ended
+    assert ended["cost"]["ratio"] == pytest.approx(1.3 * 25 / 20) and ended["version"] is None
+    assert ended["cost"]["original"] == pytest.approx(25 / 1.3 / 1.25) and "1.62 times" in ended["reasons"][0]
+    (ended,) = run(folder, again=True, forget=trial(ppl=21.0, original=False)).ended
+    assert ended["version"] == 2 and ended["cost"]["by_the_ledger"] == "it cannot be loaded"
+    enter(folder, 2)
+    nothing = Answers(None, None, None, ((None, None, None),) * 2)
+    monkeypatch.setattr(judging, "ask", lambda *given: low(*given) | {"r1": nothing})
+    (ended,) = run(folder, forget=trial()).ended
+    assert ended["reasons"] == ["whether r1 is still forgotten could not be measured"]
+    one = Answers(0.4, 0.01, 4.0, ((0.7, 0.01, 4.0), (0.1, 0.01, 4.0)))  # the mean is low, one text is not
+    monkeypatch.setattr(judging, "ask", lambda *given: low(*given) | {"r1": one})
+    (ended,) = run(folder, again=True, forget=trial()).ended
+    assert ended["version"] is None and ended["asked"]["r1"]["came_back"] == ["forget-0-0"]
+    assert ended["asked"]["r1"]["forgotten"] is True and ended["reasons"][0].startswith("r1 comes back")
+
+
+def test_without_held_out_texts_init_says_that_no_cost_is_measured(tmp_path: Path) -> None:
+    saved(tmp_path / "model", 0), saved(tmp_path / "unlearned", 1)
+    said: list[str] = []
+    given: dict[str, Any] = {"id_column": "id", "gpus": 0, "overrides": SETTINGS}
+    init(tmp_path / "ledger", str(tmp_path / "model"), given, purge_days=1.0, say=said.append)
+    assert [line for line in said if "there are no held-out texts" in line]
+    enter(tmp_path / "ledger", 0)
+    assert run(tmp_path / "ledger", forget=trial(ppl=None)).code == 0
+
+
 def test_one_by_one_goes_by_due_date_and_abandon_gives_up(tmp_path: Path) -> None:
     folder = made(tmp_path)
     enter(folder, 0, due="2031-01-01"), enter(folder, 1), enter(folder, 2, due="2030-01-01")
@@ -424,8 +461,6 @@ def test_any_operations_with_a_kill_between_any_two_writes(
 
 @pytest.fixture(scope="module")
 def model_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.support.ledgers import saved
-
     place = tmp_path_factory.mktemp("ledgers")
     saved(place / "model", 0), saved(place / "unlearned", 1)
     return place
@@ -501,6 +536,9 @@ def test_what_comes_back_is_told_by_text() -> None:
     # A mean that lay a rounding above its threshold when it was accepted may do so again, and no higher.
     assert still_forgotten(Answers(0.601, 0.02, 3.0, ()), limits, (0.601, 0.02)) is True
     assert still_forgotten(Answers(0.602, 0.02, 3.0, ()), limits, (0.601, 0.02)) is False
+    # No mean counts as a rounding that lay 0.01 and more above it.
+    assert still_forgotten(Answers(0.609, 0.02, 3.0, ()), limits, (0.7, 0.02)) is True
+    assert still_forgotten(Answers(0.611, 0.02, 3.0, ()), limits, (0.7, 0.02)) is False
     assert still_forgotten(Answers(None, 0.02, 3.0, ()), limits, (0.5, 0.02)) is None
 
 
