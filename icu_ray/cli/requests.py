@@ -334,6 +334,7 @@ def _purge(arguments: argparse.Namespace) -> tuple[Any, str, int]:
     lines = [f"purged: {', '.join(told['requests'])}; {told['texts']} texts", *(f"  {p}" for p in told["places"])]
     for file in told["files"]:
         lines.append(f"yours to delete, a file that was added: {file}")
+    lines += [f"yours to delete, NOT reached: {place}" for place in told["unreached"]]
     lines.append("the original model and versions before these requests still know the texts")
     return told, "\n".join(lines), 0
 

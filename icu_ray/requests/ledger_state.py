@@ -8,6 +8,7 @@ Nothing of it is stored: it follows from the entries alone. Kinds of entries, an
     made            the settings of all its runs, and the original model
     added           request, subject, due, file, form (how its rows are written), texts: a list of {id, hmac}
     run started     attempt, requests, base (a version; 0: the original), overrides
+    tracked         attempt, mlflow: an address, without credentials, to which its sweep sends runs
     run ended       attempt, outcome, done, left, version, and what was measured (requests/evidence.py)
     run abandoned   attempt
     undone          request, back_to (a version), waiting
@@ -56,7 +57,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of one trial. ended: what its 'run ended' entry tells; None while it runs, or after it was abandoned."""
+    """One run of one trial. ended: what its 'run ended' entry tells; None while it runs, or after it was abandoned.
+
+    tracked: addresses of MLflow, without credentials, to which it has sent runs.
+    """
 
     number: int
     requests: tuple[str, ...]
@@ -65,6 +69,7 @@ class Attempt:
     started: Entry
     ended: Mapping[str, Any] | None = None
     abandoned: bool = False
+    tracked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,12 @@ def _started(state: LedgerState, entry: Entry) -> LedgerState:
     return replace(state, requests=requests, attempts={**state.attempts, number: attempt})
 
 
+def _tracked(state: LedgerState, entry: Entry) -> LedgerState:
+    attempt = state.attempts[entry.told["attempt"]]
+    attempt = replace(attempt, tracked=(*attempt.tracked, entry.told["mlflow"]))
+    return replace(state, attempts={**state.attempts, attempt.number: attempt})
+
+
 def _ended(state: LedgerState, entry: Entry) -> LedgerState:
     told = entry.told
     attempt = replace(state.attempts[told["attempt"]], ended=told)
@@ -213,6 +224,7 @@ def _registered(state: LedgerState, entry: Entry) -> LedgerState:
 _THEN = {
     "added": _added,
     "run started": _started,
+    "tracked": _tracked,
     "run ended": _ended,
     "run abandoned": _abandoned,
     "undone": _undone,

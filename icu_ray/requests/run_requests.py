@@ -22,7 +22,7 @@ from typing import Any
 
 from icu_ray.config import SweepConfig
 from icu_ray.data.records import reading_once
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.folders import ADAPTER_CONFIG
 from icu_ray.requests.evidence import evidence_of
@@ -39,6 +39,7 @@ from icu_ray.requests.unlearn import Unlearned, plan_request, unlearn
 from icu_ray.requests.versions import check_model, keep, model_of
 from icu_ray.storage.results import to_json
 from icu_ray.sweep.lease import Lease
+from icu_ray.tracking.tracker import tracking_uri
 
 Forget = Callable[..., Unlearned]
 
@@ -201,6 +202,12 @@ def _carry_out(
     names = list(attempt.requests)
     with reading_once():
         config = _config(folder, state, names, attempt.base, attempt.number, attempt.overrides)
+    if config.tracking.enabled:
+        # A purge may be made where MLFLOW_TRACKING_URI is another.
+        address = without_secrets(tracking_uri(str(folder.resolve() / WORK), config.tracking.uri))
+        if address not in attempt.tracked:
+            with writing(folder) as book:
+                book.append("tracked", {"attempt": attempt.number, "mlflow": address})
     options = dict(state.settings["options"])
     overrides = [*options.pop("overrides", ()), *attempt.overrides]
     done = forget(
