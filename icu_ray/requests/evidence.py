@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from icu_ray.requests.judging import Judged
 from icu_ray.requests.ledger import Entry, mac, read_key
 from icu_ray.requests.ledger_state import Attempt, LedgerState
 from icu_ray.requests.record import plain_verdict
-from icu_ray.requests.versions import version_folder
+from icu_ray.requests.versions import left_versions, version_folder
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.results import finite, to_json
 from icu_ray.storage.store import content_hash
@@ -69,6 +70,20 @@ def evidence_of(
 def record_file(folder: Path, request: str, attempt: int) -> Path:
     """Where the record of an attempt of a request lies."""
     return folder / EVIDENCE / request / f"attempt-{attempt}.json"
+
+
+def given_up(folder: Path, state: LedgerState) -> list[Path]:
+    """Records and versions that attempts have left which were given up; no entry names them."""
+    gone = {number for number, each in state.attempts.items() if each.abandoned}
+    records = [record_file(folder, name, number) for number in gone for name in state.attempts[number].requests]
+    versions = [version_folder(folder, number) for number in left_versions(folder, state, gone)]
+    return sorted(each for each in (*records, *versions) if each.exists())
+
+
+def remove_given_up(folder: Path, state: LedgerState) -> None:
+    """Remove them. Only for who holds the ledger."""
+    for each in given_up(folder, state):
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
 def _of_request(

@@ -74,7 +74,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Version:
-    """A model that some requests made. base: the version it was made of. requests: those that it made done."""
+    """A model that some requests made. base: the version it was made of. requests: those that it made done.
+
+    files: SHA-256 of what lies beside its model, by name; {} in ledgers from before.
+    """
 
     number: int
     base: int
@@ -83,6 +86,7 @@ class Version:
     sha256: str
     made: str
     registry: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ def _ended(state: LedgerState, entry: Entry) -> LedgerState:
     version = Version(
         told["version"], attempt.base, attempt.number, tuple(told["done"]), told["model"]["sha256"], entry.time
     )
+    version = replace(version, files=told.get("files", {}))
     state = replace(state, versions={**state.versions, version.number: version}, current=version.number)
     # What is left over goes on in the next run: the mean over all is below the thresholds, its own is not.
     return _settled(state, attempt.requests, entry.time, "waiting")

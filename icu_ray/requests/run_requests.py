@@ -25,7 +25,7 @@ from icu_ray.data.records import reading_once
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.folders import ADAPTER_CONFIG
-from icu_ray.requests.evidence import evidence_of
+from icu_ray.requests.evidence import evidence_of, remove_given_up
 from icu_ray.requests.judging import Judged, judge
 from icu_ray.requests.ledger import now, writing
 from icu_ray.requests.ledger_keys import one_trial, refuse_keys
@@ -36,7 +36,7 @@ from icu_ray.requests.purge import finish_purge
 from icu_ray.requests.record import Asked
 from icu_ray.requests.runner import holding, still_mine
 from icu_ray.requests.unlearn import Unlearned, plan_request, unlearn
-from icu_ray.requests.versions import check_model, keep, model_of
+from icu_ray.requests.versions import check_model, files_told, keep, model_of
 from icu_ray.storage.results import to_json
 from icu_ray.sweep.lease import Lease
 from icu_ray.tracking.tracker import tracking_uri
@@ -100,6 +100,7 @@ def run(
                 f"{folder}: attempt {state.open.number} ({', '.join(state.open.requests)}) was interrupted and goes on "
                 "with its own settings; call run without others, or give it up with --abandon"
             )
+        remove_given_up(folder, read_state(folder))
         while True:
             state = read_state(folder)
             attempt = state.open or _start(folder, state, asked, first=not ended)
@@ -269,7 +270,8 @@ def _enter(folder: Path, attempt: Attempt, done: Unlearned, judged: Judged) -> M
                 "base_sha256": run_record["model"]["sha256_before"],
                 "attempt": attempt.number,
             }
-            keep(folder, number, model, version, keyed_files(run_record))
+            kept = keep(folder, number, model, version, keyed_files(run_record))
+            told["files"] = files_told(kept)
         told["evidence"] = evidence
         book.append("run ended", told)
     return told

@@ -142,6 +142,44 @@ def test_a_record_and_a_version_that_were_changed_are_shown(ledger: Path) -> Non
         undo(ledger, "r3")
 
 
+def test_an_old_version_may_be_deleted_and_no_file_changed(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ledger / "versions" / "2" / "record.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"first_original"', b'"first_0riginal"'))
+    (trouble,) = verify(ledger).troubles
+    assert "record.json: is another file than the ledger names" in trouble.said
+    with pytest.raises(UserError, match=r"record.json: is another file"):
+        run(ledger, forget=trial())
+    file.write_bytes(whole)
+    shutil.rmtree(ledger / "versions" / "1" / "model")
+    found = verify(ledger)
+    assert found.troubles == () and "version 1 is not in force, and its model is no longer" in found.remarks[0]
+    (ledger / "versions" / "1" / "version.json").unlink()
+    assert "version.json: is not there" in verify(ledger).troubles[0].said
+    shutil.rmtree(ledger / "versions" / "1")
+    assert verify(ledger).troubles == ()
+
+    def dies(self: Book, kind: str, told: Any) -> Any:  # version and evidence are written, the entry is not
+        if kind == "run ended":
+            raise KeyboardInterrupt
+        return real(self, kind, told)
+
+    real = Book.append
+    monkeypatch.setattr(Book, "append", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(ledger, forget=trial())
+    monkeypatch.undo()
+    left = [ledger / "versions" / "3", ledger / "evidence" / "r4" / "attempt-3.json"]
+    assert all(each.exists() for each in left)
+    with writing(ledger) as book:
+        book.append("run abandoned", {"attempt": 3})
+    assert sum("was given up" in each for each in verify(ledger).remarks) == 2
+    undo(ledger, "r4")
+    assert not any(each.exists() for each in left) and verify(ledger).troubles == ()
+    shutil.rmtree(ledger / "versions" / "2")
+    assert "version 2 is not there" in verify(ledger).troubles[0].said
+
+
 def test_an_old_copy_of_ledger_and_head_is_shown_by_the_records(ledger: Path) -> None:
     old = {name: (ledger / name).read_bytes() for name in (FILE, HEAD)}
     assert run(ledger, forget=trial()).code == 0
