@@ -144,11 +144,15 @@ def _of_request(
 
 
 def audit_of_request(audit: Mapping[str, Any] | None, judged: Judged, request: str) -> dict[str, Any] | None:
-    """What attacks found on the run's model, and which of this request's texts they brought back."""
+    """What attacks found on the run's model, and which of this request's texts they brought back (texts_back).
+
+    run_back, run_rows: how many rows of the whole run came back, and how many were attacked.
+    """
     if audit is None:
         return None
     own = [judged.names[row][1] for row in audit["texts_back"] if judged.names.get(row, ("", ""))[0] == request]
-    return {**audit, "texts_back": own}
+    told = {{"back": "run_back", "rows": "run_rows"}.get(key, key): value for key, value in audit.items()}
+    return {**told, "texts_back": own}
 
 
 def plain_verdict_of(own: Verdict, whole: Mapping[str, Any]) -> dict[str, Any]:

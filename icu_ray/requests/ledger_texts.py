@@ -10,6 +10,7 @@ with the ledger's key, the same for texts that differ only in blanks, line ends 
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,7 +62,7 @@ def add(
 ) -> Request:
     """A request more, which waits. UserError for what could not be run, or is in a request already.
 
-    request: its id (default: r and its number). subject: who asks. due: a day, 2026-12-24.
+    request: its id (default: r and the next free number). subject: who asks. due: a day, 2026-12-24.
     """
     _check_names(request, subject, due)
     if is_hub_data(file):
@@ -75,7 +76,8 @@ def add(
     told = [{"id": record.id, "hmac": mac(key, record.content)} for record in records]
     with writing(folder) as book:
         state = state_of(book.entries)
-        name = request or f"r{len(state.requests) + 1}"
+        free = (f"r{number}" for number in itertools.count(len(state.requests) + 1))
+        name = request or next(each for each in free if each not in state.requests)
         if name in state.requests:
             raise UserError(f"--id {name}: is in the ledger already, since {state.requests[name].added}; give another")
         _refuse_known(state, told, file)

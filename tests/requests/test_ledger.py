@@ -356,6 +356,16 @@ def test_what_cannot_be_measured_is_not_acceptable(tmp_path: Path, monkeypatch: 
     assert ended["asked"]["r1"]["forgotten"] is True and ended["reasons"][0].startswith("r1 comes back")
 
 
+def test_the_next_free_number_names_a_request(tmp_path: Path, capsys: Any) -> None:
+    folder = made(tmp_path)
+    assert [enter(folder, 0, request="r2"), enter(folder, 1), enter(folder, 2)] == ["r2", "r3", "r4"]
+    (tmp_path / "other.jsonl").write_text('{"id": "a", "said": "w21 w22 w23"}\n')
+    capsys.readouterr()
+    assert main(["requests", "add", str(folder), str(tmp_path / "other.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "FILE" in said and "--forget" not in said, said
+
+
 def test_without_held_out_texts_init_says_that_no_cost_is_measured(tmp_path: Path) -> None:
     saved(tmp_path / "model", 0), saved(tmp_path / "unlearned", 1)
     said: list[str] = []
