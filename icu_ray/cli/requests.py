@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     made.add_argument(
         "file", type=Path, metavar="FILE", help="the texts, with the columns that the ledger was made for"
     )
-    made.add_argument("--id", metavar="NAME", help="the request's name (default: r and its number)")
+    made.add_argument("--id", metavar="NAME", help="the request's name (default: r and the next free number)")
     made.add_argument("--subject", metavar="ID", help="who asks, or whose data it is (default: not said)")
     made.add_argument("--due", metavar="DATE", help="day by which it has to be done, as 2026-12-24 (default: none)")
     _part(parts, "list", "All requests: state, since when, due when, model version.", _list)
@@ -161,7 +161,11 @@ def _days(text: str) -> float:
 
 def _typed(run: Any, arguments: argparse.Namespace) -> int:
     quietly = output_to_error() if arguments.json else contextlib.nullcontext()
-    with named_as_typed("--{}".format, getattr(arguments, "overrides", [])), quietly:
+    # Texts to forget are given to `add`, which calls them FILE; there is no --forget here.
+    with (
+        named_as_typed(lambda name: "FILE" if name == "forget" else f"--{name}", getattr(arguments, "overrides", [])),
+        quietly,
+    ):
         told, said, code = run(arguments)
     print(json.dumps(told, ensure_ascii=False) if arguments.json else said)
     return int(code)
@@ -334,6 +338,7 @@ def _purge(arguments: argparse.Namespace) -> tuple[Any, str, int]:
     lines = [f"purged: {', '.join(told['requests'])}; {told['texts']} texts", *(f"  {p}" for p in told["places"])]
     for file in told["files"]:
         lines.append(f"yours to delete, a file that was added: {file}")
+    lines += [f"yours to delete, NOT reached: {place}" for place in told["unreached"]]
     lines.append("the original model and versions before these requests still know the texts")
     return told, "\n".join(lines), 0
 

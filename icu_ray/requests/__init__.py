@@ -13,7 +13,8 @@ results like any trial. Then, in the order of a request:
 Requests over time (`icu-ray requests`), each of which runs the above:
 
 4. `ledger.py` is the chain of entries, `ledger_state.py` what they come to: requests, attempts, versions.
-5. `ledger_settings.py` makes a ledger, `ledger_texts.py` takes requests in and proves texts by keyed hashes.
+5. `ledger_settings.py` makes a ledger (`ledger_keys.py`: config keys that it sets itself), `ledger_texts.py` takes
+   requests in and proves texts by keyed hashes.
 6. `run_requests.py` carries them out: `runner.py` lets one process do so, `judging.py` says what is done, for which
    `regression.py` asks earlier texts again, `versions.py` keeps the models, `evidence.py` leaves records and pages,
    `bundle.py` packs them, `registering.py` tells MLflow.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from icu_ray.requests.judging import Judged
 from icu_ray.requests.ledger import Entry, mac, read_key
 from icu_ray.requests.ledger_state import Attempt, LedgerState
 from icu_ray.requests.record import plain_verdict
-from icu_ray.requests.versions import version_folder
+from icu_ray.requests.versions import left_versions, version_folder
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.results import finite, to_json
 from icu_ray.storage.store import content_hash
@@ -69,6 +70,20 @@ def evidence_of(
 def record_file(folder: Path, request: str, attempt: int) -> Path:
     """Where the record of an attempt of a request lies."""
     return folder / EVIDENCE / request / f"attempt-{attempt}.json"
+
+
+def given_up(folder: Path, state: LedgerState) -> list[Path]:
+    """Records and versions that attempts have left which were given up; no entry names them."""
+    gone = {number for number, each in state.attempts.items() if each.abandoned}
+    records = [record_file(folder, name, number) for number in gone for name in state.attempts[number].requests]
+    versions = [version_folder(folder, number) for number in left_versions(folder, state, gone)]
+    return sorted(each for each in (*records, *versions) if each.exists())
+
+
+def remove_given_up(folder: Path, state: LedgerState) -> None:
+    """Remove them. Only for who holds the ledger."""
+    for each in given_up(folder, state):
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
 
 
 def _of_request(
@@ -129,11 +144,15 @@ def _of_request(
 
 
 def audit_of_request(audit: Mapping[str, Any] | None, judged: Judged, request: str) -> dict[str, Any] | None:
-    """What attacks found on the run's model, and which of this request's texts they brought back."""
+    """What attacks found on the run's model, and which of this request's texts they brought back (texts_back).
+
+    run_back, run_rows: how many rows of the whole run came back, and how many were attacked.
+    """
     if audit is None:
         return None
     own = [judged.names[row][1] for row in audit["texts_back"] if judged.names.get(row, ("", ""))[0] == request]
-    return {**audit, "texts_back": own}
+    told = {{"back": "run_back", "rows": "run_rows"}.get(key, key): value for key, value in audit.items()}
+    return {**told, "texts_back": own}
 
 
 def plain_verdict_of(own: Verdict, whole: Mapping[str, Any]) -> dict[str, Any]:

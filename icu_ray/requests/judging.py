@@ -122,9 +122,11 @@ def judge(
     assert result.thresholds is not None
     for name in held:
         accepted = (measures[name] or {})["asked"][name]
-        judged.asked[name] = _earlier_told(state, name, answers[name], accepted)
-        if judged.asked[name]["forgotten"] is False:
-            judged.reasons.append(_back_said(name, judged.asked[name], f"EL{accepted['limits']['ngram']}"))
+        known = judged.asked[name] = _earlier_told(state, name, answers[name], accepted)
+        if known["forgotten"] is False or known["came_back"]:
+            judged.reasons.append(_back_said(name, known, f"EL{accepted['limits']['ngram']}"))
+        elif known["forgotten"] is None:
+            judged.reasons.append(f"whether {name} is still forgotten could not be measured")
     for name in attempt.requests:
         told = answers[name]
         judged.asked[name] = {
@@ -134,11 +136,18 @@ def judge(
             "limits": asdict(result.thresholds),
             "each": [list(row) for row in told.each],
         }
-    judged.cost = _cost(record, attempt.base, config.stop.max_ppl_ratio)
+    judged.cost = _cost(state, record, attempt.base, config.stop.max_ppl_ratio)
     ratio, limit = judged.cost["ratio"], judged.cost["limit"]
     if ratio is not None and limit is not None and ratio > limit:
         judged.reasons.append(
             f"held-out perplexity is {ratio:.2f} times that of the first original (limit {limit:g}): too costly"
+        )
+    # Without held-out texts none can be measured by this ledger's settings, which `init` has said.
+    if ratio is None and limit is not None and record["heldout"]["rows"]:
+        why = f" ({judged.cost['why_not']})" if judged.cost.get("why_not") else ""
+        judged.reasons.append(
+            f"what it costs against the first original could not be measured{why}, and the limit is {limit:g} "
+            "(stop.max_ppl_ratio)"
         )
     before = [name for name in attempt.requests if state.requests[name].version is not None and not own[name].together]
     judged.reasons += [f"{name}, which was done, is not below the thresholds by itself" for name in before]
@@ -148,7 +157,7 @@ def judge(
 
 
 def _question(folder: Path, state: LedgerState, name: str, measure: Mapping[str, Any]) -> Question:
-    checked(folder, [name])
+    checked(folder, state, [name])
     return Question(name, texts_file(folder, name), state.requests[name].form, measure)
 
 
@@ -179,10 +188,20 @@ def _back_said(name: str, told: Mapping[str, Any], el: str) -> str:
     )
 
 
-def _cost(record: Mapping[str, Any], base: int, limit: float | None) -> dict[str, Any]:
-    """Held-out perplexity against the first original, which the request's record holds."""
+def _cost(state: LedgerState, record: Mapping[str, Any], base: int, limit: float | None) -> dict[str, Any]:
+    """Held-out perplexity against the first original, which the request's record holds.
+
+    Where the first original is not there any more, by what the ledger has of it: the ratio at which the base was
+    accepted, times that of this run to its base.
+    """
     told, first = record["cost"]["heldout_perplexity"], record["cost"]["first_original"]
     if base == 0:
         return {"original": told["before"], "after": told["after"], "ratio": told["ratio"], "limit": limit}
     known = {"original": first["perplexity"], "after": told["after"], "ratio": first["ratio"], "limit": limit}
-    return known if first["ratio"] is not None else {**known, "why_not": first["why_not"]}
+    if first["ratio"] is not None:
+        return known
+    then = (state.attempts[state.versions[base].attempt].ended or {})["cost"].get("ratio")
+    if then is None or told["ratio"] is None or told["after"] is None:
+        return {**known, "why_not": first["why_not"]}
+    ratio = then * told["ratio"]
+    return {**known, "original": told["after"] / ratio, "ratio": ratio, "by_the_ledger": first["why_not"]}

@@ -184,7 +184,8 @@ def writing(folder: Path) -> Iterator[Book]:
                 file.truncate(chain.whole)
                 file.flush()
                 os.fsync(file.fileno())
-        if _read_head(folder) != chain.head:
+        head = _head_told(folder)
+        if head is None or head[:2] != chain.head:
             write_head(folder, chain.entries[-1])
         yield Book(folder, list(chain.entries))
 
@@ -200,8 +201,12 @@ def refuse_damaged(folder: Path, chain: Chain) -> None:
 
 
 def read_chain(folder: Path) -> Chain:
-    """All entries, and what is wrong with them. UserError where there is no ledger."""
+    """All entries, and what is wrong with them. UserError where there is no ledger.
+
+    The head is read before the entries: who writes meanwhile adds entries that the head does not name yet.
+    """
     require_ledger(folder)
+    head = _head_told(folder)
     content, key = (folder / FILE).read_bytes(), read_key(folder)
     whole = content.rfind(b"\n") + 1
     entries: list[Entry] = []
@@ -216,7 +221,7 @@ def read_chain(folder: Path) -> Chain:
             continue
         entries.append(entry)
         before = entry.hash
-    troubles += _of_head(folder, entries, key)
+    troubles += _of_head(head, entries, key)
     return Chain(tuple(entries), tuple(troubles), len(content) - whole, whole)
 
 
@@ -242,12 +247,11 @@ def _read(line: bytes, place: int, before: str, key: bytes) -> tuple[Entry | Non
     return entry, ""
 
 
-def _of_head(folder: Path, entries: list[Entry], key: bytes) -> list[Trouble]:
-    head = _read_head(folder)
-    if head is None:
+def _of_head(told: tuple[int, str, str] | None, entries: list[Entry], key: bytes) -> list[Trouble]:
+    if told is None:
         return [Trouble(0, f"{HEAD}: is missing or no head: whether entries at the end are missing cannot be told")]
-    number, digest = head
-    if not hmac.compare_digest(_head_mac(folder), mac(key, f"{number} {digest}")):
+    number, digest, signed = told
+    if not hmac.compare_digest(signed, mac(key, f"{number} {digest}")):
         return [Trouble(0, f"{HEAD}: was not written with this ledger's key")]
     if number > len(entries):
         gone = f"entry {number} is" if number == len(entries) + 1 else f"entries {len(entries) + 1} to {number} are"
@@ -257,15 +261,10 @@ def _of_head(folder: Path, entries: list[Entry], key: bytes) -> list[Trouble]:
     return []
 
 
-def _read_head(folder: Path) -> tuple[int, str] | None:
+def _head_told(folder: Path) -> tuple[int, str, str] | None:
+    """Number, hash and HMAC that head.json tells; None where it is missing or no head."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         found = json.loads((folder / HEAD).read_bytes())
         if isinstance(found["number"], int) and found["number"] >= 1:
-            return found["number"], str(found["hash"])
+            return found["number"], str(found["hash"]), str(found["mac"])
     return None
-
-
-def _head_mac(folder: Path) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((folder / HEAD).read_bytes())["mac"])
-    return ""

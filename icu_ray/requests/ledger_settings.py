@@ -17,9 +17,11 @@ from typing import Any
 from icu_ray.config import RecordsData, SweepConfig
 from icu_ray.data.records import reading_once
 from icu_ray.data.table_files import column_names, read_columns
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.models.fingerprints import folder_fingerprint, model_fingerprint
+from icu_ray.requests.files import heldout_texts
 from icu_ray.requests.ledger import made_ledger
+from icu_ray.requests.ledger_keys import one_trial, refuse_keys
 from icu_ray.requests.request_config import STANDIN, unlearn_config
 from icu_ray.requests.unlearn import plan_request
 from icu_ray.storage.store import content_hash
@@ -50,6 +52,12 @@ def init(
             "--model standin: a stand-in is trained on the texts of one request; expected a model's folder or hub id"
         )
     options = {key: value for key, value in options.items() if value is not None}
+    refuse_keys(options.get("overrides", ()), at_run=False)
+    if mlflow is not None and without_secrets(mlflow) != mlflow:
+        raise UserError(
+            f"--mlflow {without_secrets(mlflow)}: holds a user, a password or a token, which would stand in the ledger "
+            "for good; give the address alone, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
     for key in _FILES:
         if key in options:
             options[key] = _absolute(str(options[key]))
@@ -63,6 +71,11 @@ def init(
     }
     with reading_once():
         config = _tried(settings, say)
+    if config.stop.max_ppl_ratio is not None and not heldout_texts(config.data.model_dump(mode="json")):
+        say(
+            "there are no held-out texts (--heldout, or --retain), so what a run costs is not measured, and the limit "
+            "of its cost (stop.max_ppl_ratio) holds nothing back"
+        )
     settings["model_sha256"] = original_hash(config)
     with made_ledger(folder, settings):
         pass
@@ -105,7 +118,7 @@ def _tried(settings: Mapping[str, Any], say: Callable[[str], None]) -> SweepConf
         forget.write_text(json.dumps(_made_up_row(settings["options"])) + "\n", encoding="utf-8")
         try:
             config = request_config(settings, forget, Path(scratch) / "out", say=say)
-            plan_request(config, dry_run=True)
+            one_trial(plan_request(config, dry_run=True))
         except UserError as error:
             if str(forget) not in str(error):
                 raise

@@ -8,6 +8,7 @@ Nothing of it is stored: it follows from the entries alone. Kinds of entries, an
     made            the settings of all its runs, and the original model
     added           request, subject, due, file, form (how its rows are written), texts: a list of {id, hmac}
     run started     attempt, requests, base (a version; 0: the original), overrides
+    tracked         attempt, mlflow: an address, without credentials, to which its sweep sends runs
     run ended       attempt, outcome, done, left, version, and what was measured (requests/evidence.py)
     run abandoned   attempt
     undone          request, back_to (a version), waiting
@@ -56,7 +57,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of one trial. ended: what its 'run ended' entry tells; None while it runs, or after it was abandoned."""
+    """One run of one trial. ended: what its 'run ended' entry tells; None while it runs, or after it was abandoned.
+
+    tracked: addresses of MLflow, without credentials, to which it has sent runs.
+    """
 
     number: int
     requests: tuple[str, ...]
@@ -65,11 +69,15 @@ class Attempt:
     started: Entry
     ended: Mapping[str, Any] | None = None
     abandoned: bool = False
+    tracked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Version:
-    """A model that some requests made. base: the version it was made of. requests: those that it made done."""
+    """A model that some requests made. base: the version it was made of. requests: those that it made done.
+
+    files: SHA-256 of what lies beside its model, by name; {} in ledgers from before.
+    """
 
     number: int
     base: int
@@ -78,6 +86,7 @@ class Version:
     sha256: str
     made: str
     registry: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,12 @@ def _started(state: LedgerState, entry: Entry) -> LedgerState:
     return replace(state, requests=requests, attempts={**state.attempts, number: attempt})
 
 
+def _tracked(state: LedgerState, entry: Entry) -> LedgerState:
+    attempt = state.attempts[entry.told["attempt"]]
+    attempt = replace(attempt, tracked=(*attempt.tracked, entry.told["mlflow"]))
+    return replace(state, attempts={**state.attempts, attempt.number: attempt})
+
+
 def _ended(state: LedgerState, entry: Entry) -> LedgerState:
     told = entry.told
     attempt = replace(state.attempts[told["attempt"]], ended=told)
@@ -166,6 +181,7 @@ def _ended(state: LedgerState, entry: Entry) -> LedgerState:
     version = Version(
         told["version"], attempt.base, attempt.number, tuple(told["done"]), told["model"]["sha256"], entry.time
     )
+    version = replace(version, files=told.get("files", {}))
     state = replace(state, versions={**state.versions, version.number: version}, current=version.number)
     # What is left over goes on in the next run: the mean over all is below the thresholds, its own is not.
     return _settled(state, attempt.requests, entry.time, "waiting")
@@ -213,6 +229,7 @@ def _registered(state: LedgerState, entry: Entry) -> LedgerState:
 _THEN = {
     "added": _added,
     "run started": _started,
+    "tracked": _tracked,
     "run ended": _ended,
     "run abandoned": _abandoned,
     "undone": _undone,

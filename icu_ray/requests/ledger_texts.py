@@ -10,6 +10,7 @@ with the ledger's key, the same for texts that differ only in blanks, line ends 
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,7 +62,7 @@ def add(
 ) -> Request:
     """A request more, which waits. UserError for what could not be run, or is in a request already.
 
-    request: its id (default: r and its number). subject: who asks. due: a day, 2026-12-24.
+    request: its id (default: r and the next free number). subject: who asks. due: a day, 2026-12-24.
     """
     _check_names(request, subject, due)
     if is_hub_data(file):
@@ -75,7 +76,8 @@ def add(
     told = [{"id": record.id, "hmac": mac(key, record.content)} for record in records]
     with writing(folder) as book:
         state = state_of(book.entries)
-        name = request or f"r{len(state.requests) + 1}"
+        free = (f"r{number}" for number in itertools.count(len(state.requests) + 1))
+        name = request or next(each for each in free if each not in state.requests)
         if name in state.requests:
             raise UserError(f"--id {name}: is in the ledger already, since {state.requests[name].added}; give another")
         _refuse_known(state, told, file)
@@ -152,17 +154,35 @@ def remove_orphans(folder: Path, state: LedgerState) -> None:
 
 def union_file(folder: Path, state: LedgerState, requests: Iterable[str], target: Path) -> None:
     """The texts of several requests in one file, in this order. UserError where some of them are missing or changed."""
-    write_atomic(str(target), b"".join(texts_file(folder, name).read_bytes() for name in checked(folder, requests)))
+    names = checked(folder, state, requests)
+    write_atomic(str(target), b"".join(texts_file(folder, name).read_bytes() for name in names))
     target.chmod(0o600)
 
 
-def checked(folder: Path, requests: Iterable[str]) -> list[str]:
-    """These requests; UserError where the texts of one are not in the ledger's folder."""
-    names = list(requests)
+def checked(folder: Path, state: LedgerState, requests: Iterable[str]) -> list[str]:
+    """These requests; UserError where the texts of one are not in the ledger's folder, or not those that were added."""
+    names, key = list(requests), read_key(folder)
     for name in names:
-        if not texts_file(folder, name).is_file():
-            raise UserError(f"{texts_file(folder, name)}: no such file; expected the texts of request {name}")
+        if trouble := texts_trouble(folder, state.requests[name], key):
+            raise UserError(f"{trouble}; expected the texts that were added as request {name}")
     return names
+
+
+def texts_trouble(folder: Path, request: Request, key: bytes) -> str:
+    """What is wrong with the texts of a request that the ledger still has, '' for nothing. key: the ledger's."""
+    file = texts_file(folder, request.id)
+    if not file.is_file():
+        return f"{file}: the texts of {request.id} are not there"
+    try:
+        records = records_of(file, request.form, "its texts")
+    except UserError as error:
+        return f"{file}: the texts of {request.id} were changed: {error}"
+    for text, record in zip(request.texts, records, strict=False):
+        if record.id.removeprefix(f"{request.id}/") != text["id"] or mac(key, record.content) != text["hmac"]:
+            return f"{file}: text '{text['id']}' of {request.id} was changed: the ledger has another hash of it"
+    if len(records) != len(request.texts):
+        return f"{file}: {request.id} has {len(request.texts)} texts by the ledger, found {len(records)}"
+    return ""
 
 
 def form_told(data: RecordsData) -> dict[str, Any]:

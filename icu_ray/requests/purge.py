@@ -30,6 +30,7 @@ from icu_ray.requests.runner import holding
 from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.trial_files import read_sweep
 from icu_ray.tracking.registry import delete_sweep
+from icu_ray.tracking.runs import SWEEP_ID_TAG
 from icu_ray.tracking.tracker import tracking_uri
 
 DAY = 86_400.0
@@ -38,7 +39,8 @@ DAY = 86_400.0
 def purge(folder: Path, *, days: float | None = None, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Delete the texts of requests that have been done (or undone) for `days`; default: as the ledger was made.
 
-    {"requests": [...], "texts": count, "places": [...], "files": requests' own files that still lie elsewhere}.
+    {"requests": [...], "texts": count, "places": [...], "files": requests' own files that still lie elsewhere,
+    "unreached": places that could not be}.
     """
     with holding(folder):
         state = read_state(folder)
@@ -47,7 +49,7 @@ def purge(folder: Path, *, days: float | None = None, say: Callable[[str], None]
         wait = state.settings["purge_days"] if days is None else days
         due = [each for each in state.requests.values() if _is_due(each, wait)]
         if not due:
-            return finished or {"requests": [], "texts": 0, "places": [], "files": []}
+            return finished or {"requests": [], "texts": 0, "places": [], "files": [], "unreached": []}
         if state.open is not None:
             raise UserError(
                 f"{folder}: attempt {state.open.number} was interrupted and needs the working folder; end it with "
@@ -76,24 +78,34 @@ def finish_purge(folder: Path, say: Callable[[str], None] = lambda line: None) -
     names = list(state.purging)
     if not names:
         return None
-    places = _delete(folder, state, names, say)
+    places, unreached = _delete(folder, state, names, say)
     with writing(folder) as book:
-        book.append("purged", {"requests": names, "places": places})
+        book.append("purged", {"requests": names, "places": places, "unreached": unreached})
         remove_orphans(folder, state_of(book.entries))
     requests = [state.requests[name] for name in names]
     left = [each.file for each in requests if Path(each.file).is_file()]
-    return {"requests": names, "texts": sum(len(each.texts) for each in requests), "places": places, "files": left}
+    told = {"requests": names, "texts": sum(len(each.texts) for each in requests), "places": places}
+    return {**told, "files": left, "unreached": unreached}
 
 
-def _delete(folder: Path, state: LedgerState, names: list[str], say: Callable[[str], None]) -> list[str]:
-    places = []
+def _delete(
+    folder: Path, state: LedgerState, names: list[str], say: Callable[[str], None]
+) -> tuple[list[str], list[str]]:
+    """What was deleted, and what could not be reached."""
+    places, unreached = [], []
     work = folder / WORK
     for run in sorted(work.glob("run-*")):
         sweep = read_sweep(str(work), run.name)
-        uri = None if sweep is None else _tracked(sweep.config, work)
-        if sweep is not None and uri is not None:
-            gone = delete_sweep(uri, sweep.id)
-            places += [f"MLflow at {without_secrets(uri)}: {gone} runs of {run.name}"] if gone else []
+        for uri in [] if sweep is None else _tracked(sweep.config, work, state):
+            assert sweep is not None
+            where = f"MLflow at {without_secrets(uri)}"
+            try:
+                gone = delete_sweep(uri, sweep.id)
+            except Exception as error:  # the texts here go all the same; where else they lie is said, and stays known
+                what = without_secrets(f"{type(error).__name__}: {error}".partition("\n")[0])
+                unreached.append(f"{where}: runs of {run.name}, tag {SWEEP_ID_TAG} = {sweep.id} ({what})")
+                continue
+            places += [f"{where}: {gone} runs of {run.name}"] if gone else []
     for name in names:
         if (own := texts_file(folder, name)).exists():
             own.unlink()
@@ -109,13 +121,20 @@ def _delete(folder: Path, state: LedgerState, names: list[str], say: Callable[[s
     places += [f"temporary folder {each.name}" for each in remove_orphaned_folders()]
     for place in places:
         say(f"deleted: {place}")
-    return places
+    for place in unreached:
+        say(f"NOT deleted, could not be reached: {place}")
+    return places, unreached
 
 
-def _tracked(config: Any, work: Path) -> str | None:
-    """Where a sweep's runs were sent, None for nowhere, or into the working folder itself, which goes as a whole."""
+def _tracked(config: Any, work: Path, state: LedgerState) -> list[str]:
+    """Where a sweep's runs may have been sent: by the ledger's entries, and by what holds here.
+
+    Not into the working folder itself, which goes as a whole. Credentials are those of this environment.
+    """
     told = config.get("tracking") or {}
     if not told.get("enabled"):
-        return None
-    uri = tracking_uri(str(work), told.get("uri"))
-    return None if uri == f"sqlite:///{work.resolve() / 'mlflow.db'}" else uri
+        return []
+    here = tracking_uri(str(work), told.get("uri"))
+    known = [uri for attempt in state.attempts.values() for uri in attempt.tracked if uri != without_secrets(here)]
+    own = f"sqlite:///{work.resolve() / 'mlflow.db'}"
+    return [uri for uri in dict.fromkeys((here, *known)) if uri != own]

@@ -22,6 +22,9 @@ from icu_ray.requests.ledger_texts import records_of
 from icu_ray.storage.results import finite
 from icu_ray.storage.thresholds import Limit, Thresholds
 
+_ROUNDING = 0.01
+"""By how much a mean that is measured again may lie above its threshold, if it did so when it was accepted."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -116,7 +119,7 @@ def still_forgotten(answers: Answers, limits: Thresholds, accepted: tuple[float 
     """Whether a request's means lie below the thresholds that it was accepted with; None: cannot be told.
 
     accepted: its means of MA and EL on the model that made it done, measured in the same way; where one was a rounding
-    above its threshold, as high will do.
+    above its threshold (at most 0.01), as high will do.
     """
     return _raised(limits, accepted).judge(answers.ma, answers.el)
 
@@ -134,7 +137,12 @@ def came_back(
 
 def _raised(limits: Thresholds, accepted: tuple[float | None, float | None]) -> Thresholds:
     raised = [
-        Limit(max(limit.value, value), "heldout" if value >= limit.value else limit.source, limit.spread, limit.texts)
+        Limit(
+            max(limit.value, min(value, limit.value + _ROUNDING)),
+            "heldout" if value >= limit.value else limit.source,
+            limit.spread,
+            limit.texts,
+        )
         if value is not None and math.isfinite(limit.value)
         else limit
         for limit, value in zip((limits.ma, limits.el), accepted, strict=True)

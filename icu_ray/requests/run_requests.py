@@ -22,12 +22,13 @@ from typing import Any
 
 from icu_ray.config import SweepConfig
 from icu_ray.data.records import reading_once
-from icu_ray.errors import UserError
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.folders import ADAPTER_CONFIG
-from icu_ray.requests.evidence import evidence_of
+from icu_ray.requests.evidence import evidence_of, remove_given_up
 from icu_ray.requests.judging import Judged, judge
 from icu_ray.requests.ledger import now, writing
+from icu_ray.requests.ledger_keys import one_trial, refuse_keys
 from icu_ray.requests.ledger_settings import WORK, original_hash, request_config
 from icu_ray.requests.ledger_state import Attempt, LedgerState, state_of
 from icu_ray.requests.ledger_texts import read_state, remove_orphans, union_file
@@ -35,9 +36,10 @@ from icu_ray.requests.purge import finish_purge
 from icu_ray.requests.record import Asked
 from icu_ray.requests.runner import holding, still_mine
 from icu_ray.requests.unlearn import Unlearned, plan_request, unlearn
-from icu_ray.requests.versions import check_model, keep, model_of
+from icu_ray.requests.versions import check_model, files_told, keep, model_of
 from icu_ray.storage.results import to_json
 from icu_ray.sweep.lease import Lease
+from icu_ray.tracking.tracker import tracking_uri
 
 Forget = Callable[..., Unlearned]
 
@@ -84,6 +86,7 @@ def run(
     from this version in place of the current one (0: the original), over all requests that are not done in it. abandon:
     give an attempt up that was killed; its requests wait again. overrides: config keys for these attempts.
     """
+    refuse_keys(overrides, at_run=True)
     asked = _Asked(one_by_one, again, base, tuple(overrides), command)
     ended: list[Mapping[str, Any]] = []
     with holding(folder) as lease:
@@ -97,6 +100,7 @@ def run(
                 f"{folder}: attempt {state.open.number} ({', '.join(state.open.requests)}) was interrupted and goes on "
                 "with its own settings; call run without others, or give it up with --abandon"
             )
+        remove_given_up(folder, read_state(folder))
         while True:
             state = read_state(folder)
             attempt = state.open or _start(folder, state, asked, first=not ended)
@@ -134,7 +138,7 @@ def _start(folder: Path, state: LedgerState, asked: _Asked, first: bool) -> Atte
                 f"lora.save={lora.save}: version {base} is an adapter, and another one cannot be put on it; give "
                 "--from-original, or lora.save=merged"
             )
-        plan_request(config, dry_run=True)
+        one_trial(plan_request(config, dry_run=True))
     with writing(folder) as book:
         remove_orphans(folder, state_of(book.entries))
         told = {"attempt": number, "requests": names, "base": base, "overrides": list(overrides)}
@@ -199,6 +203,12 @@ def _carry_out(
     names = list(attempt.requests)
     with reading_once():
         config = _config(folder, state, names, attempt.base, attempt.number, attempt.overrides)
+    if config.tracking.enabled:
+        # A purge may be made where MLFLOW_TRACKING_URI is another.
+        address = without_secrets(tracking_uri(str(folder.resolve() / WORK), config.tracking.uri))
+        if address not in attempt.tracked:
+            with writing(folder) as book:
+                book.append("tracked", {"attempt": attempt.number, "mlflow": address})
     options = dict(state.settings["options"])
     overrides = [*options.pop("overrides", ()), *attempt.overrides]
     done = forget(
@@ -260,7 +270,8 @@ def _enter(folder: Path, attempt: Attempt, done: Unlearned, judged: Judged) -> M
                 "base_sha256": run_record["model"]["sha256_before"],
                 "attempt": attempt.number,
             }
-            keep(folder, number, model, version, keyed_files(run_record))
+            kept = keep(folder, number, model, version, keyed_files(run_record))
+            told["files"] = files_told(kept)
         told["evidence"] = evidence
         book.append("run ended", told)
     return told

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.errors import UserError, did_you_mean
+from icu_ray.requests.evidence import remove_given_up
 from icu_ray.requests.ledger import writing
 from icu_ray.requests.ledger_state import LedgerState, state_of
 from icu_ray.requests.purge import finish_purge
@@ -50,6 +51,7 @@ def undo(folder: Path, request: str) -> dict[str, Any]:
                 book.append("run abandoned", {"attempt": state.open.number})
             told = {"request": request, "back_to": back_to, "waiting": again}
             book.append("undone", told)
+            remove_given_up(folder, state_of(book.entries))
             return told
 
 

@@ -9,11 +9,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from icu_ray.requests.evidence import record_file, record_trouble
-from icu_ray.requests.ledger import KEY, Chain, Trouble, read_chain
+from icu_ray.requests.evidence import given_up, record_file, record_trouble
+from icu_ray.requests.ledger import KEY, Chain, Trouble, read_chain, read_key
 from icu_ray.requests.ledger_state import LedgerState, state_of
-from icu_ray.requests.ledger_texts import TEXTS, texts_file
-from icu_ray.requests.versions import model_trouble, version_folder
+from icu_ray.requests.ledger_texts import TEXTS, texts_file, texts_trouble
+from icu_ray.requests.versions import files_trouble, model_trouble, version_folder
+
+_TRIES = 5
+"""How often a ledger is read that others go on writing."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,18 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Read everything again: the chain, and where that is whole, records, models of versions and texts."""
+    """Read everything again: the chain, and where that is whole, records, models of versions and texts.
+
+    Where somebody wrote meanwhile, what seems wrong may only be newer than the chain that was read: it is read again.
+    """
+    for _ in range(_TRIES - 1):
+        found = _verified(folder)
+        if not found.troubles or read_chain(folder).head[1] == found.head:
+            return found
+    return _verified(folder)
+
+
+def _verified(folder: Path) -> Verified:
     chain = read_chain(folder)
     troubles, remarks = list(chain.troubles), []
     if chain.half:
@@ -38,10 +52,15 @@ def verify(folder: Path) -> Verified:
         remarks.append(f"{KEY}: others than its owner can read it; expected mode 0600")
     if not troubles:
         state = state_of(chain.entries)
-        troubles += _evidence(folder, chain, state) + _versions(folder, state)
-        for name, request in state.requests.items():
-            if request.held and not texts_file(folder, name).is_file():
-                troubles.append(Trouble(0, f"{texts_file(folder, name)}: the texts of {name} are not there"))
+        of_versions, said = _versions(folder, state)
+        troubles += _evidence(folder, chain, state) + of_versions
+        remarks += said
+        for left in given_up(folder, state):
+            remarks.append(f"{left}: is of a run that was given up; the next run removes it")
+        key = read_key(folder)
+        for request in state.requests.values():
+            if request.held and (trouble := texts_trouble(folder, request, key)):
+                troubles.append(Trouble(0, trouble))
         known = {texts_file(folder, name) for name, each in state.requests.items() if not each.purged}
         for left in sorted(set((folder / TEXTS).glob("*")) - known):
             remarks.append(f"{left}: is of no request: a writer was killed; the next one removes it")
@@ -81,11 +100,17 @@ def _evidence(folder: Path, chain: Chain, state: LedgerState) -> list[Trouble]:
     return found
 
 
-def _versions(folder: Path, state: LedgerState) -> list[Trouble]:
-    found = []
+def _versions(folder: Path, state: LedgerState) -> tuple[list[Trouble], list[str]]:
+    """Troubles, and remarks: who deletes an old version, because it still knows the texts, may do so."""
+    found, remarks = [], []
     for number in (0, *state.versions):
-        if number and not version_folder(folder, number).is_dir():
-            found.append(Trouble(0, f"{version_folder(folder, number)}: version {number} is not there"))
-        elif trouble := model_trouble(folder, state, number):
-            found.append(Trouble(0, trouble))
-    return found
+        place = version_folder(folder, number)
+        if number not in (0, state.current) and not (place / "model").is_dir():
+            remarks.append(f"{place}: version {number} is not in force, and its model is no longer there")
+            trouble = files_trouble(folder, state, number) if place.is_dir() else ""
+        elif number and not place.is_dir():
+            trouble = f"{place}: version {number} is not there"
+        else:
+            trouble = model_trouble(folder, state, number) or files_trouble(folder, state, number)
+        found += [Trouble(0, trouble)] if trouble else []
+    return found, remarks

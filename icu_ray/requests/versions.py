@@ -10,11 +10,13 @@ versions/N/model/            what AutoModelForCausalLM.from_pretrained takes
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,10 @@ def model_of(folder: Path, state: LedgerState, number: int) -> str:
 
 
 def check_model(folder: Path, state: LedgerState, number: int) -> None:
-    """UserError unless a version's model is there and as it was made. The original is checked by the run's config."""
-    trouble = model_trouble(folder, state, number)
+    """UserError unless a version's model, and the record beside it that names the first original, are there and as they
+    were made. The original is checked by the run's config.
+    """
+    trouble = model_trouble(folder, state, number) or files_trouble(folder, state, number)
     if trouble:
         raise UserError(f"{trouble}; expected the model that the ledger names")
 
@@ -61,6 +65,35 @@ def model_trouble(folder: Path, state: LedgerState, number: int) -> str:
     return (
         "" if found == wanted else f"{model}: {what} is another model than the ledger names (SHA-256 {found[:16]}...)"
     )
+
+
+def files_told(version: Path) -> dict[str, str]:
+    """SHA-256 of the files beside a version's model."""
+    return {
+        each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in sorted(version.iterdir()) if each.is_file()
+    }
+
+
+def files_trouble(folder: Path, state: LedgerState, number: int) -> str:
+    """What is wrong with the files beside a version's model, '' for nothing."""
+    for name, wanted in state.versions[number].files.items() if number else ():
+        file = version_folder(folder, number) / name
+        if not file.is_file():
+            return f"{file}: is not there"
+        if hashlib.sha256(file.read_bytes()).hexdigest() != wanted:
+            return f"{file}: is another file than the ledger names (changed)"
+    return ""
+
+
+def left_versions(folder: Path, state: LedgerState, attempts: Collection[int]) -> list[int]:
+    """Numbers of versions that no entry names, made by one of these attempts."""
+    found = []
+    for place in (folder / VERSIONS).glob("*/version.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            told = json.loads(place.read_bytes())
+            if int(place.parent.name) not in state.versions and told["attempt"] in attempts:
+                found.append(int(place.parent.name))
+    return found
 
 
 def keep(folder: Path, number: int, model: Path, told: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:

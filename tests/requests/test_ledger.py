@@ -24,7 +24,10 @@ from hypothesis import strategies as st
 from icu_ray.cli.main import main
 from icu_ray.errors import UserError
 from icu_ray.requests import judging
+from icu_ray.requests import ledger as ledger_module
+from icu_ray.requests import verify_ledger as verify_module
 from icu_ray.requests.ledger import FILE, HEAD, Book, read_chain, writing
+from icu_ray.requests.ledger_settings import init
 from icu_ray.requests.ledger_texts import TEXTS, proved, read_state
 from icu_ray.requests.purge import purge
 from icu_ray.requests.regression import Answers, came_back, still_forgotten
@@ -34,8 +37,8 @@ from icu_ray.requests.runner import holding
 from icu_ray.requests.undo import undo
 from icu_ray.requests.verify_ledger import verify
 from icu_ray.storage.thresholds import Limit, Thresholds
+from tests.support.ledgers import SETTINGS, enter, made, saved, trial, write
 from tests.support.ledgers import TEXTS as SENTENCES
-from tests.support.ledgers import enter, made, trial, write
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -139,6 +142,44 @@ def test_a_record_and_a_version_that_were_changed_are_shown(ledger: Path) -> Non
         undo(ledger, "r3")
 
 
+def test_an_old_version_may_be_deleted_and_no_file_changed(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ledger / "versions" / "2" / "record.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(b'"first_original"', b'"first_0riginal"'))
+    (trouble,) = verify(ledger).troubles
+    assert "record.json: is another file than the ledger names" in trouble.said
+    with pytest.raises(UserError, match=r"record.json: is another file"):
+        run(ledger, forget=trial())
+    file.write_bytes(whole)
+    shutil.rmtree(ledger / "versions" / "1" / "model")
+    found = verify(ledger)
+    assert found.troubles == () and "version 1 is not in force, and its model is no longer" in found.remarks[0]
+    (ledger / "versions" / "1" / "version.json").unlink()
+    assert "version.json: is not there" in verify(ledger).troubles[0].said
+    shutil.rmtree(ledger / "versions" / "1")
+    assert verify(ledger).troubles == ()
+
+    def dies(self: Book, kind: str, told: Any) -> Any:  # version and evidence are written, the entry is not
+        if kind == "run ended":
+            raise KeyboardInterrupt
+        return real(self, kind, told)
+
+    real = Book.append
+    monkeypatch.setattr(Book, "append", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(ledger, forget=trial())
+    monkeypatch.undo()
+    left = [ledger / "versions" / "3", ledger / "evidence" / "r4" / "attempt-3.json"]
+    assert all(each.exists() for each in left)
+    with writing(ledger) as book:
+        book.append("run abandoned", {"attempt": 3})
+    assert sum("was given up" in each for each in verify(ledger).remarks) == 2
+    undo(ledger, "r4")
+    assert not any(each.exists() for each in left) and verify(ledger).troubles == ()
+    shutil.rmtree(ledger / "versions" / "2")
+    assert "version 2 is not there" in verify(ledger).troubles[0].said
+
+
 def test_an_old_copy_of_ledger_and_head_is_shown_by_the_records(ledger: Path) -> None:
     old = {name: (ledger / name).read_bytes() for name in (FILE, HEAD)}
     assert run(ledger, forget=trial()).code == 0
@@ -156,6 +197,52 @@ def test_half_an_entry_is_none_and_is_said(ledger: Path) -> None:
     enter(ledger, 4)
     assert (ledger / FILE).read_bytes().startswith(whole) and len(lines(ledger)) == len(whole.splitlines()) + 1
     assert verify(ledger).remarks == () and states(ledger)["r5"] == "waiting"
+
+
+def test_texts_that_were_changed_are_shown_and_not_run(tmp_path: Path, capsys: Any) -> None:
+    folder = made(tmp_path)
+    enter(folder, 0)
+    file = folder / TEXTS / "r1.jsonl"
+    whole = file.read_text()
+    rows = whole.splitlines(keepends=True)
+    for content, said in (
+        (whole.replace("forget-0-1", "forget-0-9"), "text 'forget-0-1' of r1 was changed"),
+        (rows[0] + rows[1].replace(SENTENCES[1], SENTENCES[9]), "text 'forget-0-1' of r1 was changed"),
+        (rows[0], "r1 has 2 texts by the ledger, found 1"),
+        (rows[0] + "{", "the texts of r1 were changed"),
+        (whole, ""),
+    ):
+        file.write_text(content)
+        capsys.readouterr()
+        assert main(["requests", "verify", str(folder)]) == int(bool(said)) and said in capsys.readouterr().out
+        if said:
+            with pytest.raises(UserError, match=r"expected the texts that were added as request r1"):
+                run(folder, forget=trial())
+    assert run(folder, forget=trial()).code == 0
+
+
+def test_who_writes_while_another_reads_raises_no_alarm(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = ledger_module._read, [1]
+
+    def parsed(*given: Any) -> Any:
+        if left[0]:  # an entry is added after the entries were read, before anything is made of them
+            left[0] = 0
+            enter(ledger, 4)
+        return real(*given)
+
+    monkeypatch.setattr(ledger_module, "_read", parsed)
+    assert read_chain(ledger).troubles == () and not left[0]
+    asked = [1]
+
+    def checked(*given: Any) -> Any:
+        if asked[0]:  # and a purge deletes texts after the chain was read
+            asked[0] = 0
+            purge(ledger, days=0.0)
+        return found_of(*given)
+
+    found_of = verify_module._versions
+    monkeypatch.setattr(verify_module, "_versions", checked)
+    assert verify(ledger).troubles == () and not asked[0] and read_state(ledger).requests["r1"].purged
 
 
 def test_states_versions_and_undo(ledger: Path) -> None:
@@ -241,6 +328,52 @@ def test_what_is_not_acceptable_leaves_the_version_and_says_why(
         ran.code == 0 and ran.ended[0]["done"] == ["r1", "r2", "r3", "r4"] and read_state(ledger).versions[3].base == 0
     )
     assert verify(ledger).troubles == ()
+
+
+def test_what_cannot_be_measured_is_not_acceptable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "ask", low)
+    folder = made(tmp_path)
+    enter(folder, 0)
+    (ended,) = run(folder, forget=trial(ppl=None)).ended
+    assert ended["version"] is None and "costs against the first original could not be measured" in ended["reasons"][0]
+    assert run(folder, again=True, forget=trial(ppl=26.0)).code == 0
+    enter(folder, 1)
+    # The first original is gone: the ledger knows that version 1 cost 1.3, and the run 25 / 20 to its base.
+    (ended,) = run(folder, forget=trial(ppl=25.0, original=False)).ended
+    assert ended["cost"]["ratio"] == pytest.approx(1.3 * 25 / 20) and ended["version"] is None
+    assert ended["cost"]["original"] == pytest.approx(25 / 1.3 / 1.25) and "1.62 times" in ended["reasons"][0]
+    (ended,) = run(folder, again=True, forget=trial(ppl=21.0, original=False)).ended
+    assert ended["version"] == 2 and ended["cost"]["by_the_ledger"] == "it cannot be loaded"
+    enter(folder, 2)
+    nothing = Answers(None, None, None, ((None, None, None),) * 2)
+    monkeypatch.setattr(judging, "ask", lambda *given: low(*given) | {"r1": nothing})
+    (ended,) = run(folder, forget=trial()).ended
+    assert ended["reasons"] == ["whether r1 is still forgotten could not be measured"]
+    one = Answers(0.4, 0.01, 4.0, ((0.7, 0.01, 4.0), (0.1, 0.01, 4.0)))  # the mean is low, one text is not
+    monkeypatch.setattr(judging, "ask", lambda *given: low(*given) | {"r1": one})
+    (ended,) = run(folder, again=True, forget=trial()).ended
+    assert ended["version"] is None and ended["asked"]["r1"]["came_back"] == ["forget-0-0"]
+    assert ended["asked"]["r1"]["forgotten"] is True and ended["reasons"][0].startswith("r1 comes back")
+
+
+def test_the_next_free_number_names_a_request(tmp_path: Path, capsys: Any) -> None:
+    folder = made(tmp_path)
+    assert [enter(folder, 0, request="r2"), enter(folder, 1), enter(folder, 2)] == ["r2", "r3", "r4"]
+    (tmp_path / "other.jsonl").write_text('{"id": "a", "said": "w21 w22 w23"}\n')
+    capsys.readouterr()
+    assert main(["requests", "add", str(folder), str(tmp_path / "other.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "FILE" in said and "--forget" not in said, said
+
+
+def test_without_held_out_texts_init_says_that_no_cost_is_measured(tmp_path: Path) -> None:
+    saved(tmp_path / "model", 0), saved(tmp_path / "unlearned", 1)
+    said: list[str] = []
+    given: dict[str, Any] = {"id_column": "id", "gpus": 0, "overrides": SETTINGS}
+    init(tmp_path / "ledger", str(tmp_path / "model"), given, purge_days=1.0, say=said.append)
+    assert [line for line in said if "there are no held-out texts" in line]
+    enter(tmp_path / "ledger", 0)
+    assert run(tmp_path / "ledger", forget=trial(ppl=None)).code == 0
 
 
 def test_one_by_one_goes_by_due_date_and_abandon_gives_up(tmp_path: Path) -> None:
@@ -376,8 +509,6 @@ def test_any_operations_with_a_kill_between_any_two_writes(
 
 @pytest.fixture(scope="module")
 def model_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.support.ledgers import saved
-
     place = tmp_path_factory.mktemp("ledgers")
     saved(place / "model", 0), saved(place / "unlearned", 1)
     return place
@@ -453,6 +584,9 @@ def test_what_comes_back_is_told_by_text() -> None:
     # A mean that lay a rounding above its threshold when it was accepted may do so again, and no higher.
     assert still_forgotten(Answers(0.601, 0.02, 3.0, ()), limits, (0.601, 0.02)) is True
     assert still_forgotten(Answers(0.602, 0.02, 3.0, ()), limits, (0.601, 0.02)) is False
+    # No mean counts as a rounding that lay 0.01 and more above it.
+    assert still_forgotten(Answers(0.609, 0.02, 3.0, ()), limits, (0.7, 0.02)) is True
+    assert still_forgotten(Answers(0.611, 0.02, 3.0, ()), limits, (0.7, 0.02)) is False
     assert still_forgotten(Answers(None, 0.02, 3.0, ()), limits, (0.5, 0.02)) is None
 
 
@@ -465,6 +599,18 @@ def test_what_comes_back_is_told_by_text() -> None:
         (["init", "new", "--model", "MODEL", "--retain", "gone.jsonl"], "--retain: "),
         (["init", "new", "--model", "MODEL", "--gpus", "0", "optim.lrr=1"], "did you mean"),
         (["init", "new", "--model", "MODEL", "--after", "soon"], "expected a time such as 30d"),
+        (["init", "new", "--model", "MODEL", "--gpus", "0", "storage=elsewhere"], "storage itself"),
+        (["init", "new", "--model", "MODEL", "--gpus", "0", "data.forget=f.jsonl"], "'icu-ray requests add'"),
+        (["init", "new", "--model", "MODEL", "--gpus", "0", "seeds=[1,2]"], "make 2 trials; expected one"),
+        (["init", "new", "--model", "MODEL", "--mlflow", "https://me:pw@host"], "--mlflow https://host: holds"),
+        (["run", "LEDGER", "name=mine"], "name: the ledger sets name itself"),
+        (["run", "LEDGER", "data={pool: p.jsonl}"], "give --retain to 'icu-ray requests init'"),
+        (["run", "LEDGER", "data.heldout_rows=0"], "the same for all runs"),
+        (["run", "LEDGER", "models.0.source=other"], "give --model"),
+        (["run", "LEDGER", "resources={keep_models: false}"], "keeps the model of each version"),
+        (["run", "LEDGER", "tracking.uri=https://me:pw@host"], "MLFLOW_TRACKING_PASSWORD"),
+        (["run", "LEDGER", "search.space.lr.low=1e-5"], "is one trial"),
+        (["run", "LEDGER", "methods.0.beta=[0.5, 1.0]"], "make 2 trials; expected one"),
         (["add", "LEDGER", "gone.jsonl"], "no such file"),
         (["add", "LEDGER", "forget-0.jsonl"], "is in request r1 already"),
         (["add", "LEDGER", "keep.jsonl"], "are in it too"),
@@ -492,7 +638,7 @@ def test_bad_input_is_refused(
     except SystemExit as ended:  # argparse's own
         code = int(str(ended.code))
     error = " ".join(capsys.readouterr().err.split())
-    assert code == 2 and said in error and "Traceback" not in error, error
+    assert code == 2 and said in error and "Traceback" not in error and "me:pw" not in error, error
     assert (shared_ledger / FILE).read_bytes() == before and not Path("new").exists() and not Path("out.zip").exists()
 
 

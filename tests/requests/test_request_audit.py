@@ -54,6 +54,12 @@ def test_the_record_says_what_came_back_and_holds_no_words(tmp_path: Path) -> No
 def test_a_request_of_several_hears_of_its_own_texts() -> None:
     names = {"forget-1": ("r1", "a"), "forget-2": ("r2", "b"), "forget-3": ("r2", "c")}
     judged = Judged(own={}, names=names, measure={}, record={})
-    whole = {"said": "2 of 3 rows came back", "texts_back": ["forget-1", "forget-3"], "missing": [], "errors": {}}
-    assert audit_of_request(whole, judged, "r2") == {**whole, "texts_back": ["c"]}
+    said = {"said": "2 of 3 rows came back", "missing": [], "errors": {}}
+    whole = {**said, "back": 2, "rows": 3, "texts_back": ["forget-1", "forget-3"]}
+    assert audit_of_request(whole, judged, "r2") == {
+        **said,
+        "run_back": 2,
+        "run_rows": 3,
+        "texts_back": ["c"],
+    }
     assert audit_of_request(None, judged, "r2") is None

@@ -70,14 +70,16 @@ def enter(folder: Path, number: int, **given: Any) -> str:
 
 def trial(
     after: float | Mapping[str, float] = 0.3,
-    ppl: float = 22.0,
+    ppl: float | None = 22.0,
     stop: Callable[[], None] = lambda: None,
     limits: Thresholds = LIMITS,
+    original: bool = True,
 ) -> Callable[..., Unlearned]:
     """What stands in for `unlearn`: a trial's files as one leaves them, with a random model.
 
-    after: MA of all texts after, or of those whose id begins so. ppl: held-out perplexity after; before it is 20. stop:
-    called in the middle. limits: that it is judged by.
+    after: MA of all texts after, or of those whose id begins so. ppl: held-out perplexity after; before it is 20 (None:
+    neither was measured). stop: called in the middle. limits: that it is judged by. original: whether the first one is
+    still there, for runs from a version.
     """
 
     def unlearn(model: str, *, forget: str, out: Path, asked: Asked, **given: Any) -> Unlearned:
@@ -85,7 +87,7 @@ def trial(
         name = content_hash([model, [json.loads(line) for line in Path(forget).read_text().splitlines()], ppl])[:16]
         paths, corpus = TrialPaths.of(str(out), f"run-{name[:8]}", name), load_corpus(config)
         targets = corpus.to_forget(0)
-        before = Scores(0.9, 0.5, 1.0, 0.8, 0.2, 3.0, ppl_heldout=20.0)
+        before = Scores(0.9, 0.5, 1.0, 0.8, 0.2, 3.0, ppl_heldout=ppl and 20.0)
 
         def of(text: str) -> float:
             if isinstance(after, float):
@@ -116,8 +118,10 @@ def trial(
         ended = Ended(None, result, read_samples(paths), scores, Path(paths.model))
         said = thresholds_told(limits)
         record = request_record(asked, config, corpus, ended, verdict=verdict, thresholds=said, earlier=None)
-        if "versions" in model:
-            record["cost"]["first_original"] = {"perplexity": 20.0, "ratio": ppl / 20.0, "why_not": None}
+        if "versions" in model and not original:
+            record["cost"]["first_original"] = {"perplexity": None, "ratio": None, "why_not": "it cannot be loaded"}
+        elif "versions" in model:
+            record["cost"]["first_original"] = {"perplexity": 20.0, "ratio": ppl and ppl / 20.0, "why_not": None}
         leave_record(record, Path(out) / f"run-{name[:8]}", Path(out))
         return Unlearned(Path(out), f"run-{name[:8]}", 0, result)
 

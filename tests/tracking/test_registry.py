@@ -5,15 +5,18 @@ Needs: nothing; MLflow on an SQLite file.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from icu_ray.requests.ledger_texts import read_state
+from icu_ray.requests.purge import purge
 from icu_ray.requests.registering import register
 from icu_ray.requests.run_requests import run
 from icu_ray.requests.undo import undo
+from icu_ray.storage.results import Provenance, Sweep, to_json
 from icu_ray.tracking.registry import BASE_TAG, VERSION_TAG, delete_sweep
 from icu_ray.tracking.runs import PARENT_TAG, SWEEP_ID_TAG
 from tests.support.ledgers import enter, made, trial
@@ -77,3 +80,27 @@ def test_the_runs_of_a_sweep_are_deleted_with_their_artefacts(tmp_path: Path) ->
 @pytest.fixture(autouse=True)
 def _no_address_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_a_purge_finds_the_mlflow_of_the_run_and_names_what_it_cannot_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = client.create_experiment("run-1", artifact_location=(tmp_path / "artefacts").as_uri())
+    folder = made(tmp_path)
+    enter(folder, 0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert run(folder, overrides=["tracking.enabled=true"], forget=trial()).code == 0
+    assert read_state(folder).attempts[1].tracked == (uri,)
+    (place,) = (folder / "work").glob("run-*")
+    config, made_by = {"tracking": {"enabled": True, "uri": None}}, Provenance("0.1", "c0ffee", False, "", "", {}, {})
+    (place / "sweep.json").write_bytes(to_json(asdict(Sweep("s1", place.name, 1.0, config, (), made_by))))
+    sent = client.create_run(experiment, tags={SWEEP_ID_TAG: "s1"}).info.run_id
+    (tmp_path / "no").write_text("a file stands where a folder is needed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'no' / 'folder.db'}")
+    purged = purge(folder, days=0.0)
+    assert client.get_run(sent).info.lifecycle_stage == "deleted"
+    assert any("1 runs" in each and uri in each for each in purged["places"])
+    (unreached,) = purged["unreached"]
+    assert "no/folder.db" in unreached and "= s1" in unreached and not list((folder / "work").iterdir())
