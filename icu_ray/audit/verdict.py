@@ -26,9 +26,10 @@ def model_audit(
     units: Mapping[str, str],
     leak: float,
     errors: Mapping[str, str] | None = None,
+    missing: Sequence[str] = (),
 ) -> ModelAudit:
     """The verdict over what the attacks found. units: what each attack's budget counts. errors: why others could not be
-    run."""
+    run. missing: what else is not measured, a sentence each."""
     curves = [
         point for attack, result in results.items() for point in _curves(attack, units[attack], result.findings, leak)
     ]
@@ -39,7 +40,7 @@ def model_audit(
         rows,
         tuple(curves),
         {f"{attack}/{name}": value for attack, result in results.items() for name, value in result.numbers.items()},
-        tuple(f"{attack}: {said}" for attack, result in results.items() for said in result.missing),
+        (*missing, *(f"{attack}: {said}" for attack, result in results.items() for said in result.missing)),
         dict(errors or {}),
     )
 
