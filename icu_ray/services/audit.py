@@ -126,4 +126,8 @@ def _verdicts(
         else:
             results[model][attack] = done.result
     units = {job.attack.name: job.attack.unit for job in jobs}
-    return [(model, model_audit(results[place], units, leak, errors[place])) for place, model in enumerate(models)]
+    asked = set(jobs[0].rows.forget.ids)
+    return [
+        (model, model_audit(results[place], units, leak, errors[place], asked=asked))
+        for place, model in enumerate(models)
+    ]

@@ -170,4 +170,4 @@ def _verdict(
     results = {job.attack.name: found[job_hash(job)] for job in jobs if job_hash(job) in found}
     failed = {job.attack.name: errors[job_hash(job)] for job in jobs if job_hash(job) in errors}
     units = {job.attack.name: job.attack.unit for job in jobs}
-    return model_audit(results, units, leak, failed, missing=missing)
+    return model_audit(results, units, leak, failed, missing, set(jobs[0].rows.forget.ids))
