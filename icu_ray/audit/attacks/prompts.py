@@ -68,7 +68,12 @@ class Prompts:
         for group, rows in groups:
             for row in rows:
                 asked += [(group, each) for each in writer.prompts_of(row)]
-        said = recite(target.loaded, [each.row for _, each in asked], [each.prompt for _, each in asked])
+        said = recite(
+            target.loaded,
+            [each.row for _, each in asked],
+            [each.prompt for _, each in asked],
+            more=[each.more for _, each in asked],
+        )
         target.on_part(1.0)
         findings, broken = [], 0
         for (group, each), answer in zip(asked, said, strict=True):
@@ -93,11 +98,12 @@ class Prompts:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A prompt of a row; row: with the secret that is looked for, and as many tokens of it as an answer may have."""
+    """A prompt of a row; row: with the secret that is looked for. more: tokens that may be said besides it."""
 
     setting: str
     row: AuditRow
     prompt: tuple[int, ...]
+    more: int = 0
 
 
 class _Writer:
@@ -126,7 +132,7 @@ class _Writer:
             if (each.prompt, each.row.secret) in seen:
                 continue
             seen.add((each.prompt, each.row.secret))
-            if self.reach is not None and len(each.prompt) + len(row.secret_ids) > self.reach:
+            if self.reach is not None and len(each.prompt) + each.more + len(row.secret_ids) > self.reach:
                 self.too_long += 1
                 continue
             found.append(each)
@@ -164,10 +170,10 @@ class _Writer:
         """Prompts in which the words are others."""
         words = row.tokens[frame.start : frame.stop]
 
-        def ask(setting: str, other: Sequence[int], room: int = 0) -> _Asked:
+        def ask(setting: str, other: Sequence[int], more: int = 0) -> _Asked:
             prompt = (*row.tokens[: frame.start], *other, *row.tokens[frame.stop : row.given])
             # What is left of the prompt may be said before the secret.
-            return _Asked(setting, replace(row, given=row.given - room) if room else row, prompt)
+            return _Asked(setting, row, prompt, more)
 
         if cut := len(words) // 2:
             yield ask("half prompt", words[: len(words) - cut], cut)

@@ -64,7 +64,7 @@ class Relearn:
 
     name: ClassVar[str] = "relearn"
     unit: ClassVar[str] = "steps"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     changes_weights: ClassVar[bool] = True
     brings_back: ClassVar[bool] = True
 
