@@ -22,10 +22,12 @@ from icu_ray.config import TokensConfig
 from icu_ray.config.auditing import AuditConfig
 from icu_ray.data.examples import Examples
 from icu_ray.data.paraphrases import read_paraphrases, written_paraphrases
-from icu_ray.data.records import examples_of, read_records
+from icu_ray.data.record_table import RecordTable
+from icu_ray.data.records import Record, examples_of, read_records
 from icu_ray.errors import UserError
 from icu_ray.evaluation.stage.actors import default_pool
 from icu_ray.models.checking import check_models
+from icu_ray.models.subjects import Subject
 from icu_ray.plan.own_files import records_of
 from icu_ray.services.asked_models import described, quietly_connected, subjects_of
 from icu_ray.services.probe import columns_for
@@ -66,19 +68,23 @@ def audit_files(
         raise UserError(f"--prompt-tokens {given}: expected 1 to {length - 1}, less than --length {length}")
     told = {"source": models[0], "revision": revision, "trust_remote_code": trust_remote_code}
 
-    def texts(file: Path | None, kind: str) -> Examples | None:
+    def texts(file: Path | None, kind: str) -> RecordTable[Record] | None:
         if file is None:
             return None
         described = records_of(file, columns or {}, told, "icu-ray audit", tell)
-        return examples_of(read_records(file, described.form, None, kind))
+        return read_records(file, described.form, None, kind, kind)
 
     own = records_of(forget, {**(columns or {}), "paraphrases_column": paraphrases_column}, told, "icu-ray audit", tell)
-    asked = examples_of(read_records(forget, own.form, None, "forget"))
+    records = read_records(forget, own.form, None, "forget")
+    asked = examples_of(records)
     paraphrases: dict[str, tuple[str, ...]] = {}
     if paraphrases_column is not None:
         paraphrases = written_paraphrases(asked, own.form, read_paraphrases(own, 0))
     asked = _first(asked, config.rows)
-    controls, pool = texts(control, "heldout"), texts(kin, "pool")
+    control_records, kin_records = texts(control, "control"), texts(kin, "kin")
+    if control_records is not None:
+        _refuse_shared(records, forget, control_records, control)
+    controls, pool = (None if each is None else examples_of(each) for each in (control_records, kin_records))
     rows = RowsAsked(
         asked,
         None if controls is None else _first(controls, config.control),
@@ -95,8 +101,30 @@ def audit_files(
     check_models(asked_models)
     subjects = dict(zip(sources, subjects_of(asked_models, precision), strict=True))
     originals = {name: subjects[source] for name, source in others.items()}
+    _refuse_two_roles(models, others, subjects)
     jobs = [AuditJob(subjects[model], attack, rows, originals) for model in models for attack in attacks_of(config)]
     return _verdicts(models, jobs, storage, config.leak)
+
+
+def _refuse_shared(
+    forget: Sequence[Record], forget_file: Path, control: Sequence[Record], control_file: Path | None
+) -> None:
+    known = {record.content: record for record in forget}
+    both = [(known[record.content], record) for record in control if record.content in known]
+    if both:
+        named = "; ".join(f"{other.where} is {own.where}" for own, other in both[:5])
+        more = f" and {len(both) - 5} more" if len(both) > 5 else ""
+        raise UserError(
+            f"--control: {control_file}: {len(both)} texts are in --forget {forget_file} too: {named}{more}; expected "
+            "texts that the model has never read"
+        )
+
+
+def _refuse_two_roles(models: Sequence[str], others: Mapping[str, str], subjects: Mapping[str, Subject]) -> None:
+    for name, source in others.items():
+        for model in models:
+            if subjects[model].hash == subjects[source].hash:
+                raise UserError(f"--{name} {source}: is the model of --model {model}, file by file; expected another")
 
 
 def _first(examples: Examples, count: int | None) -> Examples:
