@@ -41,7 +41,7 @@ def attack_hashes(plan: Plan, trial: Trial) -> dict[str, str]:
     """The attacks that a config asks for, each with a hash of what it does, on what, and beside which other models."""
     config, retrained = plan.config, retrained_of(plan, trial)
     rows = [config.audit.rows, config.audit.control, config.audit.kin]
-    beside, reworded = None if retrained is None else retrained.trial_id, paraphrases_from(config)
+    beside, reworded = None if retrained is None else _model_hash(plan, retrained), paraphrases_from(config)
 
     def told(attack: Attack) -> list[JsonValue]:
         # Paraphrases came later: audits without any are found again.
@@ -49,6 +49,12 @@ def attack_hashes(plan: Plan, trial: Trial) -> dict[str, str]:
         return [_VERSION, identity_of(attack), rows, beside, *more]
 
     return {attack.name: content_hash(told(attack)) for attack in attacks_of(config.audit)}
+
+
+def _model_hash(plan: Plan, trial: Trial) -> str | None:
+    """Of a trial's model; None while there is none, so that audits beside it are made again once there is."""
+    result = read_result(TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id))
+    return None if result is None or result.status == "failed" else result.model_hash or None
 
 
 def retrained_of(plan: Plan, trial: Trial) -> Trial | None:

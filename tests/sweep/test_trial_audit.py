@@ -5,6 +5,7 @@ Needs: nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 
 from icu_ray.config.file import resolve_config
 from icu_ray.data.sources import load_corpus
-from icu_ray.sweep.trial_audit import no_controls, rows_asked
+from icu_ray.plan.planning import plan_sweep
+from icu_ray.storage.trial_files import TrialPaths, read_result, write_result
+from icu_ray.sweep.trial_audit import attack_hashes, no_controls, retrained_of, rows_asked
 from tests.support.benchmark_case import write_lines
+from tests.support.ended_sweep import ended_sweep
 
 STANDIN: dict[str, Any] = {"standin": {}}
 OWN: dict[str, Any] = {"source": "some/model"}
@@ -60,3 +64,26 @@ def test_held_out_rows_of_synthetic_texts_are_read_by_nobody(model: dict[str, An
     tree = {"name": "t", "models": [{"name": "m", **model}], "data": {"source": "synthetic", "heldout": 4}}
     config = resolve_config(tree, "t")
     assert no_controls(config, config.models[0]) is None
+
+
+def test_an_audit_is_made_again_once_the_retrained_model_is_there(tmp_path: Path) -> None:
+    ended = ended_sweep(tmp_path, {}).trials[0].trial_id
+    result = read_result(TrialPaths.of(str(tmp_path / "runs"), "t", ended))
+    assert result is not None
+    tree = {
+        "name": "t",
+        "storage": str(tmp_path / "runs"),
+        "data": {"source": "synthetic", "records": 16, "sample_size": 4, "heldout": 2},
+        "models": [{"name": "m", "standin": {}, "gpus_per_worker": 0, "retrained": True}],
+        "methods": [{"name": "kumpr"}],
+        "audit": {"attacks": ["relearn"]},
+    }
+    plan = plan_sweep(resolve_config(tree, "test"))
+    trial = next(each for each in plan.trials if each.settings.method == "kumpr")
+    gold = retrained_of(plan, trial)
+    assert gold is not None
+    paths, hashes = TrialPaths.of(plan.config.storage, "t", gold.trial_id), [attack_hashes(plan, trial)]
+    for status, model in (("failed", ""), ("finished", "one"), ("finished", "other")):
+        write_result(paths, replace(result, trial_id=gold.trial_id, status=status, model_hash=model))  # type: ignore[arg-type]
+        hashes.append(attack_hashes(plan, trial))
+    assert hashes[0] == hashes[1] and hashes[1] != hashes[2] != hashes[3]
