@@ -63,8 +63,8 @@ def model_audit(
 
 
 def is_back(finding: Finding, leak: float) -> bool:
-    """Whether the row's secret has been said."""
-    return bool(finding.exact) or (finding.recall is not None and finding.recall >= leak)
+    """Whether the row's secret has been said, or what an NLI model takes for it."""
+    return bool(finding.exact) or bool(finding.entailed) or (finding.recall is not None and finding.recall >= leak)
 
 
 def _spoken(findings: Iterable[Finding]) -> list[Finding]:

@@ -210,6 +210,8 @@ def test_entailment_is_asked_of_texts_with_some_of_the_words(tmp_path: Path) -> 
         leaking = sum(t in nli.entailed(wanted, row.secret) for t in texts_of or ())
         (one,) = [f for f in result.findings if (f.row, f.budget) == (row.id, 1)]
         assert one.measures["leak_entailed"] == pytest.approx(leaking / 12)
+        (last,) = [f for f in result.findings if (f.row, f.budget) == (row.id, 12)]
+        assert last.entailed == (leaking > 0)
     assert not any("entailment" in sentence for sentence in result.missing)
 
 

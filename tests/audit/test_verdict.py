@@ -110,6 +110,11 @@ def test_rows_without_an_answer_stay_in_the_denominator() -> None:
     assert audit.share == 1 / 8 and audit.said().endswith("; 7 of 8 not measured")
 
 
+def test_what_entails_the_secret_is_back() -> None:
+    one = dataclasses.replace(finding("a", 0, 0.1), entailed=True)
+    assert verdict(one, finding("a", 0, 0.3), finding("b", 0, 0.3)).back == 1
+
+
 def test_an_attack_that_could_not_be_run_is_said_beside_the_others() -> None:
     result = {"relearn": AttackResult((finding("a", 0, 0.1),))}
     audit = model_audit(result, {"relearn": "steps"}, 0.5, {"sample": "out of memory"})

@@ -134,6 +134,7 @@ class Sample:
                 bool(exact[:k].any()),
                 texts[best],
                 {name: value for name, value in measures.items() if value is not None},
+                bool(leaks["entailed"][:k].any()) if "entailed" in leaks else None,
             )
 
     def _nli(self) -> Entailment | None:
