@@ -11,7 +11,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from icu_ray.audit.findings import AttackResult, Finding, Group
 from icu_ray.audit.verdict import model_audit
