@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.jobs import AuditJob, RowsAsked
@@ -27,6 +27,7 @@ from icu_ray.data.records import Record, examples_of, read_records
 from icu_ray.errors import UserError
 from icu_ray.evaluation.stage.actors import default_pool
 from icu_ray.models.checking import check_models
+from icu_ray.models.loading import load_tokenizer
 from icu_ray.models.subjects import Subject
 from icu_ray.plan.own_files import records_of
 from icu_ray.services.asked_models import described, quietly_connected, subjects_of
@@ -34,6 +35,9 @@ from icu_ray.services.probe import columns_for
 from icu_ray.storage.audits import ModelAudit
 from icu_ray.storage.files import check_writable, join, local_path
 from icu_ray.storage.store import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def audit_files(
@@ -103,7 +107,21 @@ def audit_files(
     originals = {name: subjects[source] for name, source in others.items()}
     _refuse_two_roles(models, others, subjects)
     jobs = [AuditJob(subjects[model], attack, rows, originals) for model in models for attack in attacks_of(config)]
-    return _verdicts(models, jobs, storage, config.leak)
+    tokenizer = load_tokenizer(models[0], revision=revision, trust_remote_code=trust_remote_code)
+    cut = cut_rows(rows.forget, tokenizer, length)
+    if cut is not None:
+        tell(cut)
+    return _verdicts(models, jobs, storage, config.leak, () if cut is None else (cut,))
+
+
+def cut_rows(forget: Examples, tokenizer: PreTrainedTokenizerBase, length: int) -> str | None:
+    """Which texts have more than `length` tokens, in a sentence; None: none."""
+    from icu_ray.data.tokens import row_lengths
+
+    lengths, _ = row_lengths(forget, tokenizer)
+    long = [f"{name} ({count})" for name, count in zip(forget.ids, lengths, strict=True) if count > length]
+    named = ", ".join(long[:5]) + (f" and {len(long) - 5} more" if len(long) > 5 else "")
+    return f"{len(long)} of {len(forget)} rows are cut at --length {length}: {named}" if long else None
 
 
 def _refuse_shared(
@@ -132,7 +150,7 @@ def _first(examples: Examples, count: int | None) -> Examples:
 
 
 def _verdicts(
-    models: Sequence[str], jobs: Sequence[AuditJob], storage: str, leak: float
+    models: Sequence[str], jobs: Sequence[AuditJob], storage: str, leak: float, missing: Sequence[str]
 ) -> list[tuple[str, ModelAudit]]:
     """jobs: of each model as many, one model after the other."""
     folder = local_path(storage)
@@ -156,6 +174,6 @@ def _verdicts(
     units = {job.attack.name: job.attack.unit for job in jobs}
     asked = set(jobs[0].rows.forget.ids)
     return [
-        (model, model_audit(results[place], units, leak, errors[place], asked=asked))
+        (model, model_audit(results[place], units, leak, errors[place], missing, asked))
         for place, model in enumerate(models)
     ]

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from icu_ray.config.auditing import AuditConfig
+from icu_ray.data.examples import Examples
 from icu_ray.errors import UserError
-from icu_ray.services.audit import audit_files
+from icu_ray.models.loading import load_tokenizer
+from icu_ray.services.audit import audit_files, cut_rows
 from tests.support.benchmark_case import small_model, write_lines
 
 
@@ -28,3 +30,11 @@ def test_controls_are_other_texts_and_a_model_has_one_role(tmp_path: Path) -> No
     for role in ("original", "retrained"):
         with pytest.raises(UserError, match=f"--{role} .*copy: is the model of --model"):
             audit_files([str(model)], forget, attacks, storage=storage, **{role: str(tmp_path / "copy")})  # type: ignore[arg-type]
+
+
+def test_texts_that_are_cut_are_named(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(small_model(tmp_path / "model")))
+    forget = Examples(("short", "long"), ("A text.", "a text of many words " * 60))
+    said = cut_rows(forget, tokenizer, 40)
+    assert said is not None and said.startswith("1 of 2 rows are cut at --length 40: long (")
+    assert cut_rows(forget, tokenizer, 4000) is None
