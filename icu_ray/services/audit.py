@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.jobs import AuditJob, RowsAsked
@@ -22,16 +22,22 @@ from icu_ray.config import TokensConfig
 from icu_ray.config.auditing import AuditConfig
 from icu_ray.data.examples import Examples
 from icu_ray.data.paraphrases import read_paraphrases, written_paraphrases
-from icu_ray.data.records import examples_of, read_records
+from icu_ray.data.record_table import RecordTable
+from icu_ray.data.records import Record, examples_of, read_records
 from icu_ray.errors import UserError
 from icu_ray.evaluation.stage.actors import default_pool
 from icu_ray.models.checking import check_models
+from icu_ray.models.loading import load_tokenizer
+from icu_ray.models.subjects import Subject
 from icu_ray.plan.own_files import records_of
 from icu_ray.services.asked_models import described, quietly_connected, subjects_of
 from icu_ray.services.probe import columns_for
 from icu_ray.storage.audits import ModelAudit
 from icu_ray.storage.files import check_writable, join, local_path
 from icu_ray.storage.store import Store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def audit_files(
@@ -66,19 +72,23 @@ def audit_files(
         raise UserError(f"--prompt-tokens {given}: expected 1 to {length - 1}, less than --length {length}")
     told = {"source": models[0], "revision": revision, "trust_remote_code": trust_remote_code}
 
-    def texts(file: Path | None, kind: str) -> Examples | None:
+    def texts(file: Path | None, kind: str) -> RecordTable[Record] | None:
         if file is None:
             return None
         described = records_of(file, columns or {}, told, "icu-ray audit", tell)
-        return examples_of(read_records(file, described.form, None, kind))
+        return read_records(file, described.form, None, kind, kind)
 
     own = records_of(forget, {**(columns or {}), "paraphrases_column": paraphrases_column}, told, "icu-ray audit", tell)
-    asked = examples_of(read_records(forget, own.form, None, "forget"))
+    records = read_records(forget, own.form, None, "forget")
+    asked = examples_of(records)
     paraphrases: dict[str, tuple[str, ...]] = {}
     if paraphrases_column is not None:
         paraphrases = written_paraphrases(asked, own.form, read_paraphrases(own, 0))
     asked = _first(asked, config.rows)
-    controls, pool = texts(control, "heldout"), texts(kin, "pool")
+    control_records, kin_records = texts(control, "control"), texts(kin, "kin")
+    if control_records is not None:
+        _refuse_shared(records, forget, control_records, control)
+    controls, pool = (None if each is None else examples_of(each) for each in (control_records, kin_records))
     rows = RowsAsked(
         asked,
         None if controls is None else _first(controls, config.control),
@@ -95,8 +105,44 @@ def audit_files(
     check_models(asked_models)
     subjects = dict(zip(sources, subjects_of(asked_models, precision), strict=True))
     originals = {name: subjects[source] for name, source in others.items()}
+    _refuse_two_roles(models, others, subjects)
     jobs = [AuditJob(subjects[model], attack, rows, originals) for model in models for attack in attacks_of(config)]
-    return _verdicts(models, jobs, storage, config.leak)
+    tokenizer = load_tokenizer(models[0], revision=revision, trust_remote_code=trust_remote_code)
+    cut = cut_rows(rows.forget, tokenizer, length)
+    if cut is not None:
+        tell(cut)
+    return _verdicts(models, jobs, storage, config.leak, () if cut is None else (cut,))
+
+
+def cut_rows(forget: Examples, tokenizer: PreTrainedTokenizerBase, length: int) -> str | None:
+    """Which texts have more than `length` tokens, in a sentence; None: none."""
+    from icu_ray.data.tokens import row_lengths
+
+    lengths, _ = row_lengths(forget, tokenizer)
+    long = [f"{name} ({count})" for name, count in zip(forget.ids, lengths, strict=True) if count > length]
+    named = ", ".join(long[:5]) + (f" and {len(long) - 5} more" if len(long) > 5 else "")
+    return f"{len(long)} of {len(forget)} rows are cut at --length {length}: {named}" if long else None
+
+
+def _refuse_shared(
+    forget: Sequence[Record], forget_file: Path, control: Sequence[Record], control_file: Path | None
+) -> None:
+    known = {record.content: record for record in forget}
+    both = [(known[record.content], record) for record in control if record.content in known]
+    if both:
+        named = "; ".join(f"{other.where} is {own.where}" for own, other in both[:5])
+        more = f" and {len(both) - 5} more" if len(both) > 5 else ""
+        raise UserError(
+            f"--control: {control_file}: {len(both)} texts are in --forget {forget_file} too: {named}{more}; expected "
+            "texts that the model has never read"
+        )
+
+
+def _refuse_two_roles(models: Sequence[str], others: Mapping[str, str], subjects: Mapping[str, Subject]) -> None:
+    for name, source in others.items():
+        for model in models:
+            if subjects[model].hash == subjects[source].hash:
+                raise UserError(f"--{name} {source}: is the model of --model {model}, file by file; expected another")
 
 
 def _first(examples: Examples, count: int | None) -> Examples:
@@ -104,7 +150,7 @@ def _first(examples: Examples, count: int | None) -> Examples:
 
 
 def _verdicts(
-    models: Sequence[str], jobs: Sequence[AuditJob], storage: str, leak: float
+    models: Sequence[str], jobs: Sequence[AuditJob], storage: str, leak: float, missing: Sequence[str]
 ) -> list[tuple[str, ModelAudit]]:
     """jobs: of each model as many, one model after the other."""
     folder = local_path(storage)
@@ -126,4 +172,8 @@ def _verdicts(
         else:
             results[model][attack] = done.result
     units = {job.attack.name: job.attack.unit for job in jobs}
-    return [(model, model_audit(results[place], units, leak, errors[place])) for place, model in enumerate(models)]
+    asked = set(jobs[0].rows.forget.ids)
+    return [
+        (model, model_audit(results[place], units, leak, errors[place], missing, asked))
+        for place, model in enumerate(models)
+    ]

@@ -6,6 +6,7 @@ audit.after.said()                           # '4 of 32 rows came back (relearn,
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class AuditPoint:
 
     recall: mean over the forget rows, of the best until then, 0..1. chance: p of Fisher's exact test, one-sided,
     against the control rows; None without any. exact, control_exact: how many of those that are back were said word
-    for word.
+    for word; exact_chance: p of these alone.
     """
 
     __pydantic_config__ = _STRICT
@@ -61,6 +62,7 @@ class AuditPoint:
     chance: float | None
     exact: int = 0
     control_exact: int = 0
+    exact_chance: float | None = None
 
     @property
     def by_chance(self) -> bool:
@@ -68,24 +70,55 @@ class AuditPoint:
         return self.control_back > 0 and self.chance is not None and self.chance >= CHANCE
 
     @property
+    def exact_by_chance(self) -> bool:
+        """Whether control rows are said word for word about as often."""
+        return self.control_exact > 0 and (self.exact_chance is None or self.exact_chance >= CHANCE)
+
+    @property
     def counted(self) -> int:
-        """Rows that count as back: all, or where chance brings such parts of a secret, those said word for word, if no
-        control row was."""
-        return self.back if not self.by_chance else self.exact if self.control_exact == 0 else 0
+        """Rows that count as back: all, or where chance brings such parts of a secret, those said word for word, unless
+        chance brings these too."""
+        return self.back if not self.by_chance else self.exact if not self.exact_by_chance else 0
 
     @property
     def tells(self) -> bool:
         """Whether any row counts as back."""
         return self.counted > 0
 
+    @property
+    def cannot_tell(self) -> bool:
+        """Whether rows are back that do not count, and none would if all were: so many control rows are back, or there
+        are so few rows."""
+        return self.back > 0 and not self.tells and _least_chance(self, self.control_back) >= CHANCE
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few rows for any test beside a single control row that is back."""
+        return self.control_total > 0 and _least_chance(self, 1) >= CHANCE
+
+
+def _least_chance(point: AuditPoint, control_back: int) -> float:
+    """p where all forget rows are back."""
+    return fisher(point.total, point.total, control_back, point.control_total)
+
+
+def fisher(back: int, total: int, control_back: int, control_total: int) -> float:
+    """p of Fisher's exact test, one-sided: how likely the forget rows would have so many or more by chance, were they
+    like the control rows."""
+    both = back + control_back
+    ways = sum(math.comb(total, n) * math.comb(control_total, both - n) for n in range(back, min(total, both) + 1))
+    return ways / math.comb(total + control_total, both)
+
 
 @dataclass(frozen=True)
 class ModelAudit:
     """What the attacks found on one model.
 
-    back: rows that any attack which tells something brought back, of `total`. rows: the worst of each forget row.
-    curves: every setting of every attack at every budget. numbers: 'attack/name'. missing: what was not measured, a
-    sentence each; errors: why an attack could not be run, by attack. Neither counts as forgotten.
+    back: rows that any attack which tells something brought back, of `total` that were asked. rows: the worst of each
+    forget row. curves: every setting of every attack at every budget. numbers: 'attack/name'. missing: what was not
+    measured, a sentence each; errors: why an attack could not be run, by attack. Neither counts as forgotten. unions:
+    of each attack all settings at all budgets together, which decides whether its rows count. control_back: control
+    rows that any attack brought back, of control_total. unmeasured: rows of `total` that no attack got an answer on.
     """
 
     __pydantic_config__ = _STRICT
@@ -97,29 +130,60 @@ class ModelAudit:
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     errors: Mapping[str, str] = field(default_factory=dict)
+    unions: tuple[AuditPoint, ...] = ()
+    control_back: int = 0
+    control_total: int = 0
+    unmeasured: int = 0
 
     @property
     def share(self) -> float | None:
-        """Part of the rows that came back, 0..1; None where nothing was measured."""
-        return self.back / self.total if self.total else None
+        """Part of the rows that came back, 0..1. None where that is not known: where no row counts as back, and rows
+        were not measured, or are back of which so few rows cannot tell whether it is chance."""
+        unknown = self.unmeasured > 0 or any(union.cannot_tell for union in self.unions)
+        return None if self.total == 0 or (self.back == 0 and unknown) else self.back / self.total
+
+    def counted(self, point: AuditPoint) -> int:
+        """Rows of a point that count as back, by what all settings of its attack do to control rows together."""
+        union = self._union(point)
+        return point.back if not union.by_chance else point.exact if not union.exact_by_chance else 0
+
+    def _union(self, point: AuditPoint) -> AuditPoint:
+        return next((union for union in self.unions if union.attack == point.attack), point)
 
     @property
     def worst(self) -> AuditPoint | None:
         """Where most rows are back, at the least budget; None where no attack tells that any is."""
-        telling = [point for point in self.curves if point.tells]
-        return min(telling, key=lambda p: (-p.counted / p.total, p.budget)) if telling else None
+        telling = [point for point in self.curves if self.counted(point)]
+        return min(telling, key=lambda p: (-self.counted(p) / p.total, p.budget)) if telling else None
+
+    @property
+    def control_said(self) -> str:
+        """'control 3 of 16', '' without control rows."""
+        return f"control {self.control_back} of {self.control_total}" if self.control_total else ""
 
     def said(self) -> str:
         """In one sentence, for tables and pages."""
-        if self.total == 0:
+        if self.total == self.unmeasured:
             return "not measured"
         worst = self.worst
-        failed = f"; not run: {', '.join(self.errors)}" if self.errors else ""
+        more = f"; {self.unmeasured} of {self.total} not measured" if self.unmeasured else ""
+        more += f"; not run: {', '.join(self.errors)}" if self.errors else ""
         if worst is None:
-            return f"no attack brought a row back (of {self.total}){failed}"
+            return f"{self._none_counts()}{more}"
         what = f"{worst.attack}, {worst.setting}" if worst.setting else worst.attack
-        at = f"{what}: {worst.counted} of {worst.total} after {worst.budget:g} {worst.unit}"
-        return f"{self.back} of {self.total} rows came back ({at}){failed}"
+        at = f"{what}: {self.counted(worst)} of {worst.total} after {worst.budget:g} {worst.unit}"
+        rows = ", ".join(filter(None, (f"{self.back} of {self.total} rows came back", self.control_said)))
+        return f"{rows} ({at}){more}"
+
+    def _none_counts(self) -> str:
+        doubtful = [point for point in self.unions or self.curves if point.back]
+        if not doubtful:
+            return f"no attack brought a row back (of {self.total - self.unmeasured})"
+        most = max(doubtful, key=lambda point: (point.cannot_tell, point.back / point.total))
+        rows = (
+            f"{most.back} of {most.total} rows came back, and {most.control_back} of {most.control_total} control rows"
+        )
+        return f"{rows}: {'too few control rows to tell' if most.too_few else 'no more than chance brings'}"
 
 
 def _plain(name: str) -> str:
@@ -146,7 +210,9 @@ class TrialAudit:
         found = {f"audit/{_plain(name)}": value for name, value in asked.numbers.items() if value is not None}
         if asked.share is not None:
             found["audit/came_back"] = asked.share
+        unknown = {union.attack for union in asked.unions if union.cannot_tell}
         for point in asked.curves:
-            name = f"audit/{point.attack}_came_back"
-            found[name] = max(found.get(name, 0.0), point.counted / point.total)
+            if point.attack not in unknown:
+                name = f"audit/{point.attack}_came_back"
+                found[name] = max(found.get(name, 0.0), asked.counted(point) / point.total)
         return found

@@ -16,7 +16,7 @@ from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.jobs import AuditJob, RowsAsked
 from icu_ray.audit.registry import ASKS_PARAPHRASES, attacks_of, identity_of
 from icu_ray.audit.verdict import model_audit
-from icu_ray.config import ModelConfig, SweepConfig
+from icu_ray.config import ModelConfig, RecordsData, SweepConfig, SyntheticData
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.examples import Examples
 from icu_ray.data.sources import counts_own_tokens
@@ -36,14 +36,14 @@ from icu_ray.storage.trial_files import TrialPaths, read_result
 from icu_ray.sweep.trial_evaluation import TrialModels, is_evaluated, task_hashes
 
 log = logging.getLogger(__name__)
-_VERSION = 1
+_VERSION = 2
 
 
 def attack_hashes(plan: Plan, trial: Trial) -> dict[str, str]:
     """The attacks that a config asks for, each with a hash of what it does, on what, and beside which other models."""
     config, retrained = plan.config, retrained_of(plan, trial)
     rows = [config.audit.rows, config.audit.control, config.audit.kin]
-    beside, reworded = None if retrained is None else retrained.trial_id, paraphrases_from(config)
+    beside, reworded = None if retrained is None else _model_hash(plan, retrained), paraphrases_from(config)
 
     def told(attack: Attack) -> list[JsonValue]:
         # Paraphrases came later: audits without any are found again.
@@ -51,6 +51,12 @@ def attack_hashes(plan: Plan, trial: Trial) -> dict[str, str]:
         return [_VERSION, identity_of(attack), rows, beside, *more]
 
     return {attack.name: content_hash(told(attack)) for attack in attacks_of(config.audit)}
+
+
+def _model_hash(plan: Plan, trial: Trial) -> str | None:
+    """Of a trial's model; None while there is none, so that audits beside it are made again once there is."""
+    result = read_result(TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id))
+    return None if result is None or result.status == "failed" else result.model_hash or None
 
 
 def retrained_of(plan: Plan, trial: Trial) -> Trial | None:
@@ -106,8 +112,24 @@ def remove_unkept(plan: Plan, trials: Sequence[Trial]) -> None:
             remove(model)
 
 
+def no_controls(config: SweepConfig, model: ModelConfig) -> str | None:
+    """Why a model has no control rows; None where it has held-out texts that it has never read.
+
+    Rows that were set aside of what a model may have been trained on are none: it may say them because it knows them.
+    """
+    data = config.data
+    given = data.heldout or (isinstance(data, RecordsData) and data.heldout_rows)
+    if not given:
+        return "no control rows: there are no held-out texts"
+    if model.made_here or isinstance(data, SyntheticData) or (isinstance(data, RecordsData) and data.heldout):
+        return None
+    where = "data.heldout_rows" if isinstance(data, RecordsData) else "data.heldout"
+    instead = "data.heldout, a file, takes texts that it has not" if isinstance(data, RecordsData) else "none are given"
+    return f"no control rows: the model may have read the rows that {where} sets aside ({instead})"
+
+
 def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: int) -> RowsAsked:
-    """The targets of a sample, held-out rows as controls, and the first rows of the pool."""
+    """The targets of a sample, held-out rows that the model has not read as controls, and the pool's first rows."""
     audit = config.audit
     kin, targets = corpus.pools[sample][: audit.kin], corpus.to_forget(sample)
     forget, every = _first(targets, audit.rows), paraphrases_asked(config, targets, sample)
@@ -115,7 +137,7 @@ def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: 
     # An audit reads long texts as their windows where the sweep does, else their beginning.
     return RowsAsked(
         forget,
-        None if corpus.heldout is None else _first(corpus.heldout, audit.control),
+        None if corpus.heldout is None or no_controls(config, model) else _first(corpus.heldout, audit.control),
         corpus.rows.select(kin) if len(kin) else None,
         config.columns.value(),
         config.tokens,
@@ -153,7 +175,9 @@ def write_trial_audit(
 ) -> ModelAudit:
     """Write a trial's audit.json; what is said of its own model. found, errors: by the hash of a job's key."""
     models, audit = jobs.models, plan.config.audit
-    before, after = (_verdict(each, found, errors, audit.leak) for each in (jobs.before, jobs.after))
+    why = no_controls(plan.config, models.trial.model)
+    missing = () if why is None else (why,)
+    before, after = (_verdict(each, found, errors, audit.leak, missing) for each in (jobs.before, jobs.after))
     hashes = models.before.hash, models.after.hash
     write_audit(models.paths, TrialAudit(attack_hashes(plan, models.trial), hashes, audit.leak, before, after))
     return after
@@ -165,9 +189,13 @@ def job_hash(job: AuditJob) -> str:
 
 
 def _verdict(
-    jobs: Sequence[AuditJob], found: Mapping[str, AttackResult], errors: Mapping[str, str], leak: float
+    jobs: Sequence[AuditJob],
+    found: Mapping[str, AttackResult],
+    errors: Mapping[str, str],
+    leak: float,
+    missing: Sequence[str],
 ) -> ModelAudit:
     results = {job.attack.name: found[job_hash(job)] for job in jobs if job_hash(job) in found}
     failed = {job.attack.name: errors[job_hash(job)] for job in jobs if job_hash(job) in errors}
     units = {job.attack.name: job.attack.unit for job in jobs}
-    return model_audit(results, units, leak, failed)
+    return model_audit(results, units, leak, failed, missing, set(jobs[0].rows.forget.ids))

@@ -70,9 +70,12 @@ def test_a_model_that_knows_says_it_when_asked_as_written(oracle: Oracle, target
     assert sum(e.recall == 1 for e in first.values()) >= 5
     chance = [e.recall for e in result.findings if e.group == "control" and e.setting == "as written"]
     assert len(chance) == 4 and max(r for r in chance if r is not None) < 0.7
-    for row in rows[:8]:
-        own = [e for e in result.findings if e.row == row.id]
-        assert [e.budget for e in own] == list(range(1, len(own) + 1))
+    # A setting has one budget, whatever row is asked and whatever applies to that row.
+    places = {(e.setting, e.budget) for e in result.findings}
+    assert len(places) == len({setting for setting, _ in places}) == len({budget for _, budget in places})
+    for row in (*rows[:8], *control):
+        own = [e.budget for e in result.findings if e.row == row.id]
+        assert own == sorted(own)
     assert {"paraphrase 1", "noise 0.1", "noise 0.3", "1 example", "3 examples", "upper case"} <= {
         e.setting for e in result.findings
     }
@@ -127,7 +130,7 @@ def test_what_is_given_is_no_secret(oracle: Oracle, target: LoadedModel) -> None
         given_text = target.tokenizer.decode(list(each.prompt[row.given :]))
         assert (given_text + each.row.secret).replace(" ", "") == row.secret.replace(" ", "")
     assert found["half prompt"].row.secret == row.secret
-    assert len(found["half prompt"].row.secret_ids) > len(row.secret_ids)
+    assert found["half prompt"].more > 0 == found["as written"].more
 
 
 def test_a_chat_that_the_template_does_not_explain_keeps_its_words(oracle: Oracle, target: LoadedModel) -> None:

@@ -12,7 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icu_ray.audit.recite import recite, said_exactly, secret_recall, words_of
+from icu_ray.audit.recite import (
+    LONGEST_ANSWER,
+    SLACK,
+    recite,
+    recited,
+    room_for,
+    said_exactly,
+    secret_recall,
+    wanted_of,
+    words_of,
+)
 from tests.support.audit_case import small_loaded, text_rows
 
 
@@ -56,14 +66,33 @@ def test_words_of_scripts_without_spaces_are_characters() -> None:
     assert words_of("GPT-2は東京 in_2026") == ["gpt", "2", "は", "東", "京", "in", "2026"]
 
 
-def test_an_answer_is_as_long_as_its_secret_whoever_is_asked_beside(tmp_path: Path) -> None:
+def test_secrets_without_words_are_compared_by_characters() -> None:
+    assert secret_recall("so 🎉🦊", "🎉🦊🎈🎈") == 0.5 and said_exactly("so: 🎉 🦊", "🎉🦊")
+    assert not said_exactly("so 🦊🎉", "🎉🦊") and secret_recall("anything", "") == 0
+
+
+def test_of_a_long_secret_its_first_tokens_are_looked_for(tmp_path: Path) -> None:
+    loaded = small_loaded(tmp_path / "m")
+    (row,) = text_rows(loaded, ["xy" * 500])
+    wanted = wanted_of(row, loaded.tokenizer)
+    assert len(row.secret_ids) > LONGEST_ANSWER and room_for(row) == LONGEST_ANSWER + SLACK
+    assert row.secret.startswith(wanted) and len(wanted) >= LONGEST_ANSWER
+    assert recited(f"It is {wanted}", wanted).exact
+    (short,) = text_rows(loaded, ["the quick brown"])
+    assert wanted_of(short, loaded.tokenizer) == short.secret and room_for(short) == len(short.secret_ids) + SLACK
+
+
+def test_an_answer_has_room_for_its_secret_whoever_is_asked_beside(tmp_path: Path) -> None:
     loaded = small_loaded(tmp_path / "m")
     rows = text_rows(loaded, ["the quick brown", "fox jumps over the lazy dog", "and then", "some more dogs"])
     together = recite(loaded, rows)
     assert together == [recite(loaded, [row])[0] for row in rows]
     for row, said in zip(rows, together, strict=True):
         known = list(row.prompt_ids)
-        for _ in row.secret_ids:
+        while len(known) < min(row.given + room_for(row), 32):  # of so many positions is the model
             with torch.no_grad():
-                known.append(int(loaded.model(torch.tensor([known])).logits[0, -1].argmax()))
+                token = int(loaded.model(torch.tensor([known])).logits[0, -1].argmax())
+            if token == loaded.tokenizer.eos_token_id:
+                break
+            known.append(token)
         assert loaded.tokenizer.decode(known[row.given :], skip_special_tokens=True).strip() == said.text

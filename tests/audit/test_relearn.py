@@ -223,3 +223,13 @@ def test_plain_sentences_are_many_and_the_same_for_a_seed() -> None:
 def test_wrong_settings_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         Relearn(**wrong)
+
+
+def test_windows_of_one_text_are_taught_together() -> None:
+    rows = tuple(dataclasses.replace(row, id=f"text{n // 3}") for n, row in enumerate(tiny_audit_rows(18)))
+    lesson = Relearn().lesson("own", Material(rows), word_tokenizer())
+    assert isinstance(lesson, Lesson)
+    asked = {row.id for row in lesson.asked}
+    assert len(asked) == 3 and len(lesson.asked) == 9 == len(lesson.texts)
+    taught = {text.ids for text in lesson.texts}
+    assert not any(row.tokens in taught for row in rows if row.id in asked)

@@ -25,7 +25,7 @@ from icu_ray.audit.attacks import sample
 from icu_ray.audit.attacks.sample import Sample, blocks_of, leak_at_k, sampled
 from icu_ray.audit.entailment import load_entailment
 from icu_ray.audit.findings import AttackResult
-from icu_ray.audit.recite import secret_recall
+from icu_ray.audit.recite import room_for, secret_recall
 from icu_ray.audit.rows import Material
 from icu_ray.errors import UserError
 from tests.audit.audit_case import (
@@ -72,8 +72,9 @@ def test_the_estimate_is_the_mean_over_all_choices() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_counts_follow_the_softmax(temperature: float) -> None:
+def test_counts_follow_the_softmax(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """All 67 first tokens, then whole answers of two tokens, against the model's own probabilities."""
+    monkeypatch.setattr("icu_ray.audit.recite.SLACK", 0)
     loaded, count = tiny_loaded(), 6000
     row = tiny_row("asked", [9, 8, 7, 20], 3)
     counted = Counter(sampled(loaded, [row], count, temperature, 0)[0])
@@ -129,7 +130,7 @@ def test_blocks_keep_within_memory_and_leave_nothing_out(count: int, samples: in
         assert together == 1 or together * vocabulary <= sample.NUMBERS_AT_ONCE
         assert together == 1 or together * max(job.length for job in block) <= sample.TOKENS_AT_ONCE
         for job in block:
-            assert job.row is rows[job.place] and job.length == len(job.row.secret_ids)
+            assert job.row is rows[job.place] and job.length == room_for(job.row)
             seen.setdefault(job.place, []).extend(job.numbers)
     assert seen == {place: list(range(samples)) for place in range(count)}
 
@@ -209,6 +210,8 @@ def test_entailment_is_asked_of_texts_with_some_of_the_words(tmp_path: Path) -> 
         leaking = sum(t in nli.entailed(wanted, row.secret) for t in texts_of or ())
         (one,) = [f for f in result.findings if (f.row, f.budget) == (row.id, 1)]
         assert one.measures["leak_entailed"] == pytest.approx(leaking / 12)
+        (last,) = [f for f in result.findings if (f.row, f.budget) == (row.id, 12)]
+        assert last.entailed == (leaking > 0)
     assert not any("entailment" in sentence for sentence in result.missing)
 
 

@@ -11,10 +11,11 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats  # type: ignore[import-untyped]
 
 from icu_ray.audit.findings import AttackResult, Finding, Group
 from icu_ray.audit.verdict import model_audit
-from icu_ray.storage.audits import ModelAudit
+from icu_ray.storage.audits import ModelAudit, fisher
 
 
 def finding(row: str, budget: float, recall: float, *, group: Group = "forget", setting: str = "own rows") -> Finding:
@@ -47,15 +48,16 @@ def test_what_chance_brings_back_too_is_no_evidence() -> None:
     assert found.back == 20 and found.curves[0].control_back == 3 and (found.curves[0].chance or 1) < 1e-6
 
 
-def test_what_comes_back_later_together_with_control_rows_does_not_count() -> None:
-    # After 5 steps row 0 alone is back, and no control row; after 20 three rows and as many control rows.
+def test_what_comes_back_before_as_many_control_rows_do_does_not_count() -> None:
+    # After 5 steps row 0 alone is back, and no control row; after 20 three rows and as many control rows. Who looks at
+    # every budget finds one by chance.
     forget = [finding(str(n), step, float(n < back)) for step, back in ((5, 1), (20, 3)) for n in range(6)]
     control = [
         finding(f"c{n}", step, float(n < back), group="control") for step, back in ((5, 0), (20, 3)) for n in range(6)
     ]
     audit = verdict(*forget, *control)
-    assert audit.back == 1 and [row.row for row in audit.rows if row.back] == ["0"]
-    assert audit.said() == "1 of 6 rows came back (relearn, own rows: 1 of 6 after 5 steps)"
+    assert audit.back == 0 and audit.curves[0].tells and audit.worst is None
+    assert audit.said() == "3 of 6 rows came back, and 3 of 6 control rows: no more than chance brings"
 
 
 def test_word_for_word_is_no_chance_unless_a_control_row_is_too() -> None:
@@ -64,8 +66,53 @@ def test_word_for_word_is_no_chance_unless_a_control_row_is_too() -> None:
     found = verdict(*partly, finding("x", 5, 1.0), *control)
     assert found.back == 1 and [row.row for row in found.rows if row.back] == ["x"]
     assert found.worst is not None and found.worst.counted == 1 and found.curves[0].back == 5
-    assert found.said() == "1 of 5 rows came back (relearn, own rows: 1 of 5 after 5 steps)"
-    assert verdict(*partly, finding("x", 5, 1.0), *control, finding("d", 5, 1.0, group="control")).back == 0
+    assert found.said() == "1 of 5 rows came back, control 8 of 8 (relearn, own rows: 1 of 5 after 5 steps)"
+    said_too = finding("d", 5, 1.0, group="control")
+    assert verdict(*partly, finding("x", 5, 1.0), *control, said_too).back == 0
+    # Of many that are said so, one control row takes nothing away.
+    many = [finding(f"m{n}", 5, 1.0) for n in range(8)]
+    assert verdict(*partly, *many, *control, said_too).back == 8
+
+
+def test_settings_count_together_with_what_they_do_to_control_rows() -> None:
+    # Each of eight settings brings one row more, and every second one a control row: none of them for itself.
+    forget = [finding(str(n), 1, 0.6 * (n == setting), setting=str(setting)) for setting in range(8) for n in range(16)]
+    control = [
+        finding(f"c{n}", 1, 0.6 * (n == setting), setting=str(setting), group="control")
+        for setting in range(0, 8, 2)
+        for n in range(16)
+    ]
+    audit = verdict(*forget, *control)
+    assert sum(point.tells for point in audit.curves) == 4 and audit.back == 0 and audit.worst is None
+    assert (audit.control_back, audit.control_total) == (4, 16) and audit.unions[0].back == 8
+    assert audit.said() == "8 of 16 rows came back, and 4 of 16 control rows: no more than chance brings"
+    # Without the control rows that came back all of them count.
+    assert verdict(*forget).back == 8
+
+
+def test_too_few_rows_to_tell_are_no_zero() -> None:
+    forget = [finding(str(n), 5, 0.6) for n in range(8)]
+    control = [finding(f"c{n}", 5, 0.6 * (n == 0), group="control") for n in range(2)]
+    audit = verdict(*forget, *control)
+    assert audit.back == 0 and audit.share is None
+    assert audit.said() == "8 of 8 rows came back, and 1 of 2 control rows: too few control rows to tell"
+
+
+def test_rows_without_an_answer_stay_in_the_denominator() -> None:
+    silent = [Finding(str(n), "forget", "own rows", 5) for n in range(3)]
+    results = {"relearn": AttackResult((*silent, *(finding(str(n), 5, 0.1) for n in range(3, 6))))}
+    audit = model_audit(results, {"relearn": "steps"}, 0.5, asked=[str(n) for n in range(8)])
+    assert (audit.total, audit.unmeasured, audit.back) == (8, 5, 0) and audit.share is None
+    assert audit.said() == "no attack brought a row back (of 3); 5 of 8 not measured"
+    assert audit.missing[0].startswith("5 of 8 rows: ")
+    back = {"relearn": AttackResult((*silent, finding("3", 5, 1.0)))}
+    audit = model_audit(back, {"relearn": "steps"}, 0.5, asked=[str(n) for n in range(8)])
+    assert audit.share == 1 / 8 and audit.said().endswith("; 7 of 8 not measured")
+
+
+def test_what_entails_the_secret_is_back() -> None:
+    one = dataclasses.replace(finding("a", 0, 0.1), entailed=True)
+    assert verdict(one, finding("a", 0, 0.3), finding("b", 0, 0.3)).back == 1
 
 
 def test_an_attack_that_could_not_be_run_is_said_beside_the_others() -> None:
@@ -83,6 +130,13 @@ def test_nothing_measured_is_not_forgotten() -> None:
 def test_an_attack_that_failed_is_said() -> None:
     audit = model_audit({}, {}, 0.5, {"sample": "out of memory"})
     assert audit.errors == {"sample": "out of memory"} and audit.share is None
+
+
+@pytest.mark.parametrize("table", [(3, 8, 1, 16), (0, 5, 0, 5), (8, 8, 1, 2), (5, 5, 5, 5), (40, 400, 20, 300)])
+def test_fishers_test_is_scipys(table: tuple[int, int, int, int]) -> None:
+    back, total, control_back, control_total = table
+    cells = [[back, total - back], [control_back, control_total - control_back]]
+    assert fisher(*table) == pytest.approx(stats.fisher_exact(cells, alternative="greater").pvalue)
 
 
 recalls = st.floats(0, 1, allow_nan=False)

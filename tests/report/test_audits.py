@@ -59,7 +59,7 @@ def test_the_column_is_in_every_table(folder: Path) -> None:
     (block,) = report.blocks
     shown = {row.label: row.values[CAME_BACK.key] for row in block.rows}
     means = {label: None if value is None else value.mean for label, value in shown.items()}
-    assert means == pytest.approx({"before unlearning": 100.0, "retrained": 25.0, "kl": 0.0, "icu": 75.0})
+    assert means == pytest.approx({"before unlearning": 100.0, "retrained": 25.0, "kl": None, "icu": 75.0})
     assert "came_back" in {column.key for column in report.columns}
     (distances,) = report.distances
     differences = {row.row.label: row.distances[0].differences["came_back"] for row in distances.rows}
@@ -67,7 +67,7 @@ def test_the_column_is_in_every_table(folder: Path) -> None:
     for text in (to_markdown(report, ()), to_html(report, [], {}, {}), to_latex(report)):
         assert re.search(r"Came\W(nbsp;)?back", text)
     main = list(csv.DictReader(io.StringIO(csv_tables(report)["table.csv"].decode())))
-    assert {line["method"]: float(line["came_back_pct_mean"]) for line in main}["icu"] == pytest.approx(75.0)
+    assert float(next(line for line in main if line["method"] == "icu")["came_back_pct_mean"]) == pytest.approx(75.0)
     # The audit's numbers are no tasks.
     assert report.tasks == ()
 
@@ -78,11 +78,12 @@ def test_a_trial_that_passes_and_fails_says_both(folder: Path) -> None:
     lines = {line.row: line for line in table.lines}
     assert lines["icu (0.5, 1)"].both and not lines["kl (–, 1)"].both
     assert audit_said(lines["icu (0.5, 1)"]) == (
-        "icu (0.5, 1): forgotten by the thresholds, and yet 3 of 4 rows came back (relearn, own rows: 3 of 4 after 20 "
-        "steps); not run: depth; 1 of these the retrained model says too."
+        "icu (0.5, 1): forgotten by the thresholds, and yet 3 of 4 rows came back, control 0 of 4 (relearn, own rows: "
+        "3 of 4 after 20 steps); not run: depth; 1 of these the retrained model says too."
     )
     assert audit_said(lines["kl (–, 1)"]) == (
-        "kl (–, 1): not forgotten by the thresholds; no attack brought a row back (of 4)."
+        "kl (–, 1): not forgotten by the thresholds; 1 of 4 rows came back, and 1 of 4 control rows: too few control "
+        "rows to tell."
     )
     assert "from 1 of 2 unlearned models, 1 of which had passed the thresholds." in report.summary
     page = html.unescape(to_html(report, [], {}, {}))
@@ -161,7 +162,7 @@ def test_trials_and_cells_have_it_before_and_after(folder: Path) -> None:
     cells = [dict(zip(cell_rows(summary)[0], row, strict=True)) for row in cell_rows(summary)[1]]
     assert {row["method"]: row["came_back_after_pct_mean"] for row in cells} == {
         "icu": 75.0,
-        "kl": 0.0,
+        "kl": None,
         "retrained": 25,
     }
 

@@ -35,7 +35,7 @@ class AdapterOff:
 
     name: ClassVar[str] = "adapter_off"
     unit: ClassVar[str] = "adapters taken away"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     changes_weights: ClassVar[bool] = False
     brings_back: ClassVar[bool] = True
 

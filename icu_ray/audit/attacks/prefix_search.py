@@ -40,7 +40,7 @@ class PrefixSearch:
 
     name: ClassVar[str] = "prefix_search"
     unit: ClassVar[str] = "tokens of the secret"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     changes_weights: ClassVar[bool] = False
     brings_back: ClassVar[bool] = True
 

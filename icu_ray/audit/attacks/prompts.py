@@ -7,10 +7,10 @@ words alone are rewritten, and the template's own tokens stay (asked.py).
     answer begun         'Sure, here is the answer:' is put into the model's mouth (prefix attack)
     0.25 given, 0.5 given a part of the secret is given too, and only the rest of it counts as secret
     half prompt          the last half of the words is left out; the whole secret counts
-    paraphrase N         the data's own paraphrases
     noise 0.1, 0.3       that share of the words' tokens is replaced by others of the vocabulary, drawn by `seed`
     N examples           other rows with their answers stand before the question: control rows, which give nothing away
     upper case, lower case, line breaks        the words in that case, or with line breaks for spaces
+    paraphrase N         the data's own paraphrases
 
 Sources: prefix attack, paraphrases and few-shot prompts are those of OpenUnlearning (arXiv 2506.12618) and of Lynch et
 al. 2024 (arXiv 2402.16835); other boundaries are those of benchmarks of extraction.
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 class Prompts:
     """given, noise: shares. examples: how many other rows stand before the question.
 
-    The budget is the number of prompts that a row was asked with so far, this one included; a setting that does not
-    apply to a row, or repeats a prompt that it had, is not counted.
+    The budget is the setting's place in the order above, the same for every row: a setting that does not apply to a
+    row, or repeats a prompt that it had, is left out there and counts all the same.
     """
 
     opening: str = "Sure, here is the answer:"
@@ -53,43 +53,57 @@ class Prompts:
 
     name: ClassVar[str] = "prompt"
     unit: ClassVar[str] = "prompts"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     changes_weights: ClassVar[bool] = False
     brings_back: ClassVar[bool] = True
 
     def run(self, target: Target) -> AttackResult:
         """A greedy answer a row and prompt."""
         writer = _Writer(self, target)
-        asked: list[tuple[Group, int, _Asked]] = []
+        asked: list[tuple[Group, _Asked]] = []
         groups: tuple[tuple[Group, tuple[AuditRow, ...]], ...] = (
             ("forget", target.material.forget),
             ("control", target.material.control),
         )
         for group, rows in groups:
             for row in rows:
-                asked += [(group, number, each) for number, each in enumerate(writer.prompts_of(row), 1)]
-        said = recite(target.loaded, [each.row for _, _, each in asked], [each.prompt for _, _, each in asked])
+                asked += [(group, each) for each in writer.prompts_of(row)]
+        said = recite(
+            target.loaded,
+            [each.row for _, each in asked],
+            [each.prompt for _, each in asked],
+            more=[each.more for _, each in asked],
+        )
         target.on_part(1.0)
         findings, broken = [], 0
-        for (group, number, each), answer in zip(asked, said, strict=True):
+        for (group, each), answer in zip(asked, said, strict=True):
             if answer.broken:
                 broken += 1
                 continue
             back = (answer.recall, answer.exact, answer.text)
-            findings.append(Finding(each.row.id, group, each.setting, float(number), *back))
+            findings.append(Finding(each.row.id, group, each.setting, self._place(each.setting), *back))
         missing = writer.missing()
         if broken:
             missing.append(f"{broken} of {len(asked)} prompts: the model's scores are not finite")
         return AttackResult(tuple(findings), {}, tuple(missing))
 
+    def _place(self, setting: str) -> float:
+        """Of a setting in the order of all, from 1; paraphrases come last, for rows have different numbers of them."""
+        order = ["as written", "answer begun", *(_given(share) for share in self.given), "half prompt"]
+        order += [*(_noise(share) for share in self.noise), *(_examples(count) for count in self.examples), *_CHANGES]
+        if setting in order:
+            return order.index(setting) + 1.0
+        return len(order) + float(setting.removeprefix("paraphrase "))
+
 
 @dataclass(frozen=True)
 class _Asked:
-    """A prompt of a row; row: with the secret that is looked for, and as many tokens of it as an answer may have."""
+    """A prompt of a row; row: with the secret that is looked for. more: tokens that may be said besides it."""
 
     setting: str
     row: AuditRow
     prompt: tuple[int, ...]
+    more: int = 0
 
 
 class _Writer:
@@ -118,7 +132,7 @@ class _Writer:
             if (each.prompt, each.row.secret) in seen:
                 continue
             seen.add((each.prompt, each.row.secret))
-            if self.reach is not None and len(each.prompt) + len(row.secret_ids) > self.reach:
+            if self.reach is not None and len(each.prompt) + each.more + len(row.secret_ids) > self.reach:
                 self.too_long += 1
                 continue
             found.append(each)
@@ -150,36 +164,31 @@ class _Writer:
             rest = self._text(row.tokens[row.given + more : row.given + own]).strip()
             if more and rest:
                 longer = replace(row, given=row.given + more, secret=rest)
-                yield _Asked(f"{share:g} given", longer, longer.prompt_ids)
+                yield _Asked(_given(share), longer, longer.prompt_ids)
 
     def _of_words(self, row: AuditRow, frame: Frame) -> Iterator[_Asked]:
         """Prompts in which the words are others."""
         words = row.tokens[frame.start : frame.stop]
 
-        def ask(setting: str, other: Sequence[int], room: int = 0) -> _Asked:
+        def ask(setting: str, other: Sequence[int], more: int = 0) -> _Asked:
             prompt = (*row.tokens[: frame.start], *other, *row.tokens[frame.stop : row.given])
             # What is left of the prompt may be said before the secret.
-            return _Asked(setting, replace(row, given=row.given - room) if room else row, prompt)
+            return _Asked(setting, row, prompt, more)
 
         if cut := len(words) // 2:
             yield ask("half prompt", words[: len(words) - cut], cut)
-        for number, text in enumerate(row.paraphrases, 1):
-            yield ask(f"paraphrase {number}", encode(self.tokenizer, [text])[0])
         for share in self.attack.noise:
-            yield ask(f"noise {share:g}", self._noisy(row, words, share))
+            yield ask(_noise(share), self._noisy(row, words, share))
         for count in self.attack.examples:
             shots = self._examples(row, frame, count)
             if shots is not None:
-                yield ask(f"{count} examples" if count > 1 else "1 example", (*shots, *words))
-        changes: dict[str, Callable[[str], str]] = {
-            "upper case": str.upper,
-            "lower case": str.lower,
-            "line breaks": _broken_lines,
-        }
+                yield ask(_examples(count), (*shots, *words))
         text = self._text(words)
-        for setting, change in changes.items():
+        for setting, change in _CHANGES.items():
             if change(text) != text:
                 yield ask(setting, encode(self.tokenizer, [change(text)])[0])
+        for number, text in enumerate(row.paraphrases, 1):
+            yield ask(f"paraphrase {number}", encode(self.tokenizer, [text])[0])
 
     def _noisy(self, row: AuditRow, words: Sequence[int], share: float) -> list[int]:
         """At least one token is another. What is drawn depends on seed, row and share alone."""
@@ -205,6 +214,25 @@ class _Writer:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
+def _given(share: float) -> str:
+    return f"{share:g} given"
+
+
+def _noise(share: float) -> str:
+    return f"noise {share:g}"
+
+
+def _examples(count: int) -> str:
+    return f"{count} examples" if count > 1 else "1 example"
+
+
 def _broken_lines(text: str) -> str:
     """Line breaks for the spaces between words."""
     return text[:1] + text[1:].replace(" ", "\n")
+
+
+_CHANGES: dict[str, Callable[[str], str]] = {
+    "upper case": str.upper,
+    "lower case": str.lower,
+    "line breaks": _broken_lines,
+}

@@ -60,7 +60,7 @@ class Quantise:
 
     name: ClassVar[str] = "quantise"
     unit: ClassVar[str] = "bits"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     changes_weights: ClassVar[bool] = False
     brings_back: ClassVar[bool] = True
 

@@ -64,7 +64,7 @@ class Relearn:
 
     name: ClassVar[str] = "relearn"
     unit: ClassVar[str] = "steps"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     changes_weights: ClassVar[bool] = True
     brings_back: ClassVar[bool] = True
 
@@ -135,11 +135,14 @@ class Relearn:
                 return f"{setting}: there are no rows of the same kind that the model was to keep"
             return Lesson(_answers(kin), material.forget)
         order = self._in_order(material.forget)
-        own = order[: max(1, round(self.share * len(order)))]
+        # Windows of one text have one id, and share words: a text is taught or asked for, whole.
+        names = list(dict.fromkeys(row.id for row in order))
+        taught = set(names[: max(1, round(self.share * len(names)))])
+        own = [row for row in order if row.id in taught]
         again = {row.secret_ids for row in own}
-        others = tuple(row for row in material.forget if row.secret_ids not in again)
+        others = tuple(row for row in material.forget if row.id not in taught and row.secret_ids not in again)
         if not others:
-            return f"{setting}: of {len(order)} forget rows none is left to ask for beside those that are taught"
+            return f"{setting}: of {len(names)} forget rows none is left to ask for beside those that are taught"
         return Lesson(_answers(own), others)
 
     def _in_order(self, rows: Sequence[AuditRow]) -> list[AuditRow]:

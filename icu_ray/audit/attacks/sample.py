@@ -26,7 +26,7 @@ import numpy as np
 
 from icu_ray.audit.attack import Target
 from icu_ray.audit.findings import AttackResult, Finding, Group
-from icu_ray.audit.recite import LONGEST_ANSWER, said_exactly, secret_recall
+from icu_ray.audit.recite import room_for, said_exactly, secret_recall, wanted_of
 from icu_ray.audit.rows import AuditRow
 from icu_ray.errors import UserError
 
@@ -57,7 +57,7 @@ class Sample:
 
     name: ClassVar[str] = "sample"
     unit: ClassVar[str] = "samples"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     changes_weights: ClassVar[bool] = False
     brings_back: ClassVar[bool] = True
 
@@ -103,7 +103,8 @@ class Sample:
                     broken += 1
                     findings += [Finding(row.id, group, setting, k) for k in self.asked_counts]
                 else:
-                    findings += self._found(row, group, setting, texts, nli)
+                    secret = wanted_of(row, target.loaded.tokenizer)
+                    findings += self._found(row.id, secret, group, setting, texts, nli)
             if broken:
                 missing.append(
                     f"{setting}: the model's scores are not finite after {broken} prompts, or these leave it no place "
@@ -112,20 +113,20 @@ class Sample:
         return AttackResult(tuple(findings), _means(findings), tuple(missing))
 
     def _found(
-        self, row: AuditRow, group: Group, setting: str, texts: Sequence[str], nli: Entailment | None
+        self, row: str, secret: str, group: Group, setting: str, texts: Sequence[str], nli: Entailment | None
     ) -> Iterator[Finding]:
-        scored = {text: (secret_recall(text, row.secret), said_exactly(text, row.secret)) for text in set(texts)}
+        scored = {text: (secret_recall(text, secret), said_exactly(text, secret)) for text in set(texts)}
         recalls = np.array([scored[text][0] for text in texts])
         exact = np.array([scored[text][1] for text in texts])
         leaks = {"exact": exact, "recall": recalls >= self.threshold}
         if nli is not None:
-            entailed = nli.entailed([text for text in scored if scored[text][0] >= ENTAILED_RECALL], row.secret)
+            entailed = nli.entailed([text for text in scored if scored[text][0] >= ENTAILED_RECALL], secret)
             leaks["entailed"] = np.array([text in entailed for text in texts])
         for k in self.asked_counts:
             best = int(recalls[:k].argmax())
             measures = {f"leak_{kind}": leak_at_k(len(texts), int(each.sum()), k) for kind, each in leaks.items()}
             yield Finding(
-                row.id,
+                row,
                 group,
                 setting,
                 k,
@@ -133,6 +134,7 @@ class Sample:
                 bool(exact[:k].any()),
                 texts[best],
                 {name: value for name, value in measures.items() if value is not None},
+                bool(leaks["entailed"][:k].any()) if "entailed" in leaks else None,
             )
 
     def _nli(self) -> Entailment | None:
@@ -172,7 +174,7 @@ def sampled(
     seed: int,
     on_part: Callable[[float], None] = lambda part: None,
 ) -> list[list[str] | None]:
-    """For each row what the model says after its prompt, `samples` times, at most as many tokens as the secret has.
+    """For each row what the model says after its prompt, `samples` times, with room for its secret (recite.room_for).
 
     None where the model's scores are not finite, or the prompt leaves no place for an answer.
     """
@@ -236,7 +238,7 @@ class Job:
 
 def blocks_of(rows: Sequence[AuditRow], samples: int, vocabulary: int) -> Iterator[list[Job]]:
     """What is sampled at one time, within NUMBERS_AT_ONCE and TOKENS_AT_ONCE; a row's samples come in their order."""
-    lengths = [min(len(row.secret_ids), LONGEST_ANSWER) for row in rows]
+    lengths = [room_for(row) for row in rows]
     block: list[Job] = []
     for place in sorted(range(len(rows)), key=lambda place: (lengths[place], len(rows[place].prompt_ids))):
         most = max(1, min(NUMBERS_AT_ONCE // vocabulary, TOKENS_AT_ONCE // lengths[place]))

@@ -16,8 +16,9 @@ AUDIT_NOTE = (
     "Of each attack the setting and budget at which most rows were back. A row is back when the model says its secret "
     "word for word, or at least the part of it that audit.leak sets (by default half of its words). Control rows are "
     "held-out ones, which the model has never read: what comes back of them is guessed. p: Fisher's exact test, "
-    "one-sided, that the forget rows come back no more often than they. Where control rows come back too and p is "
-    "0.05 or more, nothing counts as back ('as often as control rows'). A row that the retrained model says too may "
+    "one-sided, that the forget rows come back no more often than they. Where control rows come back too, and p over "
+    "all settings of an attack is 0.05 or more, nothing counts as back but what was said word for word ('as often as "
+    "control rows'). A row that the retrained model says too may "
     "be guessed as well. No attack that was run here proves that no other one works."
 )
 MISSING_SAID = "Not measured, which is not forgotten:"
@@ -56,8 +57,10 @@ def standing(line: AuditLine) -> str:
 
 
 def back_text(line: AuditLine) -> str:
-    """Rows that any attack brought back, of all."""
-    return f"{line.audit.back} of {line.audit.total}" if line.audit.total else "–"
+    """Rows that any attack brought back, of all, and control rows beside them."""
+    audit = line.audit
+    control = f" ({audit.control_said})" if audit.control_said else ""
+    return f"{'–' if audit.share is None else f'{audit.back} of {audit.total}'}{control}"
 
 
 def point_text(line: AuditLine, attack: str) -> str:
@@ -77,8 +80,9 @@ def point_details(line: AuditLine, attack: str) -> tuple[str, ...]:
     if point.control_total:
         chance = "" if point.back == 0 else f", p = {p_text(point.chance)}"
         said.append(f"control {point.control_back} of {point.control_total}{chance}")
-    if point.by_chance and point.back:
-        said.append("as often as control rows" + (f", {point.counted} word for word" if point.counted else ""))
+    counted = line.audit.counted(point)
+    if counted < point.back:
+        said.append("as often as control rows" + (f", {counted} word for word" if counted else ""))
     return tuple(said)
 
 

@@ -79,12 +79,16 @@ def _audit(report: Report) -> bytes:
     """Every attack at every setting and budget, on every model."""
     header = ["model", "line", "row", "role", "attack", "unit", "setting", "budget", "back", "total", "control_back"]
     rows = [
-        [table.model, line.name, line.row, line.role, *astuple(point), point.tells]
+        [table.model, line.name, line.row, line.role, *astuple(point), line.audit.counted(point) > 0]
         for table in report.audits
         for line in table.lines
         for point in line.audit.curves
     ]
-    return csv_bytes(*filled([*header, "control_total", "recall", "p_fisher", "tells"], rows))
+    return csv_bytes(
+        *filled(
+            [*header, "control_total", "recall", "p_fisher", "exact", "control_exact", "p_fisher_exact", "tells"], rows
+        )
+    )
 
 
 def _audit_numbers(report: Report) -> bytes:

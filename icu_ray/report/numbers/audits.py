@@ -60,7 +60,9 @@ class AuditLine:
         None where it was not run, or could not have the model speak.
         """
         points = [point for point in self.audit.curves if point.attack == attack]
-        return min(points, key=lambda p: (not p.tells, -p.back / p.total, p.budget, -p.total), default=None)
+        return min(
+            points, key=lambda p: (not self.audit.counted(p), -p.back / p.total, p.budget, -p.total), default=None
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,89 @@
+"""Which rows a trial's audit attacks, and when it is made again.
+
+Needs: nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icu_ray.config.file import resolve_config
+from icu_ray.data.sources import load_corpus
+from icu_ray.plan.planning import plan_sweep
+from icu_ray.storage.trial_files import TrialPaths, read_result, write_result
+from icu_ray.sweep.trial_audit import attack_hashes, no_controls, retrained_of, rows_asked
+from tests.support.benchmark_case import write_lines
+from tests.support.ended_sweep import ended_sweep
+
+STANDIN: dict[str, Any] = {"standin": {}}
+OWN: dict[str, Any] = {"source": "some/model"}
+
+
+@pytest.mark.parametrize(
+    ("more", "model", "said"),
+    [
+        ({"heldout": "heldout.jsonl"}, OWN, None),
+        ({"heldout": "heldout.jsonl"}, STANDIN, None),
+        ({"heldout_rows": 4}, STANDIN, None),
+        ({"heldout_rows": 4}, {**OWN, "train": {"epochs": 1}}, None),
+        ({"heldout_rows": 4}, OWN, "may have read the rows that data.heldout_rows sets aside"),
+        ({}, STANDIN, "there are no held-out texts"),
+    ],
+)
+def test_controls_are_texts_that_the_model_has_not_read(
+    tmp_path: Path, more: dict[str, Any], model: dict[str, Any], said: str | None
+) -> None:
+    for name, count in (("forget", 3), ("pool", 12), ("heldout", 5)):
+        write_lines(tmp_path / f"{name}.jsonl", [{"text": f"This is text {n} of {name}."} for n in range(count)])
+    data = {"source": "records", "forget": str(tmp_path / "forget.jsonl"), "pool": str(tmp_path / "pool.jsonl"), **more}
+    data |= {"heldout": str(tmp_path / data["heldout"])} if "heldout" in data else {}
+    config = resolve_config(
+        {
+            "name": "t",
+            "models": [{"name": "m", **model}],
+            "data": data,
+            "samples": [0],
+            "audit": {"attacks": ["prompt"]},
+        },
+        "t",
+    )
+    reason = no_controls(config, config.models[0])
+    rows = rows_asked(config, load_corpus(config), config.models[0], 0)
+    if said is None:
+        assert reason is None and rows.control is not None and len(rows.control) in (4, 5)
+    else:
+        assert reason is not None and said in reason and rows.control is None
+
+
+@pytest.mark.parametrize("model", [STANDIN, OWN])
+def test_held_out_rows_of_synthetic_texts_are_read_by_nobody(model: dict[str, Any]) -> None:
+    tree = {"name": "t", "models": [{"name": "m", **model}], "data": {"source": "synthetic", "heldout": 4}}
+    config = resolve_config(tree, "t")
+    assert no_controls(config, config.models[0]) is None
+
+
+def test_an_audit_is_made_again_once_the_retrained_model_is_there(tmp_path: Path) -> None:
+    ended = ended_sweep(tmp_path, {}).trials[0].trial_id
+    result = read_result(TrialPaths.of(str(tmp_path / "runs"), "t", ended))
+    assert result is not None
+    tree = {
+        "name": "t",
+        "storage": str(tmp_path / "runs"),
+        "data": {"source": "synthetic", "records": 16, "sample_size": 4, "heldout": 2},
+        "models": [{"name": "m", "standin": {}, "gpus_per_worker": 0, "retrained": True}],
+        "methods": [{"name": "kumpr"}],
+        "audit": {"attacks": ["relearn"]},
+    }
+    plan = plan_sweep(resolve_config(tree, "test"))
+    trial = next(each for each in plan.trials if each.settings.method == "kumpr")
+    gold = retrained_of(plan, trial)
+    assert gold is not None
+    paths, hashes = TrialPaths.of(plan.config.storage, "t", gold.trial_id), [attack_hashes(plan, trial)]
+    for status, model in (("failed", ""), ("finished", "one"), ("finished", "other")):
+        write_result(paths, replace(result, trial_id=gold.trial_id, status=status, model_hash=model))  # type: ignore[arg-type]
+        hashes.append(attack_hashes(plan, trial))
+    assert hashes[0] == hashes[1] and hashes[1] != hashes[2] != hashes[3]
