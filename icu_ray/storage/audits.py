@@ -143,8 +143,11 @@ class ModelAudit:
         return None if self.total == 0 or (self.back == 0 and unknown) else self.back / self.total
 
     def counted(self, point: AuditPoint) -> int:
-        """Rows of a point that count as back, by what all settings of its attack do to control rows together."""
+        """Rows of a point that count as back, by what all settings of its attack do to control rows together; none at a
+        budget above that of `unions`, at which control rows come back as well."""
         union = self._union(point)
+        if point.budget > union.budget:
+            return 0
         return point.back if not union.by_chance else point.exact if not union.exact_by_chance else 0
 
     def _union(self, point: AuditPoint) -> AuditPoint:

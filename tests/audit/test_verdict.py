@@ -48,7 +48,7 @@ def test_what_chance_brings_back_too_is_no_evidence() -> None:
     assert found.back == 20 and found.curves[0].control_back == 3 and (found.curves[0].chance or 1) < 1e-6
 
 
-def test_what_comes_back_before_as_many_control_rows_do_does_not_count() -> None:
+def test_what_comes_back_with_as_many_control_rows_does_not_count() -> None:
     # After 5 steps row 0 alone is back, and no control row; after 20 three rows and as many control rows. Who looks at
     # every budget finds one by chance.
     forget = [finding(str(n), step, float(n < back)) for step, back in ((5, 1), (20, 3)) for n in range(6)]
@@ -56,8 +56,8 @@ def test_what_comes_back_before_as_many_control_rows_do_does_not_count() -> None
         finding(f"c{n}", step, float(n < back), group="control") for step, back in ((5, 0), (20, 3)) for n in range(6)
     ]
     audit = verdict(*forget, *control)
-    assert audit.back == 0 and audit.curves[0].tells and audit.worst is None
-    assert audit.said() == "3 of 6 rows came back, and 3 of 6 control rows: no more than chance brings"
+    assert audit.back == 1 and audit.curves[0].tells and [row.budget for row in audit.rows if row.back] == [5]
+    assert audit.said() == "1 of 6 rows came back, control 3 of 6 (relearn, own rows: 1 of 6 after 5 steps)"
 
 
 def test_word_for_word_is_no_chance_unless_a_control_row_is_too() -> None:
@@ -119,6 +119,19 @@ def test_an_attack_that_could_not_be_run_is_said_beside_the_others() -> None:
     result = {"relearn": AttackResult((finding("a", 0, 0.1),))}
     audit = model_audit(result, {"relearn": "steps"}, 0.5, {"sample": "out of memory"})
     assert audit.said() == "no attack brought a row back (of 1); not run: sample"
+
+
+def test_what_came_back_before_control_rows_did_counts() -> None:
+    forget = [finding(str(n), budget, 0.9 if n < 6 else 0.0) for n in range(16) for budget in (5, 50)]
+    control = [
+        finding(f"c{n}", budget, 0.9 if budget == 50 and n < 6 else 0.0, group="control")
+        for n in range(16)
+        for budget in (5, 50)
+    ]
+    late = [finding("x", 5, 0.0), finding("x", 50, 0.9)]
+    found = verdict(*forget, *control, *late)
+    assert found.back == 6 and "x" not in {row.row for row in found.rows if row.back}
+    assert {row.budget for row in found.rows if row.back} == {5}
 
 
 def test_nothing_measured_is_not_forgotten() -> None:
