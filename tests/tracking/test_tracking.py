@@ -41,7 +41,7 @@ from icu_ray.storage.trial_files import (
     write_result,
     write_samples,
 )
-from icu_ray.tracking.sync import SyncState, _result_digest, sync_sweep
+from icu_ray.tracking.sync import Later, SyncState, _result_digest, sync_sweep
 from icu_ray.tracking.tracker import Tracker, tracking_uri, ui_command
 from tests.support.mlflow_server import Server
 from tests.support.slow_proxy import SlowProxy
@@ -324,8 +324,8 @@ def test_an_evaluation_of_an_earlier_version_is_not_sent_again() -> None:
     was = {"tasks": {"copa": "h"}, "models": ("a", "b"), "before": {"cls/copa_acc": 0.5}, "after": {}, "errors": {}}
     digest = hashlib.sha256(to_json(plain(result)) + to_json(was)).hexdigest()[:16]
     evaluation = TrialEvaluation({"copa": "h"}, ("a", "b"), {"cls/copa_acc": 0.5}, {})
-    assert _result_digest(result, evaluation) == digest
-    assert _result_digest(result, replace(evaluation, documents="d" * 64)) != digest
+    assert _result_digest(result, Later(evaluation, None)) == digest
+    assert _result_digest(result, Later(replace(evaluation, documents="d" * 64), None)) != digest
 
 
 def test_documents_that_were_not_sent_are_sent_once_they_are_right(tmp_path: Path) -> None:
