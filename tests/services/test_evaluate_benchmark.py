@@ -110,7 +110,7 @@ def test_the_configs_limit_mirror_and_precision_are_taken(
 def test_only_data_sets_that_are_asked_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
 
-    def commit(name: str, revision: str | None, said: str) -> str:
+    def commit(name: str, revision: str | None, *said: str) -> str:
         looked.append(name)
         return "c" * 40
 
