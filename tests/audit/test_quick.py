@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from icu_ray.audit.attacks.quantise import quantised
 from icu_ray.audit.quick import quick_audit
-from icu_ray.audit.recite import secret_recall
+from icu_ray.audit.recite import SLACK, secret_recall
 from icu_ray.audit.rows import AuditRow
 from icu_ray.config import LoraConfig
 from icu_ray.models.adapters import attach, merge_adapter, merged_meanwhile
@@ -39,9 +39,10 @@ def taught(rows: Sequence[AuditRow], steps: int, family: str = "llama") -> Loade
 
 
 def plainly_said(model: PreTrainedModel, row: AuditRow, leak: float) -> bool:
-    """The most probable token after the prompt, as often as the secret has tokens, or until the text ends."""
-    known = list(row.prompt_ids)
-    for _ in row.secret_ids:
+    """The most probable token after the prompt, as often as the secret has tokens and some more, or until the text or
+    the model's positions end."""
+    known, reach = list(row.prompt_ids), int(model.config.max_position_embeddings)
+    for _ in range(min(len(row.secret_ids) + SLACK, reach - len(known))):
         with torch.no_grad():
             token = int(model(input_ids=torch.tensor([known])).logits[0, -1].argmax())
         if token == PAD:
