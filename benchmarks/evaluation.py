@@ -26,8 +26,8 @@ import torch
 from table import machine
 
 from icu_ray.cluster.runtime import connected
+from icu_ray.data.actor_pool import Pool
 from icu_ray.evaluation.definition import find_definition
-from icu_ray.evaluation.stage.actors import Pool
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import NINE, Options, open_tasks, tasks_of

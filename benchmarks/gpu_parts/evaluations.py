@@ -18,7 +18,8 @@ from evaluation import THREADS, differences, plain, timed
 
 from gpu_parts.setting import Setting, environment
 from icu_ray.cluster.runtime import connected
-from icu_ray.evaluation.stage.actors import Pool, default_pool
+from icu_ray.data.actor_pool import Pool
+from icu_ray.evaluation.stage.actors import default_pool
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import NINE, Options, open_tasks

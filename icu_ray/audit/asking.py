@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icu_ray.audit.beside import secret_scores
 from icu_ray.audit.findings import Finding, Group
 from icu_ray.audit.recite import recite
 from icu_ray.audit.rows import AuditRow, Material
-from icu_ray.metrics.answers import AnswerRow, AnswerScores, Floats, avg_losses
+from icu_ray.metrics.answers import AnswerScores, Floats, avg_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,13 +28,7 @@ if TYPE_CHECKING:
 
 def secret_losses(model: PreTrainedModel, rows: Sequence[AuditRow]) -> Floats:
     """(N,) the mean loss of each row's secret in nats a token, what ends it included; NaN where it is not finite."""
-    return _losses(_scores(model, rows))
-
-
-def _scores(model: PreTrainedModel, rows: Sequence[AuditRow]) -> list[AnswerScores]:
-    from icu_ray.metrics.answer_scores import answer_scores
-
-    return answer_scores(model, [AnswerRow.after(row.tokens, row.given) for row in rows])
+    return _losses(secret_scores(model, rows))
 
 
 def _losses(scores: Sequence[AnswerScores]) -> Floats:
@@ -56,7 +51,7 @@ def asked(
     """
     if not rows:
         return ()
-    scores = _scores(loaded.model, rows)
+    scores = secret_scores(loaded.model, rows)
     losses, said = _losses(scores), recite(loaded, rows, openings=[each.copied for each in scores])
     return tuple(
         Finding(

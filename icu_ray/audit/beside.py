@@ -1,7 +1,7 @@
 """What several attacks need: models beside the one that is attacked, and its teacher-forced scores.
 
 original = model_beside(target, "original")        # None where there is none
-scores = secret_scores(loaded, rows)               # of each row's secret after its prompt
+scores = secret_scores(loaded.model, rows)               # of each row's secret after its prompt
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from icu_ray.errors import UserError
 from icu_ray.metrics.answers import AnswerRow, AnswerScores
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from icu_ray.models.loading import LoadedModel
 
 
@@ -49,11 +51,11 @@ def load_beside(loaded: LoadedModel, source: str, revision: str | None = None) -
     return found
 
 
-def secret_scores(loaded: LoadedModel, rows: Sequence[AuditRow]) -> list[AnswerScores]:
+def secret_scores(model: PreTrainedModel, rows: Sequence[AuditRow]) -> list[AnswerScores]:
     """What a forward says of the tokens of each row's secret, given its prompt; those that end it included."""
     from icu_ray.metrics.answer_scores import answer_scores
 
-    return answer_scores(loaded.model, [AnswerRow.after(row.tokens, row.given) for row in rows])
+    return answer_scores(model, [AnswerRow.after(row.tokens, row.given) for row in rows])
 
 
 def own_length(row: AuditRow, special: frozenset[int]) -> int:

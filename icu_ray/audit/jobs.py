@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from icu_ray.audit.attack import Attack
@@ -80,6 +81,11 @@ class AuditJob:
             "compared": {name: subject.hash for name, subject in self.compared().items()},
             **identity_of(self.attack),
         }
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the result. Hashing all rows takes a while, and a sweep asks for it whenever a result comes."""
+        return content_hash(self.key())
 
 
 @contextlib.contextmanager

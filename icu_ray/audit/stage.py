@@ -1,6 +1,6 @@
 """The stage: attacks x models through a pool of Ray Data actors, into the store.
 
-    for done in audit_models(jobs, store, lambda: ActorShape(2, 1, 0)): done.job, done.result, done.error
+    for done in audit_models(jobs, store, lambda: Pool(2)): done.job, done.result, done.error
 
 A result goes to the store as soon as it is there, under the hash of model, attack, rows and the models it compares
 with: what is there is not asked again, by nobody. An attack that cannot be run on a model, or fails there, fails alone.
@@ -14,12 +14,12 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from icu_ray.audit.attack import Target
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.jobs import AuditJob, material_of
-from icu_ray.data.embedding import quiet_ray_data
+from icu_ray.data.actor_pool import Pool, asked_of_actors
 from icu_ray.errors import UserError
 from icu_ray.models.subjects import Subject, load_subject
 from icu_ray.storage.results import finite
@@ -46,24 +46,16 @@ class AuditDone:
     error: str = ""
 
 
-class ActorShape(NamedTuple):
-    """actors: at most so many. cpus, gpus: of each, and its threads."""
-
-    actors: int
-    cpus: float
-    gpus: float
-
-
 def audit_models(
     jobs: Sequence[AuditJob],
     store: Store,
-    shape: Callable[[], ActorShape],
+    pool: Callable[[], Pool],
     *,
     ray: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> Iterator[AuditDone]:
     """The results of all jobs as they come, those that the store has first; each job once.
 
-    ray: entered only when something must be computed; shape is asked inside it.
+    ray: entered only when something must be computed; pool is asked inside it.
     """
     missing: list[int] = []
     for number, job in enumerate(jobs):
@@ -76,7 +68,7 @@ def audit_models(
         return
     with ray():
         answered = set()
-        for done in _attacked(jobs, missing, store, shape()):
+        for done in _attacked(jobs, missing, store, pool()):
             answered.add(done.job)
             yield done
         for number in missing:
@@ -97,33 +89,15 @@ def _read(data: bytes) -> AttackResult:
     return AttackResult.from_json(json.loads(data))
 
 
-def _attacked(jobs: Sequence[AuditJob], missing: Sequence[int], store: Store, shape: ActorShape) -> Iterator[AuditDone]:
-    import ray
-
+def _attacked(jobs: Sequence[AuditJob], missing: Sequence[int], store: Store, pool: Pool) -> Iterator[AuditDone]:
     items = [{"item": number, "payload": pickle.dumps(jobs[number])} for number in missing]
-    actors = max(1, min(shape.actors, len(items)))
-    with quiet_ray_data():
-        # An attack that is given up takes none of the others with it; it is missed at the end.
-        ray.data.DataContext.get_current().max_errored_blocks = -1
-        answered = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            Attacker,
-            fn_constructor_args=(max(1, int(shape.cpus)),),
-            batch_size=1,
-            batch_format="pyarrow",
-            # One at a time: a job that waited in an actor would die with the one in hand, and use up its retries.
-            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-            num_cpus=shape.cpus,
-            num_gpus=shape.gpus or None,
-            max_task_retries=RETRIES,
-        )
-        for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in block.to_pylist():
-                number, data = row["item"], row["result"]
-                if row["error"]:
-                    yield AuditDone(number, None, str(row["error"]))
-                    continue
-                store.get_or_make(_KIND, jobs[number].key(), lambda folder, data=data: _write(folder / _FILE, data))  # type: ignore[misc]
-                yield AuditDone(number, _read(data))
+    for row in asked_of_actors(items, Attacker, pool, retries=RETRIES):
+        number, data = row["item"], row["result"]
+        if row["error"]:
+            yield AuditDone(number, None, str(row["error"]))
+            continue
+        store.get_or_make(_KIND, jobs[number].key(), lambda folder, data=data: _write(folder / _FILE, data))  # type: ignore[misc]
+        yield AuditDone(number, _read(data))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -20,17 +20,7 @@ AttackName = Literal[
     "depth",
     "neighbours",
 ]
-ATTACK_NAMES: tuple[AttackName, ...] = (
-    "prompt",
-    "prefix_search",
-    "sample",
-    "quantise",
-    "relearn",
-    "adapter_off",
-    "membership",
-    "depth",
-    "neighbours",
-)
+ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)
 """All attacks, the cheap ones first."""
 
 

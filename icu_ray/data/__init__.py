@@ -16,7 +16,8 @@ In the order of a text's way:
    `specials.py` (what a tokenizer adds around a text), `long_texts.py` (texts longer than a row), `padding.py` (rows of
    one width) and `positions.py` (where a token stands in such a row).
 3. `pairing.py` finds each target's nearest neighbour, by `embedding.py` (with the encoder that `encoder.py` finds) and
-   `neighbours.py`. These two and the pairing itself run on Ray Data, the rest needs no Ray. Pairs that are no
+   `neighbours.py`. These two and the pairing itself run on Ray Data, the rest needs no Ray; `actor_pool.py` is for
+   those above who ask models on Ray Data. Pairs that are no
    neighbours are drawn (`pair_draws.py`) or chosen by the user (`chosen_pairs.py`).
 4. `second_answers.py` writes other answers to the targets' prompts: a row's own, the sentences of `ignorance.py`, or
    what a model invents, which `alternates.py` asks for and cuts. `paraphrases.py` reads their prompts in other words.

@@ -61,6 +61,10 @@ class Examples:
         chats = None if self.chats is None else tuple(self.chats[i] for i in chosen)
         return Examples(ids, texts, rows, self.tokenizer, boundaries, chats)
 
+    def first(self, count: int | None) -> Examples:
+        """The first `count` rows; None: all."""
+        return self if count is None or count >= len(self) else self.select(range(count))
+
     def fingerprint(self) -> str:
         """SHA-256 of the content, all but the tokenizer's name; equal content from two paths has one fingerprint."""
         digest = hashlib.sha256()

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.jobs import AuditJob, RowsAsked
 from icu_ray.audit.registry import attacks_of
-from icu_ray.audit.stage import ActorShape, audit_models
+from icu_ray.audit.stage import audit_models
 from icu_ray.audit.verdict import model_audit
 from icu_ray.config import TokensConfig
 from icu_ray.config.auditing import AuditConfig
+from icu_ray.data.actor_pool import Pool
 from icu_ray.data.examples import Examples
 from icu_ray.data.paraphrases import read_paraphrases, written_paraphrases
 from icu_ray.data.record_table import RecordTable
@@ -84,15 +85,15 @@ def audit_files(
     paraphrases: dict[str, tuple[str, ...]] = {}
     if paraphrases_column is not None:
         paraphrases = written_paraphrases(asked, own.form, read_paraphrases(own, 0))
-    asked = _first(asked, config.rows)
+    asked = asked.first(config.rows)
     control_records, kin_records = texts(control, "control"), texts(kin, "kin")
     if control_records is not None:
         _refuse_shared(records, forget, control_records, control)
     controls, pool = (None if each is None else examples_of(each) for each in (control_records, kin_records))
     rows = RowsAsked(
         asked,
-        None if controls is None else _first(controls, config.control),
-        None if pool is None else _first(pool, config.kin),
+        None if controls is None else controls.first(config.control),
+        None if pool is None else pool.first(config.kin),
         columns_for(length, given),
         TokensConfig(),
         own_columns=True,
@@ -145,10 +146,6 @@ def _refuse_two_roles(models: Sequence[str], others: Mapping[str, str], subjects
                 raise UserError(f"--{name} {source}: is the model of --model {model}, file by file; expected another")
 
 
-def _first(examples: Examples, count: int | None) -> Examples:
-    return examples if count is None or count >= len(examples) else examples.select(range(count))
-
-
 def _verdicts(
     models: Sequence[str], jobs: Sequence[AuditJob], storage: str, leak: float, missing: Sequence[str]
 ) -> list[tuple[str, ModelAudit]]:
@@ -160,12 +157,11 @@ def _verdicts(
     errors: list[dict[str, str]] = [{} for _ in models]
     each = len(jobs) // len(models)
 
-    def shape() -> ActorShape:
+    def pool() -> Pool:
         backward = any(job.attack.changes_weights for job in jobs)
-        pool = default_pool([job.subject for job in jobs], backward=backward)
-        return ActorShape(pool.actors, pool.cpus, pool.gpus)
+        return default_pool([job.subject for job in jobs], backward=backward)
 
-    for done in audit_models(jobs, store, shape, ray=lambda: quietly_connected(log)):
+    for done in audit_models(jobs, store, pool, ray=lambda: quietly_connected(log)):
         model, attack = done.job // each, jobs[done.job].attack.name
         if done.result is None:
             errors[model][attack] = done.error

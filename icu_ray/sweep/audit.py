@@ -14,18 +14,18 @@ from functools import partial
 
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.jobs import AuditJob, RowsAsked
-from icu_ray.audit.stage import ActorShape, AuditDone, audit_models
+from icu_ray.audit.stage import AuditDone, audit_models
 from icu_ray.console.progress import Step
 from icu_ray.console.streaming import streamed
+from icu_ray.data.actor_pool import Pool
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.sources import load_corpus
-from icu_ray.evaluation.stage.actors import Pool
 from icu_ray.plan.grid import Plan
 from icu_ray.storage.store import Store
 from icu_ray.storage.trial_files import TrialPaths, read_result
 from icu_ray.sweep.beside import BesideTrials
 from icu_ray.sweep.rounds import Round
-from icu_ray.sweep.trial_audit import TrialJobs, job_hash, jobs_of, retrained_of, rows_asked, write_trial_audit
+from icu_ray.sweep.trial_audit import TrialJobs, jobs_of, retrained_of, rows_asked, write_trial_audit
 from icu_ray.sweep.trial_evaluation import TrialModels, models_of
 
 
@@ -46,14 +46,14 @@ class SweepAudit(BesideTrials):
 
     def _prepare_round(self, waiting: Sequence[TrialModels], pool: Pool) -> Callable[[], Round] | None:
         ready = [jobs for each in waiting if (jobs := self._jobs_of(each)) is not None]
-        every = {job_hash(job): job for jobs in ready for job in (*jobs.before, *jobs.after)}
+        every = {job.digest: job for jobs in ready for job in (*jobs.before, *jobs.after)}
         missing = tuple(job for name, job in every.items() if not self._known(name))
         self._under_way = missing
         return partial(Round, _round, self.root, missing, pool) if missing else None
 
     def _heard(self, update: AuditDone, waiting: Sequence[TrialModels]) -> None:
         job = self._under_way[update.job]
-        name = job_hash(job)
+        name = job.digest
         if update.result is None:
             self._errors[name] = update.error
         else:
@@ -69,7 +69,7 @@ class SweepAudit(BesideTrials):
             jobs = self._jobs.get(models.trial.trial_id)
             if jobs is None or models.trial.trial_id in self._written:
                 continue
-            if not all(self._known(job_hash(job)) for job in (*jobs.before, *jobs.after)):
+            if not all(self._known(job.digest) for job in (*jobs.before, *jobs.after)):
                 continue
             after = write_trial_audit(jobs, self.plan, self._found, self._errors)
             self.failures += [f"{attack} on {models.trial.name}: {error}" for attack, error in after.errors.items()]
@@ -109,7 +109,7 @@ class SweepAudit(BesideTrials):
 
 def _round(root: str, jobs: Sequence[AuditJob], pool: Pool) -> Iterator[AuditDone]:
     def work(tell: Callable[[AuditDone], None]) -> None:
-        for done in audit_models(jobs, Store(root), lambda: ActorShape(pool.actors, pool.cpus, pool.gpus)):
+        for done in audit_models(jobs, Store(root), lambda: pool):
             tell(done)
 
     yield from streamed(work)

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from icu_ray.console.progress import Step
-from icu_ray.evaluation.stage.actors import Pool, default_pool
+from icu_ray.data.actor_pool import Pool
+from icu_ray.evaluation.stage.actors import default_pool
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import Trial
 from icu_ray.storage.files import list_dir

@@ -14,8 +14,9 @@ from typing import TypeAlias
 
 from icu_ray.console.progress import Step
 from icu_ray.console.streaming import streamed
+from icu_ray.data.actor_pool import Pool
 from icu_ray.evaluation.benchmarks.tasks import GRADIENT
-from icu_ray.evaluation.stage.actors import Answered, Pool
+from icu_ray.evaluation.stage.actors import Answered
 from icu_ray.evaluation.stage.results import Evaluation
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks

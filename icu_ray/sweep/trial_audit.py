@@ -18,7 +18,6 @@ from icu_ray.audit.registry import ASKS_PARAPHRASES, attacks_of, identity_of
 from icu_ray.audit.verdict import model_audit
 from icu_ray.config import ModelConfig, RecordsData, SweepConfig, SyntheticData
 from icu_ray.data.corpus import Corpus
-from icu_ray.data.examples import Examples
 from icu_ray.data.sources import counts_own_tokens
 from icu_ray.errors import UserError
 from icu_ray.methods import RETRAINED
@@ -132,12 +131,12 @@ def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: 
     """The targets of a sample, held-out rows that the model has not read as controls, and the pool's first rows."""
     audit = config.audit
     kin, targets = corpus.pools[sample][: audit.kin], corpus.to_forget(sample)
-    forget, every = _first(targets, audit.rows), paraphrases_asked(config, targets, sample)
+    forget, every = targets.first(audit.rows), paraphrases_asked(config, targets, sample)
     paraphrases = {name: every[name] for name in forget.ids if name in every}
     # An audit reads long texts as their windows where the sweep does, else their beginning.
     return RowsAsked(
         forget,
-        None if corpus.heldout is None or no_controls(config, model) else _first(corpus.heldout, audit.control),
+        None if corpus.heldout is None or no_controls(config, model) else corpus.heldout.first(audit.control),
         corpus.rows.select(kin) if len(kin) else None,
         config.columns.value(),
         config.tokens,
@@ -145,10 +144,6 @@ def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: 
         "windows" if config.rows.long == "windows" else "cut",
         paraphrases,
     )
-
-
-def _first(examples: Examples, count: int | None) -> Examples:
-    return examples if count is None or count >= len(examples) else examples.select(range(count))
 
 
 @dataclass(frozen=True)
@@ -183,11 +178,6 @@ def write_trial_audit(
     return after
 
 
-def job_hash(job: AuditJob) -> str:
-    """Names a job's result."""
-    return content_hash(job.key())
-
-
 def _verdict(
     jobs: Sequence[AuditJob],
     found: Mapping[str, AttackResult],
@@ -195,7 +185,7 @@ def _verdict(
     leak: float,
     missing: Sequence[str],
 ) -> ModelAudit:
-    results = {job.attack.name: found[job_hash(job)] for job in jobs if job_hash(job) in found}
-    failed = {job.attack.name: errors[job_hash(job)] for job in jobs if job_hash(job) in errors}
+    results = {job.attack.name: found[job.digest] for job in jobs if job.digest in found}
+    failed = {job.attack.name: errors[job.digest] for job in jobs if job.digest in errors}
     units = {job.attack.name: job.attack.unit for job in jobs}
     return model_audit(results, units, leak, failed, missing, set(jobs[0].rows.forget.ids))

@@ -15,8 +15,9 @@ from icu_ray.audit.attack import Attack, Target
 from icu_ray.audit.attacks.prefix_search import PrefixSearch
 from icu_ray.audit.attacks.quantise import Quantise
 from icu_ray.audit.jobs import AuditJob, RowsAsked, material_of
-from icu_ray.audit.stage import ActorShape, AuditDone, audit_models
+from icu_ray.audit.stage import AuditDone, audit_models
 from icu_ray.config import Columns, TokensConfig
+from icu_ray.data.actor_pool import Pool
 from icu_ray.data.examples import Examples
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.subjects import Subject, load_subject
@@ -24,11 +25,11 @@ from icu_ray.storage.store import Store
 from tests.support.evaluation_case import save_model, sentence
 
 
-def shape() -> ActorShape:
-    return ActorShape(2, 1, 0)
+def shape() -> Pool:
+    return Pool(2)
 
 
-def never() -> ActorShape:
+def never() -> Pool:
     raise AssertionError("what is in the store was asked again")
 
 

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
+from icu_ray.data.actor_pool import Pool
 from icu_ray.errors import UserError
 from icu_ray.evaluation.model_requests import cut_slices
 from icu_ray.evaluation.stage import run
-from icu_ray.evaluation.stage.actors import GPU_SHARES, Answered, Evaluator, Pool, default_pool, gpu_share
+from icu_ray.evaluation.stage.actors import GPU_SHARES, Answered, Evaluator, default_pool, gpu_share
 from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.stage.run import evaluate_models
 from icu_ray.evaluation.suites import Options, open_tasks

@@ -47,7 +47,7 @@ class Membership:
         """One forward a row, and one of the retrained model."""
         material, eos_id = target.material, target.loaded.tokenizer.eos_token_id
         rows: dict[Group, tuple[AuditRow, ...]] = {"forget": material.forget, "control": material.control}
-        answered = {group: secret_scores(target.loaded, each) for group, each in rows.items()}
+        answered = {group: secret_scores(target.loaded.model, each) for group, each in rows.items()}
         found = {group: self._scores(answered[group], rows[group], eos_id) for group in rows}
         target.on_part(0.5)
         numbers: dict[str, float] = {}
@@ -56,7 +56,9 @@ class Membership:
         if retrained is None:
             missing.append("no retrained model: its loss is no reference, and there is no privleak")
         else:
-            known = {group: self._scores(secret_scores(retrained, rows[group]), rows[group], eos_id) for group in rows}
+            known = {
+                group: self._scores(secret_scores(retrained.model, rows[group]), rows[group], eos_id) for group in rows
+            }
             for group in rows:
                 found[group]["reference"] = found[group]["loss"] - known[group]["loss"]
             for score in known["forget"]:

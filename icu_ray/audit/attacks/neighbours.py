@@ -53,12 +53,15 @@ class Neighbours:
         original = model_beside(target, "original")
         distances = nearest_distances(target.loaded if original is None else original, kin, forget)
         target.on_part(0.5)
-        measured: dict[str, Floats] = {"distance": distances, "loss": avg_losses(secret_scores(target.loaded, kin))}
+        measured: dict[str, Floats] = {
+            "distance": distances,
+            "loss": avg_losses(secret_scores(target.loaded.model, kin)),
+        }
         missing = []
         if original is None:
             missing.append("no original model: there is no loss before, and distances are the unlearned model's own")
         else:
-            measured["loss_before"] = avg_losses(secret_scores(original, kin))
+            measured["loss_before"] = avg_losses(secret_scores(original.model, kin))
             measured["loss_change"] = measured["loss"] - measured["loss_before"]
         known = _finite(np.stack(list(measured.values()), axis=1))
         if not known.all():

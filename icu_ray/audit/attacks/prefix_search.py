@@ -58,7 +58,7 @@ class PrefixSearch:
         for part, (group, rows) in enumerate(groups):
             found: list[tuple[Finding, ...]] = []
             broken = 0
-            for row, scores in zip(rows, secret_scores(target.loaded, rows), strict=True):
+            for row, scores in zip(rows, secret_scores(target.loaded.model, rows), strict=True):
                 own = scores.matches[: own_length(row, special)]
                 if scores.broken:
                     broken += 1

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from icu_ray.data.actor_pool import Pool
 from icu_ray.errors import UserError
 from icu_ray.evaluation.model_requests import dump_answers
 from icu_ray.models.subjects import Subject, load_subject, weight_bytes
@@ -39,15 +40,6 @@ class Answered:
     process: int
     loads: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class Pool:
-    """actors: at most so many. cpus, gpus: of each, and its threads."""
-
-    actors: int
-    cpus: float = 1
-    gpus: float = 0
 
 
 class Evaluator:

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from icu_ray.console.progress import told
-from icu_ray.data.embedding import quiet_ray_data
+from icu_ray.data.actor_pool import Pool, asked_of_actors
 from icu_ray.errors import UserError
 from icu_ray.evaluation.model_requests import Answer, Slice, cut_slices, load_answers
-from icu_ray.evaluation.stage.actors import Answered, Evaluator, Pool, default_pool
+from icu_ray.evaluation.stage.actors import Answered, Evaluator, default_pool
 from icu_ray.evaluation.stage.results import Evaluation, find_evaluation, store_evaluation
 from icu_ray.evaluation.task import Task, TaskSource
 from icu_ray.models.loading import load_tokenizer
@@ -152,8 +152,6 @@ def _answered(
     waiting: Mapping[tuple[int, int], _Pending], pool: Pool | None, store: Store
 ) -> Iterator[tuple[tuple[int, int], int, tuple[Answer, ...] | str, Answered]]:
     """Answers of all missing slices as they come, each in the store by then; or the reason why there are none."""
-    import ray
-
     keys: list[tuple[tuple[int, int], int]] = []
     items = []
     for place in sorted(waiting):  # by model, then by task
@@ -164,34 +162,17 @@ def _answered(
             keys.append((place, number))
     backward = any(pending.task.measure.kind == "gradient" for pending in waiting.values())
     shape = pool or default_pool([pending.subject for pending in waiting.values()], backward=backward)
-    actors = max(1, min(shape.actors, len(items)))
-    with quiet_ray_data():
-        # A slice that is given up takes none of the others with it; it is missed at the end.
-        ray.data.DataContext.get_current().max_errored_blocks = -1
-        answered = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            Evaluator,
-            fn_constructor_args=(max(1, int(shape.cpus)),),
-            batch_size=1,
-            batch_format="pyarrow",
-            # One at a time: a slice that waited in an actor would die with the one in hand, and use up its retries.
-            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=1),
-            num_cpus=shape.cpus,
-            num_gpus=shape.gpus or None,
-            # Ray would ask without end a slice that kills whoever reads it, such as one that fills the memory.
-            max_task_retries=RETRIES,
-        )
-        for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in block.to_pylist():
-                place, number = keys[row["item"]]
-                pending = waiting[place]
-                told = Answered(pending.subject.name, pending.source.name, row["process"], row["loads"], row["seconds"])
-                if row["error"]:
-                    yield place, number, str(row["error"]), told
-                    continue
-                data = row["answers"]
-                key = pending.slices[number].key(pending.subject.hash, pending.subject.dtype)
-                store.get_or_make(_KIND, key, lambda folder, data=data: _write(folder / _FILE, data))  # type: ignore[misc]
-                yield place, number, load_answers(data), told
+    for row in asked_of_actors(items, Evaluator, shape, retries=RETRIES):
+        place, number = keys[row["item"]]
+        pending = waiting[place]
+        told = Answered(pending.subject.name, pending.source.name, row["process"], row["loads"], row["seconds"])
+        if row["error"]:
+            yield place, number, str(row["error"]), told
+            continue
+        data = row["answers"]
+        key = pending.slices[number].key(pending.subject.hash, pending.subject.dtype)
+        store.get_or_make(_KIND, key, lambda folder, data=data: _write(folder / _FILE, data))  # type: ignore[misc]
+        yield place, number, load_answers(data), told
 
 
 def _write(path: Path, data: bytes) -> None:
