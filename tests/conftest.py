@@ -24,6 +24,8 @@ from tests.support.payload import Payload
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.support.measures_case import Oracle
+
 # Whatever a test starts must not wait for a hub that cannot be reached, nor use more cores than it was given.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -87,6 +89,18 @@ def shared() -> Path:
     if not (folder / "oracles" / "A" / "expected.json").is_file():
         pytest.skip("needs ../shared (real texts and oracle numbers), which is not here")
     return folder
+
+
+@pytest.fixture(scope="module")
+def oracle(shared: Path) -> Oracle:
+    """Set C of the oracles; some test files have one of another set by this name."""
+    from tests.support.measures_case import Oracle
+
+    torch.set_num_threads(1)
+    folder = shared / "oracles" / "C"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return Oracle(folder)
 
 
 @pytest.fixture

@@ -24,15 +24,6 @@ from tests.support.audit_case import oracle_folder, oracle_rows, small_loaded, t
 from tests.support.measures_case import Oracle
 
 
-@pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
-
-
 def adapter_on(base: Path, place: Path, size: float = 0.3) -> Path:
     """The folder of an adapter on a base, with random weights of a size."""
     model = load_model(str(base)).model

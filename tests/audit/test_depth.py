@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,15 +23,6 @@ from icu_ray.models.hidden import decoder_layers
 from tests.support.audit_case import oracle_folder, oracle_loaded, oracle_rows, small_loaded, text_rows
 from tests.support.measures_case import Oracle
 from tests.support.tiny_models import tiny_model_of
-
-
-@pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
 
 
 def test_rows_and_mean_are_the_oracle_s(oracle: Oracle, tmp_path: Path) -> None:

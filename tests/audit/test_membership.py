@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,15 +23,6 @@ from tests.support.audit_case import oracle_folder, oracle_loaded, oracle_rows, 
 from tests.support.measures_case import Oracle
 
 NAMES = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference")
-
-
-@pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
 
 
 @pytest.mark.parametrize("name", ["unlearned", "retain"])

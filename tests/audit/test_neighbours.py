@@ -26,15 +26,6 @@ from tests.support.measures_case import Oracle
 TEXTS = ["the quick brown", "fox jumps over the dog", "and then", "some more dogs", "lazy", "over the brown"]
 
 
-@pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
-
-
 def test_losses_before_and_after_by_distance(oracle: Oracle, tmp_path: Path) -> None:
     original = oracle_folder(oracle, "target", tmp_path)
     kin = oracle_rows(oracle, "retain") + oracle_rows(oracle, "world_facts")

@@ -25,15 +25,6 @@ EOS = 1
 
 
 @pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
-
-
-@pytest.fixture(scope="module")
 def unlearned(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return oracle_loaded(oracle, "unlearned", tmp_path_factory.mktemp("models"))
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,15 +21,6 @@ from icu_ray.data.prompts import special_ids
 from icu_ray.models.loading import LoadedModel
 from tests.support.audit_case import oracle_loaded, oracle_rows, small_loaded, small_tokenizer, text_rows
 from tests.support.measures_case import Oracle
-
-
-@pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
 
 
 @pytest.fixture(scope="module")

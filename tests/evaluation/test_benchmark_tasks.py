@@ -43,15 +43,6 @@ SETS = {"forget": "forget01", "retain": "retain", "real_authors": "real_authors"
 
 
 @pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
-
-
-@pytest.fixture(scope="module")
 def folder(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The oracles' rows as files of TOFU's names."""
     made = tmp_path_factory.mktemp("tofu")

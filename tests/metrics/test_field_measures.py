@@ -8,7 +8,6 @@ Needs: ../shared.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,15 +38,6 @@ KINDS = {"retain_Q_A": "retain", "forget_Q_A": "forget", "ra_Q_A": "real_authors
 KINDS |= {"forget_parap_question_Q_A": "forget_parap_question"}
 KINDS |= {"muse_verbmem": "muse_verbmem", "muse_knowmem": "muse_knowmem"}
 """Names of generated answers in metrics.json, and of their prompts."""
-
-
-@pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
 
 
 def same(found: Floats, told: dict[str, Any], key: str = "score", rel: float = 0.0, abs: float = 1e-7) -> None:
