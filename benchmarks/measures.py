@@ -22,6 +22,7 @@ seconds of all threads, and seconds by the clock, which other work on the machin
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import tempfile
 import time
@@ -41,8 +42,8 @@ from icu_ray.data.prompts import special_ids
 from icu_ray.evaluation.benchmarks.rows import set_rows, sets_of
 from icu_ray.evaluation.benchmarks.tasks import SAID, BenchmarkAsked, benchmark_task, task_names
 from icu_ray.evaluation.kinds.known_answers import unpacked
-from icu_ray.evaluation.model_requests import cut_slices
-from icu_ray.evaluation.stage.answers import answer_slice
+from icu_ray.evaluation.model_requests import cut_slices, slices_at_once
+from icu_ray.evaluation.stage.answers import answer_slices
 from icu_ray.evaluation.task import by_document
 from icu_ray.metrics.answers import avg_losses, probabilities, truth_ratios
 from icu_ray.metrics.membership import min_k_plus_plus_scores, zlib_scores
@@ -170,11 +171,23 @@ def prepare_ours(loaded: LoadedModel, asked: BenchmarkAsked) -> list[tuple[str, 
 
 def ours(loaded: LoadedModel, tasks: Sequence[tuple[str, Any, Any]], clock: Clock) -> Columns:
     found: Columns = {}
-    for name, task, requests in tasks:
+    slices, of = [], []
+    for place, (_, task, requests) in enumerate(tasks):
+        cut = cut_slices(task.measure, requests)
+        slices += cut
+        of += [place] * len(cut)
+    given: list[list[Any]] = [[] for _ in tasks]
+    sure: dict[Any, int] = {}
+    for call in slices_at_once(slices):
+        parts = [slices[place] for place in call]
+        kind = "generation" if parts[0].measure.kind == "greedy" else "forward"
+        answered = clock.of(kind, functools.partial(answer_slices, loaded, parts, sure))
+        for place, some in zip(call, answered, strict=True):
+            given[of[place]] += some
+    for (name, task, requests), said in zip(tasks, given, strict=True):
         part = "generation" if name.endswith(SAID) else "forward"
 
-        def answers(task: Any = task, requests: Any = requests, name: str = name) -> None:
-            said = [a for part in cut_slices(task.measure, requests) for a in answer_slice(loaded, part)]
+        def answers(task: Any = task, requests: Any = requests, name: str = name, said: Any = said) -> None:
             scores = task.score(requests, said)
             short = name.removeprefix("tofu_").removesuffix(SAID)
             if name.endswith(SAID):

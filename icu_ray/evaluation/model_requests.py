@@ -20,6 +20,8 @@ SLICE_REQUESTS = 256
 """A slice ends with the document that brings it to this many requests. Part of no key, but batches are made inside a
 slice, so that another number may change the last bits of a log-likelihood."""
 
+_ASKED_TOGETHER = ("answer", "greedy")
+
 Kind = Literal["loglikelihood", "rolling", "window", "generation", "harness_generation", "answer", "greedy", "gradient"]
 
 
@@ -121,6 +123,27 @@ def cut_slices(measure: Measure, requests: Sequence[Request], size: int = SLICE_
             slices.append(Slice(measure, tuple(requests[begin:at])))
             begin = at
     return slices
+
+
+def slices_at_once(slices: Sequence[Slice]) -> list[list[int]]:
+    """Places of slices that an actor answers in one call: small ones that are measured alike, whatever their tasks.
+
+    They have at most SLICE_REQUESTS requests together, so that no more is lost with an actor, and are of kinds whose
+    answers do not depend on what else is asked. What is generated comes last: the other answers tell how it begins.
+    """
+    calls: list[list[int]] = []
+    open_calls: dict[Measure, tuple[list[int], int]] = {}
+    for place, part in enumerate(slices):
+        if part.measure.kind not in _ASKED_TOGETHER:
+            calls.append([place])
+            continue
+        call, count = open_calls.get(part.measure, ([], SLICE_REQUESTS))
+        if count + len(part.requests) > SLICE_REQUESTS:
+            call, count = [], 0
+            calls.append(call)
+        call.append(place)
+        open_calls[part.measure] = call, count + len(part.requests)
+    return sorted(calls, key=lambda call: slices[call[0]].measure.kind == "greedy")
 
 
 def dump_answers(answers: Sequence[Answer]) -> bytes:

@@ -10,7 +10,7 @@ Read in this order:
   conventions.py: the choices in which implementations of these differ
 - generation.py, beam_search.py: the candidates that the refinement filter judges; sampling.py: drawn continuations
 - kv_cache.py, prefixed.py: the key/value caches that make both quick, without a copy of a shared prefix;
-  shared_prompts.py: the same for a question's answers
+  row_trees.py: rows that begin alike in one forward
 - bertscore.py, overlap.py: candidates against references; BLEU, entropy. perplexity.py: held-out rows
 - scores.py: s_z and s_m of a table. agreement.py: raters and correlations
 

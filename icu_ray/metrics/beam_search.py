@@ -12,14 +12,13 @@ every other continuation is provably less probable, the guess is the answer (`_c
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from icu_ray.metrics.kv_cache import ColumnCache, TailCache, sequences_at_once
+from icu_ray.metrics.kv_cache import CachedModel, ColumnCache, TailCache, sequences_at_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,9 +34,7 @@ class PromptStates:
     """
 
     def __init__(self, model: PreTrainedModel, ids: Tensor, mask: Tensor | None) -> None:
-        self.model, self.ids, self.mask = model, ids, mask
-        asked = inspect.signature(model.forward).parameters
-        self.counts_positions, self.chooses_logits = "position_ids" in asked, "logits_to_keep" in asked
+        self.model, self.ids, self.mask = CachedModel(model), ids, mask
         self.width = ids.shape[1]
         self.tails: TailCache | None = None
 
@@ -50,13 +47,14 @@ class PromptStates:
         if guesses is not None:
             ids = torch.cat([ids, guesses[:, :-1]], dim=1)
             mask = None if mask is None else torch.cat([mask, inside[:, :-1]], dim=1)
-        self.prompts = ColumnCache(self.model.config, len(ids), ids.shape[1])
+        model = self.model.model
+        self.prompts = ColumnCache(model.config, len(ids), ids.shape[1])
         first, certain = [], []
-        for begin in range(0, len(ids), at_once := sequences_at_once(self.model, ids.shape[1])):
+        for begin in range(0, len(ids), at_once := sequences_at_once(model, ids.shape[1])):
             block = slice(begin, min(begin + at_once, len(ids)))
             self.prompts.open(block, 0)
             new = ids.shape[1] - self.width + 1
-            logits = self._logits(ids[block], None if mask is None else mask[block], self.prompts, new)
+            logits = self.model.logits(ids[block], None if mask is None else mask[block], self.prompts, new)
             first.append(logits[:, 0])
             known = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
             certain.append(known if guesses is None else _certain(logits, guesses[block], inside[block], eos_id))
@@ -85,17 +83,7 @@ class PromptStates:
         mask = None
         if self.mask is not None:
             mask = torch.nn.functional.pad(self.mask[self.tails.sources], (0, generated), value=True)
-        return self._logits(tokens[:, None], mask, self.tails, 1)[:, 0]
-
-    def _logits(self, ids: Tensor, mask: Tensor | None, cache: ColumnCache, count: int) -> Tensor:
-        """(n, count, V) of the last `count` places."""
-        options: dict[str, Tensor | int] = {"logits_to_keep": count} if self.chooses_logits else {}
-        if mask is not None:
-            options["attention_mask"] = seen = mask.long()
-            if self.counts_positions:
-                options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options).logits
-        return logits[:, -count:].float()
+        return self.model.logits(tokens[:, None], mask, self.tails, 1)[:, 0]
 
 
 def _certain(logits: Tensor, guesses: Tensor, inside: Tensor, eos_id: int | None) -> Tensor:

@@ -8,6 +8,8 @@ on. Buffers are allocated once; a step writes one column in place, nothing is co
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -32,6 +34,14 @@ def sequences_at_once(model: PreTrainedModel, length: int) -> int:
     if model.device.type == "cpu":
         tokens = min(tokens, TOKENS_AT_ONCE_ON_CPU)
     return max(1, tokens // length)
+
+
+def bytes_per_token(model: PreTrainedModel) -> int:
+    """Bytes of the keys and values of one token, of every layer."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * model.dtype.itemsize)
 
 
 class _ColumnLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -183,3 +193,70 @@ class TailCache(ColumnCache):
             layer.truth_values = layer.truth_values[needed, :, : self.first]
         self.sources, self.grouping = renumbered, Grouping.of(renumbered)
         return needed
+
+
+class CachedModel:
+    """A model that reads some tokens of each row after those in a cache."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        asked = inspect.signature(model.forward).parameters
+        self.model = model
+        self.counts_positions, self.chooses_logits = "position_ids" in asked, "logits_to_keep" in asked
+
+    def logits(self, ids: Tensor, mask: Tensor | None, cache: ColumnCache, count: int) -> Tensor:
+        """(n, count, V) float32 of the last `count` places of the cache's open rows.
+
+        ids: (n, T) int64. mask: (n, cached + T) bool, True where a real token stands; None: no pads.
+        """
+        options: dict[str, Tensor | int] = {"logits_to_keep": count} if self.chooses_logits else {}
+        if mask is not None:
+            options["attention_mask"] = seen = mask.long()
+            if self.counts_positions:
+                options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        logits: Tensor = self.model(input_ids=ids, past_key_values=cache, use_cache=True, **options).logits
+        return logits[:, -count:].float()
+
+
+class Continuations:
+    """One continuation of each prompt: those that go on are the first rows of one cache.
+
+    ids: (N, P) int64 left-padded prompts. mask: (N, P) bool, True where a real token stands; None: no pads. Where a
+    prompt has several continuations, beam_search.PromptStates reads it once for all.
+    """
+
+    def __init__(self, model: PreTrainedModel, ids: Tensor, mask: Tensor | None, new_tokens: int) -> None:
+        self.model, self.ids, self.mask = CachedModel(model), ids, mask
+        self.cache = ColumnCache(model.config, len(ids), ids.shape[1] + new_tokens)
+
+    def first(self) -> Tensor:
+        """(N, V) logits of the first new token."""
+        width, found = self.ids.shape[1], []
+        for begin in range(0, len(self.ids), at_once := sequences_at_once(self.model.model, width)):
+            block = slice(begin, min(begin + at_once, len(self.ids)))
+            self.cache.open(block, 0)
+            mask = None if self.mask is None else self.mask[block]
+            found.append(self.model.logits(self.ids[block], mask, self.cache, 1)[:, 0])
+        return torch.cat(found)
+
+    def keep(self, going: Sequence[int], generated: int) -> list[int]:
+        """Of the open rows these go on, ascending; in which order they stand from now on. generated: tokens of each."""
+        column = self.ids.shape[1] + generated - 1  # the last of them has not been read yet
+        order, open_rows = list(range(len(going))), set(going)
+        moved = [row for row in going if row >= len(going)]
+        ended = [row for row in order if row not in open_rows]
+        for place, row in zip(ended, moved, strict=True):
+            order[place] = row
+        if moved:
+            for own in (part for layer in self.cache.column_layers for part in (layer.keys, layer.values)):
+                own[ended, :, :column] = own[moved, :, :column]
+            if self.mask is not None:
+                self.mask[ended] = self.mask[moved]
+        return order
+
+    def next(self, tokens: Tensor, generated: int) -> Tensor:
+        """(R, V) logits after each open row's newest token (R,), which is its number `generated`."""
+        self.cache.open(slice(0, len(tokens)), self.ids.shape[1] + generated - 1)
+        mask = None
+        if self.mask is not None:
+            mask = torch.nn.functional.pad(self.mask[: len(tokens)], (0, generated), value=True)
+        return self.model.logits(tokens[:, None], mask, self.cache, 1)[:, 0]

@@ -134,7 +134,8 @@ def gradient_norms(
             with torch.enable_grad(), torch.random.fork_rng(devices, enabled=dropout):
                 if dropout:
                     torch.manual_seed(DROPOUT_SEED)
-                logits = scored_logits(model, ids, read.to(model.device), mask)
+                given = {} if mask is None else {"attention_mask": mask}
+                logits = scored_logits(model, ids, read.to(model.device), **given)
                 loss = torch.nn.functional.cross_entropy(logits.float(), wanted)
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             norms = [torch.linalg.vector_norm(each.float(), ord=p) for each in gradients if each is not None]

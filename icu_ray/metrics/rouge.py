@@ -20,19 +20,18 @@ import torch
 
 from icu_ray.console.progress import teller_of_share
 from icu_ray.metrics.answers import Floats
-from icu_ray.metrics.beam_search import PromptStates
 from icu_ray.metrics.conventions import DEFINED, Conventions
 from icu_ray.metrics.extraction_likelihood import NO_TOKEN
 from icu_ray.metrics.greedy_decoding import greedy_tokens
+from icu_ray.metrics.kv_cache import Continuations, bytes_per_token
 from icu_ray.metrics.sampling import blocks_of_like_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ANSWERS_AT_ONCE = 128
-TOKENS_AT_ONCE = 32 * 1024
-"""Cached tokens of answers that are generated together: 16 GB in bfloat16 for Llama-2-7B, which needs most of its
-size."""
+ANSWERS_AT_ONCE = 256
+CACHED_BYTES, CACHED_BYTES_ON_CPU = 16 * 1024**3, 2 * 1024**3
+"""Keys and values of answers that are generated together: on a GPU 32,768 tokens of Llama-2-7B in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def greedy_answers(
     begun = [[*prompt, *(tokens or ())] for prompt, tokens in zip(prompts, said, strict=True)]
     left = [limit - len(tokens or ()) for limit, tokens in zip(limits, said, strict=True)]
     longest = max((len(begun[row]) + left[row] for row in asked), default=1)
-    at_once = max(1, min(at_once, TOKENS_AT_ONCE // longest))
+    room = CACHED_BYTES_ON_CPU if model.device.type == "cpu" else CACHED_BYTES
+    at_once = max(1, min(at_once, room // (longest * bytes_per_token(model))))
     was_training, done = model.training, 0
     model.train(False)
     try:
@@ -176,8 +176,8 @@ def _generated(
     mask = torch.tensor([[False] * (width - len(each)) + [True] * len(each) for each in prompts], device=device)
     if masked is not None:
         mask &= ids != masked
-    states = PromptStates(model, ids, None if bool(mask.all()) else mask)
-    logits, _ = states.read(None, mask[:, :0], None)
+    states = Continuations(model, ids, None if bool(mask.all()) else mask, longest)
+    logits = states.first()
     said: list[list[int] | None] = [[] for _ in prompts]
     alive = list(range(len(prompts)))
     for generated in range(1, longest + 1):
@@ -194,11 +194,7 @@ def _generated(
                     going.append(place)
         if not going:
             break
-        kept = torch.tensor(going, device=device)
-        if generated == 1:
-            states.open(kept, torch.arange(len(going), device=device), 1, longest)
-        elif len(going) < len(alive):
-            states.keep(kept, generated)
+        going = states.keep(going, generated)
         alive = [alive[place] for place in going]
         logits = states.next(torch.tensor([tokens[place] for place in going], device=device), generated)
         on_part(generated / longest)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 from collections import Counter
 from pathlib import Path
@@ -23,12 +24,24 @@ from icu_ray.evaluation.definition import HARNESS_FILES, find_definition
 from icu_ray.evaluation.kinds.classification import Pair, answer_loglikelihoods, score_pairs
 from icu_ray.evaluation.kinds.dialogue import prompt_of, task_of
 from icu_ray.evaluation.kinds.perplexity import rolling_task, window_task
-from icu_ray.evaluation.model_requests import Answer, Measure, Request, Slice, cut_slices, dump_answers, load_answers
+from icu_ray.evaluation.model_requests import (
+    SLICE_REQUESTS,
+    Answer,
+    Measure,
+    Request,
+    Slice,
+    cut_slices,
+    dump_answers,
+    load_answers,
+    slices_at_once,
+)
+from icu_ray.evaluation.stage.actors import Evaluator
 from icu_ray.evaluation.stage.answers import answer_slice
 from icu_ray.evaluation.suites import NINE, Options, open_task, with_means
 from icu_ray.evaluation.task import Scores, Task
 from icu_ray.evaluation.texts import normalize_answer, normalize_turn, token_f1
 from icu_ray.models.loading import LoadedModel, load_model
+from icu_ray.models.subjects import Subject
 from tests.support.evaluation_case import save_model, sentence, write_mirror_rows
 
 
@@ -358,3 +371,56 @@ def test_answers_come_back_bit_for_bit() -> None:
     answers = [Answer(-0.1 - 0.2, 3, True, "ü\ud800"), Answer(math.nan, 1), Answer(-math.inf, 2)]
     back = load_answers(dump_answers(answers))
     assert repr(list(back)) == repr(answers)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.sampled_from(["answer", "greedy", "loglikelihood"]), st.integers(1, 300)), max_size=12)
+)
+def test_small_slices_that_are_measured_alike_are_asked_together(sizes: list[tuple[Any, int]]) -> None:
+    slices = [Slice(Measure(kind), tuple(Request(n) for n in range(size))) for kind, size in sizes]
+    calls = slices_at_once(slices)
+    assert sorted(place for call in calls for place in call) == list(range(len(slices)))
+    kinds = [{slices[place].measure.kind for place in call} for call in calls]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert all(len(call) == 1 for call, kind in zip(calls, kinds, strict=True) if kind == {"loglikelihood"})
+    for call in calls:
+        assert len(call) == 1 or sum(len(slices[place].requests) for place in call) <= SLICE_REQUESTS
+    # What is generated comes after what tells how it begins.
+    greedy = [kind == {"greedy"} for kind in kinds]
+    assert greedy == sorted(greedy)
+
+
+def test_slices_that_are_asked_together_have_their_own_answers_and_errors(loaded: LoadedModel, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "model", positions=64)
+    ids = loaded.tokenizer("the stone was carried to the old house by the river", verbose=False)["input_ids"]
+    known = [
+        Slice(Measure("answer"), tuple(Request(n, tokens=(*ids[n:], 0), given=3) for n in part)) for part in _PARTS
+    ]
+    said = [
+        Slice(
+            Measure("greedy", max_new_tokens=9),
+            tuple(Request(n, tokens=tuple(ids[n : n + 3]), likely=(*ids[n + 3 :], 0)) for n in part),
+        )
+        for part in _PARTS
+    ]
+    long = Slice(known[0].measure, (Request(9, tokens=tuple(ids) * 9, given=3),))
+    actor, subject = Evaluator(1), Subject("model", str(folder), "hash")
+
+    def asked(parts: list[Slice]) -> tuple[list[Any], list[str]]:
+        row = actor._row(0, pickle.dumps((subject, parts)))
+        return [load_answers(data) if data else None for data in row["answers"]], row["errors"]
+
+    found, errors = asked([known[0], long, known[1]])
+    assert found[1] is None and "this model reads only 64" in errors[1] and errors[0] == errors[2] == ""
+    spoken, errors = asked(said)
+    assert errors == ["", ""] and actor.sure
+    alone = Evaluator(1)._model(subject)
+    for part, answers in [(known[0], found[0]), (known[1], found[2]), *zip(said, spoken, strict=True)]:
+        expected = answer_slice(alone, part)
+        assert [answer.text for answer in answers] == [answer.text for answer in expected]
+        np.testing.assert_allclose(
+            [answer.loglikelihood for answer in answers], [answer.loglikelihood for answer in expected], rtol=1e-4
+        )
+
+
+_PARTS = ([0, 1, 2], [3, 4])

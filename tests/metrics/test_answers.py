@@ -9,6 +9,7 @@ import functools
 import math
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ from icu_ray.metrics.answers import (
 )
 from icu_ray.metrics.conventions import Conventions
 from icu_ray.metrics.forget_quality import UTILITY_PARTS, forget_quality, model_utility, p_value_floor
-from icu_ray.metrics.shared_prompts import LEAST_SAVED, prompt_groups
+from icu_ray.metrics.row_trees import LEAST_SAVED, row_trees, tree_limit
 from tests.support.tiny_models import FAMILIES, MORE_FAMILIES, PAD, VOCABULARY, tiny_model, tiny_model_of
 
 EOS = 7
@@ -362,32 +363,67 @@ def rows_of_prompts(seed: int, most: int = 7) -> list[AnswerRow]:
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
-def test_a_prompt_that_is_read_once_changes_no_score(family: str) -> None:
+def test_a_beginning_that_is_read_once_changes_no_score(family: str) -> None:
     model, shared = model_of(family), 0
+    with torch.inference_mode():
+        limit = tree_limit(model)
     for seed in range(6):
         rows = rows_of_prompts(seed)
-        shared += sum(len(own) for group in prompt_groups(rows)[0] for own in group.rows)
+        shared += sum(len(tree.rows) for tree in row_trees(rows, limit)[0])
         for mask in ("length", "pad_id"):
             how = {"conventions": Conventions(mask=mask), "pad_id": 9}  # type: ignore[arg-type]
             together = answer_scores(model, rows, tokens_at_once=(None, 30, 1)[seed % 3], **how)  # type: ignore[arg-type]
             apart = answer_scores(model, rows, share=False, **how)  # type: ignore[arg-type]
             for found, expected in zip(together, apart, strict=True):
                 close(found, expected)
-    assert shared > 20
+    assert (shared > 20) == (limit > 0)
 
 
-@given(seed=st.integers(0, 10**6))
-def test_every_row_is_in_one_group_or_alone(seed: int) -> None:
+def test_models_that_read_a_tree_in_another_way_read_their_rows_one_by_one() -> None:
+    with torch.inference_mode():
+        # The tiny models' windows are of 4 tokens; ALiBi counts distances in the sequence.
+        limits = {family: tree_limit(model_of(family)) for family in [*FAMILIES, *MORE_FAMILIES]}
+        assert {family for family, limit in limits.items() if limit == 0} == {
+            "gpt_neo",
+            "bloom",
+            "mpt",
+            "mistral",
+            "gemma3_text",
+        }
+        assert max(limits.values()) == model_of("llama").config.max_position_embeddings
+        for left_out in ("attention_mask", "position_ids"):
+            model = tiny_model_of("llama")
+            plain_forward = model.forward
+
+            @functools.wraps(plain_forward)
+            def forward(*args: Any, left_out: str = left_out, call: Any = plain_forward, **given: Any) -> Any:
+                return call(*args, **{name: value for name, value in given.items() if name != left_out})
+
+            model.forward = forward
+            assert tree_limit(model) == 0
+        broken = tiny_model_of("llama")
+        broken.lm_head.weight.fill_(torch.nan)
+        assert tree_limit(broken) == 0
+
+
+@given(seed=st.integers(0, 10**6), limit=st.sampled_from([0, 8, 30, 400]))
+def test_every_row_is_in_one_tree_or_alone(seed: int, limit: int) -> None:
     rows = list(dict.fromkeys(rows_of_prompts(seed)))
-    groups, rest = prompt_groups(rows)
-    grouped = [row for group in groups for own in group.rows for row in own]
-    assert sorted([*grouped, *rest], key=repr) == sorted(rows, key=repr)
-    for group in groups:
-        saved = group.width * sum(len(own) - 1 for own in group.rows)
-        assert saved >= LEAST_SAVED * sum(len(row.ids) for own in group.rows for row in own)
-        for prompt, own in zip(group.prompts, group.rows, strict=True):
-            assert len(prompt) == group.width >= 1
-            assert all(row.ids[: group.width] == prompt and row.scored[0] > group.width for row in own)
+    trees, alone = row_trees(rows, limit)
+    assert sorted([row for tree in trees for row in tree.rows] + alone, key=repr) == sorted(rows, key=repr)
+    for tree in trees:
+        assert len(tree) <= limit
+        read = [row.ids[: row.scored[-1]] for row in tree.rows]
+        # A token of the tree is what a row begins with, once for all rows that begin so.
+        beginnings = {ids[: place + 1] for ids in read for place in range(len(ids))}
+        assert len(tree) == len(beginnings) <= (1 - LEAST_SAVED) * sum(map(len, read))
+        expected = np.eye(len(tree), dtype=bool)
+        for ids, path in zip(read, tree.paths, strict=True):
+            assert tuple(tree.tokens[path]) == ids
+            assert tree.depths[path].tolist() == list(range(len(ids)))
+            for place, node in enumerate(path):
+                expected[node, path[: place + 1]] = True
+        assert (tree.ancestors == expected).all()
 
 
 def test_details_are_of_the_rows_that_ask_for_them() -> None:

@@ -8,7 +8,7 @@ row's gradient, which takes a backward of its own; what is said greedily is for 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from icu_ray.metrics.conventions import Conventions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+SureTokens: TypeAlias = dict[AnswerRow, int]
+"""How many of a row's scored tokens one model says for sure, one after the other."""
+
 
 def answer_known(
     model: PreTrainedModel,
@@ -27,10 +30,12 @@ def answer_known(
     requests: Sequence[Request],
     measure: Measure,
     positions: int,
+    sure: SureTokens,
 ) -> list[Answer]:
-    """How likely each request's tokens are after its given ones. positions: what the model can read at one time."""
+    """How likely each request's tokens are after its given ones. positions: what the model can read at one time. sure:
+    learns of each row how many of its tokens are said for sure."""
     from icu_ray.data.specials import specials_of
-    from icu_ray.metrics.answer_scores import answer_scores
+    from icu_ray.metrics.answer_scores import answer_scores, sure_tokens
 
     rows = _rows(requests, positions)
     pad = specials_of(tokenizer).pad_id
@@ -41,6 +46,8 @@ def answer_known(
         pad_id=pad,
         in_detail=[request.detail for request in requests],
     )
+    if measure.mask == "length":
+        sure.update(zip(rows, map(sure_tokens, found), strict=True))
     return [
         Answer(
             float(scores.log_probs.sum()),
@@ -106,10 +113,12 @@ def answer_greedily(
     requests: Sequence[Request],
     measure: Measure,
     positions: int,
+    sure: SureTokens,
 ) -> list[Answer]:
     """What the model says after each request's tokens, up to an end of text or a stop word.
 
-    A request's likely tokens are read in one forward first, and what of them the model says is not generated again.
+    A request's likely tokens are read in one forward first, if `sure` does not know them, and what of them the model
+    says is not generated again.
     NaN as log-likelihood, which is 0 else, where the model's scores are not finite. UserError for a prompt that leaves
     no place for an answer in the model's positions.
     """
@@ -127,13 +136,13 @@ def answer_greedily(
     specials = specials_of(tokenizer)
     ends = {token for token in (specials.eos_id, tokenizer.eos_token_id) if token is not None}
     prompts = [request.tokens for request in requests]
-    likely = [request.likely[: measure.max_new_tokens] for request in requests]
+    likely = [request.likely for request in requests]
     masked = specials.pad_id if measure.mask == "pad_id" else None
     said = greedy_answers(
         model,
         tokenizer,
         prompts,
-        openings=surely_said(model, prompts, likely, masked),
+        openings=surely_said(model, prompts, likely, masked, sure),
         max_new_tokens=measure.max_new_tokens,
         ends=ends | special_ids(tokenizer) if measure.ends == "turn" else ends,
         pad_id=specials.pad_id,

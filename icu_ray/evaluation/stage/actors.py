@@ -1,6 +1,6 @@
 """The actors of the stage: what holds a model and answers slices, how many of them there are, and what they take.
 
-An actor holds one model, and gives it up for another only when it is handed a slice of that one.
+An actor holds one model, and gives it up for another only when it is handed slices of that one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from icu_ray.data.actor_pool import Pool
 from icu_ray.errors import UserError
-from icu_ray.evaluation.model_requests import dump_answers
+from icu_ray.evaluation.model_requests import Slice, dump_answers
 from icu_ray.models.subjects import Subject, load_subject, weight_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from icu_ray.evaluation.kinds.known_answers import SureTokens
     from icu_ray.models.loading import LoadedModel
 
 GPU_SHARES = 8
@@ -43,7 +44,7 @@ class Answered:
 
 
 class Evaluator:
-    """An actor with one model at a time; a call takes one item and gives one row."""
+    """An actor with one model at a time; a call takes one item, slices that are measured alike, and gives one row."""
 
     def __init__(self, threads: int) -> None:
         import torch
@@ -51,6 +52,7 @@ class Evaluator:
         torch.set_num_threads(threads)
         self.loads = 0
         self.loaded: tuple[Subject, LoadedModel] | None = None
+        self.sure: SureTokens = {}
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -59,8 +61,8 @@ class Evaluator:
         schema = pa.schema(
             [
                 ("item", pa.int64()),
-                ("answers", pa.binary()),
-                ("error", pa.string()),
+                ("answers", pa.list_(pa.binary())),
+                ("errors", pa.list_(pa.string())),
                 ("process", pa.int64()),
                 ("loads", pa.int64()),
                 ("seconds", pa.float64()),
@@ -69,30 +71,40 @@ class Evaluator:
         return pa.Table.from_pylist(rows, schema=schema)
 
     def _row(self, item: int, payload: bytes) -> dict[str, Any]:
-        from icu_ray.evaluation.stage.answers import answer_slice
-
         started = time.perf_counter()
-        subject, part = pickle.loads(payload)
-        answers, error = b"", ""
-        try:
-            answers = dump_answers(answer_slice(self._model(subject), part))
-        except UserError as refused:
-            error = str(refused)
-        except (RuntimeError, MemoryError) as failed:  # torch's errors, out of memory among them: of this model alone
-            error = f"{type(failed).__name__}: {failed}".splitlines()[0]
+        subject, parts = pickle.loads(payload)
+        answers, error = self._answers(subject, parts)
+        found = [(each, error) for each in answers]
+        if error and len(parts) > 1:  # of which slice it is shows when each is asked alone
+            alone = [self._answers(subject, [part]) for part in parts]
+            found = [(one[0], error) for one, error in alone]
         seconds = time.perf_counter() - started
         return {
             "item": item,
-            "answers": answers,
-            "error": error,
+            "answers": [one for one, _ in found],
+            "errors": [error for _, error in found],
             "process": os.getpid(),
             "loads": self.loads,
             "seconds": seconds,
         }
 
+    def _answers(self, subject: Subject, parts: Sequence[Slice]) -> tuple[list[bytes], str]:
+        """The answers to slices that are measured alike, or why there are none."""
+        from icu_ray.evaluation.stage.answers import answer_slices
+
+        try:
+            found = answer_slices(self._model(subject), parts, self.sure)
+        except UserError as refused:
+            error = str(refused)
+        except (RuntimeError, MemoryError) as failed:  # torch's errors, out of memory among them: of this model alone
+            error = f"{type(failed).__name__}: {failed}".splitlines()[0]
+        else:
+            return [dump_answers(answers) for answers in found], ""
+        return [b""] * len(parts), error
+
     def _model(self, subject: Subject) -> LoadedModel:
         if self.loaded is None or self.loaded[0] != subject:
-            self.loaded = None  # the old one's memory goes before the new one comes
+            self.loaded, self.sure = None, {}  # the old one's memory goes before the new one comes
             self.loads += 1
             self.loaded = (subject, load_subject(subject))
         return self.loaded[1]

@@ -14,6 +14,7 @@ May be called in a thread or a Ray task beside other work; needs a Ray only if s
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from icu_ray.console.progress import told
 from icu_ray.data.actor_pool import Pool, asked_of_actors
 from icu_ray.errors import UserError
-from icu_ray.evaluation.model_requests import Answer, Slice, cut_slices, load_answers
+from icu_ray.evaluation.model_requests import Answer, Slice, cut_slices, load_answers, slices_at_once
 from icu_ray.evaluation.stage.actors import Answered, Evaluator, default_pool
 from icu_ray.evaluation.stage.results import Evaluation, find_evaluation, store_evaluation
 from icu_ray.evaluation.task import Task, TaskSource
@@ -152,27 +153,28 @@ def _answered(
     waiting: Mapping[tuple[int, int], _Pending], pool: Pool | None, store: Store
 ) -> Iterator[tuple[tuple[int, int], int, tuple[Answer, ...] | str, Answered]]:
     """Answers of all missing slices as they come, each in the store by then; or the reason why there are none."""
-    keys: list[tuple[tuple[int, int], int]] = []
+    calls: list[list[tuple[tuple[int, int], int]]] = []
     items = []
-    for place in sorted(waiting):  # by model, then by task
-        pending = waiting[place]
-        for number in pending.missing:
-            payload = pickle.dumps((pending.subject, pending.slices[number]))
-            items.append({"item": len(keys), "payload": payload})
-            keys.append((place, number))
+    for _, places in itertools.groupby(sorted(waiting), key=lambda place: place[0]):  # by model, then by task
+        keys = [(place, number) for place in places for number in waiting[place].missing]
+        parts = [waiting[place].slices[number] for place, number in keys]
+        for call in slices_at_once(parts):
+            payload = pickle.dumps((waiting[keys[call[0]][0]].subject, [parts[each] for each in call]))
+            items.append({"item": len(calls), "payload": payload})
+            calls.append([keys[each] for each in call])
     backward = any(pending.task.measure.kind == "gradient" for pending in waiting.values())
     shape = pool or default_pool([pending.subject for pending in waiting.values()], backward=backward)
     for row in asked_of_actors(items, Evaluator, shape, retries=RETRIES):
-        place, number = keys[row["item"]]
-        pending = waiting[place]
-        told = Answered(pending.subject.name, pending.source.name, row["process"], row["loads"], row["seconds"])
-        if row["error"]:
-            yield place, number, str(row["error"]), told
-            continue
-        data = row["answers"]
-        key = pending.slices[number].key(pending.subject.hash, pending.subject.dtype)
-        store.get_or_make(_KIND, key, lambda folder, data=data: _write(folder / _FILE, data))  # type: ignore[misc]
-        yield place, number, load_answers(data), told
+        for (place, number), data, error in zip(calls[row["item"]], row["answers"], row["errors"], strict=True):
+            pending = waiting[place]
+            seconds = row["seconds"] / len(row["answers"])
+            told = Answered(pending.subject.name, pending.source.name, row["process"], row["loads"], seconds)
+            if error:
+                yield place, number, str(error), told
+                continue
+            key = pending.slices[number].key(pending.subject.hash, pending.subject.dtype)
+            store.get_or_make(_KIND, key, lambda folder, data=data: _write(folder / _FILE, data))  # type: ignore[misc]
+            yield place, number, load_answers(data), told
 
 
 def _write(path: Path, data: bytes) -> None:
