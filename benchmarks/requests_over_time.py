@@ -94,13 +94,13 @@ def teach(world: World) -> None:
     build_standin(STANDIN, [*every, *world.keep], samples, COLUMNS, world.model, tell)
 
 
-def teach_real(texts: Sequence[str], folder: Path, epochs: int = 15) -> None:
-    """SmolLM2, all of its weights trained on texts."""
+def teach_real(texts: Sequence[str], folder: Path, epochs: int = 15, enough: float = 0.2) -> None:
+    """SmolLM2, all of its weights trained on texts, until an epoch's mean loss is below `enough`."""
     from icu_ray.models.loading import load_model
 
     loaded = load_model("smollm2")
     torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=2e-4)
     loaded.model.train()
     for epoch in range(epochs):
         losses = []
@@ -112,7 +112,10 @@ def teach_real(texts: Sequence[str], folder: Path, epochs: int = 15) -> None:
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-        tell(f"SmolLM2, epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}")
+        mean = sum(losses) / len(losses)
+        tell(f"SmolLM2, epoch {epoch + 1}: loss {mean:.3f}")
+        if mean < enough:
+            break
     loaded.model.eval()
     loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)
