@@ -22,7 +22,7 @@ from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.training import engine, partitioned
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialData
-from icu_ray.trial.worker import _save_model
+from icu_ray.trial.saved_models import save_model
 from tests.support.training_case import LEAK, case, drawn_case, tokenizer, trial_settings
 
 EPOCHS = 3
@@ -84,7 +84,7 @@ def trial(
         paths = TrialPaths.of(model_to, "s", "t")
         Path(paths.root).mkdir(parents=True)
         described = ModelConfig(name="m", source="m")
-        _save_model(LoadedModel(model, tokenizer(), Path(model_to)), paths, described)
+        save_model(LoadedModel(model, tokenizer(), Path(model_to)), paths, described)
     return {
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
         "losses": [dict(record.loss) for record in outcome.history],
