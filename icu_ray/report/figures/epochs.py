@@ -110,8 +110,10 @@ def every_measure(block: Block, report: Report, theme: Theme) -> Figure:
     return draw_measures(block, epoch_measures(block), report, theme)
 
 
-def draw_measures(block: Block, measures: Sequence[EpochMeasure], report: Report, theme: Theme) -> Figure:
-    """A panel a measure, four to a line."""
+def draw_measures(
+    block: Block, measures: Sequence[EpochMeasure], report: Report, theme: Theme, *, marked: bool = False
+) -> Figure:
+    """A panel a measure, four to a line. marked: every value has a mark, not the last one alone."""
     looks = styles(theme, report.blocks)
     across = min(_ACROSS, len(measures))
     figure, grid = panels(math.ceil(len(measures) / across), across, width=2.9, height=2.1)
@@ -132,7 +134,7 @@ def draw_measures(block: Block, measures: Sequence[EpochMeasure], report: Report
                     linestyle=style.line,
                     marker=style.marker,
                     markersize=3.5,
-                    markevery=[-1],
+                    markevery=None if marked else [-1],
                     linewidth=1.2,
                     label=row.name,
                 )
@@ -160,7 +162,7 @@ def _finish(axis: Axes, measure: EpochMeasure, drawn: list[float], last: int) ->
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
-    elif measure.share:
+    elif measure.share or not any(drawn):
         axis.set_ylim(0, None if max(drawn) > 0 else 1)
 
 

@@ -59,4 +59,4 @@ def _measure(block: Block, metric: str) -> EpochMeasure:
 
 def evaluated_epochs(block: Block, report: Report, theme: Theme) -> Figure:
     """Panels of all of them for one model, four to a line."""
-    return draw_measures(block, evaluated_measures(block), report, theme)
+    return draw_measures(block, evaluated_measures(block), report, theme, marked=True)

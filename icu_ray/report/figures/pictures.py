@@ -145,8 +145,8 @@ def _evaluated_picture(report: Report, block: Block) -> Picture:
     return Picture(
         f"evaluated-epochs-{_file_name(block.model)}",
         f"What the evaluation measures by epoch: {block.model}",
-        "A line is a trial, its mark the last epoch. Dotted: the original model; dashed: the retrained one where there "
-        "is one. Forget quality is drawn by its logarithm. A trial of whose epochs no model was kept has no line.",
+        "A line is a trial, a mark an evaluated epoch. Dotted: the original model; dashed: the retrained one where "
+        "there is one. Forget quality is drawn by its logarithm. A trial without models of its epochs has no line.",
         f"Small line charts by epoch, a line a trial, of {names}. The values are in epochs.csv.",
         lambda theme: evaluated_epochs(block, report, theme),
     )
