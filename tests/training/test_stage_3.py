@@ -89,7 +89,7 @@ def test_the_saved_model_is_whole(two: Found) -> None:
     first = AutoModelForCausalLM.from_pretrained(folder / "3" / "s" / "trials" / "t" / "epochs" / "1")
     start = _weights(folder / "stage-3", 3)
     for name, parameter in first.named_parameters():
-        assert torch.equal(parameter, start[name]), name
+        assert torch.equal(parameter, start[f"model.{name}"]), name
 
 
 @pytest.mark.slow
