@@ -187,8 +187,22 @@ class EvaluationConfig(Section):
     attack by reference needs only a retrained model and is always there."""
     dialogue_context: Literal["end", "start"] = "end"
     """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
+    when: Literal["ends", "epochs"] = "ends"
+    """Which models of a trial are evaluated: the one that it began with and the one that it leaves, or the one after
+    each epoch too, which is kept on disk until it has been evaluated."""
 
     @property
     def asked(self) -> bool:
         """Whether there is anything to evaluate."""
         return bool(self.suites or self.tasks)
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether the models after each epoch are evaluated."""
+        return self.asked and self.when == "epochs"
+
+    @model_validator(mode="after")
+    def _something_to_evaluate(self) -> EvaluationConfig:
+        if self.when == "epochs" and not self.asked:
+            raise ValueError("when=epochs: there is nothing to evaluate; give suites or tasks, or leave it out")
+        return self

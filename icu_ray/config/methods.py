@@ -66,12 +66,12 @@ class MethodConfig(Section):
     """What 'icu-ray list methods' shows: a built-in method such as icu, graddiff or rmu, or an installed plug-in."""
     label: Name | None = None
     """Shown in tables in place of the name, for example 'gradient-ascent'."""
-    alpha: Weight | tuple[Weight, ...] | None = None
+    alpha: Weight | Annotated[tuple[Weight, ...], Field(min_length=1)] | None = None
     """Weight of learning the pairs (equation 3), or of a method's retain loss, one or several. Default: the method's
     own, 0.5 for those of the paper."""
-    beta: Weight | tuple[Weight, ...] = 1.0
+    beta: Weight | Annotated[tuple[Weight, ...], Field(min_length=1)] = 1.0
     """Weight of the divergence to the original model (equation 4), one or several."""
-    cells: tuple[tuple[Weight, Weight], ...] | None = None
+    cells: Annotated[tuple[tuple[Weight, Weight], ...], Field(min_length=1)] | None = None
     """Pairs [alpha, beta] in place of the full grid of `alpha` and `beta`."""
     lr: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     """Learning rate of this method, or several, each with every cell. Default: the model's own, else optim.lr."""

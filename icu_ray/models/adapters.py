@@ -4,6 +4,7 @@
     with adapters_off(model): ...             # the model as it was, bit for bit
     save_adapter(model, folder, base="EleutherAI/gpt-neo-125m", revision=None)
     merge_adapter(model)                      # in place; no adapter is left in it
+    save_merged(model, folder)                # the same in a folder, while the adapter is still trained
 
 The model stays the object it was: peft exchanges its linear layers for ones that hold the old layer and two small
 matrices, so that losses, probes and the engine take it as any other. Only the small matrices are left to be trained;
@@ -154,6 +155,17 @@ def merged_meanwhile(model: PreTrainedModel) -> Iterator[None]:
         with torch.no_grad():
             for weight, values in zip(weights, kept, strict=True):
                 weight.copy_(values)
+
+
+def save_merged(model: PreTrainedModel, folder: Path) -> None:
+    """Write the model with its adapter merged, as after `merge_adapter`, into a folder; the adapter stays in it."""
+    with merged_meanwhile(model):
+        state = {
+            name.replace(".base_layer.", "."): tensor
+            for name, tensor in model.state_dict().items()
+            if ".lora_" not in name
+        }
+        model.save_pretrained(folder, state_dict=state)
 
 
 def apply_adapter(model: PreTrainedModel, adapter: Adapter, source: str) -> None:

@@ -7,6 +7,7 @@ In order: `planning.py` checks a config as a whole and refuses; `grid.py` expand
 is one of them, its id a hash of what decides its result; `trial_settings.py` is what it is told. `own_files.py` finds
 out how a user's file is written where nobody said it, `text_lengths.py` how long its texts are in a model's tokens,
 `thresholds.py` below which numbers a trial has forgotten, `drawn_pairs.py` what random pairs take,
+`epoch_models.py` what the evaluation of every epoch does,
 `benchmark_prompts.py` whether models can be asked a benchmark's prompts, `paraphrases.py` how an audit rewords them and
 `audit_checks.py` which of its attacks will measure nothing,
 `method_checks.py` whether methods fit models and data, `generated_answers.py` what models invent for them.

@@ -53,7 +53,7 @@ def _said(model: ModelConfig, config: SweepConfig, data: DataCheck) -> str:
         original = "a frozen copy of the original model" if model.lora is None else "the model without its adapter"
         return f"{begin}; {original} is run on them (kl.cache=recompute)."
     size = bytes_of_row(model, config)
-    much = "how much is not known before the model is there" if size is None else f"about {_bytes(rows * size)}"
+    much = "how much is not known before the model is there" if size is None else f"about {in_bytes(rows * size)}"
     return (
         f"{begin}, and what the original model says of each is kept (kl.cache={config.kl.cache}): {much}. "
         "kl.cache=recompute keeps none of it."
@@ -84,7 +84,7 @@ def _described(model: ModelConfig, names: Sequence[str]) -> int | None:
     return None
 
 
-def _bytes(count: float) -> str:
+def in_bytes(count: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -9,7 +9,8 @@ From storage to page, in the order to read:
    `variants.py` names the settings in which trials differ, `columns.py` says what stands in which column,
    `statistics.py` has intervals and tests, `paper_tables.py` the values the paper prints. `comparison.py` compares
    rows; `tasks.py` and `targets.py` are the tables of evaluation tasks and of single texts, `elsewhere.py` of what was
-   measured by another framework, `worst_rows.py` of the rows that models still know best. `sweep_difference.py` sets
+   measured by another framework, `worst_rows.py` of the rows that models still know best; `epochs_missing.py` says
+   which epochs were not evaluated. `sweep_difference.py` sets
    two sweeps side by side. `summary.py` is the short form that a sweep leaves beside its trials: trials.csv, cells.csv,
    summary.json.
 3. `contents.py` puts all of that together to one `Report`. The forms decide nothing but looks.

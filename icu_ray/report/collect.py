@@ -18,6 +18,8 @@ from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.audit_files import read_audit
 from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram
+from icu_ray.storage.epoch_evaluations import EpochEvaluation, by_epoch
+from icu_ray.storage.epoch_files import read_epoch_evaluations
 from icu_ray.storage.imported import Imported
 from icu_ray.storage.imported_files import imported_labels, read_imported
 from icu_ray.storage.results import (
@@ -80,6 +82,7 @@ class ReportedTrial:
     evaluation: TrialEvaluation | None = None
     audit: TrialAudit | None = None
     storage: str = ""
+    epoch_evaluations: tuple[EpochEvaluation, ...] = ()
 
     @property
     def paths(self) -> TrialPaths:
@@ -130,6 +133,13 @@ class ReportedTrial:
     def metrics(self, side: Side = "after") -> Mapping[str, float | None]:
         """What evaluation and audit measured on its model, or on the one before, by the names that MLflow has."""
         return evaluated_of(self.evaluation, self.audit, side)
+
+    @property
+    def by_epoch(self) -> Mapping[int, Mapping[str, float | None]]:
+        """What the evaluation measured on its models by epoch; {} where those after its epochs were not evaluated."""
+        result = self.measured
+        left = None if result is None else result.kept_epoch or result.epochs
+        return by_epoch(self.evaluation, self.epoch_evaluations, left)
 
     @property
     def measured(self) -> TrialResult | None:
@@ -234,6 +244,7 @@ def _collect_trial(
     samples = _try(lambda: read_samples(paths, spec), broken) or ()
     evaluation = _try(lambda: read_evaluation(paths), broken)
     audit = _try(lambda: read_audit(paths), broken)
+    epochs = _try(lambda: read_epoch_evaluations(paths), broken) or ()
     if result is not None:
         state: str = result.status
     elif len(broken) > before:
@@ -264,6 +275,7 @@ def _collect_trial(
         evaluation=evaluation,
         audit=audit,
         storage=storage,
+        epoch_evaluations=epochs,
     )
 
 

@@ -21,6 +21,7 @@ from icu_ray.report.numbers.columns import Column
 from icu_ray.report.numbers.comparison import BlockScores, Comparison, Order, block_orders, block_scores, block_tests
 from icu_ray.report.numbers.distances import DistanceTable, distance_tables
 from icu_ray.report.numbers.elsewhere import ElsewhereTable, elsewhere_tables
+from icu_ray.report.numbers.epochs_missing import epochs_missing
 from icu_ray.report.numbers.heldout import heldout_said
 from icu_ray.report.numbers.outcome import outcome
 from icu_ray.report.numbers.rows import Block, Mark, Row, make_blocks, rank, shown_columns
@@ -249,6 +250,7 @@ def _findings(found: Collected) -> list[Finding]:
             names = ", ".join(trial.name for trial in extra)
             text = f"{sweep.storage}/{sweep.name} holds {len(extra)} trials of an earlier config, in rows too: {names}"
             findings.append(Finding("mixed", text))
+    findings += [Finding("missing", text) for sweep in found.sweeps for text in epochs_missing(sweep, found.trials)]
     return findings + [Finding("mixed", text) for text in _mixed(found)]
 
 

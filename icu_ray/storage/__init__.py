@@ -12,6 +12,7 @@ From the ground:
 - trial_files.py: which file holds which value; csv_files.py: tables that a spreadsheet may open
 - imported.py: what another framework measured, as a value; imported_files.py: where it lies
 - audits.py: what attacks found on a trial's models; audit_files.py: where it lies
+- epoch_evaluations.py: what was evaluated of the model after an epoch; epoch_files.py: where it and these models lie
 - thresholds.py, verdict_parts.py, verdict.py: the answer about an unlearned model, in parts and whole
 
 Storage is the truth; MLflow and reports are views of it. No Ray, no torch.

@@ -13,9 +13,11 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from icu_ray.errors import UserError
+from icu_ray.storage.epoch_files import drop_epoch_models
 from icu_ray.storage.files import file_system, join, list_dir, local_path
 from icu_ray.storage.folders import remove
 from icu_ray.storage.results import SILENT_SECONDS
@@ -30,8 +32,11 @@ _HALF = (".*.tmp", ".driver-*", ".icu-ray-writable-*")
 one write such files too, but none that takes SILENT_SECONDS."""
 
 
-def remove_leftovers(storage: str, sweep: str) -> None:
-    """Remove what earlier runs of a sweep left; only its driver may, for nobody else is writing then."""
+def remove_leftovers(storage: str, sweep: str, *, epochs: bool = False) -> None:
+    """Remove what earlier runs of a sweep left; only its driver may, for nobody else is writing then.
+
+    epochs: whether models of epochs are still to be evaluated (evaluation.when=epochs).
+    """
     folder = local_path(join(storage, sweep))
     if folder is not None:
         for name in _DRIVERS:
@@ -42,7 +47,7 @@ def remove_leftovers(storage: str, sweep: str) -> None:
         _remove_old_clocks(join(storage, sweep))
     paths = [TrialPaths.of(storage, sweep, trial_id) for trial_id in trial_ids(storage, sweep)]
     with ThreadPoolExecutor(_READERS) as pool:  # a remote storage answers after tens of milliseconds
-        list(pool.map(_remove_of_trial, paths))
+        list(pool.map(partial(_remove_of_trial, epochs=epochs), paths))
 
 
 def _remove_old_halves(folder: Path) -> None:
@@ -68,9 +73,11 @@ def _remove_old_clocks(url: str) -> None:
                     filesystem.rm(clock)
 
 
-def _remove_of_trial(paths: TrialPaths) -> None:
+def _remove_of_trial(paths: TrialPaths, epochs: bool) -> None:
     remove_unfinished(paths)
     names = list_dir(paths.root)
+    if paths.epochs.rpartition("/")[2] in names:
+        drop_epoch_models(paths, whole=not epochs)
     there = {join(paths.root, name) for name in names} & {paths.checkpoint, paths.error}
     there |= {join(paths.root, name) for name in names if name.startswith(BEST)}
     if there and _is_done(paths):
@@ -90,7 +97,8 @@ def remove_unfinished(paths: TrialPaths) -> None:
     """Remove files and models of a trial that were not written to their end; a remote storage shows none."""
     folder = local_path(paths.root)
     if folder is not None:
-        for name in (f"{_MODEL}*", ".*.tmp"):
+        # The driver writes what it evaluates of epochs while a trial runs.
+        for name in (f"{_MODEL}*", ".*.tmp", f"epochs/{_MODEL}*"):
             for half in folder.glob(name):
                 remove(str(half))
 

@@ -10,7 +10,7 @@
                                        /result.json    TrialResult, written last and atomically: the trial is over
                                        /evaluation.json, /documents.parquet   TrialEvaluation, where one was asked for
                                        /checkpoint/, /best-N.safetensors (and .sha256), /model/,
-                                       /error.txt
+                                       /epochs/ (epoch_files.py), /error.txt
 
     sweep = open_sweep(storage, name, config, planned, provenance)   # the driver, each time it starts
     paths = TrialPaths.of(storage, name, trial_id)
@@ -127,6 +127,11 @@ class TrialPaths:
     def checkpoint(self) -> str:
         """Folder of the trial's checkpoints."""
         return join(self.root, "checkpoint")
+
+    @property
+    def epochs(self) -> str:
+        """Folder of the models of epochs, and of what was evaluated of them (evaluation.when=epochs)."""
+        return join(self.root, "epochs")
 
     def best(self, epoch: int) -> str:
         """The weights after an epoch that may be left in the end (stop.keep=best), until the trial is over."""

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.audits import TrialAudit
+from icu_ray.storage.epoch_evaluations import EpochEvaluation
 from icu_ray.storage.files import read_bytes
 from icu_ray.storage.imported import Imported
 from icu_ray.storage.results import (
@@ -42,6 +43,7 @@ _ADAPTERS: Mapping[Any, TypeAdapter[Any]] = {
         TrialResult,
         TrialEvaluation,
         TrialAudit,
+        EpochEvaluation,
         Sweep,
         Beat,
         Imported,

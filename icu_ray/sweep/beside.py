@@ -3,6 +3,7 @@
     class SweepEvaluation(BesideTrials): ...
     with evaluation.running():
         evaluation.waits(trial_id, cpus, gpus); evaluation.placed(trial_id); evaluation.ended(trial_id)
+        evaluation.started(trial)          # models of its epochs may come
         evaluation.add(trial)              # a trial that has a model
         evaluation.finish()                # no more will come: take the whole cluster, return when all is done
 
@@ -54,6 +55,7 @@ class BesideTrials(ABC):
         self.backward = False
         """Whether models are differentiated, which takes more memory."""
         self._added: list[TrialModels] = []
+        self._running: dict[str, Trial] = {}
         self._claims = Claims()
         self._crashes = 0
         self._written: set[str] = set()
@@ -94,6 +96,10 @@ class BesideTrials(ABC):
                 self._changed.notify_all()
             thread.join(timeout=10)
 
+    def started(self, trial: Trial) -> None:
+        """A trial runs from now on."""
+        self._running[trial.trial_id] = trial
+
     def add(self, trial: Trial) -> None:
         """Work on a trial's model and the one it was made from."""
         result = read_result(TrialPaths.of(self.config.storage, self.config.name, trial.trial_id))
@@ -109,6 +115,9 @@ class BesideTrials(ABC):
             # Asking it would only put errors in the place of what was measured while it was there.
             self.failures.append(f"{trial.name}: its model is no longer there and is not {self.participle} anew")
             return
+        self._add(models)
+
+    def _add(self, models: TrialModels) -> None:
         with self._changed:
             self._added.append(models)
             self._changed.notify_all()
@@ -126,6 +135,7 @@ class BesideTrials(ABC):
 
     def ended(self, trial_id: str) -> None:
         """It needs none any more."""
+        self._running.pop(trial_id, None)
         with self._changed:
             self._claims.ended(trial_id)
             self._changed.notify_all()
@@ -143,12 +153,16 @@ class BesideTrials(ABC):
         elif self._added:
             self.on_step(Step(self.step, 1, self._done()))
 
+    def _look(self) -> None:  # noqa: B027 - most have nothing to look for
+        """Look for models of running trials to work on; asked between rounds."""
+
     def _open(self) -> list[TrialModels]:
-        return [each for each in self._added if each.trial.trial_id not in self._written]
+        return [each for each in self._added if each.key not in self._written]
 
     def _work(self) -> None:
         try:
             while not self._closed:
+                self._look()
                 pool = self._pool() if self._open() else None
                 if pool is None:
                     with self._changed:
@@ -212,7 +226,7 @@ class BesideTrials(ABC):
 
     def _is_written(self, models: TrialModels) -> None:
         with self._changed:
-            self._written.add(models.trial.trial_id)
+            self._written.add(models.key)
             self._changed.notify_all()
 
     def _give_way(self, current: Round, over: threading.Event) -> None:

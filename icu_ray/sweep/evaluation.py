@@ -3,12 +3,16 @@
     evaluation = SweepEvaluation(plan, store_root, on_step)      # where config.evaluation.asked
     with evaluation.running(): ...                               # sweep/beside.py
 
-Each slice that was answered is in the store. A trial's models and files: sweep/trial_evaluation.py.
+Each slice that was answered is in the store. A trial's models and files: sweep/trial_evaluation.py. With
+evaluation.when=epochs running trials leave the models of their epochs; these are evaluated like the others, in the next
+round after they were found, and then removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -23,12 +27,24 @@ from icu_ray.evaluation.suites import Options, open_tasks
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.models.subjects import Subject
 from icu_ray.plan.grid import Plan
+from icu_ray.plan.trial import Trial
+from icu_ray.storage.epoch_files import drop_epoch_model
 from icu_ray.storage.folders import remove
 from icu_ray.storage.store import Store
 from icu_ray.sweep.beside import BesideTrials
 from icu_ray.sweep.rounds import Round
-from icu_ray.sweep.trial_evaluation import TrialModels, task_hashes, write_files
+from icu_ray.sweep.trial_evaluation import (
+    TrialModels,
+    epochs_of,
+    is_evaluated,
+    task_hashes,
+    write_epoch,
+    write_files,
+)
 
+log = logging.getLogger(__name__)
+_LOOK_SECONDS = 2.0
+"""How often running trials are looked at for models of epochs."""
 Update: TypeAlias = Answered | Evaluation
 
 
@@ -43,6 +59,31 @@ class SweepEvaluation(BesideTrials):
         self.tasks = task_hashes(self.config)
         self.backward = any(name.endswith(GRADIENT) for name in self.names)
         self._found: dict[tuple[str, str], Evaluation] = {}
+        self._looked = 0.0
+
+    def add(self, trial: Trial) -> None:
+        """Its own model, unless that is evaluated already, and those of its epochs that are left, however it ended."""
+        self._add_epochs(trial)
+        if not is_evaluated(self.config, trial, self.tasks):
+            super().add(trial)
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for trial in list(self._running.values()):
+            try:
+                self._add_epochs(trial)
+            except OSError as error:  # a storage that is away for a moment
+                log.warning("models of the epochs of %s: %s", trial.name, error)
+
+    def _add_epochs(self, trial: Trial) -> None:
+        found = epochs_of(self.config, trial)
+        with self._changed:  # a trial that ends is looked at from another thread
+            known = {each.key for each in self._added}
+            for models in found:
+                if models.key not in known:
+                    self._add(models)
 
     def _prepare_round(self, waiting: Sequence[TrialModels], pool: Pool) -> Callable[[], Round] | None:
         subjects = list({s.name: s for each in waiting for s in each.subjects if not self._known(s)}.values())
@@ -72,14 +113,30 @@ class SweepEvaluation(BesideTrials):
     def _write(self, waiting: Sequence[TrialModels]) -> None:
         """The files of every trial of which all is known."""
         for models in waiting:
-            if models.trial.trial_id in self._written or not all(map(self._known, models.subjects)):
+            if models.key in self._written or not all(map(self._known, models.subjects)):
+                continue
+            if models.epoch is not None:
+                self._write_epoch(models)
                 continue
             errors = write_files(models, self.tasks, self._found, self.options.groups)
-            lines = [f"{task} of {error}" for task, error in errors.items()]
-            self.failures += [line for line in lines if line not in self.failures]
+            self._tell_errors(errors)
             if not self.config.resources.keep_models and not self.config.audit.asked and not errors:
                 remove(models.paths.model)
             self._is_written(models)
+
+    def _write_epoch(self, models: TrialModels) -> None:
+        """What is known of the model after an epoch, which is not needed any more; it stays for another try where
+        something failed."""
+        errors = write_epoch(models, self.tasks, self._found, self.options.groups)
+        if errors is not None:
+            self._tell_errors(errors)
+            if not errors and models.epoch is not None:
+                drop_epoch_model(models.paths, models.epoch)
+        self._is_written(models)
+
+    def _tell_errors(self, errors: Mapping[str, str]) -> None:
+        lines = [f"{task} of {error}" for task, error in errors.items()]
+        self.failures += [line for line in lines if line not in self.failures]
 
 
 def _round(

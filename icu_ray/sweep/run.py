@@ -105,7 +105,8 @@ def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     specs = [spec_of(trial) for trial in plan.trials]
     described = (config.storage, config.name, provenance.config, specs, provenance, plan.subjects)
     with_retries(lambda: open_sweep(*described), config.name)
-    with_retries(lambda: remove_leftovers(config.storage, config.name), "what an earlier run left")
+    by_epoch = config.evaluation.by_epoch
+    with_retries(lambda: remove_leftovers(config.storage, config.name, epochs=by_epoch), "what an earlier run left")
     Store(join(config.storage, "store")).remove_leftovers()
     uri = tracking_uri(config.storage, config.tracking.uri)
     tracker = Tracker(config.storage, config.name, uri) if config.tracking.enabled else None

@@ -98,6 +98,7 @@ class RunningTrials(SearchEvents):
         self.durations.started(trial_id)
         group = worker_group_of(self.tasks[trial_id].trial)
         for each in self.beside:
+            each.started(self.tasks[trial_id].trial)
             each.waits(trial_id, group.workers * group.cpus, group.workers * group.gpus)
 
     def placed(self, trial_id: str) -> None:

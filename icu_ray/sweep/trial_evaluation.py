@@ -3,6 +3,8 @@
 for trial in outstanding(plan): ...                     # trials of earlier runs that lack one
 models = models_of(plan, store_root, trial, result)       # the model it was made from, and its own
 errors = write_files(models, tasks, found)                # evaluation.json and documents.parquet
+for models in epochs_of(config, trial): ...               # models after its epochs (evaluation.when=epochs)
+errors = write_epoch(models, tasks, found)                # a line of epochs/evaluations.jsonl
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from icu_ray.config import SweepConfig
+from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks.documents import with_derived
 from icu_ray.evaluation.groups import Group
@@ -20,10 +22,13 @@ from icu_ray.evaluation.stage.results import Evaluation, write_documents
 from icu_ray.evaluation.suites import open_tasks, with_means
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.methods import RETRAINED
+from icu_ray.models.loading import Dtype
 from icu_ray.models.retrained import published_retrained
 from icu_ray.models.subjects import Subject
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
+from icu_ray.storage.epoch_evaluations import EpochEvaluation
+from icu_ray.storage.epoch_files import add_epoch_evaluation, epoch_model, kept_epochs, kept_hash
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.results import ENDED_EARLY, TrialEvaluation, TrialResult
@@ -36,12 +41,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrialModels:
-    """A trial's two models that are to be evaluated; they are one and the same where nothing was trained."""
+    """A trial's two models that are to be evaluated; they are one and the same where nothing was trained.
+
+    epoch: both are the model after this one; None: they are those before and after the trial.
+    """
 
     trial: Trial
     paths: TrialPaths
     before: Subject
     after: Subject
+    epoch: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Tells it from others of a sweep; of an epoch that is trained again, from what was there before."""
+        trial_id = self.trial.trial_id
+        return trial_id if self.epoch is None else f"{trial_id} {self.epoch} {self.after.hash}"
 
     @property
     def subjects(self) -> tuple[Subject, Subject]:
@@ -49,9 +64,10 @@ class TrialModels:
 
 
 def outstanding(plan: Plan) -> tuple[Trial, ...]:
-    """Trials that ended before this run and lack an evaluation that the config asks for."""
-    tasks = task_hashes(plan.config)
-    return tuple(trial for trial in plan.trials if trial.status in DONE and not is_evaluated(plan.config, trial, tasks))
+    """Trials that ended before this run and lack an evaluation that the config asks for, their own or of an epoch."""
+    config, tasks = plan.config, task_hashes(plan.config)
+    done = (trial for trial in plan.trials if trial.status in DONE)
+    return tuple(each for each in done if not is_evaluated(config, each, tasks) or epochs_of(config, each))
 
 
 def is_evaluated(config: SweepConfig, trial: Trial, tasks: Mapping[str, str]) -> bool:
@@ -100,6 +116,30 @@ def models_of(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Trial
     return TrialModels(trial, paths, before, after)
 
 
+def epochs_of(config: SweepConfig, trial: Trial) -> list[TrialModels]:
+    """The models after epochs that a trial has left and that were not evaluated; [] unless evaluation.when=epochs."""
+    if not config.evaluation.by_epoch:
+        return []
+    paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
+    found = []
+    for epoch, model_hash in kept_epochs(paths).items():
+        model = Subject(
+            name=f"{trial.name} after epoch {epoch} ({model_hash[:6]})",
+            source=epoch_model(paths, epoch),
+            hash=model_hash,
+            dtype=dtype_of(trial.model),
+            trust_remote_code=trial.model.trust_remote_code,
+            recorded=True,
+        )
+        found.append(TrialModels(trial, paths, model, model, epoch))
+    return found
+
+
+def dtype_of(model: ModelConfig) -> Dtype:
+    """In which precision a model of the sweep is asked."""
+    return "bfloat16" if model.precision == "bf16" else "float32"
+
+
 def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subject:
     model = pinned(trial.model)
     assert plan.data is not None and result.provenance is not None
@@ -111,16 +151,19 @@ def _original(plan: Plan, root: str, trial: Trial, result: TrialResult) -> Subje
         name=model.name,
         source=source,
         hash=result.provenance.model,
-        dtype="bfloat16" if model.precision == "bf16" else "float32",
+        dtype=dtype_of(model),
         revision=None if model.made_here else model.revision,
         trust_remote_code=model.trust_remote_code,
         recorded=True,
     )
 
 
-def _with_means(evaluations: Sequence[Evaluation], groups: Sequence[Group]) -> dict[str, float]:
+def _metrics(evaluations: Sequence[Evaluation], groups: Sequence[Group]) -> dict[str, float | None]:
+    """Of one model, with means of groups and what a benchmark's sets say together."""
     metrics = {name: value for each in evaluations for name, value in each.metrics.items()}
-    return with_means(metrics, groups, {each.task: each.documents for each in evaluations if not each.error})
+    documents = {each.task: each.documents for each in evaluations if not each.error}
+    tables = {each.task: each.table for each in evaluations if each.table is not None}
+    return with_derived(with_means(metrics, groups, documents), tables)
 
 
 def write_files(
@@ -144,11 +187,28 @@ def write_files(
             content = path.read_bytes()
             write_atomic(models.paths.documents, content)
             documents = hashlib.sha256(content).hexdigest()
-    before, after = (
-        with_derived(_with_means(each, groups), {one.task: one.table for one in each if one.table is not None})
-        for each in ([found[subject.name, task] for task in tasks] for subject in models.subjects)
-    )
+    before, after = (_metrics([found[subject.name, task] for task in tasks], groups) for subject in models.subjects)
     errors = {each.task: f"{each.model}: {each.error}" for each in evaluations if each.error}
     hashes = models.before.hash, models.after.hash
     write_evaluation(models.paths, TrialEvaluation(tasks, hashes, before, after, errors, documents))
+    return errors
+
+
+def write_epoch(
+    models: TrialModels,
+    tasks: Mapping[str, str],
+    found: Mapping[tuple[str, str], Evaluation],
+    groups: Sequence[Group] = (),
+) -> dict[str, str] | None:
+    """Write what was evaluated of the model after an epoch; arguments and result as those of `write_files`.
+
+    None, and nothing is written, where the epoch was trained anew meanwhile and its model is another one now.
+    """
+    model = models.after
+    if models.epoch is None or kept_hash(models.paths, models.epoch) != model.hash:
+        return None
+    evaluations = [found[model.name, task] for task in tasks]
+    errors = {each.task: f"{each.model}: {each.error}" for each in evaluations if each.error}
+    metrics = _metrics(evaluations, groups)
+    add_epoch_evaluation(models.paths, EpochEvaluation(models.epoch, model.hash, tasks, metrics, errors))
     return errors

@@ -191,6 +191,7 @@ def _task(config: SweepConfig, prepared: Prepared, provenance: Provenance, store
         replace(provenance, model=artefacts.model_hash),
         tell_epochs=config.search is not None,
         audited=searches_audited(config),
+        keep_epochs=config.evaluation.by_epoch,
     )
 
 

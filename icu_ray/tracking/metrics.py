@@ -9,6 +9,7 @@ MLflow keeps one point for a step, time and value.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -44,12 +45,26 @@ def epoch_metrics(record: EpochRecord) -> dict[str, float]:
 
 
 def epoch_batches(history: Sequence[EpochRecord], started: float, there: Collection[int]) -> Iterator[MetricBatch]:
-    """A batch for each epoch that is not `there`. An epoch's time: the trial's start and all seconds until its end."""
-    ended = started
-    for record in history:
-        ended += sum(record.seconds.values())
+    """A batch for each epoch that is not `there`."""
+    for record, ended in zip(history, _ends(history, started), strict=True):
         if record.epoch not in there:
             yield MetricBatch(epoch_metrics(record), record.epoch, ended)
+
+
+def _ends(history: Sequence[EpochRecord], started: float) -> list[float]:
+    """The time of each epoch: the trial's start and all seconds until its end."""
+    return list(itertools.accumulate((sum(r.seconds.values()) for r in history), initial=started))[1:]
+
+
+def evaluated_batches(
+    points: Mapping[int, Mapping[str, float | None]], history: Sequence[EpochRecord], started: float
+) -> Iterator[MetricBatch]:
+    """A batch for each epoch of what the evaluation measured on its model, whose names begin with 'epoch/'."""
+    times = {record.epoch: ended for record, ended in zip(history, _ends(history, started), strict=True)}
+    for epoch, metrics in points.items():
+        values = {f"epoch/{name}": value for name, value in metrics.items() if value is not None}
+        if epoch in times:
+            yield MetricBatch(values, epoch, times[epoch])
 
 
 def result_batches(

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _PAGE = 500
 _OF_TRIAL = ("model", "method", "sample")
-_NOT_OF_EVALUATION = ("before", "after", "loss", "seconds")
+_NOT_OF_EVALUATION = ("before", "after", "loss", "seconds", "epoch")
 """What stands before the slash in metrics that are none of the evaluation."""
 
 

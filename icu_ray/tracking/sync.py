@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.audit_files import read_audit
 from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.el_names import plain
+from icu_ray.storage.epoch_evaluations import EpochEvaluation, by_epoch
+from icu_ray.storage.epoch_files import read_epoch_evaluations
 from icu_ray.storage.files import join, list_dir, read_bytes
 from icu_ray.storage.results import EpochRecord, SampleRecord, Sweep, TrialEvaluation, TrialResult, to_json
 from icu_ray.storage.trial_files import (
@@ -37,7 +39,14 @@ from icu_ray.storage.trial_files import (
 )
 from icu_ray.storage.verdict import verdict_of
 from icu_ray.tracking.artifacts import send_evaluation, send_report, send_samples, send_tables
-from icu_ray.tracking.metrics import EPOCH_METRIC, MetricBatch, epoch_batches, result_batches, sweep_batch
+from icu_ray.tracking.metrics import (
+    EPOCH_METRIC,
+    MetricBatch,
+    epoch_batches,
+    evaluated_batches,
+    result_batches,
+    sweep_batch,
+)
 from icu_ray.tracking.runs import (
     STORAGE_TAG,
     describe_experiment,
@@ -65,14 +74,15 @@ STATUS = {"finished": "FINISHED", "not_forgotten": "FINISHED", "failed": "FAILED
 class SyncState:
     """What a running sweep keeps from one sync to the next: what is known to be on the server, so as not to ask again.
 
-    runs, epochs, complete, colors: by trial id. colors is not of the server: it follows from the planned trials, and a
-    run is given its own when it is made.
+    runs, epochs, evaluated, complete, colors: by trial id. evaluated: the evaluation's metrics by epoch. colors is not
+    of the server: it follows from the planned trials, and a run is given its own when it is made.
     """
 
     parent: str | None = None
     experiment: str | None = None
     runs: dict[str, str] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
+    evaluated: dict[str, Mapping[int, Mapping[str, float | None]]] = field(default_factory=dict)
     complete: dict[str, str] = field(default_factory=dict)
     colors: dict[str, str] = field(default_factory=dict)
 
@@ -93,7 +103,8 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
         planned = None if known is None else {spec.trial_id for spec in known.trials}
         for trial_id in trial_ids(storage, sweep):
             paths = TrialPaths.of(storage, sweep, trial_id)
-            result, later = read_result(paths), Later(read_evaluation(paths), read_audit(paths))
+            result = read_result(paths)
+            later = Later(read_evaluation(paths), read_audit(paths), read_epoch_evaluations(paths))
             if planned is None or trial_id in planned:  # others are left of an earlier config
                 results.append(result)
             if result is None or state.complete.get(trial_id) != _result_digest(result, later):
@@ -104,10 +115,15 @@ def sync_sweep(storage: str, sweep: str, uri: str, *, state: SyncState | None = 
 
 @dataclass(frozen=True)
 class Later:
-    """What a trial's models were asked after it had ended."""
+    """What a trial's models were asked after it had ended, and those of its epochs."""
 
     evaluation: TrialEvaluation | None
     audit: TrialAudit | None
+    epochs: tuple[EpochEvaluation, ...] = ()
+
+    def by_epoch(self, result: TrialResult | None) -> dict[int, Mapping[str, float | None]]:
+        """What the evaluation measured by epoch."""
+        return by_epoch(self.evaluation, self.epochs, None if result is None else result.kept_epoch or result.epochs)
 
 
 def _result_digest(result: TrialResult, later: Later) -> str:
@@ -120,6 +136,7 @@ def _result_digest(result: TrialResult, later: Later) -> str:
         rest = to_json(named)
     if later.audit is not None:
         rest += to_json(asdict(later.audit))
+    rest += b"".join(to_json(asdict(each)) for each in later.epochs)
     return hashlib.sha256(to_json(plain(result)) + rest).hexdigest()[:16]
 
 
@@ -184,8 +201,9 @@ def _sync_trial(
     if spec is None:
         return 0
     history = read_events(paths, spec)
-    known = state.epochs.get(trial_id)
-    if result is None and known is not None and known == len(history) and not over:
+    known, points, sent_points = state.epochs.get(trial_id), later.by_epoch(result), state.evaluated.get(trial_id, {})
+    new = {epoch: metrics for epoch, metrics in points.items() if sent_points.get(epoch) != metrics}
+    if result is None and known is not None and known == len(history) and not new and not over:
         return 0
     run_id = state.runs.get(trial_id) or find_or_make_child(client, parent, spec, state.colors.get(trial_id))
     state.runs[trial_id] = run_id
@@ -195,6 +213,9 @@ def _sync_trial(
         return 0
     sent = _send_epochs(client, run_id, history, spec.started or 0.0)
     state.epochs[trial_id] = len(history)
+    batches = evaluated_batches(new, history, spec.started or 0.0)
+    sent += sum(send_metrics(client, run_id, batch) for batch in batches)
+    state.evaluated[trial_id] = points
     if result is not None:
         samples = read_samples(paths, spec)
         sent += _send_result(client, run, paths, result, samples, later)

@@ -77,6 +77,7 @@ Saved views: [Trials]({runs}{_TRIALS}), least damage first; [Curves]({runs}{_CUR
 | `before/…`, `after/…` | the original model, the unlearned model |
 | `cls/…`, `dialogue/…`, `ppl/…` | what the unlearned model can still do, where it was evaluated |
 | `loss/…` | terms of equation (6), by epoch |
+| `epoch/…` | what the evaluation measures, by epoch (`evaluation.when=epochs`) |
 
 Steps are epochs; 0 is before unlearning. Trials to search for, for example:
 

@@ -217,4 +217,5 @@ def _report(
         best,
         lambda folder: save_checkpoint(folder, trainer.engine, state),
         save_model,
+        trainer.model_as_left,
     )

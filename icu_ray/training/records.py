@@ -7,6 +7,7 @@ samples = sample_records(tokenizer, data, before, after, settings.filter)
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +94,8 @@ class EpochReport:
 
     said: what the model said after each target's prompt, in the targets' order. best: the epoch whose model would be
     left if the trial ended here, None where that is the last one's. save(folder) writes a checkpoint and
-    save_weights(file) the model's weights, on rank 0; every rank must call them or none.
+    save_weights(file) the model's weights, on rank 0. Inside as_left() the model that the trial was given is whole, and
+    what would be left if it ended here. Every rank must call these or none.
     """
 
     record: EpochRecord
@@ -103,6 +105,13 @@ class EpochReport:
     best: int | None = None
     save: Callable[[Path], None] = lambda folder: None
     save_weights: Callable[[Path], None] = lambda file: None
+    as_left: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @property
+    def leaves_this_model(self) -> bool:
+        """Whether the trial ends here, and this epoch's model is what it leaves."""
+        other = self.best not in (None, self.record.epoch) and self.decision.status != "failed"
+        return self.decision.stop and not other
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ Read in this order:
 - model_training.py: a model that is fine-tuned before any trial, by the same kind of worker group
 - checkpoints.py: the newest whole one, and room for the next
 - best_weights.py: the weights of the best epoch so far (`stop.keep=best`)
+- saved_models.py: the folders of the unlearned model and of those after epochs (`evaluation.when=epochs`)
 - out_of_memory.py: half the micro batch, once
 - watchdog.py: looks after a worker group from a thread, and ends one that hangs
 

@@ -33,6 +33,8 @@ class TrialTask:
     """Whether Tune is told of every epoch, for schedulers that compare trials."""
     audited: bool = False
     """Whether what it is told counts what comes back (search.objective)."""
+    keep_epochs: bool = False
+    """Whether the model after each epoch is kept until it is evaluated (evaluation.when=epochs)."""
 
     @property
     def paths(self) -> TrialPaths:

@@ -7,22 +7,18 @@ result.json.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.retrained import published_retrained
 from icu_ray.plan.past_trials import remember
 from icu_ray.plan.trial import DONE
-from icu_ray.storage.files import local_path, read_bytes
-from icu_ray.storage.folders import put, remove
-from icu_ray.storage.leftovers import remove_unfinished, unfinished_model
+from icu_ray.storage.files import read_bytes
+from icu_ray.storage.folders import remove
 from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.results import Generations, TrialResult
 from icu_ray.storage.retry import with_retries
@@ -32,11 +28,10 @@ from icu_ray.trial.artefacts import get_artefact, load_original, load_rows
 from icu_ray.trial.best_weights import drop_weights, keep_weights, kept_weights
 from icu_ray.trial.checkpoints import TRIAL_FILE, check_room, newest_checkpoint
 from icu_ray.trial.out_of_memory import halve_micro_batch, is_out_of_memory, read_micro_batch
+from icu_ray.trial.saved_models import save_epoch_model, save_model
 from icu_ray.trial.task import TrialTask, result_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from icu_ray.config import ModelConfig
     from icu_ray.models.loading import LoadedModel
     from icu_ray.plan.trial_settings import TrialSettings
@@ -65,7 +60,14 @@ def train_worker(config: dict[str, Any]) -> None:
             with_retries(lambda: write_events(paths, report.history), paths.events)
             with_retries(lambda: add_generations(paths, Generations(report.record.epoch, said)), paths.generations)
         if report.record.epoch == 0:
+            if rank == 0:  # of an earlier attempt that did not leave a checkpoint
+                with_retries(lambda: remove(paths.epochs), paths.epochs)
             return  # the start is cheap to have again
+        if task.keep_epochs and not report.leaves_this_model:
+            # Before the checkpoint: a trial that goes on from that has the models of all epochs up to it.
+            with report.as_left():
+                if rank == 0:
+                    save_epoch_model(loaded, paths, task.trial.model, report.record.epoch)
         if not report.decision.stop:  # after the end comes the result
             # Before the checkpoint, and those of earlier epochs only after it: whoever continues finds the best one.
             if report.best == report.record.epoch:
@@ -230,7 +232,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
         # Nothing was changed, so nothing is saved.
         model_hash = task.provenance.model if retrained is None else retrained.model_hash
     elif task.keep_model:
-        model_hash = _save_model(loaded, paths, task.trial.model)
+        model_hash = save_model(loaded, paths, task.trial.model)
     with_retries(lambda: write_events(paths, outcome.history), paths.events)
     with_retries(lambda: write_samples(paths, outcome.samples), paths.samples)
     seconds = {**seconds, **outcome.seconds, "save": time.time() - started}
@@ -250,43 +252,3 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     with_retries(lambda: write_result(paths, result), paths.result)
     with_retries(lambda: drop_weights(paths), paths.root)
     return result
-
-
-def _save_model(loaded: LoadedModel, paths: TrialPaths, described: ModelConfig) -> str:
-    """The unlearned model and its tokenizer, whole or not at all; the hash of their files."""
-    from icu_ray.models.adapters import has_adapter, merge_adapter, save_adapter
-
-    # The gold standard has none, whatever its model's trials train.
-    save = "merged" if described.lora is None or not has_adapter(loaded.model) else described.lora.save
-    with scratch_folder() as adapter:
-        if save != "merged":
-            assert described.source is not None
-            save_adapter(loaded.model, adapter, described.source, described.revision)
-        if has_adapter(loaded.model) and save != "adapter":
-            merge_adapter(loaded.model)
-        parts = {"adapter": {"": adapter}, "merged": {}, "both": {"adapter": adapter}}[save]
-        whole = None if save == "adapter" else loaded.model
-        return with_retries(lambda: _put_model(whole, loaded.tokenizer, parts, paths), paths.model)
-
-
-def _put_model(
-    model: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, parts: Mapping[str, Path], paths: TrialPaths
-) -> str:
-    """Write the trial's model folder: model, tokenizer, and folders to be copied to places in it; its hash."""
-    remove_unfinished(paths)
-    target = local_path(paths.model)
-    with scratch_folder() if target is None else unfinished_model(target.parent) as folder:
-        if model is not None:
-            model.save_pretrained(folder)
-        for place, part in parts.items():
-            shutil.copytree(part, folder / place, dirs_exist_ok=True)
-        tokenizer.save_pretrained(folder)
-        model_hash = folder_fingerprint(folder)
-        remove(paths.model)
-        if target is not None:
-            os.chmod(folder, 0o755)  # mkdtemp's folders are for their owner alone; results are for whoever may read
-            os.rename(folder, target)
-            os.mkdir(folder)  # for the context manager to remove
-        else:
-            put(str(folder), paths.model)
-    return model_hash

@@ -22,7 +22,7 @@ from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.training import engine, partitioned
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialData
-from icu_ray.trial.worker import _save_model
+from icu_ray.trial.saved_models import save_epoch_model, save_model
 from tests.support.training_case import LEAK, case, drawn_case, tokenizer, trial_settings
 
 EPOCHS = 3
@@ -55,12 +55,19 @@ def trial(
     best_to: Path | None = None,
     **changes: object,
 ) -> dict[str, Any]:
-    """What a trial came to. save_to: where epoch 1 is saved. best_to: where the best epoch's weights are kept."""
+    """What a trial came to. save_to: where epoch 1 is saved. model_to: where the models after epoch 1 and in
+    the end are. best_to: where the best epoch's weights are kept."""
     model, data = case(count=7) if drawn is None else drawn
+    loaded, described = LoadedModel(model, tokenizer(), Path()), ModelConfig(name="m", source="m")
+    paths = TrialPaths.of(model_to or "", "s", "t")
 
     def on_epoch(report: EpochReport) -> None:
         if save_to is not None and report.record.epoch == 1:
             report.save(save_to)
+        if model_to is not None and report.record.epoch == 1:
+            with report.as_left():
+                if rank == 0:
+                    save_epoch_model(loaded, paths, described, 1)
         if best_to is not None and report.best == report.record.epoch:
             report.save_weights(best_to)
             torch.distributed.barrier()
@@ -81,10 +88,7 @@ def trial(
         best_weights=best_weights,
     )
     if model_to is not None and rank == 0:
-        paths = TrialPaths.of(model_to, "s", "t")
-        Path(paths.root).mkdir(parents=True)
-        described = ModelConfig(name="m", source="m")
-        _save_model(LoadedModel(model, tokenizer(), Path(model_to)), paths, described)
+        save_model(loaded, paths, described)
     return {
         "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
         "losses": [dict(record.loss) for record in outcome.history],

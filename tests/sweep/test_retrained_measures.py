@@ -18,13 +18,20 @@ from scipy import stats
 
 from icu_ray.config.file import resolve_config
 from icu_ray.evaluation.benchmarks.derived import FORGET_QUALITY, beside_retrained
+from icu_ray.evaluation.stage.results import store_evaluation
+from icu_ray.evaluation.task import DocumentScore, Scores, TaskSource
 from icu_ray.methods import RETRAINED
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial import Trial
-from icu_ray.storage.files import write_atomic
+from icu_ray.storage.epoch_evaluations import EpochEvaluation
+from icu_ray.storage.epoch_files import read_epoch_evaluations, write_epoch_evaluations
+from icu_ray.storage.files import join, write_atomic
+from icu_ray.storage.folders import remove
 from icu_ray.storage.results import TrialEvaluation
+from icu_ray.storage.store import Store, content_hash
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, write_evaluation
+from icu_ray.sweep import retrained_measures
 from icu_ray.sweep.retrained_measures import add_retrained_measures
 
 TASKS = {"tofu_forget": "a", "tofu_holdout": "b"}
@@ -165,3 +172,39 @@ def test_privleak_is_none_where_the_retrained_model_tells_all_apart() -> None:
     assert found["tofu/privleak"] is None and found["tofu/rel_diff"] == pytest.approx(-50)
     found = beside_retrained("tofu", sides(np.arange(10.0)), sides(np.arange(10.0) - 5))
     assert found["tofu/privleak"] is not None
+
+
+def test_epochs_get_them_from_the_store_and_keep_them_where_that_lost_the_rows(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, gold = both(plan)
+    source = TaskSource("tofu_forget", {"asks": "a"}, lambda: pytest.fail("nothing is asked"))
+    tasks = {source.name: content_hash(dict(source.identity))}
+    monkeypatch.setattr(retrained_measures, "open_tasks", lambda names, options: [source])
+    ratios = np.random.default_rng(5).random(ROWS)
+    scores = Scores({}, tuple(DocumentScore(n, "", "", (), {"truth_ratio_raw": r}) for n, r in enumerate(ratios)))
+    store = Store(join(plan.config.storage, "store"))
+    store_evaluation(store, "epoch 1", "hash of 1", "float32", source, scores)
+    paths, measured = paths_of(plan, trial), {"tofu/forget_Q_A_Prob": 0.5}
+    write_epoch_evaluations(paths, [EpochEvaluation(n, f"hash of {n}", tasks, measured) for n in (1, 2)])
+    quality = {f"tofu/{name}": None for name in FORGET_QUALITY}
+
+    def epochs() -> list[dict[str, float | None]]:
+        return [dict(each.metrics) for each in read_epoch_evaluations(paths)]
+
+    # Before the retrained model is there; of epoch 2 the store knows nothing.
+    add_retrained_measures(plan)
+    assert epochs() == [{**measured, **quality}, measured]
+    theirs = evaluated(plan, gold, 2, tasks)
+    add_retrained_measures(plan)
+    first, second = epochs()
+    assert first["tofu/forget_quality"] == pytest.approx(
+        stats.ks_2samp(ratios, theirs["tofu_forget/truth_ratio_raw"]).pvalue
+    )
+    assert second == measured
+    # Beside the same retrained model nothing is read again; what was found stays where the store lost its rows.
+    remove(join(plan.config.storage, "store"))
+    add_retrained_measures(plan)
+    assert epochs() == [first, second]
+    add_retrained_measures(replace(plan, trials=(trial,)))
+    assert epochs() == [first, second]

@@ -25,7 +25,8 @@ from icu_ray.sweep.trials import _task
 from icu_ray.training.loop import run_trial
 from icu_ray.training.records import EpochReport, TrialOutcome
 from icu_ray.trial.artefact_making import make_artefacts
-from icu_ray.trial.worker import _load, _save_model
+from icu_ray.trial.saved_models import save_model
+from icu_ray.trial.worker import _load
 from tests.support.lora_case import STAGES, base, lora_case, trained
 from tests.support.tiny_models import tiny_rows
 from tests.support.training_case import case, tokenizer, trial_settings
@@ -179,7 +180,7 @@ def test_what_a_trial_leaves_loads_as_a_model(precision: str, tmp_path: Path) ->
         live = probe(loaded.model, rows, ngram=2)
         paths = TrialPaths.of(str(tmp_path / save), "t", trial.trial_id)
         Path(paths.root).mkdir(parents=True)
-        hashes[save] = _save_model(loaded, paths, task.trial.model)
+        hashes[save] = save_model(loaded, paths, task.trial.model)
         folder = Path(paths.model)
         assert hashes[save] == folder_fingerprint(folder)
         again = load_model(str(folder), dtype="float32" if precision == "fp32" else "bfloat16")

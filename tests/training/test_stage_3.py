@@ -85,6 +85,11 @@ def test_the_saved_model_is_whole(two: Found) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "3" / "s" / "trials" / "t" / "model")
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, found["3 whole"]["parameters"][name]), name
+    # So is the one after epoch 1, which was saved while each rank held a part.
+    first = AutoModelForCausalLM.from_pretrained(folder / "3" / "s" / "trials" / "t" / "epochs" / "1")
+    start = _weights(folder / "stage-3", 3)
+    for name, parameter in first.named_parameters():
+        assert torch.equal(parameter, start[f"model.{name}"]), name
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from icu_ray.storage.trial_files import TrialPaths
 from icu_ray.training.checkpoints import STATE_FILE
 from icu_ray.trial.checkpoints import TRIAL_FILE, newest_checkpoint
 from icu_ray.trial.out_of_memory import halve_micro_batch, read_micro_batch
-from icu_ray.trial.worker import _is_first_attempt, _save_model
+from icu_ray.trial.saved_models import save_model
+from icu_ray.trial.worker import _is_first_attempt
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import tokenizer, trial_settings
 
@@ -62,7 +63,7 @@ def test_a_saved_model_is_whole_and_a_killed_save_leaves_nothing(tmp_path: Path,
     (folder / ".model-left").mkdir(parents=True)
     (folder / "model").mkdir()
     loaded = LoadedModel(tiny_model("gpt_neo"), tokenizer(), tmp_path)
-    assert _save_model(loaded, paths, ModelConfig(name="m", source="m")) == folder_fingerprint(folder / "model")
+    assert save_model(loaded, paths, ModelConfig(name="m", source="m")) == folder_fingerprint(folder / "model")
     left = {path.name for path in folder.iterdir()}
     assert left == ({"model"} if "://" not in place else {"model", ".model-left"})
 

@@ -59,17 +59,21 @@ def said_documents(data: bytes) -> dict[str, dict[str, dict[int, DocumentScore]]
 
 def with_derived(metrics: Mapping[str, float], tables: Mapping[str, Path]) -> dict[str, float | None]:
     """One model's metrics, and what a benchmark's sets say together. tables: the documents' file of each task."""
-    import pyarrow.parquet
-
     own: dict[str, dict[str, Path]] = {}
     for task, path in tables.items():
         if (benchmark := benchmark_of_task(task)) is not None:
             own.setdefault(benchmark, {})[task] = path
     found: dict[str, float | None] = dict(metrics)
     for benchmark, paths in own.items():
-        documents = {task: _columns(pyarrow.parquet.read_table(path)) for task, path in paths.items()}
-        found |= of_model(benchmark, metrics, documents)
+        found |= of_model(benchmark, metrics, table_documents(paths))
     return found
+
+
+def table_documents(tables: Mapping[str, Path]) -> Documents:
+    """By task, one model's documents. tables: the documents' file of each task, as the store has it."""
+    import pyarrow.parquet
+
+    return {task: _columns(pyarrow.parquet.read_table(path)) for task, path in tables.items()}
 
 
 def trial_documents(data: bytes, model: str) -> Documents:

@@ -3,14 +3,14 @@
     figure = every_measure(block, report, theme)
 
 Dotted: the original model, mean over its forget samples. Dashed: the retrained model, mean over its trials. The terms
-of a loss are means over an epoch's steps; the other two models have none. What a benchmark measures is not here: a
-sweep evaluates models when their trial has ended.
+of a loss are means over an epoch's steps; the other two models have none. What the evaluation measures is
+evaluated_epochs.py's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -34,12 +34,17 @@ _SPREAD = ("forget loss", "held-out perplexity")
 
 @dataclass(frozen=True)
 class EpochMeasure:
-    """scores: reads it of a model's scores, None for a term of the loss, which only a training epoch has."""
+    """points: its values of a trial by epoch. original, retrained: those of these models, None where they have none.
+
+    share: a fraction, in per cent. spread: where its values span much, they are drawn on a logarithmic axis.
+    """
 
     heading: str
-    read: Callable[[EpochRecord], float | None]
-    scores: Callable[[Scores], float | None] | None = None
+    points: Callable[[ReportedTrial], list[tuple[int, float]]]
+    original: float | None = None
+    retrained: float | None = None
     share: bool = False
+    spread: bool = False
 
 
 _PLAIN: tuple[tuple[str, str, bool], ...] = (
@@ -60,22 +65,28 @@ def epoch_measures(block: Block) -> tuple[EpochMeasure, ...]:
     """Those that any trial of a model's methods has of any epoch after the first."""
     records = [record for trial in _trials(block) for record in trial.history]
     ngrams = ngrams_of(record.scores for record in records if record.scores.el is not None)
-    found = [_of_scores("MA (%)", lambda scores: scores.ma, share=True)]
-    found += [_of_scores(f"EL{n} (%)", _of_n("el", n), share=True) for n in ngrams]
-    found += [_of_scores(heading, _field(name), share) for name, heading, share in _PLAIN]
-    found += [_of_scores(f"held-out EL{n} (%)", _of_n("el_heldout", n), share=True) for n in ngrams]
+    others = _original(block), _retrained(block)
+
+    def of_scores(heading: str, read: Callable[[Scores], float | None], share: bool) -> EpochMeasure:
+        def percent(scores: Scores) -> float | None:
+            value = read(scores)
+            return None if value is None else 100 * value if share else value
+
+        original, retrained = (_mean(percent, scores) for scores in others)
+        points = _points(lambda record: percent(record.scores))
+        return EpochMeasure(heading, points, original, retrained, share, heading in _SPREAD)
+
+    found = [of_scores("MA (%)", lambda scores: scores.ma, share=True)]
+    found += [of_scores(f"EL{n} (%)", _of_n("el", n), share=True) for n in ngrams]
+    found += [of_scores(heading, _field(name), share) for name, heading, share in _PLAIN]
+    found += [of_scores(f"held-out EL{n} (%)", _of_n("el_heldout", n), share=True) for n in ngrams]
     terms = dict.fromkeys(name for record in records for name in record.loss)
-    found += [EpochMeasure(f"loss: {name}", _term(name)) for name in terms]
-    later = [record for record in records if record.epoch]
-    return tuple(each for each in found if any(each.read(record) is not None for record in later))
+    found += [EpochMeasure(f"loss: {name}", _points(_term(name))) for name in terms]
+    return tuple(each for each in found if any(epoch for t in _trials(block) for epoch, _ in each.points(t)))
 
 
-def _of_scores(heading: str, read: Callable[[Scores], float | None], share: bool) -> EpochMeasure:
-    def percent(scores: Scores) -> float | None:
-        value = read(scores)
-        return None if value is None else 100 * value if share else value
-
-    return EpochMeasure(heading, lambda record: percent(record.scores), percent, share)
+def _points(read: Callable[[EpochRecord], float | None]) -> Callable[[ReportedTrial], list[tuple[int, float]]]:
+    return lambda trial: [(r.epoch, value) for r in trial.history if (value := read(r)) is not None]
 
 
 def _field(name: str) -> Callable[[Scores], float | None]:
@@ -95,20 +106,25 @@ def _trials(block: Block) -> list[ReportedTrial]:
 
 
 def every_measure(block: Block, report: Report, theme: Theme) -> Figure:
-    """Panels of all measures of one model, four to a line."""
-    measures = epoch_measures(block)
+    """Panels of all measures that one model's trials take, four to a line."""
+    return draw_measures(block, epoch_measures(block), report, theme)
+
+
+def draw_measures(
+    block: Block, measures: Sequence[EpochMeasure], report: Report, theme: Theme, *, marked: bool = False
+) -> Figure:
+    """A panel a measure, four to a line. marked: every value has a mark, not the last one alone."""
     looks = styles(theme, report.blocks)
     across = min(_ACROSS, len(measures))
     figure, grid = panels(math.ceil(len(measures) / across), across, width=2.9, height=2.1)
     axes = [axis for line in grid for axis in line]
-    original, retrained = _original(block), _retrained(block)
     last = max(trial.history[-1].epoch for trial in _trials(block))
     for axis, measure in zip(axes, measures, strict=False):
         drawn: list[float] = []
         for row in block.methods:
             style = looks[row.name]
             for trial in row.trials:
-                points = [(r.epoch, value) for r in trial.history if (value := measure.read(r)) is not None]
+                points = measure.points(trial)
                 if len(trial.history) < 2 or not points:
                     continue
                 drawn += [value for _, value in points]
@@ -118,12 +134,12 @@ def every_measure(block: Block, report: Report, theme: Theme) -> Figure:
                     linestyle=style.line,
                     marker=style.marker,
                     markersize=3.5,
-                    markevery=[-1],
+                    markevery=None if marked else [-1],
                     linewidth=1.2,
                     label=row.name,
                 )
-        for scores, label, line in ((original, "original", (0, (1, 2))), (retrained, "retrained", (0, (5, 3)))):
-            value = _mean(measure.scores, scores)
+        levels = ((measure.original, "original", (0, (1, 2))), (measure.retrained, "retrained", (0, (5, 3))))
+        for value, label, line in levels:
             if value is not None:
                 drawn.append(value)
                 axis.axhline(value, color=theme.ink, linewidth=1, linestyle=line, label=label)
@@ -142,11 +158,11 @@ def _finish(axis: Axes, measure: EpochMeasure, drawn: list[float], last: int) ->
     axis.set_xlabel("epoch", fontsize=8)
     axis.grid(axis="y")
     axis.set_xlim(-0.04 * last, 1.04 * last)
-    if measure.heading in _SPREAD and min(drawn) > 0 and max(drawn) / min(drawn) > _WIDE:
+    if measure.spread and min(drawn) > 0 and max(drawn) / min(drawn) > _WIDE:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
-    elif measure.share:
+    elif measure.share or not any(drawn):
         axis.set_ylim(0, None if max(drawn) > 0 else 1)
 
 
@@ -166,6 +182,6 @@ def _retrained(block: Block) -> list[Scores]:
     return [gold.after for gold in golds if gold.after is not None]
 
 
-def _mean(read: Callable[[Scores], float | None] | None, scores: Iterable[Scores]) -> float | None:
-    values = [value for each in scores if read is not None and (value := read(each)) is not None]
+def _mean(read: Callable[[Scores], float | None], scores: Iterable[Scores]) -> float | None:
+    values = [value for each in scores if (value := read(each)) is not None]
     return fmean(values) if values else None

@@ -16,6 +16,7 @@ from icu_ray.report.figures.benchmark_tradeoff import benchmark_panels, benchmar
 from icu_ray.report.figures.case_study import Case, choose_cases, draw_case, epoch_case
 from icu_ray.report.figures.curves import active, curved, forgetting
 from icu_ray.report.figures.epochs import epoch_measures, every_measure
+from icu_ray.report.figures.evaluated_epochs import evaluated_epochs, evaluated_measures
 from icu_ray.report.figures.theme import Theme
 from icu_ray.report.figures.tradeoff import ablation, ablations, forgetting_columns, grids, heat_maps, traded, tradeoff
 from icu_ray.report.numbers.audits import AuditTable
@@ -23,6 +24,12 @@ from icu_ray.report.numbers.rows import Block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_NOT_EVALUATED = (
+    " The evaluation asks models once their trial has ended, so its measures have no curve; with "
+    "evaluation.when=epochs they have."
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ def pictures(report: Report) -> tuple[Picture, ...]:
             ),
         ]
         found += [_measures_picture(report, block) for block in report.blocks if curved(block)]
+        found += [_evaluated_picture(report, block) for block in report.blocks if evaluated_measures(block)]
     if any(traded(block) for block in report.blocks):
         measures = " and ".join(c.heading.removesuffix(" (%)") for c in forgetting_columns(report.blocks))
         found.append(
@@ -125,10 +133,22 @@ def _measures_picture(report: Report, block: Block) -> Picture:
         f"epochs-{_file_name(block.model)}",
         f"Every measure by epoch: {block.model}",
         "A line is a trial, its mark the last epoch. Dotted: the original model; dashed: the retrained one where there "
-        "is one; means over forget samples. Terms of a loss are means over the epoch's steps. A benchmark is evaluated "
-        "once a trial has ended, so its measures have no curve.",
+        "is one; means over forget samples. Terms of a loss are means over the epoch's steps."
+        + ("" if evaluated_measures(block) else _NOT_EVALUATED),
         f"Small line charts by epoch, a line a trial, of {names}. The values are in events.jsonl of each trial.",
         lambda theme: every_measure(block, report, theme),
+    )
+
+
+def _evaluated_picture(report: Report, block: Block) -> Picture:
+    names = ", ".join(measure.heading for measure in evaluated_measures(block))
+    return Picture(
+        f"evaluated-epochs-{_file_name(block.model)}",
+        f"What the evaluation measures by epoch: {block.model}",
+        "A line is a trial, a mark an evaluated epoch. Dotted: the original model; dashed: the retrained one where "
+        "there is one. Forget quality is drawn by its logarithm. A trial without models of its epochs has no line.",
+        f"Small line charts by epoch, a line a trial, of {names}. The values are in epochs.csv.",
+        lambda theme: evaluated_epochs(block, report, theme),
     )
 
 

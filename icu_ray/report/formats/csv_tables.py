@@ -1,5 +1,5 @@
 """The report's tables as CSV, exact numbers for other programs: table.csv, tests.csv, scores.csv, tasks.csv,
-distances.csv, targets.csv, best_cells.csv, elsewhere.csv, audit.csv, audit_numbers.csv.
+epochs.csv, distances.csv, targets.csv, best_cells.csv, elsewhere.csv, audit.csv, audit_numbers.csv.
 
 for name, data in csv_tables(report).items(): ...
 """
@@ -26,6 +26,9 @@ def csv_tables(report: Report) -> dict[str, bytes]:
     tables = {"table.csv": _main(report), "scores.csv": _scores(report), "tests.csv": _tests(report)}
     if report.tasks:
         tables["tasks.csv"] = _tasks(report)
+    if rows := _epochs(report):
+        header = ["model", "row", "trial", "sample", "seed", "epoch", "metric", "value_pct", "perplexity", "value"]
+        tables["epochs.csv"] = csv_bytes(*filled(header, rows))
     if report.distances:
         tables["distances.csv"] = _distances(report)
     if report.best:
@@ -66,6 +69,18 @@ def _tasks(report: Report) -> bytes:
         for row, value in zip(table.rows, values, strict=True)
     ]
     return csv_bytes(*filled(["model", "row", "metric", "mean_pct", "perplexity", "value"], rows))
+
+
+def _epochs(report: Report) -> list[list[object]]:
+    """What the evaluation measured after each epoch of each trial, where that was asked for."""
+    return [
+        [block.model, row.name, trial.name, *trial.unit, epoch, metric, *_by_unit(metric, value)]
+        for block in report.blocks
+        for row in block.methods
+        for trial in row.trials
+        for epoch, metrics in trial.by_epoch.items()
+        for metric, value in metrics.items()
+    ]
 
 
 def _by_unit(metric: str, value: float | None) -> tuple[float | None, float | None, float | None]:

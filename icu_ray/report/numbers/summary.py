@@ -28,6 +28,8 @@ from icu_ray.storage.audit_files import read_audit
 from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.csv_files import csv_bytes, filled
 from icu_ray.storage.el_names import ngrams_of, plain
+from icu_ray.storage.epoch_evaluations import by_epoch
+from icu_ray.storage.epoch_files import read_epoch_evaluations
 from icu_ray.storage.files import join, write_atomic
 from icu_ray.storage.flat import flatten
 from icu_ray.storage.results import NOTHING_UNLEARNED, Scores, Setting, TrialEvaluation, TrialResult, TrialSpec, to_json
@@ -117,7 +119,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Summary:
-    """A sweep's results. missing: trials that were planned and have no result. evaluations, audits: by trial id."""
+    """A sweep's results. missing: trials that were planned and have no result. evaluations, audits: by trial id.
+
+    by_epoch: by trial id, the evaluation's metrics after each epoch, of trials whose epochs were evaluated.
+    """
 
     storage: str
     sweep: str
@@ -126,6 +131,7 @@ class Summary:
     missing: tuple[str, ...]
     evaluations: Mapping[str, TrialEvaluation]
     audits: Mapping[str, TrialAudit] = field(default_factory=dict)
+    by_epoch: Mapping[str, Mapping[int, Mapping[str, float | None]]] = field(default_factory=dict)
 
     def evaluated(self, trial_id: str, side: Side = "after") -> Mapping[str, float | None]:
         """Metrics of a trial's evaluation and audit, by the names that MLflow has."""
@@ -140,7 +146,7 @@ class Summary:
 def summarise(storage: str, sweep: str, planned: Sequence[tuple[str, str]] | None = None) -> Summary:
     """Read every result; planned: (trial id, name) of the trials to look for, else all that have a folder."""
     wanted = [(trial_id, trial_id) for trial_id in trial_ids(storage, sweep)] if planned is None else list(planned)
-    results, missing, evaluations, audits = [], [], {}, {}
+    results, missing, evaluations, audits, epochs = [], [], {}, {}, {}
     for trial_id, name in wanted:
         paths = TrialPaths.of(storage, sweep, trial_id)
         result, evaluation, audit = read_result(paths), read_evaluation(paths), read_audit(paths)
@@ -152,12 +158,16 @@ def summarise(storage: str, sweep: str, planned: Sequence[tuple[str, str]] | Non
                 evaluations[trial_id] = evaluation
             if audit is not None:
                 audits[trial_id] = audit
+            left = result.kept_epoch or result.epochs
+            if points := by_epoch(evaluation, read_epoch_evaluations(paths), left):
+                epochs[trial_id] = points
     results.sort(key=lambda r: (r.model, r.method, r.hyperparameters["alpha"], r.hyperparameters["beta"], r.sample))
     record = None
     with contextlib.suppress(UserError):  # a broken file costs no more than what it says of trials without a result
         record = read_sweep(storage, sweep)
     specs = () if record is None else record.trials
-    return Summary(storage, sweep, tuple(results), _cells(results, specs, audits), tuple(missing), evaluations, audits)
+    cells = _cells(results, specs, audits)
+    return Summary(storage, sweep, tuple(results), cells, tuple(missing), evaluations, audits, epochs)
 
 
 def ppl_ratio(result: TrialResult) -> float | None:
@@ -263,6 +273,7 @@ def write_tables(summary: Summary) -> str:
         "cells": [asdict(cell) for cell in summary.cells],
         "missing": summary.missing,
         "evaluations": {trial_id: asdict(found) for trial_id, found in summary.evaluations.items()},
+        "evaluations_by_epoch": summary.by_epoch,
         "audits": {
             trial_id: {side: summary.audits[trial_id].metrics(side) for side in SIDES} for trial_id in summary.audits
         },

@@ -17,6 +17,7 @@ from icu_ray.console.terminal import print_words
 from icu_ray.errors import without_secrets
 from icu_ray.methods import RETRAINED
 from icu_ray.plan.budget import cost_of, load_prices
+from icu_ray.plan.epoch_models import epoch_models_said
 from icu_ray.plan.estimate_correction import error_said
 from icu_ray.plan.estimates import training_minutes
 from icu_ray.plan.generated_answers import generation_said, generations
@@ -98,6 +99,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     if evaluation.asked:
         names = ", ".join([*(f"suite {name}" for name in evaluation.suites), *evaluation.tasks])
         print_words(console, f"Evaluated while the trials run: {names}, on {models} models.")
+        for said in epoch_models_said(plan):
+            print_words(console, said)
     if audit.asked:
         print_words(console, f"Audited while the trials run: {', '.join(audit.names)}, on {models} models.")
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
@@ -203,6 +206,7 @@ def plan_json(plan: Plan) -> str:
             "memory": memory_json(memories(plan)),
             "remarks": [*([] if plan.data is None else plan.data.remarks), *unreachable_said(plan)],
             "trained": trained_said(plan),
+            "evaluated_by_epoch": epoch_models_said(plan),
             "invented": generation_said(generations(plan), plan.config),
             "trials": [
                 {
