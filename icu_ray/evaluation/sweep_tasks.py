@@ -17,7 +17,7 @@ from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, task_names
 from icu_ray.evaluation.groups import Group
 from icu_ray.evaluation.rows.quick_world import QuickWorld
 from icu_ray.evaluation.suites import Options, check_names, open_tasks, tasks_of, with_tasks_of_groups
-from icu_ray.metrics.conventions import DEFINED, Conventions
+from icu_ray.metrics.conventions import conventions_of
 
 
 def sweep_tasks(config: SweepConfig) -> tuple[tuple[str, ...], Options]:
@@ -53,7 +53,8 @@ def benchmark_of_config(config: SweepConfig) -> BenchmarkAsked | None:
     data = config.data
     if not isinstance(data, RecordsData) or data.benchmark is None:
         return None
-    by = Conventions.open_unlearning() if config.evaluation.conventions == "open_unlearning" else DEFINED
+    given = config.evaluation.conventions
+    by = conventions_of(given if isinstance(given, str) else given.model_dump())
     return BenchmarkAsked(data.benchmark, data.form, by, config.evaluation.membership)  # type: ignore[arg-type]
 
 
