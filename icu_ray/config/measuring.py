@@ -235,6 +235,9 @@ class EvaluationConfig(Section):
     """With benchmark: membership attacks on the rows to forget beside those of the benchmark's own table. gradnorm, the
     norm of each row's gradient, takes a backward a row; the others take nothing more than is measured anyway. The
     attack by reference needs only a retrained model and is always there."""
+    paraphrased_questions: bool = False
+    """With benchmark tofu: ask what is to be forgotten and what is to be kept in other words too (the data set's
+    paraphrased_question), beside the questions themselves: probability, truth ratio and ROUGE."""
     dialogue_context: Literal["end", "start"] = "end"
     """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
 

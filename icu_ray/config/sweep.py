@@ -168,6 +168,8 @@ class SweepConfig(Section):
                 f"evaluation.membership={','.join(self.evaluation.membership)} is for suite benchmark, which is not "
                 "asked for"
             )
+        if self.evaluation.paraphrased_questions and "benchmark" not in self.evaluation.suites:
+            raise ValueError("evaluation.paraphrased_questions=true is for suite benchmark, which is not asked for")
         if quick and self.data.prompted:
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records, and data.questions has none")
         if (

@@ -4,16 +4,18 @@ membership attack by reference.
     add_retrained_measures(plan)         # once everything is evaluated
 
 The retrained model is a trial of its own, which may end after the others. So these numbers join a trial's
-evaluation.json when both are there; nothing is measured for them.
+evaluation.json when both are there; nothing is measured for them. So do numbers of a model's own rows that an earlier
+version did not make.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 from icu_ray.errors import UserError
-from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained
+from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained, of_model
 from icu_ray.evaluation.benchmarks.documents import benchmark_of_task, trial_documents
 from icu_ray.methods import RETRAINED
 from icu_ray.plan.grid import Plan
@@ -42,20 +44,32 @@ def add_retrained_measures(plan: Plan) -> None:
             # Numbers of other rows, or by other conventions, are not compared.
             same = {task for task, digest in evaluation.tasks.items() if theirs[0].tasks.get(task) == digest}
             reference = {task: known for task, known in theirs[1].items() if task in same}
-        of_model = trial_documents(data, trial.model.name)
+        of_original = trial_documents(data, trial.model.name)
         same_model = evaluation.models[0] == evaluation.models[1]
         # A trial that changed nothing has the documents of its model alone; one whose evaluation failed, none.
-        of_trial = trial_documents(data, trial.name) or (of_model if same_model else {})
-        original = _beside(of_model, reference)
-        before = {**evaluation.before, **original}
-        after = {**evaluation.after, **dict.fromkeys(original), **_beside(of_trial, reference)}
+        of_trial = trial_documents(data, trial.name) or (of_original if same_model else {})
+        original = _beside(of_original, reference)
+        before = {**evaluation.before, **_alone(of_original, evaluation.before), **original}
+        after = {**evaluation.after, **_alone(of_trial, evaluation.after)}
+        after |= {**dict.fromkeys(original), **_beside(of_trial, reference)}
         if (before, after) != (dict(evaluation.before), dict(evaluation.after)):
             write_evaluation(_paths(plan, trial), replace(evaluation, before=before, after=after))
 
 
+def _alone(documents: Documents, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for benchmark in _benchmarks(documents):
+        found |= of_model(benchmark, metrics, documents)
+    return found
+
+
+def _benchmarks(documents: Documents) -> list[str]:
+    return list(dict.fromkeys(filter(None, map(benchmark_of_task, documents))))
+
+
 def _beside(documents: Documents, retrained: Documents) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
-    for benchmark in dict.fromkeys(filter(None, map(benchmark_of_task, documents))):
+    for benchmark in _benchmarks(documents):
         found |= beside_retrained(benchmark, documents, retrained)
     return found
 

@@ -26,8 +26,14 @@ from icu_ray.metrics.conventions import told_choices
 from icu_ray.report.numbers.rows import BEFORE, Block, Row
 from icu_ray.storage.imported import Imported
 
-_MORE: Mapping[str, tuple[str, ...]] = {"forget_quality": ("forget_quality_log10",)}
-"""Columns of ours that stand behind a benchmark's own: of a p-value near 0 the logarithm says more."""
+_MORE: Mapping[str, tuple[str, ...]] = {
+    "forget_quality": ("forget_quality_log10",),
+    "forget_Truth_Ratio": ("forget_parap_question_Truth_Ratio",),
+    "forget_Q_A_Prob": ("forget_parap_question_Q_A_Prob",),
+    "forget_Q_A_ROUGE": ("forget_parap_question_Q_A_ROUGE",),
+}
+"""Columns of ours that stand behind a benchmark's own: of a p-value near 0 the logarithm says more, and what is known
+may come out when the question is asked in other words."""
 _P_VALUES = ("forget_quality", "forget_quality_log10")
 _CONVENTIONS: Mapping[str, str] = {"defined": "measures as defined", "open_unlearning": "measures as OpenUnlearning's"}
 
