@@ -25,6 +25,7 @@ from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained, o
 from icu_ray.evaluation.benchmarks.tasks import GRADIENT, BenchmarkAsked, benchmark_task, task_names
 from icu_ray.evaluation.model_requests import Answer, Measure, Request, Slice, cut_slices, dump_answers, load_answers
 from icu_ray.evaluation.stage.answers import answer_slice
+from icu_ray.evaluation.suites import with_means
 from icu_ray.evaluation.sweep_tasks import check_sweep_tasks, membership_said, sweep_tasks
 from icu_ray.evaluation.task import Scores
 from icu_ray.metrics.conventions import DEFINED, Conventions
@@ -358,3 +359,17 @@ def test_shipped_configs_of_other_benchmarks_are_read(name: str) -> None:
     config = load_config(find_config(name))
     assert isinstance(config.data, RecordsData) and config.data.benchmark is not None
     assert config.evaluation.suites == ("benchmark",)
+
+
+def test_rwkus_config_asks_the_harness_what_a_model_still_can(tmp_path: Path) -> None:
+    folder = benchmark_folder(tmp_path, "rwku", "1_Stephen_King")
+    config = load_config(find_config("rwku"), [f"data.folder={folder}"])
+    check_sweep_tasks(config, read=False)
+    names, options = sweep_tasks(config)
+    assert [group.name for group in options.groups] == ["mmlu", "bbh"]
+    assert {"triviaqa", "truthfulqa_mc2", "rwku_forget_level1_said"} <= set(names)
+    asked = {name.partition("_")[0] for name in names}
+    assert asked == {"rwku", "mmlu", "bbh", "triviaqa", "truthfulqa"}
+    parts = [name for name in names if name.startswith("bbh_")]
+    metrics = {f"gen/{name}_exact_match_get-answer": 0.5 for name in parts}
+    assert with_means(metrics, options.groups, dict.fromkeys(parts, 10))["gen/bbh_exact_match_get-answer"] == 0.5
