@@ -87,7 +87,7 @@ def test_what_is_not_reckoned_is_named(tmp_path: Path) -> None:
     alone = EvaluationTime(found.model, 3, None, ("suite quick",))
     assert evaluation_said([alone]) == ["How long these take is not reckoned: suite quick."]
     assert evaluation_times(plan(folder, evaluation={})) == ()
-    limited = plan(folder, resources={"max_hours": 3}, audit={"suites": ["quick"]})
+    limited = plan(folder, resources={"max_hours": 3}, audit={"attacks": ["quantise"]})
     assert "The budget counts the trials alone." in beside_said(limited)
     assert "preparation, the audit and the report" in beside_said(limited)[-1]
     standins = plan(folder, models=[{"name": "s", "standin": {}}])
