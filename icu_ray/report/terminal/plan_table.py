@@ -149,14 +149,14 @@ def beside_said(plan: Plan) -> list[str]:
         hours, minutes = sum(each.gpu_hours for each in trained), sum(each.worker_minutes for each in trained)
         much = [f"{max(hours, 0.1):.1f} GPU hours"] if hours else []
         much += [f"{max(minutes, 1):.0f} worker minute{'s' * (minutes >= 1.5)} on CPU"] if minutes else []
-        said.append(f"Fine-tuning before the trials: {' and '.join(much)} more, as uncertain as they are.")
+        said.append(f"Fine-tuning before the trials: {' and '.join(much)} more, as uncertain as the estimate above.")
     said += evaluation_said(evaluated)
     if (trained or evaluated) and (config.resources.max_hours, config.resources.max_cost) != (None, None):
         said.append("The budget counts the trials alone.")
-    rest = ["the start of Ray", "preparation", *(["the audit"] if config.audit.asked else []), "the report"]
+    rest = ["The start of Ray", "preparation", *(["the audit"] if config.audit.asked else []), "the report"]
     standins = any(trial.model.standin is not None for trial in plan.waiting)
     rest[1] += " with the training of stand-ins" * standins
-    said.append(f"{', '.join(rest[:-1])} and {rest[-1]} come on top.".capitalize().replace("ray", "Ray"))
+    said.append(f"{', '.join(rest[:-1])} and {rest[-1]} come on top.")
     return said
 
 
