@@ -57,7 +57,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     names = (shown[0], shown[1])
     said = [f"{letter}: {each.said}" for letter, each in zip("AB", sweeps, strict=True) if each.said]
     difference = sweep_difference(first, second)
-    broken = list(dict.fromkeys((*first.broken, *second.broken)))
+    broken = list(dict.fromkeys((*first.broken, *second.broken, *difference.broken)))
     if arguments.json:
         print(json.dumps(difference_json(difference, names, broken) | {"notes": said}, ensure_ascii=False))
     else:

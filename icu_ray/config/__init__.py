@@ -28,6 +28,7 @@ from icu_ray.config.data import (
     Template,
 )
 from icu_ray.config.measuring import (
+    ConventionsConfig,
     ElConfig,
     EvalConfig,
     EvaluationConfig,
@@ -55,6 +56,7 @@ __all__ = [
     "QUESTION_ANSWER",
     "Columns",
     "ColumnsConfig",
+    "ConventionsConfig",
     "Count",
     "Data",
     "ElConfig",

@@ -115,6 +115,10 @@ class MuseData(BenchmarkData):
     """Which kind of data this is."""
     split: Literal["news", "books"]
     """The corpus: its texts `forget` are to be forgotten, `retain1` is the pool."""
+    fold: Literal["scal_1", "scal_2", "scal_3", "scal_4", "sust_1", "sust_2", "sust_3", "sust_4"] | None = None
+    """With news: forget one of MUSE's folds in place of the texts `forget`. scal: scalability, four sets of growing
+    size. sust: sustainability, four sets to be forgotten one after the other, each by the model that the one before
+    left."""
     folder: Place | None = None
     """Folder with the data set's files, such as news/raw/forget.jsonl. Default: the hub."""
     revision: Revision | None = None
@@ -128,7 +132,9 @@ class MuseData(BenchmarkData):
     """Texts of the pool (its last) that are kept out of it and only measured."""
 
     @model_validator(mode="after")
-    def _pieces_are_files(self) -> MuseData:
+    def _folds_and_pieces(self) -> MuseData:
+        if self.fold is not None and self.split != "news":
+            raise ValueError(f"fold={self.fold} is for split news, found {self.split}")
         _check_pieces(self.pieces, self.folder)
         return self
 
@@ -136,6 +142,12 @@ class MuseData(BenchmarkData):
     def hub(self) -> str:
         """The id of the split's data set."""
         return f"muse-bench/MUSE-{self.split.capitalize()}"
+
+    @property
+    def forget_part(self) -> tuple[str, str]:
+        """Configuration and split of the data set with what is to be forgotten."""
+        kind, _, number = (self.fold or "").partition("_")
+        return (kind, f"forget_{number}") if kind else ("raw", "forget")
 
     def place(self, configuration: str, split: str) -> str:
         """The file of these texts in `folder`, or their part of the hub's data set."""
@@ -147,7 +159,7 @@ class MuseData(BenchmarkData):
         """The texts to forget and those to keep."""
         return RecordsData(
             source="records",
-            forget=self.place("raw", "forget"),
+            forget=self.place(*self.forget_part),
             pool=self.place("raw", "retain1"),
             pool_rows=self.pool_rows,
             heldout_rows=self.heldout_rows,

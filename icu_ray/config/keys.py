@@ -177,10 +177,10 @@ def takes(field: Mapping[str, Any]) -> str:
         return f"`{field['const']}`"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
-    if "oneOf" in field:
+    if "discriminator" in field:
         return "one of several sections"
-    if "anyOf" in field:
-        return " or ".join(dict.fromkeys(takes(each) for each in field["anyOf"]))
+    if either := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join(dict.fromkeys(takes(each) for each in either))
     kind = field.get("type", "anything")
     if kind == "array":
         if "prefixItems" in field:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_serializer, model_validator
 
 from icu_ray.config.section import Count, Fraction, Place, Positive, Section, Weight
 
@@ -163,6 +163,55 @@ class JudgeConfig(Section):
         return self
 
 
+class ConventionsConfig(Section):
+    """Single choices in which implementations of the field's measures differ; null: as in `base`."""
+
+    base: Literal["defined", "open_unlearning"] = "defined"
+    """Where the choices come from that are not given: the measures' definitions, or OpenUnlearning's code."""
+    tail: Literal["eos", "last_label"] | None = None
+    """What exact memorisation and extraction strength leave out at an answer's end: its end-of-sequence token if there
+    is one, or the last label whatever it is."""
+    membership_tail: Literal["eos", "last_label"] | None = None
+    """The same for min-k, min-k++ and the gradient norm."""
+    es_floor: Literal["none", "ou"] | None = None
+    """The least extraction strength of a row of m tokens: 0, or (ou) 1/m."""
+    empty: Literal["missing", "zero"] | None = None
+    """Whether a row without tokens has no extraction strength, min-k and min-k++, or counts with 0."""
+    wrong_mean: Literal["geometric", "arithmetic"] | None = None
+    """How the probabilities of a row's wrong answers become one in the truth ratio. TOFU's paper has the arithmetic
+    mean, its code the geometric one."""
+    mask: Literal["length", "pad_id"] | None = None
+    """What attention does not see: what pads a row, or every token with the id of the pad, also in a prompt."""
+    gradient_mode: Literal["eval", "train"] | None = None
+    """The model's mode for the gradient norm; in train mode dropout is active."""
+    stemmer: bool | None = None
+    """Whether ROUGE compares word stems. MUSE's own code does not."""
+    rows: Literal["default", "open_unlearning"] | None = None
+    """How prompts and answers are written as tokens ('icu_ray/data/prompt_styles.py' lists the differences)."""
+    generation_end: Literal["turn", "text"] | None = None
+    """Where what a chat model says ends: at any token that ends a turn or a text, or at the end of text alone."""
+    unmeasured: Literal["left_out", "nan"] | None = None
+    """Whether a row without tokens is left out of the means of what is made of probabilities, or makes them NaN, so
+    that there is no such number."""
+
+    @property
+    def chosen(self) -> dict[str, str | bool]:
+        """The choices that are given, by name."""
+        return {name: value for name, value in self if name != "base" and value is not None}
+
+    @model_serializer
+    def _as_written(self) -> dict[str, str | bool]:
+        return {"base": self.base, **self.chosen}
+
+
+_Word = Annotated[Literal["defined", "open_unlearning"], Tag("a-word")]
+_Mapping = Annotated[ConventionsConfig, Tag("a-mapping")]
+
+
+def _spelt(value: Any) -> str:
+    return "a-word" if isinstance(value, str) else "a-mapping"
+
+
 class EvaluationConfig(Section):
     """What every model of the sweep is evaluated on, the original ones too; by default nothing."""
 
@@ -178,18 +227,27 @@ class EvaluationConfig(Section):
     """Folder written by `icu-ray data mirror`; default: the hub."""
     limit: Count | None = None
     """Documents of each task; default: all."""
-    conventions: Literal["defined", "open_unlearning"] = "defined"
+    conventions: Annotated[_Word | _Mapping, Discriminator(_spelt)] = "defined"
     """With benchmark: measures as they are defined, or with all choices of OpenUnlearning's code, so that the numbers
-    can be held against those that it prints ('icu_ray/metrics/conventions.py' lists the choices)."""
+    can be held against those that it prints; or a mapping of single choices, such as `{wrong_mean: arithmetic}` or
+    `{base: open_unlearning, tail: eos}`."""
     membership: tuple[Literal["loss", "zlib", "min_k", "min_k_plus_plus", "gradnorm"], ...] = ()
     """With benchmark: membership attacks on the rows to forget beside those of the benchmark's own table. gradnorm, the
     norm of each row's gradient, takes a backward a row; the others take nothing more than is measured anyway. The
     attack by reference needs only a retrained model and is always there."""
+    paraphrased_questions: bool = False
+    """With benchmark tofu: ask what is to be forgotten and what is to be kept in other words too (the data set's
+    paraphrased_question), beside the questions themselves: probability, truth ratio and ROUGE."""
     dialogue_context: Literal["end", "start"] = "end"
     """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
     when: Literal["ends", "epochs"] = "ends"
     """Which models of a trial are evaluated: the one that it began with and the one that it leaves, or the one after
     each epoch too, which is kept on disk until it has been evaluated."""
+
+    @field_validator("conventions", mode="after")
+    @classmethod
+    def _in_a_word(cls, given: str | ConventionsConfig) -> str | ConventionsConfig:
+        return given.base if isinstance(given, ConventionsConfig) and not given.chosen else given
 
     @property
     def asked(self) -> bool:

@@ -159,15 +159,17 @@ class SweepConfig(Section):
                 "evaluation: suite benchmark asks what the benchmark of `data` asks; expected data.source tofu, muse, "
                 f"wmdp or rwku, found {self.data.source}"
             )
-        if self.evaluation.conventions != "defined" and "benchmark" not in self.evaluation.suites:
-            raise ValueError(
-                f"evaluation.conventions={self.evaluation.conventions} is for suite benchmark, which is not asked for"
-            )
+        by = self.evaluation.conventions
+        if by != "defined" and "benchmark" not in self.evaluation.suites:
+            given = f"={by}" if isinstance(by, str) else ""
+            raise ValueError(f"evaluation.conventions{given} is for suite benchmark, which is not asked for")
         if self.evaluation.membership and "benchmark" not in self.evaluation.suites:
             raise ValueError(
                 f"evaluation.membership={','.join(self.evaluation.membership)} is for suite benchmark, which is not "
                 "asked for"
             )
+        if self.evaluation.paraphrased_questions and "benchmark" not in self.evaluation.suites:
+            raise ValueError("evaluation.paraphrased_questions=true is for suite benchmark, which is not asked for")
         if quick and self.data.prompted:
             raise ValueError(f"evaluation: {quick[0]} asks about held-out records, and data.questions has none")
         if (

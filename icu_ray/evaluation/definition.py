@@ -42,8 +42,10 @@ HARNESS_FILES: Mapping[str, str] = {
     "pubmedqa": "pubmedqa/pubmedqa.yaml",
 }
 
-FOLDERS = ("wmdp", "mmlu/default")
-"""Of the harness, with further tasks and groups that are known by their place."""
+FOLDERS: Mapping[str, str] = {"wmdp": "", "mmlu/default": "", "bbh/cot_fewshot": "bbh_cot_fewshot_", "truthfulqa": ""}
+"""Of the harness, with further tasks and groups, known by their place; how names begin that their files lack."""
+ALONE: Mapping[str, str] = {"triviaqa": "triviaqa/default.yaml"}
+"""Files of the harness's further tasks."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,12 @@ def find_definition(name: str, known: tuple[str, ...] = (), trust_code: bool = F
         return read_definition(name, OWN_FOLDER / f"{name}.yaml")
     if name in HARNESS_FILES:
         return read_definition(name, harness_folder() / HARNESS_FILES[name])
-    for folder in FOLDERS:
-        if (path := harness_folder() / folder / f"{name}.yaml").is_file():
-            return read_definition(name, path)
+    if name in ALONE:
+        return read_definition(name, harness_folder() / ALONE[name])
+    for folder, begin in FOLDERS.items():
+        file = harness_folder() / folder / f"{name.removeprefix(begin)}.yaml"
+        if name.startswith(begin) and file.is_file():
+            return read_definition(name, file)
     index = harness_index()
     if name in index.all_groups or name in index.all_tags:
         raise UserError(f"task '{name}': this is a group of the harness, which has no documents of its own")

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.errors import UserError, did_you_mean
-from icu_ray.evaluation.definition import FOLDERS, HARNESS_FILES, harness_folder, harness_index, own_names, read_keys
+from icu_ray.evaluation.definition import (
+    ALONE,
+    FOLDERS,
+    HARNESS_FILES,
+    harness_folder,
+    harness_index,
+    own_names,
+    read_keys,
+)
 
 _FAMILIES = ("cls", "gen", "ppl")
 
@@ -95,7 +103,7 @@ def find_group(name: str) -> Group | None:
         path = Path(name)
         keys = read_keys(path, own=True) if path.is_file() else {}
         return None if "group" not in keys else _group(keys, _Beside(path.parent), name, name)
-    if name in HARNESS_FILES or name in own_names():
+    if name in HARNESS_FILES or name in ALONE or name in own_names():
         return None
     for folder in FOLDERS:
         # Looked at before the harness's index, which takes a while to make.
@@ -199,7 +207,7 @@ def _child(child: object, beside: _Beside | None, where: str) -> Group | tuple[s
             return group
         if name in beside.tasks:
             return beside.tasks[name], name
-    if name in HARNESS_FILES or name in own_names():
+    if name in HARNESS_FILES or name in ALONE or name in own_names():
         return name, name
     for folder in FOLDERS:
         if name in _beside(harness_folder() / folder).tasks:

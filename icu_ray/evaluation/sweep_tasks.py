@@ -12,12 +12,12 @@ from pathlib import Path
 
 from icu_ray.config import RecordsData, SweepConfig, SyntheticData
 from icu_ray.errors import UserError
-from icu_ray.evaluation.benchmarks.rows import split_of
+from icu_ray.evaluation.benchmarks.rows import has_paraphrases, split_of
 from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, task_names
 from icu_ray.evaluation.groups import Group
 from icu_ray.evaluation.rows.quick_world import QuickWorld
 from icu_ray.evaluation.suites import Options, check_names, open_tasks, tasks_of, with_tasks_of_groups
-from icu_ray.metrics.conventions import DEFINED, Conventions
+from icu_ray.metrics.conventions import conventions_of
 
 
 def sweep_tasks(config: SweepConfig) -> tuple[tuple[str, ...], Options]:
@@ -53,8 +53,10 @@ def benchmark_of_config(config: SweepConfig) -> BenchmarkAsked | None:
     data = config.data
     if not isinstance(data, RecordsData) or data.benchmark is None:
         return None
-    by = Conventions.open_unlearning() if config.evaluation.conventions == "open_unlearning" else DEFINED
-    return BenchmarkAsked(data.benchmark, data.form, by, config.evaluation.membership)  # type: ignore[arg-type]
+    given = config.evaluation.conventions
+    by = conventions_of(given if isinstance(given, str) else given.model_dump())
+    more = config.evaluation.membership, config.evaluation.paraphrased_questions
+    return BenchmarkAsked(data.benchmark, data.form, by, *more)  # type: ignore[arg-type]
 
 
 def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
@@ -69,6 +71,15 @@ def check_sweep_tasks(config: SweepConfig, read: bool) -> None:
         raise UserError(
             f"evaluation.membership: {', '.join(config.evaluation.membership)}: {options.benchmark.name} asks of no "
             "rows whether they were trained on; leave it out (tofu, muse and rwku do)"
+        )
+    if (
+        options.benchmark is not None
+        and options.benchmark.paraphrased
+        and not has_paraphrases(data := options.benchmark.section)
+    ):
+        raise UserError(
+            f"evaluation.paraphrased_questions: {data.source} has no questions in other words; leave it out (tofu "
+            "has them)"
         )
     check_names(names, options.trust_task_code, options.mirror, own)
     if read:

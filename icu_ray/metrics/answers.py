@@ -190,6 +190,14 @@ def truth_ratio_scores(
     return np.maximum(0.0, 1 - ratios)
 
 
+def prob_mean_scores(right_probabilities: ArrayLike, ratios: ArrayLike) -> Floats:
+    """(N,) the truth ratio prob_mean of rows whose P_right (N,) and R (N,) are known; see `truth_ratio_scores`."""
+    right = np.asarray(right_probabilities, dtype=np.float64)
+    wrong = np.asarray(ratios, dtype=np.float64) * (right + EPSILON)
+    found: Floats = right / (right + wrong + EPSILON)
+    return found
+
+
 def exact_memorization(
     scores: Sequence[AnswerScores], eos_id: int | None, conventions: Conventions = DEFINED
 ) -> Floats:

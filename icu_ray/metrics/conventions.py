@@ -3,14 +3,16 @@
     Conventions()                        # the definitions; what is measured unless something else is asked for
     Conventions.open_unlearning()        # what OpenUnlearning's code computes
     Conventions(tail="last_label")       # one choice alone
+    conventions_of({"base": "open_unlearning", "tail": "eos"})   # as a config gives them
 
 With OpenUnlearning's choices the numbers can be held against those that it prints.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 Tail: TypeAlias = Literal["eos", "last_label"]
 Mask: TypeAlias = Literal["length", "pad_id"]
@@ -75,3 +77,27 @@ class Conventions:
 
 DEFINED = Conventions()
 """The definitions."""
+
+
+def conventions_of(given: str | Mapping[str, Any]) -> Conventions:
+    """The choices of `evaluation.conventions`: a base's name, or a mapping of single choices and perhaps their base.
+
+    TypeError for a choice that is none.
+    """
+    base, chosen = _parts(given)
+    return replace(_BASES[base], **chosen)
+
+
+def told_choices(given: str | Mapping[str, Any]) -> tuple[str, tuple[tuple[str, str | bool], ...]]:
+    """The base of `evaluation.conventions`, and by name the choices that are not the base's."""
+    base, chosen = _parts(given)
+    usual = asdict(_BASES[base])
+    return base, tuple((name, value) for name, value in chosen.items() if usual.get(name) != value)
+
+
+def _parts(given: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    tree = {"base": given} if isinstance(given, str) else dict(given)
+    return tree.pop("base", "defined"), tree
+
+
+_BASES: Mapping[str, Conventions] = {"defined": DEFINED, "open_unlearning": Conventions.open_unlearning()}

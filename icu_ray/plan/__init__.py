@@ -13,7 +13,8 @@ out how a user's file is written where nobody said it, `text_lengths.py` how lon
 `method_checks.py` whether methods fit models and data, `generated_answers.py` what models invent for them.
 `estimates.py` says how long it takes (`machine_speed.py`: how fast a core and a GPU are; `past_trials.py`: what trials
 took that ended on this machine), `estimate_correction.py` corrects that by what has ended of the sweep,
-`learnt_durations.py` by how the trials of a running one go, trial by trial. `budget.py` says what it costs.
+`learnt_durations.py` by how the trials of a running one go, trial by trial. `time_beside.py` reckons fine-tuning before
+the trials and evaluation beside them. `budget.py` says what it costs.
 `memory.py` says what a worker holds, of a model whose size `model_shapes.py` tells by its config.json (`models_here.py`
 finds that, or `known_models.py` knows it), `model_memory.py` asks it for the models of a plan.
 `schedule.py` chooses what starts next on a cluster, `search_objective.py` is what a search maximises. No Ray, no torch:

@@ -5,7 +5,8 @@ membership attack by reference.
 
 The retrained model is a trial of its own, which may end after the others. So these numbers join a trial's
 evaluation.json, and those of the models after its epochs, when both are there; nothing is measured for them. The rows
-of epochs are read from the store; where they are gone from there, the numbers stay as they are.
+of epochs are read from the store; where they are gone from there, the numbers stay as they are. Numbers of a
+model's own rows that an earlier version did not make join its evaluation.json too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from icu_ray.errors import UserError
-from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained
+from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained, of_model
 from icu_ray.evaluation.benchmarks.documents import benchmark_of_task, table_documents, trial_documents
 from icu_ray.evaluation.stage.results import find_evaluation
 from icu_ray.evaluation.suites import open_tasks
@@ -67,13 +68,14 @@ def add_retrained_measures(plan: Plan) -> None:
             continue
         evaluation, data = own
         reference = theirs.same(evaluation.tasks)
-        of_model = trial_documents(data, trial.model.name)
+        of_original = trial_documents(data, trial.model.name)
         same_model = evaluation.models[0] == evaluation.models[1]
         # A trial that changed nothing has the documents of its model alone; one whose evaluation failed, none.
-        of_trial = trial_documents(data, trial.name) or (of_model if same_model else {})
-        original = _beside(of_model, reference)
-        before = {**evaluation.before, **original}
-        after = {**evaluation.after, **dict.fromkeys(original), **_beside(of_trial, reference)}
+        of_trial = trial_documents(data, trial.name) or (of_original if same_model else {})
+        original = _beside(of_original, reference)
+        before = {**evaluation.before, **_alone(of_original, evaluation.before), **original}
+        after = {**evaluation.after, **_alone(of_trial, evaluation.after)}
+        after |= {**dict.fromkeys(original), **_beside(of_trial, reference)}
         if (before, after) != (dict(evaluation.before), dict(evaluation.after)):
             write_evaluation(_paths(plan, trial), replace(evaluation, before=before, after=after))
 
@@ -120,9 +122,20 @@ def _stored(plan: Plan, trial: Trial, epoch: EpochEvaluation, sources: Sequence[
     return table_documents(tables)
 
 
+def _alone(documents: Documents, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for benchmark in _benchmarks(documents):
+        found |= of_model(benchmark, metrics, documents)
+    return found
+
+
+def _benchmarks(documents: Documents) -> list[str]:
+    return list(dict.fromkeys(filter(None, map(benchmark_of_task, documents))))
+
+
 def _beside(documents: Documents, retrained: Documents) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
-    for benchmark in dict.fromkeys(filter(None, map(benchmark_of_task, documents))):
+    for benchmark in _benchmarks(documents):
         found |= beside_retrained(benchmark, documents, retrained)
     return found
 

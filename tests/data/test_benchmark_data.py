@@ -74,6 +74,11 @@ def test_the_other_benchmarks_are_texts_of_the_hub_or_a_folder() -> None:
     )
     assert not muse.prompted and muse.form.columns == ("text",)
     assert records({"source": "muse", "split": "news", "folder": "f"}).pool == "f/news/raw/retain1.jsonl"
+    fold = records({"source": "muse", "split": "news", "fold": "sust_3", "revision": "v1"})
+    assert fold.forget == "hub:muse-bench/MUSE-News@v1#sust:forget_3" and fold.pool is not None
+    assert fold.pool.endswith("#raw:retain1")
+    fold = records({"source": "muse", "split": "news", "fold": "scal_1", "folder": "f", "pieces": 2048})
+    assert (fold.forget, fold.pool) == ("f/news/scal/forget_1-2048.jsonl", "f/news/raw/retain1-2048.jsonl")
     wmdp = records({"source": "wmdp", "split": "cyber", "revision": "v1", "pool_rows": 9})
     assert wmdp.forget == "hub:cais/wmdp-corpora@v1#cyber-forget-corpus" and wmdp.pool_rows == 9
     assert records({"source": "wmdp", "split": "bio", "folder": "f"}).forget == "f/bio-forget-corpus.jsonl"
@@ -89,6 +94,7 @@ def test_the_other_benchmarks_are_texts_of_the_hub_or_a_folder() -> None:
         ({"source": "tofu", "split": "forget01", "folder": "f", "heldout_rows": 3}, TofuData),
         ({"source": "tofu", "split": "forget01", "template": "question-answer"}, TofuData),
         ({"source": "muse", "split": "news", "revision": "abc"}, MuseData),
+        ({"source": "muse", "split": "news", "fold": "scal_4"}, MuseData),
         ({"source": "wmdp", "split": "bio", "folder": "f"}, WmdpData),
         ({"source": "rwku", "subject": "1_Stephen_King", "folder": "f"}, RwkuData),
     ],
@@ -123,6 +129,11 @@ def test_a_config_writes_out_the_section_and_reads_it_again(data: dict[str, Any]
         (
             {"source": "muse", "split": "new"},
             "data.split: expected 'news' or 'books', found \"new\" (did you mean 'news'",
+        ),
+        ({"source": "muse", "split": "books", "fold": "sust_1"}, "data: fold=sust_1 is for split news, found books"),
+        (
+            {"source": "muse", "split": "news", "fold": "sust_5"},
+            "data.fold: expected 'scal_1', 'scal_2', 'scal_3', 'scal_4', 'sust_1'",
         ),
         (
             {"source": "wmdp", "split": "bio"},

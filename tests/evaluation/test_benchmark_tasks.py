@@ -25,11 +25,13 @@ from icu_ray.evaluation.benchmarks.derived import Documents, beside_retrained, o
 from icu_ray.evaluation.benchmarks.tasks import GRADIENT, BenchmarkAsked, benchmark_task, task_names
 from icu_ray.evaluation.model_requests import Answer, Measure, Request, Slice, cut_slices, dump_answers, load_answers
 from icu_ray.evaluation.stage.answers import answer_slice
+from icu_ray.evaluation.suites import with_means
 from icu_ray.evaluation.sweep_tasks import check_sweep_tasks, membership_said, sweep_tasks
 from icu_ray.evaluation.task import Scores
 from icu_ray.metrics.conventions import DEFINED, Conventions
 from icu_ray.models.loading import LoadedModel
 from icu_ray.plan.planning import plan_config, plan_sweep
+from tests.support.benchmark_case import benchmark_folder
 from tests.support.measures_case import MODELS, Oracle
 
 OU = Conventions.open_unlearning()
@@ -61,9 +63,11 @@ def folder(oracle: Oracle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus", "gradnorm")
 
 
-def asked_of(folder: Path, conventions: Conventions = OU, membership: tuple[str, ...] = ()) -> BenchmarkAsked:
+def asked_of(
+    folder: Path, conventions: Conventions = OU, membership: tuple[str, ...] = (), paraphrased: bool = False
+) -> BenchmarkAsked:
     section = TofuData(source="tofu", split="forget01", folder=str(folder))
-    return BenchmarkAsked(section, section.as_records().form, conventions, membership)
+    return BenchmarkAsked(section, section.as_records().form, conventions, membership, paraphrased)
 
 
 def measured(
@@ -119,9 +123,59 @@ def test_tofu_has_the_oracles_numbers(oracle: Oracle, folder: Path, model: str) 
         check(f"{short}_Q_A_Prob_normalised", expected[f"{short}_Q_A_Prob_normalised"]["agg_value"])
     for name in ("extraction_strength", "exact_memorization", "model_utility", "forget_quality", "privleak"):
         check(name, expected[name]["agg_value"])
+    check("forget_Truth_Ratio_prob_mean", expected["forget_Truth_Ratio_prob_mean"]["agg_value"])
+    for short, right in (("retain", "_PARA"), ("ra", ""), ("wf", "")):
+        known = expected[f"{short}_Q_A{right}_Prob"]["by_index"]["prob"]
+        wrong = [math.prod(row) ** (1 / len(row)) for row in expected[f"{short}_Q_A_PERT_Prob"]["by_index"]["prob"]]
+        shares = [p / (p + w + 1e-10) for p, w in zip(known, wrong, strict=True)]
+        check(f"{short}_Truth_Ratio_prob_mean", sum(shares) / len(shares))
     rows = scores["tofu_forget"].documents
     losses = [row.metrics["avg_loss"] for row in rows]
     np.testing.assert_allclose(losses, expected["forget_Q_A_Prob"]["by_index"]["avg_loss"], atol=2e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_questions_in_other_words_have_the_oracles_numbers(oracle: Oracle, folder: Path, model: str) -> None:
+    asked = asked_of(folder, paraphrased=True)
+    names = [name for name in task_names(asked) if "parap_question" in name]
+    assert names == [f"tofu_{name}_parap_question{end}" for name in ("forget", "retain") for end in ("", "_said")]
+    scores = measured(oracle, model, asked, names=[*names, "tofu_retain", "tofu_retain_said"])
+    metrics = {name: value for each in scores.values() for name, value in each.metrics.items()}
+    metrics |= of_model("tofu", metrics, documents_of(scores))
+    expected = oracle.expected(model)
+    probabilities = expected["forget_parap_question_Q_A_Prob"]
+    assert metrics["tofu/forget_parap_question_Q_A_Prob"] == pytest.approx(probabilities["agg_value"], rel=1e-4)
+    found = [row.metrics["prob"] for row in scores["tofu_forget_parap_question"].documents]
+    np.testing.assert_allclose(found, probabilities["by_index"]["prob"], atol=2e-5)
+    said = expected["forget_parap_question_Q_A_ROUGE"]["by_index"]["rougeL_recall"]
+    assert metrics["tofu/forget_parap_question_Q_A_ROUGE"] == pytest.approx(sum(said) / len(said))
+    # The files' questions to keep have no other words: theirs are the questions themselves.
+    for each in ("Q_A_Prob", "Q_A_ROUGE", "Truth_Ratio", "Truth_Ratio_prob_mean"):
+        assert metrics[f"tofu/retain_parap_question_{each}"] == pytest.approx(metrics[f"tofu/retain_{each}"])
+    rows = documents_of(scores)["tofu_forget_parap_question"]
+    ratios = np.minimum(rows["truth_ratio_raw"], 1 / rows["truth_ratio_raw"])
+    assert metrics["tofu/forget_parap_question_Truth_Ratio"] == pytest.approx(ratios.mean(), rel=1e-6)
+    assert not any(name.startswith("mia") or "extraction" in name for name in rows)
+
+
+def test_questions_in_other_words_are_asked_beside_the_others(folder: Path, tmp_path: Path) -> None:
+    usual, more = asked_of(folder), asked_of(folder, paraphrased=True)
+    assert task_names(more)[: len(task_names(usual))] == task_names(usual)
+    for name in task_names(usual):
+        assert dict(benchmark_task(name, usual).identity) == dict(benchmark_task(name, more).identity)
+    tofu = {"source": "tofu", "split": "forget01", "template": "question-answer", "folder": str(folder)}
+    asked = {"suites": ["benchmark"], "paraphrased_questions": True}
+    config = resolve_config({**SWEEP, "data": tofu, "evaluation": asked}, "t")
+    check_sweep_tasks(config, read=True)
+    assert set(task_names(more)) <= set(sweep_tasks(config)[0])
+    plain = resolve_config({**SWEEP, "data": tofu}, "t")
+    ids = [[trial.trial_id for trial in plan_sweep(each, dry_run=True).trials] for each in (config, plain)]
+    assert ids[0] == ids[1]
+    with pytest.raises(UserError, match="paraphrased_questions=true is for suite benchmark"):
+        resolve_config({**SWEEP, "data": {"source": "synthetic"}, "evaluation": {**asked, "suites": []}}, "t")
+    muse = {"source": "muse", "split": "news", "folder": str(benchmark_folder(tmp_path, "muse"))}
+    with pytest.raises(UserError, match="paraphrased_questions: muse has no questions in other words"):
+        check_sweep_tasks(resolve_config({**SWEEP, "data": muse, "evaluation": asked}, "t"), read=False)
 
 
 MEMBERSHIP = tuple(f"tofu_{name}{kind}" for name in ("forget", "holdout") for kind in ("", GRADIENT))
@@ -289,7 +343,7 @@ def test_the_suite_is_for_benchmarks(folder: Path) -> None:
         resolve_config({**tree, "evaluation": {"conventions": "open_unlearning"}}, "t")
 
 
-@pytest.mark.parametrize(("name", "trials"), [("tofu", 15), ("tofu_small", 7)])
+@pytest.mark.parametrize(("name", "trials"), [("tofu", 17), ("tofu_small", 7)])
 def test_shipped_configs_of_tofu_plan_on_its_files(shared: Path, tmp_path: Path, name: str, trials: int) -> None:
     files = shared / "data" / "tofu"
     if not files.is_dir():
@@ -305,3 +359,17 @@ def test_shipped_configs_of_other_benchmarks_are_read(name: str) -> None:
     config = load_config(find_config(name))
     assert isinstance(config.data, RecordsData) and config.data.benchmark is not None
     assert config.evaluation.suites == ("benchmark",)
+
+
+def test_rwkus_config_asks_the_harness_what_a_model_still_can(tmp_path: Path) -> None:
+    folder = benchmark_folder(tmp_path, "rwku", "1_Stephen_King")
+    config = load_config(find_config("rwku"), [f"data.folder={folder}"])
+    check_sweep_tasks(config, read=False)
+    names, options = sweep_tasks(config)
+    assert [group.name for group in options.groups] == ["mmlu", "bbh"]
+    assert {"triviaqa", "truthfulqa_mc2", "rwku_forget_level1_said"} <= set(names)
+    asked = {name.partition("_")[0] for name in names}
+    assert asked == {"rwku", "mmlu", "bbh", "triviaqa", "truthfulqa"}
+    parts = [name for name in names if name.startswith("bbh_")]
+    metrics = {f"gen/{name}_exact_match_get-answer": 0.5 for name in parts}
+    assert with_means(metrics, options.groups, dict.fromkeys(parts, 10))["gen/bbh_exact_match_get-answer"] == 0.5

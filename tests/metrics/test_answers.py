@@ -29,6 +29,7 @@ from icu_ray.metrics.answers import (
     extraction_strength,
     mean_of,
     normalised_probabilities,
+    prob_mean_scores,
     probabilities,
     truth_ratio_scores,
     truth_ratios,
@@ -227,6 +228,8 @@ def test_truth_ratios_and_normalised_probabilities(right: list[float], data: st.
             assert truth_ratio_scores(right, wrong, kind)[place] == pytest.approx(expected, rel=1e-9, abs=1e-12)
         share = p_right / (p_right + sum(math.exp(-each) for each in others) + 1e-10)
         assert normalised_probabilities(right, wrong)[place] == pytest.approx(share, rel=1e-9)
+    shares = prob_mean_scores([math.exp(-each) for each in right], ratios)
+    np.testing.assert_allclose(shares, truth_ratio_scores(right, wrong, "prob_mean"), rtol=1e-9)
     # What is missing stays missing, and is counted.
     missing = mean_of(truth_ratio_scores([*right, 1.0, math.nan], [*wrong, [], [1.0]], "forget"))
     assert (missing.counted, missing.rows) == (len(right), len(right) + 2)

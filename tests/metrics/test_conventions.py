@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from icu_ray.config import TofuData
-from icu_ray.config.file import resolve_config
+from icu_ray.config import ConventionsConfig, SweepConfig, TofuData
+from icu_ray.config.file import apply_override, resolve_config
+from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks.tasks import BenchmarkAsked, benchmark_task
 from icu_ray.evaluation.model_requests import Answer
 from icu_ray.evaluation.sweep_tasks import sweep_tasks
 from icu_ray.metrics import membership
 from icu_ray.metrics.answer_scores import answer_scores
 from icu_ray.metrics.answers import AnswerRow, AnswerScores, exact_memorization, extraction_strength, truth_ratios
-from icu_ray.metrics.conventions import LATER, Conventions
+from icu_ray.metrics.conventions import DEFINED, LATER, Conventions, conventions_of, told_choices
 from icu_ray.metrics.rouge import rouge_scores
 from tests.data.test_prompt_styles import words_tokenizer
 from tests.support.benchmark_case import tofu_folder
@@ -138,12 +141,86 @@ def test_tasks_of_before_there_were_later_choices_are_known_by_what_they_were() 
     assert len(told) == len(DEPARTURES)
 
 
-def test_a_config_asks_for_all_of_them(tmp_path: Path) -> None:
-    data = {"source": "tofu", "split": "forget01", "template": "question-answer", "folder": str(tofu_folder(tmp_path))}
-    for name, by in (("defined", Conventions()), ("open_unlearning", Conventions.open_unlearning())):
-        evaluation = {"suites": ["benchmark"], "conventions": name}
-        models = [{"name": "a", "standin": {"size": "small"}}]
-        _, options = sweep_tasks(
-            resolve_config({"name": "t", "data": data, "models": models, "evaluation": evaluation}, "t")
-        )
-        assert options.benchmark is not None and options.benchmark.conventions == by
+def config_with(folder: Path, conventions: Any, *overrides: str) -> SweepConfig:
+    tree: dict[str, Any] = {
+        "name": "t",
+        "data": {"source": "tofu", "split": "forget01", "template": "question-answer", "folder": str(folder)},
+        "models": [{"name": "a", "standin": {"size": "small"}}],
+        "evaluation": {"suites": ["benchmark"], "conventions": conventions},
+    }
+    for override in overrides:
+        tree = apply_override(tree, override)
+    return resolve_config(tree, "mine.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected", "written"),
+    [
+        ("defined", Conventions(), "defined"),
+        ("open_unlearning", Conventions.open_unlearning(), "open_unlearning"),
+        ({}, Conventions(), "defined"),
+        ({"base": "open_unlearning"}, Conventions.open_unlearning(), "open_unlearning"),
+        (
+            {"wrong_mean": "arithmetic"},
+            Conventions(wrong_mean="arithmetic"),
+            {"base": "defined", "wrong_mean": "arithmetic"},
+        ),
+        (
+            {"base": "open_unlearning", "tail": "eos", "stemmer": False},
+            replace(Conventions.open_unlearning(), tail="eos", stemmer=False),
+            {"base": "open_unlearning", "tail": "eos", "stemmer": False},
+        ),
+    ],
+)
+def test_a_config_asks_for_all_of_them_or_for_some(
+    tmp_path: Path, asked: Any, expected: Conventions, written: Any
+) -> None:
+    config = config_with(tofu_folder(tmp_path), asked)
+    _, options = sweep_tasks(config)
+    assert options.benchmark is not None and options.benchmark.conventions == expected
+    tree = config.model_dump(mode="json")
+    assert tree["evaluation"]["conventions"] == written
+    assert resolve_config(tree, "again").evaluation == config.evaluation
+
+
+def test_a_choice_that_is_none_is_refused(tmp_path: Path) -> None:
+    folder = tofu_folder(tmp_path)
+    key = "mine.yaml: evaluation.conventions"
+    for wrong, said in (
+        ("open_unlearnt", rf"^{key}: expected 'defined' or 'open_unlearning', found \"open_unlearnt\".*did you mean"),
+        ({"tale": "eos"}, rf"^{key}.tale: unknown key .did you mean 'tail'.*known: base, empty, .*wrong_mean$"),
+        ({"tail": "last"}, rf"^{key}.tail: expected 'eos' or 'last_label', found \"last\""),
+        ({"base": "muse"}, rf"^{key}.base: expected 'defined' or 'open_unlearning'"),
+        (3, rf"^{key}: "),
+    ):
+        with pytest.raises(UserError, match=said) as refused:
+            config_with(folder, wrong)
+        assert "\n" not in str(refused.value)
+    override = "evaluation.conventions={base: open_unlearning, tail: eos}"
+    assert isinstance(config_with(folder, "defined", override).evaluation.conventions, ConventionsConfig)
+    with pytest.raises(UserError, match=r"evaluation\.conventions is for suite benchmark"):
+        config_with(folder, {"tail": "last_label"}, "evaluation.suites=[]")
+
+
+def test_every_choice_can_be_made_in_a_config() -> None:
+    choices = {name: each for name, each in ConventionsConfig.model_fields.items() if name != "base"}
+    assert set(choices) == {each.name for each in fields(Conventions)}
+    for name, both in (DEPARTURES | OTHERS).items():
+        for value in both:
+            assert ConventionsConfig(**{name: value}).chosen == {name: value}
+            assert conventions_of(ConventionsConfig(**{name: value}).model_dump()) == Conventions(**{name: value})
+
+
+@given(
+    base=st.sampled_from(["defined", "open_unlearning"]),
+    chosen=st.fixed_dictionaries(
+        {}, optional={name: st.sampled_from(both) for name, both in (DEPARTURES | OTHERS).items()}
+    ),
+)
+def test_what_is_told_beside_the_base_is_what_differs(base: str, chosen: dict[str, Any]) -> None:
+    told, differing = told_choices({"base": base, **chosen})
+    made = conventions_of({"base": base, **chosen})
+    assert (told, made) == (base, conventions_of({"base": base, **dict(differing)}))
+    assert (not differing) == (made == conventions_of(base))
+    if base == "defined" and not differing:
+        assert made.told() == DEFINED.told()

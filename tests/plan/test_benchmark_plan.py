@@ -76,6 +76,27 @@ def test_trials_are_those_of_the_files_wherever_they_lie(tmp_path: Path) -> None
         assert not set(ids(other)) & set(ids(made)), change
 
 
+def test_each_fold_of_muse_is_forgotten_by_itself(tmp_path: Path) -> None:
+    folder = benchmark_folder(tmp_path, "muse", kept=20)
+    known, standin = {}, [{"name": "a", "standin": {}}]
+    for number, fold in enumerate((None, *(f"{kind}_{n}" for kind in ("scal", "sust") for n in range(1, 5)))):
+        rows = [{"text": f"text {row} of {fold}"} for row in range(number + 1)]
+        kind, _, part = (fold or "raw_").partition("_")
+        file = folder / "news" / kind / (f"forget_{part}.jsonl" if part else "forget.jsonl")
+        write_lines(file, rows)
+        data = {"source": "muse", "split": "news", "folder": str(folder), **({"fold": fold} if fold else {})}
+        made = plan(data, models=standin, **ASKED)
+        assert made.data is not None and made.data.samples[0].targets == number + 1
+        own = {"source": "records", "forget": str(file), "pool": str(folder / "news/raw/retain1.jsonl")}
+        assert ids(made) == ids(plan(own, models=standin))
+        known[fold] = tuple(ids(made))
+        if fold:
+            write_lines(file, [])
+            with pytest.raises(UserError, match=f"{file.name}.*(empty|no rows|0 rows)"):
+                plan(data, models=standin, **ASKED)
+    assert len(set(known.values())) == 9
+
+
 def test_a_stand_in_takes_questions_with_tags(tmp_path: Path) -> None:
     folder = tofu_folder(tmp_path, rows=12)
     data = {"source": "tofu", "split": "forget01", "folder": str(folder)}

@@ -37,7 +37,7 @@ FOLDERS = {
     "wmdp_zephyr": "wmdp",
     "rwku": "rwku",
 }
-TRIALS = {"tofu": 15, "tofu_small": 7, "tofu_smollm2": 5, "muse_news": 5, "muse_books": 5, "wmdp_zephyr": 1, "rwku": 2}
+TRIALS = {"tofu": 17, "tofu_small": 7, "tofu_smollm2": 5, "muse_news": 5, "muse_books": 5, "wmdp_zephyr": 1, "rwku": 2}
 
 
 @pytest.fixture(scope="module")

@@ -285,6 +285,10 @@ def test_models_of_the_own_split_and_other_models_are_not_refused() -> None:
     assert (
         said({"source": "muse", "split": "news"}, source=NEWS.format("target"), retrained=NEWS.format("retrain")) == ()
     )
+    fold = {"source": "muse", "split": "news", "fold": "sust_2"}
+    (other,) = said(fold, source=NEWS.format("target"), retrained=NEWS.format("retrain"))
+    assert "without the texts raw/forget, not without fold sust_2 alone" in other
+    assert said(fold, source=NEWS.format("target"), retrained=False) == ()
     assert said(tofu, source="org/base", train={"epochs": 1}) == ()
     (again,) = said(tofu, source=FULL, train={"epochs": 1})
     assert again == (
@@ -340,7 +344,7 @@ def test_tofus_config_takes_the_published_models_by_one_override_each(
     ]
     config = load_config(find_config("tofu"), [f"data.folder={files}", *overrides])
     made = plan_sweep(config, dry_run=True)
-    assert len(made.trials) == 15 and gold_of(made).identity["retrained"]["hub"] == known["retrained"]
+    assert len(made.trials) == 17 and gold_of(made).identity["retrained"]["hub"] == known["retrained"]
     assert [line.split(":")[0] for line in trained_said(made)] == ["llama-3.2-1b"]  # measured; nothing is trained
     ways = load_config(find_config("tofu"), [f"data.folder={files}", *overrides, "models.0.retrained=false"])
     assert known["retrained"] in without_retrained_said(ways)[0]

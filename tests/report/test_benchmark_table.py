@@ -86,6 +86,11 @@ def test_the_heading_says_on_what_and_how(tmp_path: Path) -> None:
     theirs = table_of(tmp_path / "b", conventions="open_unlearning")
     assert theirs.heading == "TOFU forget10, measures as OpenUnlearning's"
     assert table_of(tmp_path / "c", limit=5000).heading == "TOFU forget10, measures as defined"
+    some = table_of(tmp_path / "d", conventions={"base": "open_unlearning", "tail": "eos", "stemmer": True})
+    assert some.heading == "TOFU forget10, measures as OpenUnlearning's but for tail=eos"
+    assert any("ours measures as OpenUnlearning's but for tail=eos" in each for each in some.notes)
+    own = table_of(tmp_path / "e", conventions={"stemmer": False, "wrong_mean": "arithmetic"})
+    assert own.heading == "TOFU forget10, measures as defined but for stemmer=false, wrong_mean=arithmetic"
 
 
 def test_no_p_value_of_other_rows_is_printed_beside_ours(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tests.support.report_case import REFERENCE, Cell, write_sweep
 CELLS = [Cell(), Cell("retrained", "retrained", 0.0, 0.0)]
 ICU = CELLS[0].trial_id
 MORE = {"tofu/mia_min_k": 0.75, "tofu/privleak": -50.0, "tofu/forget_quality": 0.02, "tofu/model_utility": 0.4}
+MORE |= {"tofu/forget_Truth_Ratio_prob_mean": 0.6}
 
 
 def rows(seed: int, count: int = 12) -> Rows:
@@ -70,6 +71,10 @@ def test_rows_bear_the_names_and_keys_of_the_other_framework(tmp_path: Path) -> 
     assert second["forget_Q_A_PARA_Prob"] == {"prob": known["prob_right"]}
     assert second["forget_Q_A_PERT_Prob"] == {"prob": known["prob_wrong"]}
     assert second["forget_Truth_Ratio"] == second["forget_truth_ratio"] == {"score": known["truth_ratio_raw"]}
+    wrong = known["truth_ratio_raw"] * known["prob_right"]
+    assert second["forget_Truth_Ratio_prob_mean"]["score"] == pytest.approx(
+        known["prob_right"] / (known["prob_right"] + wrong)
+    )
     assert second["exact_memorization"] == {"score": known["exact_memorisation"]}
     assert second["extraction_strength"] == {"score": known["extraction_strength"]}
     assert second["forget_Q_A_ROUGE"] == {

@@ -8,20 +8,25 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from icu_ray.cli.main import main
+from icu_ray.evaluation.task import DocumentScore
 from icu_ray.report.collect import collect
 from icu_ray.report.numbers.statistics import paired_tests
 from icu_ray.report.numbers.sweep_difference import NumberPair, SweepDifference, sweep_difference
 from icu_ray.report.terminal.difference_tables import print_difference
 from icu_ray.storage.results import TrialEvaluation
-from icu_ray.storage.trial_files import TrialPaths, read_result, write_evaluation, write_result
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, write_evaluation, write_result
+from tests.support.documents_case import Rows, evaluate_by_hand
 from tests.support.report_case import Cell, config, write_sweep
 
 SAMPLES = [Cell(sample=sample, final=(0.5 + sample / 100, 0.04, 24.0, 3.8)) for sample in range(3)]
@@ -134,6 +139,71 @@ def test_two_samples_have_no_interval(tmp_path: Path) -> None:
     pair = number(found, "ma_pct")
     assert pair.test.n == 2 and pair.test.half is None and pair.test.difference == pytest.approx(-10.5)
     assert pair.first is not None and pair.first.half is None
+
+
+def documents(values: Sequence[float | None]) -> Rows:
+    """Of TOFU's set to forget, with probabilities of each row."""
+    known = [{} if each is None else {"prob": each} for each in values]
+    return {"tofu_forget": [DocumentScore(n, "Oslo", "", (), each, "Where?") for n, each in enumerate(known)]}
+
+
+def evaluated(storage: Path, name: str, cells: list[Cell], rows: Sequence[Rows]) -> Path:
+    folder = write_sweep(storage, name, cells)
+    for cell, own in zip(cells, rows, strict=True):
+        evaluate_by_hand(folder, cell.trial_id, own, own, {"tofu/model_utility": len(name) / 10})
+    return folder
+
+
+MANY = st.lists(st.floats(0, 1), min_size=3, max_size=30)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=MANY, data=st.data())
+def test_of_one_sample_a_benchmarks_measure_has_an_interval_over_its_rows(
+    tmp_path: Path, first: list[float], data: st.DataObject
+) -> None:
+    second = data.draw(st.lists(st.floats(0, 1), min_size=len(first), max_size=len(first)))
+    # Whatever the documents' order, and a row that one side could not be measured on does not count.
+    mine, theirs = documents([*first, None]), documents([*second, 0.5])
+    theirs = {task: tuple(reversed(rows)) for task, rows in theirs.items()}
+    evaluated(tmp_path, "a", [Cell()], [mine])
+    evaluated(tmp_path, "bb", [Cell()], [theirs])
+    found = difference(tmp_path, "a", "bb")
+    pair, known = number(found, "tofu/forget_Q_A_Prob"), paired_tests(second, first)
+    assert pair.test.n == 1 and pair.test.half is None and pair.rows is not None
+    assert (pair.rows.n, pair.rows.p_t) == (known.n, pytest.approx(known.p_t))
+    assert (pair.rows.difference, pair.rows.half) == (pytest.approx(known.difference), pytest.approx(known.half))
+    assert number(found, "tofu/model_utility").rows is None and found.broken == ()
+
+
+def test_an_interval_over_rows_is_told_from_one_over_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = evaluated(tmp_path, "a", [Cell()], [documents([0.9, 0.8, 0.9, 0.7])])
+    second = evaluated(tmp_path, "bb", [Cell()], [documents([0.3, 0.1, 0.4, 0.0])])
+    said = " ".join(shown(difference(tmp_path, "a", "bb"), 160).split())
+    assert "-0.625 ± 0.1523 of 4 rows" in said and "n = 1: of one forget sample nothing tells" in said
+    assert "how far other rows of the kind might differ, not another forget sample." in said
+    assert main(["compare", str(first), str(second), "--json"]) == 0
+    numbers = {each["metric"]: each for each in json.loads(capsys.readouterr().out)["numbers"]}
+    assert numbers["tofu/forget_Q_A_Prob"]["ci95"] is None and numbers["tofu/forget_Q_A_Prob"]["rows"]["n"] == 4
+    assert numbers["tofu/model_utility"]["rows"] is None
+    # Of three samples the samples count.
+    for name in ("c", "d"):
+        evaluated(tmp_path, name, SAMPLES, [documents([0.1 * n, 0.2, 0.3 if name == "c" else 0.4]) for n in range(3)])
+    assert number(difference(tmp_path, "c", "d"), "tofu/forget_Q_A_Prob").rows is None
+    # Rows that were asked otherwise are other rows.
+    paths = TrialPaths.of(str(tmp_path), "bb", Cell().trial_id)
+    evaluation = read_evaluation(paths)
+    assert evaluation is not None
+    write_evaluation(paths, replace(evaluation, tasks={"tofu_forget": "another"}))
+    found = difference(tmp_path, "a", "bb")
+    assert number(found, "tofu/forget_Q_A_Prob").rows is None
+    assert "n = 1: of one forget sample" in shown(found) and "of 4 rows" not in shown(found)
+    # Documents that were changed are named, and nothing is made of them.
+    Path(paths.documents).write_bytes(b"no table")
+    assert main(["compare", str(first), str(second)]) == 1
+    assert "documents.parquet: is not what its evaluation wrote" in capsys.readouterr().err
 
 
 def test_trials_of_other_seeds_meet_by_their_sample(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from icu_ray.evaluation.benchmarks import BENCHMARKS
-from icu_ray.evaluation.benchmarks.documents import asked_sets, benchmark_of_task
+from icu_ray.evaluation.benchmarks.documents import benchmark_of_task
 from icu_ray.evaluation.benchmarks.tasks import SAID, metric_names
 from icu_ray.evaluation.stage.results import store_evaluation, write_documents
 from icu_ray.evaluation.task import DocumentScore, Scores, TaskSource
@@ -27,7 +27,7 @@ def means(rows: Rows) -> dict[str, float]:
     for task, documents in rows.items():
         benchmark = benchmark_of_task(task)
         assert benchmark is not None
-        asked = asked_sets(BENCHMARKS[benchmark])[task.removesuffix(SAID).removeprefix(f"{benchmark}_")]
+        asked = BENCHMARKS[benchmark].sets[task.removesuffix(SAID).removeprefix(f"{benchmark}_")]
         for column, name in metric_names(asked).items():
             values = [each.metrics[column] for each in documents if column in each.metrics]
             if values:

@@ -36,6 +36,7 @@ from icu_ray.sweep.retrained_measures import add_retrained_measures
 
 TASKS = {"tofu_forget": "a", "tofu_holdout": "b"}
 ROWS = 12
+AREA = "tofu/mia_min_k"
 NOTHING = dict.fromkeys(f"tofu/{name}" for name in (*FORGET_QUALITY, "privleak", "rel_diff"))
 """What cannot be said without a retrained model is null."""
 
@@ -80,9 +81,10 @@ def paths_of(plan: Plan, trial: Trial) -> TrialPaths:
 
 
 def after(plan: Plan, trial: Trial) -> dict[str, float | None]:
+    """All but the AUC, which needs no other model."""
     found = read_evaluation(paths_of(plan, trial))
     assert found is not None
-    return dict(found.after)
+    return {name: value for name, value in found.after.items() if name != AREA}
 
 
 def both(plan: Plan) -> tuple[Trial, Trial]:
@@ -109,6 +111,16 @@ def test_rows_are_compared_with_the_retrained_models(plan: Plan) -> None:
     assert found["tofu/privleak"] == pytest.approx(privleak)
     assert after(plan, gold)["tofu/forget_quality"] == 1.0 and after(plan, gold)["tofu/privleak"] == pytest.approx(0)
     assert found["tofu/forget_Q_A_Prob"] == 0.5
+
+
+def test_numbers_of_its_own_rows_that_an_earlier_version_did_not_make_join_too(plan: Plan) -> None:
+    trial, _ = both(plan)
+    own = evaluated(plan, trial, 1)
+    add_retrained_measures(plan)
+    members, others = own["tofu_forget/mia_min_k"], own["tofu_holdout/mia_min_k"]
+    found = read_evaluation(paths_of(plan, trial))
+    assert found is not None and found.after[AREA] == pytest.approx((others[:, None] > members[None]).mean())
+    assert found.before[AREA] not in (None, found.after[AREA])
 
 
 def test_what_was_asked_otherwise_is_not_compared(plan: Plan) -> None:

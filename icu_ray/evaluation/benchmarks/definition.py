@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Measure = Literal[
@@ -21,6 +21,7 @@ Measure = Literal[
     "mia_gradnorm",
 ]
 """What is measured of a row."""
+_OF_OTHER_WORDS = ("probability", "truth_ratio", "rouge_recall")
 Kind = Literal["questions", "completions", "texts"]
 """Of a set: questions with answers, prefixes with what follows them, or whole texts."""
 
@@ -59,11 +60,11 @@ class PromptSet:
 
     table: the file of a `Table`. prompt, answer: columns; of texts `answer` is the text. right, wrong: the columns of
     the right answer and the list of wrong ones that the truth ratio compares; wrong ones also normalise the
-    probability. paraphrase: a column of the same question in other words, which is read and checked, but asked by no
-    task. shots: the table of examples that stand before every question, all of them. style: a name of
-    data/prompt_styles.STYLES; None: as the config's rows are written. ask: the user's message, with {} in the place of
-    the prompt. begin: what the answer is made to begin with. max_length: tokens of a row. members: what membership
-    inference takes the rows for; None: neither.
+    probability. paraphrase: a column of the same question in other words, which is read and checked, and asked only
+    where `evaluation.paraphrased_questions` says so. shots: the table of examples that stand before every question, all
+    of them. style: a name of data/prompt_styles.STYLES; None: as the config's rows are written. ask: the user's
+    message, with {} in the place of the prompt. begin: what the answer is made to begin with. max_length: tokens of a
+    row. members: what membership inference takes the rows for; None: neither.
     """
 
     name: str
@@ -82,6 +83,25 @@ class PromptSet:
     begin: str = ""
     max_length: int = 512
     members: bool | None = None
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether its rows are of what is to be forgotten."""
+        return self.members is True or self.name.startswith("forget")
+
+    @property
+    def paraphrased(self) -> PromptSet | None:
+        """Its rows with the question in other words, of which no attack is measured; None where it has no such."""
+        if self.paraphrase is None:
+            return None
+        return replace(
+            self,
+            name=f"{self.name}_parap_question",
+            prompt=self.paraphrase,
+            measures=tuple(each for each in self.measures if each in _OF_OTHER_WORDS),
+            paraphrase=None,
+            members=None,
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -117,6 +137,13 @@ class Benchmark:
     reported: tuple[str, ...]
     revision: str | None = None
     access: str = ""
+
+    @property
+    def sets(self) -> dict[str, PromptSet]:
+        """Those of all its splits by name, also with questions in other words; what a set of one name measures is the
+        same in each split."""
+        sets = [each for split in self.splits.values() for each in split.sets]
+        return {each.name: each for each in (*sets, *filter(None, (known.paraphrased for known in sets)))}
 
     @property
     def hubs(self) -> tuple[str, ...]:

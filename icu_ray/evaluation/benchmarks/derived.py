@@ -1,6 +1,6 @@
 """Numbers of a benchmark that need several sets, or the retrained model beside the model.
 
-    of_model("tofu", metrics, documents)                 # model utility, AUC of each membership attack
+    of_model("tofu", metrics, documents)                 # model utility, AUC of each attack, truth ratio prob_mean
     beside_retrained("tofu", documents, retrained)       # forget quality, privleak, the attack by reference
 
 documents: by task name, each metric's values in the order of the task's rows; what was not measured is NaN. A number
@@ -15,11 +15,14 @@ import numpy as np
 
 from icu_ray.evaluation.benchmarks import BENCHMARKS
 from icu_ray.evaluation.benchmarks.definition import Benchmark
-from icu_ray.metrics.answers import EPSILON, Floats
+from icu_ray.evaluation.benchmarks.tasks import metric_names
+from icu_ray.metrics.answers import EPSILON, Floats, mean_of, prob_mean_scores
 from icu_ray.metrics.forget_quality import UTILITY_PARTS, forget_quality, model_utility
 from icu_ray.metrics.membership import auc, privleak, reference_scores, rel_diff
 
 Documents = Mapping[str, Mapping[str, Floats]]
+PROB_MEAN = "_prob_mean"
+"""Ends the name of a truth ratio that is the mean of P_right / (P_right + P_wrong), as in OpenUnlearning's paper."""
 _REFERENCE = "mia_reference"
 _BY_ITSELF = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_gradnorm")
 ATTACKS = (*_BY_ITSELF, _REFERENCE)
@@ -42,7 +45,19 @@ def of_model(benchmark: str, metrics: Mapping[str, float | None], documents: Doc
     parts = {part: metrics.get(f"{benchmark}/{part}") for part in UTILITY_PARTS}
     if all(value is not None for value in parts.values()):
         found["model_utility"] = model_utility(parts)
+    for each in BENCHMARKS[benchmark].sets.values():
+        name = metric_names(each)["truth_ratio"]
+        # Where a truth ratio was left out for rows that could not be measured, so is this one.
+        if metrics.get(f"{benchmark}/{name}") is not None:
+            values = prob_means(documents.get(f"{benchmark}_{each.name}", {}))
+            found |= {} if values is None else {f"{name}{PROB_MEAN}": mean_of(values).value}
     return {**_named(benchmark, found), **_full(benchmark, _areas(*_sides(BENCHMARKS[benchmark], documents)))}
+
+
+def prob_means(rows: Mapping[str, Floats]) -> Floats | None:
+    """(N,) P_right / (P_right + P_wrong) of a set's rows; None where no truth ratio was asked of them."""
+    right, ratios = rows.get("prob_right"), rows.get("truth_ratio_raw")
+    return None if right is None or ratios is None else prob_mean_scores(right, ratios)
 
 
 def beside_retrained(benchmark: str, documents: Documents, retrained: Documents) -> dict[str, float | None]:
@@ -82,7 +97,7 @@ _Side = Mapping[str, Floats]
 def _sides(benchmark: Benchmark, documents: Documents) -> tuple[_Side, _Side]:
     """What was measured of the rows that are members, and of those that are not; nothing where they were not asked."""
     sides: dict[bool, dict[str, Floats]] = {True: {}, False: {}}
-    for each in {each.name: each for split in benchmark.splits.values() for each in split.sets}.values():
+    for each in benchmark.sets.values():
         if each.members is not None:
             name = f"{benchmark.name}_{each.name}"
             sides[each.members] |= {**documents.get(name, {}), **documents.get(f"{name}_gradnorm", {})}

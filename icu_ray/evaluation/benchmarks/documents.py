@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from icu_ray.evaluation.benchmarks import BENCHMARKS
-from icu_ray.evaluation.benchmarks.definition import Benchmark, PromptSet
 from icu_ray.evaluation.benchmarks.derived import Documents, of_model
 from icu_ray.evaluation.task import DocumentScore
 from icu_ray.metrics.answers import Floats, as_floats
@@ -25,11 +24,6 @@ _NO_METRICS = ("model", "task", "document", "prompt", "target", "said", "loglike
 def benchmark_of_task(task: str) -> str | None:
     """The benchmark that a task's name begins with."""
     return next((name for name in BENCHMARKS if task.startswith(f"{name}_")), None)
-
-
-def asked_sets(benchmark: Benchmark) -> dict[str, PromptSet]:
-    """The sets of all its splits by name; what a set of one name measures is the same in each of them."""
-    return {each.name: each for split in benchmark.splits.values() for each in split.sets}
 
 
 def said_documents(data: bytes) -> dict[str, dict[str, dict[int, DocumentScore]]]:

@@ -1,8 +1,9 @@
 """MUSE (Shi et al. 2024): news articles, or the Harry Potter books, to be forgotten as texts.
 
 knowmem asks questions after all ten examples of the same kind, verbmem has a text go on, privleak asks whether texts
-were trained on, each as a whole. Not here: the scalability and sustainability folds (scal, sust). No commit of the hub
-is known to be the published one, so none is pinned.
+were trained on, each as a whole. A model that forgot a fold of the news (scalability, sustainability) is asked the
+same; how many texts a fold has is not in our sources. No commit of the hub is known to be the published one, so none is
+pinned.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ _RAW = {
 }
 _KNOWMEM = {"forget_qa": 100, "retain_qa": 100, "forget_qa_icl": 10, "retain_qa_icl": 10}
 _PRIVLEAK = {"forget": 100, "retain": 100, "holdout": 100}
+_FOLDS = {"news": ("scal", "sust"), "books": ()}
 _ANSWERS = Generation(new_tokens=32, stop=("\n\n", "\nQuestion", "Question:"))
 _TEXTS = Generation(new_tokens=128)
 _WHOLE = 2048
@@ -27,7 +29,7 @@ def _hub(split: str) -> str:
 
 
 def _tables(split: str) -> tuple[Table, ...]:
-    def table(configuration: str, part: str, rows: int, columns: tuple[str, ...]) -> Table:
+    def table(configuration: str, part: str, rows: int | None, columns: tuple[str, ...]) -> Table:
         return Table(_hub(split), configuration, part, f"{split}/{configuration}/{part}.jsonl", rows, columns)
 
     return (
@@ -35,6 +37,7 @@ def _tables(split: str) -> tuple[Table, ...]:
         *(table("knowmem", part, rows, _QA) for part, rows in _KNOWMEM.items()),
         table("verbmem", "forget", 100, ("prompt", "gt")),
         *(table("privleak", part, rows, ("text",)) for part, rows in _PRIVLEAK.items()),
+        *(table(kind, f"forget_{fold}", None, ("text",)) for kind in _FOLDS[split] for fold in range(1, 5)),
     )
 
 

@@ -76,6 +76,12 @@ def check_published(config: SweepConfig) -> tuple[str, ...]:
         retrained = as_model(model)
         if retrained is not None:
             _check_of_split(section, f"models.{number}.retrained", str(retrained.source), "retrained")
+            published = _base(split_of(section), "retrained", str(retrained.source)) is not None
+            if published and (fold := getattr(section, "fold", None)) is not None:
+                remarks.append(
+                    f"{model.name}: {retrained.source} was trained without the texts raw/forget, not without fold "
+                    f"{fold} alone: privleak beside it is not that of this fold"
+                )
         if model.source is None:
             continue
         _check_of_split(section, f"models.{number}.source", model.source, "target")

@@ -36,6 +36,13 @@ def split_of(section: Section) -> Split:
     return benchmark_of(section).splits[section.corpus if isinstance(section, RwkuData) else section.split]
 
 
+def forget_file(section: Section) -> str:
+    """The file of the table that is to be forgotten."""
+    if isinstance(section, MuseData):
+        return f"{section.split}/{'/'.join(section.forget_part)}.jsonl"
+    return split_of(section).forget
+
+
 def sets_of(section: Section) -> tuple[PromptSet, ...]:
     """The sets that are asked; UserError where a folder lacks the table of one."""
     benchmark, found = benchmark_of(section), []
@@ -128,7 +135,7 @@ def check_tables(section: Section) -> tuple[str, ...]:
             raise UserError(f"data.folder: {table_place(section, table)}: found {found:,} rows, expected {wanted}")
         if expected is not None and found < expected:
             cut.append(f"{file} {found:,} of {expected:,}")
-    remarks = [said for asked, questions in on_forgotten for said in _strange(section, asked, questions, split.forget)]
+    remarks = [said for asked, questions in on_forgotten for said in _strange(section, asked, questions)]
     if cut:
         remarks.append(
             f"data.folder: {section.folder}: not all rows of {benchmark.title}: {', '.join(cut)}; its numbers are of "
@@ -140,14 +147,14 @@ def check_tables(section: Section) -> tuple[str, ...]:
 def _trained_on(section: Section, split: Split) -> dict[str, int]:
     """The rows of the tables to forget and to keep, by file."""
     benchmark, key = benchmark_of(section), f"data.source={section.source}"
-    tables = [benchmark.table(file) for file in (split.forget, split.retain) if file is not None]
+    tables = [benchmark.table(file) for file in (forget_file(section), split.retain) if file is not None]
     places = {table.file: (Path(table_place(section, table)), table.columns) for table in tables}
     return {file: sum(1 for _ in read_columns(place, names, key)) for file, (place, names) in places.items()}
 
 
-def _strange(section: Section, asked: PromptSet, questions: list[str], forget: str) -> list[str]:
+def _strange(section: Section, asked: PromptSet, questions: list[str]) -> list[str]:
     """What to say of questions that are not among those to forget; UserError where none is."""
-    benchmark = benchmark_of(section)
+    benchmark, forget = benchmark_of(section), forget_file(section)
     known = {row[asked.prompt] for row in _rows(section, benchmark.table(forget), (asked.prompt,), None)}
     strange = [question for question in questions if question not in known]
     if not strange:

@@ -5,8 +5,11 @@ sentences and questions about neighbours. An empty answer counts as NOANSWER. RO
 `rouge` there, not of rouge_score. Its membership scores are log-likelihoods, so their sign is opposite to ours.
 
 All attacks are asked in one way here. RWKU's scripts leave out 'Answer:' after an affirmative suffix, and 'Question: '
-before in-context learning. Missing: its utility tables (MMLU, BBH, TruthfulQA, TriviaQA, fluency). Names of tables and
-columns are those of RWKU's scripts; the data set itself was not at hand. No commit of the hub is pinned.
+before in-context learning. Not asked: its utility tables (utility_general, of MMLU; utility_reason, of BBH;
+utility_truthfulness; utility_factuality, of TriviaQA; utility_fluency), because our sources say neither their columns
+nor how they are asked. lm-evaluation-harness asks the data sets that these are of (`evaluation.tasks`), which gives
+other numbers; nothing here measures fluency. Names of tables and columns are those of RWKU's scripts; the data set
+itself was not at hand. No commit of the hub is pinned.
 """
 
 from __future__ import annotations

@@ -69,12 +69,13 @@ _BY_GRADIENT = frozenset({"mia_gradnorm"})
 class BenchmarkAsked:
     """section: what a config says of the benchmark. form: how its rows are written for the models. conventions: of the
     measures. membership: attacks beside those of the benchmark's own table, by which its members and non-members are
-    told apart (evaluation.membership)."""
+    told apart (evaluation.membership). paraphrased: whether questions are asked in other words too."""
 
     section: Section
     form: RowForm
     conventions: Conventions = DEFINED
     membership: tuple[str, ...] = ()
+    paraphrased: bool = False
 
     @property
     def name(self) -> str:
@@ -85,10 +86,12 @@ class BenchmarkAsked:
     def sets(self) -> tuple[PromptSet, ...]:
         """Its sets with all that is asked of them."""
         more = tuple(f"mia_{attack}" for attack in self.membership)
-        return tuple(
+        known = sets_of(self.section)
+        usual = tuple(
             each if each.members is None else replace(each, measures=tuple(dict.fromkeys((*each.measures, *more))))  # type: ignore[arg-type]
-            for each in sets_of(self.section)
+            for each in known
         )
+        return (*usual, *(other for each in known if self.paraphrased and (other := each.paraphrased)))
 
     def style(self, asked: PromptSet) -> PromptStyle:
         """How a set's questions are written."""
@@ -289,7 +292,7 @@ def _of_losses(of: PromptSet, losses: Sequence[Sequence[float]], conventions: Co
         found["prob_right"] = probabilities(right)
         found["prob_wrong"] = np.asarray([float(probabilities(each).mean()) for each in wrong])
         found["truth_ratio_raw"] = truth_ratios(right, wrong, conventions)
-        kind = "forget" if of.members else "retain"
+        kind = "forget" if of.forgotten else "retain"
         found["truth_ratio"] = truth_ratio_scores(right, wrong, kind, conventions)  # type: ignore[arg-type]
     return found
 

@@ -22,11 +22,18 @@ from icu_ray.evaluation.benchmarks import BENCHMARKS
 from icu_ray.evaluation.benchmarks.definition import Benchmark
 from icu_ray.evaluation.benchmarks.derived import ATTACKS
 from icu_ray.evaluation.benchmarks.published import shown
+from icu_ray.metrics.conventions import told_choices
 from icu_ray.report.numbers.rows import BEFORE, Block, Row
 from icu_ray.storage.imported import Imported
 
-_MORE: Mapping[str, tuple[str, ...]] = {"forget_quality": ("forget_quality_log10",)}
-"""Columns of ours that stand behind a benchmark's own: of a p-value near 0 the logarithm says more."""
+_MORE: Mapping[str, tuple[str, ...]] = {
+    "forget_quality": ("forget_quality_log10",),
+    "forget_Truth_Ratio": ("forget_parap_question_Truth_Ratio",),
+    "forget_Q_A_Prob": ("forget_parap_question_Q_A_Prob",),
+    "forget_Q_A_ROUGE": ("forget_parap_question_Q_A_ROUGE",),
+}
+"""Columns of ours that stand behind a benchmark's own: of a p-value near 0 the logarithm says more, and what is known
+may come out when the question is asked in other words."""
 _P_VALUES = ("forget_quality", "forget_quality_log10")
 _CONVENTIONS: Mapping[str, str] = {"defined": "measures as defined", "open_unlearning": "measures as OpenUnlearning's"}
 
@@ -39,6 +46,7 @@ class _Asked:
     sources: tuple[str, ...] = ()
     limits: tuple[int | None, ...] = ()
     conventions: tuple[str, ...] = ()
+    """In words."""
 
     @property
     def split(self) -> str:
@@ -156,7 +164,7 @@ def _asked(model: str, benchmark: str, configs: Sequence[Mapping[str, Any]]) -> 
         data = config.get("data")
         if isinstance(data, Mapping) and data.get("source") == benchmark:
             evaluation = config.get("evaluation") or {}
-            by = str(evaluation.get("conventions") or "defined")
+            by = _conventions_said(evaluation.get("conventions") or "defined")
             found += [
                 (str(data.get("split", "")), str(entry.get("source") or ""), evaluation.get("limit"), by)
                 for entry in config.get("models", ())
@@ -179,8 +187,16 @@ def _asked_said(benchmark: Benchmark, asked: _Asked) -> str:
         each = ("all rows" if limit is None else f"first {limit} rows of each set" for limit in asked.limits)
         said.append(" or ".join(each))
     if any(split.sets for split in benchmark.splits.values()) and asked.conventions:
-        said.append(" or ".join(_CONVENTIONS.get(each, each) for each in asked.conventions))
+        said.append(" or ".join(asked.conventions))
     return ", ".join(said)
+
+
+def _conventions_said(given: str | Mapping[str, Any]) -> str:
+    """'measures as OpenUnlearning's but for tail=eos'."""
+    base, chosen = told_choices(given)
+    but = ", ".join(f"{name}={str(value).lower()}" for name, value in chosen)
+    said = _CONVENTIONS.get(base, base)
+    return f"{said} but for {but}" if but else said
 
 
 def _partial(block: Block, metrics: Sequence[str]) -> dict[str, str]:
@@ -247,9 +263,9 @@ def _is_of(printed: str, source: str, target: str) -> bool:
 def _printed_said(benchmark: Benchmark, asked: _Asked) -> list[str]:
     """In what the printed rows differ from ours."""
     said, theirs = [], str(_file()["conventions"])
-    if set(asked.conventions) - {theirs}:
+    if others := [each for each in asked.conventions if each != _CONVENTIONS[theirs]]:
         said.append(
-            f"Printed rows have {_CONVENTIONS[theirs]}, ours {_CONVENTIONS['defined']}: they differ for that too "
+            f"Printed rows have {_CONVENTIONS[theirs]}, ours {' or '.join(others)}: they differ for that too "
             f"(evaluation.conventions={theirs} measures as they do)."
         )
     if asked.cuts(_set_rows(benchmark, asked.split)):

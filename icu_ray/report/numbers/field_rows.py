@@ -13,10 +13,11 @@ from collections.abc import Mapping
 
 from icu_ray.evaluation.benchmarks import BENCHMARKS
 from icu_ray.evaluation.benchmarks.definition import PromptSet
-from icu_ray.evaluation.benchmarks.derived import ATTACKS
-from icu_ray.evaluation.benchmarks.documents import asked_sets, benchmark_of_task
+from icu_ray.evaluation.benchmarks.derived import ATTACKS, PROB_MEAN
+from icu_ray.evaluation.benchmarks.documents import benchmark_of_task
 from icu_ray.evaluation.benchmarks.tasks import SAID, metric_names
 from icu_ray.evaluation.task import DocumentScore
+from icu_ray.metrics.answers import prob_mean_scores
 from icu_ray.report.numbers.trial_documents import TaskDocuments
 
 FieldRow = Mapping[str, "float | str | None"]
@@ -39,7 +40,7 @@ def field_rows(documents: TaskDocuments) -> dict[str, dict[int, FieldRow]]:
     found: dict[str, dict[int, FieldRow]] = {}
     for task, rows in documents.items():
         benchmark = benchmark_of_task(task)
-        sets = {} if benchmark is None else asked_sets(BENCHMARKS[benchmark])
+        sets = {} if benchmark is None else BENCHMARKS[benchmark].sets
         asked = sets.get(task.removesuffix(SAID).removeprefix(f"{benchmark}_"))
         if asked is None:
             continue  # of another version's benchmark
@@ -50,6 +51,10 @@ def field_rows(documents: TaskDocuments) -> dict[str, dict[int, FieldRow]]:
             values = {number: _row(row, _KEYS[column]) for number, row in rows.items() if column in row.metrics}
             if column in _KEYS and values:
                 found[name] = values
+        means = {number: row for number, row in rows.items() if {"prob_right", "truth_ratio_raw"} <= row.metrics.keys()}
+        if means:
+            name = f"{metric_names(asked)['truth_ratio']}{PROB_MEAN}"
+            found[name] = {number: {"score": _prob_mean(row)} for number, row in means.items()}
         for attack in ATTACKS if asked.members is not None else ():
             values = {number: {"score": row.metrics[attack]} for number, row in rows.items() if attack in row.metrics}
             if values:
@@ -59,6 +64,10 @@ def field_rows(documents: TaskDocuments) -> dict[str, dict[int, FieldRow]]:
 
 def _row(row: DocumentScore, keys: Mapping[str, str]) -> FieldRow:
     return {theirs: row.metrics.get(ours) for theirs, ours in keys.items()}
+
+
+def _prob_mean(row: DocumentScore) -> float:
+    return float(prob_mean_scores([row.metrics["prob_right"]], [row.metrics["truth_ratio_raw"]])[0])
 
 
 def _rouge(row: DocumentScore, asked: PromptSet) -> FieldRow:

@@ -4,7 +4,7 @@
 
 A row is a method with its weights on a model. Its numbers are taken of the forget samples that both sweeps have
 measured; of a single sample, of the seeds. A difference is that of the second sweep minus the first, over pairs of the
-same sample.
+same sample. Of one pair alone there is no interval; a benchmark's measure then has one over the rows that were asked.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from icu_ray import methods
 from icu_ray.report.collect import Collected, ReportedTrial
 from icu_ray.report.numbers.columns import MORE_MEASURES, PPL_RATIO, Column, columns_of, evaluated_metrics
+from icu_ray.report.numbers.row_differences import RowValues
 from icu_ray.report.numbers.rows import row_name, weights_of
 from icu_ray.report.numbers.settings_difference import (
     KeyDifference,
@@ -48,7 +49,7 @@ class NumberPair:
     """One metric of one row. unit: '%', or '' for none. None for a side that did not measure it.
 
     test: second minus first; n = 0 where no sample was measured on both sides, and then `first` and `second` are means
-    of what each has. over: what the pairs are.
+    of what each has. over: what the pairs are. rows: of a single pair, the test over its rows, where they are known.
     """
 
     model: str
@@ -62,13 +63,15 @@ class NumberPair:
     test: PairedTest
     over: Over
     equal: bool
+    rows: PairedTest | None = None
 
 
 @dataclass(frozen=True)
 class SweepDifference:
     """How two sweeps differ. running: settings that decide no result. trials_*: names, by who alone has the trial.
 
-    results_*: trials of both, by who alone has a result of them.
+    results_*: trials of both, by who alone has a result of them. broken: a line for each file of rows that could not be
+    read.
     """
 
     config: tuple[KeyDifference, ...]
@@ -80,6 +83,7 @@ class SweepDifference:
     results_first: tuple[str, ...]
     results_second: tuple[str, ...]
     numbers: tuple[NumberPair, ...]
+    broken: tuple[str, ...] = ()
 
     @property
     def differing(self) -> tuple[NumberPair, ...]:
@@ -98,9 +102,17 @@ def sweep_difference(first: Collected, second: Collected) -> SweepDifference:
     every = [*_known(first), *_known(second)]
     varied = _varied(_known(first)) | _varied(_known(second))
     mine, theirs = _by_cell(first, varied), _by_cell(second, varied)
-    measures = _measures(every)
+    measures, broken = _measures(every), list[str]()
+    rows = RowValues(broken)
     keys = key_differences(settings_of(first), settings_of(second))
     sections = [(each, each.key.partition(".")[0]) for each in keys]
+    numbers = tuple(
+        pair
+        for cell, trials in mine.items()
+        if cell in theirs
+        for measure in measures
+        if (pair := _pair(cell, measure, trials, theirs[cell], rows)) is not None
+    )
     return SweepDifference(
         config=tuple(each for each, section in sections if section not in _HOW_IT_RAN),
         running=tuple(each for each, section in sections if section in _HOW_IT_RAN),
@@ -110,13 +122,8 @@ def sweep_difference(first: Collected, second: Collected) -> SweepDifference:
         trials_second=_missing_in(theirs, mine),
         results_first=_without_result_in(mine, theirs),
         results_second=_without_result_in(theirs, mine),
-        numbers=tuple(
-            pair
-            for cell, trials in mine.items()
-            if cell in theirs
-            for measure in measures
-            if (pair := _pair(cell, measure, trials, theirs[cell])) is not None
-        ),
+        numbers=numbers,
+        broken=tuple(dict.fromkeys(broken)),
     )
 
 
@@ -219,7 +226,11 @@ def _of_evaluation(name: str) -> _Measure:
 
 
 def _pair(
-    cell: _Cell, measure: _Measure, first: Sequence[ReportedTrial], second: Sequence[ReportedTrial]
+    cell: _Cell,
+    measure: _Measure,
+    first: Sequence[ReportedTrial],
+    second: Sequence[ReportedTrial],
+    rows: RowValues,
 ) -> NumberPair | None:
     """None where neither side has measured it."""
     here, there = _values(measure, first), _values(measure, second)
@@ -242,7 +253,28 @@ def _pair(
         test,
         over,
         equal=bool(test.n) and all(map(_same, mine, theirs)),
+        rows=_over_rows(measure, here, there, first, second, rows) if test.n == 1 else None,
     )
+
+
+def _over_rows(
+    measure: _Measure,
+    here: _Values,
+    there: _Values,
+    first: Sequence[ReportedTrial],
+    second: Sequence[ReportedTrial],
+    rows: RowValues,
+) -> PairedTest | None:
+    """Of the one trial of each side that is compared; None where that is a mean over several seeds."""
+    both = set(here) & set(there)
+    units = (both, both) if both else (set(here), set(there))
+    if any(len(each) != 1 for each in units):
+        return None
+    mine, theirs = (
+        next(trial for trial in trials if trial.unit in unit)
+        for trials, unit in zip((first, second), units, strict=True)
+    )
+    return rows.test(measure.key, mine, theirs)
 
 
 def _same(first: float, second: float) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from icu_ray.evaluation.benchmarks import BENCHMARKS
-from icu_ray.evaluation.benchmarks.documents import asked_sets, benchmark_of_task
+from icu_ray.evaluation.benchmarks.documents import benchmark_of_task
 from icu_ray.evaluation.benchmarks.tasks import SAID
 from icu_ray.evaluation.task import DocumentScore
 from icu_ray.report.collect import ReportedTrial
@@ -112,8 +112,8 @@ def _of_benchmark(
     benchmark = next(filter(None, map(benchmark_of_task, names)), None)
     if benchmark is None:
         return (), [], ""
-    sets = asked_sets(BENCHMARKS[benchmark])
-    wanted = [f"{benchmark}_{each.name}" for each in sets.values() if each.members or each.name.startswith("forget")]
+    sets = BENCHMARKS[benchmark].sets
+    wanted = [f"{benchmark}_{each.name}" for each in sets.values() if each.forgotten]
     rows = [found for task in dict.fromkeys(names) if task in wanted for found in _rows_of(task, sides)]
     shown = [key for key in _MEASURES if any(row[-1][key][1] is not None for row in rows)]
     asked = {_plain(sample.reference): sample.prompt for sample in trial.samples}

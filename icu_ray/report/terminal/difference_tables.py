@@ -99,7 +99,24 @@ def _print_numbers(difference: SweepDifference, console: Console) -> None:
         over = " or ".join(dict.fromkeys(pair.over for pair in pairs))
         said = f"n: {over} that both have. Intervals are of 95 %, over {FEWEST} or more."
         print_words(console, said + (f" {equal} numbers are equal." if equal else ""), "dim")
+        for sentence in _single_said(pairs):
+            print_words(console, sentence, "dim")
         console.print()
+
+
+def _single_said(pairs: Sequence[NumberPair]) -> list[str]:
+    """Why a difference of one pair has no interval, and what one over its rows says."""
+    single = [pair for pair in pairs if pair.test.n == 1]
+    if not single:
+        return []
+    one = " or ".join(dict.fromkeys("forget sample" if p.over == "forget samples" else "seed" for p in single))
+    said = [f"n = 1: of one {one} nothing tells how far another would differ, so there is no interval over them."]
+    if any(pair.rows is not None and pair.rows.half is not None for pair in single):
+        said.append(
+            "'of N rows': the 95 % interval of the mean difference over the rows that both were asked: how far other "
+            f"rows of the kind might differ, not another {one}."
+        )
+    return said
 
 
 def _numbers(pair: NumberPair) -> list[str]:
@@ -107,6 +124,8 @@ def _numbers(pair: NumberPair) -> list[str]:
     if not pair.test.n:
         return [*sides, _NOTHING]
     half = "" if pair.test.half is None else f" ± {_number(pair, pair.test.half)}"
+    if pair.rows is not None and pair.rows.half is not None:
+        half = f" ± {_number(pair, pair.rows.half)} of {pair.rows.n} rows"
     return [*sides, ("+" if pair.test.difference >= 0 else "") + _number(pair, pair.test.difference) + half]
 
 
@@ -157,7 +176,7 @@ def _pair_json(pair: NumberPair) -> dict[str, Any]:
     def side(value: Estimate | None) -> dict[str, Any] | None:
         return None if value is None else {"mean": value.mean, "ci95": value.half, "n": value.n}
 
-    test = pair.test
+    test, rows = pair.test, pair.rows
     return {
         "model": pair.model,
         "row": pair.row,
@@ -171,4 +190,5 @@ def _pair_json(pair: NumberPair) -> dict[str, Any]:
         "n": test.n,
         "over": pair.over,
         "equal": pair.equal,
+        "rows": rows and {"n": rows.n, "difference": rows.difference, "ci95": rows.half, "p": rows.p_t},
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from icu_ray.config import ModelConfig, RecordsData, SweepConfig
+from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.config.keys import written
 from icu_ray.config.recipes import recipe_values
 from icu_ray.console.terminal import print_words
@@ -19,10 +19,10 @@ from icu_ray.methods import RETRAINED
 from icu_ray.plan.budget import cost_of, load_prices
 from icu_ray.plan.epoch_models import epoch_models_said
 from icu_ray.plan.estimate_correction import error_said
-from icu_ray.plan.estimates import training_minutes
 from icu_ray.plan.generated_answers import generation_said, generations
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.model_memory import memories
+from icu_ray.plan.time_beside import evaluation_said, evaluation_times, trainings
 from icu_ray.plan.trial import DONE
 from icu_ray.report.numbers.thresholds import thresholds_said
 from icu_ray.report.terminal.fitting import Heading, print_fitting
@@ -87,12 +87,13 @@ def print_plan(plan: Plan, console: Console) -> None:
         hours = "less than 0.1" if gpu_hours < 0.05 else f"{gpu_hours:.1f}"
         much = f"{hours} GPU hours" if gpus else worker
         print_words(console, f"Estimate for what is left: {much} ({error_said(plan.trials)}).")
-        print_words(console, "The start of Ray, preparation, evaluation and the report come on top.")
+        for said in beside_said(plan):
+            print_words(console, said)
         if config.resources.prices is not None:
             cpu_hours = sum(trial.cpu_hours for trial in waiting if not trial.model.gpus)
             cpu_hours += sum(each.cpu_hours for each in invented)
             cost = cost_of(gpu_hours, cpu_hours, load_prices(Path(config.resources.prices)))
-            print_words(console, f"It costs {cost}.")
+            print_words(console, f"The trials cost {cost}.")
     evaluation, audit = config.evaluation, config.audit
     trained = sum(t.settings.max_epochs > 0 or t.settings.method == RETRAINED for t in plan.trials)
     models = trained + len({trial.model.name for trial in plan.trials})
@@ -131,20 +132,34 @@ def trained_said(plan: Plan) -> list[str]:
         if model.train is None:
             said += [f"{model.name}: trained as a stand-in, then {again}."] if again else []
             continue
+        own = next((each for each in trainings(plan) if each.model == model), None)
         epochs, until = model.train.epochs, model.train.min_memorization
         most = f"at most {epochs} epochs" if until is not None else f"{epochs} epoch{'s' * (epochs != 1)}"
         goal = "" if until is None else f", until MA is {100 * until:g} %"
         cost = ""
-        if plan.data is not None:
-            counts = plan.data.samples.values()
-            others = sum(each.targets for each in counts) if isinstance(plan.config.data, RecordsData) else 0
-            rows = max(max(each.targets, others) + each.pool for each in counts)
-            minutes = training_minutes(model, plan.config, rows) * (1 + (samples if again else 0))
-            limits = (plan.config.resources.max_hours, plan.config.resources.max_cost)
-            nor = "" if limits == (None, None) else " nor in the budget"
-            several = "" if f"{minutes:.0f}" in ("0", "1") else "s"
-            cost = f"; about {max(minutes, 1):.0f} minute{several}, not in the estimate{nor}"
+        if own is not None:
+            several = "" if f"{own.minutes:.0f}" in ("0", "1") else "s"
+            cost = f"; about {max(own.minutes, 1):.0f} minute{several}"
         said.append(f"{model.name}: fine-tuned first, {most}{goal}" + (f"; then {again}" if again else "") + cost + ".")
+    return said
+
+
+def beside_said(plan: Plan) -> list[str]:
+    """What takes time beside the trials: how much where that is reckoned, and what is not, a sentence each."""
+    said, config = [], plan.config
+    trained, evaluated = trainings(plan), evaluation_times(plan)
+    if trained:
+        hours, minutes = sum(each.gpu_hours for each in trained), sum(each.worker_minutes for each in trained)
+        much = [f"{max(hours, 0.1):.1f} GPU hours"] if hours else []
+        much += [f"{max(minutes, 1):.0f} worker minute{'s' * (minutes >= 1.5)} on CPU"] if minutes else []
+        said.append(f"Fine-tuning before the trials: {' and '.join(much)} more, as uncertain as the estimate above.")
+    said += evaluation_said(evaluated)
+    if (trained or evaluated) and (config.resources.max_hours, config.resources.max_cost) != (None, None):
+        said.append("The budget counts the trials alone.")
+    rest = ["The start of Ray", "preparation", *(["the audit"] if config.audit.asked else []), "the report"]
+    standins = any(trial.model.standin is not None for trial in plan.waiting)
+    rest[1] += " with the training of stand-ins" * standins
+    said.append(f"{', '.join(rest[:-1])} and {rest[-1]} come on top.")
     return said
 
 
@@ -207,6 +222,11 @@ def plan_json(plan: Plan) -> str:
             "remarks": [*([] if plan.data is None else plan.data.remarks), *unreachable_said(plan)],
             "trained": trained_said(plan),
             "evaluated_by_epoch": epoch_models_said(plan),
+            "beside": {
+                "fine_tuning_gpu_hours": round(sum(each.gpu_hours for each in trainings(plan)), 3),
+                "evaluation_gpu_hours_at_most": round(sum(each.gpu_hours for each in evaluation_times(plan)), 3),
+                "said": beside_said(plan),
+            },
             "invented": generation_said(generations(plan), plan.config),
             "trials": [
                 {
