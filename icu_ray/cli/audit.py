@@ -82,6 +82,12 @@ def add(commands: Any) -> None:
         help="answers that sample draws of each row (default: 100)",
     )
     parser.add_argument(
+        "--nli",
+        metavar="DIR_OR_ID",
+        help="model of natural language inference, by which sample also finds answers that say the secret in other "
+        "words (default: none)",
+    )
+    parser.add_argument(
         "--relearn-lr", type=float, default=2e-5, metavar="RATE", help="learning rate of relearn (default: 2e-05)"
     )
     parser.add_argument("--length", type=positive, default=200, metavar="TOKENS", help="tokens of a row (default: 200)")
@@ -161,13 +167,14 @@ def _config(arguments: argparse.Namespace) -> Any:
             {
                 "attacks": names,
                 "leak": arguments.leak,
-                "sample": {"samples": arguments.samples},
+                "sample": {"samples": arguments.samples, "nli": arguments.nli},
                 "relearn": {"lr": arguments.relearn_lr},
             }
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = {"leak": "--leak", "sample": "--samples", "relearn": "--relearn-lr"}.get(str(first["loc"][0]), "audit")
+        options = {"leak": "--leak", "samples": "--samples", "nli": "--nli", "lr": "--relearn-lr"}
+        option = options.get(str(first["loc"][-1]), "audit")
         raise UserError(f"{option}: {first['msg']}, found {first['input']}") from None
 
 

@@ -6,20 +6,28 @@ remarks = check_audit(config)
 from __future__ import annotations
 
 from icu_ray.config import SweepConfig
+from icu_ray.config.auditing import AuditConfig
 from icu_ray.errors import UserError
 from icu_ray.models.hub import folder_here, looks_local
+
+
+def check_nli(audit: AuditConfig, asked: str) -> None:
+    """UserError for an NLI model of this machine that is none. asked: the key or option that names it."""
+    nli = audit.sample.nli
+    if "sample" not in audit.names or nli is None or not looks_local(nli):
+        return
+    folder = folder_here(nli, None)
+    if folder is None or not (folder / "config.json").is_file():
+        raise UserError(
+            f"{asked}: {nli}: no such model; expected a hub id, or a folder with config.json, weights and tokenizer of "
+            "a model of natural language inference"
+        )
 
 
 def check_audit(config: SweepConfig) -> tuple[str, ...]:
     """UserError for an NLI model that cannot be used; a sentence for each attack that finds nothing to do."""
     audit = config.audit
-    if "sample" in audit.names and audit.sample.nli is not None and looks_local(audit.sample.nli):
-        folder = folder_here(audit.sample.nli, None)
-        if folder is None or not (folder / "config.json").is_file():
-            raise UserError(
-                f"audit.sample.nli: {audit.sample.nli}: no such model; expected a hub id, or a folder with "
-                "config.json, weights and tokenizer of a model of natural language inference"
-            )
+    check_nli(audit, "audit.sample.nli")
     said = []
     without = [model.name for model in config.models if not model.retrained]
     if "depth" in audit.names and without:

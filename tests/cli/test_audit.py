@@ -43,6 +43,21 @@ def test_a_revision_of_a_folder_is_refused(typed: list[str], capsys: pytest.Capt
     assert f"--revision v2: {typed[2]}: of this machine; expected a model on the hub" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--nli", "./none", "--nli: ./none: no such model; expected a hub id, or a folder"),
+        ("--leak", "2", "--leak: Input should be less than or equal to 1, found 2.0"),
+        ("--relearn-lr", "-1", "--relearn-lr: Input should be greater than 0, found -1.0"),
+    ],
+)
+def test_a_wrong_setting_is_told_by_its_option(
+    typed: list[str], option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*typed, "--attacks", "sample", option, value]) == 2
+    assert said in capsys.readouterr().err
+
+
 def verdict(back: int, control_back: int, *, asked: int = 8, exact: bool = False, failed: bool = False) -> ModelAudit:
     """Of an attack that brought back so many of 8 rows, and of 8 control rows."""
 
