@@ -168,7 +168,11 @@ def _chosen(state: LedgerState, asked: _Asked, base: int, first: bool) -> list[s
         open_ones = [each for each in state.in_state("waiting", "not acceptable", "done") if each.id not in covered]
         gone = [each.id for each in open_ones if not each.held]
         if gone:
-            enough = next(v.number for v in state.lineage(state.current) if set(gone) <= set(state.covers(v.number)))
+            enough = next(
+                each.number
+                for each in state.lineage(state.current)
+                if each.held and set(gone) <= set(state.covers(each.number))
+            )
             raise UserError(
                 f"from version {base}: {', '.join(gone)} would be remembered again, and cannot be unlearned any more: "
                 f"the texts are purged; start from version {enough}, in which they are forgotten: --from-version "

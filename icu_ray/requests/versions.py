@@ -22,6 +22,7 @@ from typing import Any
 
 from icu_ray.errors import UserError
 from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.models.folders import adapter_of
 from icu_ray.requests.ledger_state import LedgerState
 from icu_ray.storage.files import sync_folder
 from icu_ray.storage.results import to_json
@@ -45,13 +46,26 @@ def check_model(folder: Path, state: LedgerState, number: int) -> None:
     """UserError unless a version's model, and the record beside it that names the first original, are there and as they
     were made. The original is checked by the run's config.
     """
+    if number and not state.versions[number].held:
+        raise UserError(
+            f"version {number}: its model was deleted by a purge, for it still knew texts that were deleted; expected "
+            "the version in force, or another in which all purged requests are forgotten"
+        )
     trouble = model_trouble(folder, state, number) or files_trouble(folder, state, number)
     if trouble:
         raise UserError(f"{trouble}; expected the model that the ledger names")
 
 
+def adapter_base(model: Path) -> Path | None:
+    """The folder of the model that an adapter is for; None for whole models, and for adapters on a model of the hub."""
+    adapter = adapter_of(model, f"model {model}")
+    return None if adapter is None or not Path(adapter.base).is_dir() else Path(adapter.base).resolve()
+
+
 def model_trouble(folder: Path, state: LedgerState, number: int) -> str:
     """What is wrong with a version's model, '' for nothing."""
+    if number and not state.versions[number].held:
+        return ""
     if number == 0:
         model, wanted = Path(state.settings["model"]), state.settings["model_sha256"]
         if not model.is_dir():
