@@ -226,17 +226,19 @@ def _undone(state: LedgerState, entry: Entry) -> LedgerState:
 
 
 def _purge_started(state: LedgerState, entry: Entry) -> LedgerState:
-    return _purge(state, entry, purging=True)
+    return _purge(state, entry, purging=True, purged=False)
 
 
 def _purged(state: LedgerState, entry: Entry) -> LedgerState:
     return _purge(state, entry, purging=False, purged=True)
 
 
-def _purge(state: LedgerState, entry: Entry, **changes: bool) -> LedgerState:
-    numbers = entry.told.get("versions", ())  # ledgers from before have none
-    versions = {**state.versions, **{number: replace(state.versions[number], **changes) for number in numbers}}
-    return replace(state, requests=_with(state, entry.told["requests"], **changes), versions=versions)
+def _purge(state: LedgerState, entry: Entry, *, purging: bool, purged: bool) -> LedgerState:
+    versions = dict(state.versions)
+    for number in entry.told.get("versions", ()):  # ledgers from before have none
+        versions[number] = replace(versions[number], purging=purging, purged=purged)
+    requests = _with(state, entry.told["requests"], purging=purging, purged=purged)
+    return replace(state, requests=requests, versions=versions)
 
 
 def _registered(state: LedgerState, entry: Entry) -> LedgerState:
