@@ -16,12 +16,13 @@ from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.jobs import AuditJob, RowsAsked
 from icu_ray.audit.registry import ASKS_PARAPHRASES, attacks_of, identity_of
 from icu_ray.audit.verdict import model_audit
-from icu_ray.config import ModelConfig, RecordsData, SweepConfig, SyntheticData
+from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.sources import counts_own_tokens
 from icu_ray.errors import UserError
 from icu_ray.methods import RETRAINED
 from icu_ray.models.subjects import Subject
+from icu_ray.plan.audit_checks import no_controls
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.paraphrases import paraphrases_asked, paraphrases_from
 from icu_ray.plan.trial import DONE, Trial
@@ -109,22 +110,6 @@ def remove_unkept(plan: Plan, trials: Sequence[Trial]) -> None:
         model = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id).model
         if list_dir(model):
             remove(model)
-
-
-def no_controls(config: SweepConfig, model: ModelConfig) -> str | None:
-    """Why a model has no control rows; None where it has held-out texts that it has never read.
-
-    Rows that were set aside of what a model may have been trained on are none: it may say them because it knows them.
-    """
-    data = config.data
-    given = data.heldout or (isinstance(data, RecordsData) and data.heldout_rows)
-    if not given:
-        return "no control rows: there are no held-out texts"
-    if model.made_here or isinstance(data, SyntheticData) or (isinstance(data, RecordsData) and data.heldout):
-        return None
-    where = "data.heldout_rows" if isinstance(data, RecordsData) else "data.heldout"
-    instead = "data.heldout, a file, takes texts that it has not" if isinstance(data, RecordsData) else "none are given"
-    return f"no control rows: the model may have read the rows that {where} sets aside ({instead})"
 
 
 def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: int) -> RowsAsked:
