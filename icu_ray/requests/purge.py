@@ -53,6 +53,8 @@ def purge(folder: Path, *, days: float | None = None, say: Callable[[str], None]
         due = [each.id for each in state.requests.values() if _is_due(each, wait)]
         versions = outdated(folder, state, due)
         if not due and not versions:
+            with writing(folder) as book:  # what a killed writer has left may be texts too
+                remove_orphans(folder, state_of(book.entries))
             nothing: dict[str, Any] = {"requests": [], "versions": [], "texts": 0, "places": [], "files": []}
             return finished or {**nothing, "unreached": [], "still_know": still_know(folder, state)}
         if state.open is not None:

@@ -446,6 +446,13 @@ def test_purged_texts_are_gone_and_proved(ledger: Path, capsys: Any) -> None:
     assert undo(ledger, "r4")["back_to"] == 2
 
 
+def test_texts_that_a_killed_writer_left_go_although_nothing_is_due(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    in_a_child(lambda: operate(folder, "add", 0), 0)
+    assert "is of no request" in verify(folder).remarks[0]
+    assert purge(folder)["requests"] == [] and verify(folder).remarks == ()
+
+
 def models(folder: Path) -> set[int]:
     """Versions whose models are there."""
     return {int(each.parent.name) for each in (folder / "versions").glob("*/model")}
