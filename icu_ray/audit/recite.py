@@ -99,6 +99,17 @@ def wanted_of(row: AuditRow, tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.decode(first, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
 
 
+def cut_secrets(rows: Sequence[AuditRow]) -> tuple[str, ...]:
+    """A sentence where secrets are longer than what is looked for: what stands behind that is not measured."""
+    long = [len(row.secret_ids) for row in rows if len(row.secret_ids) > LONGEST_ANSWER]
+    if not long:
+        return ()
+    return (
+        f"the end of long secrets: {len(long)} of {len(rows)} rows have one of more than {LONGEST_ANSWER} tokens (up "
+        f"to {max(long)}), of which only the first {LONGEST_ANSWER} are looked for",
+    )
+
+
 def recited(said: str | None, secret: str) -> Recited:
     """What was said beside a secret; None: the model's scores are not finite."""
     if said is None:

@@ -1,14 +1,19 @@
-"""icu-ray audit: whether what a model was to forget can be brought back."""
+"""icu-ray audit: whether what a model was to forget can be brought back.
+
+Exit codes: 0 all attacks were run, whatever they brought back; 1 some could not be run, or with --fail-if-back rows
+came back or may have; 2 the input was refused.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.cli.command import FORMS, add_command, add_forms, positive
+from icu_ray.cli.command import FORMS, add_asked_models, add_command, add_forms, positive
 from icu_ray.console.verbosity import bar, teller
 
 if TYPE_CHECKING:
@@ -26,9 +31,7 @@ def add(commands: Any) -> None:
         _audit,
         progress=True,
     )
-    parser.add_argument(
-        "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders, hub ids or GGUF files of models"
-    )
+    add_asked_models(parser, precision="fp32")
     parser.add_argument(
         "--forget",
         required=True,
@@ -79,6 +82,12 @@ def add(commands: Any) -> None:
         help="answers that sample draws of each row (default: 100)",
     )
     parser.add_argument(
+        "--nli",
+        metavar="DIR_OR_ID",
+        help="model of natural language inference, by which sample also finds answers that say the secret in other "
+        "words (default: none)",
+    )
+    parser.add_argument(
         "--relearn-lr", type=float, default=2e-5, metavar="RATE", help="learning rate of relearn (default: 2e-05)"
     )
     parser.add_argument("--length", type=positive, default=200, metavar="TOKENS", help="tokens of a row (default: 200)")
@@ -97,18 +106,10 @@ def add(commands: Any) -> None:
         "none)",
     )
     parser.add_argument(
-        "--storage", default="./runs", metavar="DIR", help="folder or URL where results are kept (default: ./runs)"
-    )
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="number format of the weights (default: fp32)"
-    )
-    parser.add_argument(
-        "--revision",
-        metavar="NAME",
-        help="revision of the models on the hub: a branch, tag or commit (default: their main branch)",
-    )
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that a model's folder brings (default: refuse)"
+        "--fail-if-back",
+        action="store_true",
+        help="end with exit code 1 where a row came back, or where it is not known that none did (default: end with 0 "
+        "whatever came back, and with 1 only where an attack could not be run)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with every row's worst case")
 
@@ -145,7 +146,12 @@ def _audit(arguments: argparse.Namespace) -> int:
     else:
         for model, audit in found:
             _print(model, audit)
-    return 1 if any(audit.errors for _, audit in found) else 0
+    return _code([audit for _, audit in found], arguments.fail_if_back)
+
+
+def _code(audits: Sequence[ModelAudit], fail_if_back: bool) -> int:
+    """A share that is not known is no 0: rows that were not measured, or are back as often as too few control rows."""
+    return int(any(audit.errors or (fail_if_back and audit.share != 0) for audit in audits))
 
 
 def _config(arguments: argparse.Namespace) -> Any:
@@ -161,13 +167,14 @@ def _config(arguments: argparse.Namespace) -> Any:
             {
                 "attacks": names,
                 "leak": arguments.leak,
-                "sample": {"samples": arguments.samples},
+                "sample": {"samples": arguments.samples, "nli": arguments.nli},
                 "relearn": {"lr": arguments.relearn_lr},
             }
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        option = {"leak": "--leak", "sample": "--samples", "relearn": "--relearn-lr"}.get(str(first["loc"][0]), "audit")
+        options = {"leak": "--leak", "samples": "--samples", "nli": "--nli", "lr": "--relearn-lr"}
+        option = options.get(str(first["loc"][-1]), "audit")
         raise UserError(f"{option}: {first['msg']}, found {first['input']}") from None
 
 
@@ -179,7 +186,8 @@ def _print(model: str, audit: ModelAudit) -> None:
         most = max(points, key=lambda point: (point.back / point.total, -point.budget))
         control = f", control {most.control_back} of {most.control_total}" if most.control_total else ""
         at = f"{most.setting}, {most.budget:g} {most.unit}"
-        print(f"  {attack:<14} {most.back} of {most.total} rows back{control} ({at})")
+        not_counted = "".join(f"; {why}" for why in filter(None, [audit.not_counted(most)]))
+        print(f"  {attack:<14} {most.back} of {most.total} rows back{control} ({at}){not_counted}")
     for name, value in audit.numbers.items():
         print(f"  {name:<28} {'-' if value is None else f'{value:.4g}'}")
     for line in audit.missing:

@@ -111,6 +111,31 @@ def add_forms(parser: Any) -> None:
     )
 
 
+def add_asked_models(parser: Any, *, precision: str | None, precision_default: str = "fp32") -> None:
+    """Options of a command that asks any models and keeps what it finds. precision_default: as --help says it."""
+    parser.add_argument(
+        "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders, hub ids or GGUF files of models"
+    )
+    parser.add_argument(
+        "--storage", default="./runs", metavar="DIR", help="folder or URL where results are kept (default: ./runs)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default=precision,
+        help=f"number format of the weights (default: {precision_default})",
+    )
+    parser.add_argument(
+        "--revision",
+        metavar="NAME",
+        help="revision of the models on the hub, a branch, tag or commit; folders and files have none (default: their "
+        "main branch)",
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that a model's folder brings (default: refuse)"
+    )
+
+
 def positive(text: str) -> int:
     """An option's whole number of at least 1."""
     value = int(text)

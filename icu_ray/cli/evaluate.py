@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from icu_ray.cli.command import add_command, positive
+from icu_ray.cli.command import add_asked_models, add_command, positive
 from icu_ray.console.verbosity import bar, teller
 from icu_ray.errors import UserError
 
@@ -23,9 +23,7 @@ def add(commands: Any) -> None:
         _evaluate,
         progress=True,
     )
-    parser.add_argument(
-        "--model", required=True, nargs="+", metavar="DIR_OR_ID", help="folders, hub ids or GGUF files of models"
-    )
+    add_asked_models(parser, precision=None, precision_default="that of the config's models, else fp32")
     parser.add_argument(
         "--suite",
         nargs="+",
@@ -63,14 +61,6 @@ def add(commands: Any) -> None:
         help="only so many documents of each task (default: the config's, else all)",
     )
     parser.add_argument(
-        "--storage", default="./runs", metavar="DIR", help="folder or URL where results are kept (default: ./runs)"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16"),
-        help="number format of the weights (default: that of the config's models, else fp32)",
-    )
-    parser.add_argument(
         "--fidelity",
         choices=("default", "reference"),
         help="of dialogues that are too long, default cuts the beginning, reference the end, as the paper's authors do "
@@ -81,14 +71,6 @@ def add(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="write every document's result to this .parquet (default: do not)",
-    )
-    parser.add_argument(
-        "--revision",
-        metavar="NAME",
-        help="revision of the models on the hub: a branch, tag or commit (default: their main branch)",
-    )
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that a model's folder brings (default: refuse)"
     )
     parser.add_argument(
         "--trust-task-code", action="store_true", help="run code that a task's YAML file names (default: refuse)"

@@ -65,7 +65,11 @@ def add(commands: Any) -> None:
     )
     gone.add_argument("request", metavar="ID", help="the request's name")
     clean = _part(
-        parts, "purge", "Delete the texts of requests that are done, and all that runs have left of them.", _purge
+        parts,
+        "purge",
+        "Delete the texts of requests that are done, all that runs have left of them, and versions of the model that "
+        "still know them; such a request can be undone only where the version before it is the original.",
+        _purge,
     )
     clean.add_argument(
         "--after",
@@ -333,13 +337,14 @@ def _purge(arguments: argparse.Namespace) -> tuple[Any, str, int]:
     from icu_ray.requests.purge import purge
 
     told = purge(arguments.ledger, days=arguments.after, say=teller())
-    if not told["requests"]:
-        return told, "nothing is due", 0
-    lines = [f"purged: {', '.join(told['requests'])}; {told['texts']} texts", *(f"  {p}" for p in told["places"])]
+    if not told["requests"] and not told["versions"]:
+        return told, "\n".join(["nothing is due", *told["still_know"]]), 0
+    gone = [*told["requests"], *(f"version {number}" for number in told["versions"])]
+    lines = [f"purged: {', '.join(gone)}; {told['texts']} texts", *(f"  {p}" for p in told["places"])]
     for file in told["files"]:
         lines.append(f"yours to delete, a file that was added: {file}")
     lines += [f"yours to delete, NOT reached: {place}" for place in told["unreached"]]
-    lines.append("the original model and versions before these requests still know the texts")
+    lines += told["still_know"]
     return told, "\n".join(lines), 0
 
 

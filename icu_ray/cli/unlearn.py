@@ -145,7 +145,6 @@ def add_settings(parser: Any) -> None:
     )
     parser.add_argument(
         "--audit",
-        default="",
         metavar="A,B",
         help="attacks that then ask whether the texts come back, separated by commas, or all; 'icu-ray list attacks' "
         "says what each does (default: none)",

@@ -24,9 +24,16 @@ ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)
 """All attacks, the cheap ones first."""
 
 
-def attacks_typed(typed: str, option: str) -> tuple[str, ...]:
-    """Names of attacks, or 'all', that stand in an option, separated by commas; UserError for others."""
+def attacks_typed(typed: str | None, option: str) -> tuple[str, ...]:
+    """Names of attacks, or 'all', that stand in an option, separated by commas; () for None, where it is not given.
+
+    UserError for others, and where the option names none.
+    """
+    if typed is None:
+        return ()
     names = tuple(name.strip() for name in typed.split(",") if name.strip())
+    if not names:
+        raise UserError(f"{option} '{typed}': names no attack; expected one or more of: all, {', '.join(ATTACK_NAMES)}")
     for name in names:
         if name not in (*ATTACK_NAMES, "all"):
             known = ", ".join(ATTACK_NAMES)

@@ -9,7 +9,7 @@ out how a user's file is written where nobody said it, `text_lengths.py` how lon
 `thresholds.py` below which numbers a trial has forgotten, `drawn_pairs.py` what random pairs take,
 `epoch_models.py` what the evaluation of every epoch does,
 `benchmark_prompts.py` whether models can be asked a benchmark's prompts, `paraphrases.py` how an audit rewords them and
-`audit_checks.py` which of its attacks will measure nothing,
+`audit_checks.py` which of its attacks will measure nothing, `audit_cost.py` what they ask,
 `method_checks.py` whether methods fit models and data, `generated_answers.py` what models invent for them.
 `estimates.py` says how long it takes (`machine_speed.py`: how fast a core and a GPU are; `past_trials.py`: what trials
 took that ended on this machine), `estimate_correction.py` corrects that by what has ended of the sweep,

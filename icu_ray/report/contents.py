@@ -29,6 +29,7 @@ from icu_ray.report.numbers.statistics import Estimate
 from icu_ray.report.numbers.targets import TargetRow, target_headings, target_rows
 from icu_ray.report.numbers.tasks import TaskTable, task_tables
 from icu_ray.report.numbers.thresholds import thresholds_said
+from icu_ray.report.numbers.unfinished import unfinished
 from icu_ray.report.numbers.variants import differing_keys
 from icu_ray.report.numbers.worst_rows import WorstRows, worst_rows
 from icu_ray.storage.el_names import subscripted
@@ -244,6 +245,7 @@ def _findings(found: Collected) -> list[Finding]:
             findings.append(Finding("missing", f"{trial.name}: {cut}"))
         for task, error in (trial.evaluation.errors if trial.evaluation else {}).items():
             findings.append(Finding("failed", f"{trial.name}: not evaluated on {task}: {error}"))
+    findings += [Finding("missing", text) for text in unfinished(found)]
     for sweep in found.sweeps:
         extra = [trial for trial in found.trials if trial.sweep == sweep.name and not trial.planned]
         if extra:

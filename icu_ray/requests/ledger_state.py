@@ -12,7 +12,7 @@ Nothing of it is stored: it follows from the entries alone. Kinds of entries, an
     run ended       attempt, outcome, done, left, version, and what was measured (requests/evidence.py)
     run abandoned   attempt
     undone          request, back_to (a version), waiting
-    purge started   requests; then purged: requests, places
+    purge started   requests, versions (whose models go with the texts); then purged: requests, versions, places
     registered      version, registry (MLflow's name and number)
 """
 
@@ -76,7 +76,8 @@ class Attempt:
 class Version:
     """A model that some requests made. base: the version it was made of. requests: those that it made done.
 
-    files: SHA-256 of what lies beside its model, by name; {} in ledgers from before.
+    files: SHA-256 of what lies beside its model, by name; {} in ledgers from before. purging, purged: whether its model
+    is being deleted, or is gone.
     """
 
     number: int
@@ -87,6 +88,13 @@ class Version:
     made: str
     registry: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    purging: bool = False
+    purged: bool = False
+
+    @property
+    def held(self) -> bool:
+        """Whether the ledger still has its model."""
+        return not (self.purging or self.purged)
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,11 @@ class LedgerState:
     def purging(self) -> tuple[str, ...]:
         """Requests whose purge has begun and not ended."""
         return tuple(each.id for each in self.requests.values() if each.purging)
+
+    @property
+    def removing(self) -> tuple[int, ...]:
+        """Versions whose removal has begun and not ended."""
+        return tuple(each.number for each in self.versions.values() if each.purging)
 
     def lineage(self, number: int) -> tuple[Version, ...]:
         """The versions that one comes from, itself the last; () for the original."""
@@ -213,11 +226,19 @@ def _undone(state: LedgerState, entry: Entry) -> LedgerState:
 
 
 def _purge_started(state: LedgerState, entry: Entry) -> LedgerState:
-    return replace(state, requests=_with(state, entry.told["requests"], purging=True))
+    return _purge(state, entry, purging=True, purged=False)
 
 
 def _purged(state: LedgerState, entry: Entry) -> LedgerState:
-    return replace(state, requests=_with(state, entry.told["requests"], purging=False, purged=True))
+    return _purge(state, entry, purging=False, purged=True)
+
+
+def _purge(state: LedgerState, entry: Entry, *, purging: bool, purged: bool) -> LedgerState:
+    versions = dict(state.versions)
+    for number in entry.told.get("versions", ()):  # ledgers from before have none
+        versions[number] = replace(versions[number], purging=purging, purged=purged)
+    requests = _with(state, entry.told["requests"], purging=purging, purged=purged)
+    return replace(state, requests=requests, versions=versions)
 
 
 def _registered(state: LedgerState, entry: Entry) -> LedgerState:

@@ -5,7 +5,9 @@
 Deleted: the requests' own files (texts/), the whole working folder (work/: the store with its rows and vectors; each
 run's samples, generations, checkpoints, evaluated documents, logs, report; the files put together for attempts),
 folders of killed runs among this machine's temporary files, and the runs that these sweeps have left in MLflow, with
-their artefacts. Kept: the ledger with keyed hashes and numbers, evidence, and the models of versions/.
+their artefacts; and the models of versions that still know the texts (old_versions.py), so that a request that is
+purged can be undone only where the version before it is the original. Kept: the ledger with keyed hashes and numbers,
+evidence, the other models of versions/, and the original, which is named.
 
 The entry 'purge started' comes first and 'purged' last, so a purge that was killed is finished by the next one, or by
 the next run. Other requests lose the pages of their runs and what was ready in the store; nothing that they need.
@@ -26,6 +28,7 @@ from icu_ray.requests.ledger import writing
 from icu_ray.requests.ledger_settings import WORK
 from icu_ray.requests.ledger_state import LedgerState, Request, state_of
 from icu_ray.requests.ledger_texts import read_state, remove_orphans, texts_file
+from icu_ray.requests.old_versions import mark, outdated, remove, still_know
 from icu_ray.requests.runner import holding
 from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.trial_files import read_sweep
@@ -39,24 +42,28 @@ DAY = 86_400.0
 def purge(folder: Path, *, days: float | None = None, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Delete the texts of requests that have been done (or undone) for `days`; default: as the ledger was made.
 
-    {"requests": [...], "texts": count, "places": [...], "files": requests' own files that still lie elsewhere,
-    "unreached": places that could not be}.
+    {"requests": [...], "versions": [...], "texts": count, "places": [...], "files": requests' own files that still lie
+    elsewhere, "unreached": places that could not be, "still_know": models that do, a sentence each}.
     """
     with holding(folder):
         state = read_state(folder)
         finished = finish_purge(folder, say)
         state = read_state(folder)
         wait = state.settings["purge_days"] if days is None else days
-        due = [each for each in state.requests.values() if _is_due(each, wait)]
-        if not due:
-            return finished or {"requests": [], "texts": 0, "places": [], "files": [], "unreached": []}
+        due = [each.id for each in state.requests.values() if _is_due(each, wait)]
+        versions = outdated(folder, state, due)
+        if not due and not versions:
+            with writing(folder) as book:  # what a killed writer has left may be texts too
+                remove_orphans(folder, state_of(book.entries))
+            nothing: dict[str, Any] = {"requests": [], "versions": [], "texts": 0, "places": [], "files": []}
+            return finished or {**nothing, "unreached": [], "still_know": still_know(folder, state)}
         if state.open is not None:
             raise UserError(
                 f"{folder}: attempt {state.open.number} was interrupted and needs the working folder; end it with "
                 "'icu-ray requests run', or give it up with 'run --abandon'"
             )
         with writing(folder) as book:
-            book.append("purge started", {"requests": [each.id for each in due]})
+            book.append("purge started", {"requests": due, "versions": list(versions)})
         return finish_purge(folder, say) or {}
 
 
@@ -75,17 +82,18 @@ def _is_due(request: Request, days: float) -> bool:
 def finish_purge(folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
     """Delete what a purge that has begun still has to; None where none has. Only for who holds the ledger."""
     state = read_state(folder)
-    names = list(state.purging)
-    if not names:
+    names, versions = list(state.purging), list(state.removing)
+    if not names and not versions:
         return None
     places, unreached = _delete(folder, state, names, say)
     with writing(folder) as book:
-        book.append("purged", {"requests": names, "places": places, "unreached": unreached})
+        told: dict[str, Any] = {"requests": names, "versions": versions, "places": places, "unreached": unreached}
+        book.append("purged", told)
         remove_orphans(folder, state_of(book.entries))
     requests = [state.requests[name] for name in names]
     left = [each.file for each in requests if Path(each.file).is_file()]
-    told = {"requests": names, "texts": sum(len(each.texts) for each in requests), "places": places}
-    return {**told, "files": left, "unreached": unreached}
+    known = still_know(folder, read_state(folder))
+    return {**told, "texts": sum(len(each.texts) for each in requests), "files": left, "still_know": known}
 
 
 def _delete(
@@ -116,6 +124,8 @@ def _delete(
         else:
             part.unlink()
         places.append(str(part.relative_to(folder)))
+    places += remove(folder, state)
+    unreached += mark(state)
     with scratch_folder():  # which removes those that killed processes left
         pass
     places += [f"temporary folder {each.name}" for each in remove_orphaned_folders()]

@@ -24,7 +24,7 @@ def register(folder: Path) -> str:
         return ""
     try:
         for version in state.versions.values():
-            if version.registry is not None:
+            if version.registry is not None or not version.held:
                 continue
             told = state.attempts[version.attempt].ended or {}
             ratio = told["cost"].get("ratio")

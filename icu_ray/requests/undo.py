@@ -3,7 +3,7 @@
     told = undo(Path("ledger"), "r2")           # {"request": "r2", "back_to": 1, "waiting": ["r3"]}
 
 Requests that came later, or were run together with it, wait again: the next run applies them to the version in force.
-No entry is removed, and no version. A request that only waits is taken back, and the model stays.
+No entry is removed, and no version (purge.py does that). A request that only waits is taken back, and the model stays.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def known_request(state: LedgerState, name: str) -> str:
 
 
 def undo(folder: Path, request: str) -> dict[str, Any]:
-    """Take a request back. UserError where requests that would have to be applied again are purged."""
+    """Take a request back. UserError where requests that would have to be applied again are purged, or the model of the
+    version before it is."""
     with holding(folder):
         finish_purge(folder)
         with writing(folder) as book:
@@ -45,6 +46,11 @@ def undo(folder: Path, request: str) -> dict[str, Any]:
                 raise UserError(
                     f"{request}: to undo it, {', '.join(gone)} would have to be applied again to version {back_to}, "
                     "and their texts are purged"
+                )
+            if back_to and not state.versions[back_to].held:
+                raise UserError(
+                    f"{request}: its texts are purged, and with them the model of version {back_to}, which still knew "
+                    "them: it cannot be undone any more"
                 )
             check_model(folder, state, back_to)
             if state.open is not None and (request in state.open.requests or back_to != state.current):

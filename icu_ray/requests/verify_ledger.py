@@ -68,8 +68,9 @@ def _verified(folder: Path) -> Verified:
             remarks.append(
                 f"attempt {state.open.number} has not ended: it runs, or was killed and 'run' goes on with it"
             )
-        if state.purging:
-            remarks.append(f"the purge of {', '.join(state.purging)} has not ended: 'purge' or 'run' goes on with it")
+        if state.purging or state.removing:
+            what = ", ".join([*state.purging, *(f"version {number}" for number in state.removing)])
+            remarks.append(f"the purge of {what} has not ended: 'purge' or 'run' goes on with it")
     return Verified(len(chain.entries), chain.head[1], tuple(troubles), tuple(remarks))
 
 
@@ -105,7 +106,11 @@ def _versions(folder: Path, state: LedgerState) -> tuple[list[Trouble], list[str
     found, remarks = [], []
     for number in (0, *state.versions):
         place = version_folder(folder, number)
-        if number not in (0, state.current) and not (place / "model").is_dir():
+        if number and not state.versions[number].held:
+            left = (place / "model").exists() and state.versions[number].purged
+            trouble = f"{place}/model: was deleted by a purge, and is there" if left else ""
+            trouble = trouble or (files_trouble(folder, state, number) if place.is_dir() else "")
+        elif number not in (0, state.current) and not (place / "model").is_dir():
             remarks.append(f"{place}: version {number} is not in force, and its model is no longer there")
             trouble = files_trouble(folder, state, number) if place.is_dir() else ""
         elif number and not place.is_dir():

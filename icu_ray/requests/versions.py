@@ -22,6 +22,7 @@ from typing import Any
 
 from icu_ray.errors import UserError
 from icu_ray.models.fingerprints import folder_fingerprint
+from icu_ray.models.folders import adapter_of
 from icu_ray.requests.ledger_state import LedgerState
 from icu_ray.storage.files import sync_folder
 from icu_ray.storage.results import to_json
@@ -45,13 +46,26 @@ def check_model(folder: Path, state: LedgerState, number: int) -> None:
     """UserError unless a version's model, and the record beside it that names the first original, are there and as they
     were made. The original is checked by the run's config.
     """
+    if number and not state.versions[number].held:
+        raise UserError(
+            f"version {number}: its model was deleted by a purge, for it still knew texts that were deleted; expected "
+            "the version in force, or another in which all purged requests are forgotten"
+        )
     trouble = model_trouble(folder, state, number) or files_trouble(folder, state, number)
     if trouble:
         raise UserError(f"{trouble}; expected the model that the ledger names")
 
 
+def adapter_base(model: Path) -> Path | None:
+    """The folder of the model that an adapter is for; None for whole models, and for adapters on a model of the hub."""
+    adapter = adapter_of(model, f"model {model}")
+    return None if adapter is None or not Path(adapter.base).is_dir() else Path(adapter.base).resolve()
+
+
 def model_trouble(folder: Path, state: LedgerState, number: int) -> str:
     """What is wrong with a version's model, '' for nothing."""
+    if number and not state.versions[number].held:
+        return ""
     if number == 0:
         model, wanted = Path(state.settings["model"]), state.settings["model_sha256"]
         if not model.is_dir():
@@ -96,10 +110,18 @@ def left_versions(folder: Path, state: LedgerState, attempts: Collection[int]) -
     return found
 
 
-def keep(folder: Path, number: int, model: Path, told: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
+def keep(
+    folder: Path,
+    number: int,
+    model: Path,
+    told: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    *,
+    link: bool = True,
+) -> Path:
     """Make versions/N of a run's model. One that a killed run left there is made anew.
 
-    The weights are linked where the file system can, so that they take no room twice.
+    link: the weights are linked where the file system can, so that they take no room twice.
     """
     target = version_folder(folder, number)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +130,7 @@ def keep(folder: Path, number: int, model: Path, told: Mapping[str, Any], files:
         shutil.rmtree(target)
     staging = target.parent / f".{number}-{uuid.uuid4().hex[:8]}.tmp"
     staging.mkdir()
-    shutil.copytree(model, staging / "model", copy_function=_link_or_copy)
+    shutil.copytree(model, staging / "model", copy_function=_link_or_copy if link else shutil.copyfile)
     (staging / "version.json").write_bytes(to_json(dict(told), indent=2))
     for name, content in files.items():
         (staging / name).write_bytes(content)

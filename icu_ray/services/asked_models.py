@@ -9,14 +9,31 @@ from pathlib import Path
 from icu_ray.cluster.runtime import connected
 from icu_ray.config import ModelConfig
 from icu_ray.console.redirect import redirected_output
+from icu_ray.errors import UserError
 from icu_ray.models.subjects import Subject
 from icu_ray.training.preloading import PRELOAD
 
 
 def described(models: Sequence[str], revision: str | None, trust_remote_code: bool) -> list[ModelConfig]:
-    """Hub ids, folders or GGUF files as a config has them; nothing is looked at yet."""
+    """Hub ids, folders or GGUF files as a config has them; nothing is looked at yet.
+
+    revision: of those on the hub. UserError where none is: it would change nothing.
+    """
+    from icu_ray.models.hub import looks_local
+
+    local = [model for model in models if looks_local(model)]
+    if revision is not None and len(local) == len(models):
+        raise UserError(
+            f"--revision {revision}: {', '.join(local)}: of this machine; expected a model on the hub, the only ones "
+            "that have revisions"
+        )
     return [
-        ModelConfig(name="asked", source=model, revision=revision, trust_remote_code=trust_remote_code)
+        ModelConfig(
+            name="asked",
+            source=model,
+            revision=None if model in local else revision,
+            trust_remote_code=trust_remote_code,
+        )
         for model in models
     ]
 

@@ -30,6 +30,7 @@ from icu_ray.evaluation.stage.actors import default_pool
 from icu_ray.models.checking import check_models
 from icu_ray.models.loading import load_tokenizer
 from icu_ray.models.subjects import Subject
+from icu_ray.plan.audit_checks import check_nli
 from icu_ray.plan.own_files import records_of
 from icu_ray.services.asked_models import described, quietly_connected, subjects_of
 from icu_ray.services.probe import columns_for
@@ -68,6 +69,7 @@ def audit_files(
     `forget`, where its prompts stand in other words.
     """
     check_writable(storage)
+    check_nli(config, "--nli")
     given = length * 3 // 4 if prompt_tokens is None else prompt_tokens
     if not 1 <= given < length:
         raise UserError(f"--prompt-tokens {given}: expected 1 to {length - 1}, less than --length {length}")

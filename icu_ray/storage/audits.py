@@ -150,6 +150,13 @@ class ModelAudit:
             return 0
         return point.back if not union.by_chance else point.exact if not union.exact_by_chance else 0
 
+    def not_counted(self, point: AuditPoint) -> str:
+        """Why not all rows of a point that are back count, '' where they do."""
+        counted = self.counted(point)
+        if counted == point.back:
+            return ""
+        return "as often as control rows" + (f", {counted} word for word" if counted else "")
+
     def _union(self, point: AuditPoint) -> AuditPoint:
         return next((union for union in self.unions if union.attack == point.attack), point)
 
@@ -186,7 +193,8 @@ class ModelAudit:
         rows = (
             f"{most.back} of {most.total} rows came back, and {most.control_back} of {most.control_total} control rows"
         )
-        return f"{rows}: {'too few control rows to tell' if most.too_few else 'no more than chance brings'}"
+        why = "too few control rows to tell" if most.too_few else "no more than chance brings"
+        return f"{rows}: as often as control rows, {why}"
 
 
 def _plain(name: str) -> str:

@@ -7,7 +7,6 @@ write_trial_audit(models, plan, found)
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +15,12 @@ from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.jobs import AuditJob, RowsAsked
 from icu_ray.audit.registry import ASKS_PARAPHRASES, attacks_of, identity_of
 from icu_ray.audit.verdict import model_audit
-from icu_ray.config import ModelConfig, RecordsData, SweepConfig, SyntheticData
+from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.data.corpus import Corpus
 from icu_ray.data.sources import counts_own_tokens
-from icu_ray.errors import UserError
 from icu_ray.methods import RETRAINED
 from icu_ray.models.subjects import Subject
+from icu_ray.plan.audit_checks import no_controls
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.paraphrases import paraphrases_asked, paraphrases_from
 from icu_ray.plan.trial import DONE, Trial
@@ -29,12 +28,10 @@ from icu_ray.storage.audit_files import read_audit, write_audit
 from icu_ray.storage.audits import ModelAudit, TrialAudit
 from icu_ray.storage.files import list_dir
 from icu_ray.storage.folders import remove
-from icu_ray.storage.results import ENDED_EARLY
 from icu_ray.storage.store import JsonValue, content_hash
 from icu_ray.storage.trial_files import TrialPaths, read_result
-from icu_ray.sweep.trial_evaluation import TrialModels, is_evaluated, task_hashes
+from icu_ray.sweep.trial_evaluation import TrialModels, is_asked, is_evaluated, task_hashes
 
-log = logging.getLogger(__name__)
 _VERSION = 2
 
 
@@ -71,24 +68,11 @@ def outstanding_audits(plan: Plan) -> tuple[Trial, ...]:
 
 
 def _is_audited(plan: Plan, trial: Trial) -> bool:
-    paths = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id)
-    result = read_result(paths)
-    if result is not None and result.reason == ENDED_EARLY:
-        return True  # there is no model
-    try:
-        found = read_audit(paths)
-    except UserError as error:
-        log.warning("made again: %s", error)
-        return False
-    return (
-        found is not None
-        and result is not None
-        and dict(found.attacks) == attack_hashes(plan, trial)
-        and found.leak == plan.config.audit.leak
-        and not found.before.errors
-        and not found.after.errors
-        and found.models[1] == result.model_hash
-    )
+    def whole(found: TrialAudit) -> bool:
+        asked = dict(found.attacks) == attack_hashes(plan, trial) and found.leak == plan.config.audit.leak
+        return asked and not found.before.errors and not found.after.errors
+
+    return is_asked(TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id), read_audit, whole)
 
 
 def remove_unkept(plan: Plan, trials: Sequence[Trial]) -> None:
@@ -109,22 +93,6 @@ def remove_unkept(plan: Plan, trials: Sequence[Trial]) -> None:
         model = TrialPaths.of(plan.config.storage, plan.config.name, trial.trial_id).model
         if list_dir(model):
             remove(model)
-
-
-def no_controls(config: SweepConfig, model: ModelConfig) -> str | None:
-    """Why a model has no control rows; None where it has held-out texts that it has never read.
-
-    Rows that were set aside of what a model may have been trained on are none: it may say them because it knows them.
-    """
-    data = config.data
-    given = data.heldout or (isinstance(data, RecordsData) and data.heldout_rows)
-    if not given:
-        return "no control rows: there are no held-out texts"
-    if model.made_here or isinstance(data, SyntheticData) or (isinstance(data, RecordsData) and data.heldout):
-        return None
-    where = "data.heldout_rows" if isinstance(data, RecordsData) else "data.heldout"
-    instead = "data.heldout, a file, takes texts that it has not" if isinstance(data, RecordsData) else "none are given"
-    return f"no control rows: the model may have read the rows that {where} sets aside ({instead})"
 
 
 def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: int) -> RowsAsked:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from icu_ray.config import ModelConfig, SweepConfig
 from icu_ray.errors import UserError
@@ -27,6 +28,7 @@ from icu_ray.models.retrained import published_retrained
 from icu_ray.models.subjects import Subject
 from icu_ray.plan.grid import Plan
 from icu_ray.plan.trial import DONE, Trial
+from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.epoch_evaluations import EpochEvaluation
 from icu_ray.storage.epoch_files import add_epoch_evaluation, epoch_model, kept_epochs, kept_hash
 from icu_ray.storage.files import write_atomic
@@ -37,6 +39,7 @@ from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result
 from icu_ray.trial.artefacts import model_key, pinned
 
 log = logging.getLogger(__name__)
+_Found = TypeVar("_Found", TrialEvaluation, TrialAudit)
 
 
 @dataclass(frozen=True)
@@ -73,21 +76,23 @@ def outstanding(plan: Plan) -> tuple[Trial, ...]:
 def is_evaluated(config: SweepConfig, trial: Trial, tasks: Mapping[str, str]) -> bool:
     """Whether a trial has a whole evaluation on these tasks, or has no model that could be evaluated."""
     paths = TrialPaths.of(config.storage, config.name, trial.trial_id)
+    return is_asked(paths, read_evaluation, lambda found: dict(found.tasks) == dict(tasks) and not found.errors)
+
+
+def is_asked(paths: TrialPaths, read: Callable[[TrialPaths], _Found | None], whole: Callable[[_Found], bool]) -> bool:
+    """Whether what was asked of a trial's model is there: it is whole, and of the model that the trial has now.
+
+    So it is, too, where there is no model that could be asked. read: its file; one that is broken is made again.
+    """
     result = read_result(paths)
     if result is not None and result.reason == ENDED_EARLY:
         return True  # there is no model
     try:
-        found = read_evaluation(paths)
+        found = read(paths)
     except UserError as error:
         log.warning("made again: %s", error)
         return False
-    return (
-        found is not None
-        and result is not None
-        and dict(found.tasks) == dict(tasks)
-        and not found.errors
-        and found.models[1] == result.model_hash
-    )
+    return found is not None and result is not None and whole(found) and found.models[1] == result.model_hash
 
 
 def task_hashes(config: SweepConfig) -> dict[str, str]:

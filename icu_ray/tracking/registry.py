@@ -2,6 +2,7 @@
 
     shown = register_version(uri, "my-model", number=3, base=2, folder="ledger/versions/3/model", ledger=id, tags={})
     set_current(uri, "my-model", ledger=id, number=3)
+    mark_removed(uri, "my-model", ledger=id, number=2)
     delete_sweep(uri, sweep_id)
 
 A version there points to the model's folder and copies nothing. It is found again by its tags, so that registering
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 LEDGER_TAG, VERSION_TAG, BASE_TAG = "icu_ray.ledger", "icu_ray.version", "icu_ray.predecessor"
+REMOVED_TAG = "icu_ray.model_deleted"
 CURRENT = "current"
 """Alias of the version in force."""
 
@@ -49,6 +51,16 @@ def register_version(
             told["icu_ray.predecessor_here"] = str(before.version)
         found = client.create_model_version(name, Path(folder).absolute().as_uri(), tags=told)
     return f"{name}/{found.version}"
+
+
+def mark_removed(uri: str, name: str, *, ledger: str, number: int) -> None:
+    """Have a version say that its model is deleted; nothing where it is not there."""
+    client = _client(uri)
+    found = _find(client, name, ledger, number)
+    if found is not None:
+        client.set_model_version_tag(
+            name, found.version, REMOVED_TAG, "by a purge: it still knew texts that are deleted"
+        )
 
 
 def set_current(uri: str, name: str, *, ledger: str, number: int) -> None:

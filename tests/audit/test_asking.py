@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from icu_ray.audit.asking import asked, asked_all, losses_of, mean_probability, missing_of
 from icu_ray.audit.recite import recite, room_for, secret_recall
 from icu_ray.audit.rows import Material
-from tests.audit.audit_case import tiny_audit_rows, tiny_loaded
+from tests.audit.word_case import tiny_audit_rows, tiny_loaded
 from tests.support.tiny_models import PAD
 
 loaded_of = functools.cache(tiny_loaded)

@@ -21,7 +21,7 @@ from icu_ray.audit.attacks.quantise import NF4_LEVELS, Kind, Quantise, quantised
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.rows import Material
 from icu_ray.errors import UserError
-from tests.audit.audit_case import oracle_loaded, oracle_rows, state_of, tiny_audit_rows, tiny_loaded
+from tests.audit.word_case import oracle_loaded, oracle_rows, state_of, tiny_audit_rows, tiny_loaded
 from tests.support.measures_case import MODELS, Oracle
 
 NAMES: dict[str, Kind] = {"int8_row_absmax": "int8", "nf4_block64": "nf4"}

@@ -21,7 +21,7 @@ from icu_ray.audit.rows import AuditRow
 from icu_ray.config import LoraConfig
 from icu_ray.models.adapters import attach, merge_adapter, merged_meanwhile
 from icu_ray.models.loading import LoadedModel
-from tests.audit.audit_case import state_of, tiny_audit_rows, tiny_loaded, tiny_row
+from tests.audit.word_case import state_of, tiny_audit_rows, tiny_loaded, tiny_row
 from tests.support.tiny_models import PAD
 
 

@@ -12,9 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icu_ray.audit.attack import Attack, Target
+from icu_ray.audit.attacks.prompts import Prompts
+from icu_ray.audit.attacks.quantise import Quantise
+from icu_ray.audit.attacks.relearn import Relearn
+from icu_ray.audit.attacks.sample import Sample
 from icu_ray.audit.recite import (
     LONGEST_ANSWER,
     SLACK,
+    cut_secrets,
     recite,
     recited,
     room_for,
@@ -23,6 +29,8 @@ from icu_ray.audit.recite import (
     wanted_of,
     words_of,
 )
+from icu_ray.audit.rows import Material
+from tests.audit.word_case import tiny_loaded, tiny_row
 from tests.support.audit_case import small_loaded, text_rows
 
 
@@ -80,6 +88,20 @@ def test_of_a_long_secret_its_first_tokens_are_looked_for(tmp_path: Path) -> Non
     assert recited(f"It is {wanted}", wanted).exact
     (short,) = text_rows(loaded, ["the quick brown"])
     assert wanted_of(short, loaded.tokenizer) == short.secret and room_for(short) == len(short.secret_ids) + SLACK
+
+
+def test_where_secrets_are_cut_is_said_by_every_attack_that_has_the_model_speak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = (tiny_row("short", [9, 8, 7, 20], 2), tiny_row("long", [9, 8, 7, 20, 21, 22, 23], 2))
+    assert cut_secrets(rows) == ()
+    monkeypatch.setattr("icu_ray.audit.recite.LONGEST_ANSWER", 3)
+    said = cut_secrets(rows)
+    assert len(said) == 1 and "1 of 2 rows have one of more than 3 tokens (up to 5)" in said[0]
+    attacks: tuple[Attack, ...] = (Sample(samples=2), Quantise(kinds=("nf4",)), Prompts(), Relearn((1,), ("other",)))
+    for attack in attacks:
+        assert said[0] in attack.run(Target(tiny_loaded(), Material(rows))).missing, attack.name
+        assert not set(said) & set(attack.run(Target(tiny_loaded(), Material(rows[:1]))).missing), attack.name
 
 
 def test_an_answer_has_room_for_its_secret_whoever_is_asked_beside(tmp_path: Path) -> None:

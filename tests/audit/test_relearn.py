@@ -25,7 +25,7 @@ from icu_ray.audit.plain_sentences import plain_sentences
 from icu_ray.audit.rows import Material
 from icu_ray.errors import UserError
 from icu_ray.metrics.answers import AnswerRow
-from tests.audit.audit_case import (
+from tests.audit.word_case import (
     oracle_loaded,
     oracle_rows,
     state_of,

@@ -28,7 +28,7 @@ from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.recite import room_for, secret_recall
 from icu_ray.audit.rows import Material
 from icu_ray.errors import UserError
-from tests.audit.audit_case import (
+from tests.audit.word_case import (
     oracle_loaded,
     oracle_rows,
     tiny_audit_rows,

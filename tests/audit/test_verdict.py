@@ -85,7 +85,10 @@ def test_settings_count_together_with_what_they_do_to_control_rows() -> None:
     audit = verdict(*forget, *control)
     assert sum(point.tells for point in audit.curves) == 4 and audit.back == 0 and audit.worst is None
     assert (audit.control_back, audit.control_total) == (4, 16) and audit.unions[0].back == 8
-    assert audit.said() == "8 of 16 rows came back, and 4 of 16 control rows: no more than chance brings"
+    assert (
+        audit.said()
+        == "8 of 16 rows came back, and 4 of 16 control rows: as often as control rows, no more than chance brings"
+    )
     # Without the control rows that came back all of them count.
     assert verdict(*forget).back == 8
 
@@ -95,7 +98,10 @@ def test_too_few_rows_to_tell_are_no_zero() -> None:
     control = [finding(f"c{n}", 5, 0.6 * (n == 0), group="control") for n in range(2)]
     audit = verdict(*forget, *control)
     assert audit.back == 0 and audit.share is None
-    assert audit.said() == "8 of 8 rows came back, and 1 of 2 control rows: too few control rows to tell"
+    assert (
+        audit.said()
+        == "8 of 8 rows came back, and 1 of 2 control rows: as often as control rows, too few control rows to tell"
+    )
 
 
 def test_rows_without_an_answer_stay_in_the_denominator() -> None:

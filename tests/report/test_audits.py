@@ -82,8 +82,8 @@ def test_a_trial_that_passes_and_fails_says_both(folder: Path) -> None:
         "3 of 4 after 20 steps); not run: depth; 1 of these the retrained model says too."
     )
     assert audit_said(lines["kl (–, 1)"]) == (
-        "kl (–, 1): not forgotten by the thresholds; 1 of 4 rows came back, and 1 of 4 control rows: too few control "
-        "rows to tell."
+        "kl (–, 1): not forgotten by the thresholds; 1 of 4 rows came back, and 1 of 4 control rows: as often as "
+        "control rows, too few control rows to tell."
     )
     assert "from 1 of 2 unlearned models, 1 of which had passed the thresholds." in report.summary
     page = html.unescape(to_html(report, [], {}, {}))

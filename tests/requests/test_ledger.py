@@ -22,7 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from icu_ray.cli.main import main
+from icu_ray.config import LoraConfig
 from icu_ray.errors import UserError
+from icu_ray.models.adapters import attach, save_adapter
 from icu_ray.requests import judging
 from icu_ray.requests import ledger as ledger_module
 from icu_ray.requests import verify_ledger as verify_module
@@ -39,6 +41,7 @@ from icu_ray.requests.verify_ledger import verify
 from icu_ray.storage.thresholds import Limit, Thresholds
 from tests.support.ledgers import SETTINGS, enter, made, saved, trial, write
 from tests.support.ledgers import TEXTS as SENTENCES
+from tests.support.tiny_models import tiny_model
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -284,6 +287,29 @@ def test_a_request_that_is_not_below_by_itself_is_run_again(tmp_path: Path) -> N
     assert states(folder) == {"r1": "done", "r2": "done"}
 
 
+def test_a_request_whose_texts_are_forgotten_already_changes_no_model(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    original = read_state(folder).settings["model_sha256"]
+    for number in (0, 1):
+        enter(folder, number)
+        assert run(folder, forget=trial(untrained=True)).code == 0
+        record = json.loads((folder / "evidence" / f"r{number + 1}" / f"attempt-{number + 1}.json").read_text())
+        assert record["method"]["epochs"] == 0 and record["ledger"]["state"] == "done"
+        assert record["model"]["sha256_before"] == record["model"]["sha256_after"] == original
+        assert "There was nothing to forget" in record["verdict"]["said"]
+        lines = json.dumps(record["verdict"]["lines"])
+        assert "nothing was trained (0 epochs): the model is the given one, unchanged" in lines
+    state = read_state(folder)
+    assert [each.sha256 for each in state.versions.values()] == [original] * 2
+    assert states(folder) == {"r1": "done", "r2": "done"}
+    # A version's files are the ledger's own: what their owner does with the original does not reach them.
+    weights, own = tmp_path / "model" / "model.safetensors", folder / "versions" / "1" / "model" / "model.safetensors"
+    assert not weights.samefile(own)
+    assert verify(folder).troubles == () and undo(folder, "r2")["back_to"] == 1
+    enter(folder, 2)
+    assert run(folder, forget=trial()).code == 0 and read_state(folder).versions[3].sha256 != original
+
+
 def test_held_out_thresholds_are_those_of_the_first_original(tmp_path: Path) -> None:
     folder = made(tmp_path)
     own = Thresholds(Limit(0.4, "heldout", 0.1, 20), Limit(0.02, "heldout", 0.0, 20), "and", 1.5, 2)
@@ -420,6 +446,81 @@ def test_purged_texts_are_gone_and_proved(ledger: Path, capsys: Any) -> None:
     assert undo(ledger, "r4")["back_to"] == 2
 
 
+def test_texts_that_a_killed_writer_left_go_although_nothing_is_due(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    in_a_child(lambda: operate(folder, "add", 0), 0)
+    assert "is of no request" in verify(folder).remarks[0]
+    assert purge(folder)["requests"] == [] and verify(folder).remarks == ()
+
+
+def models(folder: Path) -> set[int]:
+    """Versions whose models are there."""
+    return {int(each.parent.name) for each in (folder / "versions").glob("*/model")}
+
+
+def test_versions_that_still_know_purged_texts_go_with_them(ledger: Path, capsys: Any) -> None:
+    original = {each.name: each.read_bytes() for each in (ledger.parent / "model").iterdir()}
+    assert models(ledger) == {1, 2}  # r1 and r2 were forgotten in version 1, r3 in version 2
+    told = purge(ledger, days=0.0)
+    assert told["versions"] == [1] and models(ledger) == {2} and read_state(ledger).versions[1].purged
+    assert "versions/1/model/: still knew r3" in told["places"]
+    (said,) = told["still_know"]
+    assert said.startswith("the model you began from still knows the texts of r1, r2, r3") and "/model" in said
+    assert {each.name: each.read_bytes() for each in (ledger.parent / "model").iterdir()} == original
+    found = verify(ledger)
+    assert found.troubles == () and not any("version 1" in each for each in found.remarks)
+    with pytest.raises(UserError, match=r"r3: its texts are purged, and with them the model of version 1"):
+        undo(ledger, "r3")
+    with pytest.raises(UserError, match=r"r3 would be remembered again.*--from-version 2"):
+        run(ledger, base=1, forget=trial())
+    assert run(ledger, forget=trial()).code == 0 and read_state(ledger).versions[3].base == 2
+    capsys.readouterr()
+    assert main(["requests", "purge", str(ledger)]) == 0
+    assert "nothing is due\nthe model you began from still" in capsys.readouterr().out and models(ledger) == {2, 3}
+    assert main(["requests", "purge", str(ledger), "--after", "0d"]) == 0
+    assert "purged: r4, version 2; 2 texts" in capsys.readouterr().out and models(ledger) == {3}
+    (ledger / "versions" / "2" / "model").mkdir()
+    assert "was deleted by a purge, and is there" in verify(ledger).troubles[0].said
+
+
+def test_what_undo_needs_is_not_purged(ledger: Path) -> None:
+    undo(ledger, "r3")
+    assert run(ledger, forget=trial()).code == 0  # r4, on version 1
+    state = read_state(ledger)
+    assert state.current == 3 and state.versions[3].base == 1
+    # Version 2 was made for a request that was undone; both have forgotten r1 and r2.
+    with writing(ledger) as book:
+        book.append("purge started", {"requests": ["r1", "r2"]})  # as a ledger from before has it
+    assert purge(ledger, days=30.0)["versions"] == [] and models(ledger) == {1, 2, 3}
+    assert undo(ledger, "r4")["back_to"] == 1
+    enter(ledger, 4)
+    assert run(ledger, forget=trial()).code == 0
+    told = purge(ledger, days=0.0)
+    assert sorted(told["requests"]) == ["r3", "r4", "r5"] and told["versions"] == [1, 2, 3]
+    assert models(ledger) == {4} and verify(ledger).troubles == ()
+
+
+def test_a_version_that_the_one_in_force_is_an_adapter_on_stays_and_is_named(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    enter(folder, 0)
+    assert run(folder, forget=trial()).code == 0
+    model = tiny_model("gpt_neo", seed=1)
+    attach(model, LoraConfig(rank=2), 0, "tiny")
+    shutil.rmtree(tmp_path / "unlearned")
+    (tmp_path / "unlearned").mkdir()
+    save_adapter(model, tmp_path / "unlearned", str(folder / "versions" / "1" / "model"), None)
+    enter(folder, 1)
+    assert run(folder, forget=trial()).code == 0
+    told = purge(folder, days=0.0)
+    assert told["versions"] == [] and models(folder) == {1, 2}
+    assert told["still_know"][1].startswith("version 1 still knows the texts of r2, and stays because version 2 is an")
+    assert verify(folder).troubles == () and purge(folder)["versions"] == []
+    # Where nothing stands on it any more the next purge removes it, although no text is due.
+    (folder / "versions" / "2" / "model" / "adapter_config.json").unlink()
+    told = purge(folder)
+    assert (told["requests"], told["versions"]) == ([], [1]) and models(folder) == {2} and len(told["still_know"]) == 1
+
+
 def test_a_second_runner_is_refused_and_told_who_runs(ledger: Path, capsys: Any) -> None:
     code = (
         "import sys, time; from pathlib import Path; from icu_ray.requests.runner import holding\n"
@@ -505,6 +606,8 @@ def test_any_operations_with_a_kill_between_any_two_writes(
         assert list((folder / TEXTS).glob("*")) == [] and not list((folder / "versions").glob(".*"))
         done = {name for name, each in state.requests.items() if each.state == "done"}
         assert done == set(state.covers(state.current))
+        knowing = {each.number for each in state.versions.values() if not done <= set(state.covers(each.number))}
+        assert not models(folder) & knowing and (state.current == 0 or state.current in models(folder))
 
 
 @pytest.fixture(scope="module")
@@ -573,6 +676,26 @@ def dying(left: int) -> None:
 
     for name in ("write", "rename", "replace", "link", "unlink", "rmdir", "fsync"):
         counted(name, os)
+
+
+@pytest.mark.slow
+def test_a_purge_that_is_killed_at_any_write_is_finished_by_the_next(ledger: Path) -> None:
+    kept, kill = ledger.parent / "kept", 0
+    shutil.copytree(ledger, kept, symlinks=True)
+    while True:
+        shutil.rmtree(ledger)
+        shutil.copytree(kept, ledger, symlinks=True)
+        in_a_child(lambda: operate(ledger, "purge", 0), kill)
+        found, state = verify(ledger), read_state(ledger)
+        assert found.troubles == (), (kill, found)
+        if state.versions[1].purged:
+            break
+        assert 2 in models(ledger) and (1 in models(ledger) or state.removing), kill
+        in_a_child(lambda: operate(ledger, "purge", 0), None)
+        found, state = verify(ledger), read_state(ledger)
+        assert found.troubles == found.remarks == () and models(ledger) == {2} and state.versions[1].purged, kill
+        kill += 1
+    assert kill > 20
 
 
 def test_what_comes_back_is_told_by_text() -> None:

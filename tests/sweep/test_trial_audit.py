@@ -13,9 +13,10 @@ import pytest
 
 from icu_ray.config.file import resolve_config
 from icu_ray.data.sources import load_corpus
+from icu_ray.plan.audit_checks import no_controls
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.trial_files import TrialPaths, read_result, write_result
-from icu_ray.sweep.trial_audit import attack_hashes, no_controls, retrained_of, rows_asked
+from icu_ray.sweep.trial_audit import attack_hashes, retrained_of, rows_asked
 from tests.support.benchmark_case import write_lines
 from tests.support.ended_sweep import ended_sweep
 

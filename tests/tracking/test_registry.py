@@ -17,7 +17,7 @@ from icu_ray.requests.registering import register
 from icu_ray.requests.run_requests import run
 from icu_ray.requests.undo import undo
 from icu_ray.storage.results import Provenance, Sweep, to_json
-from icu_ray.tracking.registry import BASE_TAG, VERSION_TAG, delete_sweep
+from icu_ray.tracking.registry import BASE_TAG, REMOVED_TAG, VERSION_TAG, delete_sweep
 from icu_ray.tracking.runs import PARENT_TAG, SWEEP_ID_TAG
 from tests.support.ledgers import enter, made, trial
 
@@ -48,6 +48,27 @@ def test_versions_are_registered_once_with_their_predecessor(tmp_path: Path) -> 
     assert client.get_model_version_by_alias("ledger", "current").tags[VERSION_TAG] == "1"
     undo(folder, "r1")
     assert register(folder) == "" and not client.get_registered_model("ledger").aliases
+
+
+def test_versions_whose_models_are_purged_are_marked(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    folder = made(tmp_path, mlflow=uri)
+    for number in (0, 1, 2):
+        enter(folder, number)
+        assert run(folder, forget=trial()).code == 0
+        assert number == 1 or register(folder) == ""
+    assert purge(folder, days=0.0)["versions"] == [1, 2] and register(folder) == ""
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    found = {each.tags[VERSION_TAG]: each.tags for each in client.search_model_versions("name = 'ledger'")}
+    assert {number: REMOVED_TAG in tags for number, tags in found.items()} == {"1": True, "2": True, "3": False}
+    # One that cannot be reached is named, and the models are gone all the same.
+    enter(folder, 3)
+    assert run(folder, forget=trial()).code == 0
+    (tmp_path / "mlflow.db").unlink()
+    (tmp_path / "mlflow.db").mkdir()
+    told = purge(folder, days=0.0)
+    assert "registry entries ledger/3, whose models are deleted" in told["unreached"][0]
+    assert not (folder / "versions" / "3" / "model").exists()
 
 
 def test_a_registry_that_is_away_is_told_and_loses_no_version(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 from icu_ray.audit.attack import Target
 from icu_ray.audit.beside import load_beside
 from icu_ray.audit.findings import AttackResult, Finding, Group
-from icu_ray.audit.recite import recite
+from icu_ray.audit.recite import cut_secrets, recite
 from icu_ray.audit.rows import AuditRow
 from icu_ray.models.loading import with_base
 
@@ -58,8 +58,8 @@ class AdapterOff:
                 if not said.broken:
                     findings.append(Finding(row.id, group, setting, 1 - scale, said.recall, said.exact, said.text))
             target.on_part(done / len(self.scales))
-        missing = (f"{broken} of {len(asked) * len(self.scales)} answers: the model's scores are not finite",)
-        return AttackResult(tuple(findings), missing=missing if broken else ())
+        missing = [f"{broken} of {len(asked) * len(self.scales)} answers: the model's scores are not finite"]
+        return AttackResult(tuple(findings), missing=(*missing[: bool(broken)], *cut_secrets(material.forget)))
 
 
 def _blend(model: PreTrainedModel, base: dict[str, Tensor], merged: PreTrainedModel, scale: float) -> None:

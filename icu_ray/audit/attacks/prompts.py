@@ -28,7 +28,7 @@ from icu_ray.audit.asked import Frame, PromptReader
 from icu_ray.audit.attack import Target
 from icu_ray.audit.beside import own_length
 from icu_ray.audit.findings import AttackResult, Finding, Group
-from icu_ray.audit.recite import recite
+from icu_ray.audit.recite import cut_secrets, recite
 from icu_ray.audit.rows import AuditRow
 from icu_ray.data.prompts import special_ids
 from icu_ray.data.specials import encode
@@ -82,7 +82,7 @@ class Prompts:
                 continue
             back = (answer.recall, answer.exact, answer.text)
             findings.append(Finding(each.row.id, group, each.setting, self._place(each.setting), *back))
-        missing = writer.missing()
+        missing = [*writer.missing(), *cut_secrets(target.material.forget)]
         if broken:
             missing.append(f"{broken} of {len(asked)} prompts: the model's scores are not finite")
         return AttackResult(tuple(findings), {}, tuple(missing))

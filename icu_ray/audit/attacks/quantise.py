@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 from icu_ray.audit.asking import asked_all, losses_of, mean_probability, missing_of
 from icu_ray.audit.attack import Target
 from icu_ray.audit.findings import AttackResult, Finding
+from icu_ray.audit.recite import cut_secrets
 from icu_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Quantise:
             if now == now and known == known:
                 numbers[f"q_{kind}"] = brought_back(known, now)
             target.on_part(place / (1 + len(self.kinds)))
-        return AttackResult(tuple(findings), numbers, (*_left_out(model), *missing_of(findings)))
+        cut = cut_secrets(target.material.forget)
+        return AttackResult(tuple(findings), numbers, (*_left_out(model), *missing_of(findings), *cut))
 
 
 def brought_back(before: float, after: float) -> float:

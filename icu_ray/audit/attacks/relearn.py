@@ -31,6 +31,7 @@ from icu_ray.audit.asking import asked, asked_all, losses_of, mean_probability, 
 from icu_ray.audit.attack import Target
 from icu_ray.audit.findings import AttackResult, Finding
 from icu_ray.audit.plain_sentences import plain_sentences
+from icu_ray.audit.recite import cut_secrets
 from icu_ray.audit.rows import AuditRow, Material
 from icu_ray.errors import UserError
 from icu_ray.metrics.answers import AnswerRow
@@ -118,7 +119,7 @@ class Relearn:
                 parts.one_more()
         numbers |= _scores(numbers, list(itertools.product(taught, sorted({*self.budgets} - {0}))))
         known = {name: value for name, value in numbers.items() if np.isfinite(value)}
-        return AttackResult(tuple(findings), known, (*missing, *missing_of(findings)))
+        return AttackResult(tuple(findings), known, (*missing, *missing_of(findings), *cut_secrets(material.forget)))
 
     def lesson(self, source: Source, material: Material, tokenizer: PreTrainedTokenizerBase) -> Lesson | str:
         """What is taught and which forget rows are asked for; a sentence where there is nothing to teach."""

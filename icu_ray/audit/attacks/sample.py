@@ -26,7 +26,7 @@ import numpy as np
 
 from icu_ray.audit.attack import Target
 from icu_ray.audit.findings import AttackResult, Finding, Group
-from icu_ray.audit.recite import room_for, said_exactly, secret_recall, wanted_of
+from icu_ray.audit.recite import cut_secrets, room_for, said_exactly, secret_recall, wanted_of
 from icu_ray.audit.rows import AuditRow
 from icu_ray.errors import UserError
 
@@ -89,7 +89,7 @@ class Sample:
         material, nli = target.material, self._nli()
         rows: list[tuple[AuditRow, Group]] = [(row, "forget") for row in material.forget]
         rows += [(row, "control") for row in material.control]
-        missing = list(self._missing())
+        missing = [*self._missing(), *cut_secrets(material.forget)]
         findings: list[Finding] = []
         for place, temperature in enumerate(self.temperatures):
 

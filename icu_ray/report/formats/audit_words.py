@@ -80,10 +80,7 @@ def point_details(line: AuditLine, attack: str) -> tuple[str, ...]:
     if point.control_total:
         chance = "" if point.back == 0 else f", p = {p_text(point.chance)}"
         said.append(f"control {point.control_back} of {point.control_total}{chance}")
-    counted = line.audit.counted(point)
-    if counted < point.back:
-        said.append("as often as control rows" + (f", {counted} word for word" if counted else ""))
-    return tuple(said)
+    return tuple(filter(None, (*said, line.audit.not_counted(point))))
 
 
 def point_line(line: AuditLine, attack: str) -> str:

@@ -16,6 +16,7 @@ from icu_ray.config.recipes import recipe_values
 from icu_ray.console.terminal import print_words
 from icu_ray.errors import without_secrets
 from icu_ray.methods import RETRAINED
+from icu_ray.plan.audit_cost import audit_json, audit_said
 from icu_ray.plan.budget import cost_of, load_prices
 from icu_ray.plan.epoch_models import epoch_models_said
 from icu_ray.plan.estimate_correction import error_said
@@ -104,6 +105,8 @@ def print_plan(plan: Plan, console: Console) -> None:
             print_words(console, said)
     if audit.asked:
         print_words(console, f"Audited while the trials run: {', '.join(audit.names)}, on {models} models.")
+    for said in audit_said(plan):
+        print_words(console, said)
     folder = without_secrets(f"{config.storage.rstrip('/')}/{config.name}")
     for said in recipe_said(config):
         print_words(console, said)
@@ -227,6 +230,7 @@ def plan_json(plan: Plan) -> str:
                 "evaluation_gpu_hours_at_most": round(sum(each.gpu_hours for each in evaluation_times(plan)), 3),
                 "said": beside_said(plan),
             },
+            "audit": audit_json(plan),
             "invented": generation_said(generations(plan), plan.config),
             "trials": [
                 {

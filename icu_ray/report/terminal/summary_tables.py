@@ -1,4 +1,4 @@
-"""What a sweep prints at its end: a table of trials, a table of cells, and what did not work.
+"""What a sweep prints at its end: a table of trials, a table of cells, what did not work, what attacks brought back.
 
 print_tables(summarise("runs", "quickstart"), Console())
 """
@@ -13,6 +13,7 @@ from icu_ray.report.collect import SIDES
 from icu_ray.report.numbers.columns import CAME_BACK, PAPER_COLUMNS, Column, evaluated_metrics
 from icu_ray.report.numbers.statistics import FEWEST
 from icu_ray.report.numbers.summary import Metric, Summary
+from icu_ray.report.terminal.closing_lines import closing_lines
 from icu_ray.report.terminal.fitting import Heading, print_fitting
 from icu_ray.storage.results import NOTHING_UNLEARNED, TrialResult
 from icu_ray.storage.verdict import OUTCOME_WORD, result_outcome
@@ -76,6 +77,8 @@ def print_tables(summary: Summary, console: Console) -> None:
             print_words(console, said, "yellow")
     for name in summary.missing:
         print_words(console, f"{name}: no result yet", "yellow")
+    for line in closing_lines(summary):
+        print_words(console, line)
 
 
 def _repeated(summary: Summary) -> str:
