@@ -31,7 +31,7 @@ PROMPTS, QUANTISED, SCALES, SOURCES = 12, 5, 3, 3
 what relearn trains on."""
 LAYER_SECONDS = 0.001
 """The least that a layer of one forward takes, however small the model and the batch, on a core and on a GPU."""
-ANSWERS_AT_ONCE, SAMPLES_AT_ONCE = 128, 400
+ANSWERS_AT_ONCE, SAMPLES_AT_ONCE = 256, 400
 """Of greedy answers as metrics/rouge.py has them; of drawn ones about what the caches of attack sample allow."""
 DRAWN_SECONDS = 1e-4
 """Of a drawn token besides, with the scores of what was said: measured on a core with a model of two layers."""
