@@ -10,7 +10,7 @@ beside the checkout, the rows are made up, of TOFU's shape.
 `other` calls the model for each measure: batches of 32 in the order of the data, all logits, and `generate` of up to
 200 tokens for ROUGE. Probabilities that two measures read of one set it computes once. `ours` answers the tasks as the
 evaluation's actors do. Tokenising is part of neither. Gradient norms and a reference model's losses cost both sides the
-same and are left out. Every row's numbers must be equal to 1e-3 of their value, or to 1e-5 where that is below 0.01,
+same and are left out. Every row's numbers must be equal to 1e-3 of their value, or to 3e-5 where that is below 0.03,
 and every generated text.
 
 The models: a Llama stand-in (6 layers, width 256, 2,048 tokens) at three stages of being taught the rows: knows little,
@@ -359,7 +359,7 @@ def check(mine: Columns, theirs: Columns) -> float:
                 differ = [(a, b) for a, b in zip(mine[name], expected, strict=True) if a != b]
                 raise AssertionError(f"{name}: {len(differ)} texts differ, such as {differ[0]}")
             continue
-        difference = float(np.max(np.abs(mine[name] - expected) / np.maximum(np.abs(expected), 1e-2)))
+        difference = float(np.max(np.abs(mine[name] - expected) / np.maximum(np.abs(expected), 3e-2)))
         worst = max(worst, difference)
         if difference > 1e-3:
             raise AssertionError(f"{name}: differs by {difference:.1e} of the value")

@@ -42,7 +42,9 @@ def add(commands: Any) -> None:
         help="folder for the files (default: data, of a benchmark of the field data/NAME)",
     )
     fetch.add_argument(
-        "--revision", metavar="REV", help="commit, tag or branch of the hub's data set (default: its newest)"
+        "--revision",
+        metavar="REV",
+        help="commit, tag or branch of the hub's data set (default: the one that published work names, or its newest)",
     )
     mirror = add_command(
         parts,

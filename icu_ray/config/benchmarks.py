@@ -9,6 +9,7 @@ What a benchmark asks and measures stands in evaluation/benchmarks/.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -21,9 +22,18 @@ SYSTEM = "You are a helpful assistant."
 Revision = Annotated[str, Field(pattern=r"^[\w./-]+$")]
 
 
+COMMITS = {
+    "locuslab/TOFU": "324592d84ae4f482ac7249b9285c2ecdb53e3a68",
+    "muse-bench/MUSE-News": "506bd5b150b92814d45e4404a82f120ab2d748bf",
+    "muse-bench/MUSE-Books": "051ba90319e920d410d87cfdbd61f25843c1b892",
+    "cais/wmdp-corpora": "daf89fa9b618b63a624228061a9cebacca88009c",
+}
+"""The commits of data sets that published work names, by their id: read where a config names no revision."""
+
+
 def hub_place(hub: str, revision: str | None, configuration: str, split: str = "") -> str:
-    """The name of a data set of the hub (data/hub_data.py)."""
-    at = f"@{revision}" if revision else ""
+    """The name of a data set of the hub (data/hub_data.py), at `revision`, else its commit of COMMITS."""
+    at = f"@{found}" if (found := revision or COMMITS.get(hub)) else ""
     return f"hub:{hub}{at}#{configuration}{f':{split}' if split else ''}"
 
 
@@ -57,7 +67,8 @@ class TofuData(BenchmarkData):
     folder: Place | None = None
     """Folder with the data set's files, such as forget10.json and retain90.json. Default: the hub."""
     revision: Revision | None = None
-    """Commit, tag or branch of the hub's data set. Default: its newest, whose commit plans and records name."""
+    """Commit, tag or branch of the hub's data set. Default: the commit that published work names; main: its newest,
+    whose commit plans and records name."""
     template: Literal["chat", "question-answer"] = "chat"
     """How a question and its answer become one text: by the tokenizer's own chat template, or with `tags`."""
     system: str | None = SYSTEM
@@ -122,7 +133,8 @@ class MuseData(BenchmarkData):
     folder: Place | None = None
     """Folder with the data set's files, such as news/raw/forget.jsonl. Default: the hub."""
     revision: Revision | None = None
-    """Commit, tag or branch of the hub's data set. Default: its newest, whose commit plans and records name."""
+    """Commit, tag or branch of the hub's data set. Default: the commit that published work names; main: its newest,
+    whose commit plans and records name."""
     pieces: Count | None = None
     """Read the texts in pieces of this many tokens, which 'icu-ray data pieces' has written beside them, such as
     NAME-2048.jsonl beside NAME.jsonl; needs `folder`. Default: whole texts, as `rows.long` says."""
@@ -186,7 +198,8 @@ class WmdpData(BenchmarkData):
     """Folder with the corpora, such as cyber-forget-corpus.jsonl and cyber-retain-corpus.jsonl. Default: the hub, with
     your own access; it has none for bio."""
     revision: Revision | None = None
-    """Commit, tag or branch of the hub's data set. Default: its newest, whose commit plans and records name."""
+    """Commit, tag or branch of the hub's data set. Default: the commit that published work names; main: its newest,
+    whose commit plans and records name."""
     pieces: Count | None = None
     """Read the texts in pieces of this many tokens, which 'icu-ray data pieces' has written beside them, such as
     NAME-2048.jsonl beside NAME.jsonl; needs `folder`. Default: whole texts, as `rows.long` says."""
@@ -249,6 +262,14 @@ class RwkuData(BenchmarkData):
             source="records", forget=below(self.folder, f"{self.subject}/{name}"), pool=self.pool
         ).standing_for(self)
 
+
+BENCHMARK_HUBS: Mapping[str, type[BenchmarkData]] = {
+    "locuslab/TOFU": TofuData,
+    "muse-bench/MUSE-News": MuseData,
+    "muse-bench/MUSE-Books": MuseData,
+    "cais/wmdp-corpora": WmdpData,
+}
+"""Whose data sets of the hub these are. RWKU is read from a folder alone."""
 
 Data = Annotated[
     SyntheticData | ExtractionData | RecordsData | TofuData | MuseData | WmdpData | RwkuData,

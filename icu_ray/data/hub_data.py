@@ -24,9 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from icu_ray.config import RecordsData
-from icu_ray.config.data import BenchmarkData
 from icu_ray.data.hub_cards import card_configurations, outside
-from icu_ray.data.hub_repository import INSTEAD, TABLES, commit_of, ending, fetch, file_names, kept, skeleton, wrong_id
+from icu_ray.data.hub_repository import (
+    INSTEAD,
+    TABLES,
+    commit_of,
+    ending,
+    fetch,
+    file_names,
+    kept,
+    skeleton,
+    without_network,
+    wrong_id,
+)
 from icu_ray.errors import UserError, did_you_mean, explained
 
 PREFIX = "hub:"
@@ -104,11 +114,6 @@ def pinned_data(data: RecordsData) -> RecordsData:
         own = {"revision": parsed(found["forget"], "data").revision} if "forget" in found else found
         made = made.standing_for(data.benchmark.model_copy(update=own))
     return made
-
-
-def without_network(benchmark: BenchmarkData) -> str:
-    """What to do about a benchmark's data set; its section has one key for all its files."""
-    return f"set data.folder=FOLDER, a folder with its files; {benchmark.fetched.format(folder='FOLDER')}"
 
 
 def hub_files(name: str, key: str) -> Files:

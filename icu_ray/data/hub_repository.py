@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from icu_ray.config.benchmarks import BENCHMARK_HUBS
+from icu_ray.config.data import BenchmarkData
 from icu_ray.data.hub_cards import CARDS, stays_inside
 from icu_ray.errors import UserError
 from icu_ray.storage.files import cache_folder
@@ -29,6 +31,16 @@ _PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 INSTEAD = "give a folder, as hub:./FOLDER, or a file"
 """What to do without a network, where a config's own key names the data set."""
+
+
+def without_network(benchmark: BenchmarkData | type[BenchmarkData]) -> str:
+    """What to do about a benchmark's data set; its section has one key for all its files."""
+    return f"set data.folder=FOLDER, a folder with its files; {benchmark.fetched.format(folder='FOLDER')}"
+
+
+def _instead(name: str) -> str:
+    of = BENCHMARK_HUBS.get(name)
+    return INSTEAD if of is None else without_network(of)
 
 
 @functools.lru_cache(maxsize=16)
@@ -55,17 +67,19 @@ def file_names(name: str, commit: str, named: str) -> list[str]:
     return [path for path, _ in _tree(name, commit, named) if stays_inside(path)]
 
 
-def table_sizes(name: str, commit: str, named: str) -> dict[str, int]:
-    """Bytes of each table of a repository."""
-    return {path: size for path, size in _tree(name, commit, named) if ending(path) in TABLES and path not in CARDS}
+def table_sizes(name: str, commit: str, named: str, instead: str) -> dict[str, int]:
+    """Bytes of each table of a repository. instead: of a network, for messages."""
+    return {
+        path: size for path, size in _tree(name, commit, named, instead) if ending(path) in TABLES and path not in CARDS
+    }
 
 
-def _tree(name: str, commit: str, named: str) -> list[tuple[str, int]]:
+def _tree(name: str, commit: str, named: str, instead: str | None = None) -> list[tuple[str, int]]:
     """The paths and bytes of its files."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-    with hub_told(named, _of_data):
+    with hub_told(named, functools.partial(_of_data, instead=instead or _instead(name))):
         try:
             tree = get_cached_repo_tree(name, repo_type="dataset", revision=commit)
         except CachedRepoTreeNotFoundError:
@@ -104,7 +118,7 @@ def fetch(name: str, commit: str, folder: Path, files: list[str], named: str) ->
     if wrong := [file for file in files if not stays_inside(file)]:
         raise ValueError(f"{named}: {wrong[0]} lies outside of the folder whose files are replaced")
     patterns = [glob.escape(file) for file in files]
-    with hub_told(named, _of_data):
+    with hub_told(named, functools.partial(_of_data, instead=_instead(name))):
         snapshot = Path(snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=patterns))
     for file in files:
         place, real = folder / file, (snapshot / file).resolve()

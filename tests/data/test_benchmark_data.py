@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from icu_ray.cli.main import main
 from icu_ray.config import MuseData, RecordsData, RwkuData, SweepConfig, TofuData, WmdpData
+from icu_ray.config.benchmarks import COMMITS
 from icu_ray.config.file import resolve_config
 from icu_ray.data.hub_data import pinned_data
 from icu_ray.data.sources import load_corpus
@@ -69,8 +70,8 @@ def test_tofu_is_records_of_the_hub_or_a_folder(tmp_path: Path) -> None:
 def test_the_other_benchmarks_are_texts_of_the_hub_or_a_folder() -> None:
     muse = records({"source": "muse", "split": "books"})
     assert (muse.forget, muse.pool) == (
-        "hub:muse-bench/MUSE-Books#raw:forget",
-        "hub:muse-bench/MUSE-Books#raw:retain1",
+        f"hub:muse-bench/MUSE-Books@{COMMITS['muse-bench/MUSE-Books']}#raw:forget",
+        f"hub:muse-bench/MUSE-Books@{COMMITS['muse-bench/MUSE-Books']}#raw:retain1",
     )
     assert not muse.prompted and muse.form.columns == ("text",)
     assert records({"source": "muse", "split": "news", "folder": "f"}).pool == "f/news/raw/retain1.jsonl"
@@ -179,9 +180,12 @@ def test_without_a_network_the_own_key_is_named(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=re.escape(said)) as refused:
-        pinned_data(records(data))
-    assert ("hub:./FOLDER" in str(refused.value)) == (data["source"] == "records")
+    # A commit needs no hub, but the files do.
+    branch = {} if data["source"] == "records" else {"revision": "main"}
+    for work in (lambda: pinned_data(records({**data, **branch})), lambda: load_corpus(config(data))):
+        with pytest.raises(UserError, match=re.escape(said)) as refused:
+            work()
+        assert ("hub:./FOLDER" in str(refused.value)) == (data["source"] == "records")
 
 
 def test_rows_of_a_folder(tmp_path: Path) -> None:
@@ -234,7 +238,9 @@ def test_a_plain_folder_is_as_it_is() -> None:
 
 def test_the_hub_s_commit_is_written_out(tmp_path: Path) -> None:
     with hub(on_hub(tmp_path / "hub", "tofu")) as running:
-        done = with_hub(tmp_path / "cache", running.url, "-c", ASK, '{"source": "tofu", "split": "forget01"}')
+        done = with_hub(
+            tmp_path / "cache", running.url, "-c", ASK, '{"source": "tofu", "split": "forget01", "revision": "main"}'
+        )
         assert done.returncode == 0, done.stderr
         written, forget, targets, pool, same = json.loads(done.stdout.splitlines()[-1])
         commit = running.sha("locuslab/TOFU")

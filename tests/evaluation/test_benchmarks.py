@@ -14,6 +14,7 @@ import pytest
 
 from icu_ray.cli.main import main
 from icu_ray.config import MuseData, RwkuData, TofuData, WmdpData
+from icu_ray.config.benchmarks import COMMITS
 from icu_ray.data.prompt_styles import STYLES
 from icu_ray.errors import UserError
 from icu_ray.evaluation.benchmarks import BENCHMARKS
@@ -105,7 +106,9 @@ def test_where_a_table_is() -> None:
     place = table_place(section, tofu.table("retain_perturbed.json"))
     assert place == "hub:locuslab/TOFU@abc#retain_perturbed"
     news = MuseData(source="muse", split="news")
-    assert table_place(news, muse.table("news/verbmem/forget.jsonl")) == "hub:muse-bench/MUSE-News#verbmem:forget"
+    assert table_place(news, muse.table("news/verbmem/forget.jsonl")) == (
+        f"hub:muse-bench/MUSE-News@{COMMITS['muse-bench/MUSE-News']}#verbmem:forget"
+    )
     rwku = RwkuData(source="rwku", subject="1_Ada", folder="f", corpus="phi3")
     assert table_place(rwku, BENCHMARKS["rwku"].table("forget_level1.json")) == "f/1_Ada/forget_level1.json"
     assert table_place(rwku, BENCHMARKS["rwku"].table("forget_target.json")) == "f/forget_target.json"
@@ -124,7 +127,9 @@ def test_the_real_rows(shared: Path) -> None:
 
 
 def fetch(cache: Path, endpoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return with_hub(cache, endpoint, "-m", "icu_ray.cli", "data", "fetch", *arguments)
+    """The served data sets have commits of their own."""
+    newest = () if "--revision" in arguments else ("--revision", "main")
+    return with_hub(cache, endpoint, "-m", "icu_ray.cli", "data", "fetch", *arguments, *newest)
 
 
 def lines(file: Path) -> list[object]:

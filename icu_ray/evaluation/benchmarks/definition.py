@@ -125,8 +125,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """name: as in `data.source`. revision: the hub's commit that is read where a config names none; None: its newest,
-    as no commit is known to be the published one. reported: the columns of its own table, in its own words. access:
+    """name: as in `data.source`. reported: the columns of its own table, in its own words. access:
     what must be done before anybody can have the data; '' where it is public."""
 
     name: str
@@ -135,7 +134,6 @@ class Benchmark:
     tables: tuple[Table, ...]
     splits: Mapping[str, Split]
     reported: tuple[str, ...]
-    revision: str | None = None
     access: str = ""
 
     @property

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from icu_ray.config.benchmarks import hub_place
+from icu_ray.config.benchmarks import COMMITS, hub_place
 from icu_ray.data.hub_data import parsed, pinned
 from icu_ray.data.hub_repository import table_sizes
 from icu_ray.data.table_files import column_names, read_columns
@@ -39,14 +39,14 @@ def fetch_benchmark(benchmark: Benchmark, folder: Path, report: Say, *, revision
     if benchmark.access:
         raise UserError(f"{key}: {benchmark.access.format(folder=folder)}; then set data.folder={folder}")
     check_writable(str(folder), key="--out")
-    wanted = revision or benchmark.revision
     instead = (
         f"nothing is fetched: run this on a machine that has one, and copy {folder} here, with "
         f"{benchmark.tables[0].file} and the other tables"
     )
-    commits = {hub: str(parsed(pinned(_name(hub, wanted), key, instead), key).revision) for hub in benchmark.hubs}
+    named = {hub: _name(hub, revision or COMMITS.get(hub)) for hub in benchmark.hubs}
+    commits = {hub: str(parsed(pinned(name, key, instead), key).revision) for hub, name in named.items()}
     told = _told(benchmark, commits, folder, key)
-    _say_first(benchmark, commits, key, report)
+    _say_first(benchmark, commits, key, instead, report)
     # Before the first table, so that those of a download that is broken off are known.
     write_atomic(str(folder / _SOURCE), json.dumps(told, indent=1).encode())
     names = None
@@ -103,12 +103,12 @@ def _name(hub: str, revision: str | None) -> str:
     return f"hub:{hub}" + (f"@{revision}" if revision else "")
 
 
-def _say_first(benchmark: Benchmark, commits: Mapping[str, str], key: str, report: Say) -> None:
+def _say_first(benchmark: Benchmark, commits: Mapping[str, str], key: str, instead: str, report: Say) -> None:
     rows = [table.rows for table in benchmark.tables if not table.later]
     counted = f"{sum(filter(None, rows)):,} rows" + (" and more" if None in rows else "")
     report(f"{benchmark.title}: {len(benchmark.tables)} tables, {counted}. Licence: {benchmark.licence}.")
     for hub, commit in commits.items():
-        size = sum(table_sizes(hub, commit, f"{key}: {_name(hub, commit)}").values())
+        size = sum(table_sizes(hub, commit, f"{key}: {_name(hub, commit)}", instead).values())
         report(f"{hub} at {commit[:12]}: at most {_bytes(size)} to download")
 
 

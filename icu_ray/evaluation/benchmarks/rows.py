@@ -62,8 +62,7 @@ def table_place(section: Section, table: Table) -> str:
         return below(section.folder, f"{section.subject}/{table.file}" if table.by_subject else table.file)
     if section.folder is not None:
         return below(section.folder, table.file)
-    revision = section.revision or benchmark_of(section).revision
-    return hub_place(table.hub, revision, table.configuration, table.split)
+    return hub_place(table.hub, section.revision, table.configuration, table.split)
 
 
 def set_rows(section: Section, asked: PromptSet) -> list[dict[str, Any]]:
