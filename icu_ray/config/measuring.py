@@ -101,9 +101,6 @@ class StopConfig(Section):
     audited: bool = False
     """Forgotten is not enough: a trial goes on, at most to its last epoch, while any target comes back (audit.leak)
     under the cheap attack of search.objective=audited."""
-    at_start: bool = False
-    """End before the first epoch, with the model as it is, where every target is below the thresholds by its own MA and
-    EL; the paper's rule looks from the first epoch on. Not with rule=epochs or `audited`. Requests set it."""
     max_epochs: Count = 50
     """Epochs after which a trial ends as not forgotten; the authors' code has no limit."""
     max_steps: Count | None = None

@@ -260,7 +260,7 @@ def searches_audited(config: SweepConfig) -> bool:
 
 def _stop_identity(stop: StopConfig) -> dict[str, Any]:
     # A key that came later enters only where it is set, so that trials of before are found again.
-    later = {"max_ppl_ratio", "keep", "max_steps", "audited", "at_start"}
+    later = {"max_ppl_ratio", "keep", "max_steps", "audited"}
     unset = {name for name in later if getattr(stop, name) == StopConfig.model_fields[name].default}
     return stop.model_dump(mode="json", exclude={"max_epochs", *unset})
 

@@ -17,7 +17,6 @@ from typing import Any
 from icu_ray.config import RecordsData, SweepConfig
 from icu_ray.requests.ledger_state import Attempt, LedgerState, Request
 from icu_ray.requests.ledger_texts import checked, texts_file
-from icu_ray.requests.recheck import model_left
 from icu_ray.requests.record import read_record
 from icu_ray.requests.regression import (
     Answers,
@@ -113,7 +112,7 @@ def judge(
     if not verdict.success:
         judged.reasons.append(verdict.headline.removeprefix("NOT acceptable: ").removesuffix("."))
         return judged
-    model = model_left(result, done.paths, config.models[0])
+    model = Path(done.paths.model)
     held = [each.id for each in earlier if each.held]
     say(f"asking the texts of {len(held)} earlier requests again")
     measures = {name: state.attempts[v.attempt].ended for v in state.lineage(attempt.base) for name in v.requests}

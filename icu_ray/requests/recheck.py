@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icu_ray.config import ModelConfig, RecordsData, RowForm, SweepConfig
+from icu_ray.config import RecordsData, RowForm, SweepConfig
 from icu_ray.data.examples import Examples
 from icu_ray.data.records import Record, examples_of, read_records
 from icu_ray.data.sources import load_corpus
@@ -31,7 +31,7 @@ from icu_ray.requests.record import (
     thresholds_told,
 )
 from icu_ray.requests.row_length import layout
-from icu_ray.storage.results import TrialResult, finite
+from icu_ray.storage.results import finite
 from icu_ray.storage.thresholds import Thresholds
 from icu_ray.storage.trial_files import TrialPaths, read_result, read_samples, read_spec
 
@@ -64,8 +64,8 @@ def make_record(
     """
     result = read_result(paths)
     assert result is not None
+    folder = Path(paths.model) if Path(paths.model).is_dir() else None
     source = config.models[0].source
-    folder = model_left(result, paths, config.models[0])
     earlier = earlier_record(source, None if result.provenance is None else result.provenance.model)
     corpus = load_corpus(config)
     own = config.methods[0].stop.model_dump(exclude_none=True)
@@ -86,15 +86,6 @@ def make_record(
     models = {"before": source, "after": None if folder is None else str(folder)}
     found |= {file: also_checked(file, models, config, limits) for file in asked.also_check}
     return record | {"also_checked": list(found.values())}
-
-
-def model_left(result: TrialResult, paths: TrialPaths, model: ModelConfig) -> Path | None:
-    """The folder of a request's model: its trial's, or the one that it was asked of where that needed no training."""
-    if result.status == "finished" and result.epochs == 0 and model.source is not None:
-        from icu_ray.models.loading import local_folder
-
-        return local_folder(model.source, model.revision)
-    return Path(paths.model) if Path(paths.model).is_dir() else None
 
 
 def read_earlier(file: str, config: SweepConfig) -> Sequence[Record]:

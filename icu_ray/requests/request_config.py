@@ -109,8 +109,7 @@ def unlearn_config(
             # Row i of the retain file belongs to text i: none can be set aside.
             tree["data"] = {"heldout_rows": 0} | dict(tree["data"])
         tree["data"] = request_data(tree["data"], tree["models"][0], say)
-    # A stand-in is trained until it knows the texts. Whose model knows none of them keeps it as it is.
-    stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO, **({} if is_standin else {"at_start": True})}
+    stop: dict[str, Any] = {"max_ppl_ratio": MAX_PPL_RATIO}
     # Texts that were set aside from the retain file may have been trained on: they say what is lost, not what a model
     # does on texts that it never read. A stand-in has not read them.
     unread = is_standin or (isinstance(tree["data"], Mapping) and isinstance(tree["data"].get("heldout"), str))

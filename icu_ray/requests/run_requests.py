@@ -33,7 +33,6 @@ from icu_ray.requests.ledger_settings import WORK, original_hash, request_config
 from icu_ray.requests.ledger_state import Attempt, LedgerState, state_of
 from icu_ray.requests.ledger_texts import read_state, remove_orphans, union_file
 from icu_ray.requests.purge import finish_purge
-from icu_ray.requests.recheck import model_left
 from icu_ray.requests.record import Asked
 from icu_ray.requests.runner import holding, still_mine
 from icu_ray.requests.unlearn import Unlearned, plan_request, unlearn
@@ -231,17 +230,17 @@ def _carry_out(
         return None, said, done.exit_code or 1
     judged = judge(folder, state, attempt, config, done, say)
     still_mine(lease, folder)
-    return _enter(folder, attempt, config, done, judged), "", 0
+    return _enter(folder, attempt, done, judged), "", 0
 
 
-def _enter(folder: Path, attempt: Attempt, config: SweepConfig, done: Unlearned, judged: Judged) -> Mapping[str, Any]:
+def _enter(folder: Path, attempt: Attempt, done: Unlearned, judged: Judged) -> Mapping[str, Any]:
     """Version and evidence, then the entry that makes them count."""
     assert done.result is not None and done.paths is not None
     accepted = not judged.reasons
     requests = [name for name in attempt.requests if accepted and judged.own[name].together]
     state = read_state(folder)
     number = max(state.versions, default=0) + 1 if accepted else None
-    model = model_left(done.result, done.paths, config.models[0])
+    model = Path(done.paths.model)
     told: dict[str, Any] = {
         "attempt": attempt.number,
         "base": attempt.base,
@@ -251,7 +250,7 @@ def _enter(folder: Path, attempt: Attempt, config: SweepConfig, done: Unlearned,
         "version": number,
         "reasons": judged.reasons,
         "next": [dict(each.changes) | {"why": each.why} for each in done.next_tries],
-        "model": {"sha256": None if model is None else folder_fingerprint(model)},
+        "model": {"sha256": folder_fingerprint(model) if model.is_dir() else None},
         "asked": judged.asked,
         "purged": {"requests": len(judged.purged), "texts": sum(len(each.texts) for each in judged.purged)},
         "cost": judged.cost,
@@ -266,7 +265,6 @@ def _enter(folder: Path, attempt: Attempt, config: SweepConfig, done: Unlearned,
         state, head = state_of(book.entries), book.entries[-1]
         run_record, evidence = evidence_of(folder, state, attempt, judged, told, head)
         if number is not None:
-            assert model is not None
             version = {
                 "number": number,
                 "base": attempt.base,
@@ -276,9 +274,7 @@ def _enter(folder: Path, attempt: Attempt, config: SweepConfig, done: Unlearned,
                 "base_sha256": run_record["model"]["sha256_before"],
                 "attempt": attempt.number,
             }
-            # Links to files that are not the ledger's would change with them.
-            own = not (done.untrained and attempt.base == 0)
-            kept = keep(folder, number, model, version, keyed_files(run_record), link=own)
+            kept = keep(folder, number, model, version, keyed_files(run_record))
             told["files"] = files_told(kept)
         told["evidence"] = evidence
         book.append("run ended", told)

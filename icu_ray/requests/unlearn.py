@@ -23,7 +23,7 @@ from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.next_try import NextTry, next_tries
-from icu_ray.requests.recheck import check_earlier, make_record, model_left
+from icu_ray.requests.recheck import check_earlier, make_record
 from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier
 from icu_ray.requests.request_config import RUN, unlearn_config
 from icu_ray.requests.subjects import SubjectVerdict, by_subject, subjects_json
@@ -51,11 +51,6 @@ class Unlearned:
     result: TrialResult | None
     settings: TrialSettings | None = None
     subjects: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def untrained(self) -> bool:
-        """Whether every text was below the thresholds before any training: the model is the one that was given."""
-        return self.forgotten and self.result is not None and self.result.epochs == 0
 
     @property
     def forgotten(self) -> bool:
@@ -101,8 +96,6 @@ class Unlearned:
     def model(self) -> Path | None:
         """The request's own model: `out`/model, or in its own folder where an earlier one keeps that place."""
         top, own = self.folder / "model", None if self.paths is None else Path(self.paths.model)
-        if self.untrained:
-            return top if top.is_dir() else None
         if own is None or not own.is_dir():
             return None
         return top if top.is_dir() and top.resolve() == own.resolve() else own
@@ -154,13 +147,9 @@ def unlearn(
     code = run_sweep(plan)
     run = plan.config.name
     trial = plan.trials[0]
-    paths = TrialPaths.of(str(out), run, trial.trial_id)
-    result = read_result(paths)
+    result = read_result(TrialPaths.of(str(out), run, trial.trial_id))
     done = Unlearned(Path(out), run, code, result, trial.settings, plan.subjects)
-    made = (
-        None if result is None else model_left(result, TrialPaths.of(str(out), run, trial.trial_id), config.models[0])
-    )
-    _collect(done, made)
+    _collect(done)
     if done.result is not None and done.paths is not None:
         verdict = plain_verdict(done.result, done.verdict)
         if plan.subjects:
@@ -177,11 +166,8 @@ def plan_request(config: SweepConfig, *, dry_run: bool = False) -> Plan:
     return replace(make_plan(named, plan.data, provisional=plan.provisional), unreachable=plan.unreachable)
 
 
-def _collect(done: Unlearned, made: Path | None) -> None:
-    """Put what a practitioner wants on top: of this request, but no model that did not forget over one that did.
-
-    made: the request's model, the given one where that needed no training.
-    """
+def _collect(done: Unlearned) -> None:
+    """Put what a practitioner wants on top: of this request, but no model that did not forget over one that did."""
     out, result = done.folder, done.result
     ended = result is not None and result.status != "failed"
     report = out / done.run / "report"
@@ -189,14 +175,13 @@ def _collect(done: Unlearned, made: Path | None) -> None:
         (out / name).unlink(missing_ok=True)
         if ended and name in _REPORTED and (report / name).is_file():
             shutil.copyfile(report / name, out / name)
-    link = out / "model"
+    link, made = out / "model", None if done.paths is None or not ended else Path(done.paths.model)
     if not done.success and _has_forgotten(link):
         return
     link.unlink(missing_ok=True)
-    if ended and made is not None and made.is_dir():
+    if made is not None and made.is_dir():
         # A link: each request's model stays with its trial, where a later evaluation looks for it.
-        place = made.absolute() if done.untrained else os.path.relpath(made, out)
-        link.symlink_to(place, target_is_directory=True)
+        link.symlink_to(os.path.relpath(made, out), target_is_directory=True)
 
 
 def _has_forgotten(link: Path) -> bool:

@@ -110,18 +110,10 @@ def left_versions(folder: Path, state: LedgerState, attempts: Collection[int]) -
     return found
 
 
-def keep(
-    folder: Path,
-    number: int,
-    model: Path,
-    told: Mapping[str, Any],
-    files: Mapping[str, bytes],
-    *,
-    link: bool = True,
-) -> Path:
+def keep(folder: Path, number: int, model: Path, told: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
     """Make versions/N of a run's model. One that a killed run left there is made anew.
 
-    link: the weights are linked where the file system can, so that they take no room twice.
+    The weights are linked where the file system can, so that they take no room twice.
     """
     target = version_folder(folder, number)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +122,7 @@ def keep(
         shutil.rmtree(target)
     staging = target.parent / f".{number}-{uuid.uuid4().hex[:8]}.tmp"
     staging.mkdir()
-    shutil.copytree(model, staging / "model", copy_function=_link_or_copy if link else shutil.copyfile)
+    shutil.copytree(model, staging / "model", copy_function=_link_or_copy)
     (staging / "version.json").write_bytes(to_json(dict(told), indent=2))
     for name, content in files.items():
         (staging / name).write_bytes(content)

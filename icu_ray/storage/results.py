@@ -215,9 +215,6 @@ ENDED_EARLY = "ended early by the search: it fell behind the other trials"
 RETRAINED_WITHOUT = "the gold standard: trained without the texts to forget"
 """Reason of the trial that is the gold standard (models.N.retrained)."""
 
-UNTRAINED_SUCCESS = "nothing was trained: every text was below the thresholds before the first epoch"
-"""With what the reason of a trial begins that stop.at_start ended."""
-
 NOT_TRAINED = "not trained"
 """Reason of a trial without an epoch: the model as it is."""
 

@@ -16,15 +16,7 @@ from typing import Any, Literal
 
 from icu_ray.storage.audits import ModelAudit, TrialAudit
 from icu_ray.storage.el_names import in_files
-from icu_ray.storage.results import (
-    NOTHING_UNLEARNED,
-    UNTRAINED_SUCCESS,
-    SampleRecord,
-    Scores,
-    TrialEvaluation,
-    TrialResult,
-    finite,
-)
+from icu_ray.storage.results import NOTHING_UNLEARNED, SampleRecord, Scores, TrialEvaluation, TrialResult, finite
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.verdict_parts import (
     Cost,
@@ -140,8 +132,6 @@ class Verdict:
             said.append(f"each by itself: {len(self.ids('forgotten'))} of {len(self.texts)} texts")
         if self.already:
             said.append("the means were below the thresholds before anything was unlearned")
-        if self.reason.startswith(UNTRAINED_SUCCESS):
-            said.append("nothing was trained (0 epochs): the model is the given one, unchanged")
         return said
 
     def _still_known(self) -> list[str]:

@@ -24,16 +24,7 @@ from icu_ray.training.best_epoch import best_epoch, load_weights, save_weights
 from icu_ray.training.checkpoints import TrialState, load_checkpoint, save_checkpoint
 from icu_ray.training.epoch import EpochTrainer
 from icu_ray.training.records import EpochReport, TrialData, TrialOutcome, sample_records, with_heldout_above
-from icu_ray.training.refinement import (
-    Decision,
-    Flags,
-    at_start,
-    below_thresholds,
-    decide,
-    forgotten_at_start,
-    refine,
-    with_best,
-)
+from icu_ray.training.refinement import Decision, Flags, at_start, below_thresholds, decide, refine, with_best
 from icu_ray.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -101,8 +92,6 @@ def run_trial(
         if settings.filter.at_start:
             active = refine(active, before.bertscore_f1, before.bleu, settings.filter)
         history = (EpochRecord(0, int(active.sum()), before.scores),)
-        if not decision.stop:
-            decision = forgotten_at_start(before.scores, before.ma, before.el, settings.stop, thresholds)
         on_epoch(_report(trainer, history, decision, active, before))
     prepared, told = time.perf_counter() - began, 0.0
     while not decision.stop:

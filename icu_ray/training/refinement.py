@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from icu_ray.config import FilterConfig, StopConfig
 from icu_ray.metrics.extraction_likelihood import unmeasured_text
 from icu_ray.plan.thresholds import thresholds_of
-from icu_ray.storage.results import UNTRAINED_SUCCESS, Scores, Status
+from icu_ray.storage.results import Scores, Status
 from icu_ray.storage.thresholds import Thresholds
 
 Flags = NDArray[np.bool_]
@@ -77,29 +77,6 @@ def at_start(before: Scores, thresholds: Thresholds) -> Decision:
             why = f"stop.{key}=heldout: {what} cannot be measured on the held-out texts, so there is no threshold"
             return Decision(True, "failed", why)
     return Decision(False)
-
-
-def forgotten_at_start(
-    scores: Scores,
-    ma: NDArray[np.float64],
-    el: NDArray[np.float64] | None,
-    settings: StopConfig,
-    thresholds: Thresholds,
-) -> Decision:
-    """With stop.at_start: end before the first epoch where every text is below the thresholds, not the mean alone.
-
-    ma, el: (N,) of the texts before any training, NaN where not measured, which is not below.
-    """
-    if not settings.at_start or settings.rule == "epochs" or settings.audited or el is None or len(ma) == 0:
-        return Decision(False)
-    each = (thresholds.below(_known(a), _known(b)) for a, b in zip(ma, el, strict=True))
-    if not below_thresholds(scores, thresholds) or not all(each):
-        return Decision(False)
-    return Decision(True, "finished", f"{UNTRAINED_SUCCESS}: {_scores_text(scores, thresholds, len(ma))}")
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def decide(

@@ -97,7 +97,7 @@ def train_worker(config: dict[str, Any]) -> None:
         seconds = {"start": began - config["started"], "load": loading}
         result = _leave(task, loaded, outcome, seconds)
         # The seconds before the epochs of a trial that was begun anew hold those of the attempts that were lost.
-        if first_attempt and checkpoint is None and result.status in DONE and result.epochs and task.trial.work:
+        if first_attempt and checkpoint is None and result.status in DONE and task.trial.work is not None:
             taken = result.seconds
             parts = {"train": taken["train"], "measure": taken["validate"], "save": taken["checkpoint"]}
             remember(task.trial.work, result.epochs, {**parts, "start": taken["total"] - sum(parts.values())})
@@ -228,8 +228,7 @@ def _leave(task: TrialTask, loaded: LoadedModel, outcome: TrialOutcome, seconds:
     paths = task.paths
     started = time.time()
     model_hash, retrained = "", task.artefacts.retrained
-    untrained = task.trial.settings.max_epochs == 0 or (outcome.epochs == 0 and outcome.status == "finished")
-    if untrained and (retrained is None or retrained.model is None):
+    if task.trial.settings.max_epochs == 0 and (retrained is None or retrained.model is None):
         # Nothing was changed, so nothing is saved.
         model_hash = task.provenance.model if retrained is None else retrained.model_hash
     elif task.keep_model:

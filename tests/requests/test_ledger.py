@@ -287,29 +287,6 @@ def test_a_request_that_is_not_below_by_itself_is_run_again(tmp_path: Path) -> N
     assert states(folder) == {"r1": "done", "r2": "done"}
 
 
-def test_a_request_whose_texts_are_forgotten_already_changes_no_model(tmp_path: Path) -> None:
-    folder = made(tmp_path)
-    original = read_state(folder).settings["model_sha256"]
-    for number in (0, 1):
-        enter(folder, number)
-        assert run(folder, forget=trial(untrained=True)).code == 0
-        record = json.loads((folder / "evidence" / f"r{number + 1}" / f"attempt-{number + 1}.json").read_text())
-        assert record["method"]["epochs"] == 0 and record["ledger"]["state"] == "done"
-        assert record["model"]["sha256_before"] == record["model"]["sha256_after"] == original
-        assert "There was nothing to forget" in record["verdict"]["said"]
-        lines = json.dumps(record["verdict"]["lines"])
-        assert "nothing was trained (0 epochs): the model is the given one, unchanged" in lines
-    state = read_state(folder)
-    assert [each.sha256 for each in state.versions.values()] == [original] * 2
-    assert states(folder) == {"r1": "done", "r2": "done"}
-    # A version's files are the ledger's own: what their owner does with the original does not reach them.
-    weights, own = tmp_path / "model" / "model.safetensors", folder / "versions" / "1" / "model" / "model.safetensors"
-    assert not weights.samefile(own)
-    assert verify(folder).troubles == () and undo(folder, "r2")["back_to"] == 1
-    enter(folder, 2)
-    assert run(folder, forget=trial()).code == 0 and read_state(folder).versions[3].sha256 != original
-
-
 def test_held_out_thresholds_are_those_of_the_first_original(tmp_path: Path) -> None:
     folder = made(tmp_path)
     own = Thresholds(Limit(0.4, "heldout", 0.1, 20), Limit(0.02, "heldout", 0.0, 20), "and", 1.5, 2)

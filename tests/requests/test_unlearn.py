@@ -9,7 +9,6 @@ import csv
 import json
 import math
 import shlex
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from icu_ray.requests.next_try import next_tries
 from icu_ray.requests.request_config import RUN, unlearn_config
 from icu_ray.requests.unlearn import Unlearned, _collect, request_json
 from icu_ray.storage.el_names import plain
-from icu_ray.storage.results import UNTRAINED_SUCCESS, EpochRecord, Scores, TrialEvaluation, TrialResult
+from icu_ray.storage.results import EpochRecord, Scores, TrialEvaluation, TrialResult
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.trial_files import TrialPaths, write_evaluation, write_result
 from icu_ray.storage.verdict import verdict_of
@@ -291,38 +290,21 @@ def ended(out: Path, run: str, status: str, ppl: float = 20.0) -> Unlearned:
 def test_a_model_that_forgot_keeps_its_place_from_one_that_did_not(tmp_path: Path) -> None:
     top = tmp_path / "model"
     first = ended(tmp_path, "run-1", "not_forgotten")
-    _collect(first, Path(first.paths.model) if first.paths else None)
+    _collect(first)
     assert first.model == top and first.kept is None
     good = ended(tmp_path, "run-2", "finished")
-    _collect(good, Path(good.paths.model) if good.paths else None)
+    _collect(good)
     assert good.model == top and top.resolve() == tmp_path / "run-2" / "trials" / "i" / "model"
     for number, (status, ppl) in enumerate((("not_forgotten", 20.0), ("finished", 31.0), ("failed", 20.0))):
         worse = ended(tmp_path, f"run-worse-{number}", status, ppl)
-        _collect(worse, Path(worse.paths.model) if worse.paths else None)
+        _collect(worse)
         assert top.resolve() == tmp_path / "run-2" / "trials" / "i" / "model"
         assert not worse.success and worse.kept == top
         told = request_json(worse)
         assert (told["kept_model"], told["model"]) == (str(top), str(tmp_path / worse.run / "trials" / "i" / "model"))
     better = ended(tmp_path, "run-3", "finished")
-    _collect(better, Path(better.paths.model) if better.paths else None)
+    _collect(better)
     assert better.model == top and top.resolve().parent.parent.parent.name == "run-3"
-
-
-def test_texts_that_were_forgotten_before_leave_the_given_model(tmp_path: Path) -> None:
-    given = tmp_path / "given"
-    given.mkdir()
-    done = ended(tmp_path / "out", "run-1", "finished")
-    shutil.rmtree(done.paths.model)  # type: ignore[union-attr]
-    reason = f"{UNTRAINED_SUCCESS}: MA 20.00% (threshold 59.94%)"
-    done = replace(done, result=replace(done.result, epochs=0, reason=reason, before=done.result.after))  # type: ignore[union-attr]
-    _collect(done, given)
-    assert done.untrained and done.success and done.model == tmp_path / "out" / "model"
-    assert done.model.resolve() == given and request_json(done)["epochs"] == 0
-    assert "nothing was trained (0 epochs): the model is the given one, unchanged" in answer(done, columns=200)
-    # Another request's model takes the place, and the given one stays where it is.
-    good = ended(tmp_path / "out", "run-2", "finished")
-    _collect(good, Path(good.paths.model))  # type: ignore[union-attr]
-    assert (tmp_path / "out" / "model").resolve().parent.parent.parent.name == "run-2" and given.is_dir()
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from icu_ray.requests.record import Asked, Ended, leave_record, plain_verdict, r
 from icu_ray.requests.request_config import unlearn_config
 from icu_ray.requests.unlearn import Unlearned
 from icu_ray.storage.el_names import plain
-from icu_ray.storage.results import UNTRAINED_SUCCESS, Provenance, SampleRecord, Scores, TrialResult, TrialSpec
+from icu_ray.storage.results import Provenance, SampleRecord, Scores, TrialResult, TrialSpec
 from icu_ray.storage.store import content_hash
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.storage.trial_files import TrialPaths, read_samples, start_trial, write_result, write_samples
@@ -75,13 +74,12 @@ def trial(
     stop: Callable[[], None] = lambda: None,
     limits: Thresholds = LIMITS,
     original: bool = True,
-    untrained: bool = False,
 ) -> Callable[..., Unlearned]:
     """What stands in for `unlearn`: a trial's files as one leaves them, with a random model.
 
     after: MA of all texts after, or of those whose id begins so. ppl: held-out perplexity after; before it is 20 (None:
     neither was measured). stop: called in the middle. limits: that it is judged by. original: whether the first one is
-    still there, for runs from a version. untrained: every text was below the thresholds from the start.
+    still there, for runs from a version.
     """
 
     def unlearn(model: str, *, forget: str, out: Path, asked: Asked, **given: Any) -> Unlearned:
@@ -90,49 +88,34 @@ def trial(
         paths, corpus = TrialPaths.of(str(out), f"run-{name[:8]}", name), load_corpus(config)
         targets = corpus.to_forget(0)
         before = Scores(0.9, 0.5, 1.0, 0.8, 0.2, 3.0, ppl_heldout=ppl and 20.0)
-        epochs, reason = (0, f"{UNTRAINED_SUCCESS}: MA 30.00%") if untrained else (2, "after epoch 2")
 
         def of(text: str) -> float:
             if isinstance(after, float):
                 return after
             return next((value for start, value in after.items() if text.startswith(start)), 0.3)
 
-        before = replace(before, ma=0.3, el=0.01, ppl_heldout=ppl) if untrained else before
         values = [of(text) for text in targets.ids]
         mean = Scores(sum(values) / len(values), 0.01, 1.0, 0.8, 0.2, 3.0, ppl_heldout=ppl)
         made = Provenance("0.1", "c0ffee", False, "d" * 64, folder_fingerprint(Path(model)), {}, config.model_dump())
         start_trial(paths, TrialSpec(name, "n", "m", "icu", 0, {}))
         samples = [
             SampleRecord(
-                i,
-                "p",
-                "r",
-                f"said {text}",
-                "a",
-                value if untrained else 0.9,
-                value,
-                0.1,
-                0.1,
-                True,
-                el_before=before.el,
-                el_after=0.01,
-                cut_tokens=0,
+                i, "p", "r", f"said {text}", "a", 0.9, value, 0.1, 0.1, True, el_before=0.5, el_after=0.01, cut_tokens=0
             )
             for i, text, value in zip(targets.ids, targets.texts, values, strict=True)
         ]
         write_samples(paths, samples)
         stop()
-        if not untrained and not Path(paths.model).is_dir():
+        if not Path(paths.model).is_dir():
             shutil.copytree(Path(out).parents[1] / "unlearned", paths.model)
         status = "finished" if limits.below(mean.ma, mean.el) else "not_forgotten"
-        told = (name, "n", "m", "icu", 0, {"beta": 1.0}, status, reason, epochs, before, mean, {"total": 3.0})
-        left = Path(model) if untrained else Path(paths.model)
-        hashed = folder_fingerprint(left)
+        told = (name, "n", "m", "icu", 0, {"beta": 1.0}, status, "after epoch 2", 2, before, mean, {"total": 3.0})
+        hashed = folder_fingerprint(Path(paths.model))
         result = TrialResult(*told, made, 1.7e9, thresholds=limits, model_hash=hashed)  # type: ignore[arg-type]
         write_result(paths, result)
         verdict = plain_verdict(result, verdict_of(result, samples))
         scores = {"before": plain(before), "after": plain(mean)}
-        ended = Ended(None, result, read_samples(paths), scores, left)
+        ended = Ended(None, result, read_samples(paths), scores, Path(paths.model))
         said = thresholds_told(limits)
         record = request_record(asked, config, corpus, ended, verdict=verdict, thresholds=said, earlier=None)
         if "versions" in model and not original:
