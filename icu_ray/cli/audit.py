@@ -108,8 +108,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--fail-if-back",
         action="store_true",
-        help="end with exit code 1 where a row came back, or where it is not known that none did (default: end with 0 "
-        "whatever came back, and with 1 only where an attack could not be run)",
+        help="end with exit code 1 where a row came back, or where it is not known that none did; what else is listed "
+        "as not measured, such as the end of a long secret, does not count (default: end with 0 whatever came back, "
+        "and with 1 only where an attack could not be run)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with every row's worst case")
 

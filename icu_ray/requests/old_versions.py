@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from icu_ray.errors import without_secrets
+from icu_ray.errors import UserError, without_secrets
 from icu_ray.requests.ledger_state import LedgerState
 from icu_ray.requests.versions import adapter_base, version_folder
 from icu_ray.tracking.registry import mark_removed
@@ -35,29 +35,37 @@ def known_by(state: LedgerState, number: int, names: Collection[str] = ()) -> tu
     return tuple(each.id for each in gone if each.state == "done" and each.id not in covered)
 
 
-def remove(folder: Path, state: LedgerState) -> list[str]:
-    """Delete the models of versions whose removal has begun; what was deleted. Their records stay."""
-    places = []
+def remove(folder: Path, state: LedgerState) -> tuple[list[str], list[str]]:
+    """Delete the models of versions whose removal has begun; what was deleted, and what could not be. Their records
+    stay. What cannot be deleted does not hold up the ledger."""
+    places, unreached = [], []
     for number in state.removing:
         model = version_folder(folder, number) / "model"
-        if model.exists():
-            shutil.rmtree(model)
-        places.append(f"{model.relative_to(folder)}/: still knew {', '.join(known_by(state, number))}")
-    return places
+        what = f"{model.relative_to(folder)}/: still knew {', '.join(known_by(state, number))}"
+        try:
+            if model.is_symlink():  # somebody has moved it
+                unreached.append(f"{what}; it is a link to {model.readlink()}, which is left")
+                model.unlink()
+            elif model.exists():
+                shutil.rmtree(model)
+        except OSError as error:
+            unreached.append(f"{what}; not deleted: {error.strerror or error}")
+        else:
+            places.append(what)
+    return places, unreached
 
 
 def mark(state: LedgerState) -> list[str]:
     """Say in MLflow's registry that these versions' models are gone; what could not be reached."""
     uri, name = state.settings["mlflow"], state.settings["name"]
-    entered = [number for number in state.removing if state.versions[number].registry is not None]
-    if not uri or not entered:
+    if not uri or not state.removing:
         return []
     try:
-        for number in entered:
+        for number in state.removing:  # one may be entered there without the ledger's having been told
             mark_removed(uri, name, ledger=state.settings["ledger"], number=number)
-    except Exception as error:  # the models go all the same
+    except Exception as error:  # the models go all the same, and the next run says so there
         what = without_secrets(f"{type(error).__name__}: {error}".partition("\n")[0])
-        shown = ", ".join(str(state.versions[number].registry) for number in entered)
+        shown = ", ".join(str(state.versions[number].registry or number) for number in state.removing)
         return [f"MLflow at {without_secrets(uri)}: registry entries {shown}, whose models are deleted ({what})"]
     return []
 
@@ -74,9 +82,12 @@ def still_know(folder: Path, state: LedgerState) -> list[str]:
     knowing = _knowing(state)
     for number, upon in _stood_on(folder, state, knowing).items():
         if number in knowing:
+            until = f"the purge of the requests after version {upon}"
+            if upon == state.current:
+                until = "a run with lora.save=merged"
             found.append(
                 f"version {number} still knows the texts of {', '.join(known_by(state, number))}, and stays because "
-                f"version {upon} is an adapter on it; the purge after a run with lora.save=merged removes it"
+                f"version {upon} is an adapter on it; the next purge after {until} removes it"
             )
     return found
 
@@ -96,7 +107,11 @@ def _stood_on(folder: Path, state: LedgerState, knowing: Sequence[int]) -> dict[
     found: dict[int, int] = {}
     for number, version in sorted(state.versions.items()):
         if version.held and number not in knowing:
-            base = adapter_base(version_folder(folder, number) / "model")
+            try:
+                base = adapter_base(version_folder(folder, number) / "model")
+            except UserError:  # it is damaged, as `verify` says, and may be an adapter on any version before it
+                found |= dict.fromkeys((each for each in state.versions if each < number), number)
+                continue
             if base is not None and (upon := models.get(base)) is not None:
                 found[upon] = number
     return found

@@ -124,8 +124,9 @@ def _delete(
         else:
             part.unlink()
         places.append(str(part.relative_to(folder)))
-    places += remove(folder, state)
-    unreached += mark(state)
+    removed, left = remove(folder, state)
+    places += removed
+    unreached += [*left, *mark(state)]
     with scratch_folder():  # which removes those that killed processes left
         pass
     places += [f"temporary folder {each.name}" for each in remove_orphaned_folders()]

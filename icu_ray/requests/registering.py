@@ -13,7 +13,7 @@ from icu_ray.errors import without_secrets
 from icu_ray.requests.ledger import writing
 from icu_ray.requests.ledger_texts import read_state
 from icu_ray.requests.versions import model_of
-from icu_ray.tracking.registry import register_version, set_current
+from icu_ray.tracking.registry import mark_removed, register_version, set_current
 
 
 def register(folder: Path) -> str:
@@ -24,6 +24,8 @@ def register(folder: Path) -> str:
         return ""
     try:
         for version in state.versions.values():
+            if version.purged:  # again, for the server may have been away when its model was deleted
+                mark_removed(uri, name, ledger=ledger, number=version.number)
             if version.registry is not None or not version.held:
                 continue
             told = state.attempts[version.attempt].ended or {}

@@ -5,6 +5,7 @@ Needs: nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +48,31 @@ def test_what_is_outstanding_is_said_in_every_form(tmp_path: Path) -> None:
     evaluate(folder, ICU, ppl__quick=3.0)
     audit_trial(folder, ICU.trial_id, audit_of({0: 4}), audit_of({0: 0}))
     evaluated, audited = said(folder)
-    assert evaluated.startswith("2 of 3 trials with a result are not evaluated yet, though the config asks for it: ")
-    assert audited.startswith("2 of 3 trials with a result are not audited yet") and "kl" in audited
+    assert evaluated.startswith(
+        "2 of 3 trials with a result are not wholly evaluated yet, though the config asks for it: "
+    )
+    assert audited.startswith("2 of 3 trials with a result are not wholly audited yet") and "kl" in audited
     report = make_report(collect([(str(tmp_path), "s")]))
     for text in (to_markdown(report, ()), to_html(report, [], {}, {})):
-        assert "not evaluated yet" in text and "not audited yet" in text
+        assert "not wholly evaluated yet" in text and "not wholly audited yet" in text
 
 
 def test_an_audit_that_lacks_an_attack_is_outstanding(tmp_path: Path) -> None:
     folder = sweep(tmp_path, [ICU], audit={"attacks": ["all"]})
     audit_trial(folder, ICU.trial_id, audit_of({0: 4}), audit_of({0: 0}))  # of relearn and quantise
     assert [line.partition(":")[0] for line in said(folder)] == [
-        "1 of 1 trials with a result is not audited yet, though the config asks for it"
+        "1 of 1 trials with a result is not wholly audited yet, though the config asks for it"
     ]
+
+
+def test_an_audit_or_evaluation_with_errors_is_outstanding(tmp_path: Path) -> None:
+    folder = sweep(tmp_path, [ICU, KL], **BOTH)
+    for cell in (ICU, KL):
+        audit_trial(folder, cell.trial_id, audit_of({0: 4}), audit_of({0: 0}, broken=cell is KL))
+        paths = TrialPaths.of(str(folder.parent), folder.name, cell.trial_id)
+        write_evaluation(paths, TrialEvaluation({}, ("a", "b"), {}, {}, {"wow": "no memory"} if cell is ICU else {}))
+    evaluated, audited = said(folder)
+    assert evaluated.startswith("1 of 2") and "icu" in evaluated and audited.startswith("1 of 2") and "kl" in audited
 
 
 def test_nothing_is_said_of_what_is_complete_or_was_not_asked_for(tmp_path: Path) -> None:
@@ -101,6 +114,12 @@ def test_of_many_trials_the_worst_are_told(tmp_path: Path) -> None:
     lines = closing_lines(summarise(str(tmp_path), "s"))
     assert len(lines) == MOST + 1 and all(": 4 of 4" in line for line in lines[:4])
     assert lines[-1] == "Audit of 3 more trials, of 2 of which rows came back: see the report."
+    unknown = replace(audit_of({0: 4}), back=0, unmeasured=4)
+    for cell in cells[:-1]:
+        audit_trial(folder, cell.trial_id, audit_of({0: 4}), unknown)
+    lines = closing_lines(summarise(str(tmp_path), "s"))
+    assert lines[:MOST] == [f"{line.partition(':')[0]}: not measured." for line in lines[:MOST]]
+    assert "of 1 of which rows came back, and of 2 of which it is not known: see" in lines[-1]
     assert closing_lines(summarise(str(tmp_path), "s")) and not closing_lines(
         summarise(str(tmp_path / "other"), "t", [])
     )

@@ -460,6 +460,23 @@ def test_versions_that_still_know_purged_texts_go_with_them(ledger: Path, capsys
     assert "was deleted by a purge, and is there" in verify(ledger).troubles[0].said
 
 
+def test_what_cannot_be_deleted_is_named_and_holds_nothing_up(ledger: Path, tmp_path: Path) -> None:
+    model, elsewhere = ledger / "versions" / "1" / "model", tmp_path / "moved"
+    shutil.move(model, elsewhere)
+    model.symlink_to(elsewhere)
+    told = purge(ledger, days=0.0)
+    assert any("versions/1/model/: still knew r3; it is a link to" in each for each in told["unreached"])
+    assert not model.is_symlink() and elsewhere.is_dir() and told["versions"] == [1]
+    assert run(ledger, forget=trial()).code == 0  # nothing is left of the purge
+
+
+def test_a_damaged_adapter_does_not_stop_a_purge(ledger: Path) -> None:
+    (ledger / "versions" / "2" / "model" / "adapter_config.json").write_text("{")
+    told = purge(ledger, days=0.0)  # version 1 may be what it is an adapter on
+    assert told["requests"] and told["versions"] == [] and models(ledger) == {1, 2}
+    assert "version 1 still knows the texts of r3, and stays because version 2" in told["still_know"][1]
+
+
 def test_what_undo_needs_is_not_purged(ledger: Path) -> None:
     undo(ledger, "r3")
     assert run(ledger, forget=trial()).code == 0  # r4, on version 1

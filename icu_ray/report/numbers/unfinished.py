@@ -1,6 +1,6 @@
 """Trials that have a result, and lack the evaluation or the audit that their sweep asks for: it was interrupted.
 
-unfinished(found)      # ['3 of 9 trials are not evaluated yet, though the config asks for it: icu-s0, ...']
+unfinished(found)      # ['3 of 9 trials are not wholly evaluated yet, though the config asks for it: icu-s0, ...']
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from icu_ray.config.auditing import ATTACK_NAMES
 from icu_ray.report.collect import Collected, ReportedTrial
+from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.results import ENDED_EARLY
 
 _NAMED = 5
@@ -34,8 +35,8 @@ def unfinished(found: Collected) -> list[str]:
                 more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
                 several = "is" if len(lacking) == 1 else "are"
                 said.append(
-                    f"{len(lacking)} of {len(own)} trials with a result {several} not {what} yet, though the config "
-                    f"asks for it: {names}{more}. The same command goes on with it"
+                    f"{len(lacking)} of {len(own)} trials with a result {several} not wholly {what} yet, though the "
+                    f"config asks for it: {names}{more}. The same command goes on with it, where models were kept"
                 )
     return said
 
@@ -43,8 +44,12 @@ def unfinished(found: Collected) -> list[str]:
 def _lacking(config: Mapping[str, Any], trials: Sequence[ReportedTrial]) -> Iterator[tuple[str, list[ReportedTrial]]]:
     evaluation, audit = config.get("evaluation") or {}, config.get("audit") or {}
     if evaluation.get("suites") or evaluation.get("tasks"):
-        yield "evaluated", [trial for trial in trials if trial.evaluation is None]
+        yield "evaluated", [trial for trial in trials if trial.evaluation is None or trial.evaluation.errors]
     asked = set(audit.get("attacks") or ())
     asked = set(ATTACK_NAMES) if "all" in asked else asked
     if asked:
-        yield "audited", [trial for trial in trials if trial.audit is None or asked - set(trial.audit.attacks)]
+        yield "audited", [trial for trial in trials if _audit_lacks(trial.audit, asked)]
+
+
+def _audit_lacks(audit: TrialAudit | None, asked: set[str]) -> bool:
+    return audit is None or bool(asked - set(audit.attacks) or audit.before.errors or audit.after.errors)

@@ -27,8 +27,10 @@ def _audits(summary: Summary, results: list[TrialResult]) -> list[str]:
     found.sort(key=lambda each: (each[1].share is not None, -(each[1].share or 0.0)))
     lines = [f"Audit, {result.name}: {audit.said()}." for result, audit in found[:MOST]]
     if found[MOST:]:
-        back = sum(audit.back > 0 for _, audit in found[MOST:])
-        lines.append(f"Audit of {len(found) - MOST} more trials, of {back} of which rows came back: see the report.")
+        shares = [audit.share for _, audit in found[MOST:]]
+        unknown = f", and of {shares.count(None)} of which it is not known" if None in shares else ""
+        back = sum(bool(share) for share in shares)
+        lines.append(f"Audit of {len(shares)} more trials, of {back} of which rows came back{unknown}: see the report.")
     return lines
 
 
