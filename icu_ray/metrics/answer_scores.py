@@ -88,23 +88,29 @@ def surely_said(
     likely: Sequence[Sequence[int]],
     masked: int | None = None,
     sure: Mapping[AnswerRow, int] | None = None,
+    most: int | None = None,
 ) -> list[tuple[int, ...]]:
     """With which of its likely tokens the greedy answer to each prompt begins for sure: openings of `greedy_answers`.
 
-    sure: `sure_tokens` of rows that this model has read already, without masked tokens. masked: id of tokens that
+    sure: `sure_tokens` of rows that this model has read already, without masked tokens. most: tokens of an answer that
+    matter. masked: id of tokens that
     attention does not see in a prompt. Of a prompt with such tokens nothing is sure: step after step positions are
     counted without them, in one forward with them.
     """
     known = [[] if masked in prompts[place] else _before(tokens, masked) for place, tokens in enumerate(likely)]
     asked = [place for place, tokens in enumerate(known) if len(prompts[place]) and tokens]
-    rows = [AnswerRow.after([*prompts[place], *known[place]], len(prompts[place])) for place in asked]
     counts = dict(sure or {})
+    rows = [AnswerRow.after([*prompts[place], *known[place]], len(prompts[place])) for place in asked]
+    # A row that was read stands for its beginning; of one that was not no more is read than can be said.
+    for number, place in enumerate(asked):
+        if most is not None and rows[number] not in counts:
+            rows[number] = AnswerRow.after([*prompts[place], *known[place][:most]], len(prompts[place]))
     missing = [row for row in rows if row not in counts]
     read = answer_scores(model, missing, in_detail=[False] * len(missing))
     counts.update(zip(missing, map(sure_tokens, read), strict=True))
     openings: list[tuple[int, ...]] = [() for _ in prompts]
     for place, row in zip(asked, rows, strict=True):
-        openings[place] = tuple(known[place][: counts[row]])
+        openings[place] = tuple(known[place][: counts[row]][:most])
     return openings
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ANSWERS_AT_ONCE = 256
-CACHED_BYTES, CACHED_BYTES_ON_CPU = 16 * 1024**3, 2 * 1024**3
+CACHED_BYTES, CACHED_BYTES_ON_CPU = 16 * 1024**3, 2 * 1024**3  # on a GPU no more than a quarter of what is free
 """Keys and values of answers that are generated together: on a GPU 32,768 tokens of Llama-2-7B in bfloat16."""
 
 
@@ -99,7 +99,9 @@ def greedy_answers(
     begun = [[*prompt, *(tokens or ())] for prompt, tokens in zip(prompts, said, strict=True)]
     left = [limit - len(tokens or ()) for limit, tokens in zip(limits, said, strict=True)]
     longest = max((len(begun[row]) + left[row] for row in asked), default=1)
-    room = CACHED_BYTES_ON_CPU if model.device.type == "cpu" else CACHED_BYTES
+    room = CACHED_BYTES_ON_CPU
+    if model.device.type == "cuda":  # several may share it, each of which finds what the others have left
+        room = min(CACHED_BYTES, torch.cuda.mem_get_info(model.device)[0] // 4)
     at_once = max(1, min(at_once, room // (longest * bytes_per_token(model))))
     was_training, done = model.training, 0
     model.train(False)

@@ -33,9 +33,9 @@ PACKED_TOKENS = 256
 """Tokens up to which rows of several prompts share a tree, for what their prompts have in common."""
 LEAST_SAVED = 0.15
 """The share of their tokens that the rows of a tree must save; below it a forward of whole rows is as fast."""
-_LIKE_ALONE = 0.1
-"""How far a model's scores of a tree may be from those of its rows, in standard deviations of the scores: far more
-than rounding to bfloat16 does, far less than a mask that is not heeded."""
+_LIKE_ALONE, _LIKE_ALONE_ROUNDED = 1e-3, 0.1
+"""How far a model's scores of a tree may be from those of its rows, in standard deviations of the scores: far more than
+rounding to single precision, or to less, does; far less than a mask that is not heeded."""
 _LIMITS: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 
 
@@ -174,11 +174,15 @@ def _limit(model: PreTrainedModel) -> int:
         return 0
     tree = _tree(rows)
     ids, positions, mask = tree_batch([tree], model.dtype, model.device)
-    together = model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits[0].float()
+    try:
+        together = model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).logits[0].float()
+    except (ValueError, RuntimeError, TypeError, IndexError):  # a mask of rows and columns alone
+        return 0
+    most = _LIKE_ALONE if model.dtype in (torch.float32, torch.float64) else _LIKE_ALONE_ROUNDED
     for row, path in zip(tree.rows, tree.paths, strict=True):
         own = torch.tensor([row.ids[: len(path)]], device=model.device)
         apart = model(input_ids=own, use_cache=False).logits[0].float()
-        if not bool((together[path] - apart).abs().max() <= _LIKE_ALONE * apart.std()):
+        if not bool((together[path] - apart).abs().max() <= most * apart.std()):
             return 0
     return limit
 

@@ -22,8 +22,9 @@ def epoch_models_said(plan: Plan) -> list[str]:
     coming = [coming_trial(plan)] * plan.open_trials if plan.open_trials else []
     counts: dict[str, int] = {}
     for trial in (*plan.waiting, *coming):
-        # Epoch 0 is the original, and the last one the trial's own model.
-        counts[trial.model.name] = counts.get(trial.model.name, 0) + max(0, trial.settings.max_epochs - 1)
+        # Epoch 0 is the original, and the last one the trial's own model, unless that is the best one's.
+        more = max(0, trial.settings.max_epochs - (plan.config.stop.keep == "last"))
+        counts[trial.model.name] = counts.get(trial.model.name, 0) + more
     models = {trial.model.name: trial.model for trial in (*plan.waiting, *coming) if counts[trial.model.name]}
     said = []
     if models:

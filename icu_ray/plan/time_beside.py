@@ -111,6 +111,8 @@ def evaluation_times(plan: Plan) -> tuple[EvaluationTime, ...]:
     for model in dict.fromkeys(trial.model for trial in plan.waiting):
         own = [trial for trial in plan.waiting if trial.model == model]
         trained = sum(t.settings.max_epochs > 0 or t.settings.method == RETRAINED for t in own)
+        if config.evaluation.by_epoch:
+            trained += sum(max(0, trial.settings.max_epochs - 1) for trial in own)
         seconds = sum(each.seconds(model) for each in counted) if counted else None
         minutes = None if seconds is None else seconds * (trained + 1) / 60
         found.append(EvaluationTime(model, trained + 1, minutes, tuple(dict.fromkeys(others))))

@@ -38,11 +38,17 @@ def by_epoch(
 ) -> dict[int, Mapping[str, float | None]]:
     """Metrics by epoch, those of the original model at 0; {} where no model of an epoch was evaluated.
 
-    left: the epoch whose model the trial has left, with the values of its own evaluation; None while it runs.
+    left: the epoch whose model the trial has left, with the values of its own evaluation; None while it runs. Epochs
+    that were asked otherwise than that evaluation are left out: their models cannot be asked again.
     """
-    points = {each.epoch: each.metrics for each in epochs}
+    points = {each.epoch: each.metrics for each in epochs if evaluation is None or asked_alike(each, evaluation)}
     if points and evaluation is not None:
         points[0] = evaluation.before
         if left is not None:
             points[left] = evaluation.after
     return dict(sorted(points.items()))
+
+
+def asked_alike(epoch: EpochEvaluation, evaluation: TrialEvaluation) -> bool:
+    """Whether the tasks that both have asked the same."""
+    return all(evaluation.tasks.get(task, digest) == digest for task, digest in epoch.tasks.items())

@@ -59,6 +59,7 @@ class SweepEvaluation(BesideTrials):
         self.tasks = task_hashes(self.config)
         self.backward = any(name.endswith(GRADIENT) for name in self.names)
         self._found: dict[tuple[str, str], Evaluation] = {}
+        self._dropped: set[str] = set()  # epochs whose models were removed, by key
         self._looked = 0.0
 
     def add(self, trial: Trial) -> None:
@@ -82,7 +83,10 @@ class SweepEvaluation(BesideTrials):
         with self._changed:  # a trial that ends is looked at from another thread
             known = {each.key for each in self._added}
             for models in found:
-                if models.key not in known:
+                if models.key in self._dropped:  # trained again alike, after an interruption: what it said is known
+                    self._dropped.discard(models.key)
+                    self._written.discard(models.key)
+                elif models.key not in known:
                     self._add(models)
 
     def _prepare_round(self, waiting: Sequence[TrialModels], pool: Pool) -> Callable[[], Round] | None:
@@ -132,6 +136,7 @@ class SweepEvaluation(BesideTrials):
             self._tell_errors(errors)
             if not errors and models.epoch is not None:
                 drop_epoch_model(models.paths, models.epoch)
+                self._dropped.add(models.key)
         self._is_written(models)
 
     def _tell_errors(self, errors: Mapping[str, str]) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from icu_ray.errors import without_secrets
 from icu_ray.models.adapters import has_adapter, merge_adapter, save_adapter, save_merged
 from icu_ray.models.fingerprints import folder_fingerprint
@@ -78,13 +80,20 @@ def save_epoch_model(loaded: LoadedModel, paths: TrialPaths, described: ModelCon
         try:
             model_hash = _put(write, paths, target, known=kept_hash(paths, epoch))
             mark_whole(paths, epoch, model_hash)
-        except OSError as error:
-            if error.errno not in _FULL:
+        except (OSError, SafetensorError) as error:
+            if not _is_full(error):
                 raise
             drop_epoch_model(paths, epoch)
             log.warning("%s: no room for this model, which is not evaluated", without_secrets(target))
 
     with_retries(attempt, target)
+
+
+def _is_full(error: Exception) -> bool:
+    """safetensors tells what the system said in words alone."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(f"(os error {number})" in str(error) for number in _FULL)
 
 
 def _save_adapter(loaded: LoadedModel, folder: Path, described: ModelConfig) -> None:

@@ -16,11 +16,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from icu_ray.data.examples import IGNORED_LABEL
 from icu_ray.metrics import membership
-from icu_ray.metrics.answer_scores import answer_scores
+from icu_ray.metrics.answer_scores import answer_scores, surely_said
 from icu_ray.metrics.answers import (
     AnswerRow,
     AnswerScores,
@@ -404,6 +404,13 @@ def test_models_that_read_a_tree_in_another_way_read_their_rows_one_by_one() -> 
 
             model.forward = forward
             assert tree_limit(model) == 0
+        # A mask for whole rows is more than Falcon with ALiBi takes.
+        shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        alibi = AutoModelForCausalLM.from_config(AutoConfig.for_model("falcon", alibi=True, **shape)).eval()
+        assert tree_limit(alibi) == 0
+        rows = rows_of_prompts(1)
+        for found, expected in zip(answer_scores(alibi, rows), answer_scores(alibi, rows, share=False), strict=True):
+            close(found, expected)
         broken = tiny_model_of("llama")
         broken.lm_head.weight.fill_(torch.nan)
         assert tree_limit(broken) == 0
@@ -441,3 +448,12 @@ def test_details_are_of_the_rows_that_ask_for_them() -> None:
             assert np.isnan(found.means).all() and np.isnan(found.variances).all()
             np.testing.assert_allclose(found.log_probs, expected.log_probs, rtol=1e-4, atol=1e-5)
             assert found.matches.tolist() == expected.matches.tolist()
+
+
+def test_of_a_likely_answer_no_more_is_read_than_can_be_said() -> None:
+    model = model_of("gpt2")  # of 32 positions
+    prompt, answer = list(range(2, 22)), list(range(22, 47))
+    (opening,) = surely_said(model, [prompt], [answer], most=8)
+    assert len(opening) <= 8
+    whole = AnswerRow.after([*prompt, *answer], len(prompt))
+    assert surely_said(model, [prompt], [answer], sure={whole: 20}, most=8) == [tuple(answer[:8])]

@@ -75,6 +75,10 @@ def test_the_models_and_the_disk_are_said(tmp_path: Path) -> None:
     out = io.StringIO()
     print_plan(plan, Console(file=out, width=2000))
     assert said in out.getvalue() and json.loads(plan_json(plan))["evaluated_by_epoch"] == [said]
+    # Where the best epoch's model is left, the last one is kept for its evaluation too.
+    stop = {"max_epochs": 10, "keep": "best"}
+    best = planned(tmp_path, {"suites": ["quick"], "when": "epochs"}, stop=stop, eval={"heldout": "epochs"})
+    assert "up to 14 models more" in epoch_models_said(best)[0]
 
 
 def test_of_an_adapter_that_alone_is_kept(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from icu_ray.report.figures.theme import LIGHT, render
 from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.numbers.summary import summarise, write_tables
 from icu_ray.storage.epoch_evaluations import EpochEvaluation
-from icu_ray.storage.epoch_files import add_epoch_evaluation, write_epoch_evaluations
+from icu_ray.storage.epoch_files import add_epoch_evaluation, read_epoch_evaluations, write_epoch_evaluations
 from icu_ray.storage.results import TrialEvaluation
-from icu_ray.storage.trial_files import TrialPaths, read_result, write_evaluation, write_result
+from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, write_evaluation, write_result
 from icu_ray.tracking.sync import sync_sweep
 from tests.support.report_case import Cell, config, write_sweep
 
@@ -122,6 +122,23 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         "curve: kl-125m-s0-a0.0-b1.0"
     ]
     assert not any("retrained" in text for text in said)
+
+
+def test_epochs_that_were_asked_otherwise_are_left_out_and_named(tmp_path: Path) -> None:
+    swept(tmp_path)
+    paths = paths_of(tmp_path, ICU)
+    evaluation, epochs = read_evaluation(paths), read_epoch_evaluations(paths)
+    assert evaluation is not None
+    write_evaluation(paths, replace(evaluation, tasks={"tofu_forget": "new"}))
+    write_epoch_evaluations(paths, [replace(e, tasks={"tofu_forget": "old" if e.epoch < 3 else "new"}) for e in epochs])
+    report = report_of(tmp_path)
+    said = [finding.text for finding in report.findings]
+    rows = list(csv.DictReader(io.StringIO(csv_tables(report)["epochs.csv"].decode("utf-8-sig"))))
+    assert {row["epoch"] for row in rows} == {"0", "3", "4"}
+    assert (
+        "icu-125m-s0-a0.5-b1.0: asked otherwise after epoch 1, 2 than the trial's model, and left out; the models "
+        "after epochs are gone" in said
+    )
 
 
 def test_without_the_key_nothing_is_said_or_drawn(tmp_path: Path) -> None:

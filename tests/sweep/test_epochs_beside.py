@@ -5,6 +5,7 @@ Needs: one Ray.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from icu_ray.storage.epoch_files import (
     read_epoch_evaluations,
 )
 from icu_ray.storage.files import list_dir
+from icu_ray.storage.folders import remove
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation
 from icu_ray.sweep.evaluation import SweepEvaluation
 from icu_ray.sweep.trial_evaluation import epochs_of, outstanding
@@ -111,3 +113,26 @@ def test_models_of_a_running_trial_are_found_and_one_that_was_trained_anew_is_as
     assert found.model == new != old.after.hash and not found.errors and set(found.tasks) == set(TASKS)
     assert stage.failures == [] and kept_epochs(paths) == {}
     assert read_evaluation(paths) is not None
+
+
+def test_an_epoch_that_is_trained_again_alike_has_its_line_again(
+    ray_cluster: None, tmp_path: Path, mirror: Path
+) -> None:
+    plan, paths = swept(tmp_path, mirror)
+    (trial,) = plan.trials
+    stage = SweepEvaluation(plan, str(tmp_path / "runs" / "store"), lambda step: None)
+    leave(paths, 1, 1)
+    with stage.running():
+        stage.started(trial)
+        until = time.monotonic() + 600
+        while kept_epochs(paths) and time.monotonic() < until:
+            time.sleep(0.2)
+        first = read_epoch_evaluations(paths)
+        # The attempt is lost before its checkpoint, and the next one begins anew.
+        remove(paths.epochs)
+        leave(paths, 1, 1)
+        stage.ended(trial.trial_id)
+        stage.add(trial)
+        stage.finish()
+    assert len(first) == 1 and read_epoch_evaluations(paths) == first
+    assert stage.failures == [] and kept_epochs(paths) == {}

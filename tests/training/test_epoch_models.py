@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from icu_ray.config import EvalConfig, ModelConfig, StopConfig
 from icu_ray.models.adapters import has_adapter
@@ -109,6 +110,10 @@ def test_what_is_there_already_stays_and_another_model_takes_its_place(tmp_path:
     assert kept_epochs(paths) == {1: folder_fingerprint(folder)} and kept_epochs(paths)[1] != first
 
 
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def test_a_full_disk_costs_the_epoch_and_not_the_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,6 +127,15 @@ def test_a_full_disk_costs_the_epoch_and_not_the_trial(
     save_epoch_model(loaded, paths, described, 1)
     assert kept_epochs(paths) == {} and list_dir(paths.epochs) == []
     assert "no room for this model" in caplog.text
+    monkeypatch.undo()
+    # What writes the weights tells a full disk in words alone; anything else it says is a failure.
+    said = "I/O error: No space left on device (os error 28)"
+    monkeypatch.setattr(loaded.model, "save_pretrained", lambda folder: _raise(SafetensorError(said)))
+    save_epoch_model(loaded, paths, described, 1)
+    assert kept_epochs(paths) == {} and caplog.text.count("no room for this model") == 2
+    monkeypatch.setattr(loaded.model, "save_pretrained", lambda folder: _raise(SafetensorError("bad header")))
+    with pytest.raises(SafetensorError, match="bad header"):
+        save_epoch_model(loaded, paths, described, 1)
     monkeypatch.undo()
     save_epoch_model(loaded, paths, described, 2)
     assert list(kept_epochs(paths)) == [2]

@@ -2,8 +2,7 @@
 
 knowmem asks questions after all ten examples of the same kind, verbmem has a text go on, privleak asks whether texts
 were trained on, each as a whole. A model that forgot a fold of the news (scalability, sustainability) is asked the
-same; how many texts a fold has is not in our sources. No commit of the hub is known to be the published one, so none is
-pinned.
+same; how many texts a fold has is not in our sources. Which commit of the hub is read: config/benchmarks.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TOFU (Maini et al. 2024): questions about 200 invented authors, 20 each; the last 1, 5 or 10 % are to be forgotten.
 
 The hold-out questions came to the hub later and are non-members of membership attacks; copies of the data set may lack
-them. No commit of the hub is known to be the published one, so none is pinned here: plans name the one they read.
+them. Which commit of the hub is read: config/benchmarks.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 What a model still knows is the accuracy of lm-evaluation-harness's tasks, four choices each, asked without a chat
 template; low on WMDP's with an unchanged MMLU is good, 0.25 is chance. MMLU is a group of 57 tasks there; its accuracy
 is lm-eval's, over all questions. The corpora are given to those who ask. How many texts they have is not in our
-sources, and no commit is pinned.
+sources. Which commit of the hub is read: config/benchmarks.py.
 """
 
 from __future__ import annotations

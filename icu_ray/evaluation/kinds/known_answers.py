@@ -142,7 +142,7 @@ def answer_greedily(
         model,
         tokenizer,
         prompts,
-        openings=surely_said(model, prompts, likely, masked, sure),
+        openings=surely_said(model, prompts, likely, masked, sure, measure.max_new_tokens),
         max_new_tokens=measure.max_new_tokens,
         ends=ends | special_ids(tokenizer) if measure.ends == "turn" else ends,
         pad_id=specials.pad_id,

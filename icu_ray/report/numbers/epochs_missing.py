@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icu_ray.report.collect import ReportedTrial, SweepFolder
+from icu_ray.storage.epoch_evaluations import asked_alike
 
 
 def epochs_missing(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[str]:
     """A sentence a reason; [] where nothing lacks, or the sweep asks for no evaluation of epochs."""
     if sweep.record is None or not _by_epoch(sweep.record.config):
         return []
-    own = [trial for trial in trials if trial.sweep == sweep.name and trial.measured is not None and trial.epochs > 1]
+    place = (sweep.storage, sweep.name)
+    own = [each for each in trials if (each.storage, each.sweep) == place and each.measured is not None]
+    own = [trial for trial in own if trial.epochs > 1]
     lines, before = [], []
     for trial in own:
         if not trial.epoch_evaluations and not _by_epoch({} if trial.provenance is None else trial.provenance.config):
@@ -25,6 +28,13 @@ def epochs_missing(sweep: SweepFolder, trials: Sequence[ReportedTrial]) -> list[
         lacks = [str(epoch) for epoch in range(1, trial.epochs) if epoch not in known]
         if lacks:
             lines.append(f"{trial.name}: not evaluated after epoch {', '.join(lacks)}")
+        evaluation = trial.evaluation
+        other = [e.epoch for e in trial.epoch_evaluations if evaluation is not None and not asked_alike(e, evaluation)]
+        if other:
+            lines.append(
+                f"{trial.name}: asked otherwise after epoch {', '.join(map(str, other))} than the trial's model, and "
+                "left out; the models after epochs are gone"
+            )
         for each in trial.epoch_evaluations:
             lines += [
                 f"{trial.name}: not evaluated on {task} after epoch {each.epoch}: {error}"
