@@ -7,7 +7,7 @@ Read in this order:
 - answer_scores.py: one forward a row for the measures of the unlearning field, of which
   answers.py has probability, truth ratio, exact memorisation and extraction strength, membership.py the attacks and
   what they tell, forget_quality.py TOFU's two numbers. rouge.py: greedy answers against the true ones.
-  conventions.py: the choices in which implementations of these differ
+  sure_tokens.py: how such an answer begins for sure. conventions.py: the choices in which implementations differ
 - generation.py, beam_search.py: the candidates that the refinement filter judges; sampling.py: drawn continuations
 - kv_cache.py, prefixed.py: the key/value caches that make both quick, without a copy of a shared prefix;
   row_trees.py: rows that begin alike in one forward

@@ -12,8 +12,7 @@ once (row_trees.py).
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 TOKENS_AT_ONCE = 16 * 1024
 """Tokens of a forward on a GPU, pads included."""
-SURE = 0.6
-"""Probability of a token that is the most probable one, however bfloat16 rounds: others have 0.4 together."""
 LOGITS_ON_A_GPU = 512 * 1024 * 1024
 """Numbers (scored tokens x vocabulary) of a forward on a GPU: 1 GB in bfloat16. On a CPU: LOGITS_AT_ONCE."""
 
@@ -80,54 +77,6 @@ def answer_scores(
     finally:
         model.train(was_training)
     return [scores for scores in found if scores is not None]
-
-
-def surely_said(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    likely: Sequence[Sequence[int]],
-    masked: int | None = None,
-    sure: Mapping[AnswerRow, int] | None = None,
-    most: int | None = None,
-) -> list[tuple[int, ...]]:
-    """With which of its likely tokens the greedy answer to each prompt begins for sure: openings of `greedy_answers`.
-
-    sure: `sure_tokens` of rows that this model has read already, without masked tokens. most: tokens of an answer that
-    matter. masked: id of tokens that
-    attention does not see in a prompt. Of a prompt with such tokens nothing is sure: step after step positions are
-    counted without them, in one forward with them.
-    """
-    known = [[] if masked in prompts[place] else _before(tokens, masked) for place, tokens in enumerate(likely)]
-    asked = [place for place, tokens in enumerate(known) if len(prompts[place]) and tokens]
-    counts = dict(sure or {})
-    rows = [AnswerRow.after([*prompts[place], *known[place]], len(prompts[place])) for place in asked]
-    # A row that was read stands for its beginning; of one that was not no more is read than can be said.
-    for number, place in enumerate(asked):
-        if most is not None and rows[number] not in counts:
-            rows[number] = AnswerRow.after([*prompts[place], *known[place][:most]], len(prompts[place]))
-    missing = [row for row in rows if row not in counts]
-    read = answer_scores(model, missing, in_detail=[False] * len(missing))
-    counts.update(zip(missing, map(sure_tokens, read), strict=True))
-    openings: list[tuple[int, ...]] = [() for _ in prompts]
-    for place, row in zip(asked, rows, strict=True):
-        openings[place] = tuple(known[place][: counts[row]][:most])
-    return openings
-
-
-def sure_tokens(scores: AnswerScores) -> int:
-    """How many of a row's scored tokens are said for sure, one after the other.
-
-    A token is sure that has the probability SURE or more, so that rounding, which differs between one forward and step
-    after step, cannot change what is said.
-    """
-    unsure = np.flatnonzero(~(scores.log_probs >= math.log(SURE)))
-    return int(unsure[0]) if len(unsure) else len(scores)
-
-
-def _before(tokens: Sequence[int], masked: int | None) -> list[int]:
-    """The tokens before the first masked one, which steps see among what was said, and a forward does not."""
-    found = list(tokens)
-    return found[: found.index(masked)] if masked is not None and masked in found else found
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from icu_ray.data.examples import IGNORED_LABEL
 from icu_ray.metrics import membership
-from icu_ray.metrics.answer_scores import answer_scores, surely_said
+from icu_ray.metrics.answer_scores import answer_scores
 from icu_ray.metrics.answers import (
     AnswerRow,
     AnswerScores,
@@ -37,6 +37,7 @@ from icu_ray.metrics.answers import (
 from icu_ray.metrics.conventions import Conventions
 from icu_ray.metrics.forget_quality import UTILITY_PARTS, forget_quality, model_utility, p_value_floor
 from icu_ray.metrics.row_trees import LEAST_SAVED, row_trees, tree_limit
+from icu_ray.metrics.sure_tokens import surely_said
 from tests.support.tiny_models import FAMILIES, MORE_FAMILIES, PAD, VOCABULARY, tiny_model, tiny_model_of
 
 EOS = 7

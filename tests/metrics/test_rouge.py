@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from icu_ray.metrics.answer_scores import answer_scores, surely_said
+from icu_ray.metrics.answer_scores import answer_scores
 from icu_ray.metrics.answers import AnswerRow, mean_of
 from icu_ray.metrics.conventions import Conventions
 from icu_ray.metrics.rouge import cut_answer, greedy_answers, rouge_scores
+from icu_ray.metrics.sure_tokens import surely_said
 from tests.support.tiny_models import FAMILIES, PAD, save_byte_tokenizer, tiny_model
 
 model_of = functools.cache(tiny_model)

@@ -35,7 +35,8 @@ def answer_known(
     """How likely each request's tokens are after its given ones. positions: what the model can read at one time. sure:
     learns of each row how many of its tokens are said for sure."""
     from icu_ray.data.specials import specials_of
-    from icu_ray.metrics.answer_scores import answer_scores, sure_tokens
+    from icu_ray.metrics.answer_scores import answer_scores
+    from icu_ray.metrics.sure_tokens import sure_tokens
 
     rows = _rows(requests, positions)
     pad = specials_of(tokenizer).pad_id
@@ -124,8 +125,8 @@ def answer_greedily(
     """
     from icu_ray.data.prompts import special_ids
     from icu_ray.data.specials import specials_of
-    from icu_ray.metrics.answer_scores import surely_said
     from icu_ray.metrics.rouge import greedy_answers
+    from icu_ray.metrics.sure_tokens import surely_said
 
     longest = max((len(request.tokens) for request in requests), default=0)
     if longest + measure.max_new_tokens > positions:
