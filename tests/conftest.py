@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests.support.local_ray import ray_nodes
 from tests.support.payload import Payload
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from tests.support.measures_case import Oracle
 
+# Properties are no timings: a busy machine may take long over any example.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 # Whatever a test starts must not wait for a hub that cannot be reached, nor use more cores than it was given.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
