@@ -95,11 +95,16 @@ def teach(world: World) -> None:
 
 
 def teach_real(texts: Sequence[str], folder: Path, epochs: int = 15, enough: float = 0.2) -> None:
-    """SmolLM2, all of its weights trained on texts, until an epoch's mean loss is below `enough`."""
+    """SmolLM2, all of its weights trained on texts, until an epoch's mean loss is below `enough`.
+
+    Products are computed in bf16, which halves the time of a CPU that has it; weights and optimizer are fp32.
+    """
     from icu_ray.models.loading import load_model
 
     loaded = load_model("smollm2")
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
     optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=2e-4)
     loaded.model.train()
     for epoch in range(epochs):
@@ -107,7 +112,8 @@ def teach_real(texts: Sequence[str], folder: Path, epochs: int = 15, enough: flo
         for chosen in torch.randperm(len(texts)).split(8):
             batch = loaded.tokenizer([texts[i] for i in chosen], return_tensors="pt", padding=True)
             labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-            loss = loaded.model(**batch, labels=labels).loss
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = loaded.model(**batch, labels=labels).loss
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -116,6 +122,7 @@ def teach_real(texts: Sequence[str], folder: Path, epochs: int = 15, enough: flo
         tell(f"SmolLM2, epoch {epoch + 1}: loss {mean:.3f}")
         if mean < enough:
             break
+    torch.set_num_threads(threads)
     loaded.model.eval()
     loaded.model.save_pretrained(folder)
     loaded.tokenizer.save_pretrained(folder)

@@ -21,9 +21,9 @@ from typing import Any
 
 from table import machine, print_table
 
+from icu_ray.report.tracking.tracker import Tracker
 from icu_ray.storage.results import EpochRecord, Provenance, Scores, TrialResult, TrialSpec
 from icu_ray.storage.trial_files import TrialPaths, open_sweep, start_trial, write_events, write_result
-from icu_ray.tracking.tracker import Tracker
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 MADE_BY = Provenance("0", "benchmark", False)

@@ -23,7 +23,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from playwright.sync_api import Page, sync_playwright
 
-from icu_ray.tracking.sync import sync_sweep
+from icu_ray.report.tracking.sync import sync_sweep
 
 IMAGES = Path(__file__).parent / "images"
 SIDEBAR = 200

@@ -72,7 +72,7 @@ def _found(asked: str, uri: str | None) -> FoundSweep:
     from icu_ray.report.collect_tracked import FoundSweep, collect_tracked
 
     if asked.startswith(_MLFLOW):
-        from icu_ray.tracking.tracker import tracking_uri
+        from icu_ray.report.tracking.tracker import tracking_uri
 
         experiment = asked.removeprefix(_MLFLOW)
         if not experiment:

@@ -70,8 +70,8 @@ def add(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from icu_ray.ratings.candidates import read_candidates
-    from icu_ray.ratings.human_sheets import KEY_FILE, export_sheets
+    from icu_ray.evaluation.ratings.candidates import read_candidates
+    from icu_ray.evaluation.ratings.human_sheets import KEY_FILE, export_sheets
     from icu_ray.storage.files import check_writable
 
     candidates = read_candidates(arguments.sources, arguments.which, arguments.references, _say)
@@ -85,8 +85,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from icu_ray.ratings.human import import_ratings, summarise_ratings
-    from icu_ray.ratings.judge import read_verdicts
+    from icu_ray.evaluation.ratings.human import import_ratings, summarise_ratings
+    from icu_ray.evaluation.ratings.judge import read_verdicts
 
     verdicts = None if arguments.judge is None else read_verdicts(arguments.judge)
     if arguments.files:

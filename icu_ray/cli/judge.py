@@ -13,7 +13,7 @@ from icu_ray.console.verbosity import teller, verbosity
 from icu_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from icu_ray.ratings.judge import Cost
+    from icu_ray.evaluation.ratings.judge import Cost
 
 _say = teller()
 _OVERRIDE = re.compile(r"[a-z_]+=.*", re.DOTALL)
@@ -67,10 +67,10 @@ def add_sources(parser: Any, more: str = "") -> None:
 def _judge(arguments: argparse.Namespace) -> int:
     from icu_ray.config import JudgeConfig
     from icu_ray.config.file import load_section
-    from icu_ray.ratings.candidates import read_candidates
-    from icu_ray.ratings.judge import estimate_cost, judge_candidates, write_judgement
-    from icu_ray.ratings.judge_answers import AnswerStore, read_answers
-    from icu_ray.ratings.judge_client import read_key
+    from icu_ray.evaluation.ratings.candidates import read_candidates
+    from icu_ray.evaluation.ratings.judge import estimate_cost, judge_candidates, write_judgement
+    from icu_ray.evaluation.ratings.judge_answers import AnswerStore, read_answers
+    from icu_ray.evaluation.ratings.judge_client import read_key
     from icu_ray.storage.files import check_writable
 
     overrides = [text for text in arguments.sources if _OVERRIDE.fullmatch(text)]

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from icu_ray import __version__
 from icu_ray.cli import (
     audit,
     compare,
@@ -42,7 +43,6 @@ from icu_ray.cli import (
 from icu_ray.cli.command import Help, Parser
 from icu_ray.console.exit_codes import exit_code
 from icu_ray.console.verbosity import chosen, verbosity
-from icu_ray.version import __version__
 
 COMMANDS = (
     *(

@@ -27,9 +27,9 @@ def add(commands: Any) -> None:
 
 def _sync(arguments: argparse.Namespace) -> int:
     teller(terminal_only=True)("reading what the trials have left, and what MLflow has of it ...")
+    from icu_ray.report.tracking.sync import sync_sweep
+    from icu_ray.report.tracking.tracker import tracking_uri
     from icu_ray.storage.trial_files import no_trials_said, read_beat, read_sweep, trial_ids
-    from icu_ray.tracking.sync import sync_sweep
-    from icu_ray.tracking.tracker import tracking_uri
 
     storage, sweep = split_sweep(arguments.sweep)
     if not trial_ids(storage, sweep):

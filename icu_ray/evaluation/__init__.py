@@ -15,7 +15,8 @@ In the order to read:
 5. `kinds/`: the task's side and the model's side of each kind: `classification.py` (log-likelihoods of candidates),
    `dialogue.py` (generation), `perplexity.py`, `harness.py` with `harness_scores.py` (lm-evaluation-harness).
 6. `benchmarks/`: the field's benchmarks of unlearning as data: their rows, prompts and what they report.
-7. `stage/`: `run.py` sends what is missing through the `actors.py`, who answer by `answers.py`; `results.py` keeps
+7. `ratings/`: a GPT judge or people rate continuations, by commands of their own.
+8. `stage/`: `run.py` sends what is missing through the `actors.py`, who answer by `answers.py`; `results.py` keeps
    finished evaluations.
 
 `tasks/authors.py` and `texts.py` are named in the store's keys by their content: a change in them, be it a comment,

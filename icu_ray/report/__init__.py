@@ -21,7 +21,8 @@ From storage to page, in the order to read:
 
 `terminal/` prints: the plan, a running sweep, the state of one, the summary of one that ended.
 
-`collect_tracked.py` reads a sweep whose folder is gone from MLflow, for a comparison, through `icu_ray.tracking`.
+`tracking/` keeps MLflow up to date with storage; no other package talks to MLflow. `collect_tracked.py` reads a sweep
+whose folder is gone from there, for a comparison.
 
 This package must not know Ray, nor a sweep's driver: it reads storage, so a report can be made anywhere, at any time.
 """

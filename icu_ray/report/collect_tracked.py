@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.report.collect import Collected, ReportedTrial, SweepFolder, collect
+from icu_ray.report.tracking.read import TrackedSweep, TrackedTrial, read_tracked
 from icu_ray.storage.files import join
 from icu_ray.storage.results import Provenance
 from icu_ray.storage.trial_files import read_sweep
-from icu_ray.tracking.read import TrackedSweep, TrackedTrial, read_tracked
 
 _DIGITS = 16
 """Of a hash in MLflow's tags."""

@@ -32,11 +32,11 @@ from icu_ray.report.numbers.thresholds import thresholds_said
 from icu_ray.report.numbers.unfinished import unfinished
 from icu_ray.report.numbers.variants import differing_keys
 from icu_ray.report.numbers.worst_rows import WorstRows, worst_rows
+from icu_ray.storage.code_version import code_version
 from icu_ray.storage.el_names import subscripted
 from icu_ray.storage.flat import flatten
 from icu_ray.storage.store import content_hash
 from icu_ray.storage.verdict import OUTCOME_WORD, Verdict, result_outcome
-from icu_ray.version import code_version
 
 _STATE_WORD = {
     "broken": "unreadable",

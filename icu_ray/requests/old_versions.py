@@ -17,9 +17,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.report.tracking.registry import mark_removed
 from icu_ray.requests.ledger_state import LedgerState
 from icu_ray.requests.versions import adapter_base, version_folder
-from icu_ray.tracking.registry import mark_removed
 
 
 def outdated(folder: Path, state: LedgerState, names: Collection[str]) -> tuple[int, ...]:

@@ -24,6 +24,9 @@ from typing import Any
 
 from icu_ray.cluster.temp_folder import remove_orphaned_folders
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.report.tracking.registry import delete_sweep
+from icu_ray.report.tracking.runs import SWEEP_ID_TAG
+from icu_ray.report.tracking.tracker import tracking_uri
 from icu_ray.requests.ledger import writing
 from icu_ray.requests.ledger_settings import WORK
 from icu_ray.requests.ledger_state import LedgerState, Request, state_of
@@ -32,9 +35,6 @@ from icu_ray.requests.old_versions import mark, outdated, remove, still_know
 from icu_ray.requests.runner import holding
 from icu_ray.storage.processes import scratch_folder
 from icu_ray.storage.trial_files import read_sweep
-from icu_ray.tracking.registry import delete_sweep
-from icu_ray.tracking.runs import SWEEP_ID_TAG
-from icu_ray.tracking.tracker import tracking_uri
 
 DAY = 86_400.0
 

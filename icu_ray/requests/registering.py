@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from icu_ray.errors import without_secrets
+from icu_ray.report.tracking.registry import mark_removed, register_version, set_current
 from icu_ray.requests.ledger import writing
 from icu_ray.requests.ledger_texts import read_state
 from icu_ray.requests.versions import model_of
-from icu_ray.tracking.registry import mark_removed, register_version, set_current
 
 
 def register(folder: Path) -> str:

@@ -25,6 +25,7 @@ from icu_ray.data.records import reading_once
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.folders import ADAPTER_CONFIG
+from icu_ray.report.tracking.tracker import tracking_uri
 from icu_ray.requests.evidence import evidence_of, remove_given_up
 from icu_ray.requests.judging import Judged, judge
 from icu_ray.requests.ledger import now, writing
@@ -39,7 +40,6 @@ from icu_ray.requests.unlearn import Unlearned, plan_request, unlearn
 from icu_ray.requests.versions import check_model, files_told, keep, model_of
 from icu_ray.storage.results import to_json
 from icu_ray.sweep.lease import Lease
-from icu_ray.tracking.tracker import tracking_uri
 
 Forget = Callable[..., Unlearned]
 

@@ -26,8 +26,8 @@ from typing import Literal
 
 from icu_ray.cluster.nodes import machine
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.report.tracking.tracker import tracking_uri
 from icu_ray.storage.files import check_writable, local_path
-from icu_ray.tracking.tracker import tracking_uri
 
 State = Literal["ok", "note", "bad"]
 GIGABYTE = 1024**3

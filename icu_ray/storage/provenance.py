@@ -11,8 +11,8 @@ from typing import Any
 
 from icu_ray.config import SweepConfig
 from icu_ray.errors import without_secrets
+from icu_ray.storage.code_version import code_version
 from icu_ray.storage.results import Provenance
-from icu_ray.version import code_version
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "sentence-transformers", "faiss-cpu", "bert-score", "mlflow")
 

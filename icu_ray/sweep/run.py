@@ -95,7 +95,7 @@ def _absolute(storage: str) -> str:
 def _run(plan: Plan, limits: Limits, lease: Lease) -> int:
     from icu_ray.report.numbers.summary import summarise, write_tables
     from icu_ray.report.terminal.summary_tables import print_tables
-    from icu_ray.tracking.tracker import FINISH_SECONDS, INTERRUPTED_SECONDS, Tracker, tracking_uri
+    from icu_ray.report.tracking.tracker import FINISH_SECONDS, INTERRUPTED_SECONDS, Tracker, tracking_uri
     from icu_ray.trial.task import spec_of
 
     config = plan.config

@@ -30,9 +30,9 @@ from icu_ray.config.shipped import find_config
 from icu_ray.data.hub_data import PREFIX, is_hub_data
 from icu_ray.errors import UserError, is_secret_name, without_secrets
 from icu_ray.plan.planning import plan_sweep
+from icu_ray.storage.code_version import COMMIT_VARIABLE, code_version
 from icu_ray.storage.files import local_path
 from icu_ray.sweep.upload import known_secrets, what_travels
-from icu_ray.version import COMMIT_VARIABLE, code_version
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"

@@ -21,14 +21,14 @@ from icu_ray.config import RecordsData, RowForm
 from icu_ray.data.extraction import read_sample, read_tokens
 from icu_ray.data.forms import written
 from icu_ray.data.records import load_records, read_records
+from icu_ray.evaluation.ratings.candidates import read_candidates
+from icu_ray.evaluation.ratings.human import import_ratings, summarise_ratings
+from icu_ray.evaluation.ratings.human_sheets import SheetRow
+from icu_ray.evaluation.ratings.judge import Verdict, read_verdicts
+from icu_ray.evaluation.ratings.judge_answers import read_answers
 from icu_ray.evaluation.rows.read_mirror import read_csv, read_dialogues, read_jsonl
 from icu_ray.evaluation.suites import Options, open_tasks
 from icu_ray.metrics.scores import COLUMNS, normalised_scores
-from icu_ray.ratings.candidates import read_candidates
-from icu_ray.ratings.human import import_ratings, summarise_ratings
-from icu_ray.ratings.human_sheets import SheetRow
-from icu_ray.ratings.judge import Verdict, read_verdicts
-from icu_ray.ratings.judge_answers import read_answers
 from icu_ray.services.probe import read_token_file
 from icu_ray.services.score import read_score_table
 from icu_ray.storage.results import to_json

@@ -23,12 +23,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from icu_ray.report.tracking.tracker import tracking_uri
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.results import EpochRecord, Scores, TrialResult, to_json
 from icu_ray.storage.retry import RETRY_VARIABLE, with_retries
 from icu_ray.storage.trial_files import TrialPaths, read_events, write_events
 from icu_ray.sweep.lease import Holder, Lease
-from icu_ray.tracking.tracker import tracking_uri
 from icu_ray.trial.checkpoints import check_room, scratch_folder, sign_of_progress
 from icu_ray.trial.watchdog import Watchdog
 from tests.support.faults_case import ROOT, STANDIN, Sweep, alive, method, processes_of, same

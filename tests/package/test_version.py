@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import icu_ray
-from icu_ray.version import __version__
+from icu_ray import __version__
 
 PACKAGE = Path(icu_ray.__file__).parent
 
 
 def said(folder: Path, **variables: str) -> dict[str, Any]:
     """code_version() of the copy in `folder`."""
-    code = "import json; from icu_ray.version import code_version; print(json.dumps(code_version()))"
+    code = "import json; from icu_ray.storage.code_version import code_version; print(json.dumps(code_version()))"
     mine = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "ICU_RAY_COMMIT")}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, env=mine | variables, capture_output=True, text=True, check=True
@@ -37,8 +37,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def test_the_code_that_made_a_result(tmp_path: Path) -> None:
-    (tmp_path / "icu_ray").mkdir()
-    for name in ("__init__.py", "version.py"):
+    (tmp_path / "icu_ray" / "storage").mkdir(parents=True)
+    for name in ("__init__.py", "storage/__init__.py", "storage/code_version.py"):
         shutil.copy(PACKAGE / name, tmp_path / "icu_ray" / name)
     bare = said(tmp_path)
     assert bare["commit"].startswith("files-") and not bare["dirty"]
@@ -59,7 +59,7 @@ def test_the_code_that_made_a_result(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "commit", "--quiet", "--allow-empty", "-m", "theirs")
     assert said(tmp_path) == bare
-    git(tmp_path, "add", "icu_ray/__init__.py", "icu_ray/version.py")
+    git(tmp_path, "add", "icu_ray")
     git(tmp_path, "commit", "--quiet", "-m", "ours")
     commit = git(tmp_path, "rev-parse", "HEAD")
     assert said(tmp_path, ICU_RAY_COMMIT="abc") == {**bare, "commit": commit}

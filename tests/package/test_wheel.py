@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from icu_ray.version import __version__
+from icu_ray import __version__
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NOT_CODE = (".yaml", ".html", ".jinja", ".typed", ".json")

@@ -15,12 +15,12 @@ import pytest
 from icu_ray.cli.main import main
 from icu_ray.report.collect import collect
 from icu_ray.report.collect_tracked import collect_tracked
+from icu_ray.report.tracking.read import read_tracked
+from icu_ray.report.tracking.runs import STORAGE_TAG, SWEEP_TAG
+from icu_ray.report.tracking.sync import sync_sweep
 from icu_ray.storage.flat import flatten
 from icu_ray.storage.results import TrialEvaluation
 from icu_ray.storage.trial_files import TrialPaths, write_evaluation
-from icu_ray.tracking.read import read_tracked
-from icu_ray.tracking.runs import STORAGE_TAG, SWEEP_TAG
-from icu_ray.tracking.sync import sync_sweep
 from tests.support.report_case import Cell, config, write_sweep
 
 pytestmark = pytest.mark.slow

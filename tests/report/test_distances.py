@@ -20,8 +20,8 @@ from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.markdown import to_markdown
 from icu_ray.report.numbers.distances import _ks
 from icu_ray.report.numbers.summary import summarise
+from icu_ray.report.tracking.metrics import sweep_batch
 from icu_ray.storage.results import RETRAINED_WITHOUT
-from icu_ray.tracking.metrics import sweep_batch
 from tests.support.report_case import TARGETS, Cell, write_sweep
 
 GOLD = (0.30, 0.0, 18.0, 4.0)

@@ -26,10 +26,10 @@ from icu_ray.report.formats.markdown import to_markdown
 from icu_ray.report.formats.page import to_html
 from icu_ray.report.numbers.summary import summarise, write_tables
 from icu_ray.report.terminal.summary_tables import print_tables
+from icu_ray.report.tracking.metrics import epoch_metrics, result_batches
+from icu_ray.report.tracking.views import experiment_tags, sweep_note, tag_ngrams, trial_note
 from icu_ray.storage.results import Sweep
 from icu_ray.storage.trial_files import TrialPaths, read_events, read_result, read_samples, read_spec, read_sweep
-from icu_ray.tracking.metrics import epoch_metrics, result_batches
-from icu_ray.tracking.views import experiment_tags, sweep_note, tag_ngrams, trial_note
 from tests.support.report_case import Cell, config, write_sweep
 
 FIVE = Cell(ngram=5)
@@ -137,7 +137,7 @@ def test_mlflow_says_el5(tmp_path: Path) -> None:
 def test_the_saved_views_follow_the_n_that_occur(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    from icu_ray.tracking.runs import describe_experiment
+    from icu_ray.report.tracking.runs import describe_experiment
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.create_experiment("e")

@@ -23,11 +23,11 @@ from icu_ray.report.figures.pictures import pictures
 from icu_ray.report.figures.theme import LIGHT, render
 from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.numbers.summary import summarise, write_tables
+from icu_ray.report.tracking.sync import sync_sweep
 from icu_ray.storage.epoch_evaluations import EpochEvaluation
 from icu_ray.storage.epoch_files import add_epoch_evaluation, read_epoch_evaluations, write_epoch_evaluations
 from icu_ray.storage.results import TrialEvaluation
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result, write_evaluation, write_result
-from icu_ray.tracking.sync import sync_sweep
 from tests.support.report_case import Cell, config, write_sweep
 
 ICU = Cell()

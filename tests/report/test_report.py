@@ -31,6 +31,9 @@ from icu_ray.report.formats.page import png_size
 from icu_ray.report.numbers.columns import PAPER_COLUMNS
 from icu_ray.report.numbers.summary import summarise, write_tables
 from icu_ray.report.terminal.status import status_json
+from icu_ray.report.tracking.metrics import sweep_batch
+from icu_ray.report.tracking.sync import sync_sweep
+from icu_ray.report.tracking.tracker import tracking_uri
 from icu_ray.report.write import Written, write_report
 from icu_ray.storage.files import read_bytes
 from icu_ray.storage.results import Generations, TrialEvaluation
@@ -44,9 +47,6 @@ from icu_ray.storage.trial_files import (
     write_result,
     write_samples,
 )
-from icu_ray.tracking.metrics import sweep_batch
-from icu_ray.tracking.sync import sync_sweep
-from icu_ray.tracking.tracker import tracking_uri
 from tests.support.report_case import REFERENCE, Cell, config, write_sweep
 
 GRID = [

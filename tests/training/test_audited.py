@@ -18,9 +18,9 @@ from icu_ray.audit.rows import audit_rows
 from icu_ray.config import LoraConfig, StopConfig
 from icu_ray.models.adapters import attach
 from icu_ray.models.loading import LoadedModel
+from icu_ray.report.tracking.metrics import epoch_metrics
 from icu_ray.storage.results import EpochRecord, Scores
 from icu_ray.storage.trial_files import TrialPaths, read_events, write_events
-from icu_ray.tracking.metrics import epoch_metrics
 from icu_ray.training.loop import run_trial
 from icu_ray.training.refinement import Decision, decide
 from tests.support.training_case import LEAK, case, tokenizer, trial_settings

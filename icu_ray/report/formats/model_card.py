@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from icu_ray import __version__
 from icu_ray.models.hub import looks_local
 from icu_ray.report.collect import ReportedTrial
 from icu_ray.report.formats.markdown import escape, pipe_table
@@ -20,7 +21,6 @@ from icu_ray.report.formats.record_page import number
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import NOTHING_UNLEARNED, RETRAINED_WITHOUT
 from icu_ray.storage.verdict_parts import percent
-from icu_ray.version import __version__
 
 LIMITS = (
     "'Forgotten' is about the texts that were asked about, as they were measured: greedy continuations of their own "

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from icu_ray.errors import UserError
-from icu_ray.ratings.candidates import Candidate
+from icu_ray.evaluation.ratings.candidates import Candidate
 from icu_ray.storage.store import content_hash
 
 Messages: TypeAlias = Sequence[Mapping[str, str]]

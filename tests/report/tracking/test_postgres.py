@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from icu_ray.report.tracking.metrics import epoch_metrics
+from icu_ray.report.tracking.tracker import Tracker
 from icu_ray.storage.results import EpochRecord, Provenance, Scores, TrialResult, TrialSpec
 from icu_ray.storage.trial_files import TrialPaths, open_sweep, start_trial, write_events, write_result
-from icu_ray.tracking.metrics import epoch_metrics
-from icu_ray.tracking.tracker import Tracker
 from tests.support.mlflow_server import mlflow_server
 from tests.support.postgres_server import missing, postgres
 

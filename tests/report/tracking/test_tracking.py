@@ -20,6 +20,8 @@ from mlflow import MlflowClient
 
 from icu_ray.cli.main import main as cli
 from icu_ray.errors import without_secrets
+from icu_ray.report.tracking.sync import Later, SyncState, _result_digest, sync_sweep
+from icu_ray.report.tracking.tracker import Tracker, tracking_uri, ui_command
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import (
     EpochRecord,
@@ -41,8 +43,6 @@ from icu_ray.storage.trial_files import (
     write_result,
     write_samples,
 )
-from icu_ray.tracking.sync import Later, SyncState, _result_digest, sync_sweep
-from icu_ray.tracking.tracker import Tracker, tracking_uri, ui_command
 from tests.support.mlflow_server import Server
 from tests.support.slow_proxy import SlowProxy
 from tests.support.sqlite_lock import locked

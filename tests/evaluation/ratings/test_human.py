@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from icu_ray.cli.main import main
+from icu_ray.evaluation.ratings.candidates import Candidate
+from icu_ray.evaluation.ratings.human import rescale
+from icu_ray.evaluation.ratings.human_sheets import RUBRIC, SheetRow, export_sheets, read_key_file
+from icu_ray.evaluation.ratings.judge import Verdict
 from icu_ray.metrics.agreement import krippendorff_alpha, mean_ranks, pearson, spearman
-from icu_ray.ratings.candidates import Candidate
-from icu_ray.ratings.human import rescale
-from icu_ray.ratings.human_sheets import RUBRIC, SheetRow, export_sheets, read_key_file
-from icu_ray.ratings.judge import Verdict
 from icu_ray.storage.results import to_json
 
 if TYPE_CHECKING:

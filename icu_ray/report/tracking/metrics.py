@@ -1,7 +1,7 @@
 """What storage records, as batches of metrics for MLflow: plain values, no server.
 
     for batch in epoch_batches(history, started, there={0, 1}):     # epochs 2 and later
-        send_metrics(client, run_id, batch)                         # icu_ray/tracking/sync.py
+        send_metrics(client, run_id, batch)                         # icu_ray/report/tracking/sync.py
 
 Points of a trial carry the times that storage says, so that a batch which a slow server takes twice is one to it:
 MLflow keeps one point for a step, time and value.

@@ -14,11 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from icu_ray.report.numbers.summary import summarise, write_tables
+from icu_ray.report.tracking.sync import sync_sweep
+from icu_ray.report.tracking.views import NOTE_TAG
 from icu_ray.report.write import write_report
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.trial_files import TrialPaths, read_events, trial_ids
-from icu_ray.tracking.sync import sync_sweep
-from icu_ray.tracking.views import NOTE_TAG
 from tests.support.mlflow_server import Server
 from tests.support.report_case import Cell, write_sweep
 

@@ -14,10 +14,10 @@ from mlflow.utils.validation import _validate_metric_name
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.verdict import model_audit
 from icu_ray.report.collect_tracked import collect_tracked
+from icu_ray.report.tracking.metrics import result_batches
+from icu_ray.report.tracking.sync import sync_sweep
 from icu_ray.storage.audits import ModelAudit, TrialAudit
 from icu_ray.storage.trial_files import TrialPaths, read_result
-from icu_ray.tracking.metrics import result_batches
-from icu_ray.tracking.sync import sync_sweep
 from tests.support.report_case import Cell, write_sweep
 from tests.support.written_audits import audit_of, audit_trial
 

@@ -17,9 +17,9 @@ import threading
 from pathlib import Path
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.report.tracking.sync import SyncState, sync_sweep
+from icu_ray.report.tracking.views import trials_page
 from icu_ray.storage.files import local_path
-from icu_ray.tracking.sync import SyncState, sync_sweep
-from icu_ray.tracking.views import trials_page
 
 _log = logging.getLogger(__name__)
 RETRY_SECONDS = 30.0

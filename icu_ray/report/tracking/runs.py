@@ -10,11 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError, without_secrets
-from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram
-from icu_ray.storage.files import join, local_path
-from icu_ray.storage.flat import flatten
-from icu_ray.storage.results import Provenance, Sweep, TrialSpec
-from icu_ray.tracking.views import (
+from icu_ray.report.tracking.views import (
     COLOR_TAG,
     NOTE_TAG,
     SIGNATURE,
@@ -24,6 +20,10 @@ from icu_ray.tracking.views import (
     tag_ngrams,
     trial_note,
 )
+from icu_ray.storage.el_names import PAPER_NGRAM, config_ngram
+from icu_ray.storage.files import join, local_path
+from icu_ray.storage.flat import flatten
+from icu_ray.storage.results import Provenance, Sweep, TrialSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

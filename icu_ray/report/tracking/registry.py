@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icu_ray.tracking.runs import PARENT_TAG, SWEEP_ID_TAG
+from icu_ray.report.tracking.runs import PARENT_TAG, SWEEP_ID_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

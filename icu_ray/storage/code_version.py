@@ -1,4 +1,4 @@
-"""The version, in one place; and which code made a result."""
+"""Which code made a result."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import subprocess
 from pathlib import Path
 
-__version__ = "0.1.0"
+from icu_ray import __version__
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 COMMIT_VARIABLE = "ICU_RAY_COMMIT"
 """Says the commit ('+' after it: with local changes) where the code travelled without its repository."""
 
@@ -17,7 +19,7 @@ def code_version() -> dict[str, str | bool]:
 
     Outside a checkout the commit is what COMMIT_VARIABLE says, else 'files-' and a hash of the package's own files.
     """
-    root = Path(__file__).resolve().parent.parent
+    root = _PACKAGE.parent
 
     def git(*arguments: str) -> str | None:
         try:
@@ -29,7 +31,7 @@ def code_version() -> dict[str, str | bool]:
         return done.stdout.strip()
 
     # Only a repository that holds this package counts: an installed copy may lie inside somebody else's.
-    tracked = git("ls-files", "--error-unmatch", "icu_ray/version.py")
+    tracked = git("ls-files", "--error-unmatch", "icu_ray/__init__.py")
     commit = git("rev-parse", "HEAD") if tracked is not None else None
     if commit is None:
         told = os.environ.get(COMMIT_VARIABLE, "")
@@ -39,7 +41,6 @@ def code_version() -> dict[str, str | bool]:
 
 def _files_hash() -> str:
     digest = hashlib.sha256()
-    folder = Path(__file__).resolve().parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(str(path.relative_to(_PACKAGE)).encode() + path.read_bytes())
     return f"files-{digest.hexdigest()[:16]}"

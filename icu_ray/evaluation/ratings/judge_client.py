@@ -28,8 +28,8 @@ from pydantic import SecretStr
 
 from icu_ray.config import JudgeConfig
 from icu_ray.errors import UserError
-from icu_ray.ratings.judge_answers import Answer
-from icu_ray.ratings.judge_prompt import Messages
+from icu_ray.evaluation.ratings.judge_answers import Answer
+from icu_ray.evaluation.ratings.judge_prompt import Messages
 
 LONGEST_PAUSE_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0

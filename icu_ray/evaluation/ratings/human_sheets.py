@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from icu_ray.errors import UserError
-from icu_ray.ratings.candidates import Candidate
+from icu_ray.evaluation.ratings.candidates import Candidate
 from icu_ray.storage.csv_files import csv_bytes
 from icu_ray.storage.files import read_bytes, write_atomic
 from icu_ray.storage.results import to_json
@@ -151,7 +151,7 @@ def _page(sheet: str, ids: Sequence[str], rows: Sequence[Candidate]) -> bytes:
     }
     # ASCII without '<': nothing in a text can end the script element that carries it.
     text = json.dumps(data).replace("<", "\\u003c")
-    page = resources.files("icu_ray.ratings").joinpath("human_page.html").read_text(encoding="utf-8")
+    page = resources.files("icu_ray.evaluation.ratings").joinpath("human_page.html").read_text(encoding="utf-8")
     return page.replace("__DATA__", text, 1).encode()
 
 

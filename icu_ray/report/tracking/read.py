@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import yaml
 
 from icu_ray.errors import UserError, did_you_mean, without_secrets
+from icu_ray.report.tracking.runs import PARENT_TAG, STORAGE_TAG, SWEEP_ID_TAG, SWEEP_TAG
+from icu_ray.report.tracking.sync import open_client, quiet
+from icu_ray.report.tracking.views import TRIAL_TAG
 from icu_ray.storage.el_names import by_field
 from icu_ray.storage.flat import flatten
 from icu_ray.storage.results import (
@@ -30,9 +33,6 @@ from icu_ray.storage.results import (
     TrialResult,
     TrialSpec,
 )
-from icu_ray.tracking.runs import PARENT_TAG, STORAGE_TAG, SWEEP_ID_TAG, SWEEP_TAG
-from icu_ray.tracking.sync import open_client, quiet
-from icu_ray.tracking.views import TRIAL_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

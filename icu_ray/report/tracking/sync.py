@@ -19,6 +19,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icu_ray.errors import UserError, without_secrets
+from icu_ray.report.tracking.artifacts import send_evaluation, send_report, send_samples, send_tables
+from icu_ray.report.tracking.metrics import (
+    EPOCH_METRIC,
+    MetricBatch,
+    epoch_batches,
+    evaluated_batches,
+    result_batches,
+    sweep_batch,
+)
+from icu_ray.report.tracking.runs import (
+    STORAGE_TAG,
+    describe_experiment,
+    find_or_make_child,
+    find_or_make_experiment,
+    find_or_make_parent,
+    milliseconds,
+    parent_note,
+    set_note,
+    storage_told,
+)
+from icu_ray.report.tracking.views import trial_colors, trial_note
 from icu_ray.storage.audit_files import read_audit
 from icu_ray.storage.audits import TrialAudit
 from icu_ray.storage.el_names import plain
@@ -38,27 +59,6 @@ from icu_ray.storage.trial_files import (
     trial_ids,
 )
 from icu_ray.storage.verdict import verdict_of
-from icu_ray.tracking.artifacts import send_evaluation, send_report, send_samples, send_tables
-from icu_ray.tracking.metrics import (
-    EPOCH_METRIC,
-    MetricBatch,
-    epoch_batches,
-    evaluated_batches,
-    result_batches,
-    sweep_batch,
-)
-from icu_ray.tracking.runs import (
-    STORAGE_TAG,
-    describe_experiment,
-    find_or_make_child,
-    find_or_make_experiment,
-    find_or_make_parent,
-    milliseconds,
-    parent_note,
-    set_note,
-    storage_told,
-)
-from icu_ray.tracking.views import trial_colors, trial_note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -27,11 +27,11 @@ from pydantic import SecretStr
 from icu_ray.cli.main import main
 from icu_ray.config import JudgeConfig
 from icu_ray.errors import UserError
-from icu_ray.ratings.candidates import Candidate, read_candidates, without_end_marks
-from icu_ray.ratings.judge import Judgement, judge_candidates
-from icu_ray.ratings.judge_answers import AnswerStore, read_answers
-from icu_ray.ratings.judge_client import JudgeClient, read_key
-from icu_ray.ratings.judge_prompt import NoScore, conversation, parse_score
+from icu_ray.evaluation.ratings.candidates import Candidate, read_candidates, without_end_marks
+from icu_ray.evaluation.ratings.judge import Judgement, judge_candidates
+from icu_ray.evaluation.ratings.judge_answers import AnswerStore, read_answers
+from icu_ray.evaluation.ratings.judge_client import JudgeClient, read_key
+from icu_ray.evaluation.ratings.judge_prompt import NoScore, conversation, parse_score
 from icu_ray.storage.results import SampleRecord, TrialSpec
 from icu_ray.storage.trial_files import TrialPaths, start_trial, write_samples
 from tests.support.judge_endpoint import Endpoint, Reply, Request, completion, error, good, score_of, serve

@@ -21,9 +21,9 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from icu_ray.errors import UserError, did_you_mean
+from icu_ray.evaluation.ratings.human_sheets import COLUMNS, SheetRow, read_key_file
+from icu_ray.evaluation.ratings.judge import Verdict
 from icu_ray.metrics.agreement import krippendorff_alpha, pearson, spearman
-from icu_ray.ratings.human_sheets import COLUMNS, SheetRow, read_key_file
-from icu_ray.ratings.judge import Verdict
 from icu_ray.storage.files import read_bytes, write_atomic
 from icu_ray.storage.results import to_json
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from icu_ray.report.tracking.registry import BASE_TAG, REMOVED_TAG, VERSION_TAG, delete_sweep
+from icu_ray.report.tracking.runs import PARENT_TAG, SWEEP_ID_TAG
 from icu_ray.requests.ledger_texts import read_state
 from icu_ray.requests.purge import purge
 from icu_ray.requests.registering import register
 from icu_ray.requests.run_requests import run
 from icu_ray.requests.undo import undo
 from icu_ray.storage.results import Provenance, Sweep, to_json
-from icu_ray.tracking.registry import BASE_TAG, REMOVED_TAG, VERSION_TAG, delete_sweep
-from icu_ray.tracking.runs import PARENT_TAG, SWEEP_ID_TAG
 from tests.support.ledgers import enter, made, trial
 
 

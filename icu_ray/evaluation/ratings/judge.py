@@ -20,10 +20,10 @@ from pydantic import ConfigDict, SecretStr, TypeAdapter, ValidationError
 
 from icu_ray.config import JudgeConfig
 from icu_ray.errors import UserError
-from icu_ray.ratings.candidates import Candidate
-from icu_ray.ratings.judge_answers import Answer, AnswerStore
-from icu_ray.ratings.judge_client import JudgeClient, NoAnswer, Refused, estimate_tokens
-from icu_ray.ratings.judge_prompt import NoScore, conversation, parse_score, prompt_version, read_prompt
+from icu_ray.evaluation.ratings.candidates import Candidate
+from icu_ray.evaluation.ratings.judge_answers import Answer, AnswerStore
+from icu_ray.evaluation.ratings.judge_client import JudgeClient, NoAnswer, Refused, estimate_tokens
+from icu_ray.evaluation.ratings.judge_prompt import NoScore, conversation, parse_score, prompt_version, read_prompt
 from icu_ray.storage.files import join, read_bytes, write_atomic
 from icu_ray.storage.results import to_json
 from icu_ray.storage.store import content_hash
