@@ -70,8 +70,7 @@ class World:
     def options(self, method: str) -> dict[str, object]:
         """Of `icu-ray requests init`."""
         files = {"retain": str(self.file("keep")), "heldout": str(self.file("heldout")), "id_column": "id"}
-        beta = 4.0 if self.kind == "standin" else 1.0
-        return {**files, "length": COLUMNS.length, "beta": beta, "gpus": 0, "method": method}
+        return {**files, "length": COLUMNS.length, "beta": 4.0, "gpus": 0, "method": method}
 
 
 def make_world(folder: Path, requests: int, count: int, kind: str) -> World:
@@ -115,7 +114,7 @@ def unlearn_here(
     plan = plan_request(config, dry_run=True)
     trial, corpus = plan.trials[0], load_corpus(config)
     settings, lora = trial.settings, config.models[0].lora
-    loaded = load_model(str(base))
+    loaded = load_model(str(base), dtype="bfloat16" if config.models[0].precision == "bf16" else "float32")
 
     def rows(examples: Examples) -> TokenRows:
         own = counts_own_tokens(config, False)

