@@ -131,7 +131,8 @@ def unlearn(
 ) -> Unlearned:
     """Carry a request out (see `unlearn_config`), and leave model, report, record and targets.csv in `out`.
 
-    asked: who asks, by which command, and which earlier texts are to be asked again, for the record.
+    model: may be `out`/model, what the request before it left there. asked: who asks, by which command, and which earlier
+    texts are to be asked again, for the record.
     """
     if "://" in str(out):
         raise UserError(f"--out {out}: expected a folder of this machine; a sweep's storage may be a URL")
@@ -139,6 +140,8 @@ def unlearn(
     if model_there.exists() and not model_there.is_symlink():
         raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
     asked = asked or Asked()
+    if os.path.abspath(model) == os.path.abspath(model_there):
+        model = os.path.realpath(model_there)  # the link will name this request's own model before the record is written
     with reading_once():
         config = unlearn_config(model, forget=forget, out=str(out), **options)
         for file in asked.also_check:

@@ -26,7 +26,7 @@ from icu_ray.errors import UserError
 from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.next_try import next_tries
 from icu_ray.requests.request_config import RUN, unlearn_config
-from icu_ray.requests.unlearn import Unlearned, _collect, request_json
+from icu_ray.requests.unlearn import Unlearned, _collect, request_json, unlearn
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import EpochRecord, Scores, TrialEvaluation, TrialResult
 from icu_ray.storage.thresholds import Limit, Thresholds
@@ -35,6 +35,7 @@ from icu_ray.storage.verdict import verdict_of
 from tests.support.tiny_models import tiny_model
 from tests.support.training_case import tokenizer
 
+NO_FILTER = ("filter.encoder=bundled", "filter.encoder_layer=6", "filter.rule=never")
 QUICK = ["columns={length: 48, prefix_start: 16, suffix_start: 32}", "el.ngram=5", "train.batch_size=4"]
 
 
@@ -454,6 +455,29 @@ def a_model(folder: Path) -> Path:
     tiny_model("gpt_neo").save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.mark.slow
+def test_a_request_that_goes_on_from_the_model_in_its_own_folder(tmp_path: Path) -> None:
+    def request(model: Path, name: str, first: int) -> dict[str, Any]:
+        forget = write(tmp_path / f"{name}.jsonl", [words(24, first + n) for n in range(3)])
+        options = {
+            "length": 24,
+            "gpus": 0,
+            "overrides": ["el.ngram=4", "stop.max_epochs=1", "optim.lr=0.001", *NO_FILTER],
+        }
+        done = unlearn(str(model), forget=str(forget), out=tmp_path / "out", **options)
+        assert done.exit_code == 0 and done.record is not None
+        return done.record
+
+    base, link = a_model(tmp_path / "base"), tmp_path / "out" / "model"
+    one = request(base, "one", 0)
+    made = link.resolve()
+    two = request(link, "two", 17)
+    assert link.resolve() != made and two["model"]["source"] == str(made)
+    assert two["model"]["sha256_before"] == one["model"]["sha256_after"] != two["model"]["sha256_after"]
+    # What the first request measured of the first original is still told against it.
+    assert two["first_original"] == one["first_original"] and two["first_original"]["source"] == str(base)
 
 
 def words(count: int, first: int = 2) -> str:
