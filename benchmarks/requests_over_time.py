@@ -150,7 +150,11 @@ class Bench:
         rates = RATES[self.world.kind]
         rate = given or rates.get(way, rates["icu"])
         limits = [f"stop.ma={self.ma}", f"stop.el={self.el}", "stop.max_ppl_ratio=1000000.0"]
-        fixed = [f"optim.lr={rate}", f"stop.max_epochs={self.epochs}", f"models.0.precision={PRECISION[self.world.kind]}"]
+        fixed = [
+            f"optim.lr={rate}",
+            f"stop.max_epochs={self.epochs}",
+            f"models.0.precision={PRECISION[self.world.kind]}",
+        ]
         return [*fixed, *limits, *METHODS[way][1]]
 
     def asked(self, model: Path, names: Sequence[str]) -> dict[str, Answers]:

@@ -95,16 +95,22 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def set_c(shared: Path) -> Path:
+    """The folder of set C of the oracles."""
+    folder = shared / "oracles" / "C"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return folder
+
+
 @pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
+def oracle(set_c: Path) -> Oracle:
     """Set C of the oracles; some test files have one of another set by this name."""
     from tests.support.measures_case import Oracle
 
     torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
+    return Oracle(set_c)
 
 
 @pytest.fixture

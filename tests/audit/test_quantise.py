@@ -28,11 +28,8 @@ NAMES: dict[str, Kind] = {"int8_row_absmax": "int8", "nf4_block64": "nf4"}
 
 
 @pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
+def oracle(set_c: Path) -> Oracle:
+    return Oracle(set_c)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -40,11 +40,8 @@ FAST = Relearn(budgets=(0, 2, 6), lr=3e-3, batch=4)
 
 
 @pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
+def oracle(set_c: Path) -> Oracle:
+    return Oracle(set_c)
 
 
 def test_the_oracles_numbers(oracle: Oracle) -> None:

@@ -41,11 +41,8 @@ from tests.support.tiny_models import PAD, VOCABULARY
 
 
 @pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
+def oracle(set_c: Path) -> Oracle:
+    return Oracle(set_c)
 
 
 def test_the_oracles_estimates(oracle: Oracle) -> None:

@@ -126,12 +126,9 @@ class Oracle:
 
 
 @pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
+def oracle(set_c: Path) -> Oracle:
     torch.set_num_threads(1)
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
+    return Oracle(set_c)
 
 
 def run(model: PreTrainedModel, method: Method, batch: Batch) -> tuple[LossTerms, dict[str, float]]:

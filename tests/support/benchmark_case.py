@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from icu_ray.config.file import resolve_config
 from icu_ray.evaluation.benchmarks import BENCHMARKS
 from icu_ray.evaluation.benchmarks.definition import Table
+from icu_ray.plan.grid import Plan
+from icu_ray.plan.planning import plan_sweep
 from tests.support.tiny_models import save_byte_tokenizer
 
 PEOPLE = 200
@@ -104,3 +107,26 @@ def with_hub(cache: Path, endpoint: str, *arguments: str) -> subprocess.Complete
     environment |= {"HF_HOME": str(cache), "ICU_RAY_CACHE": str(cache / "mine"), "HF_HUB_DISABLE_XET": "1"}
     environment |= {"HF_ENDPOINT": endpoint}
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+
+
+def tofu_sweep(folder: Path, methods: Sequence[str], epochs: int, evaluation: dict[str, Any], **more: Any) -> Plan:
+    """A sweep of a small stand-in, with its retrained model, on `tofu_folder(folder / "tofu", ...)`; no thresholds."""
+    data = {"source": "tofu", "split": "forget01", "template": "question-answer", "folder": str(folder / "tofu")}
+    standin = {"size": "small", "family": "llama", "vocabulary": 300, "target_repeats": 4}
+    tree: dict[str, Any] = {
+        "name": "t",
+        "storage": str(folder / "runs"),
+        "data": data,
+        "columns": {"length": 64, "prefix_start": 0, "suffix_start": 32},
+        "samples": [0],
+        "models": [{"name": "small", "standin": standin, "retrained": True}],
+        "methods": [{"name": name} for name in methods],
+        "optim": {"lr": 5e-4},
+        "stop": {"rule": "epochs", "max_epochs": epochs},
+        "pairs": {"encoder": "bundled"},
+        "filter": {"rule": "never", "encoder": "bundled", "encoder_layer": 6},
+        "tracking": {"enabled": False},
+        "evaluation": {"suites": ["benchmark"], **evaluation},
+        **more,
+    }
+    return plan_sweep(resolve_config(tree, "test"))

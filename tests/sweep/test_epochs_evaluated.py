@@ -11,44 +11,19 @@ from typing import Any
 
 import pytest
 
-from icu_ray.config.file import resolve_config
 from icu_ray.evaluation.benchmarks.derived import FORGET_QUALITY
 from icu_ray.plan.grid import Plan
-from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.epoch_files import read_epoch_evaluations
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation, read_result
 from icu_ray.sweep.run import run_sweep
-from tests.support.benchmark_case import tofu_folder
+from tests.support.benchmark_case import tofu_folder, tofu_sweep
 from tests.support.trained import lent
 
 ROWS, EPOCHS = 6, 3
 
 
 def planned(folder: Path, when: str | None, **more: Any) -> Plan:
-    data = {"source": "tofu", "split": "forget01", "template": "question-answer", "folder": str(folder / "tofu")}
-    tree: dict[str, Any] = {
-        "name": "t",
-        "storage": str(folder / "runs"),
-        "data": data,
-        "columns": {"length": 64, "prefix_start": 0, "suffix_start": 32},
-        "samples": [0],
-        "models": [
-            {
-                "name": "small",
-                "standin": {"size": "small", "family": "llama", "vocabulary": 300, "target_repeats": 4},
-                "retrained": True,
-            }
-        ],
-        "methods": [{"name": "kumpr"}],
-        "optim": {"lr": 5e-4},
-        "stop": {"rule": "epochs", "max_epochs": EPOCHS},
-        "pairs": {"encoder": "bundled"},
-        "filter": {"rule": "never", "encoder": "bundled", "encoder_layer": 6},
-        "tracking": {"enabled": False},
-        "evaluation": {"suites": ["benchmark"], **({} if when is None else {"when": when})},
-        **more,
-    }
-    return plan_sweep(resolve_config(tree, "test"))
+    return tofu_sweep(folder, ["kumpr"], EPOCHS, {} if when is None else {"when": when}, **more)
 
 
 def paths_of(plan: Plan) -> TrialPaths:

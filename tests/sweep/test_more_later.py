@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from icu_ray.config.file import resolve_config
 from icu_ray.plan.grid import Plan
-from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.results import TrialEvaluation
 from icu_ray.storage.trial_files import TrialPaths, read_evaluation
 from icu_ray.sweep.run import run_sweep
-from tests.support.benchmark_case import tofu_folder
+from tests.support.benchmark_case import tofu_folder, tofu_sweep
 from tests.support.trained import lent
 
 ROWS = 6
@@ -26,29 +23,7 @@ WRITTEN_ANEW = {"evaluation.json", "documents.parquet"}
 
 
 def planned(folder: Path, membership: list[str]) -> Plan:
-    data = {"source": "tofu", "split": "forget01", "template": "question-answer", "folder": str(folder / "tofu")}
-    tree: dict[str, Any] = {
-        "name": "t",
-        "storage": str(folder / "runs"),
-        "data": data,
-        "columns": {"length": 64, "prefix_start": 0, "suffix_start": 32},
-        "samples": [0],
-        "models": [
-            {
-                "name": "small",
-                "standin": {"size": "small", "family": "llama", "vocabulary": 300, "target_repeats": 4},
-                "retrained": True,
-            }
-        ],
-        "methods": [{"name": "kumpr"}, {"name": "graddiff"}],
-        "optim": {"lr": 5e-4},
-        "stop": {"rule": "epochs", "max_epochs": 1},
-        "pairs": {"encoder": "bundled"},
-        "filter": {"rule": "never", "encoder": "bundled", "encoder_layer": 6},
-        "tracking": {"enabled": False},
-        "evaluation": {"suites": ["benchmark"], "membership": membership},
-    }
-    return plan_sweep(resolve_config(tree, "test"))
+    return tofu_sweep(folder, ["kumpr", "graddiff"], 1, {"membership": membership})
 
 
 def files(folder: Path) -> dict[str, int]:

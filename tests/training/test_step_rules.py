@@ -197,11 +197,8 @@ def test_stage_3_is_refused_by_the_engine_too() -> None:
 
 
 @pytest.fixture(scope="module")
-def oracle(shared: Path) -> Oracle:
-    folder = shared / "oracles" / "C"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return Oracle(folder)
+def oracle(set_c: Path) -> Oracle:
+    return Oracle(set_c)
 
 
 def parts_of(oracle: Oracle, batch: str, name: str, rule: str, settings: dict[str, Any]) -> PartGradients:
