@@ -131,8 +131,8 @@ def unlearn(
 ) -> Unlearned:
     """Carry a request out (see `unlearn_config`), and leave model, report, record and targets.csv in `out`.
 
-    model: may be `out`/model, what the request before it left there. asked: who asks, by which command, and which earlier
-    texts are to be asked again, for the record.
+    model: may be `out`/model, what the request before it left there. asked: who asks, by which command, and which
+    earlier texts are to be asked again, for the record.
     """
     if "://" in str(out):
         raise UserError(f"--out {out}: expected a folder of this machine; a sweep's storage may be a URL")
