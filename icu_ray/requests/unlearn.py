@@ -141,9 +141,8 @@ def unlearn(
         raise UserError(f"--out {out}: holds a 'model' that is not of an earlier request; give another folder")
     asked = asked or Asked()
     if os.path.abspath(model) == os.path.abspath(model_there):
-        model = os.path.realpath(
-            model_there
-        )  # the link will name this request's own model before the record is written
+        # The link will name this request's own model before the record is written.
+        model = os.path.realpath(model_there)
     with reading_once():
         config = unlearn_config(model, forget=forget, out=str(out), **options)
         for file in asked.also_check:
