@@ -143,12 +143,13 @@ def test_a_full_disk_costs_the_epoch_and_not_the_trial(
 
 def test_the_last_epoch_s_model_is_kept_where_the_trial_leaves_another_one(tmp_path: Path) -> None:
     described, epochs = ModelConfig(name="m", source="m"), 3
-    how: dict[str, Any] = {"eval": EvalConfig(heldout="epochs"), "beta": 0.0}
+    how: dict[str, Any] = {"eval": EvalConfig(heldout="epochs"), "beta": 0.0, "lr": 2e-2}
     for keep, expected in (("last", [1, 2]), ("best", [1, 2, 3])):
         paths = TrialPaths.of(str(tmp_path), "s", keep)
         model, data = case()
-        # The first epoch keeps this limit, the last one does not.
-        stop = {"keep": keep, "max_ppl_ratio": 1.04}
+        # The second epoch keeps this limit (1 to 2 times the original's), the last does not (7 to 40), by the kernels of
+        # whatever processor.
+        stop = {"keep": keep, "max_ppl_ratio": 5.0}
         outcome, _ = run(paths, described, model, data, epochs, True, stop=stop, **how)
         assert outcome.epochs == epochs
         assert list(kept_epochs(paths)) == expected
