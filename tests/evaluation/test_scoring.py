@@ -119,7 +119,10 @@ def test_the_nine_tasks_equal_lm_eval_run_alone(
         assert [answer.greedy for answer in answers] == [each for _, each in expected], name
         for metric, value in alone["results"][name].items():
             if "," in metric and "stderr" not in metric:
-                assert scores.metrics[f"cls/{name}_{metric.split(',')[0]}"] == pytest.approx(value, rel=1e-6), metric
+                found = scores.metrics[f"cls/{name}_{metric.split(',')[0]}"]
+                if metric.startswith("perplexity"):  # exp of some 40 nats, whose own rounding is 40 times that of them
+                    found, value = math.log(found), math.log(value)
+                assert found == pytest.approx(value, rel=1e-6), metric
     assert len(with_means(scores.metrics)) == len(scores.metrics)  # one task alone has no mean of nine
 
 

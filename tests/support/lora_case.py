@@ -55,7 +55,7 @@ def main() -> None:
     for stage in STAGES:
         for cache in ("hidden", "recompute"):
             drawn = lora_case(cache=cache)  # type: ignore[arg-type]
-            how: dict[str, object] = {"zero_stage": stage, "micro_batch": 1 if workers > 1 else None, "lr": 3e-2}
+            how: dict[str, object] = {"zero_stage": stage, "micro_batch": 1 if workers > 1 else None, "lr": 1e-2}
             made = one_epoch(np.ones(ROWS, dtype=bool), rank, workers, drawn=drawn, **how)
             kept = {key: made[key] for key in ("losses", "parameters")}
             found[f"{stage} {cache}"] = kept

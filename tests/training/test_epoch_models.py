@@ -147,8 +147,8 @@ def test_the_last_epoch_s_model_is_kept_where_the_trial_leaves_another_one(tmp_p
     for keep, expected in (("last", [1, 2]), ("best", [1, 2, 3])):
         paths = TrialPaths.of(str(tmp_path), "s", keep)
         model, data = case()
-        # The second epoch keeps this limit (1 to 2 times the original's), the last does not (7 to 40), by the kernels of
-        # whatever processor.
+        # The second epoch keeps this limit (1 to 2 times the original's), the last does not (7 to 40), whatever the
+        # processor's kernels.
         stop = {"keep": keep, "max_ppl_ratio": 5.0}
         outcome, _ = run(paths, described, model, data, epochs, True, stop=stop, **how)
         assert outcome.epochs == epochs
