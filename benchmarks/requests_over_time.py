@@ -70,7 +70,7 @@ METHODS = {
 """Method and config keys of each way."""
 RATES: dict[str, dict[str, float]] = {
     "standin": {"icu": 5e-4, "npo": 1e-3, "lora": 2e-3},
-    "smollm2": {"icu": 2e-5, "npo": 2e-5, "lora": 5e-4},
+    "smollm2": {"icu": 5e-5, "npo": 5e-5, "lora": 5e-4},
 }
 """Learning rates; all other ways have icu's."""
 PRECISION = {"standin": "fp32", "smollm2": "bf16"}
