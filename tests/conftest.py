@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from icu_ray.plan import past_trials
 from tests.support.local_ray import ray_nodes
 from tests.support.payload import Payload
 
@@ -37,10 +38,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # whose agents are late ends itself, and whoever started it asks for it in vain until its own time is over.
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
-# What tests find out about this machine, and what their tiny trials took, must not tell their user's later estimates.
-if "ICU_RAY_CACHE" not in os.environ:
-    os.environ["ICU_RAY_CACHE"] = tempfile.mkdtemp(prefix="icu_ray-cache-")
-    atexit.register(shutil.rmtree, os.environ["ICU_RAY_CACHE"], ignore_errors=True)
+# What tests find out about this machine, and what their tiny trials took, must not tell their user's later estimates,
+# nor those of tests that run beside them: each process has a folder of its own.
+os.environ["ICU_RAY_CACHE"] = tempfile.mkdtemp(prefix="icu_ray-cache-")
+atexit.register(shutil.rmtree, os.environ["ICU_RAY_CACHE"], ignore_errors=True)
 # Ray reads these once in a process: every Ray that a test starts, ours or a plain one, has the same.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
@@ -79,8 +80,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
 @pytest.fixture(scope="module", autouse=True)
 def _environment_of_its_own() -> Iterator[None]:
     """What a file's tests, or libraries in them, leave in the environment is taken away before the next file: which
-    file that is nobody knows where two run at a time."""
+    file that is nobody knows where two run at a time. So are the durations of its trials, by which the next one's
+    plans would estimate theirs and order them."""
     before = dict(os.environ)
+    (Path(before["ICU_RAY_CACHE"]) / past_trials.FILE).unlink(missing_ok=True)
     yield
     os.environ.clear()
     os.environ.update(before)

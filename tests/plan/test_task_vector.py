@@ -24,7 +24,7 @@ def test_it_trains_by_its_own_settings_and_the_plan_says_so() -> None:
     assert made.data is not None
     (said,) = [remark for remark in made.data.remarks if "task_vector" in remark]
     assert "epochs=10, lr=1e-05, schedule=cosine" in said and "stop.rule" in said and "the filter" in said
-    assert made.trials[0].name.startswith("task_vector-") and "-a" not in made.trials[0].name
+    assert {trial.name for trial in made.trials} == {f"task_vector-{model}-s{n}" for model in "ab" for n in (0, 1)}
     assert made.trials[0].work is not None and made.trials[0].work.epochs == 10
     own = {"epochs": 3, "lr": 1e-3, "schedule": "linear", "scale": 2}
     other = plan({"methods": [{"name": "task_vector", "settings": own}]}).trials[0]
