@@ -13,6 +13,7 @@ none of the held-out ones. Then requests come one after the other, and each way 
     original    a trial for each request, by ICU, from the original over all requests so far (run --from-original)
     together    one trial over all texts, once the last request has come; then another over the requests that are not
                 below the thresholds by their own means, as a ledger's run does
+    together_drawn  the same with pairs that are drawn
     retrained   the stand-in trained anew without any of these texts: the gold standard
     ledger      as icu, by a ledger and its runs (icu-ray requests), to see what these take beside the trial
 
@@ -65,6 +66,7 @@ METHODS = {
     "batched": ("icu", ()),
     "original": ("icu", ()),
     "together": ("icu", ()),
+    "together_drawn": ("icu", ("pairs.by=random",)),
     "ledger": ("icu", ()),
 }
 """Method and config keys of each way."""
@@ -277,7 +279,7 @@ def measured(bench: Bench, way: str, count: int) -> Iterator[dict[str, Any]]:
     kept = bench.world.file(f"rows-{way}")
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     yield from done
-    if way.partition("@")[0] in ("before", "retrained", "ledger", "together") and done:
+    if way.partition("@")[0] in ("before", "retrained", "ledger", "together", "together_drawn") and done:
         return
     rows: Iterator[dict[str, Any]]
     if way == "before":
