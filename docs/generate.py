@@ -99,8 +99,8 @@ def cli_page() -> str:
         "",
         "# Commands",
         "",
-        "Exit codes: 0 done; 1 something failed, and it is said what; 2 the input was refused before anything ran; 130",
-        "interrupted, the same command goes on.",
+        "Exit codes: 0 done; 1 something failed, and the output says what; 2 the input was refused before anything",
+        "ran; 130 interrupted, and the same command continues.",
         "",
     ]
     for name, parser in _commands("icu-ray", make_parser()):

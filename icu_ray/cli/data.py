@@ -70,7 +70,7 @@ def add(commands: Any) -> None:
     )
     pieces.add_argument("file", type=Path, help="file of texts, as data.forget takes it")
     pieces.add_argument("--tokenizer", required=True, metavar="DIR_OR_ID", help="the model whose tokens are counted")
-    pieces.add_argument("--tokens", type=positive, default=2048, metavar="N", help="of a piece (default: 2048)")
+    pieces.add_argument("--tokens", type=positive, default=2048, metavar="N", help="tokens of a piece (default: 2048)")
     pieces.add_argument("--out", required=True, type=Path, metavar="FILE", help="where to write them, as .jsonl")
     pieces.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")
     pieces.add_argument(

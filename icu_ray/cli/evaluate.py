@@ -37,8 +37,8 @@ def add(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="ask what the benchmark asks that this config's data belong to, as the config has it asked (rows, "
-        "conventions, precision): its name or file, and what to change in it, such as tofu_small data.folder=tofu "
+        help="ask what the benchmark of a config's data asks, with that config's rows, conventions and precision: the "
+        "config's name or file, and what to change in it, such as tofu_small data.folder=tofu "
         "(default: none)",
     )
     parser.add_argument(

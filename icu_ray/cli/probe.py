@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--tokenizer",
         metavar="NAME",
-        help="tokenizer that a .npy's ids are of, a folder or hub id (default: the model's)",
+        help="tokenizer that made the ids of a .npy file, a folder or hub id (default: the model's)",
     )
     parser.add_argument(
         "--el-start",

@@ -125,8 +125,8 @@ def _add_run(parts: Any) -> None:
     parser = _part(
         parts,
         "run",
-        "Carry out what waits, in one trial, and ask the texts of earlier requests again; goes on with a run that was "
-        "killed. Exit code 1: not acceptable, and why.",
+        "Carry out the waiting requests in one trial, and check the texts of earlier requests again. Continues a run "
+        "that was killed. Exit code 1: the result is not acceptable, and the output says why.",
         _run,
         progress=True,
     )

@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="texts of earlier requests, which are asked whether they are still forgotten; same columns as --forget "
+        help="texts of earlier requests, to check whether they are still forgotten; same columns as --forget "
         "(default: none)",
     )
     parser.add_argument(

@@ -127,14 +127,14 @@ class SweepConfig(Section):
                 "give one of the two"
             )
         if self.name.casefold() in _OF_THE_STORAGE:  # some disks take STORE for the same folder
-            raise ValueError(f"name: '{self.name}' is what the storage calls something of its own; choose another")
+            raise ValueError(f"name: '{self.name}' is a name that the storage uses itself; choose another")
         if not self.storage.removeprefix("file://").strip():
             raise ValueError(f"storage: expected a folder, or a URL such as s3://bucket/runs, found '{self.storage}'")
         listed = {"models": [m.name for m in self.models], "samples": self.samples, "seeds": self.all_seeds}
         for what, values in ((what, [str(value) for value in values]) for what, values in listed.items()):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
-                raise ValueError(f"{what}: {', '.join(twice)} stands there twice")
+                raise ValueError(f"{what}: listed twice: {', '.join(twice)}")
         if self.seeds is not None and "seed" in self.model_fields_set:
             raise ValueError(f"seed: {self.seed} would count for nothing beside seeds; give only one of the two")
         if self.el.start is not None and self.el.start + self.el.ngram > self.columns.length:

@@ -213,7 +213,10 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
         pool, pool_marks = pool.take(np.flatnonzero(left)), pool_marks[np.flatnonzero(left)]
     if data.pool_rows is not None:
         if data.pool_rows > len(pool):
-            raise UserError(f"data.pool_rows: {data.pool_rows} of the {len(pool)} rows of {data.pool or 'no pool'}")
+            raise UserError(
+                f"data.pool_rows: {data.pool_rows} rows asked for, but only {len(pool)} can be taken from "
+                f"{data.pool or 'no pool'}"
+            )
         pool, pool_marks = pool[: data.pool_rows], pool_marks[: data.pool_rows]
     remarks = []
     for sample, records in forget.items():

@@ -32,12 +32,12 @@ def check_audit(config: SweepConfig) -> tuple[str, ...]:
     without = [model.name for model in config.models if not model.retrained]
     if "depth" in audit.names and without:
         said.append(
-            f"audit: depth compares with a retrained model, which {', '.join(without)} has none of "
+            f"audit: depth compares with a retrained model, and there is none of {', '.join(without)} "
             "(models.N.retrained): it is not measured."
         )
     full = [model.name for model in config.models if model.lora is None]
     if "adapter_off" in audit.names and full:
-        said.append(f"audit: adapter_off is for adapters, and {', '.join(full)} is trained whole: it is not measured.")
+        said.append(f"audit: adapter_off is for adapters, and there is none on {', '.join(full)}: it is not measured.")
     return tuple(said)
 
 

@@ -27,7 +27,7 @@ from icu_ray.plan.models_here import layers_of
 from icu_ray.plan.trial import Trial
 
 PROMPTS, QUANTISED, SCALES, SOURCES = 12, 5, 3, 3
-"""Prompts of a row (its paraphrases come on top), weights of quantise with those as they are, scales of an adapter, and
+"""Prompts of a row (its paraphrases are added), weights of quantise with those as they are, scales of an adapter, and
 what relearn trains on."""
 LAYER_SECONDS = 0.001
 """The least that a layer of one forward takes, however small the model and the batch, on a core and on a GPU."""

@@ -168,7 +168,7 @@ def _refuse_impossible_search(config: SweepConfig, data: DataCheck | None) -> No
     used = {"alpha": known.alpha_counts(method.settings), "beta": known.uses_beta}
     unused = [name for name, counts in used.items() if not counts]
     if known.fine_tunes:
-        raise UserError(f"search: {method.name} takes its own settings, no lr of a search; give it a grid of methods")
+        raise UserError(f"search: {method.name} takes its own settings, and a search sets none of them; give it a grid")
     for name in search.space:
         if name in unused:
             raise UserError(f"search.space: {method.name} does not use {name}; leave it out")

@@ -105,8 +105,8 @@ def _check_step(method: Method, number: int, told: MethodConfig, config: SweepCo
         raise UserError(f"{where}: {method.name} takes no steps of unlearning; leave the step rule out")
     if not method.splits:
         raise UserError(
-            f"{where}: rule={rule} takes the forget part and the retain part of a loss apart, and that of "
-            f"{method.name} is no sum of such terms; expected a method such as npo, graddiff or simnpo"
+            f"{where}: rule={rule} takes the forget part and the retain part of a loss separately, and the loss "
+            f"of {method.name} is not a sum of such terms; expected a method such as npo, graddiff or simnpo"
         )
     cells = methods.cells(told)
     if rule == "gru" and len(cells) > 1 and len(method.split()[1].terms) < 2:

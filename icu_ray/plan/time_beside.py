@@ -189,5 +189,5 @@ def evaluation_said(found: Sequence[EvaluationTime]) -> list[str]:
         )
     untold = dict.fromkeys(name for each in found for name in each.untold)
     if untold:
-        said.append(f"How long these take is not reckoned: {', '.join(untold)}.")
+        said.append(f"No time is estimated for: {', '.join(untold)}.")
     return said

@@ -31,7 +31,7 @@ def read_score_table(path: Path) -> list[MethodRow]:
                 f"{path}: column '{name}' is missing{did_you_mean(name, header)}; found {', '.join(header)}"
             )
         if header.count(name) > 1:
-            raise UserError(f"{path}: column '{name}' stands there twice")
+            raise UserError(f"{path}: column '{name}' appears twice")
     rows: list[MethodRow] = []
     named: dict[str, int] = {}
     for number, line in lines[1:]:
@@ -42,7 +42,7 @@ def read_score_table(path: Path) -> list[MethodRow]:
         cells = dict(zip(header, line, strict=True))
         name = cells["row"].strip()
         if name in named:
-            raise UserError(f"{path}, line {number}: row '{name}' stands there twice, first in line {named[name]}")
+            raise UserError(f"{path}, line {number}: row '{name}' appears twice, first in line {named[name]}")
         named[name] = number
         rows.append(MethodRow(name, tuple(_number(cells[c], c, name, path, number) for c in COLUMNS)))
     if not rows:

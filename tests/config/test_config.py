@@ -77,7 +77,7 @@ def test_shares_of_a_gpu_that_cannot_be_placed_are_refused() -> None:
         ({"methods": [{"alpha": []}]}, "methods.0.alpha: Tuple should have at least 1 item after validation"),
         ({"evaluation": {"when": "epochs"}}, "evaluation: when=epochs: there is nothing to evaluate; give suites or"),
         ({"samples": [0, "1"]}, 'samples.1: expected a valid integer, found "1"'),
-        ({"samples": [0, 0]}, "samples: 0 stands there twice"),
+        ({"samples": [0, 0]}, "samples: listed twice: 0"),
         ({"pairs": {"by": "neerest"}}, "pairs.by: expected 'nearest', 'random', 'given' or 'file', found \"neerest\""),
         ({"pairs": {"resample": "never"}}, "pairs: resample=never is for by=random; with by=nearest pairs are never"),
         ({"pairs": {"by": "random", "max_ngram_overlap": 0.5}}, "pairs: max_ngram_overlap chooses among nearest"),

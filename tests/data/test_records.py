@@ -89,7 +89,7 @@ def test_the_first_rows_of_the_pool_once_held_out_ones_are_kept_out(tmp_path: Pa
     assert cut.sample(0)[1].texts == tuple(f"keep {n}" for n in range(4))
     assert cut.heldout is not None and cut.heldout.texts == ("keep 7", "keep 8")
     assert cut.fingerprint() != load_corpus(_config(**files)).fingerprint()
-    with pytest.raises(UserError, match=r"data\.pool_rows: 8 of the 7 rows of .*p\.jsonl"):
+    with pytest.raises(UserError, match=r"data\.pool_rows: 8 rows asked for, but only 7 can be taken from .*p\.jsonl"):
         load_corpus(_config(**files, pool_rows=8))
 
 

@@ -326,8 +326,8 @@ REFUSED: list[tuple[str, list[str], str]] = [
     ("storage is a link to nothing", ["storage=dangling"], "dangling is a link to nothing, expected a folder"),
     ("sweep is a file", ["storage=.", "name=file.txt"], "file.txt is a file, expected a folder"),
     ("trials are a file", ["storage=.", "name=tok2"], "tok2/trials is a link to nothing, expected a folder"),
-    ("name of the store", ["name=store"], "name: 'store' is what the storage calls something of its own"),
-    ("name of the database", ["name=MLflow.db"], "name: 'MLflow.db' is what the storage calls"),
+    ("name of the store", ["name=store"], "name: 'store' is a name that the storage uses itself"),
+    ("name of the database", ["name=MLflow.db"], "name: 'MLflow.db' is a name that the storage uses"),
 ]
 
 

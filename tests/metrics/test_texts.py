@@ -323,7 +323,7 @@ HEADER = "row," + ",".join(COLUMNS)
         (f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\n", "holds one row, 'x'; a score compares the rows of a table"),
         (
             f"{HEADER}\nx,1,2,3,4,5,6,7,8,9\ny,1,2,3,4,5,6,7,8,9\n x,2,2,3,4,5,6,7,8,9\n",
-            "line 4: row 'x' stands there twice, first in line 2",
+            "line 4: row 'x' appears twice, first in line 2",
         ),
     ],
 )

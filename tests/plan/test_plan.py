@@ -478,7 +478,7 @@ def test_seeds_are_a_dimension() -> None:
         t.trial_id for seed in (42, 7, 8) for t in plan({"models": models, "methods": methods, "seed": seed}).trials
     }
     assert {t.trial_id for t in three.trials if t.model.name == "a"} <= alone
-    with pytest.raises(UserError, match="seeds: 7 stands there twice"):
+    with pytest.raises(UserError, match="seeds: listed twice: 7"):
         plan({"models": models, "seeds": [7, 7]})
 
 

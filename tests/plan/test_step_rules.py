@@ -60,8 +60,8 @@ def test_memory_and_time_count_the_rule() -> None:
 @pytest.mark.parametrize(
     ("step", "name", "model", "said"),
     [
-        (SAM, "dpo", {}, r"methods\.0\.step: rule=sam takes .* that of dpo is no sum"),
-        ({"rule": "gru"}, "pdu", {}, "that of pdu is no sum"),
+        (SAM, "dpo", {}, r"methods\.0\.step: rule=sam takes .* the loss of dpo is not a sum"),
+        ({"rule": "gru"}, "pdu", {}, "the loss of pdu is not a sum"),
         (SAM, "original", {}, "takes no steps of unlearning"),
         (SAM, "npo", {"zero_stage": 3}, "zero_stage=3 model a has them divided; expected zero_stage 0 to 2"),
         ({"rule": "gru"}, "npo", {"zero_stage": 1, "offload_optimizer": True}, "offload_optimizer of model a"),

@@ -1,4 +1,4 @@
-"""What a plan says of the time beside its trials: fine-tuning, evaluation, and what is not reckoned.
+"""What a plan says of the time beside its trials: fine-tuning, evaluation, and what is not estimated.
 
 Needs: ../shared for one of its tests.
 """
@@ -82,10 +82,10 @@ def test_what_is_not_reckoned_is_named(tmp_path: Path) -> None:
     (found,) = evaluation_times(made)
     assert found.untold == ("suite icu", "piqa") and found.minutes is not None
     said = beside_said(made)
-    assert "How long these take is not reckoned: suite icu, piqa." in said
-    assert said[-1] == "The start of Ray, preparation and the report come on top."
+    assert "No time is estimated for: suite icu, piqa." in said
+    assert said[-1] == "The start of Ray, preparation and the report take extra time."
     alone = EvaluationTime(found.model, 3, None, ("suite quick",))
-    assert evaluation_said([alone]) == ["How long these take is not reckoned: suite quick."]
+    assert evaluation_said([alone]) == ["No time is estimated for: suite quick."]
     assert evaluation_times(plan(folder, evaluation={})) == ()
     limited = plan(folder, resources={"max_hours": 3}, audit={"attacks": ["quantise"]})
     assert "The budget counts the trials alone." in beside_said(limited)

@@ -66,7 +66,7 @@ def import_ratings(folder: Path, files: Sequence[Path]) -> int:
             if row_id not in rows:
                 problems.append(f"{where}: row '{row_id}' is not in the export of {folder}")
             elif row_id in first:
-                problems.append(f"{where}: row '{row_id}' stands there twice, first in {first[row_id]}")
+                problems.append(f"{where}: row '{row_id}' appears twice, first in {first[row_id]}")
             elif not re.fullmatch("[1-8]", text):
                 problems.append(f"{where}: row '{row_id}': rating '{text}', expected a whole number from 1 to 8")
             elif before.get(row_id, int(text)) != int(text):

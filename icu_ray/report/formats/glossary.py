@@ -26,7 +26,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "forgotten",
         "A forget sample counts as forgotten when the means of MA and EL over its texts are below their thresholds: "
-        "those of the paper (59.94 % and 4.99 %), or what the model does on held-out texts before unlearning.",
+        "those of the paper (59.94 % and 4.99 %), or the model's own means on held-out texts before unlearning.",
     ),
     (
         "filter",
@@ -58,8 +58,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     (
         "window",
-        "A part of a text that is longer than a row. Windows overlap and cover the whole text, which counts as its "
-        "worst window does.",
+        "A part of a text that is longer than a row. Windows overlap and cover the whole text, which is judged by "
+        "its worst window.",
     ),
     ("trial", "One model, one forget sample, one method and one cell. A sweep is all trials of one config."),
     (

@@ -23,7 +23,7 @@ def print_memory(console: Console, found: Sequence[ModelMemory]) -> None:
     """A row for each model that takes more than a little, and what must be said of it; nothing where none does."""
     told = [(each, each.need) for each in found if each.need is not None and each.need.total >= TOLD]
     if told:
-        print_words(console, "Memory of one worker in GB, on its GPU or, without one, in main memory (reckoned):")
+        print_words(console, "Memory of one worker in GB, on its GPU or, without one, in main memory (estimated):")
         rows = [_row(each, need) for each, need in told]
         used = [place for place in range(len(_HEADINGS)) if any(row[place] != _NOTHING for row in rows)]
         kept = [[row[place] for place in used] for row in rows]

@@ -162,7 +162,7 @@ def beside_said(plan: Plan) -> list[str]:
     rest = ["The start of Ray", "preparation", *(["the audit"] if config.audit.asked else []), "the report"]
     standins = any(trial.model.standin is not None for trial in plan.waiting)
     rest[1] += " with the training of stand-ins" * standins
-    said.append(f"{', '.join(rest[:-1])} and {rest[-1]} come on top.")
+    said.append(f"{', '.join(rest[:-1])} and {rest[-1]} take extra time.")
     return said
 
 

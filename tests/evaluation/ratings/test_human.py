@@ -209,7 +209,7 @@ def test_a_filled_in_sheet_comes_back_as_it_is(export: Path, capsys: pytest.Capt
         (lambda rows: {**rows, list(rows)[2]: "five"}, "rating 'five', expected"),
         (lambda rows: {**rows, list(rows)[2]: "٤"}, "rating '٤', expected"),
         (lambda rows: {**rows, "abc-1-0001": 3}, "row 'abc-1-0001' is not in the export"),
-        (lambda rows: {**rows, f"{min(rows)} ": 3}, "row '{0}' stands there twice, first in"),
+        (lambda rows: {**rows, f"{min(rows)} ": 3}, "row '{0}' appears twice, first in"),
         (lambda rows: dict.fromkeys(rows, ""), "holds no ratings"),
         (lambda rows: {**rows, list(rows)[1]: "3,4"}, "line 3: expected 2 cells, found 3"),
     ],
