@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icu_ray.errors import UserError, explained
+from icu_ray.models.hub import commit_of
 
 TEXTS_AT_ONCE = 32
 
@@ -44,8 +45,10 @@ def load_entailment(source: str) -> Entailment:
     with explained(f"NLI model {source}"):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForSequenceClassification.from_pretrained(source).eval()
+        # That of the hub at the commit by which its answers are kept.
+        commit = commit_of(source) or "main"
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=commit)
+        model = AutoModelForSequenceClassification.from_pretrained(source, revision=commit).eval()
     labels = {name.casefold(): number for name, number in (model.config.label2id or {}).items()}
     label = next((number for name, number in labels.items() if name.startswith("entail")), None)
     if label is None:

@@ -32,8 +32,8 @@ _VERSION = 1
 @dataclass(frozen=True)
 class RowsAsked:
     """forget, control, kin: as in `Material`. columns, tokens, own_columns, long: how they become rows of a model's
-    tokens. paraphrases: of the forget rows' prompts, by id, as data/paraphrases.py
-    writes them."""
+    tokens. paraphrases: of the forget rows' prompts, by id, as data/paraphrases.py writes them. left_out: how many
+    further texts audit.rows leaves out."""
 
     forget: Examples
     control: Examples | None
@@ -43,6 +43,13 @@ class RowsAsked:
     own_columns: bool
     long: LongTexts
     paraphrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: int = 0
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What is not attacked, a sentence each."""
+        asked, every = len(self.forget), len(self.forget) + self.left_out
+        return (f"{self.left_out} of {every} texts: audit.rows is {asked}",) if self.left_out else ()
 
     def identity(self, paraphrased: bool = True) -> dict[str, JsonValue]:
         """What decides the rows. paraphrased: with their paraphrases."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from icu_ray.audit.attack import Attack
 from icu_ray.config.auditing import AttackName, AuditConfig
+from icu_ray.models.fingerprints import source_fingerprint
 from icu_ray.storage.store import JsonValue
 
 SUMMARIES: dict[AttackName, str] = {
@@ -88,7 +89,10 @@ def _of_default(name: AttackName) -> Attack:
 
 
 def identity_of(attack: Attack) -> dict[str, JsonValue]:
-    """What decides an attack's findings on given rows of a given model."""
+    """What decides an attack's findings on given rows of a given model. An NLI model is known by its content, or by the
+    commit that a hub's has here."""
     settings: dict[str, Any] = asdict(attack)  # type: ignore[call-overload]
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+    if (nli := settings.get("nli")) is not None:
+        plain["nli"] = source_fingerprint(nli)
     return {"attack": attack.name, "version": attack.version, "settings": plain}

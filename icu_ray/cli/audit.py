@@ -142,7 +142,7 @@ def _audit(arguments: argparse.Namespace) -> int:
             tell=teller(),
         )
     if arguments.json:
-        told = [{"model": model, "said": audit.said(), **asdict(audit)} for model, audit in found]
+        told = [{"model": model, "said": audit.said(), "share": audit.share, **asdict(audit)} for model, audit in found]
         print(json.dumps(finite(told)))
     else:
         for model, audit in found:

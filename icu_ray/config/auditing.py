@@ -22,6 +22,8 @@ AttackName = Literal[
 ]
 ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)
 """All attacks, the cheap ones first."""
+WORDLESS: frozenset[str] = frozenset({"membership", "depth", "neighbours"})
+"""Those that do not have the model speak: whether a text comes back they cannot tell, run or not."""
 
 
 def attacks_typed(typed: str | None, option: str) -> tuple[str, ...]:

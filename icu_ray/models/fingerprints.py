@@ -27,7 +27,7 @@ def model_fingerprint(model: ModelConfig, chats: bool = False) -> dict[str, Any]
     if model.standin is not None:
         return {"standin": model.standin.model_dump(mode="json")}
     assert model.source is not None
-    base = _source_fingerprint(model.source, model.revision, chats)
+    base = source_fingerprint(model.source, model.revision, chats)
     if model.train is None:
         return base
     how = model.train.model_dump(mode="json", exclude={"micro_batch", "data"})
@@ -39,7 +39,8 @@ def model_fingerprint(model: ModelConfig, chats: bool = False) -> dict[str, Any]
     return {**base, "train": how}
 
 
-def _source_fingerprint(source: str, revision: str | None, chats: bool = False) -> dict[str, Any]:
+def source_fingerprint(source: str, revision: str | None = None, chats: bool = False) -> dict[str, Any]:
+    """The same of a source: hub id and commit, or the content of a folder or file."""
     if is_gguf(source):
         return gguf_fingerprint(source)
     folder = Path(source)
@@ -48,7 +49,7 @@ def _source_fingerprint(source: str, revision: str | None, chats: bool = False) 
     adapter = adapter_of(folder, f"model {source}")
     found: dict[str, Any] = {"content": folder_fingerprint(folder)}
     if chats and adapter is not None and not adapter.has_tokenizer:
-        found["base"] = _source_fingerprint(adapter.base, adapter.revision, chats)
+        found["base"] = source_fingerprint(adapter.base, adapter.revision, chats)
     templates = sorted((*folder.glob("*.jinja"), *folder.glob("additional_chat_templates/*.jinja")))
     if chats and templates:
         parts = [
@@ -70,6 +71,6 @@ def folder_fingerprint(folder: Path) -> str:
         digest.update(f"{path.name}:{size}:".encode())
         digest.update(content)
     if (adapter := adapter_of(folder, f"model {folder}")) is not None:
-        base = _source_fingerprint(adapter.base, adapter.revision)
+        base = source_fingerprint(adapter.base, adapter.revision)
         digest.update(json.dumps(base, sort_keys=True).encode())
     return digest.hexdigest()

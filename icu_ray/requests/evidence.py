@@ -32,6 +32,7 @@ from icu_ray.storage.store import content_hash
 from icu_ray.storage.verdict import Verdict
 
 EVIDENCE = "evidence"
+_TEXTS = ("texts_back", "texts_attacked")
 _HOW = "HMAC-SHA256 over the record's canonical JSON without this key, by the ledger's key"
 
 
@@ -144,15 +145,19 @@ def _of_request(
 
 
 def audit_of_request(audit: Mapping[str, Any] | None, judged: Judged, request: str) -> dict[str, Any] | None:
-    """What attacks found on the run's model, and which of this request's texts they brought back (texts_back).
+    """What attacks found on the run's model, and which of this request's texts they brought back (texts_back), got an
+    answer on at all (texts_attacked) and did not (texts_not_measured).
 
-    run_back, run_rows: how many rows of the whole run came back, and how many were attacked.
+    run_back, run_rows, run_share: how many rows of the whole run came back, how many were to be attacked, and the part.
     """
     if audit is None:
         return None
-    own = [judged.names[row][1] for row in audit["texts_back"] if judged.names.get(row, ("", ""))[0] == request]
-    told = {{"back": "run_back", "rows": "run_rows"}.get(key, key): value for key, value in audit.items()}
-    return {**told, "texts_back": own}
+    own = {row: text for row, (name, text) in judged.names.items() if name == request}
+    told = {{"back": "run_back", "rows": "run_rows", "share": "run_share"}.get(k, k): v for k, v in audit.items()}
+    lists = {key: [own[row] for row in audit[key] if row in own] for key in _TEXTS if key in audit}
+    if "texts_attacked" in lists:  # which trials of before did not tell
+        lists["texts_not_measured"] = [text for text in own.values() if text not in lists["texts_attacked"]]
+    return {**told, **lists}
 
 
 def plain_verdict_of(own: Verdict, whole: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def audit_files(
     paraphrases: dict[str, tuple[str, ...]] = {}
     if paraphrases_column is not None:
         paraphrases = written_paraphrases(asked, own.form, read_paraphrases(own, 0))
-    asked = asked.first(config.rows)
+    every, asked = len(asked), asked.first(config.rows)
     control_records, kin_records = texts(control, "control"), texts(kin, "kin")
     if control_records is not None:
         _refuse_shared(records, forget, control_records, control)
@@ -101,6 +101,7 @@ def audit_files(
         own_columns=True,
         long="cut",
         paraphrases={name: paraphrases[name] for name in asked.ids if name in paraphrases},
+        left_out=every - len(asked),
     )
     others = {name: source for name, source in (("original", original), ("retrained", retrained)) if source}
     sources = list(dict.fromkeys([*models, *others.values()]))
@@ -114,7 +115,7 @@ def audit_files(
     cut = cut_rows(rows.forget, tokenizer, length)
     if cut is not None:
         tell(cut)
-    return _verdicts(models, jobs, storage, config.leak, () if cut is None else (cut,))
+    return _verdicts(models, jobs, storage, config.leak, (*rows.missing, *(() if cut is None else (cut,))))
 
 
 def cut_rows(forget: Examples, tokenizer: PreTrainedTokenizerBase, length: int) -> str | None:

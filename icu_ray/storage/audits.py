@@ -14,6 +14,8 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
+from icu_ray.config.auditing import WORDLESS
+
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 CHANCE = 0.05
 """Where control rows come back too, a difference from them that is likelier than this by chance tells nothing."""
@@ -137,9 +139,11 @@ class ModelAudit:
 
     @property
     def share(self) -> float | None:
-        """Part of the rows that came back, 0..1. None where that is not known: where no row counts as back, and rows
-        were not measured, or are back of which so few rows cannot tell whether it is chance."""
-        unknown = self.unmeasured > 0 or any(union.cannot_tell for union in self.unions)
+        """Part of the rows that came back, 0..1. None where that is not known: where no row counts as back, and an
+        attack that has the model speak could not be run, rows were not measured, or rows are back of which so few
+        cannot tell whether it is chance."""
+        unknown = bool(self.errors.keys() - WORDLESS) or self.unmeasured > 0
+        unknown |= any(union.cannot_tell for union in self.unions)
         return None if self.total == 0 or (self.back == 0 and unknown) else self.back / self.total
 
     def counted(self, point: AuditPoint) -> int:
@@ -173,11 +177,11 @@ class ModelAudit:
 
     def said(self) -> str:
         """In one sentence, for tables and pages."""
+        failed = f"; not run: {', '.join(self.errors)}" if self.errors else ""
         if self.total == self.unmeasured:
-            return "not measured"
+            return f"not measured{failed}"
         worst = self.worst
-        more = f"; {self.unmeasured} of {self.total} not measured" if self.unmeasured else ""
-        more += f"; not run: {', '.join(self.errors)}" if self.errors else ""
+        more = (f"; {self.unmeasured} of {self.total} not measured" if self.unmeasured else "") + failed
         if worst is None:
             return f"{self._none_counts()}{more}"
         what = f"{worst.attack}, {worst.setting}" if worst.setting else worst.attack

@@ -83,8 +83,8 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """The answer in one sentence, and in another one what attacks brought back."""
-        if self.audit is None or self.audit.back == 0 or self.outcome == "failed":
+        """The answer in one sentence, and in another one what attacks brought back, or that this is not known."""
+        if self.audit is None or self.audit.share == 0 or self.outcome == "failed":
             return self._answer
         return f"{self._answer} Attacks: {self.audit.said()}."
 
@@ -119,7 +119,7 @@ class Verdict:
         said += [("at what cost?", self._cost_lines()), ("what is left?", self._left_said())]
         if self.audit is not None:
             unmeasured = len(self.audit.missing) + len(self.audit.errors)
-            more = [f"{unmeasured} {'part' if unmeasured == 1 else 'parts'} of the audit could not be measured"]
+            more = [f"{unmeasured} {'part' if unmeasured == 1 else 'parts'} of the audit not measured"]
             said.append(("does it come back?", [self.audit.said(), *(more if unmeasured else [])]))
         return tuple((what, tuple(sentences)) for what, sentences in said)
 
@@ -248,17 +248,19 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def _audit_json(audit: ModelAudit) -> dict[str, Any]:
-    """What came back; the single findings are in audit.json."""
+    """What came back; the single findings are in audit.json. share: None where it is not known."""
     worst = audit.worst
     return {
         "said": audit.said(),
         "back": audit.back,
         "rows": audit.total,
+        "share": audit.share,
         "rows_not_measured": audit.unmeasured,
         "control_back": audit.control_back,
         "control_rows": audit.control_total,
         "worst": None if worst is None else asdict(worst),
         "texts_back": [row.row for row in audit.rows if row.back],
+        "texts_attacked": [row.row for row in audit.rows],
         "missing": list(audit.missing),
         "errors": dict(audit.errors),
     }

@@ -111,6 +111,7 @@ def rows_asked(config: SweepConfig, corpus: Corpus, model: ModelConfig, sample: 
         counts_own_tokens(config, model.standin is not None),
         "windows" if config.rows.long == "windows" else "cut",
         paraphrases,
+        len(targets) - len(forget),
     )
 
 
@@ -156,4 +157,5 @@ def _verdict(
     results = {job.attack.name: found[job.digest] for job in jobs if job.digest in found}
     failed = {job.attack.name: errors[job.digest] for job in jobs if job.digest in errors}
     units = {job.attack.name: job.attack.unit for job in jobs}
-    return model_audit(results, units, leak, failed, missing, set(jobs[0].rows.forget.ids))
+    rows = jobs[0].rows
+    return model_audit(results, units, leak, failed, (*missing, *rows.missing), set(rows.forget.ids))

@@ -15,6 +15,7 @@ import pytest
 
 from icu_ray.audit import attacks
 from icu_ray.audit.attack import Attack
+from icu_ray.config.auditing import WORDLESS
 
 FILES = [each.name for each in pkgutil.iter_modules(attacks.__path__)]
 
@@ -39,6 +40,10 @@ def test_an_attack_is_a_frozen_value_with_defaults(file: str) -> None:
 def test_names_are_their_own() -> None:
     names = [attack_of(file).name for file in FILES]
     assert len(set(names)) == len(names) >= 6
+
+
+def test_those_that_have_no_model_speak_are_listed() -> None:
+    assert {attack_of(file).name for file in FILES if not attack_of(file).brings_back} == WORDLESS
 
 
 def test_a_plan_may_import_them() -> None:

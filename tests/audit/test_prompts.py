@@ -148,6 +148,25 @@ def test_in_a_text_the_whole_prompt_is_words(small: LoadedModel) -> None:
     assert len(found["noise 0.1"].prompt) == row.given
 
 
+def test_settings_that_were_not_asked_are_counted(small: LoadedModel) -> None:
+    texts = ["the quick Brown fox", "Jumps over the dog", "and then Some more", "Dogs of the town"]
+    first, second, *control = text_rows(small, texts)
+    material = Material((replace(first, paraphrases=("The Fast one",)), second), tuple(control))
+    result = Prompts().run(Target(small, material))
+    assert len({e.row for e in result.findings if e.setting == "1 example"}) == 4
+    assert "3 examples" not in {e.setting for e in result.findings}
+    assert result.missing == (
+        "1 of 2 rows: the data has no paraphrases of them",
+        "3 examples before the question: 4 of 4 rows were not asked so, for there are too few control rows",
+    )
+    # A control row is no example for itself.
+    result = Prompts(examples=(2,)).run(Target(small, material))
+    assert {e.row for e in result.findings if e.setting == "2 examples"} == {first.id, second.id}
+    assert result.missing[1].startswith("2 examples before the question: 2 of 4 rows were not asked so")
+    result = Prompts(examples=(1,)).run(Target(small, material))
+    assert not any("example" in each for each in result.missing)
+
+
 def test_a_prompt_without_place_is_told(small: LoadedModel) -> None:
     row, other = text_rows(small, TEXTS)
     long = replace(other, id="control", tokens=(other.tokens * 9)[:40])

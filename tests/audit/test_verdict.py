@@ -15,7 +15,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from icu_ray.audit.findings import AttackResult, Finding, Group
 from icu_ray.audit.verdict import model_audit
-from icu_ray.storage.audits import ModelAudit, fisher
+from icu_ray.storage.audits import ModelAudit, TrialAudit, fisher
 
 
 def finding(row: str, budget: float, recall: float, *, group: Group = "forget", setting: str = "own rows") -> Finding:
@@ -149,6 +149,23 @@ def test_nothing_measured_is_not_forgotten() -> None:
 def test_an_attack_that_failed_is_said() -> None:
     audit = model_audit({}, {}, 0.5, {"sample": "out of memory"})
     assert audit.errors == {"sample": "out of memory"} and audit.share is None
+
+
+def test_beside_an_attack_that_could_not_be_run_none_back_is_not_known() -> None:
+    """What was back all the same is; attacks without words, such as depth, could not have told."""
+    none, one = (AttackResult((finding("a", 0, recall), finding("b", 0, 0.1))) for recall in (0.1, 0.9))
+    units = {"prefix_search": "tokens"}
+    for result, failed, share in (
+        (none, "relearn", None),
+        (none, "an attack of another version", None),
+        (none, "depth", 0.0),
+        (one, "relearn", 0.5),
+    ):
+        audit = model_audit({"prefix_search": result}, units, 0.5, {failed: "out of memory"})
+        assert audit.share == share
+        found = TrialAudit({}, ("a", "b"), 0.5, audit, audit).metrics()
+        assert found.get("audit/came_back") == share
+        assert found["audit/prefix_search_came_back"] == (0.5 if result is one else 0.0)
 
 
 @pytest.mark.parametrize("table", [(3, 8, 1, 16), (0, 5, 0, 5), (8, 8, 1, 2), (5, 5, 5, 5), (40, 400, 20, 300)])

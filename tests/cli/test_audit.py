@@ -58,8 +58,8 @@ def test_a_wrong_setting_is_told_by_its_option(
     assert said in capsys.readouterr().err
 
 
-def verdict(back: int, control_back: int, *, asked: int = 8, exact: bool = False, failed: bool = False) -> ModelAudit:
-    """Of an attack that brought back so many of 8 rows, and of 8 control rows."""
+def verdict(back: int, control_back: int, *, asked: int = 8, exact: bool = False, failed: str = "") -> ModelAudit:
+    """Of an attack that brought back so many of 8 rows, and of 8 control rows. failed: another one."""
 
     def found(group: Group, back: int) -> list[Finding]:
         recalls = [0.7 * (number < back) for number in range(8)]
@@ -69,7 +69,7 @@ def verdict(back: int, control_back: int, *, asked: int = 8, exact: bool = False
     if exact:
         findings.append(Finding("forget0", "forget", "own rows", 5, 1.0, True))
     names = [f"forget{number}" for number in range(asked)]
-    errors = {"depth": "out of memory"} if failed else {}
+    errors = {failed: "out of memory"} if failed else {}
     return model_audit({"relearn": AttackResult(tuple(findings))}, {"relearn": "steps"}, 0.5, errors, asked=names)
 
 
@@ -82,7 +82,7 @@ def verdict(back: int, control_back: int, *, asked: int = 8, exact: bool = False
         (verdict(4, 4, exact=True), 0, 1),
         (verdict(2, 8), 0, 1),  # every control row is back: it cannot be told
         (verdict(0, 0, asked=9), 0, 1),  # a row that no attack got an answer on
-        (verdict(0, 0, failed=True), 1, 1),
+        (verdict(0, 0, failed="depth"), 1, 1),
     ],
 )
 def test_exit_codes(
@@ -97,6 +97,30 @@ def test_exit_codes(
     assert main(typed) == code
     assert main([*typed, "--fail-if-back"]) == code_of_gate
     assert f"{typed[2]}: {audit.said()}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("audit", "share"),
+    [
+        (verdict(0, 0), 0.0),
+        (verdict(2, 0, failed="sample"), 0.25),
+        (verdict(0, 0, failed="sample"), None),
+        (verdict(0, 0, failed="depth"), 0.0),
+        (verdict(2, 8), None),
+        (verdict(0, 0, asked=9), None),
+    ],
+)
+def test_json_tells_nothing_back_from_not_known(
+    typed: list[str],
+    audit: ModelAudit,
+    share: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(service, "audit_files", lambda models, *_, **__: [(models[0], audit)])
+    main([*typed, "--json"])
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["share"] == share
 
 
 def test_why_rows_do_not_count_is_printed(

@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icu_ray.audit.findings import AttackResult
+from icu_ray.audit.verdict import model_audit
 from icu_ray.report.collect import collect
 from icu_ray.report.contents import Report, make_report
 from icu_ray.report.figures.audit import mean_of, worst_until
 from icu_ray.report.figures.pictures import pictures
 from icu_ray.report.figures.theme import LIGHT, render
-from icu_ray.report.formats.audit_words import audit_said, budget_text, number_text
+from icu_ray.report.formats.audit_words import audit_said, back_text, budget_text, number_text
 from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.latex import to_latex
 from icu_ray.report.formats.markdown import to_markdown
@@ -32,7 +34,7 @@ from icu_ray.report.numbers.columns import CAME_BACK
 from icu_ray.report.numbers.summary import cell_rows, summarise, trial_rows
 from icu_ray.storage.audits import AuditPoint, ModelAudit
 from tests.support.report_case import Cell, write_sweep
-from tests.support.written_audits import audit_of, audit_trial
+from tests.support.written_audits import UNITS, audit_of, audit_trial, found
 
 ICU, KL, GOLD = Cell(), Cell("kl", "kl", 0.0, 1.0, status="not_forgotten"), Cell("retrained", "retrained", 0.0, 0.0)
 SAID = "<script>alert(1)</script> 12 Elm Street and was born"
@@ -85,7 +87,7 @@ def test_a_trial_that_passes_and_fails_says_both(folder: Path) -> None:
         "kl (–, 1): not forgotten by the thresholds; 1 of 4 rows came back, and 1 of 4 control rows: as often as "
         "control rows, too few control rows to tell."
     )
-    assert "from 1 of 2 unlearned models, 1 of which had passed the thresholds." in report.summary
+    assert "from 1 of 2 unlearned models, 1 of which had passed the thresholds; of 1 it is not known" in report.summary
     page = html.unescape(to_html(report, [], {}, {}))
     assert audit_said(lines["icu (0.5, 1)"]) in page and page.count('class="both"') == 2
     for text in (page, to_markdown(report, ()), to_latex(report)):
@@ -99,6 +101,67 @@ def test_what_failed_or_is_missing_is_said(folder: Path) -> None:
     assert remarks["depth failed: there is no retrained model"] == ("icu (0.5, 1)",)
     text = to_markdown(report_of(folder), ())
     assert "depth failed: there is no retrained model (icu (0.5, 1))" in text
+
+
+def unmeasured(*attacks: str, back: int | None = None) -> ModelAudit:
+    """An audit of which these attacks failed. back: rows that one more brought back; None: there was none."""
+    results = {} if back is None else {"quantise": AttackResult(tuple(found("forget", back, "nf4", 4.0)))}
+    return model_audit(results, UNITS, 0.5, dict.fromkeys(attacks, "out of memory"), asked=[f"r{i}" for i in range(4)])
+
+
+def test_what_is_not_measured_is_no_zero_in_any_form(tmp_path: Path) -> None:
+    """Of ICU every attack failed, of KL one and the other brought nothing, of NPO one and the other brought a row; GD
+    holds."""
+    npo, gd = Cell("npo", "npo"), Cell("gd", "graddiff")
+    folder = write_sweep(tmp_path, "s", [ICU, KL, npo, gd])
+    before, broken = audit_of({0: 4}), ("quantise", "relearn")
+    for cell, after in (
+        (ICU, unmeasured(*broken)),
+        (KL, unmeasured("relearn", back=0)),
+        (npo, unmeasured("relearn", back=1)),
+        (gd, audit_of({0: 0})),
+    ):
+        audit_trial(folder, cell.trial_id, before, after)
+    report = report_of(folder)
+    said = "Attacks brought texts back from 1 of 4 unlearned models, 1 of which had passed the thresholds; of 2 it is"
+    assert f"{said} not known." in report.summary
+    (table,) = report.audits
+    shown = {line.row: (back_text(line), line.audit.said()) for line in table.unlearned}
+    assert shown["icu (0.5, 1)"] == ("–", "not measured; not run: quantise, relearn")
+    assert shown["kl (–, 1)"] == ("–", "no attack brought a row back (of 4); not run: relearn")
+    assert {text for text, _ in shown.values()} == {"–", "1 of 4", "0 of 4 (control 0 of 4)"}
+    means = {row.label: row.values[CAME_BACK.key] for row in report.blocks[0].rows}
+    assert means["icu"] is None and means["kl"] is None
+    assert {label: each.mean for label, each in means.items() if each is not None} == {
+        "before unlearning": 100.0,
+        "npo": 25.0,
+        "gd": 0.0,
+    }
+    (picture,) = (each for each in pictures(report) if each.name == "audit-125m")
+    for said in ("icu (0.5, 1) not known", "kl (–, 1) not known", "npo 1 of 4", "gd (0.5, –) 0 of 4"):
+        assert said in picture.alt
+    summary = summarise(str(folder.parent), folder.name)
+    header, trials = trial_rows(summary)
+    assert {row[header.index("method")]: row[header.index("audit/came_back_after_pct")] for row in trials} == {
+        "icu": None,
+        "kl": None,
+        "npo": 25.0,
+        "gd": 0.0,
+    }
+
+
+def test_a_mean_of_zero_is_one_of_all_trials(tmp_path: Path) -> None:
+    """Of two forget samples nothing came back from one, and the other is not known: the cell is not known either."""
+    for back, mean in ((0, None), (2, 50.0)):
+        cells = [Cell(sample=0), Cell(sample=1)]
+        folder = write_sweep(tmp_path / str(back), "s", cells)
+        for cell, after in zip(cells, (audit_of({0: back}), unmeasured("relearn")), strict=True):
+            audit_trial(folder, cell.trial_id, audit_of({0: 4}), after)
+        (icu,) = report_of(folder).blocks[0].methods
+        shown = icu.values[CAME_BACK.key]
+        assert (None if shown is None else shown.mean) == mean
+        (cell_back,) = (cell.came_back[1] for cell in summarise(str(folder.parent), folder.name).cells)
+        assert cell_back == (None if mean is None else (mean, None))
 
 
 def test_what_a_model_said_is_escaped_and_beside_the_truth(folder: Path) -> None:

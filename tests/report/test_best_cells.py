@@ -116,6 +116,18 @@ def test_what_an_audit_brought_back_counts_once_all_cells_have_one(tmp_path: Pat
         assert ("(audited)" in to_markdown(made, ()).split("## Best cell")[1].split("\n\n")[1]) == best.audited
 
 
+def test_a_cell_of_which_it_is_not_known_what_comes_back_does_not_hold(tmp_path: Path) -> None:
+    """Nothing came back from it, but one of its attacks could not be run: no cell is ranked by what came back."""
+    write_sweep(tmp_path, "grid", CELLS[:2])
+    found = collect([(str(tmp_path), "grid")])
+    failed = ModelAudit(8, 0, errors={"relearn": "out of memory"})
+    audits = {0.5: TrialAudit({}, ("", ""), 0.5, ModelAudit(8, 8), failed), 1.0: audit(4)}
+    trials = tuple(replace(each, audit=audits[alpha_of(each)]) for each in found.trials)
+    (best,) = make_report(replace(found, trials=trials)).best
+    assert (best.row.name, best.audited) == ("icu (0.5, 1)", False)
+    assert best.objective == pytest.approx(-math.log(1.2))
+
+
 def test_a_collapsed_model_counts_as_a_thousand_times_the_perplexity(tmp_path: Path) -> None:
     cells = [
         Cell(alpha=a, beta=1.0, final=(0.1, 0.0, ppl, 0.1), status="not_forgotten") for a, ppl in ((1, 1e9), (2, 1e7))

@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 
+from icu_ray.audit.attacks.sample import Sample
+from icu_ray.audit.findings import AttackResult, Finding
+from icu_ray.audit.registry import attacks_of, identity_of
 from icu_ray.config.file import resolve_config
 from icu_ray.data.sources import load_corpus
 from icu_ray.plan.audit_checks import no_controls
 from icu_ray.plan.planning import plan_sweep
+from icu_ray.storage.store import content_hash
 from icu_ray.storage.trial_files import TrialPaths, read_result, write_result
-from icu_ray.sweep.trial_audit import attack_hashes, retrained_of, rows_asked
+from icu_ray.sweep.trial_audit import attack_hashes, jobs_of, retrained_of, rows_asked, write_trial_audit
+from icu_ray.sweep.trial_evaluation import models_of
 from tests.support.benchmark_case import write_lines
 from tests.support.ended_sweep import ended_sweep
 
@@ -58,6 +63,57 @@ def test_controls_are_texts_that_the_model_has_not_read(
         assert reason is None and rows.control is not None and len(rows.control) in (4, 5)
     else:
         assert reason is not None and said in reason and rows.control is None
+
+
+def test_texts_that_are_left_out_are_said(tmp_path: Path) -> None:
+    """Of 4 texts the first is attacked, and 3 are left out; rows and total are of what was attacked."""
+    for rows, missing in ((1, ("3 of 4 texts: audit.rows is 1",)), (4, ()), (None, ())):
+        plan = ended_sweep(tmp_path / str(rows), {"audit": {"attacks": ["prefix_search"], "rows": rows}})
+        (trial,), corpus = plan.trials, load_corpus(plan.config)
+        paths = TrialPaths.of(plan.config.storage, "t", trial.trial_id)
+        result = read_result(paths)
+        assert result is not None
+        models = models_of(plan, str(tmp_path / "store"), trial, result)
+        asked = rows_asked(plan.config, corpus, trial.model, trial.sample)
+        jobs = jobs_of(models, plan, asked, None)
+        said = tuple(Finding(name, "forget", "", 0, 0.0, False) for name in asked.forget.ids)
+        found = {job.digest: AttackResult(said) for job in (*jobs.before, *jobs.after)}
+        after = write_trial_audit(jobs, plan, found, {})
+        assert [each for each in after.missing if "audit.rows" in each] == list(missing)
+        assert after.share == 0 and after.total == len(after.rows) == (rows or 4)
+
+
+def test_another_nli_model_at_the_same_place_is_asked_anew(tmp_path: Path) -> None:
+    """Both the key in the store and the hash in audit.json are of what the folder holds."""
+    folder = tmp_path / "nli"
+    folder.mkdir()
+
+    def hashes() -> tuple[str, dict[str, str]]:
+        plan = ended_sweep(tmp_path / "sweep", {"audit": {"attacks": ["sample"], "sample": {"nli": str(folder)}}})
+        (attack,) = attacks_of(plan.config.audit)
+        return content_hash(identity_of(attack)), attack_hashes(plan, plan.trials[0])
+
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"one")
+    first = hashes()
+    assert hashes() == first
+    (folder / "model.safetensors").write_bytes(b"two")
+    second = hashes()
+    assert second[0] != first[0] and second[1] != first[1]
+    # The same model in another folder is the same.
+    folder = folder.rename(tmp_path / "moved")
+    assert hashes() == second
+
+
+def test_results_without_an_nli_model_keep_their_place() -> None:
+    assert identity_of(Sample())["settings"] == {
+        "samples": 100,
+        "temperatures": [0.7, 1.0],
+        "counts": [],
+        "threshold": 0.5,
+        "nli": None,
+        "seed": 0,
+    }
 
 
 @pytest.mark.parametrize("model", [STANDIN, OWN])

@@ -19,6 +19,7 @@ al. 2024 (arXiv 2402.16835); other boundaries are those of benchmarks of extract
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -116,6 +117,7 @@ class _Writer:
         self.special = special_ids(self.tokenizer)
         self.frame_of = PromptReader(self.tokenizer)
         self.without_words = self.too_long = 0
+        self.without_examples: Counter[int] = Counter()
 
     @cached_property
     def vocabulary(self) -> list[int]:
@@ -141,10 +143,21 @@ class _Writer:
     def missing(self) -> list[str]:
         """What was not tried, a sentence each."""
         found = []
-        if not any(row.paraphrases for row in self.material.forget):
+        forget = self.material.forget
+        unparaphrased = sum(not row.paraphrases for row in forget)
+        if unparaphrased == len(forget):
             found.append("no paraphrases: the data has none")
+        elif unparaphrased:
+            found.append(f"{unparaphrased} of {len(forget)} rows: the data has no paraphrases of them")
         if self.attack.examples and not self.material.control:
             found.append("no examples before the question: there are no control rows")
+        elif self.without_examples:
+            every = len(forget) + len(self.material.control)
+            found += [
+                f"{_examples(count)} before the question: {rows} of {every} rows were not asked so, for there are too "
+                "few control rows"
+                for count, rows in self.without_examples.items()
+            ]
         if self.without_words:
             found.append(
                 f"{self.without_words} rows: the chat template does not show which words are the user's, so that they "
@@ -181,7 +194,9 @@ class _Writer:
             yield ask(_noise(share), self._noisy(row, words, share))
         for count in self.attack.examples:
             shots = self._examples(row, frame, count)
-            if shots is not None:
+            if shots is None:
+                self.without_examples[count] += 1
+            else:
                 yield ask(_examples(count), (*shots, *words))
         text = self._text(words)
         for setting, change in _CHANGES.items():

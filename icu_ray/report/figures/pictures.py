@@ -153,7 +153,8 @@ def _evaluated_picture(report: Report, block: Block) -> Picture:
 
 
 def _audit_picture(report: Report, table: AuditTable) -> Picture:
-    said = ", ".join(f"{line.name} {line.audit.back} of {line.audit.total}" for line in table.lines)
+    each = [(line.name, line.audit) for line in table.lines]
+    said = ", ".join(f"{n} {'not known' if a.share is None else f'{a.back} of {a.total}'}" for n, a in each)
     return Picture(
         f"audit-{_file_name(table.model)}",
         f"What comes back: {table.model}",

@@ -29,6 +29,7 @@ def record_html(record: Mapping[str, Any]) -> str:
         texts=texts[:SHOWN_TEXTS],
         more=max(len(texts) - SHOWN_TEXTS, 0),
         percent=percent,
+        attacked=attacked_said,
         number=number,
         curve=curve_svg,
         short=lambda digest: f"{digest[:16]}…" if digest else "not known",
@@ -83,6 +84,20 @@ def outcome_of(record: Mapping[str, Any]) -> str:
         return said
     forgotten = verdict.get("forgotten")
     return "Not decided" if forgotten is None else "Forgotten" if forgotten else "Not forgotten"
+
+
+def attacked_said(audit: Mapping[str, Any]) -> str:
+    """How many of a request's texts were attacked, and which of them came back."""
+    back = audit["texts_back"]
+    if "texts_attacked" not in audit:
+        found = f"{', '.join(back)} came back" if back else "no text is known to have come back"
+        return f"{found} (which were attacked was not written down)"
+    attacked = len(audit["texts_attacked"])
+    total = attacked + len(audit["texts_not_measured"])
+    if not attacked:
+        return f"none of {total} texts could be attacked"
+    found = f"{', '.join(back)} came back" if back else "none of these counts as back"
+    return f"{attacked} of {total} texts {'was' if attacked == 1 else 'were'} attacked; {found}"
 
 
 def percent(value: float | None) -> str:

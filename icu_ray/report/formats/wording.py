@@ -66,7 +66,7 @@ WORST_NOTE = (
 BEST_CELLS_NOTE = (
     "Of each method's cells the one with the highest 'forget cheaply': minus ten times what MA and EL are above their "
     "thresholds, minus the logarithm of the ratio of held-out perplexity, which is also what a search maximises. "
-    "Where the audit has attacked all cells of a model: less ten times the part of the texts that came back (audited). "
+    "Where the audit tells of all cells of a model what comes back: less ten times that part of the texts (audited). "
     "It was chosen by these very trials, so methods are compared by it fairly only on another forget sample."
 )
 ELSEWHERE_NOTE = (

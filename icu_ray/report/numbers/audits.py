@@ -177,10 +177,12 @@ def _worst_rows(audit: ModelAudit, trial: ReportedTrial) -> tuple[BackRow, ...]:
 
 def audits_said(tables: Sequence[AuditTable]) -> str:
     """How many unlearned models gave rows back, in a sentence; '' where none was attacked."""
-    lines = [line for table in tables for line in table.unlearned if line.audit.total]
+    lines = [line for table in tables for line in table.unlearned]
     if not lines:
         return ""
     back, both = sum(line.audit.back > 0 for line in lines), sum(line.both for line in lines)
+    unknown = sum(line.audit.share is None for line in lines)
     models = "model" if len(lines) == 1 else "models"
     said = f"Attacks brought texts back from {back} of {len(lines)} unlearned {models}"
-    return said + (f", {both} of which had passed the thresholds." if both else ".")
+    said += f", {both} of which had passed the thresholds" if both else ""
+    return said + (f"; of {unknown} it is not known." if unknown else ".")

@@ -8,7 +8,7 @@ measured is empty, not zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -214,6 +214,12 @@ MORE_MEASURES = (
 )
 """Measured, and in trials.csv; no column of the report's tables."""
 ALL_COLUMNS = (*PAPER_COLUMNS, *OWN_COLUMNS)
+
+
+def known_came_back(values: Sequence[tuple[int, float | None]]) -> Sequence[tuple[int, float | None]]:
+    """The values of `CAME_BACK` that a mean may be taken of, by forget sample: none where nothing came back of those
+    that are known and others are not, for a mean of 0 would tell that of all."""
+    return values if any(value for _, value in values) or all(value is not None for _, value in values) else ()
 
 
 def columns_of(ngrams: Iterable[int], evaluated: Mapping[str, str]) -> tuple[Column, ...]:

@@ -17,7 +17,16 @@ from typing import Any, Literal
 from icu_ray import methods
 from icu_ray.errors import UserError
 from icu_ray.report.collect import Collected, ReportedTrial
-from icu_ray.report.numbers.columns import ALL_COLUMNS, HELDOUT, PPL_RATIO, Column, columns_of, evaluated_metrics
+from icu_ray.report.numbers.columns import (
+    ALL_COLUMNS,
+    CAME_BACK,
+    HELDOUT,
+    PPL_RATIO,
+    Column,
+    columns_of,
+    evaluated_metrics,
+    known_came_back,
+)
 from icu_ray.report.numbers.paper_tables import PaperRow, paper_row, paper_size
 from icu_ray.report.numbers.statistics import Estimate, Over, mean_interval, repeated_over, repetitions, seed_deviation
 from icu_ray.report.numbers.summary import ppl_ratio
@@ -344,7 +353,9 @@ def _estimates(
 ) -> dict[str, Estimate | None]:
     found: dict[str, Estimate | None] = {}
     for column in columns:
-        values = [(sample, cell[column.key]) for (sample, _), cell in cells.items()]
+        values: Sequence[tuple[int, float | None]] = [(s, cell[column.key]) for (s, _), cell in cells.items()]
+        if column.key == CAME_BACK.key:
+            values = known_came_back(values)
         estimate = mean_interval(repetitions(values, over), over)
         spread = seed_deviation(values)
         found[column.key] = None if estimate is None else replace(estimate, seed_std=spread)

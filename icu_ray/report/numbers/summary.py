@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from icu_ray.errors import UserError
 from icu_ray.report.collect import SIDES, Side, evaluated_of
-from icu_ray.report.numbers.columns import CAME_BACK
+from icu_ray.report.numbers.columns import CAME_BACK, known_came_back
 from icu_ray.report.numbers.statistics import FEWEST, Over, repeated_over, repetitions, seed_deviation
 from icu_ray.report.numbers.variants import differing_keys
 from icu_ray.storage.audit_files import read_audit
@@ -114,7 +114,7 @@ class Cell:
     over: Over = "forget samples"
     seed_std: Mapping[str, float | None] = field(default_factory=dict)
     came_back: tuple[_Spread, _Spread] = (None, None)
-    """Per cent of the rows that attacks brought back, before and after; None where nothing was audited."""
+    """Per cent of the rows that attacks brought back, before and after; None where that is not known of all."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,7 @@ def _cells(
         over = repeated_over(units[name])
         first = members[0].hyperparameters
         measured = [r for r in members if r.status != "failed"]
+        back = {side: known_came_back([(r.sample, _came_back(r, audits, side)) for r in measured]) for side in SIDES}
         cells.append(
             Cell(
                 members[0].model,
@@ -238,12 +239,9 @@ def _cells(
                 {m.key: seed_deviation((r.sample, m.read(r.after)) for r in measured if r.after) for m in metrics}
                 | {
                     "ppl_ratio": seed_deviation((r.sample, ppl_ratio(r)) for r in measured),
-                    "came_back": seed_deviation((r.sample, _came_back(r, audits, "after")) for r in measured),
+                    "came_back": seed_deviation(back["after"]),
                 },
-                (
-                    _spread([(r.sample, _came_back(r, audits, "before")) for r in measured], "forget samples"),
-                    _spread([(r.sample, _came_back(r, audits, "after")) for r in measured], over),
-                ),
+                (_spread(back["before"], "forget samples"), _spread(back["after"], over)),
             )
         )
     return tuple(cells)
