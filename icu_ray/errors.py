@@ -34,7 +34,7 @@ def refusal(error: OSError) -> str | None:
         return None
     name = str(error.filename)
     taken = error.errno == errno.EEXIST
-    said = "a file, or a link to nothing, stands where a folder is expected" if taken else error.strerror
+    said = "there is a file, or a link to nothing, where a folder is expected" if taken else error.strerror
     return f"{name if len(name) < 200 else name[:200] + '...'}: {said}"
 
 
@@ -61,7 +61,7 @@ def explained(
     except Exception as error:  # of any kind: packages that are missing, strict fields, look-ups, errors of remote code
         said = " ".join(without_secrets(re.sub(r"\x1b\[[0-9;]*m", "", str(error))).split())
         if "trust_remote_code" in said:
-            raise UserError(f"{named}: brings code of its own, which was not run; {code}") from error
+            raise UserError(f"{named}: comes with its own code, which was not run; {code}") from error
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in said:
             # torch's own words are an advice to load it all the same.
             said = (

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands,
         "compare",
-        "Two sweeps by what differs: settings, data, versions, trials, and for trials of the same model, method, "
+        "What differs between two sweeps: settings, data, versions, trials, and for trials of the same model, method, "
         "weights and sample the numbers, with their difference and its confidence interval.",
         "icu-ray compare runs/quickstart s3://bucket/runs/quickstart-lr",
         _compare,

@@ -58,7 +58,7 @@ def add(commands: Any) -> None:
         "--limit",
         type=positive,
         metavar="N",
-        help="only so many documents of each task (default: the config's, else all)",
+        help="only this many documents of each task (default: the config's, else all)",
     )
     parser.add_argument(
         "--fidelity",

@@ -62,7 +62,7 @@ def _explain_recipe(arguments: argparse.Namespace) -> int:
     from icu_ray.errors import UserError
 
     if arguments.key not in (None, "recipe"):
-        raise UserError(f"explain: --config tells of its recipe alone; leave out '{arguments.key}', or the option")
+        raise UserError(f"explain: --config is only about its recipe; leave out '{arguments.key}', or the option")
     path = find_config(arguments.config)
     config = load_config(path)
     found = recipe_values(config)

@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
         commands,
         "import",
         "Read evaluations that another framework made into a sweep's folder. Its report then has them in the table "
-        "'Measured elsewhere', beside ours where a metric has the same name, and in no ranking or test.",
+        "'Measured elsewhere', next to ours where a metric has the same name, and in no ranking or test.",
         "icu-ray import saves/eval/tofu_npo/TOFU_EVAL.json --out runs/tofu --model llama-1b",
         _import,
     )
@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME_IN_SWEEP",
-        help="the sweep's model beside which the rows stand (default: the only one that the sweep has, or none)",
+        help="the sweep's model with which the rows are shown (default: the only one that the sweep has, or none)",
     )
 
 

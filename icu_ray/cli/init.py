@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--forget",
         metavar="FILE",
-        help="texts to forget: .jsonl, .json, .csv, .tsv or .parquet, or hub:OWNER/NAME; its columns are looked at "
+        help="texts to forget: .jsonl, .json, .csv, .tsv or .parquet, or hub:OWNER/NAME; its columns are read "
         "(default: made-up records)",
     )
     parser.add_argument("--retain", metavar="FILE", help="texts that it may keep, in the same form (default: none)")

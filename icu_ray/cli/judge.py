@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
         commands,
         "judge",
         "Rate what models wrote 0 to 10 by the paper's GPT judge, at any OpenAI-compatible endpoint.\n"
-        "The key comes from the environment alone: OPENAI_API_KEY, or the variable that api_key_env names.",
+        "The key comes only from the environment: OPENAI_API_KEY, or the variable that api_key_env names.",
         "icu-ray judge runs/quickstart usd_per_million_input=10 usd_per_million_output=30 --dry-run\n"
         "  icu-ray judge runs/quickstart base_url=http://localhost:8000/v1 model=my-model api_key_env=null",
         _judge,
@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     )
     add_sources(parser, "; key=value sets a config key, e.g. model=gpt-4o")
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="settings of the judge (default: built in)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: beside the source)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: next to the source)")
     parser.add_argument("--answers", type=Path, metavar="FILE", help="where paid answers are kept (default: the store)")
     parser.add_argument(
         "--dry-run", action="store_true", help="print what it would cost, and ask nothing (default: ask)"

@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
         type=positive,
         default=200,
         metavar="TOKENS",
-        help="tokens of a row: a longer text is cut, a shorter one stands at its end, so that --el-start counts from "
+        help="tokens of a row: a longer text is cut, a shorter one is put at its end, so that --el-start counts from "
         "the row's beginning (default: 200, the paper's; 'icu-ray unlearn' takes the longest text's)",
     )
     parser.add_argument("--text-column", default="text", metavar="NAME", help="column of the texts (default: text)")

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
         _score,
     )
     parser.add_argument(
-        "table", type=Path, metavar="TABLE.csv", help="one row a method; the columns are those of the example below"
+        "table", type=Path, metavar="TABLE.csv", help="one row per method; the columns are those of the example below"
     )
     parser.add_argument("--json", action="store_true", help="print JSON (default: a table)")
 

@@ -89,7 +89,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.stop:
         running = stop(Job(address, arguments.stop))
-        said = "asked to stop; submit its config again to go on" if running else "was not running"
+        said = "asked to stop; submit its config again to continue" if running else "was not running"
         print(f"{arguments.stop}: {said}")
         return 0
     if arguments.attach:
@@ -114,7 +114,7 @@ def _submit(arguments: argparse.Namespace) -> int:
         return follow(job, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         name = job.submission_id
-        print(f"\n{name} goes on; --attach {name} follows it, --stop {name} ends it", file=sys.stderr)
+        print(f"\n{name} continues; --attach {name} follows it, --stop {name} ends it", file=sys.stderr)
         return 130
 
 

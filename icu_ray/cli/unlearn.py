@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="the texts to forget: .jsonl, .json, .csv, .tsv or .parquet, or a data set, "
         "hub:OWNER/NAME@REVISION#CONFIGURATION:SPLIT; --retain and --heldout take the same (default: made-up records, "
-        "with a stand-in alone)",
+        "only with a stand-in)",
     )
     add_files(parser)
     parser.add_argument(
@@ -76,13 +76,13 @@ def add_files(parser: Any) -> None:
         "--retain",
         metavar="FILE",
         help="texts that it may keep; each text to forget is paired with the one most like it (default: none, and then "
-        "gradient ascent alone is possible, which costs a model much more)",
+        "only gradient ascent is possible, which costs a model much more)",
     )
     parser.add_argument(
         "--heldout",
         metavar="FILE",
         help="texts that the model has never read: they show what forgetting costs; 16 or more also set the "
-        "thresholds (default: a tenth of --retain, which shows the cost alone)",
+        "thresholds (default: a tenth of --retain, which shows only the cost)",
     )
 
 

@@ -46,7 +46,7 @@ class _Head:
         try:
             (alive,) = self._gcs.check_alive([self._node], timeout=_ANSWER_SECONDS)
         except AuthenticationError:  # it knew us when we came: this one is another cluster
-            return f"the head at {self.address} was started anew"
+            return f"the head at {self.address} was restarted"
         except RayError:
             if not self._is_listening():
                 silent = time.monotonic() - self._answered

@@ -93,7 +93,7 @@ def refuse_impossible(groups: Mapping[str, WorkerGroup], nodes: Sequence[Node], 
             raise UserError(
                 f"models: {name}: needs {group.workers} workers of {size} each at one time, but the cluster can never "
                 f"give more than {most} ({_described(nodes)}{bound}); lower workers or gpus_per_worker of the model, "
-                "or use a larger cluster (RAY_ADDRESS); what an autoscaler may add is told under resources.node_types"
+                "or use a larger cluster (RAY_ADDRESS); what an autoscaler may add is set in resources.node_types"
             )
 
 

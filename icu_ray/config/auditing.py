@@ -67,7 +67,7 @@ class SampleConfig(Section):
 
 
 class AuditConfig(Section):
-    """Attacks on every model of the sweep, beside the trials; by default none."""
+    """Attacks on every model of the sweep, while the trials run; by default none."""
 
     attacks: tuple[AttackName | Literal["all"], ...] = ()
     """Which ones; all: every attack. 'icu-ray list attacks' says what each does."""
@@ -79,7 +79,7 @@ class AuditConfig(Section):
     control: Count = 32
     """Held-out rows that are attacked in the same way; what comes back of these is chance."""
     kin: Count = 32
-    """Rows of the pool (its first) that relearn trains on and neighbours looks at."""
+    """Rows of the pool (its first) that relearn trains on and neighbours examines."""
     relearn: RelearnConfig = RelearnConfig()
     """Settings of attack relearn."""
     sample: SampleConfig = SampleConfig()

@@ -72,13 +72,13 @@ class TofuData(BenchmarkData):
     template: Literal["chat", "question-answer"] = "chat"
     """How a question and its answer become one text: by the tokenizer's own chat template, or with `tags`."""
     system: str | None = SYSTEM
-    """With chat: the system text. null: none, as Gemma wants it."""
+    """With chat: the system text. null: none, as Gemma expects."""
     tags: tuple[str, str] | None = None
-    """With question-answer: what stands before the question, and between it and the answer. Default: 'Question: ' and a
-    new line with 'Answer: '. OpenUnlearning's for Llama-2-7b-chat are '[INST] ' and ' [/INST]'."""
+    """With question-answer: what is written before the question, and between it and the answer. Default: 'Question: '
+    and a new line with 'Answer: '. OpenUnlearning's for Llama-2-7b-chat are '[INST] ' and ' [/INST]'."""
     wrong_answers: bool = False
-    """Read what is to be forgotten of forgetNN_perturbed, whose wrong answers are the alternates that altpo and idknll
-    teach. The truth ratio, and with it forget quality, is measured on these very answers, so that both tell less."""
+    """Read what is to be forgotten from forgetNN_perturbed, whose wrong answers are the alternates that altpo and
+    idknll teach. The truth ratio, and with it forget quality, is measured on these very answers, so both say less."""
     pool_rows: Count | None = None
     """Use only this many rows of the pool (the first, once held-out ones are kept out), for small machines."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
@@ -128,7 +128,7 @@ class MuseData(BenchmarkData):
     """The corpus: its texts `forget` are to be forgotten, `retain1` is the pool."""
     fold: Literal["scal_1", "scal_2", "scal_3", "scal_4", "sust_1", "sust_2", "sust_3", "sust_4"] | None = None
     """With news: forget one of MUSE's folds in place of the texts `forget`. scal: scalability, four sets of growing
-    size. sust: sustainability, four sets to be forgotten one after the other, each by the model that the one before
+    size. sust: sustainability, four sets to be forgotten one after the other, each from the model that the one before
     left."""
     folder: Place | None = None
     """Folder with the data set's files, such as news/raw/forget.jsonl. Default: the hub."""
@@ -136,8 +136,8 @@ class MuseData(BenchmarkData):
     """Commit, tag or branch of the hub's data set. Default: the commit that published work names; main: its newest,
     whose commit plans and records name."""
     pieces: Count | None = None
-    """Read the texts in pieces of this many tokens, which 'icu-ray data pieces' has written beside them, such as
-    NAME-2048.jsonl beside NAME.jsonl; needs `folder`. Default: whole texts, as `rows.long` says."""
+    """Read the texts in pieces of this many tokens, which 'icu-ray data pieces' has written next to them, such as
+    NAME-2048.jsonl next to NAME.jsonl; needs `folder`. Default: whole texts, as `rows.long` says."""
     pool_rows: Count | None = None
     """Use only this many texts of the pool (the first, once held-out ones are kept out), for small machines."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
@@ -180,7 +180,7 @@ class MuseData(BenchmarkData):
 
 class WmdpData(BenchmarkData):
     """WMDP's corpora: papers on dangerous biology, or texts on attacks on computers, to be forgotten. Access must be
-    asked for. OpenUnlearning trains on pieces of 512 tokens, which `pieces` reads; without it a text that is longer
+    requested. OpenUnlearning trains on pieces of 512 tokens, which `pieces` reads; without it a text that is longer
     than a row is treated as `rows.long` says."""
 
     hub: ClassVar[str] = "cais/wmdp-corpora"
@@ -201,8 +201,8 @@ class WmdpData(BenchmarkData):
     """Commit, tag or branch of the hub's data set. Default: the commit that published work names; main: its newest,
     whose commit plans and records name."""
     pieces: Count | None = None
-    """Read the texts in pieces of this many tokens, which 'icu-ray data pieces' has written beside them, such as
-    NAME-2048.jsonl beside NAME.jsonl; needs `folder`. Default: whole texts, as `rows.long` says."""
+    """Read the texts in pieces of this many tokens, which 'icu-ray data pieces' has written next to them, such as
+    NAME-2048.jsonl next to NAME.jsonl; needs `folder`. Default: whole texts, as `rows.long` says."""
     pool_rows: Count | None = None
     """Use only this many texts of the pool (the first, once held-out ones are kept out), for small machines."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
@@ -246,9 +246,9 @@ class RwkuData(BenchmarkData):
     source: Literal["rwku"]
     """Which kind of data this is."""
     subject: Annotated[str, Field(pattern=r"^[^/]+$")]
-    """Whom to forget, as the person's folder is called: a number and the name, 1_Stephen_King."""
+    """Whom to forget, as the person's folder is called: a number and the name, such as 1_Stephen_King."""
     folder: Place
-    """Folder with a folder a person, as RWKU's own scripts and 'icu-ray data fetch rwku' make it of the hub's
+    """Folder with one folder per person, as RWKU's own scripts and 'icu-ray data fetch rwku' make it from the hub's
     tables."""
     corpus: Literal["llama3", "phi3"] = "llama3"
     """Whose texts: those of Llama-3-8B-Instruct, or of Phi-3-mini."""

@@ -15,7 +15,7 @@ class TrackingConfig(Section):
     enabled: bool = True
     """Whether runs are sent to MLflow."""
     uri: str | None = None
-    """Address of the server, or sqlite:///FILE; default: a database beside the results."""
+    """Address of the server, or sqlite:///FILE; default: a database next to the results."""
     experiment: str | None = None
     """Name of the MLflow experiment; default: the sweep's name."""
 
@@ -30,7 +30,7 @@ class NodeTypeConfig(Section):
     gpus: Annotated[float, Field(ge=0)] = 0.0
     """GPUs of a node."""
     most: Count
-    """How many there may be at one time."""
+    """How many there may be at the same time."""
 
 
 class ResourcesConfig(Section):
@@ -39,16 +39,17 @@ class ResourcesConfig(Section):
     max_workers: Count | None = None
     """Training workers of all running trials together; default: what the cluster has."""
     max_concurrent: Count | None = None
-    """Trials that run at one time; default: as many as fit."""
+    """Trials that run at the same time; default: as many as fit."""
     node_types: tuple[NodeTypeConfig, ...] = ()
-    """What an autoscaler may add, where Ray itself does not tell (Ray 2.60 never does): without it a trial that does
-    not fit the nodes which are up is refused."""
+    """What an autoscaler may add, where Ray itself does not report it (Ray 2.60 never does): without it a trial that
+    does not fit the nodes that are up is refused."""
     gpu_memory: Positive | None = None
     """Memory of one GPU in GB: the plan then says which models do not fit, and with which settings they would."""
     retries: Annotated[int, Field(ge=0)] = 2
     """Times a trial is continued from its checkpoint after a failure of a worker or node."""
     epoch_minutes: Positive | None = None
-    """A trial of which no epoch ends for so long hangs: its workers are replaced, at most `retries` times."""
+    """A trial in which no epoch ends for this long is taken to hang: its workers are replaced, at most `retries`
+    times."""
     keep_models: bool = True
     """Whether unlearned models are kept after their trial and evaluation."""
     max_hours: Positive | None = None
@@ -72,7 +73,7 @@ class PricesConfig(Section):
     """A price file: what an hour of one GPU (with its share of the machine) costs, and of one CPU core without one."""
 
     currency: str = "USD"
-    """Shown beside sums."""
+    """Shown next to sums."""
     gpu_hour: Annotated[float, Field(ge=0)]
     """Price of an hour of one GPU, on demand."""
     spot_gpu_hour: Annotated[float, Field(ge=0)] | None = None

@@ -43,7 +43,7 @@ class ColumnsConfig(Section):
     length: Annotated[int, Field(ge=4, le=4096)] = 200
     """Tokens of a row."""
     prefix_start: Annotated[int, Field(ge=0)] = 100
-    """First token of the prefix, which prompts the model; what stands before it is the pre-prefix."""
+    """First token of the prefix, which prompts the model; what comes before it is the pre-prefix."""
     suffix_start: Annotated[int, Field(ge=1)] = 150
     """First token of the suffix, which the model must not be able to say."""
 
@@ -62,14 +62,14 @@ class RowsConfig(Section):
     """Texts to forget that are longer than a row (`columns.length`)."""
 
     long: Literal["cut", "windows", "refuse"] = "cut"
-    """cut: the first `columns.length` tokens are forgotten and measured, and how many texts are cut is said, with their
-    ids; windows: the whole text is forgotten, in overlapping pieces of row length, and judged as one text; refuse:
-    nothing starts while a text is longer. Each window starts half a row after the one before, and the last ends with
-    the text, so that none is padded. For each measure, the text counts as its worst window does: the highest MA, EL,
-    BERTScore and BLEU, the lowest loss. So it leaves training only when all its windows are forgotten. In training
-    each window is a row like any other, beside the text's pair. Of a prompt and its completion the first window has the
-    prompt; in the others half a row is given, which the window before ends with. Held-out texts are measured in the
-    same way. A text that fits a row is one row, as with `cut`."""
+    """cut: the first `columns.length` tokens are forgotten and measured, and the number of texts that are cut is
+    reported, with their ids; windows: the whole text is forgotten, in overlapping pieces of row length, and judged as
+    one text; refuse: nothing starts if a text is longer. Each window starts half a row after the one before, and the
+    last ends with the text, so that none is padded. For each measure, the text counts as its worst window does: the
+    highest MA, EL, BERTScore and BLEU, the lowest loss. So it leaves training only when all its windows are forgotten.
+    In training each window is a row like any other, with the text's pair. With a prompt and its completion, the first
+    window has the prompt; in the others half a row is given, which is the end of the window before. Held-out texts are
+    measured in the same way. A text that fits a row is one row, as with `cut`."""
 
 
 class SyntheticData(Section):
@@ -101,7 +101,7 @@ class ExtractionData(Section):
     source: Literal["extraction"]
     """Which kind of data this is."""
     folder: Place = "data/lm_extraction"
-    """Where the benchmark's files lie."""
+    """Where the benchmark's files are."""
     tokens: str = "train_dataset.npy"
     """File of the token rows in `folder`."""
     sample_file: str = "lm_extraction_128_{sample}.csv"
@@ -178,9 +178,9 @@ class RecordsData(Section):
     """Which kind of data this is."""
     forget: Place
     """File of the texts to forget; may contain {sample}. Or a data set of the hub, such as
-    hub:locuslab/TOFU@main#forget01:train: its id, revision, configuration and split. All after the id may be left out
-    where nothing is to choose. A branch is read at the commit at which the hub client's cache has it, else at the hub's
-    newest, and code in a data set is never run. A folder that is laid out like a data set is hub:./FOLDER."""
+    hub:locuslab/TOFU@main#forget01:train: its id, revision, configuration and split. Everything after the id may be
+    left out where there is no choice. A branch is read at the commit at which the hub client's cache has it, else at
+    the hub's newest, and code in a data set is never run. A folder that is laid out like a data set is hub:./FOLDER."""
     pool: Place | None = None
     """File of the remaining texts, or a data set as for `forget`, from which pairs are drawn; may be left out for
     methods without pairs."""
@@ -202,18 +202,18 @@ class RecordsData(Section):
     """How a prompt and its completion become one text: plain (one after the other), question-answer (with `tags`) or
     chat (the tokenizer's own chat template). Default: chat for messages, else plain."""
     tags: tuple[str, str] | None = None
-    """With question-answer: what stands before the prompt, and between it and the completion. Default: 'Question: ' and
-    a new line with 'Answer: '."""
+    """With question-answer: what is written before the prompt, and between it and the completion. Default: 'Question: '
+    and a new line with 'Answer: '."""
     system: str | None = None
     """With chat: system text before chats that have none of their own."""
     chat_date: str = CHAT_DATE
-    """With chat: the day that templates are told which print today's, so that a prompt is the same on every day."""
+    """With chat: the date that is given to templates which print today's, so that a prompt is the same every day."""
     id_column: str | None = None
     """Column of the names of texts; default: rows are numbered."""
     pair_column: str | None = None
-    """With pairs.by=given: column of the forget file that holds each row's own pair as text. Beside a plain text it is
-    another text; beside a prompt with its completion it is another completion of the same prompt, and beside a chat
-    another last message of the assistant. Without this column the pairs are the rows of `pool`, in their order."""
+    """With pairs.by=given: column of the forget file that holds each row's own pair as text. For a plain text it is
+    another text; for a prompt with its completion it is another completion of the same prompt, and for a chat another
+    last message of the assistant. Without this column the pairs are the rows of `pool`, in their order."""
     alternates_column: str | None = None
     """Column of the forget file that holds a list of other answers to each row's prompt (in a table a JSON list), for
     methods that prefer them to the true one, such as altpo. All rows must have some."""

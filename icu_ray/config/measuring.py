@@ -21,7 +21,7 @@ class FilterConfig(Section):
     at_start: bool = True
     """Judge before the first epoch too."""
     prompt: Literal["prefix", "full"] = "prefix"
-    """What the model is given to go on from: the prefix alone, or all that stands before the suffix."""
+    """What the model is given to continue: only the prefix, or everything before the suffix."""
     bertscore: Fraction = 0.3
     """BERTScore F1 below which a text counts as forgotten."""
     bleu: Fraction = 0.01
@@ -38,7 +38,7 @@ class FilterConfig(Section):
     strip_special: bool = True
     """Leave end-of-text marks out of what is compared."""
     batch_size: Count = 128
-    """Prompts answered at one time."""
+    """Prompts answered at a time."""
 
 
 class GenerateConfig(Section):
@@ -57,7 +57,7 @@ class ElConfig(Section):
     """First prefix length; default: the suffix's start (150), the authors' choice; 1 is Jang et al.'s. Of rows
     with a prompt it is always where the completion starts."""
     denominator: Literal["label", "generation"] = "label"
-    """By whose number of n-grams the overlap is divided: the true text's, as in the authors' code, or the generation's,
+    """Whose number of n-grams the overlap is divided by: the true text's, as in the authors' code, or the generation's,
     as in the paper."""
     batch_cut: Count | None = None
     """Reproduce generate()'s whole-batch end-of-text cut for batches of this size (the authors': 8)."""
@@ -92,19 +92,20 @@ class StopConfig(Section):
     el: Threshold = 0.0499
     """Extraction likelihood below which a sample counts as forgotten: a number, or 'heldout', as `ma`."""
     max_ppl_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
-    """Cost limit: a model whose held-out perplexity is more than this many times the original's is no success."""
+    """Cost limit: a model whose held-out perplexity is more than this many times the original's is not a success."""
     keep: Literal["last", "best"] = "last"
-    """Whose model is left: the last epoch's, or the best one's: of the epochs that keep the cost limit, the one nearest
-    to the thresholds; of equals, the one with the lowest held-out perplexity. best needs eval.heldout=epochs."""
+    """Which epoch's model is left: the last one's, or the best one's: among the epochs within the cost limit, the one
+    nearest to the thresholds; among equals, the one with the lowest held-out perplexity. best needs
+    eval.heldout=epochs."""
     on_empty: bool = True
     """End also when the filter has left no target to unlearn."""
     audited: bool = False
-    """Forgotten is not enough: a trial goes on, at most to its last epoch, while any target comes back (audit.leak)
+    """Forgotten is not enough: a trial continues, at most to its last epoch, while any target comes back (audit.leak)
     under the cheap attack of search.objective=audited."""
     max_epochs: Count = 50
     """Epochs after which a trial ends as not forgotten; the authors' code has no limit."""
     max_steps: Count | None = None
-    """Steps of the optimizer after which a trial ends, where `max_epochs` does not end it before."""
+    """Steps of the optimizer after which a trial ends, unless `max_epochs` ends it first."""
 
 
 def _is_plain_address(text: str) -> bool:
@@ -129,7 +130,7 @@ class JudgeConfig(Section):
     model: Annotated[str, Field(min_length=1)] = "gpt-4-turbo"
     """Name of the judging model there."""
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = "OPENAI_API_KEY"
-    """None: the endpoint wants no key."""
+    """None: the endpoint needs no key."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """None: the endpoint's own sampling, as in the paper."""
     prompt_file: Place | None = None
@@ -137,21 +138,21 @@ class JudgeConfig(Section):
     max_concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Requests under way at one time."""
     requests_per_minute: Positive | None = None
-    """Most requests of a minute; default: no limit of ours."""
+    """Most requests per minute; default: no limit on our side."""
     tokens_per_minute: Positive | None = None
-    """Most tokens of a minute, asked and answered; default: no limit of ours."""
+    """Most tokens per minute, asked and answered; default: no limit on our side."""
     usd_per_million_input: Weight | None = None
     """Price of what is asked, for the estimate."""
     usd_per_million_output: Weight | None = None
     """Price of what is answered, for the estimate."""
     reply_tokens: Count = 200
-    """Length of an answer that the cost estimate and the token rate reckon with before it is known."""
+    """Length of an answer that the cost estimate and the token rate assume before it is known."""
     timeout_s: Positive = 120.0
     """Seconds to wait for an answer."""
     retries: Annotated[int, Field(ge=0, le=20)] = 6
     """Times a request is sent again after 429, 5xx, a cut connection or no answer in time."""
     reasks: Annotated[int, Field(ge=0, le=10)] = 2
-    """Times a row is asked again whose answer holds no valid score."""
+    """Times a row is asked again when its answer holds no valid score."""
 
     @model_validator(mode="after")
     def _usable(self) -> JudgeConfig:
@@ -189,7 +190,7 @@ class ConventionsConfig(Section):
     rows: Literal["default", "open_unlearning"] | None = None
     """How prompts and answers are written as tokens ('icu_ray/data/prompt_styles.py' lists the differences)."""
     generation_end: Literal["turn", "text"] | None = None
-    """Where what a chat model says ends: at any token that ends a turn or a text, or at the end of text alone."""
+    """Where what a chat model says ends: at any token that ends a turn or a text, or only at the end of text."""
     unmeasured: Literal["left_out", "nan"] | None = None
     """Whether a row without tokens is left out of the means of what is made of probabilities, or makes them NaN, so
     that there is no such number."""
@@ -229,15 +230,15 @@ class EvaluationConfig(Section):
     """Documents of each task; default: all."""
     conventions: Annotated[_Word | _Mapping, Discriminator(_spelt)] = "defined"
     """With benchmark: measures as they are defined, or with all choices of OpenUnlearning's code, so that the numbers
-    can be held against those that it prints; or a mapping of single choices, such as `{wrong_mean: arithmetic}` or
+    can be compared with those that it prints; or a mapping of single choices, such as `{wrong_mean: arithmetic}` or
     `{base: open_unlearning, tail: eos}`."""
     membership: tuple[Literal["loss", "zlib", "min_k", "min_k_plus_plus", "gradnorm"], ...] = ()
-    """With benchmark: membership attacks on the rows to forget beside those of the benchmark's own table. gradnorm, the
-    norm of each row's gradient, takes a backward a row; the others take nothing more than is measured anyway. The
-    attack by reference needs only a retrained model and is always there."""
+    """With benchmark: membership attacks on the rows to forget in addition to those of the benchmark's own table.
+    gradnorm, the norm of each row's gradient, takes a backward pass per row; the others take nothing more than is
+    measured anyway. The attack by reference needs only a retrained model and is always included."""
     paraphrased_questions: bool = False
     """With benchmark tofu: ask what is to be forgotten and what is to be kept in other words too (the data set's
-    paraphrased_question), beside the questions themselves: probability, truth ratio and ROUGE."""
+    paraphrased_question), in addition to the questions themselves: probability, truth ratio and ROUGE."""
     dialogue_context: Literal["end", "start"] = "end"
     """Which part of a dialogue of more than 512 tokens the model reads; the authors' code cuts its end."""
     when: Literal["ends", "epochs"] = "ends"

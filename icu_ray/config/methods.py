@@ -32,7 +32,7 @@ class StepConfig(Section):
     rule: Literal["sam", "gru"]
     """sam: the forget part's gradient is taken a little uphill, where forgetting has been undone most (sharpness-aware
     minimisation). gru: what opposes the retain part is taken out of the forget part's gradient, and the retain part
-    only says the direction; it is the pairs' loss for a method without one (gradient rectification)."""
+    only gives the direction; it is the pairs' loss for a method without one (gradient rectification)."""
     rho: Positive | None = None
     """With sam: how far uphill, the norm of the change of all trained weights together. Default: 0.01."""
     max_opposition: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -76,13 +76,14 @@ class MethodConfig(Section):
     lr: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
     """Learning rate of this method, or several, each with every cell. Default: the model's own, else optim.lr."""
     settings: dict[str, Setting] = {}  # noqa: RUF012 (pydantic copies it)
-    """What this method alone understands, for example {"beta_dpo": 0.1}."""
+    """Settings that only this method understands, for example {"beta_dpo": 0.1}."""
     models: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """Names of the models to run it on; default: all that are trained."""
     stop: MethodStop = MethodStop()
-    """Where this method ends by another rule than the sweep's `stop`, as the paper's baselines did."""
+    """Where this method ends by a different rule from the sweep's `stop`, as the paper's baselines did."""
     filter: Literal["or", "and", "never"] | None = None
-    """Another filter.rule for this method, as where ICU refines and the field's methods train on all targets."""
+    """A different filter.rule for this method, for example where ICU refines and the field's methods train on all
+    targets."""
     step: StepConfig | None = None
     """A rule that makes a step of more than one gradient, such as {rule: sam}. Default: plain descent on the loss."""
 
@@ -98,7 +99,7 @@ class MethodConfig(Section):
     @model_validator(mode="after")
     def _one_grid(self) -> MethodConfig:
         if self.cells is not None and self.model_fields_set & {"alpha", "beta"}:
-            raise ValueError("give either 'cells' or 'alpha' and 'beta': beside cells they would count for nothing")
+            raise ValueError("give either 'cells' or 'alpha' and 'beta': with cells they would have no effect")
         return self
 
     @model_serializer(mode="wrap")
@@ -153,7 +154,7 @@ class SearchConfig(Section):
     space: dict[Literal["alpha", "beta", "lr"], RangeConfig]
     """Ranges of alpha, beta and lr; what is left out keeps its value."""
     trials: Count = 20
-    """Number of trials in all, with those of earlier runs of the same command."""
+    """Number of trials in all, including those of earlier runs of the same command."""
     algorithm: str = "optuna"
     """optuna, random, or another of Ray Tune's searchers by its name there (its package must be installed)."""
     objective: Literal["forget_cheaply", "audited"] = "forget_cheaply"

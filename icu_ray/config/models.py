@@ -26,9 +26,9 @@ class StandinConfig(Section):
     batch_size: Count = 16
     """Rows of one training step."""
     target_repeats: Count = 4
-    """How often each target stands in one epoch of the training corpus, as duplicated text does on the web."""
+    """How often each target appears in one epoch of the training corpus, as duplicated text does on the web."""
     min_memorization: Fraction = 0.9
-    """Training goes on until MA on every forget sample reaches this (and EL10 reaches min_extraction)."""
+    """Training continues until MA on every forget sample reaches this (and EL10 reaches min_extraction)."""
     min_extraction: Fraction = 0.5
     """EL10 that every forget sample must reach before training ends."""
     seed: Seed = 0
@@ -39,10 +39,10 @@ class ModelTrainingConfig(Section):
     """Fine-tuning of a model on the texts to forget and the pool, before anything is unlearned."""
 
     data: Place | None = None
-    """A file of the form of `data.pool` with all that it learns, the texts to forget among them; default: the texts to
-    forget and the pool."""
+    """A file in the form of `data.pool` with everything that it learns, including the texts to forget; default: the
+    texts to forget and the pool."""
     epochs: Count = 10
-    """Passes over its texts; with `min_memorization` their largest number."""
+    """Passes over its texts; with `min_memorization`, at most this many."""
     min_memorization: Fraction | None = None
     """Training ends once MA on every forget sample reaches this; a model that never does is refused."""
     lr: Positive = 1e-5
@@ -81,18 +81,18 @@ class ModelConfig(Section):
     """Fine-tune `source` on the sweep's texts first, once for all trials; what is unlearned is then this model."""
     retrained: bool | Place = False
     """The gold standard. True, for models with `train` or `standin`: train the same model without the texts to forget,
-    once a forget sample. A hub id (ID or ID@REVISION) or a folder: a published model that never read them, of the same
-    architecture and tokenizer, which is measured and not trained; it is of one forget sample, and its code is never
-    run. It gets a row in every table, and reports say how far each method's models are from it."""
+    once for each forget sample. A hub id (ID or ID@REVISION) or a folder: a published model that never read them, of
+    the same architecture and tokenizer, which is measured and not trained; it belongs to one forget sample, and its
+    code is never run. It gets a row in every table, and reports say how far each method's models are from it."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; default: its main branch, at the commit in the driver's cache."""
     trust_remote_code: bool = False
-    """Run Python code that the model's folder brings."""
+    """Run Python code that comes in the model's folder."""
     workers: Count = 1
     """Training workers of one trial, placed together as one group."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1000)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Default: 0 for stand-ins, 1 otherwise. Below 1, trials of one worker share a GPU: two of 0.5 at one time, three
-    of 0.33. Never part of a trial's identity."""
+    """Default: 0 for stand-ins, 1 otherwise. Below 1, trials of one worker share a GPU: two of 0.5 at a time, three of
+    0.33. Never part of a trial's identity."""
     cpus_per_worker: Count = 1
     """CPU cores of one worker."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -103,7 +103,7 @@ class ModelConfig(Section):
     offload_optimizer: bool = False
     """Keep Adam's state in main memory, not on the GPU; needs `zero_stage` 1 to 3, and a C++ compiler on the node."""
     activation_checkpointing: bool = False
-    """Compute activations anew in the backward pass instead of keeping them: less memory, about a third more time."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
     micro_batch: Count | None = None
     """Samples per forward of one worker; default: the global batch divided by the workers."""
     batch_size: Count | None = None
@@ -113,7 +113,7 @@ class ModelConfig(Section):
     max_epochs: Count | None = None
     """Default stop.max_epochs."""
     unlearn: bool = True
-    """False: a row of its own without unlearning, as the paper's OPT: measured and evaluated on every sample."""
+    """False: a row of its own without unlearning, like the paper's OPT: measured and evaluated on every sample."""
     lora: LoraConfig | None = None
     """Unlearn by training an adapter on the model in place of all its weights. `train` still trains all of them."""
     minutes_per_epoch: Positive | None = None
@@ -186,7 +186,7 @@ class ModelConfig(Section):
         if self.made_here and self.lora.save != "merged":
             what = "a stand-in" if self.standin is not None else "a model that is fine-tuned here"
             raise ValueError(
-                f"lora.save={self.lora.save}: an adapter names the model that it belongs to, and {what} lies in the "
+                f"lora.save={self.lora.save}: an adapter names the model that it belongs to, and {what} is in the "
                 "sweep's store; expected save: merged"
             )
         if self.zero_stage > 2:

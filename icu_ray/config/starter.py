@@ -18,7 +18,7 @@ from icu_ray.config.section import as_name
 _WIDTH = 79
 _HEAD = """\
 # What it would run:   icu-ray plan {path}
-# Run it, or go on:    icu-ray sweep {path}
+# Run or continue it:  icu-ray sweep {path}
 # What a key means:    icu-ray explain KEY     (all keys: icu-ray explain)
 # Other methods:       icu-ray list methods
 """

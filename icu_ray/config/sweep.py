@@ -52,7 +52,7 @@ class SweepConfig(Section):
     seed: Seed = 42
     """Seed of what is random in a trial: the order of batches, dropout."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
-    """Several of them in place of `seed`: each cell is run once with each. Default: `seed` alone."""
+    """Several seeds in place of `seed`: each cell is run once with each. Default: only `seed`."""
     models: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
     """The models of the grid."""
     data: Data
@@ -69,7 +69,7 @@ class SweepConfig(Section):
     tokens: TokensConfig = TokensConfig()
     """How rows become tokens of a model."""
     pairs: PairsConfig = PairsConfig()
-    """How each target gets its pair, the text that stands beside it."""
+    """How each target gets its pair, the text that goes with it in training."""
     answers: AnswersConfig = AnswersConfig()
     """Second answers to the targets' prompts."""
     loss: LossConfig = LossConfig()
@@ -123,7 +123,7 @@ class SweepConfig(Section):
     def _consistent(self) -> SweepConfig:
         if self.recipe not in (None, "icu") and self.fidelity != "default":
             raise ValueError(
-                f"recipe: {self.recipe} is not ICU's way to train, of which fidelity={self.fidelity} says the details; "
+                f"recipe: {self.recipe} is not ICU's way of training, whose details fidelity={self.fidelity} sets; "
                 "give one of the two"
             )
         if self.name.casefold() in _OF_THE_STORAGE:  # some disks take STORE for the same folder
@@ -136,7 +136,7 @@ class SweepConfig(Section):
             if twice:
                 raise ValueError(f"{what}: listed twice: {', '.join(twice)}")
         if self.seeds is not None and "seed" in self.model_fields_set:
-            raise ValueError(f"seed: {self.seed} would count for nothing beside seeds; give only one of the two")
+            raise ValueError(f"seed: {self.seed} would have no effect with seeds; give only one of the two")
         if self.el.start is not None and self.el.start + self.el.ngram > self.columns.length:
             raise ValueError(
                 f"el.start={self.el.start} leaves no {self.el.ngram}-gram before column {self.columns.length}"
@@ -229,8 +229,8 @@ class SweepConfig(Section):
         standins = [model.name for model in self.models if model.standin is not None]
         if self.rows.long == "windows" and standins:
             raise ValueError(
-                f"rows.long: model {standins[0]} is a stand-in, which learns of long completions only what a row "
-                "holds; use cut or refuse, or a model"
+                f"rows.long: model {standins[0]} is a stand-in, which learns only as much of a long completion as a "
+                "row holds; use cut or refuse, or a model"
             )
         if self.chats and standins:
             raise ValueError(
@@ -256,7 +256,7 @@ class SweepConfig(Section):
         if self.train.anchor == "retain" and (by != "random" or self.pairs.resample == "never"):
             found = f"pairs.by={by}" if by != "random" else "pairs.resample=never"
             raise ValueError(
-                f"train.anchor=retain draws a target anew for each row of the pool: needs pairs.by=random with "
+                f"train.anchor=retain draws a new target for each row of the pool: needs pairs.by=random with "
                 f"pairs.resample=epoch, found {found}"
             )
 
@@ -273,7 +273,7 @@ class SweepConfig(Section):
             other = "keep=best" if self.stop.keep == "best" else "rule=epochs"
             why = "leaves an earlier epoch's model" if self.stop.keep == "best" else "never ends a trial as forgotten"
             raise ValueError(
-                f"stop.audited has a trial go on until its texts stay gone, but stop.{other} {why}; "
+                f"stop.audited makes a trial continue until its texts stay gone, but stop.{other} {why}; "
                 "leave out one of them"
             )
         for key, value in limits.items():
@@ -293,9 +293,7 @@ class SweepConfig(Section):
                 )
         method = self.methods[0]
         if method.cells is not None or isinstance(method.alpha, tuple) or isinstance(method.beta, tuple):
-            raise ValueError(
-                "search: several cells of methods.0 beside a search would count for nothing; give one, or none"
-            )
+            raise ValueError("search: several cells of methods.0 would have no effect in a search; give one, or none")
         if not search.space:
             raise ValueError("search.space: give ranges of alpha, beta or lr")
         if search.stop_early and self.eval.heldout != "epochs":

@@ -21,7 +21,7 @@ class TokensConfig(Section):
     """reference: labels as in the authors' code, two tokens ahead for tokenizers that begin with BOS; fixed: one
     ahead."""
     positions: Literal["real", "padded"] = "real"
-    """What positions count in rows that are padded on the left: real tokens alone, as where the text was learnt; or
+    """What positions count in rows that are padded on the left: only real tokens, as when the text was learnt; or
     padding too, as in the authors' code, where models with absolute positions see a short text at places where they
     have never seen it."""
     columns_of: Literal["auto", "source", "model"] = "auto"
@@ -29,18 +29,19 @@ class TokensConfig(Section):
 
 
 class PairsConfig(Section):
-    """Pairs: the text that stands beside each target in training (the paper's analogous texts, sections IV-C2, V-D)."""
+    """Pairs: the text that goes with each target in training (the paper's analogous texts, sections IV-C2, V-D)."""
 
     by: Literal["nearest", "random", "given", "file"] = "nearest"
     """How each target gets its pair. nearest: the most similar text of the pool. random: a row of the pool, drawn
-    uniformly for each target apart, so that two targets may get the same one. given: data.source=records alone: row i
-    of the pool file belongs to row i of the forget file, or a column of the forget file holds it (data.pair_column).
-    file: a file names it (pairs.file). Only nearest needs an encoder. A text in several windows has one pair, which
-    stands beside each of them."""
+    uniformly for each target separately, so that two targets may get the same one. given (only with
+    data.source=records): row i of the pool file belongs to row i of the forget file, or a column of the forget file
+    holds it (data.pair_column). file: a file names it (pairs.file). Only nearest needs an encoder. A text in several
+    windows has one pair, which goes with each of them."""
     resample: Literal["epoch", "never"] = "epoch"
-    """With random: pairs are drawn anew for each epoch, or once. They depend on the trial's seed, the epoch, the number
-    of targets and the size of the pool, and on nothing else. All that the seeds can draw in `stop.max_epochs` epochs is
-    known beforehand. What is kept of the original model (kl.cache) is made for these rows; the plan says its size."""
+    """With random: pairs are drawn again for each epoch, or once. They depend on the trial's seed, the epoch, the
+    number of targets and the size of the pool, and on nothing else. All that the seeds can draw in `stop.max_epochs`
+    epochs is known beforehand. What is kept of the original model (kl.cache) is made for these rows; the plan says its
+    size."""
     file: Place | None = None
     """With file: a .jsonl, .json, .csv, .tsv or .parquet file with columns `target` and `pair`, which hold ids of the
     data (doc_ids of the extraction benchmark, record-7 of synthetic rows, ids of records). It names one pair of the
@@ -55,7 +56,7 @@ class PairsConfig(Section):
     """Refuse neighbours sharing more than this fraction of the target's 10-grams (None: keep all, as the authors). For
     your own texts 0.1 with `candidates: 50` is better: docs/method.md has what was measured."""
     candidates: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Nearest neighbours looked at for each target; the best that is allowed is taken."""
+    """Nearest neighbours considered for each target; the best that is allowed is taken."""
     overlap_fallback: Literal["refuse", "least"] = "refuse"
     """Where all candidates share more than `max_ngram_overlap`: refuse the sweep, or take the one that shares least."""
     index: Literal["exact", "approximate"] = "exact"
@@ -66,7 +67,7 @@ class PairsConfig(Section):
     actors: Count = 1
     """Ray actors that embed texts."""
     batch_size: Count = 64
-    """Texts embedded at one time."""
+    """Texts embedded at a time."""
 
     @model_validator(mode="after")
     def _fitting(self) -> PairsConfig:
@@ -95,7 +96,7 @@ class AnswersConfig(Section):
 
     free_texts: ClassVar[frozenset[str]] = frozenset({"instruction"})
     sentences: Place | None = None
-    """File of sentences of ignorance, one a line, for idkdpo and idknll; default: a list of our own. One is drawn for
+    """File of sentences of ignorance, one per line, for idkdpo and idknll; default: a built-in list. One is drawn for
     each target and epoch from the trial's seed."""
     alternates: Literal["given", "generated"] = "given"
     """Where alternates, which altpo reads, come from: a column of the forget file (data.alternates_column), or the
@@ -107,10 +108,10 @@ class AnswersConfig(Section):
     max_new_tokens: Count = 200
     """With generated: the most tokens of an alternate."""
     instruction: Annotated[str, Field(min_length=1)] = INSTRUCTION
-    """With generated: what the model is told after prompt and true answer: of a chat as the user's next turn, of plain
-    rows as a paragraph of its own."""
+    """With generated: what the model is told after the prompt and the true answer: in a chat as the user's next turn,
+    in plain rows as a separate paragraph."""
     seed: Seed = 42
-    """With generated: seed of the sampling, from which with a target's id each of its alternates is drawn; all trials
+    """With generated: seed of the sampling; each alternate is drawn from it and the target's id. All trials
     share them, whatever their own seeds."""
 
     @property
@@ -136,8 +137,8 @@ class LossConfig(Section):
     """What is scored of a row of prompt and completion: the completion and its end of text, or the prompt too. A plain
     text is scored whole."""
     span: Literal["all", "prefix_suffix", "suffix"] = "all"
-    """Which tokens of a row are scored: all, as in the authors' code; prefix and suffix, as in the paper; the suffix
-    alone."""
+    """Which tokens of a row are scored: all, as in the authors' code; prefix and suffix, as in the paper; only the
+    suffix."""
     reduction: Literal["token_mean", "sum", "seq_mean"] = "token_mean"
     """Mean over the tokens of a batch, as in the authors' code; sum, as printed in the paper; or mean of the rows'
     means."""
@@ -159,8 +160,8 @@ class KlConfig(Section):
     cache: Literal["hidden", "probs", "recompute"] = "hidden"
     """What is kept of the original model for the pairs: its last hidden states; its probabilities, as in the authors'
     code; or nothing but the rows themselves, and a frozen copy of it is run again at every step (recompute). That copy
-    is the choice for pairs drawn from a large pool, whose states may fill a disk. Each worker holds a whole one beside
-    the model, on its own device; with `zero_stage: 3` it is divided among the workers once it is loaded."""
+    is the choice for pairs drawn from a large pool, whose states may fill a disk. Each worker holds a whole one in
+    addition to the model, on its own device; with `zero_stage: 3` it is divided among the workers once it is loaded."""
 
 
 class OptimConfig(Section):
@@ -191,15 +192,16 @@ class TrainConfig(Section):
     """How targets and their pairs become batches."""
 
     batch_size: Count = 8
-    """Targets of one step, over all workers; each has a pair beside it, so as many rows of the pool."""
+    """Targets of one step, over all workers; each comes with its pair, so a step has as many rows of the pool."""
     anchor: Literal["forget", "retain"] = "forget"
-    """What an epoch runs over. forget: the targets, each beside its pair. retain (with pairs.by=random): all rows of
-    the pool in a shuffled order, each beside a target drawn uniformly from those not yet forgotten (of a text in
-    windows each window counts as one), so that no batch is empty whatever `empty_batch` and `batching` say. All of the
-    pool is then kept of the original model. A method without pairs runs over the targets all the same."""
+    """What an epoch runs over. forget: the targets, each with its pair. retain (with pairs.by=random): all rows of
+    the pool in a shuffled order, each with a target drawn uniformly from those not yet forgotten (of a text in
+    windows each window counts as one), so that no batch is empty whatever `empty_batch` and `batching` say. What is
+    kept of the original model (kl.cache) then covers the whole pool. A method without pairs runs over the targets all
+    the same."""
     empty_batch: Literal["skip", "momentum"] = "skip"
-    """What happens at a batch of which every target is forgotten: no step, or one by Adam's momentum alone, as in the
+    """What happens with a batch in which every target is forgotten: no step, or one by Adam's momentum alone, as in the
     authors' code."""
     batching: Literal["slots", "repack"] = "slots"
     """slots: forgotten targets keep their place in the batches and count for nothing; repack: batches are made of the
-    others alone."""
+    others only."""

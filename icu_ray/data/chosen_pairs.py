@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, tuple[str, str]]:
         names = [_name(value, column, path, where) for column, value in zip(_COLUMNS, values, strict=True)]
         if names[0] in found:
             raise UserError(
-                f"pairs.file: {path}: target '{names[0]}' stands twice, in {found[names[0]][1]} and {where}"
+                f"pairs.file: {path}: target '{names[0]}' appears twice, in {found[names[0]][1]} and {where}"
             )
         found[names[0]] = (names[1], where)
     return found

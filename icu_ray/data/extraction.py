@@ -175,7 +175,7 @@ def read_sample(path: Path, total: int, corpora: Sequence[str] | None = None) ->
                     )
                 if doc_id in first_line:
                     raise UserError(
-                        f"data.sample_file: {path}: doc_id {doc_id} stands twice, in the records ending on lines "
+                        f"data.sample_file: {path}: doc_id {doc_id} appears twice, in the records ending on lines "
                         f"{first_line[doc_id]} and {line}"
                     )
                 first_line[doc_id] = line

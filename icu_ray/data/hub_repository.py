@@ -116,7 +116,7 @@ def fetch(name: str, commit: str, folder: Path, files: list[str], named: str) ->
     if not files:
         return
     if wrong := [file for file in files if not stays_inside(file)]:
-        raise ValueError(f"{named}: {wrong[0]} lies outside of the folder whose files are replaced")
+        raise ValueError(f"{named}: {wrong[0]} is outside the folder whose files are replaced")
     patterns = [glob.escape(file) for file in files]
     with hub_told(named, functools.partial(_of_data, instead=_instead(name))):
         snapshot = Path(snapshot_download(name, repo_type="dataset", revision=commit, allow_patterns=patterns))

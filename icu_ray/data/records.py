@@ -148,7 +148,7 @@ def _read(
                 rows = read_columns(path, columns, key)
                 first = next(place for place, found in rows if str(_whole(found[len(form.columns)])) == name)
                 if first != where:
-                    raise UserError(f"{key}: {path}: id '{name}' stands twice, in {first} and {where}")
+                    raise UserError(f"{key}: {path}: id '{name}' appears twice, in {first} and {where}")
             known.add(hash(name))
         subject = names.get("subject")
         records.append(Record(name, row.text, where, row.boundary, row.chat, row.prompt, subject, pair, alternates))
@@ -365,7 +365,7 @@ def _refuse_twice(forget: Sequence[Record], name: str) -> None:
         known = first.setdefault(record.content, record)
         if known is not record:
             raise UserError(
-                f"data.forget: {name}: the same text stands twice: '{known.id}' ({known.where}) and '{record.id}' "
+                f"data.forget: {name}: the same text appears twice: '{known.id}' ({known.where}) and '{record.id}' "
                 f"({record.where}); remove one of them"
             )
 

@@ -143,7 +143,7 @@ def _places(found: Sequence[str], columns: Sequence[str], path: Path, key: str, 
         if not here:
             raise _missing(path, key, column, [name.strip() for name in found], how=how)
         if len(here) > 1:
-            raise UserError(f"{key}: {path}: column '{column}' stands there {len(here)} times, expected once")
+            raise UserError(f"{key}: {path}: column '{column}' appears {len(here)} times, expected once")
         places.append(here[0])
     return places
 

@@ -198,7 +198,7 @@ def _child(child: object, beside: _Beside | None, where: str) -> Group | tuple[s
         if not isinstance(child.get("task"), str) or set(child) - {"task", "task_alias"}:
             raise UserError(
                 f"group {where}: a task that is made in the group's own file, with keys {', '.join(map(str, child))}; "
-                "expected names of tasks: give such a task a file of its own"
+                "expected names of tasks: give each such task its own file"
             )
         child = child["task"]
     name = str(child)
@@ -215,7 +215,7 @@ def _child(child: object, beside: _Beside | None, where: str) -> Group | tuple[s
     group = _of_index(name, name)
     if group is None and name not in harness_index().all_subtasks:
         raise UserError(
-            f"group {where}: task '{name}' is neither in a file beside it nor a task of lm-eval"
+            f"group {where}: task '{name}' is neither in a file next to it nor a task of lm-eval"
             f"{did_you_mean(name, [] if beside is None else beside.tasks)}"
         )
     return (name, name) if group is None else group

@@ -80,7 +80,7 @@ def linear_targets(model: PreTrainedModel, lora: LoraConfig, source: str) -> lis
         if any(linear[name] is head for name in meant):
             raise UserError(
                 f"model {source}: lora.targets: '{target}' is the output matrix, which the losses apply themselves; "
-                "an adapter beside it is not supported"
+                "an adapter on it is not supported"
             )
         found.update(meant)
     return [name for name in linear if name in found]

@@ -105,7 +105,7 @@ def _asked(model: ModelConfig, lora: dict[str, Any] | None, parts: _Parts) -> _A
     if adapter is not None and model.lora is not None and model.lora.save != "merged":
         raise UserError(
             f"model {model.source}: is an adapter itself; a new one is trained on the merged model, which "
-            f"lies in no folder that lora.save={model.lora.save} could name as its base; expected save: merged"
+            f"is in no folder that lora.save={model.lora.save} could name as its base; expected save: merged"
         )
     whole = (model.source, model.revision) if adapter is None else (adapter.base, adapter.revision)
     # A GGUF file is converted where torch is.

@@ -78,11 +78,11 @@ def _parts(folder: Path, named: str) -> list[Path]:
     for module in modules:
         if not module["type"].startswith(_PACKAGE):
             raise UserError(
-                f"{named}: {MODULES} names {module['type']!r}, code of its own, which is never run; expected modules "
-                "of sentence-transformers alone"
+                f"{named}: {MODULES} names {module['type']!r}, its own code, which is never run; expected only modules "
+                "of sentence-transformers"
             )
         if not (folder / module["path"]).resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{named}: {MODULES} names {module['path']!r}; expected folders of this folder alone")
+            raise UserError(f"{named}: {MODULES} names {module['path']!r}; expected only folders of this folder")
     if not modules[0]["type"].endswith(".Transformer"):
         return []
     return [folder / module["path"] for module in modules]

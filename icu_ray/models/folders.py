@@ -72,8 +72,8 @@ def adapter_of(folder: Path, named: str) -> Adapter | None:
         raise UserError(f"{named}: {ADAPTER_CONFIG} names no base (base_model_name_or_path); expected its model")
     if told.get("modules_to_save"):
         raise UserError(
-            f"{named}: trains whole modules beside the adapter (modules_to_save {told['modules_to_save']}), which is "
-            f"not read here; {MERGE_IT}"
+            f"{named}: trains whole modules in addition to the adapter (modules_to_save "
+            f"{told['modules_to_save']}), which is not read here; {MERGE_IT}"
         )
     told = {key: value for key, value in told.items() if value is not False and value not in (None, {}, [], "none")}
     if unknown := sorted(told.keys() - APPLIED - _SAY_NOTHING):
@@ -172,7 +172,7 @@ def _check_weights(folder: Path, named: str) -> None:
                 raise UserError(f"{named}: {name}.index.json: expected a 'weight_map' of names and files")
             shards = sorted(set(files.values()))
             if outside := [shard for shard in shards if Path(shard).name != shard]:
-                raise UserError(f"{named}: {name}.index.json names {outside[0]!r}; expected files of this folder alone")
+                raise UserError(f"{named}: {name}.index.json names {outside[0]!r}; expected only files of this folder")
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing or not shards:
                 raise UserError(f"{named}: {name}.index.json lacks {', '.join(missing) or 'any file'}")

@@ -54,7 +54,7 @@ def commit_of(source: str, revision: str | None = None) -> str | None:
     try:
         return str(api.resolve_revision(source, revision=revision).resolved)
     except Exception as error:  # of many kinds; where the model is loaded it is said what to do
-        log.info("%s: the hub does not tell its commit (%s)", source, type(error).__name__)
+        log.info("%s: the hub does not give its commit (%s)", source, type(error).__name__)
         return revision
 
 

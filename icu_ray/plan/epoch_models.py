@@ -1,6 +1,6 @@
 """What evaluation.when=epochs takes, told before anything starts: models that are evaluated more, and disk for them.
 
-epoch_models_said(plan)     # ["After each epoch too: up to 54 models more. ... 2.5 GB ..."]
+epoch_models_said(plan)     # ["After each epoch too: up to 54 more models. ... 2.5 GB ..."]
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def epoch_models_said(plan: Plan) -> list[str]:
         )
         total = sum(counts[name] * size for name, size in sizes.items() if size is not None)
         said.append(
-            f"After each epoch too (evaluation.when=epochs): up to {sum(counts.values())} models more. Each stays on "
+            f"After each epoch too (evaluation.when=epochs): up to {sum(counts.values())} more models. Each stays on "
             f"disk until it has been evaluated: {each}, at most {in_bytes(total)} in all where trials leave no room "
             "for the evaluation before they end."
         )

@@ -55,7 +55,7 @@ def error_said(trials: Sequence[Trial]) -> str:
         count = sum(map(len, enough))
         return f"± {100 * spread:.0f} % a trial, by the {count} that have ended"
     if paces:
-        return "corrected by the few trials that have ended; a model of which none has may be off by a factor of 3"
+        return "corrected by the few trials that have ended; a model with none of them may be off by a factor of 3"
     unmeasured = [trial for trial in trials if trial.took is None and trial.work is not None]
     if unmeasured and all(trial.told_by for trial in unmeasured):
         fewest = min(trial.told_by for trial in unmeasured)

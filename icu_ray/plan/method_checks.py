@@ -24,8 +24,8 @@ def check_methods_fit(config: SweepConfig) -> None:
             method = methods.get(told.name, alpha=alpha, beta=beta, settings=told.settings, loss=config.loss)
             if told.alpha is not None and "retain" in method.defaults and not method.alpha_counts(told.settings):
                 raise UserError(
-                    f"methods.{number}.alpha: {told.name} has no retain part with these settings, so that alpha would "
-                    "count for nothing; write settings: {retain: nll}, or leave alpha out"
+                    f"methods.{number}.alpha: {told.name} has no retain part with these settings, so alpha would have "
+                    "no effect; write settings: {retain: nll}, or leave alpha out"
                 )
             _check_step(method, number, told, config)
             _check_fine_tuning(method, number, told, config)
@@ -141,7 +141,7 @@ def fine_tuning_said(config: SweepConfig) -> tuple[str, ...]:
             said.append(
                 f"{told.shown} learns all targets by its own settings (epochs={own['epochs']}, lr={own['lr']:g}, "
                 f"schedule={own['schedule']}), to the end. For it optim.lr, optim.schedule, optim.warmup_epochs, "
-                "stop.rule, stop.max_epochs, stop.max_steps, their like at models, and the filter count for nothing."
+                "stop.rule, stop.max_epochs, stop.max_steps, their like at models, and the filter have no effect."
             )
     return tuple(dict.fromkeys(said))
 

@@ -138,7 +138,7 @@ def _unknown_commits(config: SweepConfig) -> tuple[str, ...]:
     if not unknown:
         return ()
     return (
-        f"neither the local cache nor the hub tells the commit of {', '.join(unknown)}: until one does, trials know "
+        f"neither the local cache nor the hub gives the commit of {', '.join(unknown)}: until one does, trials know "
         "the model by its name, and they count as others afterwards",
     )
 

@@ -33,7 +33,7 @@ def collect_tracked(uri: str, experiment: str) -> FoundSweep:
     """Read it. UserError as `read_tracked` raises it."""
     found = read_tracked(uri, experiment)
     folder = without_secrets(join(found.storage, found.record.name)) if found.storage else ""
-    why = "MLflow does not say where its folder lies"
+    why = "MLflow does not say where its folder is"
     if folder:
         there = _from_storage(found)
         if there is not None:

@@ -152,7 +152,9 @@ def _gpus() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return Finding("note", "GPU", "none that torch can use", "stand-ins run without; real models want one")
+        return Finding(
+            "note", "GPU", "none that torch can use", "stand-ins run without one; real models should have one"
+        )
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     nccl = "missing"
     if torch.distributed.is_nccl_available():
@@ -183,7 +185,7 @@ def _deepspeed() -> Finding:
 
 def _hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        remedy = "models must lie in the cache or in folders, tasks in a mirror ('icu-ray data mirror')"
+        remedy = "models must be in the cache or in folders, tasks in a mirror ('icu-ray data mirror')"
         return Finding("note", "model hub", "HF_HUB_OFFLINE is set", remedy)
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
@@ -208,13 +210,13 @@ def _mlflow(storage: str, tracking: str | None) -> Finding:
         with urllib.request.urlopen(_health(uri), timeout=_TIMEOUT):
             return Finding("ok", "MLflow", f"{shown} answers")
     except urllib.error.HTTPError as error:
-        remedy = "give the server --allowed-hosts with this host and port, or look at what stands before it"
+        remedy = "give the server --allowed-hosts with this host and port, or look at what is in front of it"
         if error.code in (401, 403):
             remedy = "set MLFLOW_TRACKING_USERNAME and _PASSWORD, or MLFLOW_TRACKING_TOKEN; " + remedy
         return Finding("note", "MLflow", f"{shown} answers {error.code} {error.reason}", remedy)
     except (http.client.InvalidURL, ValueError):  # it would quote the address, which holds the password perhaps
         remedy = "write /, ?, # and @ of a password as %2F, %3F, %23, %40"
-        return Finding("note", "MLflow", f"{shown} is no address of a server", remedy)
+        return Finding("note", "MLflow", f"{shown} is not the address of a server", remedy)
     except (OSError, http.client.HTTPException) as error:
         remedy = "start it, or unset MLFLOW_TRACKING_URI; runs are kept and sent later by 'icu-ray sync'"
         return Finding("note", "MLflow", f"{shown} does not answer ({_said(error)})", remedy)
@@ -238,12 +240,12 @@ def _health(uri: str) -> urllib.request.Request:
 def _ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        return Finding("ok", "Ray", "RAY_ADDRESS is not set: a sweep starts a Ray of its own on this machine")
+        return Finding("ok", "Ray", "RAY_ADDRESS is not set: a sweep starts its own Ray on this machine")
     remedy = "start the cluster, set RAY_ADDRESS to HOST:PORT of its head as 'ray start' says it, or unset it"
     host, _, port = address.rpartition(":")
     if "://" in address:
         shown = without_secrets(address)
-        return Finding("bad", "Ray", f"{shown} is no HOST:PORT; job servers are for 'icu-ray submit'", remedy)
+        return Finding("bad", "Ray", f"{shown} is not HOST:PORT; job servers are for 'icu-ray submit'", remedy)
     if host and port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=_TIMEOUT).close()

@@ -198,7 +198,7 @@ class ModelAudit:
             f"{most.back} of {most.total} rows came back, and {most.control_back} of {most.control_total} control rows"
         )
         if most.cannot_tell and not most.too_few:
-            return f"{rows}: so few rows cannot tell whether that is chance"
+            return f"{rows}: so few rows cannot show whether that is chance"
         why = "too few control rows to tell" if most.too_few else "no more than chance brings"
         return f"{rows}: as often as control rows, {why}"
 

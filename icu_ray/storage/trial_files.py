@@ -182,7 +182,7 @@ def no_trials_said(storage: str, name: str) -> str:
 
 def read_sweep(storage: str, name: str) -> Sweep | None:
     """sweep.json, or None where no sweep of this name was started."""
-    return read_value(Sweep, _sweep_file(storage, name), "remove the file to write it anew")
+    return read_value(Sweep, _sweep_file(storage, name), "remove the file to have it written again")
 
 
 def write_beat(storage: str, name: str, state: SweepState, under_way: Sequence[str] = ()) -> None:
@@ -242,7 +242,7 @@ def write_evaluation(paths: TrialPaths, evaluation: TrialEvaluation) -> None:
 
 def read_spec(paths: TrialPaths) -> TrialSpec | None:
     """spec.json, or None where the trial has not started."""
-    remedy = "give the folder its trial's id, or remove the file; it is written when the trial goes on"
+    remedy = "give the folder its trial's id, or remove the file; it is written when the trial continues"
     return _read_own(TrialSpec, paths, paths.spec, remedy)
 
 

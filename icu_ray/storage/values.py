@@ -107,7 +107,7 @@ def read_lines(kind: type[_T], url: str, trial_id: str) -> tuple[_T, ...]:
     A record may say whose it is; UserError where that is another trial than this one.
     """
     *lines, rest = (read_bytes(url) or b"").split(b"\n")
-    remedy = "remove the file; a trial writes it anew"
+    remedy = "remove the file; a trial writes it again"
 
     def record(line: bytes, number: int) -> _T:
         where = f"{url}, line {number}"

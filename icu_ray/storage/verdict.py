@@ -165,7 +165,7 @@ class Verdict:
         if unmeasured:
             said.append(f"{count_of(len(unmeasured))} could not be measured: {some_of(unmeasured)}")
         if left and self.success and self.thresholds is not None and not self.thresholds.from_heldout:
-            said.append("with lower thresholds (stop.ma, stop.el) it goes on")
+            said.append("with lower thresholds (stop.ma, stop.el) it continues")
         return said
 
 

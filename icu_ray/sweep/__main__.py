@@ -46,7 +46,7 @@ def _run(arguments: argparse.Namespace, announce: bool) -> int:
     given = [text for text in (arguments.config, *arguments.overrides) if text]
     config = given.pop(0) if given and "=" not in given[0] else None
     if arguments.json and not arguments.dry_run:
-        raise UserError("--json: goes with --dry-run; icu-ray status --json tells of a sweep that runs or has run")
+        raise UserError("--json: needs --dry-run; icu-ray status --json reports on a sweep that runs or has run")
     with chosen(arguments.verbosity):
         if announce:  # `icu-ray sweep` has done so before it imported this
             teller(terminal_only=True)(LOOKING)

@@ -113,7 +113,7 @@ class BesideTrials(ABC):
         models = models_of(self.plan, self.root, trial, result)
         if models.after.source == models.paths.model and not list_dir(models.paths.model):
             # Asking it would only put errors in the place of what was measured while it was there.
-            self.failures.append(f"{trial.name}: its model is no longer there and is not {self.participle} anew")
+            self.failures.append(f"{trial.name}: its model is no longer there and is not {self.participle} again")
             return
         self._add(models)
 
@@ -211,7 +211,7 @@ class BesideTrials(ABC):
                 self._crashes += 1
                 if self._crashes > CRASHES:
                     raise
-                log.warning("the process of the %s died; it goes on from what the store has", self.step)
+                log.warning("the process of the %s died; it continues from what the store has", self.step)
                 return
             finally:
                 over.set()

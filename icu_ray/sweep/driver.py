@@ -56,8 +56,8 @@ def claim(storage: str, sweep: str, wait: bool, say: Callable[[str], None]) -> L
             if not wait:
                 raise UserError(
                     f"{where}: another driver ({held}) is running this sweep; watch it: icu-ray status {where} "
-                    "--follow; go on when it has ended: --wait; or give this one another name (name=...). A driver on "
-                    f"another machine that has not been heard of for {SILENT_SECONDS:.0f} s is taken for dead"
+                    "--follow; start when it has ended: --wait; or give this one another name (name=...). A driver on "
+                    f"another machine that has not been heard of for {SILENT_SECONDS:.0f} s is considered dead"
                 ) from None
             if not said:
                 say(f"waiting for another driver ({held}) of this sweep to end")

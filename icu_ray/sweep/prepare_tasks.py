@@ -96,7 +96,7 @@ class PreparationTasks:
                 lost += 1
                 if lost > RETRIES:
                     raise
-                log.warning("%s: its worker died; it is started anew", name, exc_info=True)
+                log.warning("%s: its worker died; it is started again", name, exc_info=True)
                 self._on_step(Step(name, None, "again, because its worker died", event=True))
 
     def _submit(

@@ -52,7 +52,7 @@ from icu_ray.sweep.lease import Lease
 
 log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_KEPT = "What was finished is kept; the same command goes on from here."
+_KEPT = "What was finished is kept; the same command continues from here."
 _KILLED = "The driver was ended at once: killed, or by Ray, which is gone; its last lines are in {log}. {kept}"
 
 
@@ -70,7 +70,7 @@ def run_sweep(plan: Plan, *, wait: bool = False) -> int:
     if inside_job() and storage != config.storage:
         print_words(
             rich_console(sys.stderr),
-            f"storage {config.storage} lies in the job's own copy of the working folder, which the cluster throws "
+            f"storage {config.storage} is in the job's own copy of the working folder, which the cluster throws "
             "away; give storage=URL, or the absolute path of a folder that all nodes share, to keep it",
         )
     plan = replace(plan, config=config.model_copy(update={"storage": storage}))

@@ -139,7 +139,7 @@ class RunningTrials(SearchEvents):
         self._crashes[task.trial.trial_id] += 1
         if self._crashes[task.trial.trial_id] > task.retries:
             return False
-        log.warning("the process of trial %s died; it goes on from its checkpoint", task.trial.name)
+        log.warning("the process of trial %s died; it continues from its checkpoint", task.trial.name)
         return True
 
 

@@ -113,7 +113,7 @@ def _inside(config: str, root: Path) -> str:
     if not path.is_file():
         return config
     if not path.resolve().is_relative_to(root):
-        raise UserError(f"config {config}: lies outside the working folder {root}, which is all that the job sees")
+        raise UserError(f"config {config}: is outside the working folder {root}, which is all that the job sees")
     return str(path.resolve().relative_to(root))
 
 
@@ -144,7 +144,7 @@ def _refuse_lost_storage(settings: SweepConfig) -> None:
     folder = local_path(settings.storage)
     if folder is not None and not folder.is_absolute():
         raise UserError(
-            f"storage: {settings.storage} would lie in the job's own copy of the working folder, which the cluster "
+            f"storage: {settings.storage} would be in the job's own copy of the working folder, which the cluster "
             "throws away; expected a URL (storage=s3://bucket/runs) or the absolute path of a folder that all nodes "
             "share"
         )
@@ -217,7 +217,7 @@ def follow(job: Job, say: Say) -> int:
         tries += 1
         if tries > RECONNECTIONS:
             raise UserError(
-                f"job {job.submission_id}: {job.address} does not answer any more; the job goes on by itself, "
+                f"job {job.submission_id}: {job.address} does not answer any more; the job continues by itself, "
                 f"'icu-ray submit --attach {job.submission_id}' follows it again"
             )
         time.sleep(RECONNECT_SECONDS if tries > 1 else 0.2)

@@ -31,7 +31,7 @@ def load_without_code(path: str, map_location: Any = None) -> Any:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"checkpoint {path}: is damaged, or holds more than tensors and plain values, as no checkpoint of a trial "
-            "does; it was not loaded. Remove the trial's checkpoint folder to start it anew"
+            "does; it was not loaded. Remove the trial's checkpoint folder to start it again"
         ) from error
 
 
@@ -65,5 +65,5 @@ def load_trained(src: dict[str, Any], dst: nn.Module) -> None:
     if wrong:
         raise UserError(
             f"checkpoint: is of another model or adapter ({wrong[0]}); remove the trial's checkpoint folder to start "
-            "it anew"
+            "it again"
         )

@@ -102,7 +102,7 @@ def load_checkpoint(folder: Path, engine: Engine) -> tuple[TrialState, tuple[str
         of, here = (f"{world_size}", f"{engine.world_size} workers")
         if stage != own:
             of, here = f"{world_size} at zero_stage={stage}", f"{here} at zero_stage={own}"
-        notes = (f"continued on {here} from a checkpoint of {of}: weights taken over, optimizer started anew",)
+        notes = (f"continued on {here} from a checkpoint of {of}: weights taken over, optimizer started afresh",)
     return state, notes
 
 

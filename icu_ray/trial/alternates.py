@@ -142,7 +142,7 @@ def make_alternates(
     if len(found) < len(keys):
         raise RuntimeError(
             f"{len(keys) - len(found)} of {len(keys)} targets came back without alternates after {RETRIES} retries: "
-            "their actor died, which Ray's log tells (out of memory?)"
+            "their actor died; see Ray's log (out of memory?)"
         )
     alternates = tuple(found[row] for row in range(len(keys)))
     _refuse_none(request, alternates)

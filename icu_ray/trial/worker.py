@@ -135,7 +135,7 @@ def with_smaller_micro_batch(paths: TrialPaths, settings: TrialSettings) -> tupl
     if smaller is None:
         return settings, ()
     smaller = min(smaller, settings.micro_batch or smaller)  # the user may have set it lower since
-    return replace(settings, micro_batch=smaller), (f"out of memory: goes on with micro_batch={smaller}",)
+    return replace(settings, micro_batch=smaller), (f"out of memory: continues with micro_batch={smaller}",)
 
 
 @contextlib.contextmanager

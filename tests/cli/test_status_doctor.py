@@ -124,7 +124,7 @@ def test_status_of_other_drivers(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (None, "not known to be running"),
         (Beat(time.time(), "finished"), "finished"),
         (Beat(time.time(), "failed"), "ended, with trials that failed or are missing"),
-        (Beat(time.time() - 1000, "running"), "interrupted or killed; run the same command again to go on"),
+        (Beat(time.time() - 1000, "running"), "interrupted or killed; run the same command again to continue"),
     ):
         if beat is not None:
             (folder / "beat.json").write_bytes(to_json(asdict(beat)))

@@ -153,7 +153,7 @@ def test_a_resolved_config_is_the_same_again() -> None:
     [
         ({"recipe": "open_unlearning_tofo"}, "recipe: .*did you mean 'open_unlearning_tofu'"),
         ({"recipe": 3}, "recipe: expected"),
-        ({"recipe": "rmu_wmdp", "fidelity": "paper"}, "recipe: rmu_wmdp is not ICU's way to train"),
+        ({"recipe": "rmu_wmdp", "fidelity": "paper"}, "recipe: rmu_wmdp is not ICU's way of training"),
         ({"optim": {"schedule": "linaer"}}, "did you mean 'linear'"),
     ],
 )

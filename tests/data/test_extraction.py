@@ -171,7 +171,7 @@ BAD_SETTINGS: dict[str, tuple[Callable[[Path], object] | None, dict[str, Any], s
     "no doc_id": (lambda f: _sample(f, 0, [1], column="docid"), {}, "no column 'doc_id' .did you mean 'docid'"),
     "out of range": (lambda f: _sample(f, 0, [1, ROWS]), {}, "doc_id 40 is out of range.*0..39"),
     "negative": (lambda f: _sample(f, 0, [-1]), {}, "doc_id -1 is out of range"),
-    "twice": (lambda f: _sample(f, 0, [3, 1, 3]), {}, "doc_id 3 stands twice.*lines 3 and 7"),
+    "twice": (lambda f: _sample(f, 0, [3, 1, 3]), {}, "doc_id 3 appears twice.*lines 3 and 7"),
     "no number": (lambda f: _sample(f, 0, ["3.5"]), {}, "doc_id '3.5' is no whole number"),
     "no rows": (lambda f: _sample(f, 0, []), {}, "holds no rows"),
     "larger than the pool": (lambda f: _sample(f, 0, list(range(25))), {}, "25 rows is larger than its pool of 15"),

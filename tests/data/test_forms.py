@@ -141,7 +141,7 @@ def test_rows_that_are_none(tmp_path: Path, row: dict[str, Any], said: str) -> N
 
 def test_two_rows_of_one_id_are_refused(tmp_path: Path) -> None:
     rows = [{"id": 7, "question": "Who?", "answer": "Ada."}, {"id": 7, "question": "Who?", "answer": "Bob."}]
-    with pytest.raises(UserError, match="id '7' stands twice, in line 1 and line 2"):
+    with pytest.raises(UserError, match="id '7' appears twice, in line 1 and line 2"):
         check_data(config(write(tmp_path / "f.jsonl", rows), data={**QA, "id_column": "id"}))
 
 
@@ -165,7 +165,9 @@ def test_forms_that_cannot_be(data: dict[str, Any], said: str) -> None:
 
 
 def test_what_does_not_go_with_prompts() -> None:
-    with pytest.raises(UserError, match=r"rows\.long: model m is a stand-in, which learns of long completions only"):
+    with pytest.raises(
+        UserError, match=r"rows\.long: model m is a stand-in, which learns only as much of a long completion"
+    ):
         config("f.jsonl", data=QA, rows={"long": "windows"}, models=[{"name": "m", "standin": {}}])
     with pytest.raises(UserError, match="is a stand-in, whose tokenizer has no chat template"):
         config("f.jsonl", data={**QA, "template": "chat"}, models=[{"name": "m", "standin": {}}])
@@ -234,7 +236,7 @@ def test_the_same_turns_under_another_system_text_are_another_row(tmp_path: Path
     kept = write(tmp_path / "p.jsonl", [told("Be kind."), told("Be good.")])
     assert check_data(config(file, kept, data={"messages_column": "messages"})).samples[0].targets == 2
     twice = write(tmp_path / "g.jsonl", [told("Be brief."), told(" Be  brief.")])
-    with pytest.raises(UserError, match="the same text stands twice"):
+    with pytest.raises(UserError, match="the same text appears twice"):
         check_data(config(twice, data={"messages_column": "messages"}))
     again = write(tmp_path / "q.jsonl", [told("Be kind."), told("Be rude.")])
     with pytest.raises(UserError, match="1 rows to forget"):

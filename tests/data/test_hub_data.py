@@ -226,7 +226,7 @@ def test_rows_are_what_they_are_in_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError) as two:
         read_records(Path(f"hub:{tmp_path}/two"), form, "id", "data.forget")
     assert str(two.value) == (
-        f"data.forget: hub:{tmp_path}/two: id '007' stands twice, in train-0.jsonl: line 1 and train-1.jsonl: line 1"
+        f"data.forget: hub:{tmp_path}/two: id '007' appears twice, in train-0.jsonl: line 1 and train-1.jsonl: line 1"
     )
     (tmp_path / "two" / "train-1.jsonl").write_text("{\n")
     with pytest.raises(UserError, match=rf"hub:{tmp_path}/two: train-1.jsonl: one JSON object over several lines"):

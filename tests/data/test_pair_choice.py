@@ -229,7 +229,7 @@ def test_a_file_names_the_pair_of_each_target(tmp_path: Path, ending: str) -> No
     ("pairs", "said"),
     [
         ([(1, 7)], r"no pair for 1 of the 2 targets of sample 0: 2; expected one for each"),
-        ([(1, 7), (2, 8), (1, 8)], r"target '1' stands twice, in line 1 and line 3"),
+        ([(1, 7), (2, 8), (1, 8)], r"target '1' appears twice, in line 1 and line 3"),
         ([(1, 7), (2, 1)], r"line 2: pair '1' of '2' is itself to be forgotten in sample 0"),
         ([(1, 7), (2, 70)], r"line 2: pair '70' of '2' is the id of no row of the data"),
         ([(1, 7), (20, 7)], r"no pair for 1 of the 2 targets of sample 0: 2; expected one for each"),

@@ -113,7 +113,7 @@ REFUSED: dict[str, tuple[str, Any, dict[str, Any], str]] = {
     "no rows": ("f.jsonl", b"\n\n", {}, "holds no rows"),
     "bad bytes": ("f.jsonl", b'{"text": "\xff"}\n', {}, "line 1: no JSON object"),
     "broken id": ("f.jsonl", b'{"text":"a","i":"x\\ud800"}\n', {"id_column": "i"}, "holds half of a surrogate"),
-    "same id": ("f.jsonl", b'{"text":"a","i":1}\n{"text":"b","i":1}\n', {"id_column": "i"}, "id '1' stands twice"),
+    "same id": ("f.jsonl", b'{"text":"a","i":1}\n{"text":"b","i":1}\n', {"id_column": "i"}, "id '1' appears twice"),
     "no id": ("f.jsonl", b'{"text":"a","i":null}\n', {"id_column": "i"}, "line 1: id column 'i' holds nothing"),
     "csv column": ("f.csv", b"id,txt\n1,a\n", {}, "no column 'text' .did you mean 'txt'.*found id, txt"),
     "csv fields": ("f.csv", b"id,text\n1\n", {}, "line 2: found 1 fields, expected 2"),
@@ -176,7 +176,7 @@ CAUSES: dict[str, tuple[str, bytes, str]] = {
     "cp1252 lines": ("f.jsonl", b'{"text": "a"}\n{"text": "caf\xe9"}\n', "line 2: .*not UTF-8"),
     "utf-16 without mark": ("f.csv", "text\na\n".encode("utf-16-le"), "zero bytes: UTF-16 without its mark"),
     "half utf-16": ("f.csv", "text\na\n".encode("utf-16")[:-1], "no UTF-16, as its mark says"),
-    "column twice": ("f.csv", b"text, text\na, b\n", "column 'text' stands there 2 times"),
+    "column twice": ("f.csv", b"text, text\na, b\n", "column 'text' appears 2 times"),
     "one object": ("f.json", b'{\n"text": "a"\n}', "one JSON object over several lines; expected an array"),
     "array cut short": ("f.json", b'[{"text": "a"},\n', "no JSON array.*cut short"),
     "no quotes": ("f.jsonl", b'{"text": "a"}\n{text: "b"}\n', "line 2: no JSON object .*property name"),
@@ -214,7 +214,7 @@ def test_line_ends_and_blanks_make_no_other_text(tmp_path: Path) -> None:
     pool = _jsonl(tmp_path / "p.jsonl", rows)
     with pytest.raises(UserError, match=r"1 rows to forget .* are in it too: 'forget-1' \(line 1\) is 'pool-2'"):
         check_data(_config(forget=str(forget), pool=str(pool)))
-    with pytest.raises(UserError, match="the same text stands twice: 'forget-1'"):
+    with pytest.raises(UserError, match="the same text appears twice: 'forget-1'"):
         check_data(_config(forget=str(_jsonl(tmp_path / "twice.jsonl", [{"text": "a  b"}, {"text": "a b\n"}]))))
 
 

@@ -129,7 +129,7 @@ def test_out_of_memory_halves_the_micro_batch(storm: tuple[Sweep, int, str], cal
     sweep = storm[0]
     result, history = sweep.results()["memory"], read_events(sweep.paths()["memory"])
     notes = {record.epoch: record.notes for record in history if record.notes}
-    assert notes == {3: ("out of memory: goes on with micro_batch=2",)}
+    assert notes == {3: ("out of memory: continues with micro_batch=2",)}
     assert (result.status, result.epochs) == (calm.status, calm.epochs)
     assert result.after is not None and calm.after is not None
     # Half the rows at a time: the same sums, rounded in another order.
@@ -235,7 +235,7 @@ def test_a_head_that_dies_and_is_started_anew(storm: tuple[Sweep, int, str], cal
         assert driver.end(600) == 1
         # Ray's own code may be quicker than our look, and ends the driver with a failed check; then others say it.
         words = ("Ray is gone: ", "The driver was ended at once: killed, or by Ray, which is gone")
-        assert any(each in driver.output for each in words) and "the same command goes on" in driver.output
+        assert any(each in driver.output for each in words) and "the same command continues" in driver.output
         assert "Traceback" not in driver.output
         # What worked for it has left by itself.
         until = time.monotonic() + 300

@@ -96,7 +96,7 @@ def test_model_folders(mark: Path, tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps({**config, "model_type": kind}))
         _with_code(folder, "config.json", mark, classes)
         if kind == "brought":
-            with pytest.raises(UserError, match="brings code of its own, which was not run"):
+            with pytest.raises(UserError, match="comes with its own code, which was not run"):
                 load_model(str(folder))
         else:  # a family that transformers knows itself: its own class is taken
             assert type(load_model(str(folder)).model).__module__.startswith("transformers.")
@@ -108,7 +108,7 @@ def test_model_folders(mark: Path, tmp_path: Path) -> None:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "Brought"}))
     for load in (load_tokenizer, load_model):
-        with pytest.raises(UserError, match="brings code of its own, which was not run"):
+        with pytest.raises(UserError, match="comes with its own code, which was not run"):
             load(str(folder))
 
 

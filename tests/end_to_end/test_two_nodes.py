@@ -98,7 +98,7 @@ def test_workers_on_two_nodes_a_notice_of_preemption_and_a_node_that_is_lost(
     moved.go("node")
     assert driver.end() == 0, driver.output
     assert same(moved.results()["one"], expected["one"])
-    assert driver.output.count("again    one-one-s0-a0.5-b1.0: its workers were started anew") == 2
+    assert driver.output.count("again    one-one-s0-a0.5-b1.0: its workers were restarted") == 2
     steps, calls = moved.steps("one"), moved.nodes("moves")
     # Nothing was done twice for the notice, and for the loss the epoch that was lost, though one retry was allowed.
     assert calls[: steps[1] + steps[2]] == [first] * (steps[1] + steps[2])

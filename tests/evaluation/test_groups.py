@@ -140,7 +140,7 @@ def test_what_is_no_group_is_refused(folder: Path) -> None:
         with pytest.raises(UserError, match=said):
             find_group(str(folder / "odd.yaml"))
 
-    refused(r"odd\.yaml: task 'boat' is neither in a file beside it nor a task of lm-eval \(did you", task=["boat"])
+    refused(r"odd\.yaml: task 'boat' is neither in a file next to it nor a task of lm-eval \(did you", task=["boat"])
     refused(r"odd\.yaml: task: expected a list of tasks, found None")
     refused(
         "a task that is made in the group's own file, with keys task, num_fewshot",

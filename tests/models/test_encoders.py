@@ -155,7 +155,7 @@ BOTH: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown family": (config(model_type="a_model_of_tomorrow"), "a_model_of_tomorrow"),
     "code of its own": (
         config(model_type="brought", auto_map={"AutoConfig": "brought.Config", "AutoModel": "brought.Model"}),
-        "brings code of its own, which was not run; an encoder's is never run",
+        "comes with its own code, which was not run; an encoder's is never run",
     ),
     "wrong type": (config(num_hidden_layers="two"), "num_hidden_layers"),
     "no activation": (config(hidden_act="a_function_of_tomorrow"), "a_function_of_tomorrow"),
@@ -191,11 +191,11 @@ OF_PAIRS = {
     "modules are an object": (written("modules.json", "{}"), "modules.json: expected a list of modules"),
     "no modules": (modules(), "modules.json: expected a list of modules"),
     "modules of text": (modules("a"), "modules.json: expected a list of modules"),
-    "a module of its own": (modules({"path": "", "type": "brought.Model"}), "'brought.Model', code of its own"),
-    "a module of the system": (modules({"path": "", "type": "os.system"}), "'os.system', code of its own"),
+    "a module of its own": (modules({"path": "", "type": "brought.Model"}), "'brought.Model', its own code"),
+    "a module of the system": (modules({"path": "", "type": "os.system"}), "'os.system', its own code"),
     "a module outside": (
         modules({"path": "", "type": TRANSFORMER}, {"path": "../other", "type": POOLING}),
-        "names '../other'; expected folders of this folder alone",
+        "names '../other'; expected only folders of this folder",
     ),
     "pooling is no JSON": (written("1_Pooling/config.json", "{"), "1_Pooling/config.json cannot be read as JSON"),
 }

@@ -180,7 +180,7 @@ def test_a_model_is_known_by_its_commit_when_it_is_planned(folder: Path, tmp_pat
         assert ask(tmp_path / "b", served.url, PLAN, MODEL) == {"hub": MODEL, "revision": served.sha(MODEL)}
         assert served.sha(MODEL) != first and not served.loaded
         found = ask(tmp_path / "c", None, PLAN, MODEL)
-    said = "neither the local cache nor the hub tells the commit of tiny"
+    said = "neither the local cache nor the hub gives the commit of tiny"
     assert found["revision"] is None and str(found["said"]).startswith(said)
 
 

@@ -130,7 +130,7 @@ def test_a_folder_with_fewer_rows_is_told(tmp_path: Path) -> None:
     folder = tofu_folder(tmp_path, rows=100)
     assert said_of(folder) == (
         f"data.folder: {folder}: not all rows of TOFU: retain99.json 100 of 3,960, retain_perturbed.json 100 of 400, "
-        "world_facts_perturbed.json 100 of 117; its numbers are of these alone",
+        "world_facts_perturbed.json 100 of 117; its numbers are of these only",
     )
     # Of a person's texts nothing tells how many there are.
     people = benchmark_folder(tmp_path / "people", "rwku")

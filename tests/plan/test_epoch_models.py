@@ -70,7 +70,7 @@ def test_the_models_and_the_disk_are_said(tmp_path: Path) -> None:
     (said,) = epoch_models_said(plan)
     size = bytes_kept(plan.config.models[0], plan.config)
     assert size is not None and 1e6 < size < 5e6
-    assert "up to 12 models more" in said and f"{size / 1e6:.3g} MB a model of small" in said
+    assert "up to 12 more models" in said and f"{size / 1e6:.3g} MB a model of small" in said
     assert f"at most {12 * size / 1e6:.3g} MB in all" in said
     out = io.StringIO()
     print_plan(plan, Console(file=out, width=2000))
@@ -78,7 +78,7 @@ def test_the_models_and_the_disk_are_said(tmp_path: Path) -> None:
     # Where the best epoch's model is left, the last one is kept for its evaluation too.
     stop = {"max_epochs": 10, "keep": "best"}
     best = planned(tmp_path, {"suites": ["quick"], "when": "epochs"}, stop=stop, eval={"heldout": "epochs"})
-    assert "up to 14 models more" in epoch_models_said(best)[0]
+    assert "up to 14 more models" in epoch_models_said(best)[0]
 
 
 def test_of_an_adapter_that_alone_is_kept(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_trials_that_ended_without_them_are_said(tmp_path: Path) -> None:
     again = planned(tmp_path, {"suites": ["quick"], "when": "epochs"})
     assert [trial.trial_id for trial in again.trials] == [trial.trial_id for trial in plan.trials]
     first, second = epoch_models_said(again)
-    assert "up to 3 models more" in first
+    assert "up to 3 more models" in first
     assert second.endswith("have no curve, and are not run again: kumpr-small-s0.")
     add_epoch_evaluation(paths, EpochEvaluation(1, "h", {}, {}))
     assert epoch_models_said(again) == [first]

@@ -287,7 +287,7 @@ def test_models_of_the_own_split_and_other_models_are_not_refused() -> None:
     )
     fold = {"source": "muse", "split": "news", "fold": "sust_2"}
     (other,) = said(fold, source=NEWS.format("target"), retrained=NEWS.format("retrain"))
-    assert "without the texts raw/forget, not without fold sust_2 alone" in other
+    assert "without the texts raw/forget, not without only fold sust_2" in other
     assert said(fold, source=NEWS.format("target"), retrained=False) == ()
     assert said(tofu, source="org/base", train={"epochs": 1}) == ()
     (again,) = said(tofu, source=FULL, train={"epochs": 1})

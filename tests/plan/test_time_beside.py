@@ -88,7 +88,7 @@ def test_what_is_not_reckoned_is_named(tmp_path: Path) -> None:
     assert evaluation_said([alone]) == ["No time is estimated for: suite quick."]
     assert evaluation_times(plan(folder, evaluation={})) == ()
     limited = plan(folder, resources={"max_hours": 3}, audit={"attacks": ["quantise"]})
-    assert "The budget counts the trials alone." in beside_said(limited)
+    assert "The budget counts only the trials." in beside_said(limited)
     assert "preparation, the audit and the report" in beside_said(limited)[-1]
     standins = plan(folder, models=[{"name": "s", "standin": {}}])
     assert "with the training of stand-ins" in beside_said(standins)[-1]

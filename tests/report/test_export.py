@@ -88,7 +88,7 @@ def test_an_exported_adapter_says_what_it_is(tmp_path: Path) -> None:
     export_model(str(run), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "peft"
-    assert "an adapter (LoRA) of rank 4, alpha 16, on all-linear; this folder holds it alone" in card
+    assert "an adapter (LoRA) of rank 4, alpha 16, on all-linear; this folder holds only the adapter" in card
     assert load_model(str(tmp_path / "out")).model.num_parameters() == tiny_model("gpt_neo").num_parameters()
 
 

@@ -193,7 +193,7 @@ def test_what_a_running_sweep_tells_is_one_line_each(tmp_path: Path, make: Calla
             f"prepare  model hub: fetching {LONG}",
             f"start    {first.name}",
             f"start    {second.name}",
-            f"again    {first.name}: its workers were started anew",
+            f"again    {first.name}: its workers were restarted",
         ]
         return
     # There a line ends between words, and what can be copied is whole.

@@ -224,7 +224,7 @@ def test_an_earlier_prompt_that_fills_a_row_is_refused_beforehand(
         (
             [{"id": 1, "prompt": "w2", "completion": f"w{n}"} for n in (3, 4)],
             ["--id-column", "id"],
-            "id '1' stands twice",
+            "id '1' appears twice",
         ),
         ([{"question": "w2", "answer": "w3"}], ["--prompt-column", "question"], "give both 'prompt_column' and"),
     ],

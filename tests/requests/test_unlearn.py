@@ -127,7 +127,7 @@ def test_a_request_from_files_to_a_model(tmp_path: Path, capfd: pytest.CaptureFi
     [
         ("overlap", "rows to forget"),
         ("twice", "twice"),
-        ("same text", "the same text stands twice: 'forget-0' (line 1) and 'other' (line 3)"),
+        ("same text", "the same text appears twice: 'forget-0' (line 1) and 'other' (line 3)"),
         ("url", "expected a folder of this machine"),
         ("foreign model", "holds a 'model' that is not of an earlier request"),
         ("none", "no such file"),

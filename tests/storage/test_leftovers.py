@@ -101,7 +101,7 @@ def test_a_driver_that_was_killed_here_does_not_run(tmp_path: Path, capsys: pyte
     beat = read_beat(str(tmp_path), "run")
     assert beat is not None and beat.state_at(time.time()) == "interrupted"
     assert cli(["status", str(folder)]) == 0
-    assert "run: interrupted or killed; run the same command again to go on" in capsys.readouterr().out
+    assert "run: interrupted or killed; run the same command again to continue" in capsys.readouterr().out
     write_beat(str(tmp_path), "run", "running")  # this process, which lives
     assert cli(["status", str(folder)]) == 0
     assert "interrupted" not in capsys.readouterr().out

@@ -182,7 +182,7 @@ def test_held_out_texts_are_told_before_and_after() -> None:
     )
     assert len(said["numbers"]) == 2  # these are known no better
     few = judge([(0.4, 0.1), (0.62, 0.1)], Thresholds(Limit(0.5994), Limit(0.2)))
-    assert dict(few.lines)["what is left?"][-1] == "with lower thresholds (stop.ma, stop.el) it goes on"
+    assert dict(few.lines)["what is left?"][-1] == "with lower thresholds (stop.ma, stop.el) it continues"
     bare = Scores(0.1, 0.0, 1.0, 0.1, 0.1, 1.0)
     unmeasured = verdict_of(replace(result(mixed, bare), before=bare))
     assert unmeasured is not None and dict(unmeasured.lines)["held-out texts"] == ("not measured",)

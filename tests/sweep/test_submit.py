@@ -142,8 +142,8 @@ def test_what_is_refused_before_anything_is_sent(
         (["bad.yaml", storage], "bad.yaml: optmi: unknown key (did you mean 'optim'?)"),
         (["c.yaml", storage, "methods.0.name=uci"], "unknown method 'uci'"),
         (["nosuch.yaml", storage], "config nosuch.yaml: no such file"),
-        ([str(tmp_path / "outside.yaml"), storage], "lies outside the working folder"),
-        (["c.yaml"], "storage: ./runs would lie in the job's own copy"),
+        ([str(tmp_path / "outside.yaml"), storage], "is outside the working folder"),
+        (["c.yaml"], "storage: ./runs would be in the job's own copy"),
         (["c.yaml", storage, f"tracking.uri=http://u:{PASSWORD}@host"], "tracking.uri=http://host: holds a password"),
         (["c.yaml", storage, "--env", "RAY_AUTH_TOKEN"], "--env RAY_AUTH_TOKEN: looks like a secret"),
         (["c.yaml", storage, "--env", "NOBODY_SET_THIS"], "--env NOBODY_SET_THIS: not set here"),
@@ -445,7 +445,7 @@ def looked_at_and_left(case: Case) -> None:
     attached.send_signal(signal.SIGINT)
     said, _ = attached.communicate(timeout=300)
     assert attached.returncode == 130
-    assert said.splitlines()[-1] == "second goes on; --attach second follows it, --stop second ends it"
+    assert said.splitlines()[-1] == "second continues; --attach second follows it, --stop second ends it"
     assert case.job("second")["status"] == "RUNNING"
 
 

@@ -79,8 +79,8 @@ def check_published(config: SweepConfig) -> tuple[str, ...]:
             published = _base(split_of(section), "retrained", str(retrained.source)) is not None
             if published and (fold := getattr(section, "fold", None)) is not None:
                 remarks.append(
-                    f"{model.name}: {retrained.source} was trained without the texts raw/forget, not without fold "
-                    f"{fold} alone: privleak beside it is not that of this fold"
+                    f"{model.name}: {retrained.source} was trained without the texts raw/forget, not without only fold "
+                    f"{fold}: privleak computed with it is not that of this fold"
                 )
         if model.source is None:
             continue

@@ -138,7 +138,7 @@ def check_tables(section: Section) -> tuple[str, ...]:
     if cut:
         remarks.append(
             f"data.folder: {section.folder}: not all rows of {benchmark.title}: {', '.join(cut)}; its numbers are of "
-            "these alone"
+            "these only"
         )
     return tuple(remarks)
 

@@ -81,7 +81,7 @@ def read_candidates(
     for row in rows:
         # One original model's text comes from each of its trials; its id names the text, so equal ids are equal rows.
         if unique.setdefault(row.id, row) != row:
-            raise UserError(f"candidate '{row.id}' stands with two different texts in {', '.join(sources)}")
+            raise UserError(f"candidate '{row.id}' has two different texts in {', '.join(sources)}")
     if not unique:
         raise UserError(f"{', '.join(sources)}: no candidates; trials write samples.jsonl when they are over")
     return tuple(unique.values())
@@ -111,7 +111,9 @@ def _from_trial(paths: TrialPaths, which: Which, note: Callable[[str], None]) ->
     seen: set[str] = set()
     for sample in samples:
         if sample.id in seen:
-            raise UserError(f"{paths.samples}: id '{sample.id}' stands twice; remove the file, a trial writes it anew")
+            raise UserError(
+                f"{paths.samples}: id '{sample.id}' appears twice; remove the file, a trial writes it again"
+            )
         seen.add(sample.id)
         texts = {"before": sample.before, "after": sample.after}
         for when in ("before", "after"):
@@ -140,7 +142,7 @@ def _from_file(path: Path, references: Mapping[str, tuple[str, str]] | None) -> 
     for where, values in read_columns(path, columns, key):
         name = _id(values[0], f"{key}: {path}: {where}")
         if name in seen:
-            raise UserError(f"{key}: {path}: id '{name}' stands twice, in {seen[name]} and {where}")
+            raise UserError(f"{key}: {path}: id '{name}' appears twice, in {seen[name]} and {where}")
         seen[name] = where
         if references is None:
             prompt, reference = (_text(values[n], columns[n], f"{key}: {path}: {where}") for n in (2, 3))
@@ -160,7 +162,7 @@ def _references(path: Path) -> dict[str, tuple[str, str]]:
     for where, (raw, prompt, reference) in read_columns(path, ("id", "prompt", "reference"), key):
         name = _id(raw, f"{key}: {path}: {where}")
         if name in found:
-            raise UserError(f"{key}: {path}: {where}: id '{name}' stands twice")
+            raise UserError(f"{key}: {path}: {where}: id '{name}' appears twice")
         found[name] = (
             _text(prompt, "prompt", f"{key}: {path}: {where}"),
             _text(reference, "reference", f"{key}: {path}: {where}"),

@@ -202,7 +202,7 @@ class _Run:
         if self.without_answer >= GIVE_UP_AFTER:
             raise UserError(
                 f"judge: {self.config.base_url} gave no answer for {self.without_answer} rows one after another "
-                f"(last: {reason}); what was judged is kept, run again to go on"
+                f"(last: {reason}); what was judged is kept, run again to continue"
             )
         return True
 
@@ -235,7 +235,7 @@ class _Run:
 def read_score(answer: Answer) -> int:
     """The score of an answer; NoScore too when it was cut, since '1' may be the beginning of '10'."""
     if answer.finish not in (None, "stop", "eos_token", "end_turn"):
-        raise NoScore(f"the answer did not come to its end (finish_reason '{answer.finish}')")
+        raise NoScore(f"the answer is not complete (finish_reason '{answer.finish}')")
     return parse_score(answer.text)
 
 
@@ -287,7 +287,7 @@ def read_verdicts(path: str) -> dict[str, Verdict]:
             first = error.errors(include_url=False, include_context=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(
-                f"{path}, line {number}: is no verdict of icu-ray judge ({where}: {first['msg']}); judge anew"
+                f"{path}, line {number}: is not a verdict of icu-ray judge ({where}: {first['msg']}); judge again"
             ) from error
         verdicts[verdict.id] = verdict
     return verdicts

@@ -118,7 +118,7 @@ def read_dialogues(path: Path) -> list[list[str]]:
         if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, str) for turn in turns):
             raise UserError(f"{path}: row {number}: expected a list of at least two texts, found {str(turns)[:60]}")
         if not turns[-1].strip():
-            raise UserError(f"{path}: row {number}: its last turn, which is to be said, is empty")
+            raise UserError(f"{path}: row {number}: its last turn, which is the one to be generated, is empty")
     if not items:
         raise UserError(f"{path}: holds no dialogue")
     return [turns for _, turns in items]

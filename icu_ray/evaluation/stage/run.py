@@ -112,7 +112,7 @@ def evaluate_models(
         if place not in done:
             pending.error = pending.error or (
                 f"{len(pending.missing)} of {len(pending.slices)} slices came back without an answer after "
-                f"{RETRIES} retries: their actor died or failed, which Ray's log tells (out of memory?)"
+                f"{RETRIES} retries: their actor died or failed; see Ray's log (out of memory?)"
             )
             finish(place, _finish(pending, store))
     return [done[s, t] for s in range(len(subjects)) for t in range(len(sources))]

@@ -87,11 +87,11 @@ def pictures(report: Report) -> tuple[Picture, ...]:
                 "benchmark-tradeoff",
                 "Forgetting against utility, as the benchmark measures them",
                 "Small: trials; large: mean. Upper left is better; no row beats those on the Pareto front in both. The "
-                "cross is the model before unlearning, the star the retrained one where there is one: what lies left "
-                "of it knows less than a model that never read the texts. Hollow: imported, measured by another "
+                "cross is the model before unlearning, the star the retrained one where there is one: what is left of "
+                "it knows less than a model that never read the texts. Hollow: imported, measured by another "
                 "framework.",
                 "Scatter plots of a benchmark's measures of forgetting against its measure of utility. The values "
-                "stand in the benchmark's table and in tasks.csv.",
+                "are in the benchmark's table and in tasks.csv.",
                 lambda theme: benchmark_tradeoff(report, theme),
             )
         )
@@ -163,7 +163,7 @@ def _audit_picture(report: Report, table: AuditTable) -> Picture:
         "which no model has read (mean over the models). For bits, less is the stronger attack. What comes back as "
         "often as control rows is drawn too, though it does not count as back.",
         f"Line charts of the rows that attacks brought back, by what the attack took. Rows back in all: {said}. The "
-        "values stand in audit.csv.",
+        "values are in audit.csv.",
         lambda theme: comes_back(table, report, theme),
     )
 

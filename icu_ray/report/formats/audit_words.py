@@ -23,10 +23,10 @@ AUDIT_NOTE = (
 )
 MISSING_SAID = "Not measured, which is not forgotten:"
 NUMBERS_NOTE = (
-    "What the attacks measure besides, in units of their own; docs/how-to/audit.md says what each means. "
-    "r_…: how slowly the model learns the rows again beside the retrained one, q_…: how little rounding brings back, "
-    "both 1 for nothing. auc_…: 0.5 where forget and control rows cannot be told apart. depth: 1 where the layers "
-    "know as little as the retrained model's. leak_…@k: how likely one of k drawn answers holds the secret."
+    "What else the attacks measure, in other units; docs/how-to/audit.md says what each means. "
+    "r_…: how slowly the model learns the rows again compared with the retrained one, q_…: how little rounding brings "
+    "back, both 1 for nothing. auc_…: 0.5 where forget and control rows cannot be told apart. depth: 1 where the "
+    "layers know as little as the retrained model's. leak_…@k: how likely one of k drawn answers holds the secret."
 )
 WORST_BACK_NOTE = (
     f"At most {WORST} rows of each trial: first those that came back, then by the share of the secret that the model "

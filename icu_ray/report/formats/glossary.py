@@ -7,7 +7,7 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ("pool", "Texts like the targets that the model may keep."),
     (
         "pair",
-        "The text that stands beside a target in training, by default the most similar one of the pool. The model "
+        "The text that goes with a target in training, by default the most similar one of the pool. The model "
         "learns the pair while it forgets the target.",
     ),
     ("held-out texts", "Texts of the same kind that no training step uses. They show what else the model has lost."),

@@ -95,7 +95,7 @@ def to_markdown(report: Report, pictures: Sequence[Picture]) -> str:
             parts += [f"{escape(distance_heading(distances))}.", pipe_table(head, lines)]
         parts.append(DISTANCES_NOTE)
     if report.orders:
-        parts += ["## Order of methods beside the paper's", _orders(report.orders), ORDERS_NOTE]
+        parts += ["## Order of methods compared with the paper's", _orders(report.orders), ORDERS_NOTE]
     if pictures:
         parts.append("## Figures")
         parts += [f"![{escape(p.alt)}]({p.name}.png)\n\n*{escape(p.title)}.* {escape(p.caption)}" for p in pictures]

@@ -111,7 +111,7 @@ def _done(trial: ReportedTrial, base: Base) -> list[tuple[str, str]]:
     if base.lora is not None:
         targets = base.lora["targets"]
         where = targets if isinstance(targets, str) else ", ".join(targets)
-        holds = "this folder holds it alone, for the model before" if base.alone else "merged into the model"
+        holds = "this folder holds only the adapter, for the model before" if base.alone else "merged into the model"
         said = f"an adapter (LoRA) of rank {base.lora['rank']}, alpha {base.lora['alpha']:g}, on {where}; {holds}"
         rows.append(("trained", said))
     if made is not None:

@@ -30,8 +30,8 @@ _FORGOTTEN_NOTE = (
 SCORES_NOTE = (
     "Each column is normalised over the population, the methods of one model without the model before unlearning; "
     "columns that should be low are subtracted. Scores compare rows of one population and nothing else. A perplexity "
-    "above 1000 enters as 1000, as in the paper. The scores know no limit on cost: a model that unlearning has ruined "
-    "may have the best one. Read them beside the perplexity ratio."
+    "above 1000 enters as 1000, as in the paper. The scores do not know the limit on cost: a model that unlearning has "
+    "ruined may have the best one. Read them together with the perplexity ratio."
 )
 ORDERS_NOTE = (
     "Methods from best to worst by what was measured here and by what the paper prints. Agreeing: pairs of methods in "
@@ -71,14 +71,15 @@ BEST_CELLS_NOTE = (
 )
 ELSEWHERE_NOTE = (
     "Read with 'icu-ray import' from the files of another framework, in the units of those files: probabilities and "
-    "ROUGE are fractions. A metric of ours stands beside one of the same name. Texts, prompts and the tokens that "
+    "ROUGE are fractions. A metric of ours is shown next to one of the same name. Texts, prompts and the tokens that "
     "count may differ, so these rows are in no ranking, score or test. Ours of exact_memorization is MA, which counts "
     "the last token of a text too, unless the evaluation has measured it by its own name."
 )
 TARGETS_NOTE = (
     "BERTScore and BLEU compare what the model says after the prompt now with the text. The filter, "
     "equation (5), calls this continuation unlike the text when either is under its threshold, and then does not train "
-    "on the text. The verdict asks MA and EL: forgotten, or still above a threshold; all texts together by their means."
+    "on the text. The verdict looks at MA and EL: forgotten, or still above a threshold; all texts together by their "
+    "means."
 )
 TESTS_NOTE = (
     "Difference of the first method minus the second in the metric's unit, ± half of its 95 % interval; intervals and "
@@ -101,7 +102,7 @@ def main_note(blocks: Sequence[Block]) -> str:
 def tasks_note(tables: Sequence[TaskTable]) -> str:
     """How tables of tasks are to be read: what concerns the metrics that they have."""
     names = [metric for table in tables for metric, _ in table.lines]
-    said = ["Means over the trials of a row, in the unit that stands beside the metric."]
+    said = ["Means over the trials of a row, in the unit that is given next to the metric."]
     if any("_icu" in name for name in names):
         said.append(
             "Names with _icu are asked and scored as the paper's authors did, others as lm-evaluation-harness defines "
@@ -122,7 +123,7 @@ def distance_heading(table: DistanceTable) -> str:
     """What stands above a table of distances: the model, and what its tests can see."""
     if table.visible is None:
         return f"{table.model}: losses of single texts are not kept in these results, so there is no test"
-    least = f"D must be about {min(table.visible, 1):.2f} or more to be told from chance"
+    least = f"D must be about {min(table.visible, 1):.2f} or more to be distinguished from chance"
     return f"{table.model}: with {table.texts} texts, {least}"
 
 

@@ -36,7 +36,7 @@ def unfinished(found: Collected) -> list[str]:
                 several = "is" if len(lacking) == 1 else "are"
                 said.append(
                     f"{len(lacking)} of {len(own)} trials with a result {several} not wholly {what} yet, though the "
-                    f"config asks for it: {names}{more}. The same command goes on with it, where models were kept"
+                    f"config asks for it: {names}{more}. The same command continues it, where models were kept"
                 )
     return said
 

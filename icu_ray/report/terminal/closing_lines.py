@@ -28,9 +28,9 @@ def _audits(summary: Summary, results: list[TrialResult]) -> list[str]:
     lines = [f"Audit, {result.name}: {audit.said()}." for result, audit in found[:MOST]]
     if found[MOST:]:
         shares = [audit.share for _, audit in found[MOST:]]
-        unknown = f", and of {shares.count(None)} of which it is not known" if None in shares else ""
+        unknown = f", and in {shares.count(None)} of which it is not known" if None in shares else ""
         back = sum(bool(share) for share in shares)
-        lines.append(f"Audit of {len(shares)} more trials, of {back} of which rows came back{unknown}: see the report.")
+        lines.append(f"Audit of {len(shares)} more trials, in {back} of which rows came back{unknown}: see the report.")
     return lines
 
 

@@ -110,7 +110,7 @@ def _single_said(pairs: Sequence[NumberPair]) -> list[str]:
     if not single:
         return []
     one = " or ".join(dict.fromkeys("forget sample" if p.over == "forget samples" else "seed" for p in single))
-    said = [f"n = 1: of one {one} nothing tells how far another would differ, so there is no interval over them."]
+    said = [f"n = 1: one {one} does not show how far another would differ, so there is no interval over them."]
     if any(pair.rows is not None and pair.rows.half is not None for pair in single):
         said.append(
             "'of N rows': the 95 % interval of the mean difference over the rows that both were asked: how far other "

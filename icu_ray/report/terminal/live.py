@@ -140,7 +140,7 @@ class LiveView:
         """A trial's workers were replaced."""
         with self._lock:
             name = self._trials[trial_id].name
-            self._say(f"again    {name}: its workers were started anew")
+            self._say(f"again    {name}: its workers were restarted")
 
     def ended(self, trial_id: str, status: str, reason: str) -> None:
         """A trial is over."""

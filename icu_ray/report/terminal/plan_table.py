@@ -158,7 +158,7 @@ def beside_said(plan: Plan) -> list[str]:
         said.append(f"Fine-tuning before the trials: {' and '.join(much)} more, as uncertain as the estimate above.")
     said += evaluation_said(evaluated)
     if (trained or evaluated) and (config.resources.max_hours, config.resources.max_cost) != (None, None):
-        said.append("The budget counts the trials alone.")
+        said.append("The budget counts only the trials.")
     rest = ["The start of Ray", "preparation", *(["the audit"] if config.audit.asked else []), "the report"]
     standins = any(trial.model.standin is not None for trial in plan.waiting)
     rest[1] += " with the training of stand-ins" * standins

@@ -29,7 +29,7 @@ _DRIVER = {
     "running": "running",
     "finished": "finished",
     "failed": "ended, with trials that failed or are missing",
-    "interrupted": "interrupted or killed; run the same command again to go on",
+    "interrupted": "interrupted or killed; run the same command again to continue",
     "": "not known to be running",
 }
 

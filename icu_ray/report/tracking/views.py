@@ -183,7 +183,8 @@ def sweep_note(folder: str, files: str, sweep: Sweep | None, cells: bytes | None
         links = (("Report", "report/report.html"), ("trials.csv", "trials.csv"), ("cells.csv", "cells.csv"))
         parts += [" · ".join(f"[{name}]({files}/{path})" for name, path in links), _cells_table(cells)]
     parts += [
-        "The command that started this sweep goes on with it where it stopped. Where it stands; its report anew:",
+        "The command that started this sweep continues it where it stopped. To see how far it is, and to write its "
+        "report:",
         f"```\nicu-ray status {shlex.quote(folder)}\nicu-ray report {shlex.quote(folder)}\n```",
         SIGNATURE,
     ]
@@ -241,7 +242,7 @@ def trial_note(spec: TrialSpec, result: TrialResult | None, verdict: Verdict | N
         ]
         if lines:
             parts.append("\n".join(["| | before | after |", "|---|--:|--:|", *lines]))
-            parts.append("What the model said about each text, before and after: the artefact `samples.json`.")
+            parts.append("What the model wrote for each text, before and after: the artefact `samples.json`.")
     return "\n\n".join([*parts, SIGNATURE])
 
 

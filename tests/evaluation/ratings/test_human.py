@@ -354,7 +354,7 @@ def test_a_judge_of_other_texts(export: Path, capsys: pytest.CaptureFixture[str]
     for changes, said in (
         ({"fingerprint": "0" * 16}, "was judged with other texts than the raters saw"),
         ({"id": "unknown"}, "has a score for none of the rated candidates"),
-        ({"score": "7"}, "line 1: is no verdict of icu-ray judge (score: Input should be a valid integer"),
+        ({"score": "7"}, "line 1: is not a verdict of icu-ray judge (score: Input should be a valid integer"),
     ):
         judge = write_verdicts(export / "judge.jsonl", candidates(), [5] * 15, **changes)
         assert main(["human", "import", str(export), "--judge", str(judge)]) == 2

@@ -240,7 +240,7 @@ def test_a_sweep_by_cells(tmp_path: Path, endpoint: Endpoint, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ([["1", "p", "r", "c"], ["1", "p", "r", "d"]], "id '1' stands twice, in the record ending on line 2 and"),
+        ([["1", "p", "r", "c"], ["1", "p", "r", "d"]], "id '1' appears twice, in the record ending on line 2 and"),
         ([], "holds no rows"),
         ([["", "p", "r", "c"]], "column 'id' holds ''"),
     ],
@@ -366,7 +366,7 @@ def test_a_day_is_not_waited_for(tmp_path: Path, endpoint: Endpoint) -> None:
         (completion(None), "last line is no 'Final score: X' but nothing"),
         (completion("Final score: 11"), "expected one whole number from 0 to 10"),
         (completion("Final score: 2\nFinal score: 9"), "two scores: '2' and then 9"),
-        (completion("Final score: 1", finish="length"), "did not come to its end"),
+        (completion("Final score: 1", finish="length"), "the answer is not complete"),
     ],
 )
 def test_nonsense_is_asked_again_and_never_guessed(
