@@ -155,16 +155,20 @@ def judge(
             "(stop.max_ppl_ratio)"
         )
     left = [name for name in attempt.requests if not judged.is_done(name)]
-    before = [name for name in left if state.requests[name].version is not None]
-    judged.reasons += [f"{name}, which was done, is not below the thresholds by itself" for name in before]
-    if len(left) == len(attempt.requests):
-        apart = [name for name in left if own[name].together]
-        judged.reasons += [_apart_said(name, judged.asked[name], own[name].heldout.ngram) for name in apart] or [
-            "all texts together are below the thresholds, those of no single request are"
-        ]
-        if apart and precision != ASKED_IN:
-            changes = {"models.0.precision": ASKED_IN}
-            judged.next.append(NextTry("have the trial measure in the precision in which versions are asked", changes))
+    none_done = len(left) == len(attempt.requests)
+    # Of several requests one that is not done may wait on, but not one that was done before.
+    against = [name for name in left if none_done or state.requests[name].version is not None]
+    apart = [name for name in against if own[name].together]
+    for name in against:
+        if name in apart:
+            judged.reasons.append(_apart_said(name, judged.asked[name], own[name].heldout.ngram))
+        elif state.requests[name].version is not None:
+            judged.reasons.append(f"{name}, which was done, is not below the thresholds by itself")
+    if none_done and not apart:
+        judged.reasons.append("all texts together are below the thresholds, those of no single request are")
+    if apart and precision != ASKED_IN:
+        changes = {"models.0.precision": ASKED_IN}
+        judged.next.append(NextTry("have the trial measure in the precision in which versions are asked", changes))
     return judged
 
 

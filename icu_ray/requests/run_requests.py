@@ -245,9 +245,9 @@ def _carry_out(
         return None, said, done.exit_code or 1
     failed, missing = not_carried_out(config, done)
     if what := still_open(attempt, done, failed, missing):
-        if failed:
+        if anew := {name: why for name, why in failed.items() if name not in attempt.failed}:
             with writing(folder) as book:
-                told = {"attempt": attempt.number, "requests": names, "not_carried_out": failed}
+                told = {"attempt": attempt.number, "requests": names, "not_carried_out": anew}
                 book.append("run failed", told)
         once = ", without what fails a second time" if failed else ""
         said = (

@@ -16,15 +16,20 @@ import pytest
 from icu_ray.cli.main import main
 from icu_ray.errors import UserError
 from icu_ray.requests import judging
+from icu_ray.requests.ending import not_carried_out
 from icu_ray.requests.ledger import FILE
 from icu_ray.requests.ledger_texts import read_state
 from icu_ray.requests.purge import purge
+from icu_ray.requests.record import Asked
 from icu_ray.requests.regression import Answers
+from icu_ray.requests.request_config import unlearn_config
 from icu_ray.requests.run_requests import run
 from icu_ray.requests.undo import undo
 from icu_ray.requests.verify_ledger import verify
 from icu_ray.storage.audits import ModelAudit
-from tests.support.ledgers import enter, made, trial
+from icu_ray.storage.results import TrialEvaluation
+from icu_ray.storage.trial_files import write_evaluation
+from tests.support.ledgers import TEXTS, enter, made, trial, write
 
 WHOLE = ModelAudit(total=2, back=0)
 BROKEN = ModelAudit(total=2, back=0, unmeasured=2, errors={"relearn": "OutOfMemoryError: 2 GiB"})
@@ -108,6 +113,19 @@ def test_what_is_no_success_ends_without_its_audit_and_says_so(audited: Path) ->
     assert "Asked for (prompt, relearn) and not carried out" in page and "nobody has tried" not in page
 
 
+def test_a_task_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    given = read_state(folder).settings["options"]
+    file = str(write(tmp_path / "forget.jsonl", TEXTS[:2]))
+    done = trial()(str(tmp_path / "model"), forget=file, out=folder / "work", asked=Asked(), **given)
+    assert done.paths is not None and done.result is not None
+    config = unlearn_config(str(tmp_path / "model"), forget=file, out="x", suites=["icu"], gpus=0)
+    assert not_carried_out(config, done) == ({}, ["evaluation"])
+    hashes = ("", done.result.model_hash)
+    write_evaluation(done.paths, TrialEvaluation({}, hashes, {}, {}, {"cls/piqa": "no network"}))
+    assert not_carried_out(config, done) == ({"evaluation cls/piqa": "no network"}, [])
+
+
 def test_a_sweep_that_stopped_after_its_trial_has_not_ended(tmp_path: Path) -> None:
     folder = made(tmp_path)
     enter(folder, 0)
@@ -139,6 +157,10 @@ def test_what_its_model_does_not_bear_out_when_asked_in_fp32_is_not_done(
     assert run(folder, again=True, forget=trial()).code == 0
     enter(folder, 1)
     assert run(folder, forget=trial()).code == 0 and states(folder) == {"r1": "done", "r2": "done"}
+    monkeypatch.setattr(judging, "ask", asked(0.089))
+    (ended,) = run(folder, base=0, forget=trial()).ended
+    assert [reason.partition(":")[0] for reason in ended["reasons"]] == ["r1", "r2"] and ended["version"] is None
+    assert states(folder) == {"r1": "done", "r2": "done"}  # in the version that stays in force
 
 
 def test_of_two_requests_the_one_that_is_not_borne_out_is_run_again(
