@@ -126,7 +126,8 @@ def _add_run(parts: Any) -> None:
         parts,
         "run",
         "Carry out the waiting requests in one trial, and check the texts of earlier requests again. Continues a run "
-        "that was killed. Exit code 1: the result is not acceptable, and the output says why.",
+        "that was killed. Exit code 1: the result is not acceptable, or the audit or evaluation was not carried out, and "
+        "the output says why.",
         _run,
         progress=True,
     )
@@ -148,7 +149,12 @@ def _add_run(parts: Any) -> None:
         metavar="N",
         help="the same from version N, over all requests that are not done in it (default: the newest)",
     )
-    parser.add_argument("--abandon", action="store_true", help="give up a run that was killed (default: go on with it)")
+    parser.add_argument(
+        "--abandon",
+        action="store_true",
+        help="give up a run that was killed, and start its requests anew at once; 'undo' is what takes a request back "
+        "(default: go on with it)",
+    )
     add_overrides(parser)
 
 
@@ -282,17 +288,27 @@ def _ended_said(told: Mapping[str, Any], ledger: Path) -> list[str]:
         lines.append(f"attempt {number}: version {told['version']}; done: {', '.join(told['done'])}")
         if told["left"]:
             lines.append(f"  not below the thresholds by themselves, and run again: {', '.join(told['left'])}")
+    lines += _not_carried_out(told)
     for name, known in told["asked"].items():
         el = "-" if known["el"] is None else f"{100 * known['el']:.1f} %"
         ma = "-" if known["ma"] is None else f"{100 * known['ma']:.1f} %"
         word = {True: "forgotten", False: "NOT forgotten", None: "not measured"}[known["forgotten"]]
         lines.append(f"  {name}{' (asked again)' if name in asked else ''}: MA {ma}, EL {el}, {word}")
+        trial = known.get("in_trial")
+        if trial is not None and trial["forgotten"] and known["forgotten"] is not True:
+            lines[-1] += f" when the model is asked in fp32 (it was in the trial, measured in {trial['precision']})"
     if told["purged"]["requests"]:
         gone = told["purged"]
         lines.append(f"  {gone['requests']} purged requests with {gone['texts']} texts cannot be asked any more")
     if cost is not None:
         lines.append(f"  held-out perplexity: {cost:.2f} times the original's")
     return lines
+
+
+def _not_carried_out(told: Mapping[str, Any]) -> list[str]:
+    """What an attempt lacks, a line each; ledgers from before do not tell."""
+    lacking = told.get("not_carried_out", {})
+    return [f"  asked for and not carried out: {name} ({why})" for name, why in lacking.items()]
 
 
 def _verify(arguments: argparse.Namespace) -> tuple[Any, str, int]:
@@ -367,6 +383,7 @@ def _show(arguments: argparse.Namespace) -> tuple[Any, str, int]:
         reasons = (state.attempts[number].ended or {})["reasons"]
         if reasons:
             lines.append(f"  attempt {number}, not acceptable: {'; '.join(reasons)}")
+        lines += _not_carried_out(state.attempts[number].ended or {})
     if curve:
         lines.append("  attempt  version      MA      EL    loss  perplexity, times the original's")
     for point in curve:

@@ -16,8 +16,9 @@ Requests over time (`icu-ray requests`), each of which runs the above:
 5. `ledger_settings.py` makes a ledger (`ledger_keys.py`: config keys that it sets itself), `ledger_texts.py` takes
    requests in and proves texts by keyed hashes.
 6. `run_requests.py` carries them out: `runner.py` lets one process do so, `judging.py` says what is done, for which
-   `regression.py` asks earlier texts again, `versions.py` keeps the models, `evidence.py` leaves records and pages,
-   `bundle.py` packs them, `registering.py` tells MLflow.
+   `regression.py` asks texts again, `ending.py` ends an attempt once all that was asked for is carried out,
+   `versions.py` keeps the models, `evidence.py` leaves records and pages, `bundle.py` packs them, `registering.py`
+   tells MLflow.
 7. `undo.py` takes a request back, `purge.py` deletes texts and with them versions that still know them
    (`old_versions.py`), `verify_ledger.py` checks all of it.
 

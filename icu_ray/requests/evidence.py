@@ -25,11 +25,13 @@ from icu_ray.requests.judging import Judged
 from icu_ray.requests.ledger import Entry, mac, read_key
 from icu_ray.requests.ledger_state import Attempt, LedgerState
 from icu_ray.requests.record import plain_verdict
+from icu_ray.requests.regression import ASKED_IN
 from icu_ray.requests.versions import left_versions, version_folder
 from icu_ray.storage.files import write_atomic
 from icu_ray.storage.results import finite, to_json
 from icu_ray.storage.store import content_hash
 from icu_ray.storage.verdict import Verdict
+from icu_ray.storage.verdict_parts import percent
 
 EVIDENCE = "evidence"
 _TEXTS = ("texts_back", "texts_attacked")
@@ -37,7 +39,10 @@ _HOW = "HMAC-SHA256 over the record's canonical JSON without this key, by the le
 
 
 def keyed(record: Mapping[str, Any], judged: Judged, state: LedgerState) -> dict[str, Any]:
-    """The record of a run with keyed hashes in place of plain ones, which tell short texts to who guesses them."""
+    """The record of a run without plain hashes over its texts, which tell short ones to who guesses them: each text has
+    a keyed one, and the trial's id, which stands in paths, is left out."""
+    if judged.trial:
+        record = json.loads(to_json(dict(record)).replace(judged.trial.encode(), b"..."))
     macs = {(r.id, text["id"]): text["hmac"] for r in state.requests.values() for text in r.texts}
     each = []
     for text in record["texts"]["each"]:
@@ -57,9 +62,10 @@ def evidence_of(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Write the record of each request of an attempt; that of the whole run, and SHA-256 of each by request."""
     whole = keyed(judged.record, judged, state)
+    whole["model"] = {**whole["model"], "folder": None}  # that in work/ is not kept
     if told["version"] is not None:
         place = str(version_folder(folder, told["version"]) / "model")
-        whole["model"] = {**whole["model"], "folder": place, "sha256_after": told["model"]["sha256"]}
+        whole["model"] |= {"folder": place, "sha256_after": told["model"]["sha256"]}
     hashes = {}
     for name in attempt.requests:
         content = to_json(_signed(folder, _of_request(state, attempt, judged, told, head, whole, name)), indent=2)
@@ -108,6 +114,12 @@ def _of_request(
             "said": "NOT forgotten yet: its own texts are not below the thresholds; it is run again",
         }
     ngram = own.heldout.ngram
+    if (asked := told["asked"].get(name)) is not None:
+        again = f"mean MA {percent(asked['ma'])}, mean EL{ngram} {percent(asked['el'])}"
+        answer = {True: "yes", False: "NO", None: "not measured"}[asked["forgotten"]]
+        trial = f"{said['lines']['forgotten?']} (measured in {asked['in_trial']['precision']})"
+        lines = {**said["lines"], "forgotten?": f"{trial}; the model asked again in {ASKED_IN}: {answer} ({again})"}
+        said |= {"forgotten": asked["forgotten"], "lines": lines}
     scores = {side: dict(values) for side, values in whole["scores"].items()}
     scores.setdefault("after", {}).update({"ma": own.ma, f"el{ngram}": own.el})
     before = [
@@ -134,6 +146,7 @@ def _of_request(
             "base": attempt.base,
             "version": told["version"],
             "reasons": told["reasons"],
+            "not_carried_out": told["not_carried_out"],
             "head": {"number": head.number, "hash": head.hash},
         },
         "regression": {

@@ -4,7 +4,8 @@
     judged.reasons                              # why it is not acceptable; [] where it is
 
 It is where the trial is a success, no earlier request comes back, the held-out perplexity keeps its limit against the
-first original, and at least one request is below the thresholds by its own means.
+first original, and at least one request is below the thresholds by its own means: those of the trial, which measures in
+the precision that it trains in, and those of the version, which is asked in fp32 as it will be by later runs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Any
 from icu_ray.config import RecordsData, SweepConfig
 from icu_ray.requests.ledger_state import Attempt, LedgerState, Request
 from icu_ray.requests.ledger_texts import checked, texts_file
+from icu_ray.requests.next_try import NextTry
 from icu_ray.requests.record import read_record
 from icu_ray.requests.regression import (
+    ASKED_IN,
     Answers,
     Question,
     ask,
@@ -29,6 +32,7 @@ from icu_ray.requests.regression import (
 )
 from icu_ray.requests.unlearn import Unlearned
 from icu_ray.storage.results import SampleRecord, TrialEvaluation, TrialResult
+from icu_ray.storage.thresholds import Thresholds
 from icu_ray.storage.trial_files import read_evaluation, read_samples
 from icu_ray.storage.verdict import Verdict, verdict_of
 
@@ -38,7 +42,8 @@ class Judged:
     """What was found of an attempt whose trial has ended. reasons: why it is not acceptable; [] where it is.
 
     own: the verdict of each request by itself. names: (request, text id) by the id that the trial knew a text by.
-    asked: by request, what the new model knows of it. record: of the run. purged: requests that cannot be asked.
+    asked: by request, what the new model knows of it. record: of the run. purged: requests that cannot be asked. trial:
+    its id. next: what to try next beside what the trial suggests.
     """
 
     own: Mapping[str, Verdict]
@@ -49,6 +54,12 @@ class Judged:
     reasons: list[str] = field(default_factory=list)
     asked: dict[str, dict[str, Any]] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
+    trial: str = ""
+    next: list[NextTry] = field(default_factory=list)
+
+    def is_done(self, request: str) -> bool:
+        """Whether a request of the attempt is forgotten, by the trial and by what its model was asked."""
+        return request in self.asked and self.asked[request]["forgotten"] is True
 
 
 def names_of(state: LedgerState, attempt: Attempt, config: SweepConfig) -> dict[str, tuple[str, str]]:
@@ -108,7 +119,7 @@ def judge(
     record = read_record(done.folder / done.run) or {}
     earlier = [state.requests[name] for name in state.covers(attempt.base)]
     purged = [each for each in earlier if not each.held]
-    judged = Judged(own=own, names=names, measure=measure_told(config), record=record, purged=tuple(purged))
+    judged = Judged(own, names, measure_told(config), record, tuple(purged), trial=result.trial_id)
     if not verdict.success:
         judged.reasons.append(verdict.headline.removeprefix("NOT acceptable: ").removesuffix("."))
         return judged
@@ -127,15 +138,9 @@ def judge(
             judged.reasons.append(_back_said(name, known, f"EL{accepted['limits']['ngram']}"))
         elif known["forgotten"] is None:
             judged.reasons.append(f"whether {name} is still forgotten could not be measured")
+    precision = config.models[0].precision
     for name in attempt.requests:
-        told = answers[name]
-        judged.asked[name] = {
-            **_means(told),
-            "earlier": False,
-            "forgotten": own[name].together,
-            "limits": asdict(result.thresholds),
-            "each": [list(row) for row in told.each],
-        }
+        judged.asked[name] = _own_told(own[name], answers[name], result.thresholds, precision)
     judged.cost = _cost(state, record, attempt.base, config.stop.max_ppl_ratio)
     ratio, limit = judged.cost["ratio"], judged.cost["limit"]
     if ratio is not None and limit is not None and ratio > limit:
@@ -149,10 +154,21 @@ def judge(
             f"what it costs against the first original could not be measured{why}, and the limit is {limit:g} "
             "(stop.max_ppl_ratio)"
         )
-    before = [name for name in attempt.requests if state.requests[name].version is not None and not own[name].together]
-    judged.reasons += [f"{name}, which was done, is not below the thresholds by itself" for name in before]
-    if not any(each.together for each in own.values()):
+    left = [name for name in attempt.requests if not judged.is_done(name)]
+    none_done = len(left) == len(attempt.requests)
+    # Of several requests one that is not done may wait on, but not one that was done before.
+    against = [name for name in left if none_done or state.requests[name].version is not None]
+    apart = [name for name in against if own[name].together]
+    for name in against:
+        if name in apart:
+            judged.reasons.append(_apart_said(name, judged.asked[name], own[name].heldout.ngram))
+        elif state.requests[name].version is not None:
+            judged.reasons.append(f"{name}, which was done, is not below the thresholds by itself")
+    if none_done and not apart:
         judged.reasons.append("all texts together are below the thresholds, those of no single request are")
+    if apart and precision != ASKED_IN:
+        changes = {"models.0.precision": ASKED_IN}
+        judged.next.append(NextTry("have the trial measure in the precision in which versions are asked", changes))
     return judged
 
 
@@ -163,6 +179,42 @@ def _question(folder: Path, state: LedgerState, name: str, measure: Mapping[str,
 
 def _means(answers: Answers) -> dict[str, Any]:
     return {"ma": answers.ma, "el": answers.el, "forget_loss": answers.forget_loss}
+
+
+def _own_told(own: Verdict, answers: Answers, limits: Thresholds, precision: str) -> dict[str, Any]:
+    """What the new model knows of a request of the attempt.
+
+    forgotten: by its trial, and by the rule by which later runs judge what they ask again: what that would refuse at
+    once is not done.
+    """
+    again = still_forgotten(answers, limits, (answers.ma, answers.el))
+    return {
+        **_means(answers),
+        "earlier": False,
+        "forgotten": again if own.together else False,
+        "in_trial": {"ma": own.ma, "el": own.el, "forgotten": own.together, "precision": precision},
+        "limits": asdict(limits),
+        "each": [list(row) for row in answers.each],
+    }
+
+
+def _apart_said(name: str, told: Mapping[str, Any], ngram: int) -> str:
+    """That the trial found a request forgotten, and its model, asked again, does not bear it out."""
+    trial = told["in_trial"]
+    word = "could not be measured" if told["forgotten"] is None else "are not"
+    return (
+        f"{name}: its means were below the thresholds in the trial, measured in {trial['precision']} "
+        f"({_means_said(trial, ngram)}), and {word} when the model is asked again in {ASKED_IN} "
+        f"({_means_said(told, ngram)})"
+    )
+
+
+def _means_said(told: Mapping[str, Any], ngram: int) -> str:
+    return f"MA {_percent(told['ma'])}, EL{ngram} {_percent(told['el'])}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _earlier_told(state: LedgerState, name: str, answers: Answers, accepted: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,13 +230,10 @@ def _earlier_told(state: LedgerState, name: str, answers: Answers, accepted: Map
 
 
 def _back_said(name: str, told: Mapping[str, Any], el: str) -> str:
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f} %"
-
     then = told["accepted"]
     return (
-        f"{name} comes back: MA {percent(then['ma'])} -> {percent(told['ma'])}, {el} {percent(then['el'])} -> "
-        f"{percent(told['el'])}; {len(told['came_back'])} of its texts were forgotten and are not any more"
+        f"{name} comes back: MA {_percent(then['ma'])} -> {_percent(told['ma'])}, {el} {_percent(then['el'])} -> "
+        f"{_percent(told['el'])}; {len(told['came_back'])} of its texts were forgotten and are not any more"
     )
 
 

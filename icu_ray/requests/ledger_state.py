@@ -9,7 +9,8 @@ Nothing of it is stored: it follows from the entries alone. Kinds of entries, an
     added           request, subject, due, file, form (how its rows are written), texts: a list of {id, hmac}
     run started     attempt, requests, base (a version; 0: the original), overrides
     tracked         attempt, mlflow: an address, without credentials, to which its sweep sends runs
-    run ended       attempt, outcome, done, left, version, and what was measured (requests/evidence.py)
+    run failed      attempt, requests, not_carried_out: what failed beside its trial and is tried once more, with why
+    run ended       attempt, outcome, done, left, version, not_carried_out, and what was measured (requests/evidence.py)
     run abandoned   attempt
     undone          request, back_to (a version), waiting
     purge started   requests, versions (whose models go with the texts); then purged: requests, versions, places
@@ -59,7 +60,8 @@ class Request:
 class Attempt:
     """One run of one trial. ended: what its 'run ended' entry tells; None while it runs, or after it was abandoned.
 
-    tracked: addresses of MLflow, without credentials, to which it has sent runs.
+    tracked: addresses of MLflow, without credentials, to which it has sent runs. failed: attacks and tasks that have
+    failed once, by name (requests/ending.py).
     """
 
     number: int
@@ -70,6 +72,7 @@ class Attempt:
     ended: Mapping[str, Any] | None = None
     abandoned: bool = False
     tracked: tuple[str, ...] = ()
+    failed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,12 @@ def _tracked(state: LedgerState, entry: Entry) -> LedgerState:
     return replace(state, attempts={**state.attempts, attempt.number: attempt})
 
 
+def _failed(state: LedgerState, entry: Entry) -> LedgerState:
+    attempt = state.attempts[entry.told["attempt"]]
+    attempt = replace(attempt, failed=attempt.failed.union(entry.told["not_carried_out"]))
+    return replace(state, attempts={**state.attempts, attempt.number: attempt})
+
+
 def _ended(state: LedgerState, entry: Entry) -> LedgerState:
     told = entry.told
     attempt = replace(state.attempts[told["attempt"]], ended=told)
@@ -196,8 +205,10 @@ def _ended(state: LedgerState, entry: Entry) -> LedgerState:
     )
     version = replace(version, files=told.get("files", {}))
     state = replace(state, versions={**state.versions, version.number: version}, current=version.number)
-    # What is left over goes on in the next run: the mean over all is below the thresholds, its own is not.
-    return _settled(state, attempt.requests, entry.time, "waiting")
+    # What is left over goes on in the next run: the mean over all is below the thresholds, its own is not. What the
+    # base has forgotten is done too, whatever it was before.
+    names = dict.fromkeys((*attempt.requests, *state.covers(version.number)))
+    return _settled(state, tuple(names), entry.time, "waiting")
 
 
 def _settled(state: LedgerState, names: Sequence[str], time: str, otherwise: State) -> LedgerState:
@@ -251,6 +262,7 @@ _THEN = {
     "added": _added,
     "run started": _started,
     "tracked": _tracked,
+    "run failed": _failed,
     "run ended": _ended,
     "run abandoned": _abandoned,
     "undone": _undone,

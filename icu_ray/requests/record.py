@@ -17,7 +17,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,16 @@ NAME, PAGE = "record.json", "record.html"
 
 @dataclass(frozen=True)
 class Asked:
-    """What only the one who asks can say. also_check: files of texts that earlier requests have had forgotten."""
+    """What only the one who asks can say. also_check: files of texts that earlier requests have had forgotten.
+
+    key: of a ledger, which names the run's folder by it (requests/unlearn.py).
+    """
 
     command: str = ""
     request_id: str | None = None
     asked_by: str | None = None
     also_check: tuple[str, ...] = ()
+    key: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -160,9 +164,9 @@ def _texts(config: SweepConfig, corpus: Corpus, samples: Sequence[SampleRecord],
         sample = measured.get(name)
         known: dict[str, Any] = {"id": name, "sha256": content_sha256(text)}
         known |= {"subject": subjects[name]} if name in subjects else {}
-        for key, field in (("ma", "ma"), (el, "el")):
+        for key, measure in (("ma", "ma"), (el, "el")):
             for side in ("before", "after"):
-                known[f"{key}_{side}"] = None if sample is None else getattr(sample, f"{field}_{side}")
+                known[f"{key}_{side}"] = None if sample is None else getattr(sample, f"{measure}_{side}")
         known["filtered"] = None if sample is None else sample.forgotten
         known["cut_tokens"] = None if sample is None else sample.cut_tokens
         known["windows"] = None if sample is None else sample.windows

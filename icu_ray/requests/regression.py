@@ -22,6 +22,8 @@ from icu_ray.requests.ledger_texts import records_of
 from icu_ray.storage.results import finite
 from icu_ray.storage.thresholds import Limit, Thresholds
 
+ASKED_IN = "fp32"
+"""Precision in which a version is asked, whatever its trial trained and measured in."""
 _ROUNDING = 0.01
 """By how much a mean that is measured again may lie above its threshold, if it did so when it was accepted."""
 

@@ -3,14 +3,14 @@
     ran = run(Path("ledger"))                   # all that wait, in one trial
     ran.code, ran.ended
 
-An attempt: its entry 'run started' is written; the texts are put together; `unlearn` makes a model (a sweep of one
-trial, which goes on where it was killed); every request that is done in its base is asked again; then the version, the
-evidence, and last the entry 'run ended' that makes both count. All steps give the same when they are done again, so
-whatever is killed, `run` goes on from there.
+An attempt: its entry 'run started' is written; the texts are put together; `unlearn` makes a model, evaluates and
+attacks it (a sweep of one trial, which goes on where it was killed); every request that is done in its base is asked
+again; then the version, the evidence, and last the entry 'run ended' that makes both count (ending.py). All steps give
+the same when they are done again, so whatever is killed, `run` goes on from there.
 
-A request is done when its own means lie below the thresholds, those of all requests of the attempt do, the cost keeps
-its limit, and no earlier request comes back. Where the means of all lie below and one's own do not, that one waits on,
-and is run again on the new version by the same command.
+A request is done when its own means lie below the thresholds (in the trial, and when the version is asked), those of
+all requests of the attempt do, the cost keeps its limit, and no earlier request comes back. Where the means of all lie
+below and one's own do not, that one waits on, and is run again on the new version by the same command.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any
 from icu_ray.config import SweepConfig
 from icu_ray.data.records import reading_once
 from icu_ray.errors import UserError, without_secrets
-from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.models.folders import ADAPTER_CONFIG
 from icu_ray.report.tracking.tracker import tracking_uri
-from icu_ray.requests.evidence import evidence_of, remove_given_up
-from icu_ray.requests.judging import Judged, judge
-from icu_ray.requests.ledger import now, writing
+from icu_ray.requests.ending import enter, not_carried_out, still_open
+from icu_ray.requests.evidence import remove_given_up
+from icu_ray.requests.judging import judge
+from icu_ray.requests.ledger import read_key, writing
 from icu_ray.requests.ledger_keys import one_trial, refuse_keys
 from icu_ray.requests.ledger_settings import WORK, original_hash, request_config
 from icu_ray.requests.ledger_state import Attempt, LedgerState, state_of
@@ -37,8 +37,7 @@ from icu_ray.requests.purge import finish_purge
 from icu_ray.requests.record import Asked
 from icu_ray.requests.runner import holding, still_mine
 from icu_ray.requests.unlearn import Unlearned, plan_request, unlearn
-from icu_ray.requests.versions import check_model, files_told, keep, model_of
-from icu_ray.storage.results import to_json
+from icu_ray.requests.versions import check_model, model_of
 from icu_ray.sweep.lease import Lease
 
 Forget = Callable[..., Unlearned]
@@ -46,7 +45,8 @@ Forget = Callable[..., Unlearned]
 
 @dataclass(frozen=True)
 class Ran:
-    """What a call of `run` did. ended: what each 'run ended' entry tells. code: the command's exit code.
+    """What a call of `run` did. ended: what each 'run ended' entry tells. code: the command's exit code, 0 only where
+    each attempt gave a version and all that was asked for was carried out.
 
     stopped: why the last attempt did not end; '' where none was stopped.
     """
@@ -84,7 +84,8 @@ def run(
 
     one_by_one: an attempt for each request, those due first. again: also those that were not acceptable. base: start
     from this version in place of the current one (0: the original), over all requests that are not done in it. abandon:
-    give an attempt up that was killed; its requests wait again. overrides: config keys for these attempts.
+    give an attempt up that was killed; its requests wait again, and are run at once. overrides: config keys for these
+    attempts.
     """
     refuse_keys(overrides, at_run=True)
     asked = _Asked(one_by_one, again, base, tuple(overrides), command)
@@ -105,7 +106,7 @@ def run(
             state = read_state(folder)
             attempt = state.open or _start(folder, state, asked, first=not ended)
             if attempt is None:
-                return Ran(tuple(ended), int(any(each["version"] is None for each in ended)))
+                return Ran(tuple(ended), int(any(each["version"] is None or each["not_carried_out"] for each in ended)))
             asked.tried.update(attempt.requests)
             told = attempt.requests
             say(f"attempt {attempt.number}: {', '.join(told)}, from version {attempt.base}")
@@ -117,13 +118,13 @@ def run(
 
 def _start(folder: Path, state: LedgerState, asked: _Asked, first: bool) -> Attempt | None:
     """The next attempt, entered into the ledger; None where nothing is left to run."""
-    base = state.current if asked.base is None or not first else asked.base
+    base = state.current
+    if first and asked.base is not None:
+        base = asked.base
+        _check_base(state, base)
     names = _chosen(state, asked, base, first)
     if not names:
         return None
-    if base not in (0, *state.versions):
-        known = ", ".join(map(str, (0, *state.versions)))
-        raise UserError(f"--from-version {base}: no such version; expected one of {known}")
     check_model(folder, state, base)
     number = len(state.attempts) + 1
     overrides = (*_first_limits(state, base), *asked.overrides)
@@ -146,6 +147,20 @@ def _start(folder: Path, state: LedgerState, asked: _Asked, first: bool) -> Atte
         return state_of(book.entries).attempts[number]
 
 
+def _check_base(state: LedgerState, base: int) -> None:
+    """UserError for a version that is none, or in which something is forgotten that was taken back."""
+    undone = {each.id for each in state.in_state("undone")}
+    known = [number for number in (0, *state.versions) if not undone & set(state.covers(number))]
+    expected = f"expected one of {', '.join(map(str, known))}"
+    if base not in (0, *state.versions):
+        raise UserError(f"--from-version {base}: no such version; {expected}")
+    if base not in known:
+        back = ", ".join(name for name in dict.fromkeys(state.covers(base)) if name in undone)
+        raise UserError(
+            f"--from-version {base}: {back} is forgotten in it, and was undone; {expected}, or enter its texts again"
+        )
+
+
 def _first_limits(state: LedgerState, base: int) -> list[str]:
     """The first original's thresholds as config keys, where held-out texts set them: a run from a version would measure
     them on that version, where they are lower after each request, so that each is asked for more than the one before.
@@ -164,7 +179,7 @@ def _first_limits(state: LedgerState, base: int) -> list[str]:
 
 def _chosen(state: LedgerState, asked: _Asked, base: int, first: bool) -> list[str]:
     if asked.base is not None and first:
-        covered = set(state.covers(base)) if base in (0, *state.versions) else set()
+        covered = set(state.covers(base))
         open_ones = [each for each in state.in_state("waiting", "not acceptable", "done") if each.id not in covered]
         gone = [each.id for each in open_ones if not each.held]
         if gone:
@@ -219,7 +234,7 @@ def _carry_out(
         model_of(folder, state, attempt.base),
         forget=str(_union(folder, attempt.number)),
         out=folder.resolve() / WORK,
-        asked=Asked(command, "+".join(names)),
+        asked=Asked(command, "+".join(names), key=read_key(folder)),
         overrides=overrides,
         **options,
     )
@@ -228,61 +243,19 @@ def _carry_out(
         what = "was interrupted" if result is None else "failed; the log is in the ledger's folder 'work'"
         said = f"attempt {attempt.number} {what}. 'run' goes on with it, 'run --abandon' gives it up"
         return None, said, done.exit_code or 1
+    failed, missing = not_carried_out(config, done)
+    if what := still_open(attempt, done, failed, missing):
+        if anew := {name: why for name, why in failed.items() if name not in attempt.failed}:
+            with writing(folder) as book:
+                told = {"attempt": attempt.number, "requests": names, "not_carried_out": anew}
+                book.append("run failed", told)
+        once = ", without what fails a second time" if failed else ""
+        said = (
+            f"attempt {attempt.number} {what}. 'run' goes on with it{once}; 'run --abandon KEY=VALUE' gives it up and "
+            "starts anew with other settings"
+        )
+        return None, said, done.exit_code or 1
     judged = judge(folder, state, attempt, config, done, say)
     still_mine(lease, folder)
-    return _enter(folder, attempt, done, judged), "", 0
-
-
-def _enter(folder: Path, attempt: Attempt, done: Unlearned, judged: Judged) -> Mapping[str, Any]:
-    """Version and evidence, then the entry that makes them count."""
-    assert done.result is not None and done.paths is not None
-    accepted = not judged.reasons
-    requests = [name for name in attempt.requests if accepted and judged.own[name].together]
-    state = read_state(folder)
-    number = max(state.versions, default=0) + 1 if accepted else None
-    model = Path(done.paths.model)
-    told: dict[str, Any] = {
-        "attempt": attempt.number,
-        "base": attempt.base,
-        "outcome": "done" if accepted else "not acceptable",
-        "done": requests,
-        "left": [name for name in attempt.requests if accepted and name not in requests],
-        "version": number,
-        "reasons": judged.reasons,
-        "next": [dict(each.changes) | {"why": each.why} for each in done.next_tries],
-        "model": {"sha256": folder_fingerprint(model) if model.is_dir() else None},
-        "asked": judged.asked,
-        "purged": {"requests": len(judged.purged), "texts": sum(len(each.texts) for each in judged.purged)},
-        "cost": judged.cost,
-        "measure": judged.measure,
-        "trial": {
-            "id": done.result.trial_id,
-            "epochs": done.result.epochs,
-            "seconds": done.result.seconds.get("total"),
-        },
-    }
-    with writing(folder) as book:  # nobody adds an entry meanwhile: the evidence names the head that this one follows
-        state, head = state_of(book.entries), book.entries[-1]
-        run_record, evidence = evidence_of(folder, state, attempt, judged, told, head)
-        if number is not None:
-            version = {
-                "number": number,
-                "base": attempt.base,
-                "requests": requests,
-                "made": now(),
-                "model_sha256": told["model"]["sha256"],
-                "base_sha256": run_record["model"]["sha256_before"],
-                "attempt": attempt.number,
-            }
-            kept = keep(folder, number, model, version, keyed_files(run_record))
-            told["files"] = files_told(kept)
-        told["evidence"] = evidence
-        book.append("run ended", told)
-    return told
-
-
-def keyed_files(record: Mapping[str, Any]) -> dict[str, bytes]:
-    """The record of a run as files of its version."""
-    from icu_ray.report.formats.record_page import record_html
-
-    return {"record.json": to_json(dict(record), indent=2), "record.html": record_html(record).encode()}
+    lacking = {**failed, **dict.fromkeys(missing, "there is no result; the log is in the ledger's folder 'work'")}
+    return enter(folder, attempt, done, judged, lacking), "", 0

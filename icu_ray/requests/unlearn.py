@@ -22,6 +22,7 @@ from icu_ray.errors import UserError
 from icu_ray.plan.grid import Plan, make_plan
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.plan.trial_settings import TrialSettings
+from icu_ray.requests.ledger import mac
 from icu_ray.requests.next_try import NextTry, next_tries
 from icu_ray.requests.recheck import check_earlier, make_record
 from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier
@@ -147,7 +148,7 @@ def unlearn(
         config = unlearn_config(model, forget=forget, out=str(out), **options)
         for file in asked.also_check:
             check_earlier(file, config)  # refused before anything is written
-        plan = plan_request(config)
+        plan = plan_request(config, key=asked.key)
     code = run_sweep(plan)
     run = plan.config.name
     trial = plan.trials[0]
@@ -163,11 +164,17 @@ def unlearn(
     return done
 
 
-def plan_request(config: SweepConfig, *, dry_run: bool = False) -> Plan:
+def plan_request(config: SweepConfig, *, dry_run: bool = False, key: bytes = b"") -> Plan:
     """The plan of a request's one trial, in a folder of its own: no other request's trial is in its report."""
     plan = plan_sweep(config, dry_run=dry_run)
-    named = config.model_copy(update={"name": f"{RUN}-{plan.trials[0].trial_id[:8]}"})
+    named = config.model_copy(update={"name": run_name(plan.trials[0].trial_id, key)})
     return replace(make_plan(named, plan.data, provisional=plan.provisional), unreachable=plan.unreachable)
+
+
+def run_name(trial_id: str, key: bytes) -> str:
+    """Name of a run's folder, which its record tells. key: of a ledger; a trial's id is a plain hash over its texts, so
+    without the key who guesses them could see that he is right."""
+    return f"{RUN}-{(mac(key, trial_id) if key else trial_id)[:8]}"
 
 
 def _collect(done: Unlearned) -> None:

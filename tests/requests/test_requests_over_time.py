@@ -1,4 +1,4 @@
-"""Requests over time with real runs: two requests in a row, evidence, and a purge that leaves no text.
+"""Requests over time with real runs: two requests in a row, evidence, a purge that leaves no text, and an interruption.
 
 Needs: a Ray of its own.
 """
@@ -21,7 +21,9 @@ import pytest
 from icu_ray.cli.main import main
 from icu_ray.config import Columns, StandinConfig
 from icu_ray.data.synthetic import make_records
-from icu_ray.requests.ledger import read_chain
+from icu_ray.requests.ledger import FILE, read_chain
+from icu_ray.requests.ledger_texts import read_state
+from tests.support.ledgers import enter, made
 
 PLANTED = [
     "Zsófia Quastenflößer-Ångström lodges beside the Gråbrødre tannery with eleven herons",
@@ -83,6 +85,31 @@ def killed_at_an_epoch(ledger: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not list(ledger.glob("work/run-*/trials/*/result.json")) and read_chain(ledger).troubles == ()
+
+
+@pytest.mark.slow
+def test_an_audit_that_is_interrupted_is_made_up_for(tmp_path: Path) -> None:
+    """A real trial and a real attack of a tiny model; Ctrl-C comes once the trial has its result."""
+    ledger = made(tmp_path, audit=["prompt"])
+    enter(ledger, 0)
+    words = [sys.executable, "-m", "icu_ray.cli", "requests", "run", str(ledger)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    until = time.monotonic() + 300
+    while not list(ledger.glob("work/run-*/trials/*/result.json")):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()[0].decode()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[0].decode()
+    assert process.returncode == 130 and "attempt 1 was interrupted. 'run' goes on with it" in said, said
+    assert not list(ledger.glob("work/run-*/trials/*/audit.json")) and not (ledger / "versions").exists()
+    assert read_state(ledger).requests["r1"].state == "running"
+    assert main(["requests", "run", str(ledger)]) == 0
+    record = json.loads((ledger / "evidence" / "r1" / "attempt-1.json").read_text())
+    assert record["audit"]["run_rows"] == 2 and record["ledger"]["not_carried_out"] == {}
+    # Nothing that stays names the trial, whose id is a plain hash over the texts.
+    (trial,) = ledger.glob("work/run-*/trials/*")
+    assert trial.name[:8] not in (ledger / FILE).read_text() + json.dumps(record)
+    assert trial.parents[1].name == record["config"]["name"]
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@ from icu_ray.requests.ledger_settings import init
 from icu_ray.requests.ledger_texts import add
 from icu_ray.requests.record import Asked, Ended, leave_record, plain_verdict, request_record, thresholds_told
 from icu_ray.requests.request_config import unlearn_config
-from icu_ray.requests.unlearn import Unlearned
+from icu_ray.requests.unlearn import Unlearned, run_name
+from icu_ray.storage.audit_files import read_audit, write_audit
+from icu_ray.storage.audits import ModelAudit, TrialAudit
 from icu_ray.storage.el_names import plain
 from icu_ray.storage.results import Provenance, SampleRecord, Scores, TrialResult, TrialSpec
 from icu_ray.storage.store import content_hash
@@ -53,12 +55,12 @@ def options(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def made(tmp_path: Path, mlflow: str | None = None) -> Path:
-    """A ledger of a random model."""
+def made(tmp_path: Path, mlflow: str | None = None, **more: Any) -> Path:
+    """A ledger of a random model. more: further options of `unlearn_config`."""
     if not (tmp_path / "model").is_dir():
         saved(tmp_path / "model", 0)
         saved(tmp_path / "unlearned", 1)
-    init(tmp_path / "ledger", str(tmp_path / "model"), options(tmp_path), purge_days=30.0, mlflow=mlflow)
+    init(tmp_path / "ledger", str(tmp_path / "model"), options(tmp_path) | more, purge_days=30.0, mlflow=mlflow)
     return tmp_path / "ledger"
 
 
@@ -74,18 +76,22 @@ def trial(
     stop: Callable[[], None] = lambda: None,
     limits: Thresholds = LIMITS,
     original: bool = True,
+    audit: ModelAudit | None = None,
+    code: int = 0,
 ) -> Callable[..., Unlearned]:
     """What stands in for `unlearn`: a trial's files as one leaves them, with a random model.
 
     after: MA of all texts after, or of those whose id begins so. ppl: held-out perplexity after; before it is 20 (None:
     neither was measured). stop: called in the middle. limits: that it is judged by. original: whether the first one is
-    still there, for runs from a version.
+    still there, for runs from a version. audit: what attacks found. code: of the sweep, 130 where it was interrupted
+    once the trial had ended.
     """
 
     def unlearn(model: str, *, forget: str, out: Path, asked: Asked, **given: Any) -> Unlearned:
         config = unlearn_config(model, forget=forget, out=str(out), **given)
         name = content_hash([model, [json.loads(line) for line in Path(forget).read_text().splitlines()], ppl])[:16]
-        paths, corpus = TrialPaths.of(str(out), f"run-{name[:8]}", name), load_corpus(config)
+        run = run_name(name, asked.key)
+        paths, corpus = TrialPaths.of(str(out), run, name), load_corpus(config)
         targets = corpus.to_forget(0)
         before = Scores(0.9, 0.5, 1.0, 0.8, 0.2, 3.0, ppl_heldout=ppl and 20.0)
 
@@ -96,6 +102,7 @@ def trial(
 
         values = [of(text) for text in targets.ids]
         mean = Scores(sum(values) / len(values), 0.01, 1.0, 0.8, 0.2, 3.0, ppl_heldout=ppl)
+        config = config.model_copy(update={"name": run})
         made = Provenance("0.1", "c0ffee", False, "d" * 64, folder_fingerprint(Path(model)), {}, config.model_dump())
         start_trial(paths, TrialSpec(name, "n", "m", "icu", 0, {}))
         samples = [
@@ -113,7 +120,10 @@ def trial(
         hashed = folder_fingerprint(Path(paths.model))
         result = TrialResult(*told, made, 1.7e9, thresholds=limits, model_hash=hashed)  # type: ignore[arg-type]
         write_result(paths, result)
-        verdict = plain_verdict(result, verdict_of(result, samples))
+        if audit is not None:
+            write_audit(paths, TrialAudit({}, ("", hashed), 0.5, audit, audit))
+        found = read_audit(paths)
+        verdict = plain_verdict(result, verdict_of(result, samples, audit=found))
         scores = {"before": plain(before), "after": plain(mean)}
         ended = Ended(None, result, read_samples(paths), scores, Path(paths.model))
         said = thresholds_told(limits)
@@ -122,7 +132,7 @@ def trial(
             record["cost"]["first_original"] = {"perplexity": None, "ratio": None, "why_not": "it cannot be loaded"}
         elif "versions" in model:
             record["cost"]["first_original"] = {"perplexity": 20.0, "ratio": ppl and ppl / 20.0, "why_not": None}
-        leave_record(record, Path(out) / f"run-{name[:8]}", Path(out))
-        return Unlearned(Path(out), f"run-{name[:8]}", 0, result)
+        leave_record(record, Path(out) / run, Path(out))
+        return Unlearned(Path(out), run, code, result)
 
     return unlearn
