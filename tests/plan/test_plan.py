@@ -328,7 +328,7 @@ def test_passwords_of_addresses_are_not_shown(
     assert told["storage"] == "memory://b/runs" and len(told["trials"]) == 12
     unknown = said(2, "storage=nosuch://user:CANARY@b/runs")
     assert unknown.startswith(f"{name}: storage nosuch://b/runs")  # each command signs its own errors
-    assert said(2, "--json").startswith(f"{name}: --json: goes with --dry-run")
+    assert said(2, "--json").startswith(f"{name}: --json: needs --dry-run")
 
 
 def test_more_workers_than_allowed() -> None:

@@ -182,7 +182,7 @@ def test_an_interval_over_rows_is_told_from_one_over_samples(
     first = evaluated(tmp_path, "a", [Cell()], [documents([0.9, 0.8, 0.9, 0.7])])
     second = evaluated(tmp_path, "bb", [Cell()], [documents([0.3, 0.1, 0.4, 0.0])])
     said = " ".join(shown(difference(tmp_path, "a", "bb"), 160).split())
-    assert "-0.625 ± 0.1523 of 4 rows" in said and "n = 1: of one forget sample nothing tells" in said
+    assert "-0.625 ± 0.1523 of 4 rows" in said and "n = 1: one forget sample does not show" in said
     assert "how far other rows of the kind might differ, not another forget sample." in said
     assert main(["compare", str(first), str(second), "--json"]) == 0
     numbers = {each["metric"]: each for each in json.loads(capsys.readouterr().out)["numbers"]}
@@ -199,7 +199,7 @@ def test_an_interval_over_rows_is_told_from_one_over_samples(
     write_evaluation(paths, replace(evaluation, tasks={"tofu_forget": "another"}))
     found = difference(tmp_path, "a", "bb")
     assert number(found, "tofu/forget_Q_A_Prob").rows is None
-    assert "n = 1: of one forget sample" in shown(found) and "of 4 rows" not in shown(found)
+    assert "n = 1: one forget sample" in shown(found) and "of 4 rows" not in shown(found)
     # Documents that were changed are named, and nothing is made of them.
     Path(paths.documents).write_bytes(b"no table")
     assert main(["compare", str(first), str(second)]) == 1

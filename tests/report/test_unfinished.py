@@ -113,13 +113,13 @@ def test_of_many_trials_the_worst_are_told(tmp_path: Path) -> None:
         audit_trial(folder, cell.trial_id, audit_of({0: 4}), audit_of({0: 0, 20: min(place, 4)}))
     lines = closing_lines(summarise(str(tmp_path), "s"))
     assert len(lines) == MOST + 1 and all(": 4 of 4" in line for line in lines[:4])
-    assert lines[-1] == "Audit of 3 more trials, of 2 of which rows came back: see the report."
+    assert lines[-1] == "Audit of 3 more trials, in 2 of which rows came back: see the report."
     unknown = replace(audit_of({0: 4}), back=0, unmeasured=4)
     for cell in cells[:-1]:
         audit_trial(folder, cell.trial_id, audit_of({0: 4}), unknown)
     lines = closing_lines(summarise(str(tmp_path), "s"))
     assert lines[:MOST] == [f"{line.partition(':')[0]}: not measured." for line in lines[:MOST]]
-    assert "of 1 of which rows came back, and of 2 of which it is not known: see" in lines[-1]
+    assert "in 1 of which rows came back, and in 2 of which it is not known: see" in lines[-1]
     assert closing_lines(summarise(str(tmp_path), "s")) and not closing_lines(
         summarise(str(tmp_path / "other"), "t", [])
     )
