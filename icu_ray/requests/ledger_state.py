@@ -18,6 +18,7 @@ Nothing of it is stored: it follows from the entries alone. Kinds of entries, an
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -152,19 +153,16 @@ def _with(state: LedgerState, names: Sequence[str], /, **changes: Any) -> dict[s
     return {**state.requests, **{name: replace(state.requests[name], **changes) for name in names}}
 
 
+def requested(told: Mapping[str, Any], time: str) -> Request:
+    """A request as its entry 'added' tells it."""
+    # Ledgers from before may have 20261224, which stands before any day with dashes.
+    due = told["due"] and datetime.date.fromisoformat(told["due"]).isoformat()
+    named = (told["request"], time, told["subject"], due, told["file"], told["form"])
+    return Request(*named, tuple(told["texts"]), "waiting", time)
+
+
 def _added(state: LedgerState, entry: Entry) -> LedgerState:
-    told = entry.told
-    request = Request(
-        told["request"],
-        entry.time,
-        told["subject"],
-        told["due"],
-        told["file"],
-        told["form"],
-        tuple(told["texts"]),
-        "waiting",
-        entry.time,
-    )
+    request = requested(entry.told, entry.time)
     return replace(state, requests={**state.requests, request.id: request})
 
 
