@@ -247,7 +247,7 @@ def _run(arguments: argparse.Namespace) -> tuple[Any, str, int]:
         say=teller(),
     )
     state = read_state(arguments.ledger)
-    write_pages(arguments.ledger, state)
+    damaged = write_pages(arguments.ledger, state)
     trouble = register(arguments.ledger)
     lines = [line for each in ran.ended for line in _ended_said(each, arguments.ledger)]
     lines += [ran.stopped] if ran.stopped else []
@@ -256,7 +256,8 @@ def _run(arguments: argparse.Namespace) -> tuple[Any, str, int]:
         more = f"; {', '.join(refused)} were not acceptable: --again runs them" if refused else ""
         lines.append(f"nothing waits{more}")
     told = {"attempts": [dict(each) for each in ran.ended], "stopped": ran.stopped, "current": state.current}
-    return {**told, "mlflow": trouble}, "\n".join([*lines, *([trouble] if trouble else [])]), ran.code
+    lines += [*damaged, *([trouble] if trouble else [])]
+    return {**told, "pages": damaged, "mlflow": trouble}, "\n".join(lines), ran.code
 
 
 def _ended_said(told: Mapping[str, Any], ledger: Path) -> list[str]:
@@ -349,13 +350,13 @@ def _purge(arguments: argparse.Namespace) -> tuple[Any, str, int]:
 
 
 def _show(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.evidence import curve_of, record_file, write_page
+    from icu_ray.requests.evidence import curve_of, ended_attempts, record_file, write_page
     from icu_ray.requests.undo import known_request
 
     state = _state(arguments)
     request = state.requests[known_request(state, arguments.request)]
     curve = curve_of(state, request.id)
-    ended = [number for number in request.attempts if state.attempts[number].ended is not None]
+    ended = ended_attempts(state, request.id)
     records = [str(record_file(arguments.ledger, request.id, number)) for number in ended]
     if ended:  # a run that was killed may have left an older page
         write_page(arguments.ledger, state, request.id)

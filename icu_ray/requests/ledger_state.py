@@ -9,6 +9,7 @@ Nothing of it is stored: it follows from the entries alone. Kinds of entries, an
     added           request, subject, due, file, form (how its rows are written), texts: a list of {id, hmac}
     run started     attempt, requests, base (a version; 0: the original), overrides
     tracked         attempt, mlflow: an address, without credentials, to which its sweep sends runs
+    evidence        request, attempt, evidence: SHA-256 of its record, for a bundle; nothing follows from it here
     run ended       attempt, outcome, done, left, version, and what was measured (requests/evidence.py)
     run abandoned   attempt
     undone          request, back_to (a version), waiting
@@ -249,6 +250,7 @@ _THEN = {
     "added": _added,
     "run started": _started,
     "tracked": _tracked,
+    "evidence": lambda state, entry: state,
     "run ended": _ended,
     "run abandoned": _abandoned,
     "undone": _undone,
