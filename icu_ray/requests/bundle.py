@@ -62,6 +62,7 @@ def _is_about(entry: Entry, request: str) -> bool:
     if entry.kind in ("added", "evidence", "undone"):
         return bool(told["request"] == request) and not [n for n in told.get("waiting", ()) if n != request]
     named = told.get("requests") or [*told.get("asked", {}), *told.get("done", ()), *told.get("left", ())]
+    named = [*named, *(name for each in told.get("not_reached", ()) for name in each["requests"])]
     return bool(set(named) == {request})
 
 

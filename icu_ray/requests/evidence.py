@@ -225,7 +225,8 @@ def page_of(folder: Path, state: LedgerState, request: str) -> bytes | None:
         return None
     record = json.loads(record_as_written(folder, state, request, ended[-1]))
     known = state.requests[request]
-    now = {"state": known.state, "purged": known.purged, "curve": curve_of(state, request)}
+    now: dict[str, Any] = {"state": known.state, "purged": known.purged, "not_reached": state.not_reached(request)}
+    now["curve"] = curve_of(state, request)
     return record_html({**record, "now": now}).encode("utf-8", errors="replace")
 
 

@@ -14,6 +14,7 @@ Nothing of it is stored: it follows from the entries alone. Kinds of entries, an
     run abandoned   attempt
     undone          request, back_to (a version), waiting
     purge started   requests, versions (whose models go with the texts); then purged: requests, versions, places
+    not reached     not_reached: all places that purges could not reach until now (unreached.py); 'purged' has it too
     registered      version, registry (MLflow's name and number)
 """
 
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from icu_ray.requests.ledger import Entry
+from icu_ray.requests.unreached import Unreached, unreached_of
 
 State = Literal["waiting", "running", "done", "not acceptable", "undone"]
 
@@ -101,13 +103,22 @@ class Version:
 
 @dataclass(frozen=True)
 class LedgerState:
-    """All of a ledger. current: the version in force; 0: the original. purging: requests of a purge that was killed."""
+    """All of a ledger. current: the version in force; 0: the original. purging: requests of a purge that was killed.
+
+    unreached: what purges could not reach, and nobody has deleted since.
+    """
 
     settings: Mapping[str, Any]
     requests: Mapping[str, Request] = field(default_factory=dict)
     attempts: Mapping[int, Attempt] = field(default_factory=dict)
     versions: Mapping[int, Version] = field(default_factory=dict)
     current: int = 0
+    unreached: tuple[Unreached, ...] = ()
+
+    def not_reached(self, request: str) -> list[str]:
+        """Places where the texts of a request that is purged may still lie."""
+        purged = self.requests[request].purged
+        return [each.said for each in self.unreached if purged and request in each.requests]
 
     @property
     def open(self) -> Attempt | None:
@@ -229,7 +240,12 @@ def _purge_started(state: LedgerState, entry: Entry) -> LedgerState:
 
 
 def _purged(state: LedgerState, entry: Entry) -> LedgerState:
-    return _purge(state, entry, purging=False, purged=True)
+    state = _purge(state, entry, purging=False, purged=True)
+    return _not_reached(state, entry)
+
+
+def _not_reached(state: LedgerState, entry: Entry) -> LedgerState:
+    return replace(state, unreached=unreached_of(entry.told, state.unreached))
 
 
 def _purge(state: LedgerState, entry: Entry, *, purging: bool, purged: bool) -> LedgerState:
@@ -256,5 +272,6 @@ _THEN = {
     "undone": _undone,
     "purge started": _purge_started,
     "purged": _purged,
+    "not reached": _not_reached,
     "registered": _registered,
 }

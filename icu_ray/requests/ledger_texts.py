@@ -9,6 +9,7 @@ with the ledger's key, the same for texts that differ only in blanks, line ends 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import json
@@ -166,7 +167,8 @@ def remove_orphans(folder: Path, state: LedgerState) -> None:
     for found in (folder / TEXTS).glob("*"):
         request = state.requests.get(found.name.removesuffix(".jsonl"))
         if request is None or found.suffix != ".jsonl" or request.purged:
-            found.unlink()
+            with contextlib.suppress(OSError):  # which holds nothing up, and is tried again by whoever writes next
+                found.unlink()
 
 
 def union_file(folder: Path, state: LedgerState, requests: Iterable[str], target: Path) -> None:
