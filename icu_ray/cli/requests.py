@@ -221,7 +221,8 @@ def _list(arguments: argparse.Namespace) -> tuple[Any, str, int]:
     from icu_ray.requests.ledger_texts import read_state
 
     state = read_state(arguments.ledger)
-    told = {"current": state.current, "requests": [_told(each) for each in state.requests.values()]}
+    requests = [_told(each) | {"not_reached": state.not_reached(each.id)} for each in state.requests.values()]
+    told = {"current": state.current, "requests": requests}
     lines = [f"model version {state.current}{' (the original)' if not state.current else ''}"]
     if not state.requests:
         lines.append(f"no request yet; 'icu-ray requests add {arguments.ledger} FILE' enters one")

@@ -104,6 +104,7 @@ def test_what_mlflow_has_is_not_lost_by_a_kill_and_is_tried_again(
     assert code == 1 and checked["ok"] and checked["troubles"] == []
     assert [each for each in checked["remarks"] if place in each and "could not reach" in each]
     assert told(capsys, "show", ledger, "r1")[0]["not_reached"] == [place]
+    assert told(capsys, "list", ledger)[0]["requests"][0]["not_reached"] == [place]
     assert main(["requests", "list", str(ledger)]) == 0
     assert "texts purged, but 1 place NOT reached" in capsys.readouterr().out
     assert main(["requests", "show", str(ledger), "r1"]) == 0
