@@ -46,7 +46,8 @@ def add(commands: Any) -> None:
         parts,
         "verify",
         "Check the chain of entries, the records' signatures and the models of all versions; exit code 1 where "
-        "something is not as it was written. With --text: which requests a text was in.",
+        "something is not as it was written, or where a purge could not reach all. With --text: which requests a text "
+        "was in.",
         _verify,
     )
     check.add_argument(
@@ -68,7 +69,8 @@ def add(commands: Any) -> None:
         parts,
         "purge",
         "Delete the texts of requests that are done, all that runs have left of them, and versions of the model that "
-        "still know them; such a request can be undone only where the version before it is the original.",
+        "still know them; such a request can be undone only where the version before it is the original. Exit code 1 "
+        "while there are places that could not be reached; the next purge tries them again.",
         _purge,
     )
     clean.add_argument(
@@ -76,6 +78,12 @@ def add(commands: Any) -> None:
         type=_days,
         metavar="TIME",
         help="time since a request was done, as 30d or 12h (default: what the ledger was made with)",
+    )
+    clean.add_argument(
+        "--deleted-by-hand",
+        action="store_true",
+        help="you have deleted what earlier purges could not reach: what cannot be reached now either counts as "
+        "deleted, and the ledger keeps that you said so (default: it is named, and tried again)",
     )
     one = _part(
         parts, "show", "One request: its state, attempts, and what each version knows of its texts.", _show, "r1"
@@ -126,7 +134,7 @@ def _add_run(parts: Any) -> None:
         parts,
         "run",
         "Carry out the waiting requests in one trial, and check the texts of earlier requests again. Continues a run "
-        "that was killed. Exit code 1: the result is not acceptable, or the audit or evaluation was not carried out, and "
+        "that was killed. Exit code 1: the result is not acceptable, or the audit or evaluation was not carried out; "
         "the output says why.",
         _run,
         progress=True,
@@ -219,7 +227,8 @@ def _list(arguments: argparse.Namespace) -> tuple[Any, str, int]:
     from icu_ray.requests.ledger_texts import read_state
 
     state = read_state(arguments.ledger)
-    told = {"current": state.current, "requests": [_told(each) for each in state.requests.values()]}
+    requests = [_told(each) | {"not_reached": state.not_reached(each.id)} for each in state.requests.values()]
+    told = {"current": state.current, "requests": requests}
     lines = [f"model version {state.current}{' (the original)' if not state.current else ''}"]
     if not state.requests:
         lines.append(f"no request yet; 'icu-ray requests add {arguments.ledger} FILE' enters one")
@@ -228,7 +237,9 @@ def _list(arguments: argparse.Namespace) -> tuple[Any, str, int]:
         due = "" if each.due is None else f", due {each.due}{' (OVERDUE)' if late else ''}"
         by = "" if each.version is None else f" by version {each.version}"
         who = "" if each.subject is None else f" for {each.subject}"
+        places = state.not_reached(each.id)
         purged = ", texts purged" if each.purged else ""
+        purged += f", but {len(places)} place{'s'[: len(places) > 1]} NOT reached" if places else ""
         lines.append(f"{each.id}: {each.state}{by} since {each.since}; {len(each.texts)} texts{who}{due}{purged}")
     return told, "\n".join(lines), 0
 
@@ -253,7 +264,7 @@ def _run(arguments: argparse.Namespace) -> tuple[Any, str, int]:
         say=teller(),
     )
     state = read_state(arguments.ledger)
-    write_pages(arguments.ledger, state)
+    damaged = write_pages(arguments.ledger, state)
     trouble = register(arguments.ledger)
     lines = [line for each in ran.ended for line in _ended_said(each, arguments.ledger)]
     lines += [ran.stopped] if ran.stopped else []
@@ -262,7 +273,8 @@ def _run(arguments: argparse.Namespace) -> tuple[Any, str, int]:
         more = f"; {', '.join(refused)} were not acceptable: --again runs them" if refused else ""
         lines.append(f"nothing waits{more}")
     told = {"attempts": [dict(each) for each in ran.ended], "stopped": ran.stopped, "current": state.current}
-    return {**told, "mlflow": trouble}, "\n".join([*lines, *([trouble] if trouble else [])]), ran.code
+    lines += [*damaged, *([trouble] if trouble else [])]
+    return {**told, "pages": damaged, "mlflow": trouble}, "\n".join(lines), ran.code
 
 
 def _ended_said(told: Mapping[str, Any], ledger: Path) -> list[str]:
@@ -327,11 +339,12 @@ def _verify(arguments: argparse.Namespace) -> tuple[Any, str, int]:
         "head": checked.head,
         "troubles": [{"entry": each.entry or None, "said": each.said} for each in checked.troubles],
         "remarks": list(checked.remarks),
+        "unreached": list(checked.unreached),
     }
     outcome = "as written" if not checked.troubles else "NOT as written"
     lines = [f"{arguments.ledger}: {checked.entries} entries, {outcome}; head {checked.head}"]
     lines += [str(each) for each in checked.troubles] + list(checked.remarks)
-    return told, "\n".join(lines), int(bool(checked.troubles))
+    return told, "\n".join(lines), int(bool(checked.troubles or checked.unreached))
 
 
 def _undo(arguments: argparse.Namespace) -> tuple[Any, str, int]:
@@ -350,35 +363,39 @@ def _undo(arguments: argparse.Namespace) -> tuple[Any, str, int]:
 
 
 def _purge(arguments: argparse.Namespace) -> tuple[Any, str, int]:
+    from icu_ray.requests.evidence import write_pages
+    from icu_ray.requests.ledger_texts import read_state
     from icu_ray.requests.purge import purge
 
-    told = purge(arguments.ledger, days=arguments.after, say=teller())
-    if not told["requests"] and not told["versions"]:
-        return told, "\n".join(["nothing is due", *told["still_know"]]), 0
+    told = purge(arguments.ledger, days=arguments.after, by_hand=arguments.deleted_by_hand, say=teller())
+    damaged = write_pages(arguments.ledger, read_state(arguments.ledger))  # they say what is purged
     gone = [*told["requests"], *(f"version {number}" for number in told["versions"])]
-    lines = [f"purged: {', '.join(gone)}; {told['texts']} texts", *(f"  {p}" for p in told["places"])]
-    for file in told["files"]:
-        lines.append(f"yours to delete, a file that was added: {file}")
+    lines = [f"purged: {', '.join(gone)}; {told['texts']} texts" if gone else "nothing is due"]
+    lines += [f"  {place}" for place in told["places"]]
+    lines += [f"yours to delete, a file that was added: {file}" for file in told["files"]]
+    lines += [f"deleted by hand, as you say: {place}" for place in told["by_hand"]]
     lines += [f"yours to delete, NOT reached: {place}" for place in told["unreached"]]
-    lines += told["still_know"]
-    return told, "\n".join(lines), 0
+    lines += [*told["still_know"], *damaged]
+    return {**told, "pages": damaged}, "\n".join(lines), int(bool(told["unreached"]))
 
 
 def _show(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.evidence import curve_of, record_file, write_page
+    from icu_ray.requests.evidence import curve_of, ended_attempts, record_file, write_page
     from icu_ray.requests.undo import known_request
 
     state = _state(arguments)
     request = state.requests[known_request(state, arguments.request)]
     curve = curve_of(state, request.id)
-    ended = [number for number in request.attempts if state.attempts[number].ended is not None]
+    ended = ended_attempts(state, request.id)
     records = [str(record_file(arguments.ledger, request.id, number)) for number in ended]
     if ended:  # a run that was killed may have left an older page
         write_page(arguments.ledger, state, request.id)
     told = _told(request) | {"curve": curve, "records": records, "hashes": [dict(text) for text in request.texts]}
+    told["not_reached"] = state.not_reached(request.id)
     lines = [f"{request.id}: {request.state} since {request.since}{', texts purged' if request.purged else ''}"]
     lines += [f"  {key}: {value}" for key, value in (("for", request.subject), ("due", request.due)) if value]
     lines.append(f"  texts: {len(request.texts)}, of {request.file}")
+    lines += [f"  NOT reached by a purge, its texts may still lie there: {place}" for place in told["not_reached"]]
     for number in ended:
         reasons = (state.attempts[number].ended or {})["reasons"]
         if reasons:

@@ -19,8 +19,8 @@ Requests over time (`icu-ray requests`), each of which runs the above:
    `regression.py` asks texts again, `ending.py` ends an attempt once all that was asked for is carried out,
    `versions.py` keeps the models, `evidence.py` leaves records and pages, `bundle.py` packs them, `registering.py`
    tells MLflow.
-7. `undo.py` takes a request back, `purge.py` deletes texts and with them versions that still know them
-   (`old_versions.py`), `verify_ledger.py` checks all of it.
+7. `undo.py` takes a request back, `purge.py` deletes texts and with them versions that still know them (`deleting.py`,
+   `old_versions.py`; `unreached.py`: what it could not), `verify_ledger.py` checks all of it.
 
 This package knows no Ray and no training: `sweep` does.
 """

@@ -101,6 +101,8 @@ def enter(
             kept = keep(folder, number, model, version, _keyed_files(run_record))
             told["files"] = files_told(kept)
         told["evidence"] = evidence
+        for name, digest in evidence.items():  # 'run ended' tells of all, so a bundle of one cannot hold it
+            book.append("evidence", {"request": name, "attempt": attempt.number, "evidence": digest})
         book.append("run ended", told)
     return told
 

@@ -8,7 +8,7 @@
                       /record.html       the newest as a page, with curves over all versions since
 
 A record names texts by id and keyed hash and holds none. It is signed with the ledger's key and names the ledger's head
-of its time; the ledger's entry names the record's hash. Each vouches for the other.
+of its time; the entries 'evidence' and 'run ended' name the record's hash. Each vouches for the other.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from icu_ray.errors import UserError
 from icu_ray.report.formats.record_page import record_html
 from icu_ray.requests.judging import Judged
 from icu_ray.requests.ledger import Entry, mac, read_key
@@ -218,32 +219,47 @@ def curve_of(state: LedgerState, request: str) -> list[dict[str, Any]]:
     return found
 
 
-def newest_record(folder: Path, state: LedgerState, request: str) -> dict[str, Any] | None:
-    """The record of the last attempt of a request that ended; None where none has."""
-    ended = [number for number in state.requests[request].attempts if state.attempts[number].ended is not None]
-    if not ended:
-        return None
-    found: dict[str, Any] = json.loads(record_file(folder, request, ended[-1]).read_bytes())
-    return found
+def ended_attempts(state: LedgerState, request: str) -> list[int]:
+    """Numbers of a request's attempts that ended; each has left a record."""
+    return [number for number in state.requests[request].attempts if state.attempts[number].ended is not None]
+
+
+def record_as_written(folder: Path, state: LedgerState, request: str, attempt: int) -> bytes:
+    """The record of an attempt that ended; UserError where it is not as it was written, for whatever is made of it
+    would pass the change on.
+    """
+    file, ended = record_file(folder, request, attempt), state.attempts[attempt].ended or {}
+    content = file.read_bytes() if file.is_file() else b""
+    if trouble := record_trouble(folder, content, ended["evidence"][request]):
+        trouble = trouble if file.is_file() else "the record is not there"
+        raise UserError(f"{file}: {trouble}; put it back from a copy of the ledger, or from a bundle")
+    return content
 
 
 def page_of(folder: Path, state: LedgerState, request: str) -> bytes | None:
-    """The page of a request; None where no attempt has ended."""
-    record = newest_record(folder, state, request)
-    if record is None:
+    """The page of a request; None where no attempt has ended. UserError as `record_as_written`."""
+    ended = ended_attempts(state, request)
+    if not ended:
         return None
+    record = json.loads(record_as_written(folder, state, request, ended[-1]))
     known = state.requests[request]
-    now = {"state": known.state, "purged": known.purged, "curve": curve_of(state, request)}
+    now: dict[str, Any] = {"state": known.state, "purged": known.purged, "not_reached": state.not_reached(request)}
+    now["curve"] = curve_of(state, request)
     return record_html({**record, "now": now}).encode("utf-8", errors="replace")
 
 
-def write_pages(folder: Path, state: LedgerState) -> None:
-    """The pages of all requests that have a record."""
+def write_pages(folder: Path, state: LedgerState) -> list[str]:
+    """The pages of all requests that have a record; why some were not written, as their records were changed."""
+    troubles = []
     for name in state.requests:
-        write_page(folder, state, name)
+        try:
+            write_page(folder, state, name)
+        except UserError as error:
+            troubles.append(f"the page of {name} was not written: {error}")
+    return troubles
 
 
 def write_page(folder: Path, state: LedgerState, request: str) -> None:
-    """The page of a request; nothing where it has no record."""
+    """The page of a request; nothing where it has no record. UserError as `record_as_written`."""
     if (page := page_of(folder, state, request)) is not None:
         write_atomic(str(folder / EVIDENCE / request / "record.html"), page)

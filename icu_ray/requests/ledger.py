@@ -142,11 +142,17 @@ def read_key(folder: Path) -> bytes:
 
 @contextlib.contextmanager
 def made_ledger(folder: Path, told: Mapping[str, Any]) -> Iterator[None]:
-    """A new ledger whose first entry is `told`; it appears whole when the block ends, or not at all."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    """A new ledger whose first entry is `told`; it appears whole when the block ends, or not at all.
+
+    UserError where it cannot take the folder's place: it is made beside it and then renamed.
+    """
+    place = Path(os.path.realpath(folder))  # a folder can take an empty folder's place, and not that of a link to one
+    if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
         raise UserError(f"{folder}: is there already; expected a folder that is new or empty")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.absolute().parent / f".{folder.name}-{uuid.uuid4().hex[:8]}.tmp"
+    if place == Path.cwd().resolve():  # the shell would be left in a folder that is gone
+        raise UserError(f"{folder}: is the working directory; expected a folder that is new or empty, and another one")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    staging = place.parent / f".{place.name}-{uuid.uuid4().hex[:8]}.tmp"
     staging.mkdir(mode=0o700)
     try:
         handle = os.open(staging / KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -156,8 +162,13 @@ def made_ledger(folder: Path, told: Mapping[str, Any]) -> Iterator[None]:
             os.fsync(file.fileno())
         Book(staging).append("made", {"ledger": uuid.uuid4().hex, **told})
         yield
-        os.rename(staging, folder)
-        sync_folder(folder.absolute().parent)
+        try:
+            os.rename(staging, place)
+        except OSError as error:  # a disk is mounted there, or somebody else was faster
+            raise UserError(
+                f"{folder}: no ledger can be put there ({error.strerror}); expected a new folder, such as one below it"
+            ) from error
+        sync_folder(place.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -10,20 +10,24 @@ Nothing of it is stored: it follows from the entries alone. Kinds of entries, an
     run started     attempt, requests, base (a version; 0: the original), overrides
     tracked         attempt, mlflow: an address, without credentials, to which its sweep sends runs
     run failed      attempt, requests, not_carried_out: what failed beside its trial and is tried once more, with why
+    evidence        request, attempt, evidence: SHA-256 of its record, for a bundle; nothing follows from it here
     run ended       attempt, outcome, done, left, version, not_carried_out, and what was measured (requests/evidence.py)
     run abandoned   attempt
     undone          request, back_to (a version), waiting
     purge started   requests, versions (whose models go with the texts); then purged: requests, versions, places
+    not reached     not_reached: all places that purges could not reach until now (unreached.py); 'purged' has it too
     registered      version, registry (MLflow's name and number)
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from icu_ray.requests.ledger import Entry
+from icu_ray.requests.unreached import Unreached, unreached_of
 
 State = Literal["waiting", "running", "done", "not acceptable", "undone"]
 
@@ -102,13 +106,22 @@ class Version:
 
 @dataclass(frozen=True)
 class LedgerState:
-    """All of a ledger. current: the version in force; 0: the original. purging: requests of a purge that was killed."""
+    """All of a ledger. current: the version in force; 0: the original. purging: requests of a purge that was killed.
+
+    unreached: what purges could not reach, and nobody has deleted since.
+    """
 
     settings: Mapping[str, Any]
     requests: Mapping[str, Request] = field(default_factory=dict)
     attempts: Mapping[int, Attempt] = field(default_factory=dict)
     versions: Mapping[int, Version] = field(default_factory=dict)
     current: int = 0
+    unreached: tuple[Unreached, ...] = ()
+
+    def not_reached(self, request: str) -> list[str]:
+        """Places where the texts of a request that is purged may still lie."""
+        purged = self.requests[request].purged
+        return [each.said for each in self.unreached if purged and request in each.requests]
 
     @property
     def open(self) -> Attempt | None:
@@ -155,19 +168,16 @@ def _with(state: LedgerState, names: Sequence[str], /, **changes: Any) -> dict[s
     return {**state.requests, **{name: replace(state.requests[name], **changes) for name in names}}
 
 
+def requested(told: Mapping[str, Any], time: str) -> Request:
+    """A request as its entry 'added' tells it."""
+    # Ledgers from before may have 20261224, which stands before any day with dashes.
+    due = told["due"] and datetime.date.fromisoformat(told["due"]).isoformat()
+    named = (told["request"], time, told["subject"], due, told["file"], told["form"])
+    return Request(*named, tuple(told["texts"]), "waiting", time)
+
+
 def _added(state: LedgerState, entry: Entry) -> LedgerState:
-    told = entry.told
-    request = Request(
-        told["request"],
-        entry.time,
-        told["subject"],
-        told["due"],
-        told["file"],
-        told["form"],
-        tuple(told["texts"]),
-        "waiting",
-        entry.time,
-    )
+    request = requested(entry.told, entry.time)
     return replace(state, requests={**state.requests, request.id: request})
 
 
@@ -241,7 +251,12 @@ def _purge_started(state: LedgerState, entry: Entry) -> LedgerState:
 
 
 def _purged(state: LedgerState, entry: Entry) -> LedgerState:
-    return _purge(state, entry, purging=False, purged=True)
+    state = _purge(state, entry, purging=False, purged=True)
+    return _not_reached(state, entry)
+
+
+def _not_reached(state: LedgerState, entry: Entry) -> LedgerState:
+    return replace(state, unreached=unreached_of(entry.told, state.unreached))
 
 
 def _purge(state: LedgerState, entry: Entry, *, purging: bool, purged: bool) -> LedgerState:
@@ -263,10 +278,12 @@ _THEN = {
     "run started": _started,
     "tracked": _tracked,
     "run failed": _failed,
+    "evidence": lambda state, entry: state,
     "run ended": _ended,
     "run abandoned": _abandoned,
     "undone": _undone,
     "purge started": _purge_started,
     "purged": _purged,
+    "not reached": _not_reached,
     "registered": _registered,
 }

@@ -9,6 +9,7 @@ with the ledger's key, the same for texts that differ only in blanks, line ends 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import json
@@ -25,7 +26,7 @@ from icu_ray.data.table_files import column_names, file_ending, read_columns
 from icu_ray.errors import UserError
 from icu_ray.requests.ledger import mac, now, read_chain, read_key, refuse_damaged, writing
 from icu_ray.requests.ledger_settings import WORK, records_data, request_config
-from icu_ray.requests.ledger_state import LedgerState, Request, state_of
+from icu_ray.requests.ledger_state import LedgerState, Request, requested, state_of
 from icu_ray.requests.unlearn import plan_request
 from icu_ray.requests.versions import model_of
 from icu_ray.storage.files import write_atomic
@@ -64,7 +65,8 @@ def add(
 
     request: its id (default: r and the next free number). subject: who asks. due: a day, 2026-12-24.
     """
-    _check_names(request, subject, due)
+    _check_names(request, subject)
+    due = None if due is None else _day(due)
     if is_hub_data(file):
         raise UserError(f"{KEY}: {file}: expected a file; the texts are kept in the ledger until they are purged")
     file_ending(file, KEY)
@@ -82,25 +84,35 @@ def add(
             raise UserError(f"--id {name}: is in the ledger already, since {state.requests[name].added}; give another")
         _refuse_known(state, told, file)
         remove_orphans(folder, state)
-        content = _kept_rows(file, data, name)
+        entered: dict[str, Any] = {"request": name, "subject": subject, "due": due, "file": str(file)}
+        entered |= {"form": form_told(data), "texts": told}
+        content = _kept_rows(file, data, name, [record.id for record in records])
         (folder / TEXTS).mkdir(mode=0o700, exist_ok=True)
         write_atomic(str(texts_file(folder, name)), content)
         texts_file(folder, name).chmod(0o600)
-        entered = {"request": name, "subject": subject, "due": due, "file": str(file)}
-        book.append("added", {**entered, "form": form_told(data), "texts": told})
+        # What every later command reads has to be what the entry says of it.
+        if trouble := texts_trouble(folder, requested(entered, now()), key):
+            texts_file(folder, name).unlink()
+            raise UserError(
+                f"{KEY}: {file}: was not kept as it was read ({trouble}); nothing was entered, add it again"
+            )
+        book.append("added", entered)
         return state_of(book.entries).requests[name]
 
 
-def _check_names(request: str | None, subject: str | None, due: str | None) -> None:
+def _check_names(request: str | None, subject: str | None) -> None:
     if request is not None and not _NAME.fullmatch(request):
         raise UserError(f"--id {request}: expected up to 64 letters, digits, '.', '_' and '-', a letter or digit first")
     if subject is not None and not subject.strip():
         raise UserError("--subject: is empty; expected who asks")
-    if due is not None:
-        try:
-            datetime.date.fromisoformat(due)
-        except ValueError:
-            raise UserError(f"--due {due}: expected a day such as {now()[:10]}") from None
+
+
+def _day(due: str) -> str:
+    """A day as 2026-12-24 however it was typed (20261224, 2026-W52-4): due days are put in order as text."""
+    try:
+        return datetime.date.fromisoformat(due).isoformat()
+    except ValueError:
+        raise UserError(f"--due {due}: expected a day such as {now()[:10]}") from None
 
 
 def _checked(folder: Path, state: LedgerState, file: Path, say: Callable[[str], None]) -> RecordsData:
@@ -131,15 +143,21 @@ def _refuse_known(state: LedgerState, told: Sequence[Mapping[str, str]], file: P
             )
 
 
-def _kept_rows(file: Path, data: RecordsData, request: str) -> bytes:
-    """The rows with the columns that are read, ids with the request before them: two requests may use the same ids."""
-    named = (data.id_column, data.subject_column, data.pair_column, data.alternates_column)
+def _kept_rows(file: Path, data: RecordsData, request: str, ids: Sequence[str]) -> bytes:
+    """The rows with the columns that are read, ids with the request before them: two requests may use the same ids.
+
+    ids: of the records, as they were read: a table may hold 1.0 where the text is called '1'.
+    """
+    named = (
+        *(data.id_column, data.subject_column, data.pair_column),
+        *(data.alternates_column, data.paraphrases_column),
+    )
     columns = list(dict.fromkeys((*data.form.columns, *(name for name in named if name is not None))))
     lines = []
-    for _, values in read_columns(file, columns, KEY):
+    for (_, values), name in zip(read_columns(file, columns, KEY), ids, strict=False):
         row = dict(zip(columns, values, strict=True))
         if data.id_column is not None:
-            row[data.id_column] = f"{request}/{row[data.id_column]}"
+            row[data.id_column] = f"{request}/{name}"
         lines.append(json.dumps(row, ensure_ascii=False))
     return ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
 
@@ -149,7 +167,8 @@ def remove_orphans(folder: Path, state: LedgerState) -> None:
     for found in (folder / TEXTS).glob("*"):
         request = state.requests.get(found.name.removesuffix(".jsonl"))
         if request is None or found.suffix != ".jsonl" or request.purged:
-            found.unlink()
+            with contextlib.suppress(OSError):  # which holds nothing up, and is tried again by whoever writes next
+                found.unlink()
 
 
 def union_file(folder: Path, state: LedgerState, requests: Iterable[str], target: Path) -> None:

@@ -1,7 +1,7 @@
 """Versions that still know texts which a purge deletes: which go with them, and which have to stay.
 
     gone = outdated(folder, state, ["r2"])        # (1,): version 1 was made before r2 was forgotten
-    remove(folder, state); mark(state)
+    moved(folder, state); remove(folder, state); mark(state)
     still_know(folder, state)                     # sentences: the original, and versions that others stand on
 
 A version knows a request's texts unless it or one that it comes from made that request done. Of a request that was
@@ -12,13 +12,14 @@ that are deleted. The original is its owner's: it is named and never touched.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.report.tracking.registry import mark_removed
+from icu_ray.requests.deleting import deleted
 from icu_ray.requests.ledger_state import LedgerState
+from icu_ray.requests.unreached import Unreached
 from icu_ray.requests.versions import adapter_base, version_folder
 
 
@@ -35,24 +36,34 @@ def known_by(state: LedgerState, number: int, names: Collection[str] = ()) -> tu
     return tuple(each.id for each in gone if each.state == "done" and each.id not in covered)
 
 
-def remove(folder: Path, state: LedgerState) -> tuple[list[str], list[str]]:
-    """Delete the models of versions whose removal has begun; what was deleted, and what could not be. Their records
-    stay. What cannot be deleted does not hold up the ledger."""
-    places, unreached = [], []
+def moved(folder: Path, state: LedgerState) -> list[Unreached]:
+    """Models of versions whose removal has begun that lie elsewhere, behind a link: they are left."""
+    found = []
     for number in state.removing:
         model = version_folder(folder, number) / "model"
-        what = f"{model.relative_to(folder)}/: still knew {', '.join(known_by(state, number))}"
-        try:
-            if model.is_symlink():  # somebody has moved it
-                unreached.append(f"{what}; it is a link to {model.readlink()}, which is left")
-                model.unlink()
-            elif model.exists():
-                shutil.rmtree(model)
-        except OSError as error:
-            unreached.append(f"{what}; not deleted: {error.strerror or error}")
+        if model.is_symlink() and model.exists():
+            said = f"{_what(folder, state, number)}; it is a link to {model.readlink()}, which is left"
+            found.append(Unreached(said, known_by(state, number), path=str(model.resolve())))
+    return found
+
+
+def remove(folder: Path, state: LedgerState) -> tuple[list[str], list[Unreached]]:
+    """Delete the models of versions whose removal has begun; what was deleted, and what could not be. Their records
+    stay."""
+    places, left = [], []
+    for number in state.removing:
+        model, what = version_folder(folder, number) / "model", _what(folder, state, number)
+        if trouble := deleted(model):  # of a link, the link
+            path = str(model.relative_to(folder))
+            left.append(Unreached(f"{what}; not deleted: {trouble}", known_by(state, number), path=path))
         else:
             places.append(what)
-    return places, unreached
+    return places, left
+
+
+def _what(folder: Path, state: LedgerState, number: int) -> str:
+    model = version_folder(folder, number) / "model"
+    return f"{model.relative_to(folder)}/: still knew {', '.join(known_by(state, number))}"
 
 
 def mark(state: LedgerState) -> list[str]:

@@ -21,12 +21,16 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class Verified:
-    """troubles: what is not as it was written. remarks: what is worth to know and no trouble. entries: how many."""
+    """troubles: what is not as it was written. remarks: what is worth to know and no trouble. entries: how many.
+
+    unreached: places that purges could not reach, where purged texts may still lie; the remarks have them too.
+    """
 
     entries: int
     head: str
     troubles: tuple[Trouble, ...]
     remarks: tuple[str, ...]
+    unreached: tuple[str, ...] = ()
 
 
 def verify(folder: Path) -> Verified:
@@ -44,6 +48,7 @@ def verify(folder: Path) -> Verified:
 def _verified(folder: Path) -> Verified:
     chain = read_chain(folder)
     troubles, remarks = list(chain.troubles), []
+    unreached: tuple[str, ...] = ()
     if chain.half:
         remarks.append(
             f"{chain.half} bytes behind the last entry are no entry: a writer was killed; the next one removes them"
@@ -71,7 +76,12 @@ def _verified(folder: Path) -> Verified:
         if state.purging or state.removing:
             what = ", ".join([*state.purging, *(f"version {number}" for number in state.removing)])
             remarks.append(f"the purge of {what} has not ended: 'purge' or 'run' goes on with it")
-    return Verified(len(chain.entries), chain.head[1], tuple(troubles), tuple(remarks))
+        unreached = tuple(each.said for each in state.unreached)
+        remarks += [
+            f"a purge could not reach this place, and purged texts may still lie there: {said}; 'purge' tries it again"
+            for said in unreached
+        ]
+    return Verified(len(chain.entries), chain.head[1], tuple(troubles), tuple(remarks), unreached)
 
 
 def _evidence(folder: Path, chain: Chain, state: LedgerState) -> list[Trouble]:
@@ -104,10 +114,12 @@ def _evidence(folder: Path, chain: Chain, state: LedgerState) -> list[Trouble]:
 def _versions(folder: Path, state: LedgerState) -> tuple[list[Trouble], list[str]]:
     """Troubles, and remarks: who deletes an old version, because it still knows the texts, may do so."""
     found, remarks = [], []
+    unreached = {each.path for each in state.unreached}
     for number in (0, *state.versions):
         place = version_folder(folder, number)
         if number and not state.versions[number].held:
             left = (place / "model").exists() and state.versions[number].purged
+            left = left and str((place / "model").relative_to(folder)) not in unreached
             trouble = f"{place}/model: was deleted by a purge, and is there" if left else ""
             trouble = trouble or (files_trouble(folder, state, number) if place.is_dir() else "")
         elif number not in (0, state.current) and not (place / "model").is_dir():
