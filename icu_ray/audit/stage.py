@@ -76,7 +76,7 @@ def audit_models(
                 yield AuditDone(
                     number,
                     None,
-                    f"its actor died or failed, also after {RETRIES} retries, which Ray's log tells (out of memory?)",
+                    f"its actor died or failed, also after {RETRIES} retries; see Ray's log (out of memory?)",
                 )
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icu_ray.cli.command import add_command, add_group, add_overrides
-from icu_ray.cli.unlearn import SETTINGS, add_files, add_settings, output_to_error
-from icu_ray.console.verbosity import teller
-from icu_ray.errors import UserError, without_secrets
+from icu_ray.cli.request_parts import (
+    add_part,
+    bundle_part,
+    init_part,
+    list_part,
+    purge_part,
+    run_part,
+    show_part,
+    undo_part,
+    verify_part,
+)
+from icu_ray.cli.unlearn import add_files, add_settings, output_to_error
 from icu_ray.requests.wording import named_as_typed
-
-if TYPE_CHECKING:
-    from icu_ray.requests.ledger_state import LedgerState, Request
 
 _PURGE = "30d"
 
@@ -32,7 +36,11 @@ def add(commands: Any) -> None:
     )
     _add_init(parts)
     made = _part(
-        parts, "add", "Enter a request: a file of texts to forget. It waits until the next run.", _add, "forget.jsonl"
+        parts,
+        "add",
+        "Enter a request: a file of texts to forget. It waits until the next run.",
+        add_part,
+        "forget.jsonl",
     )
     made.add_argument(
         "file", type=Path, metavar="FILE", help="the texts, with the columns that the ledger was made for"
@@ -40,7 +48,7 @@ def add(commands: Any) -> None:
     made.add_argument("--id", metavar="NAME", help="the request's name (default: r and the next free number)")
     made.add_argument("--subject", metavar="ID", help="who asks, or whose data it is (default: not said)")
     made.add_argument("--due", metavar="DATE", help="day by which it has to be done, as 2026-12-24 (default: none)")
-    _part(parts, "list", "All requests: state, since when, due when, model version.", _list)
+    _part(parts, "list", "All requests: state, since when, due when, model version.", list_part)
     _add_run(parts)
     check = _part(
         parts,
@@ -48,7 +56,7 @@ def add(commands: Any) -> None:
         "Check the chain of entries, the records' signatures and the models of all versions; exit code 1 where "
         "something is not as it was written, or where a purge could not reach all. With --text: which requests a text "
         "was in.",
-        _verify,
+        verify_part,
     )
     check.add_argument(
         "--text",
@@ -61,7 +69,7 @@ def add(commands: Any) -> None:
         parts,
         "undo",
         "Take a request back: the model goes back to the version before it, and later requests wait again.",
-        _undo,
+        undo_part,
         "r2",
     )
     gone.add_argument("request", metavar="ID", help="the request's name")
@@ -71,7 +79,7 @@ def add(commands: Any) -> None:
         "Delete the texts of requests that are done, all that runs have left of them, and versions of the model that "
         "still know them; such a request can be undone only where the version before it is the original. Exit code 1 "
         "while there are places that could not be reached; the next purge tries them again.",
-        _purge,
+        purge_part,
     )
     clean.add_argument(
         "--after",
@@ -86,10 +94,10 @@ def add(commands: Any) -> None:
         "deleted, and the ledger keeps that you said so (default: it is named, and tried again)",
     )
     one = _part(
-        parts, "show", "One request: its state, attempts, and what each version knows of its texts.", _show, "r1"
+        parts, "show", "One request: its state, attempts, and what each version knows of its texts.", show_part, "r1"
     )
     one.add_argument("request", metavar="ID", help="the request's name")
-    pack = _part(parts, "bundle", "One zip archive with the evidence of a request.", _bundle, "r1 r1.zip")
+    pack = _part(parts, "bundle", "One zip archive with the evidence of a request.", bundle_part, "r1 r1.zip")
     pack.add_argument("request", metavar="ID", help="the request's name")
     pack.add_argument("out", type=Path, metavar="OUT.zip", help="the archive, which must not be there yet")
 
@@ -107,7 +115,7 @@ def _add_init(parts: Any) -> None:
         parts,
         "init",
         "Make a ledger for a model, with the settings that all its runs share.",
-        _init,
+        init_part,
         "--model my-model --retain others.jsonl",
         progress=True,
     )
@@ -136,14 +144,14 @@ def _add_run(parts: Any) -> None:
         "Carry out the waiting requests in one trial, and check the texts of earlier requests again. Continues a run "
         "that was killed. Exit code 1: the result is not acceptable, or the audit or evaluation was not carried out; "
         "the output says why.",
-        _run,
+        run_part,
         progress=True,
     )
     parser.add_argument(
         "--one-by-one", action="store_true", help="a trial for each request, those due first (default: one for all)"
     )
     parser.add_argument(
-        "--again", action="store_true", help="also run what was not acceptable (default: what waits alone)"
+        "--again", action="store_true", help="also run what was not acceptable (default: only what waits)"
     )
     parser.add_argument(
         "--from-original",
@@ -161,7 +169,7 @@ def _add_run(parts: Any) -> None:
         "--abandon",
         action="store_true",
         help="give up a run that was killed, and start its requests anew at once; 'undo' is what takes a request back "
-        "(default: go on with it)",
+        "(default: continue it)",
     )
     add_overrides(parser)
 
@@ -187,242 +195,3 @@ def _typed(run: Any, arguments: argparse.Namespace) -> int:
         told, said, code = run(arguments)
     print(json.dumps(told, ensure_ascii=False) if arguments.json else said)
     return int(code)
-
-
-def _init(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.config.auditing import attacks_typed
-    from icu_ray.requests.ledger_settings import init
-
-    options = {name: getattr(arguments, name) for name in (*SETTINGS, "retain", "heldout")}
-    options["suites"] = arguments.suite
-    options["audit"] = list(attacks_typed(arguments.audit, "--audit")) or None
-    days = arguments.after
-    told = init(
-        arguments.ledger,
-        arguments.model,
-        options,
-        purge_days=days,
-        mlflow=arguments.mlflow,
-        name=arguments.name,
-        say=teller(),
-    )
-    return told, f"{arguments.ledger}: made for {arguments.model}; keep {arguments.ledger}/key with care", 0
-
-
-def _add(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.ledger_texts import add as add_request
-
-    given = {"request": arguments.id, "subject": arguments.subject, "due": arguments.due}
-    request = add_request(arguments.ledger, arguments.file, say=teller(), **given)
-    return _told(request), f"{request.id}: {len(request.texts)} texts, waiting", 0
-
-
-def _told(request: Request) -> dict[str, Any]:
-    names = ("id", "state", "since", "added", "subject", "due", "version", "attempts", "purged", "file")
-    return {name: getattr(request, name) for name in names} | {"texts": len(request.texts)}
-
-
-def _list(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.ledger import now
-    from icu_ray.requests.ledger_texts import read_state
-
-    state = read_state(arguments.ledger)
-    requests = [_told(each) | {"not_reached": state.not_reached(each.id)} for each in state.requests.values()]
-    told = {"current": state.current, "requests": requests}
-    lines = [f"model version {state.current}{' (the original)' if not state.current else ''}"]
-    if not state.requests:
-        lines.append(f"no request yet; 'icu-ray requests add {arguments.ledger} FILE' enters one")
-    for each in state.requests.values():
-        late = each.due is not None and each.due < now()[:10] and each.state not in ("done", "undone")
-        due = "" if each.due is None else f", due {each.due}{' (OVERDUE)' if late else ''}"
-        by = "" if each.version is None else f" by version {each.version}"
-        who = "" if each.subject is None else f" for {each.subject}"
-        places = state.not_reached(each.id)
-        purged = ", texts purged" if each.purged else ""
-        purged += f", but {len(places)} place{'s'[: len(places) > 1]} NOT reached" if places else ""
-        lines.append(f"{each.id}: {each.state}{by} since {each.since}; {len(each.texts)} texts{who}{due}{purged}")
-    return told, "\n".join(lines), 0
-
-
-def _run(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.evidence import write_pages
-    from icu_ray.requests.ledger_texts import read_state
-    from icu_ray.requests.registering import register
-    from icu_ray.requests.run_requests import run
-
-    if arguments.from_original and arguments.from_version not in (None, 0):
-        raise UserError("--from-original and --from-version: give one of them")
-    base = 0 if arguments.from_original else arguments.from_version
-    ran = run(
-        arguments.ledger,
-        one_by_one=arguments.one_by_one,
-        again=arguments.again,
-        base=base,
-        abandon=arguments.abandon,
-        overrides=arguments.overrides,
-        command=without_secrets(shlex.join(["icu-ray", *arguments.words])),
-        say=teller(),
-    )
-    state = read_state(arguments.ledger)
-    damaged = write_pages(arguments.ledger, state)
-    trouble = register(arguments.ledger)
-    lines = [line for each in ran.ended for line in _ended_said(each, arguments.ledger)]
-    lines += [ran.stopped] if ran.stopped else []
-    if not lines:
-        refused = [each.id for each in state.in_state("not acceptable")]
-        more = f"; {', '.join(refused)} were not acceptable: --again runs them" if refused else ""
-        lines.append(f"nothing waits{more}")
-    told = {"attempts": [dict(each) for each in ran.ended], "stopped": ran.stopped, "current": state.current}
-    lines += [*damaged, *([trouble] if trouble else [])]
-    return {**told, "pages": damaged, "mlflow": trouble}, "\n".join(lines), ran.code
-
-
-def _ended_said(told: Mapping[str, Any], ledger: Path) -> list[str]:
-    number = told["attempt"]
-    asked = [name for name, known in told["asked"].items() if known["earlier"]]
-    cost = told["cost"].get("ratio")
-    lines = []
-    if told["version"] is None:
-        lines.append(f"attempt {number}: NOT acceptable: {'; '.join(told['reasons'])}")
-        lines.append("What to do, in this order:")
-        for each in told["next"]:
-            changes = {
-                ("methods.0.beta" if key == "beta" else key): value for key, value in each.items() if key != "why"
-            }
-            keys = " ".join(
-                f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in changes.items()
-            )
-            lines.append(f"  {each['why']}: icu-ray requests run {ledger} --again {keys}")
-        lines.append(f"  batch it with others: icu-ray requests add ..., then icu-ray requests run {ledger} --again")
-        if told["base"]:
-            lines.append(f"  start anew over all requests: icu-ray requests run {ledger} --from-original")
-    else:
-        lines.append(f"attempt {number}: version {told['version']}; done: {', '.join(told['done'])}")
-        if told["left"]:
-            lines.append(f"  not below the thresholds by themselves, and run again: {', '.join(told['left'])}")
-    lines += _not_carried_out(told)
-    for name, known in told["asked"].items():
-        el = "-" if known["el"] is None else f"{100 * known['el']:.1f} %"
-        ma = "-" if known["ma"] is None else f"{100 * known['ma']:.1f} %"
-        word = {True: "forgotten", False: "NOT forgotten", None: "not measured"}[known["forgotten"]]
-        lines.append(f"  {name}{' (asked again)' if name in asked else ''}: MA {ma}, EL {el}, {word}")
-        trial = known.get("in_trial")
-        if trial is not None and trial["forgotten"] and known["forgotten"] is not True:
-            lines[-1] += f" when the model is asked in fp32 (it was in the trial, measured in {trial['precision']})"
-    if told["purged"]["requests"]:
-        gone = told["purged"]
-        lines.append(f"  {gone['requests']} purged requests with {gone['texts']} texts cannot be asked any more")
-    if cost is not None:
-        lines.append(f"  held-out perplexity: {cost:.2f} times the original's")
-    return lines
-
-
-def _not_carried_out(told: Mapping[str, Any]) -> list[str]:
-    """What an attempt lacks, a line each; ledgers from before do not tell."""
-    lacking = told.get("not_carried_out", {})
-    return [f"  asked for and not carried out: {name} ({why})" for name, why in lacking.items()]
-
-
-def _verify(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    if arguments.text is not None:
-        from icu_ray.requests.ledger_texts import proved
-
-        found = proved(arguments.ledger, arguments.text)
-        lines = [f"{each['id']}: {', '.join(each['found']) or 'in no request'}" for each in found]
-        return {"texts": found}, "\n".join(lines), int(any(not each["found"] for each in found))
-    from icu_ray.requests.verify_ledger import verify
-
-    checked = verify(arguments.ledger)
-    told = {
-        "ok": not checked.troubles,
-        "entries": checked.entries,
-        "head": checked.head,
-        "troubles": [{"entry": each.entry or None, "said": each.said} for each in checked.troubles],
-        "remarks": list(checked.remarks),
-        "unreached": list(checked.unreached),
-    }
-    outcome = "as written" if not checked.troubles else "NOT as written"
-    lines = [f"{arguments.ledger}: {checked.entries} entries, {outcome}; head {checked.head}"]
-    lines += [str(each) for each in checked.troubles] + list(checked.remarks)
-    return told, "\n".join(lines), int(bool(checked.troubles or checked.unreached))
-
-
-def _undo(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.ledger_texts import read_state
-    from icu_ray.requests.registering import register
-    from icu_ray.requests.undo import undo
-
-    told = undo(arguments.ledger, arguments.request)
-    trouble = register(arguments.ledger)
-    state = read_state(arguments.ledger)
-    lines = [f"{arguments.request}: undone; the model is version {state.current}"]
-    if told["waiting"]:
-        waiting = ", ".join(told["waiting"])
-        lines.append(f"waiting again: {waiting}; 'icu-ray requests run {arguments.ledger}' applies them")
-    return {**told, "mlflow": trouble}, "\n".join([*lines, *([trouble] if trouble else [])]), 0
-
-
-def _purge(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.evidence import write_pages
-    from icu_ray.requests.ledger_texts import read_state
-    from icu_ray.requests.purge import purge
-
-    told = purge(arguments.ledger, days=arguments.after, by_hand=arguments.deleted_by_hand, say=teller())
-    damaged = write_pages(arguments.ledger, read_state(arguments.ledger))  # they say what is purged
-    gone = [*told["requests"], *(f"version {number}" for number in told["versions"])]
-    lines = [f"purged: {', '.join(gone)}; {told['texts']} texts" if gone else "nothing is due"]
-    lines += [f"  {place}" for place in told["places"]]
-    lines += [f"yours to delete, a file that was added: {file}" for file in told["files"]]
-    lines += [f"deleted by hand, as you say: {place}" for place in told["by_hand"]]
-    lines += [f"yours to delete, NOT reached: {place}" for place in told["unreached"]]
-    lines += [*told["still_know"], *damaged]
-    return {**told, "pages": damaged}, "\n".join(lines), int(bool(told["unreached"]))
-
-
-def _show(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.evidence import curve_of, ended_attempts, record_file, write_page
-    from icu_ray.requests.undo import known_request
-
-    state = _state(arguments)
-    request = state.requests[known_request(state, arguments.request)]
-    curve = curve_of(state, request.id)
-    ended = ended_attempts(state, request.id)
-    records = [str(record_file(arguments.ledger, request.id, number)) for number in ended]
-    if ended:  # a run that was killed may have left an older page
-        write_page(arguments.ledger, state, request.id)
-    told = _told(request) | {"curve": curve, "records": records, "hashes": [dict(text) for text in request.texts]}
-    told["not_reached"] = state.not_reached(request.id)
-    lines = [f"{request.id}: {request.state} since {request.since}{', texts purged' if request.purged else ''}"]
-    lines += [f"  {key}: {value}" for key, value in (("for", request.subject), ("due", request.due)) if value]
-    lines.append(f"  texts: {len(request.texts)}, of {request.file}")
-    lines += [f"  NOT reached by a purge, its texts may still lie there: {place}" for place in told["not_reached"]]
-    for number in ended:
-        reasons = (state.attempts[number].ended or {})["reasons"]
-        if reasons:
-            lines.append(f"  attempt {number}, not acceptable: {'; '.join(reasons)}")
-        lines += _not_carried_out(state.attempts[number].ended or {})
-    if curve:
-        lines.append("  attempt  version      MA      EL    loss  perplexity, times the original's")
-    for point in curve:
-        shown = [f"{100 * point[key]:6.1f}%" if point[key] is not None else "      -" for key in ("ma", "el")]
-        more = [f"{point[key]:7.2f}" if point[key] is not None else "      -" for key in ("forget_loss", "ppl_ratio")]
-        version = "none" if point["version"] is None else point["version"]
-        lines.append(f"  {point['attempt']:7}  {version!s:>7} {' '.join([*shown, *more])}")
-    if records:
-        lines.append(f"  page: {arguments.ledger}/evidence/{request.id}/record.html")
-    return told, "\n".join(lines), 0
-
-
-def _state(arguments: argparse.Namespace) -> LedgerState:
-    from icu_ray.requests.ledger_texts import read_state
-
-    return read_state(arguments.ledger)
-
-
-def _bundle(arguments: argparse.Namespace) -> tuple[Any, str, int]:
-    from icu_ray.requests.bundle import bundle
-    from icu_ray.requests.undo import known_request
-
-    state = _state(arguments)
-    names = bundle(arguments.ledger, state, known_request(state, arguments.request), arguments.out)
-    return {"archive": str(arguments.out), "files": names}, f"{arguments.out}: {', '.join(names)}", 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from icu_ray.config.recipes import RECIPES, flat
 from icu_ray.errors import UserError, did_you_mean
 
 ROOT = "SweepConfig"
+OWN_FILES: tuple[type[BaseModel], ...] = (schema.JudgeConfig, schema.PricesConfig)
+"""Sections that are files of their own: the judge's, and that of prices."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,14 @@ def _preset(name: str, path: str) -> Any:
 def models() -> dict[str, type[BaseModel]]:
     """Every section by its class's name, in the order of the keys that lead to it; those of files of their own last."""
     found: dict[str, type[BaseModel]] = {ROOT: schema.SweepConfig}
-    sections = {name: each for name in schema.__all__ if _is_section(each := getattr(schema, name))}
-    _add_sections(found, schema.SweepConfig, sections)
-    return found | sections
+    _add_sections(found, schema.SweepConfig, dict(sorted(_subclasses(schema.Section))))
+    return found | {each.__name__: each for each in OWN_FILES}
 
 
-def _is_section(each: Any) -> bool:
-    return inspect.isclass(each) and issubclass(each, schema.Section) and each is not schema.Section
+def _subclasses(of: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for each in of.__subclasses__():
+        yield each.__name__, each
+        yield from _subclasses(each)
 
 
 def _add_sections(found: dict[str, type[BaseModel]], model: type[BaseModel], sections: Mapping[str, Any]) -> None:
@@ -197,6 +201,8 @@ def takes(field: Mapping[str, Any]) -> str:
         "null": "null",
     }
     limits = {bound: _number(field[bound]) for bound in _BOUNDS if bound in field}
+    if "exclusiveMinimum" in field and field.get("minimum", math.inf) <= field["exclusiveMinimum"]:
+        limits.pop("minimum", None)  # a section that wants more than its type does has both
     if set(limits) == {"minimum", "maximum"}:
         return f"{words.get(kind, kind)} from {limits['minimum']} to {limits['maximum']}"
     said = " and ".join(f"{_BOUNDS[bound]} {limit}" for bound, limit in limits.items())

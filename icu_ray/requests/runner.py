@@ -31,7 +31,7 @@ def holding(folder: Path) -> Iterator[Lease]:
     except Held as held:
         raise UserError(
             f"{folder}: another runner has the ledger ({held}); wait until it has ended. A runner on another machine "
-            f"that has not been heard of for {SILENT_SECONDS:.0f} s is taken for dead"
+            f"that has not been heard of for {SILENT_SECONDS:.0f} s is considered dead"
         ) from held
     stop = threading.Event()
 

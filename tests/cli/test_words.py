@@ -15,6 +15,7 @@ import pytest
 
 from icu_ray import api, methods
 from icu_ray.cli.main import main
+from icu_ray.config import SweepConfig
 from icu_ray.config.file import load_config
 from icu_ray.config.keys import all_keys
 from icu_ray.config.shipped import shipped_configs
@@ -133,6 +134,15 @@ def test_every_key_of_the_reference_is_explained(capsys: pytest.CaptureFixture[s
         assert f"| `{key['path'].rsplit('.', 1)[-1]}` |" in page
 
 
+def test_every_section_of_a_config_is_in_the_reference() -> None:
+    known = {(key.section, key.name) for key in all_keys()}
+    schema = SweepConfig.model_json_schema()
+    for name, section in {"SweepConfig": schema, **schema["$defs"]}.items():
+        for key in section.get("properties", {}):
+            assert (name, key) in known, f"{name}.{key}"
+    assert ("AuditConfig", "leak") in known
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
@@ -144,6 +154,7 @@ def test_every_key_of_the_reference_is_explained(capsys: pytest.CaptureFixture[s
         ("filter.rule", ["and, with fidelity=paper", "filter.rule=and"]),
         ("data.pool", ["source: records"]),
         ("stop", ["stop.ma ", "stop.max_epochs ", "default"]),
+        ("audit.leak", ["number above 0 and of at most 1"]),
         ("lr", ["optim.lr ", "models.<number>.lr "]),
     ],
 )
