@@ -142,7 +142,9 @@ def test_the_page_counts_the_attacked_texts_of_the_request(
     told = audit_of_request(whole, Judged(own={}, names=NAMES, measure={}, record={}), "r2")
     assert told is not None and told["run_share"] == share
     assert sorted((*told["texts_attacked"], *told["texts_not_measured"])) == ["text-3", "text-4"]
-    page = record_html({**record, "audit": told, "now": {"state": "done", "purged": False, "curve": []}})
+    page = record_html(
+        {**record, "audit": told, "now": {"state": "done", "purged": False, "not_reached": [], "curve": []}}
+    )
     (shown,) = re.findall(r"<h2>Audit</h2>\s*<p>(.*?)</p>", page, re.DOTALL)
     assert re.sub(r" Not measured: .*?their prompt\.", "", shown.split("Of this request: ")[1]) == said
 
