@@ -66,7 +66,7 @@ def test_a_measure_added_later_is_made_for_the_kept_models_alone(
 
     assert run_sweep(plan) == 1  # for one model cannot be asked any more
     said = " ".join(capfd.readouterr().out.split())
-    assert f"{gone.name}: its model is no longer there and is not evaluated anew" in said
+    assert f"{gone.name}: its model is no longer there and is not evaluated again" in said
     assert "0 trials to run, 3 already done" in said
     # No file of any trial was written but the evaluations of those whose models are there.
     now = files(runs / "t" / "trials")

@@ -65,9 +65,9 @@ def test_forgetting_comes_first_and_then_the_cost(
     assert first == pytest.approx(plain)
     if ma <= ma2 and el <= el2 and ppl <= ppl2:
         assert first >= second
-    # Among those that forgot it is the perplexity alone that counts.
-    if max(ma, ma2) < 0.5994 and max(el, el2) < 0.0499:
-        assert (first > second) == (math.log(ppl) < math.log(ppl2))
+    # Among those that forgot only the perplexity counts; a difference in its last digits may be lost to rounding.
+    if max(ma, ma2) < 0.5994 and max(el, el2) < 0.0499 and not math.isclose(ppl, ppl2, rel_tol=1e-9):
+        assert (first > second) == (ppl < ppl2)
 
 
 @given(st.floats(-50, 5), FRACTION, FRACTION)
