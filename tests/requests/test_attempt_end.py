@@ -186,13 +186,19 @@ def test_of_two_requests_the_one_that_is_not_borne_out_is_run_again(
     )
 
 
-def test_a_version_that_has_forgotten_what_was_undone_is_no_base(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(judging, "ask", asked(0.01))
+def first_of_two_undone(tmp_path: Path) -> Path:
+    """A ledger whose r1 and r2 were done one after the other, and r1 taken back."""
     folder = made(tmp_path)
     for number in (0, 1):
         enter(folder, number)
         assert run(folder, forget=trial()).code == 0
     undo(folder, "r1")
+    return folder
+
+
+def test_a_version_that_has_forgotten_what_was_undone_is_no_base(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(judging, "ask", asked(0.01))
+    folder = first_of_two_undone(tmp_path)
     before = (folder / FILE).read_bytes()
     assert main(["requests", "run", str(folder), "--from-version", "2"]) == 2
     said = " ".join(capsys.readouterr().err.split())
@@ -212,11 +218,7 @@ def test_what_the_base_of_a_version_has_forgotten_is_done_in_ledgers_from_before
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judging, "ask", asked(0.01))
-    folder = made(tmp_path)
-    for number in (0, 1):
-        enter(folder, number)
-        assert run(folder, forget=trial()).code == 0
-    undo(folder, "r1")
+    folder = first_of_two_undone(tmp_path)
     enter(folder, 2)
     monkeypatch.setattr("icu_ray.requests.run_requests._check_base", lambda state, base: None)
     assert run(folder, base=2, forget=trial()).code == 0

@@ -80,20 +80,25 @@ def comes_back(server: Path) -> MlflowClient:
     return MlflowClient(*[f"sqlite:///{server}"] * 2)
 
 
-def test_what_mlflow_has_is_not_lost_by_a_kill_and_is_tried_again(
-    ledger: Path, server: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def killed_before_its_end(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A purge that has deleted everything and is killed before its last entry."""
     real = Book.append
 
-    def dies(self: Book, kind: str, entry: Any) -> Any:  # all is deleted, the purge has not ended
+    def dies(self: Book, kind: str, entry: Any) -> Any:
         if kind == "purged":
             raise KeyboardInterrupt
         return real(self, kind, entry)
 
-    monkeypatch.setattr(Book, "append", dies)
-    with pytest.raises(KeyboardInterrupt):
-        purge(ledger, days=0.0)
-    monkeypatch.setattr(Book, "append", real)
+    with monkeypatch.context() as patched:
+        patched.setattr(Book, "append", dies)
+        with pytest.raises(KeyboardInterrupt):
+            purge(ledger, days=0.0)
+
+
+def test_what_mlflow_has_is_not_lost_by_a_kill_and_is_tried_again(
+    ledger: Path, server: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    killed_before_its_end(ledger, monkeypatch)
     assert not list((ledger / "work").glob("run-*"))
     purged, code = told(capsys, "purge", ledger, "--after", "0d")
     assert code == 1 and purged["requests"] == ["r1"], purged
@@ -218,17 +223,7 @@ def test_a_model_behind_a_link_is_named_until_it_is_gone(
     model, elsewhere = ledger / "versions" / "1" / "model", tmp_path / "moved"
     shutil.move(model, elsewhere)
     model.symlink_to(elsewhere)
-    real = Book.append
-
-    def dies(self: Book, kind: str, entry: Any) -> Any:
-        if kind == "purged":
-            raise KeyboardInterrupt
-        return real(self, kind, entry)
-
-    monkeypatch.setattr(Book, "append", dies)
-    with pytest.raises(KeyboardInterrupt):
-        purge(ledger, days=0.0)
-    monkeypatch.setattr(Book, "append", real)
+    killed_before_its_end(ledger, monkeypatch)
     assert not model.is_symlink()
     for words in ([], ["--deleted-by-hand"]):
         purged, code = told(capsys, "purge", ledger, *words)
