@@ -8,20 +8,31 @@ A column of the user's own forget file comes first, then what the data's benchma
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
 from icu_ray.config import RecordsData, SweepConfig
 from icu_ray.data.examples import Examples
 from icu_ray.data.paraphrases import paraphrases_of, read_paraphrases, written_paraphrases
 from icu_ray.evaluation.benchmarks.rows import has_paraphrases, known_paraphrases
+from icu_ray.storage.store import content_hash
 
 
-def paraphrases_from(config: SweepConfig) -> str | None:
-    """What they are from: a column, or the benchmark; None: there are none."""
+def paraphrases_from(config: SweepConfig, sample: int) -> str | None:
+    """What they are from: a column and the hash of its texts, or the benchmark; None: there are none."""
     data = config.data
     if not isinstance(data, RecordsData):
         return None
     if data.paraphrases_column is not None:
-        return f"column {data.paraphrases_column}"
+        state = Path(data.forget.replace("{sample}", str(sample))).stat()
+        return f"column {data.paraphrases_column}: {_texts_hash(data, sample, state.st_mtime_ns, state.st_size)}"
     return "benchmark" if data.benchmark is not None and has_paraphrases(data.benchmark) else None  # type: ignore[arg-type]
+
+
+@functools.lru_cache(maxsize=64)
+def _texts_hash(data: RecordsData, sample: int, *state: int) -> str:
+    """state: when the file was written, and its size; a changed file is read again."""
+    return content_hash([list(texts) for texts in read_paraphrases(data, sample)])
 
 
 def check_paraphrases(config: SweepConfig, *, dry_run: bool = False) -> None:

@@ -39,7 +39,8 @@ def attack_hashes(plan: Plan, trial: Trial) -> dict[str, str]:
     """The attacks that a config asks for, each with a hash of what it does, on what, and beside which other models."""
     config, retrained = plan.config, retrained_of(plan, trial)
     rows = [config.audit.rows, config.audit.control, config.audit.kin]
-    beside, reworded = None if retrained is None else _model_hash(plan, retrained), paraphrases_from(config)
+    beside = None if retrained is None else _model_hash(plan, retrained)
+    reworded = paraphrases_from(config, trial.sample)
 
     def told(attack: Attack) -> list[JsonValue]:
         # Paraphrases came later: audits without any are found again.

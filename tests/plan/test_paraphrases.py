@@ -152,6 +152,16 @@ def test_all_of_tofus_questions_have_one(shared: Path, split: str) -> None:
     assert all(text.startswith("Question: ") and text.endswith("\nAnswer:") for each in found.values() for text in each)
 
 
+def test_other_words_in_the_same_column_are_asked_again(tmp_path: Path) -> None:
+    def hashes(*cells: str) -> tuple[str, dict[str, str]]:
+        made = plan_of(tmp_path, own(tmp_path, list(cells)), ("prompt", "sample"))
+        return made.trials[0].trial_id, attack_hashes(made, made.trials[0])
+
+    (trial, first), (same, again), (other, changed) = hashes("One?", "Two?"), hashes("One?", "Two?"), hashes("1?", "2?")
+    assert trial == same == other and first == again
+    assert changed["prompt"] != first["prompt"] and changed["sample"] == first["sample"]
+
+
 def test_an_audit_of_files_refuses_a_missing_column(tmp_path: Path) -> None:
     data, model = own(tmp_path, ["One?", "Two?"]), small_model(tmp_path / "model")
     attacks, storage = AuditConfig(attacks=("prompt",)), str(tmp_path / "runs")
