@@ -1,4 +1,4 @@
-"""The figure of docs/how-to/requests.md, which requests_over_time.py draws (`--figure`); it is no benchmark itself.
+"""The figures of docs/how-to/requests.md, which requests_over_time.py draws (`--figure`); it is no benchmark itself.
 
 Over the number of requests, a line for each way: the highest mean MA that one request so far has, held-out perplexity
 over the original's, and processor seconds of all requests so far.
@@ -23,14 +23,17 @@ STYLES = {
     "lora@1e-3": ("ICU, an adapter each, one by one", "#d9a441", "v"),
     "batched": ("ICU, five requests a run", "#d65f9b", "P"),
     "original": ("ICU from the original each time", "#6b4c9a", "D"),
+    "icu@5e-5": ("ICU, one by one, lr 5e-5", "#1b6ca8", "o"),
+    "drawn@5e-5": ("ICU, pairs drawn from all kept texts, one by one", "#6a994e", "^"),
     "together": ("ICU, all in one run", "black", "*"),
+    "together_drawn@5e-5": ("ICU, all in one run, pairs drawn from all kept texts", "black", "*"),
     "retrained": ("retrained without the texts", "grey", "X"),
 }
 
 
 def series(rows: list[dict[str, Any]], way: str) -> list[dict[str, Any]]:
     found = [row for row in rows if row["way"] == way]
-    return found[-1:] if way == "together" else sorted(found, key=lambda row: row["request"])
+    return found[-1:] if way.startswith("together") else sorted(found, key=lambda row: row["request"])
 
 
 def draw(told: dict[str, Any], target: Path) -> None:

@@ -205,6 +205,7 @@ def purge_part(arguments: argparse.Namespace) -> Answer:
     lines += [f"yours to delete, a file that was added: {file}" for file in told["files"]]
     lines += [f"deleted by hand, as you say: {place}" for place in told["by_hand"]]
     lines += [f"yours to delete, NOT reached: {place}" for place in told["unreached"]]
+    lines += [f"not marked, the next run tries it again: {entry}" for entry in told["unmarked"]]
     lines += [*told["still_know"], *damaged]
     return {**told, "pages": damaged}, "\n".join(lines), int(bool(told["unreached"]))
 

@@ -75,8 +75,9 @@ def delete_files(folder: Path, state: LedgerState, parts: Iterable[Path]) -> tup
         elif name not in names:
             left.append(earlier[name])
         else:
-            requests = [part.stem] if part.parent == folder / TEXTS else _may_lie_in_runs(state)
-            left.append(Unreached(f"{name}: {trouble}", tuple(requests), path=name))
+            requests = (part.stem,) if part.parent == folder / TEXTS else _may_lie_in_runs(state)
+            before = earlier[name].requests if name in earlier else ()  # which may be purged by now
+            left.append(Unreached(f"{name}: {trouble}", tuple(dict.fromkeys((*before, *requests))), path=name))
     return places, left
 
 

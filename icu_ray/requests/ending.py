@@ -41,6 +41,8 @@ def not_carried_out(config: SweepConfig, done: Unlearned) -> tuple[dict[str, str
         audit = read_audit(done.paths)
         missing += ["audit"] if audit is None else []
         failed |= {} if audit is None else {f"audit {name}": why for name, why in audit.after.errors.items()}
+    if done.exit_code and not failed and not missing:
+        failed["what follows the trial"] = "its run stopped there"
     # The ledger keeps these words, and a path in them may hold the trial's id (requests/evidence.py).
     return {name: why.replace(done.result.trial_id, "...") for name, why in failed.items()}, missing
 
@@ -51,11 +53,10 @@ def still_open(attempt: Attempt, done: Unlearned, failed: Mapping[str, str], mis
     if done.exit_code == 130:
         return "was interrupted"
     anew = [name for name in failed if name not in attempt.failed]
-    if not done.verdict.success or not (missing or anew or (done.exit_code and not failed)):
+    if not done.verdict.success or not (missing or anew):
         return ""
     parts = [f"the {name} has no result" for name in missing] + [f"{name} failed ({failed[name]})" for name in anew]
-    said = "; ".join(parts) or "its run stopped after the trial"
-    return f"has not ended: {said}; the log is in the ledger's folder 'work'"
+    return f"has not ended: {'; '.join(parts)}; the log is in the ledger's folder 'work'"
 
 
 def enter(

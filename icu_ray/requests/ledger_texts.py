@@ -165,6 +165,8 @@ def _kept_rows(file: Path, data: RecordsData, request: str, ids: Sequence[str]) 
 def remove_orphans(folder: Path, state: LedgerState) -> None:
     """Remove texts whose request was never entered, because who added it was killed. Only for who writes the ledger."""
     for found in (folder / TEXTS).glob("*"):
+        if any(each.path == str(found.relative_to(folder)) for each in state.unreached):
+            continue  # a purge does that, which enters it
         request = state.requests.get(found.name.removesuffix(".jsonl"))
         if request is None or found.suffix != ".jsonl" or request.purged:
             with contextlib.suppress(OSError):  # which holds nothing up, and is tried again by whoever writes next

@@ -51,7 +51,8 @@ def purge(
 
     {"requests": [...], "versions": [...], "texts": count, "places": [...], "files": requests' own files that still lie
     elsewhere, "unreached": places that could not be, of this purge and earlier ones, "by_hand": those that were deleted
-    so, "still_know": models that do, a sentence each}.
+    so, "unmarked": entries of MLflow's model registry without their tag, where no text lies and which the next run
+    tries again, "still_know": models that do, a sentence each}.
     """
     with holding(folder):
         before = read_state(folder).unreached
@@ -106,7 +107,7 @@ def finish_purge(folder: Path, say: Callable[[str], None] = lambda line: None) -
     removed, more = remove(folder, state)
     places += [*gone, *removed]
     left = list(dict.fromkeys((*left, *stuck, *more)))
-    unreached = [*(each.said for each in left), *mark(state)]
+    unreached, unmarked = [each.said for each in left], mark(state)
     with scratch_folder():  # which removes those that killed processes left
         pass
     places += [f"temporary folder {each.name}" for each in remove_orphaned_folders()]
@@ -118,14 +119,15 @@ def finish_purge(folder: Path, say: Callable[[str], None] = lambda line: None) -
     requests = [state.requests[name] for name in names]
     files = [each.file for each in requests if Path(each.file).is_file()]
     known = still_know(folder, read_state(folder))
-    return {**told, "texts": sum(len(each.texts) for each in requests), "files": files, "still_know": known}
+    told |= {"unmarked": unmarked, "texts": sum(len(each.texts) for each in requests)}
+    return {**told, "files": files, "still_know": known}
 
 
 def _tried_again(folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """What earlier purges could not reach, where nothing is due."""
     state = read_state(folder)
     nothing: dict[str, Any] = {"requests": [], "versions": [], "texts": 0, "places": [], "files": [], "unreached": []}
-    nothing["still_know"] = still_know(folder, state)
+    nothing |= {"unmarked": [], "still_know": still_know(folder, state)}
     if not state.unreached:
         return nothing
     places, left = delete_runs(folder, state, ())

@@ -157,7 +157,8 @@ def _check_base(state: LedgerState, base: int) -> None:
     if base not in known:
         back = ", ".join(name for name in dict.fromkeys(state.covers(base)) if name in undone)
         raise UserError(
-            f"--from-version {base}: {back} is forgotten in it, and was undone; {expected}, or enter its texts again"
+            f"--from-version {base}: {back} is forgotten in it, and was undone; {expected}; to have it forgotten "
+            "again, enter its texts as a new request and run without --from-version"
         )
 
 
@@ -239,9 +240,11 @@ def _carry_out(
         **options,
     )
     result = done.result
+    # Given up, requests that are done by the version in force do not wait: the base brings them back.
+    again = "" if attempt.base == state.current else f" --from-version {attempt.base}"
     if result is None or result.status == "failed" or done.verdict is None or done.record is None:
         what = "was interrupted" if result is None else "failed; the log is in the ledger's folder 'work'"
-        said = f"attempt {attempt.number} {what}. 'run' goes on with it, 'run --abandon' gives it up"
+        said = f"attempt {attempt.number} {what}. 'run' goes on with it, 'run --abandon{again}' gives it up"
         return None, said, done.exit_code or 1
     failed, missing = not_carried_out(config, done)
     if what := still_open(attempt, done, failed, missing):
@@ -251,8 +254,8 @@ def _carry_out(
                 book.append("run failed", told)
         once = ", without what fails a second time" if failed else ""
         said = (
-            f"attempt {attempt.number} {what}. 'run' goes on with it{once}; 'run --abandon KEY=VALUE' gives it up and "
-            "starts anew with other settings"
+            f"attempt {attempt.number} {what}. 'run' goes on with it{once}; 'run --abandon{again} KEY=VALUE' gives it "
+            "up and starts again with other settings"
         )
         return None, said, done.exit_code or 1
     judged = judge(folder, state, attempt, config, done, say)

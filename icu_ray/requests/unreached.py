@@ -5,6 +5,7 @@ found = unreached_of(entry.told, before)    # of an entry 'purged' or 'not reach
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,5 +30,13 @@ def unreached_of(told: Mapping[str, Any], before: tuple[Unreached, ...]) -> tupl
     """All places that are left after an entry. before: those until then."""
     if "not_reached" in told:
         return tuple(Unreached(**{**each, "requests": tuple(each["requests"])}) for each in told["not_reached"])
-    # Ledgers from before have sentences alone.
-    return (*before, *(Unreached(said, tuple(told["requests"])) for said in told.get("unreached", ())))
+    # Ledgers from before only have sentences. One of them was of a tag in MLflow's model registry, where no text lies.
+    places = [said for said in told.get("unreached", ()) if ": registry entries " not in said]
+    return (*before, *(Unreached(said, tuple(told["requests"])) for said in places))
+
+
+def what_to_do(place: Unreached) -> str:
+    """What ends it."""
+    if place.mlflow is not None or (place.path is not None and not os.path.isabs(place.path)):
+        return "'purge' tries it again"
+    return "delete it, then call 'purge'" if place.path is not None else "delete it, then 'purge --deleted-by-hand'"

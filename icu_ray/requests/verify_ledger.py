@@ -13,6 +13,7 @@ from icu_ray.requests.evidence import given_up, record_file, record_trouble
 from icu_ray.requests.ledger import KEY, Chain, Trouble, read_chain, read_key
 from icu_ray.requests.ledger_state import LedgerState, state_of
 from icu_ray.requests.ledger_texts import TEXTS, texts_file, texts_trouble
+from icu_ray.requests.unreached import what_to_do
 from icu_ray.requests.versions import files_trouble, model_trouble, version_folder
 
 _TRIES = 5
@@ -67,6 +68,7 @@ def _verified(folder: Path) -> Verified:
             if request.held and (trouble := texts_trouble(folder, request, key)):
                 troubles.append(Trouble(0, trouble))
         known = {texts_file(folder, name) for name, each in state.requests.items() if not each.purged}
+        known |= {folder / each.path for each in state.unreached if each.path is not None}
         for left in sorted(set((folder / TEXTS).glob("*")) - known):
             remarks.append(f"{left}: is of no request: a writer was killed; the next one removes it")
         if state.open is not None:
@@ -78,8 +80,8 @@ def _verified(folder: Path) -> Verified:
             remarks.append(f"the purge of {what} has not ended: 'purge' or 'run' goes on with it")
         unreached = tuple(each.said for each in state.unreached)
         remarks += [
-            f"a purge could not reach this place, and purged texts may still lie there: {said}; 'purge' tries it again"
-            for said in unreached
+            f"a purge could not reach this place, and purged texts may still lie there: {each.said}; {what_to_do(each)}"
+            for each in state.unreached
         ]
     return Verified(len(chain.entries), chain.head[1], tuple(troubles), tuple(remarks), unreached)
 

@@ -130,8 +130,28 @@ def test_a_sweep_that_stopped_after_its_trial_has_not_ended(tmp_path: Path) -> N
     folder = made(tmp_path)
     enter(folder, 0)
     ran = run(folder, forget=trial(code=1))
-    assert (ran.ended, ran.code) == ((), 1) and "its run stopped after the trial" in ran.stopped
+    assert (ran.ended, ran.code) == ((), 1)
+    assert "what follows the trial failed (its run stopped there)" in ran.stopped
     assert run(folder, forget=trial()).code == 0 and len(read_state(folder).attempts) == 1
+
+
+def test_a_sweep_that_stops_again_is_no_end_of_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "ask", asked(0.01))
+    folder = made(tmp_path)
+    enter(folder, 0)
+    assert run(folder, forget=trial(code=1)).ended == ()
+    (ended,) = run(folder, forget=trial(code=1)).ended
+    assert ended["not_carried_out"] == {"what follows the trial": "its run stopped there"} and ended["done"] == ["r1"]
+
+
+def test_an_attempt_from_another_base_is_given_up_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "ask", asked(0.01))
+    folder = made(tmp_path)
+    enter(folder, 0)
+    assert run(folder, forget=trial()).code == 0
+    said = run(folder, base=0, forget=trial(code=130)).stopped
+    assert "'run --abandon --from-version 0 KEY=VALUE' gives it up" in said
+    assert run(folder, base=0, abandon=True, forget=trial()).code == 0 and read_state(folder).current == 2
 
 
 def test_what_its_model_does_not_bear_out_when_asked_in_fp32_is_not_done(

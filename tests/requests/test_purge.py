@@ -188,6 +188,33 @@ def test_a_file_that_cannot_be_deleted_holds_nothing_up(
     assert told(capsys, "verify", ledger)[1] == 0
 
 
+def test_what_stays_of_one_request_is_still_its_own_after_the_purge_of_another(ledger: Path, stuck: Path) -> None:
+    assert purge(ledger, days=0.0)["unreached"]
+    enter(ledger, 1)
+    assert run(ledger, forget=trial()).code == 0
+    assert purge(ledger, days=0.0)["unreached"]
+    state = read_state(ledger)
+    assert stuck.exists() and state.not_reached("r1") and state.not_reached("r2")
+
+
+def test_a_stuck_text_is_named_until_a_purge_has_deleted_it(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, real = ledger / TEXTS / "r1.jsonl", os.unlink
+
+    def unlink(path: Any, **more: Any) -> None:
+        if Path(path).name == text.name:
+            raise PermissionError(13, "Permission denied")
+        real(path, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", unlink)
+        assert purge(ledger, days=0.0)["unreached"]
+    (remark,) = verify(ledger).remarks
+    assert "may still lie there: texts/r1.jsonl" in remark and remark.endswith("'purge' tries it again")
+    enter(ledger, 1)  # a writer leaves it to the purge, which enters that it is gone
+    assert text.exists() and read_state(ledger).not_reached("r1")
+    assert purge(ledger, days=0.0)["unreached"] == [] and not text.exists() and not verify(ledger).unreached
+
+
 def test_a_text_or_a_model_that_cannot_be_deleted_is_named_too(
     ledger: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -249,10 +276,14 @@ def test_ledgers_from_before_say_what_was_not_reached(ledger: Path, capsys: Any)
             "requests": ["r1"],
             "versions": [],
             "places": [],
-            "unreached": ["MLflow at http://away: runs of run-1"],
+            "unreached": [
+                "MLflow at http://away: runs of run-1",
+                "MLflow at http://away: registry entries 1, whose models are deleted (away)",
+            ],
         }
         (ledger / TEXTS / "r1.jsonl").unlink()
         book.append("purged", entry)
-    assert "MLflow at http://away: runs of run-1" in verify(ledger).remarks[0]
+    (remark,) = verify(ledger).remarks
+    assert "MLflow at http://away: runs of run-1" in remark and "delete it, then 'purge --deleted-by-hand'" in remark
     assert told(capsys, "verify", ledger)[1] == 1
     assert told(capsys, "purge", ledger, "--deleted-by-hand")[1] == 0 and told(capsys, "verify", ledger)[1] == 0

@@ -67,7 +67,7 @@ def test_versions_whose_models_are_purged_are_marked(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").unlink()
     (tmp_path / "mlflow.db").mkdir()
     told = purge(folder, days=0.0)
-    assert "registry entries ledger/3, whose models are deleted" in told["unreached"][0]
+    assert "registry entries ledger/3, whose models are deleted" in told["unmarked"][0]
     assert not (folder / "versions" / "3" / "model").exists()
 
 
