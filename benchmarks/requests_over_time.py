@@ -279,7 +279,7 @@ def measured(bench: Bench, way: str, count: int) -> Iterator[dict[str, Any]]:
     kept = bench.world.file(f"rows-{way}")
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     yield from done
-    if way.partition("@")[0] in ("before", "retrained", "ledger", "together", "together_drawn") and done:
+    if done and (way.startswith("together") or way in ("before", "retrained", "ledger")):
         return
     rows: Iterator[dict[str, Any]]
     if way == "before":

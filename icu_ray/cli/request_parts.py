@@ -108,6 +108,8 @@ def run_part(arguments: argparse.Namespace) -> Answer:
 
 
 def _ended_said(told: Mapping[str, Any], ledger: Path) -> list[str]:
+    from icu_ray.requests.record import in_percent
+
     number = told["attempt"]
     asked = [name for name, known in told["asked"].items() if known["earlier"]]
     cost = told["cost"].get("ratio")
@@ -132,8 +134,7 @@ def _ended_said(told: Mapping[str, Any], ledger: Path) -> list[str]:
             lines.append(f"  not below the thresholds by themselves, and run again: {', '.join(told['left'])}")
     lines += _not_carried_out(told)
     for name, known in told["asked"].items():
-        el = "-" if known["el"] is None else f"{100 * known['el']:.1f} %"
-        ma = "-" if known["ma"] is None else f"{100 * known['ma']:.1f} %"
+        ma, el = in_percent(known["ma"]), in_percent(known["el"])
         word = {True: "forgotten", False: "NOT forgotten", None: "not measured"}[known["forgotten"]]
         lines.append(f"  {name}{' (asked again)' if name in asked else ''}: MA {ma}, EL {el}, {word}")
         trial = known.get("in_trial")

@@ -19,7 +19,7 @@ from icu_ray.config import RecordsData, SweepConfig
 from icu_ray.requests.ledger_state import Attempt, LedgerState, Request
 from icu_ray.requests.ledger_texts import checked, texts_file
 from icu_ray.requests.next_try import NextTry
-from icu_ray.requests.record import read_record
+from icu_ray.requests.record import in_percent, read_record
 from icu_ray.requests.regression import (
     ASKED_IN,
     Answers,
@@ -210,11 +210,7 @@ def _apart_said(name: str, told: Mapping[str, Any], ngram: int) -> str:
 
 
 def _means_said(told: Mapping[str, Any], ngram: int) -> str:
-    return f"MA {_percent(told['ma'])}, EL{ngram} {_percent(told['el'])}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return f"MA {in_percent(told['ma'])}, EL{ngram} {in_percent(told['el'])}"
 
 
 def _earlier_told(state: LedgerState, name: str, answers: Answers, accepted: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,8 +228,8 @@ def _earlier_told(state: LedgerState, name: str, answers: Answers, accepted: Map
 def _back_said(name: str, told: Mapping[str, Any], el: str) -> str:
     then = told["accepted"]
     return (
-        f"{name} comes back: MA {_percent(then['ma'])} -> {_percent(told['ma'])}, {el} {_percent(then['el'])} -> "
-        f"{_percent(told['el'])}; {len(told['came_back'])} of its texts were forgotten and are not any more"
+        f"{name} comes back: MA {in_percent(then['ma'])} -> {in_percent(told['ma'])}, {el} {in_percent(then['el'])} -> "
+        f"{in_percent(told['el'])}; {len(told['came_back'])} of its texts were forgotten and are not any more"
     )
 
 

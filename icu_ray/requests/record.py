@@ -240,7 +240,7 @@ def said_of_earlier(record: Mapping[str, Any]) -> list[tuple[str, bool | None]]:
     told = []
     for found in record["also_checked"]:
         sides = (found["ma"]["before"], found["ma"]["after"])
-        shown = " -> ".join("-" if value is None else f"{100 * value:.1f} %" for value in sides)
+        shown = " -> ".join(map(in_percent, sides))
         told.append((f"{words[found['forgotten']]}: {found['file']} (MA {shown})", found["forgotten"]))
     return told
 
@@ -260,3 +260,8 @@ def plain_verdict(result: TrialResult, verdict: Verdict | None) -> dict[str, Any
         told |= {"said": verdict.headline, "lines": known["lines"], "left": known["left"]}
         told |= {} if known["audit"] is None else {"audit": known["audit"]}
     return told
+
+
+def in_percent(value: float | None) -> str:
+    """A fraction as 12.3 %, '-' where it was not measured."""
+    return "-" if value is None else f"{100 * value:.1f} %"

@@ -25,7 +25,7 @@ from icu_ray.plan.trial_settings import TrialSettings
 from icu_ray.requests.ledger import mac
 from icu_ray.requests.next_try import NextTry, next_tries
 from icu_ray.requests.recheck import check_earlier, make_record
-from icu_ray.requests.record import Asked, leave_record, plain_verdict, read_record, said_of_earlier
+from icu_ray.requests.record import Asked, in_percent, leave_record, plain_verdict, read_record, said_of_earlier
 from icu_ray.requests.request_config import RUN, unlearn_config
 from icu_ray.requests.subjects import SubjectVerdict, by_subject, subjects_json
 from icu_ray.storage.audit_files import read_audit
@@ -242,7 +242,7 @@ def settings_said(result: TrialResult) -> Mapping[str, str]:
         return {}
 
     def both(first: float | None, last: float | None, percent: bool) -> str:
-        shown = ["-" if v is None else f"{100 * v:.1f} %" if percent else f"{v:.2f}" for v in (first, last)]
+        shown = [in_percent(v) if percent else "-" if v is None else f"{v:.2f}" for v in (first, last)]
         return " -> ".join(shown)
 
     return {

@@ -19,16 +19,10 @@ from icu_ray.requests import judging, ledger_texts
 from icu_ray.requests.ledger import FILE, writing
 from icu_ray.requests.ledger_settings import init
 from icu_ray.requests.ledger_texts import TEXTS, add, read_state
-from icu_ray.requests.regression import Answers
 from icu_ray.requests.run_requests import run
 from icu_ray.requests.verify_ledger import verify
-from tests.support.ledgers import SETTINGS, made, saved, trial, write
+from tests.support.ledgers import SETTINGS, answering, made, saved, trial, write
 from tests.support.ledgers import TEXTS as SENTENCES
-
-
-def low(model: str, questions: Any, trust: bool = False) -> dict[str, Answers]:
-    """In place of a model's answers, where only the ledger is looked at."""
-    return {q.request: Answers(0.3, 0.01, 4.0, ((0.3, 0.01, 4.0),) * 2) for q in questions}
 
 
 def numbered(path: Path, texts: list[str]) -> Path:
@@ -45,7 +39,7 @@ def numbered(path: Path, texts: list[str]) -> Path:
 def test_whole_numbers_as_fractions_are_ids_like_any(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "ask", low)
+    monkeypatch.setattr(judging, "ask", answering())
     folder = made(tmp_path)
     request = add(folder, numbered(tmp_path / f"forget.{ending}", SENTENCES[:2]))
     assert [text["id"] for text in request.texts] == ["1", "2"]

@@ -7,7 +7,6 @@ Needs: nothing. The trials are written by hand (tests/support/ledgers.py); what 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from icu_ray.requests.verify_ledger import verify
 from icu_ray.storage.audits import ModelAudit
 from icu_ray.storage.results import TrialEvaluation
 from icu_ray.storage.trial_files import write_evaluation
-from tests.support.ledgers import TEXTS, enter, made, trial, write
+from tests.support.ledgers import TEXTS, answering, enter, made, trial, write
 
 WHOLE = ModelAudit(total=2, back=0)
 BROKEN = ModelAudit(total=2, back=0, unmeasured=2, errors={"relearn": "OutOfMemoryError: 2 GiB"})
@@ -38,19 +37,10 @@ BROKEN = ModelAudit(total=2, back=0, unmeasured=2, errors={"relearn": "OutOfMemo
 @pytest.fixture
 def audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A ledger whose runs are attacked; two requests wait."""
-    monkeypatch.setattr(judging, "ask", asked(0.01))
+    monkeypatch.setattr(judging, "ask", answering())
     folder = made(tmp_path, audit=["prompt", "relearn"])
     enter(folder, 0), enter(folder, 1)
     return folder
-
-
-def asked(el: float | None) -> Callable[..., dict[str, Answers]]:
-    """What any model answers of texts: MA 30 %, and this EL."""
-
-    def ask(model: str, questions: Any, trust: bool = False) -> dict[str, Answers]:
-        return {each.request: Answers(0.3, el, 4.0, ((0.3, el, 4.0),) * 2) for each in questions}
-
-    return ask
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -136,7 +126,7 @@ def test_a_sweep_that_stopped_after_its_trial_has_not_ended(tmp_path: Path) -> N
 
 
 def test_a_sweep_that_stops_again_is_no_end_of_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "ask", asked(0.01))
+    monkeypatch.setattr(judging, "ask", answering())
     folder = made(tmp_path)
     enter(folder, 0)
     assert run(folder, forget=trial(code=1)).ended == ()
@@ -145,7 +135,7 @@ def test_a_sweep_that_stops_again_is_no_end_of_waiting(tmp_path: Path, monkeypat
 
 
 def test_an_attempt_from_another_base_is_given_up_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "ask", asked(0.01))
+    monkeypatch.setattr(judging, "ask", answering())
     folder = made(tmp_path)
     enter(folder, 0)
     assert run(folder, forget=trial()).code == 0
@@ -159,7 +149,7 @@ def test_what_its_model_does_not_bear_out_when_asked_in_fp32_is_not_done(
 ) -> None:
     folder = made(tmp_path, precision="bf16")
     enter(folder, 0)
-    monkeypatch.setattr(judging, "ask", asked(0.089))
+    monkeypatch.setattr(judging, "ask", answering(0.089))
     (ended,) = run(folder, forget=trial()).ended
     (reason,) = ended["reasons"]
     assert ended["version"] is None and states(folder) == {"r1": "not acceptable"}
@@ -169,15 +159,15 @@ def test_what_its_model_does_not_bear_out_when_asked_in_fp32_is_not_done(
     record = record_of(folder, "r1", 1)
     assert (record["verdict"]["forgotten"], record["verdict"]["success"]) == (False, False)
     assert "(measured in bf16); the model asked again in fp32: NO" in record["verdict"]["lines"]["forgotten?"]
-    monkeypatch.setattr(judging, "ask", asked(None))
+    monkeypatch.setattr(judging, "ask", answering(None))
     (ended,) = run(folder, again=True, forget=trial()).ended
     assert "could not be measured when the model is asked again" in ended["reasons"][0]
     # A rounding above the threshold is what later runs let pass as well.
-    monkeypatch.setattr(judging, "ask", asked(0.0599))
+    monkeypatch.setattr(judging, "ask", answering(0.0599))
     assert run(folder, again=True, forget=trial()).code == 0
     enter(folder, 1)
     assert run(folder, forget=trial()).code == 0 and states(folder) == {"r1": "done", "r2": "done"}
-    monkeypatch.setattr(judging, "ask", asked(0.089))
+    monkeypatch.setattr(judging, "ask", answering(0.089))
     (ended,) = run(folder, base=0, forget=trial()).ended
     assert [reason.partition(":")[0] for reason in ended["reasons"]] == ["r1", "r2"] and ended["version"] is None
     assert states(folder) == {"r1": "done", "r2": "done"}  # in the version that stays in force
@@ -192,8 +182,8 @@ def test_of_two_requests_the_one_that_is_not_borne_out_is_run_again(
 
     def ask(model: str, questions: Any, trust: bool = False) -> dict[str, Answers]:
         calls.append(model)
-        high = asked(0.089)(model, [each for each in questions if each.request == "r2"])
-        return asked(0.01)(model, questions) | (high if len(calls) == 1 else {})
+        high = answering(0.089)(model, [each for each in questions if each.request == "r2"])
+        return answering()(model, questions) | (high if len(calls) == 1 else {})
 
     monkeypatch.setattr(judging, "ask", ask)
     monkeypatch.setattr("icu_ray.requests.run_requests.run", lambda folder, **given: run(folder, forget=trial()))
@@ -217,7 +207,7 @@ def first_of_two_undone(tmp_path: Path) -> Path:
 
 
 def test_a_version_that_has_forgotten_what_was_undone_is_no_base(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(judging, "ask", asked(0.01))
+    monkeypatch.setattr(judging, "ask", answering())
     folder = first_of_two_undone(tmp_path)
     before = (folder / FILE).read_bytes()
     assert main(["requests", "run", str(folder), "--from-version", "2"]) == 2
@@ -237,7 +227,7 @@ def test_a_version_that_has_forgotten_what_was_undone_is_no_base(tmp_path: Path,
 def test_what_the_base_of_a_version_has_forgotten_is_done_in_ledgers_from_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(judging, "ask", asked(0.01))
+    monkeypatch.setattr(judging, "ask", answering())
     folder = first_of_two_undone(tmp_path)
     enter(folder, 2)
     monkeypatch.setattr("icu_ray.requests.run_requests._check_base", lambda state, base: None)

@@ -17,21 +17,15 @@ from icu_ray.cli.main import main
 from icu_ray.requests import judging
 from icu_ray.requests.ledger import Book
 from icu_ray.requests.ledger_texts import read_state
-from icu_ray.requests.regression import Answers
 from icu_ray.requests.run_requests import run
 from icu_ray.requests.verify_ledger import verify
-from tests.support.ledgers import enter, made, trial
-
-
-def low(model: str, questions: Any, trust: bool = False) -> dict[str, Answers]:
-    """In place of a model's answers, where only the ledger is looked at."""
-    return {q.request: Answers(0.3, 0.01, 4.0, ((0.3, 0.01, 4.0),) * 2) for q in questions}
+from tests.support.ledgers import answering, enter, made, trial
 
 
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two requests that are done, one after the other."""
-    monkeypatch.setattr(judging, "ask", low)
+    monkeypatch.setattr(judging, "ask", answering())
     folder = made(tmp_path)
     enter(folder, 0), enter(folder, 1)
     assert run(folder, one_by_one=True, forget=trial()).code == 0

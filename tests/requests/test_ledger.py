@@ -39,18 +39,13 @@ from icu_ray.requests.runner import holding
 from icu_ray.requests.undo import undo
 from icu_ray.requests.verify_ledger import verify
 from icu_ray.storage.thresholds import Limit, Thresholds
-from tests.support.ledgers import SETTINGS, enter, made, saved, trial, write
+from tests.support.ledgers import SETTINGS, answering, enter, made, saved, trial, write
 from tests.support.ledgers import TEXTS as SENTENCES
 from tests.support.tiny_models import tiny_model
 
 
 def states(folder: Path) -> dict[str, str]:
     return {name: each.state for name, each in read_state(folder).requests.items()}
-
-
-def low(model: str, questions: Any, trust: bool = False) -> dict[str, Answers]:
-    """In place of a model's answers, where only the ledger is looked at."""
-    return {q.request: Answers(0.3, 0.01, 4.0, ((0.3, 0.01, 4.0),) * 2) for q in questions}
 
 
 @pytest.fixture
@@ -319,13 +314,13 @@ def test_what_is_not_acceptable_leaves_the_version_and_says_why(
     ran = run(ledger, again=True, forget=trial(ppl=40.0))
     assert "2.00 times" in ran.ended[0]["reasons"][0]
     back = {"r1": Answers(0.9, 0.4, 1.0, ((0.9, 0.4, 1.0), (0.2, 0.0, 5.0)))}
-    monkeypatch.setattr(judging, "ask", lambda *given: low(*given) | back)
+    monkeypatch.setattr(judging, "ask", lambda *given: answering()(*given) | back)
     ran = run(ledger, again=True, forget=trial())
     (reason,) = ran.ended[0]["reasons"]
     assert reason.startswith("r1 comes back: MA ") and "1 of its texts were forgotten and are not any more" in reason
     assert ran.ended[0]["asked"]["r1"]["came_back"] == ["forget-0-0"]
     assert states(ledger) == {"r1": "done", "r2": "done", "r3": "done", "r4": "not acceptable"}
-    monkeypatch.setattr(judging, "ask", low)
+    monkeypatch.setattr(judging, "ask", answering())
     ran = run(ledger, base=0, forget=trial())
     assert (
         ran.code == 0 and ran.ended[0]["done"] == ["r1", "r2", "r3", "r4"] and read_state(ledger).versions[3].base == 0
@@ -334,7 +329,7 @@ def test_what_is_not_acceptable_leaves_the_version_and_says_why(
 
 
 def test_what_cannot_be_measured_is_not_acceptable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "ask", low)
+    monkeypatch.setattr(judging, "ask", answering())
     folder = made(tmp_path)
     enter(folder, 0)
     (ended,) = run(folder, forget=trial(ppl=None)).ended
@@ -349,11 +344,11 @@ def test_what_cannot_be_measured_is_not_acceptable(tmp_path: Path, monkeypatch: 
     assert ended["version"] == 2 and ended["cost"]["by_the_ledger"] == "it cannot be loaded"
     enter(folder, 2)
     nothing = Answers(None, None, None, ((None, None, None),) * 2)
-    monkeypatch.setattr(judging, "ask", lambda *given: low(*given) | {"r1": nothing})
+    monkeypatch.setattr(judging, "ask", lambda *given: answering()(*given) | {"r1": nothing})
     (ended,) = run(folder, forget=trial()).ended
     assert ended["reasons"] == ["whether r1 is still forgotten could not be measured"]
     one = Answers(0.4, 0.01, 4.0, ((0.7, 0.01, 4.0), (0.1, 0.01, 4.0)))  # the mean is low, one text is not
-    monkeypatch.setattr(judging, "ask", lambda *given: low(*given) | {"r1": one})
+    monkeypatch.setattr(judging, "ask", lambda *given: answering()(*given) | {"r1": one})
     (ended,) = run(folder, again=True, forget=trial()).ended
     assert ended["version"] is None and ended["asked"]["r1"]["came_back"] == ["forget-0-0"]
     assert ended["asked"]["r1"]["forgotten"] is True and ended["reasons"][0].startswith("r1 comes back")
@@ -612,7 +607,7 @@ def model_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def operate(folder: Path, what: str, value: Any) -> None:
-    judging.ask = low  # type: ignore[assignment]
+    judging.ask = answering()  # type: ignore[assignment]
     if what == "add":
         enter(folder, value)
     elif what == "undo":

@@ -22,24 +22,18 @@ from icu_ray.requests import judging
 from icu_ray.requests.ledger import Book, writing
 from icu_ray.requests.ledger_texts import TEXTS, read_state
 from icu_ray.requests.purge import purge
-from icu_ray.requests.regression import Answers
 from icu_ray.requests.run_requests import run
 from icu_ray.requests.undo import undo
 from icu_ray.requests.verify_ledger import verify
 from icu_ray.storage.results import Provenance, to_json
 from icu_ray.storage.trial_files import Sweep
-from tests.support.ledgers import enter, made, trial
-
-
-def low(model: str, questions: Any, trust: bool = False) -> dict[str, Answers]:
-    """In place of a model's answers, where only the ledger is looked at."""
-    return {q.request: Answers(0.3, 0.01, 4.0, ((0.3, 0.01, 4.0),) * 2) for q in questions}
+from tests.support.ledgers import answering, enter, made, trial
 
 
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One request that is done."""
-    monkeypatch.setattr(judging, "ask", low)
+    monkeypatch.setattr(judging, "ask", answering())
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = made(tmp_path)
     enter(folder, 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from icu_ray.models.fingerprints import folder_fingerprint
 from icu_ray.requests.ledger_settings import init
 from icu_ray.requests.ledger_texts import add
 from icu_ray.requests.record import Asked, Ended, leave_record, plain_verdict, request_record, thresholds_told
+from icu_ray.requests.regression import Answers, Question
 from icu_ray.requests.request_config import unlearn_config
 from icu_ray.requests.unlearn import Unlearned, run_name
 from icu_ray.storage.audit_files import read_audit, write_audit
@@ -68,6 +69,15 @@ def enter(folder: Path, number: int, **given: Any) -> str:
     """A request of two texts, by number 0 to 12; its id."""
     file = write(folder.parent / f"forget-{number}.jsonl", TEXTS[2 * number : 2 * number + 2])
     return add(folder, file, **given).id
+
+
+def answering(el: float | None = 0.01) -> Callable[..., dict[str, Answers]]:
+    """In place of a model's answers (`judging.ask`), where only the ledger is looked at. el: of every text."""
+
+    def ask(model: str, questions: Sequence[Question], trust_remote_code: bool = False) -> dict[str, Answers]:
+        return {each.request: Answers(0.3, el, 4.0, ((0.3, el, 4.0),) * 2) for each in questions}
+
+    return ask
 
 
 def trial(

@@ -87,9 +87,9 @@ def pictures(report: Report) -> tuple[Picture, ...]:
                 "benchmark-tradeoff",
                 "Forgetting against utility, as the benchmark measures them",
                 "Small: trials; large: mean. Upper left is better; no row beats those on the Pareto front in both. The "
-                "cross is the model before unlearning, the star the retrained one where there is one: what is left of "
-                "it knows less than a model that never read the texts. Hollow: imported, measured by another "
-                "framework.",
+                "cross is the model before unlearning, the star the retrained one where there is one: what lies to "
+                "the left of the star knows less than a model that never read the texts. Hollow: imported, measured by "
+                "another framework.",
                 "Scatter plots of a benchmark's measures of forgetting against its measure of utility. The values "
                 "are in the benchmark's table and in tasks.csv.",
                 lambda theme: benchmark_tradeoff(report, theme),

@@ -66,7 +66,8 @@ WORST_NOTE = (
 BEST_CELLS_NOTE = (
     "Of each method's cells the one with the highest 'forget cheaply': minus ten times what MA and EL are above their "
     "thresholds, minus the logarithm of the ratio of held-out perplexity, which is also what a search maximises. "
-    "Where the audit tells of all cells of a model what comes back: less ten times that part of the texts (audited). "
+    "Where it is known for all cells of a model what the audit brought back, ten times that part of the texts is "
+    "subtracted as well (audited). "
     "It was chosen by these very trials, so methods are compared by it fairly only on another forget sample."
 )
 ELSEWHERE_NOTE = (
