@@ -6,7 +6,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Two files at a time, each from its first test to its last in one process, in the order of tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# A test in which its process dies is tried again at the end, as often as processes are restarted.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 3
 
 .PHONY: help setup quickstart real test test-all lint types check bench audit clean
 

@@ -71,6 +71,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place[item.path])
 
 
+class _Failures:
+    """Each failure, and the test that a process died in, is told at once: a run that is ended from outside, as by a
+    limit on its time, comes to no summary."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+            said = report.longreprtext.splitlines()[-20:]
+            terminal.write_line("\n".join(["", f"FAILED {report.nodeid} ({report.when})", *said]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In the process that has the terminal."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Failures(config))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
     """What had that order again, when something failed."""
     if exitstatus and (seed := os.environ.get(SEED)):
@@ -85,8 +105,10 @@ def _environment_of_its_own() -> Iterator[None]:
     before = dict(os.environ)
     (Path(before["ICU_RAY_CACHE"]) / past_trials.FILE).unlink(missing_ok=True)
     yield
-    os.environ.clear()
-    os.environ.update(before)
+    # Never empty in between: threads, of Ray for one, may read it or start a process at that moment.
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
 @pytest.fixture(scope="session")

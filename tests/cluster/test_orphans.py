@@ -117,7 +117,7 @@ def test_the_processes_of_a_killed_driver_s_ray_end_soon() -> None:
             assert processes_in(ray)
         began = time.monotonic()
         while processes_in(ray):
-            assert time.monotonic() - began < 30, processes_in(ray)
+            assert time.monotonic() - began < 120, processes_in(ray)
             time.sleep(0.2)
 
 

@@ -6,6 +6,7 @@ Needs: nothing. The trials are written by hand (tests/support/ledgers.py); what 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -420,7 +421,7 @@ def test_purged_texts_are_gone_and_proved(ledger: Path, capsys: Any) -> None:
 
 def test_texts_that_a_killed_writer_left_go_although_nothing_is_due(tmp_path: Path) -> None:
     folder = made(tmp_path)
-    in_a_child(lambda: operate(folder, "add", 0), 0)
+    in_a_child(0, folder, "add", 0)
     assert "is of no request" in verify(folder).remarks[0]
     assert purge(folder)["requests"] == [] and verify(folder).remarks == ()
 
@@ -582,11 +583,11 @@ def test_any_operations_with_a_kill_between_any_two_writes(
             (Path(place) / name).symlink_to(model_place / name)
         folder = made(Path(place))
         for (what, value), kill in steps:
-            in_a_child(lambda what=what, value=value: operate(folder, what, value), kill)  # type: ignore[misc]
+            in_a_child(kill, folder, what, value)
             found = verify(folder)
             assert found.troubles == (), (what, value, kill, found)
-        in_a_child(lambda: operate(folder, "again", 0.3), None)
-        in_a_child(lambda: operate(folder, "purge", 0), None)
+        in_a_child(None, folder, "again", 0.3)
+        in_a_child(None, folder, "purge", 0)
         found = verify(folder)
         assert found.troubles == () and found.remarks == (), found
         state = read_state(folder)
@@ -624,26 +625,30 @@ def operate(folder: Path, what: str, value: Any) -> None:
         run(folder, forget=trial(value), **words[what])
 
 
-def in_a_child(operation: Callable[[], None], kill: int | None) -> None:
-    """Run it in a process that ends, as by SIGKILL, at its write number `kill`; a refusal is no failure."""
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            if kill is not None:
-                dying(kill)
-            operation()
-            code = 0
-        except UserError:
-            code = 2
-        except BaseException:
-            import traceback
+def in_a_child(kill: int | None, folder: Path, what: str, value: Any) -> None:
+    """Operate in a process that ends, as by SIGKILL, at its write number `kill`; a refusal is no failure.
 
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) in (0, 2, -signal.SIGKILL), status
+    It is the fork of one that has loaded this file and nothing else. A fork of this process would not do: what a thread
+    of it (Ray has many) holds at that moment, the child would wait for without end.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    child = context.Process(target=_operated, args=(kill, folder, what, value))
+    child.start()
+    child.join(timeout=300)
+    if child.exitcode is None:
+        child.kill()
+    assert child.exitcode in (0, 2, -signal.SIGKILL), (kill, what, value, child.exitcode)
+    child.close()
+
+
+def _operated(kill: int | None, folder: Path, what: str, value: Any) -> None:
+    if kill is not None:
+        dying(kill)
+    try:
+        operate(folder, what, value)
+    except UserError:
+        sys.exit(2)
 
 
 def dying(left: int) -> None:
@@ -674,13 +679,13 @@ def test_a_purge_that_is_killed_at_any_write_is_finished_by_the_next(ledger: Pat
     while True:
         shutil.rmtree(ledger)
         shutil.copytree(kept, ledger, symlinks=True)
-        in_a_child(lambda: operate(ledger, "purge", 0), kill)
+        in_a_child(kill, ledger, "purge", 0)
         found, state = verify(ledger), read_state(ledger)
         assert found.troubles == (), (kill, found)
         if state.versions[1].purged:
             break
         assert 2 in models(ledger) and (1 in models(ledger) or state.removing), kill
-        in_a_child(lambda: operate(ledger, "purge", 0), None)
+        in_a_child(None, ledger, "purge", 0)
         found, state = verify(ledger), read_state(ledger)
         assert found.troubles == found.remarks == () and models(ledger) == {2} and state.versions[1].purged, kill
         kill += 1

@@ -247,7 +247,7 @@ def test_a_server_that_is_slow_and_one_that_answers_too_late(
         write_beat(str(tmp_path), "slow", "finished")
         began = time.monotonic()
         assert tracker.finish(2.0) is False
-        assert time.monotonic() - began < 20 and "within 2 s" in str(tracker.trouble)
+        assert time.monotonic() - began < 50 and "within 2 s" in str(tracker.trouble)
         proxy.delay = 0.0
         tracker._thread.join()  # a process that ends would not wait for it
         proxy.delay = 3.0  # each answer comes after its request was given up
