@@ -13,7 +13,7 @@ none of the held-out ones. Then requests come one after the other, and each way 
     original    a trial for each request, by ICU, from the original over all requests so far (run --from-original)
     together    one trial over all texts, once the last request has come; then another over the requests that are not
                 below the thresholds by their own means, as a ledger's run does
-    together_drawn  the same with pairs that are drawn
+    a_b         both, as lora_drawn or original_batched_drawn
     retrained   the stand-in trained anew without any of these texts: the gold standard
     ledger      as icu, by a ledger and its runs (icu-ray requests), to see what these take beside the trial
 
@@ -58,18 +58,12 @@ from icu_ray.requests.regression import Answers, Question, ask
 from icu_ray.storage.thresholds import Limit, Thresholds
 from icu_ray.training.engine import distributed, set_device_environment
 
-METHODS = {
-    "icu": ("icu", ()),
-    "npo": ("npo", ('methods.0.settings={"retain": "nll"}', "methods.0.alpha=1.0")),
-    "drawn": ("icu", ("pairs.by=random",)),
-    "lora": ("icu", ("models.0.lora.rank=8",)),
-    "batched": ("icu", ()),
-    "original": ("icu", ()),
-    "together": ("icu", ()),
-    "together_drawn": ("icu", ("pairs.by=random",)),
-    "ledger": ("icu", ()),
+KEYS = {
+    "npo": ('methods.0.settings={"retain": "nll"}', "methods.0.alpha=1.0"),
+    "drawn": ("pairs.by=random",),
+    "lora": ("models.0.lora.rank=8",),
 }
-"""Method and config keys of each way."""
+"""Config keys of the parts of a way's name; the others have none."""
 RATES: dict[str, dict[str, float]] = {
     "standin": {"icu": 5e-4, "npo": 1e-3, "lora": 2e-3},
     "smollm2": {"icu": 5e-5, "npo": 5e-5, "lora": 5e-4},
@@ -131,6 +125,12 @@ def teach_real(texts: Sequence[str], folder: Path, epochs: int = 15, enough: flo
     loaded.tokenizer.save_pretrained(folder)
 
 
+def parts_of(way: str) -> tuple[list[str], str]:
+    """The parts of a way's name, and the learning rate after it ('' where its own is meant)."""
+    name, _, rate = way.partition("@")
+    return name.split("_"), rate
+
+
 class Bench:
     """A world, the limits of its trials, and how its texts are asked."""
 
@@ -148,16 +148,16 @@ class Bench:
         }
 
     def overrides(self, way: str) -> list[str]:
-        way, _, given = way.partition("@")
+        parts, given = parts_of(way)
         rates = RATES[self.world.kind]
-        rate = given or rates.get(way, rates["icu"])
+        rate = given or next((rates[part] for part in parts if part in rates), rates["icu"])
         limits = [f"stop.ma={self.ma}", f"stop.el={self.el}", "stop.max_ppl_ratio=1000000.0"]
         fixed = [
             f"optim.lr={rate}",
             f"stop.max_epochs={self.epochs}",
             f"models.0.precision={PRECISION[self.world.kind]}",
         ]
-        return [*fixed, *limits, *METHODS[way][1]]
+        return [*fixed, *limits, *(key for part in parts for key in KEYS.get(part, ()))]
 
     def asked(self, model: Path, names: Sequence[str]) -> dict[str, Answers]:
         """What a model knows of the texts of files."""
@@ -193,18 +193,19 @@ class Bench:
         model = world.folder / done[-1]["model"] if done else world.model
         waiting: list[int] = done[-1]["waiting"] if done else []
         accepted: set[int] = set(done[-1]["accepted"]) if done else set()
-        kind, first = way.partition("@")[0], done[-1]["request"] + 1 if done else 1
+        (parts, _), first = parts_of(way), done[-1]["request"] + 1 if done else 1
         for number in range(first, count + 1):
             waiting = [*waiting, number]
-            if kind == "batched" and number % BATCH:
+            if "batched" in parts and number % BATCH:
                 continue
-            from_first = kind == "original"
+            from_first = "original" in parts
             numbers = list(range(1, number + 1)) if from_first else waiting
             out = world.folder / f"{way}-{number}"
             shutil.rmtree(out, ignore_errors=True)
             base = world.model if from_first else model
             names = [f"forget-{each}" for each in numbers]
-            trial = unlearn_here(world, base, names, out, METHODS[kind][0], self.overrides(way))
+            method = "npo" if "npo" in parts else "icu"
+            trial = unlearn_here(world, base, names, out, method, self.overrides(way))
             if trial.status == "finished":
                 model, waiting = out, []
             row = self.row(way, model, number, accepted - set(numbers))
