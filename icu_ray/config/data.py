@@ -185,7 +185,8 @@ class RecordsData(Section):
     """File of the remaining texts, or a data set as for `forget`, from which pairs are drawn; may be left out for
     methods without pairs."""
     heldout: Place | None = None
-    """File of texts that nobody asked to forget, or a data set as for `forget`, for held-out perplexity."""
+    """File of texts that nobody asked to forget, or a data set as for `forget`, for held-out perplexity. Rows of the
+    pool that say the same are left out of it."""
     heldout_rows: Annotated[int, Field(ge=0)] = 0
     """Rows of the pool (its last) that are kept out of it instead, where there is no file of held-out texts."""
     pool_rows: Count | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import unicodedata
 from array import array
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -205,12 +205,15 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
                 "none to pair with"
             )
         heldout, heldout_marks = pool[-data.heldout_rows :], pool_marks[-data.heldout_rows :]
-        kept_out = {record.content for record in heldout}
-        # A text that stands in the pool once more would be learnt, and then asked for as one that was not.
-        left = np.ones(len(pool) - data.heldout_rows, dtype=bool)
-        for row in np.flatnonzero(np.isin(pool_marks[: len(left), 0], heldout_marks[:, 0])).tolist():
-            left[row] = pool[row].content not in kept_out
-        pool, pool_marks = pool.take(np.flatnonzero(left)), pool_marks[np.flatnonzero(left)]
+        pool, pool_marks = pool[: -data.heldout_rows], pool_marks[: -data.heldout_rows]
+    # A text that stands in the pool too would be learnt, and then asked for as one that was not.
+    kept_out = {record.content: record for record in heldout}
+    alike = np.flatnonzero(np.isin(pool_marks[:, 0], heldout_marks[:, 0])).tolist()
+    both = {row: kept_out[pool[row].content] for row in alike if pool[row].content in kept_out}
+    remarks = [_held_out_too(pool, both, data)] if data.heldout is not None else []
+    if both:
+        left = np.setdiff1d(np.arange(len(pool)), list(both))
+        pool, pool_marks = pool.take(left), pool_marks[left]
     if data.pool_rows is not None:
         if data.pool_rows > len(pool):
             raise UserError(
@@ -218,7 +221,6 @@ def load_records(data: RecordsData, samples: Sequence[int]) -> Corpus:
                 f"{data.pool or 'no pool'}"
             )
         pool, pool_marks = pool[: data.pool_rows], pool_marks[: data.pool_rows]
-    remarks = []
     for sample, records in forget.items():
         name, marks = data.forget.replace("{sample}", str(sample)), _marks(records)
         _refuse_twice(records, name)
@@ -342,6 +344,18 @@ def _alike(marks: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.in
     """Rows that may say the same as one of the others, bear its id or answer its prompt; of the rest none does."""
     said, named, asked = (np.isin(marks[:, part], others[:, part]) for part in range(3))
     return np.flatnonzero(said | named | (asked & (marks[:, 2] != 0)))
+
+
+def _held_out_too(pool: Sequence[Record], both: Mapping[int, Record], data: RecordsData) -> str:
+    """What to say of rows of the pool, by their number, that are held out; UserError where no other row is left."""
+    if not both:
+        return ""
+    if len(both) == len(pool):
+        raise UserError(f"data.heldout: {data.heldout}: each text of {data.pool} is in it too; expected others")
+    rows = "1 row" if len(both) == 1 else f"{len(both)} rows"
+    named = [f"'{pool[row].id}' ({pool[row].where}) is '{held.id}' ({held.where})" for row, held in both.items()]
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return f"{rows} of {data.pool} left out of the pool, for {data.heldout} has them too: {'; '.join(named[:3])}{more}."
 
 
 def _other_answers(forget: Sequence[Record], others: Sequence[Record], data: RecordsData) -> str:

@@ -90,8 +90,13 @@ def audit_files(
     every, asked = len(asked), asked.first(config.rows)
     control_records, kin_records = texts(control, "control"), texts(kin, "kin")
     if control_records is not None:
-        _refuse_shared(records, forget, control_records, control)
+        _refuse_shared("--forget", records, forget, control_records, control)
+        if kin_records is not None:
+            _refuse_shared("--keep", kin_records, kin, control_records, control)
     controls, pool = (None if each is None else examples_of(each) for each in (control_records, kin_records))
+    for option, given_rows, most in (("--control", controls, config.control), ("--keep", pool, config.kin)):
+        if given_rows is not None and len(given_rows) > most:
+            tell(f"{option}: the first {most} of {len(given_rows)} rows are asked")
     rows = RowsAsked(
         asked,
         None if controls is None else controls.first(config.control),
@@ -129,15 +134,16 @@ def cut_rows(forget: Examples, tokenizer: PreTrainedTokenizerBase, length: int) 
 
 
 def _refuse_shared(
-    forget: Sequence[Record], forget_file: Path, control: Sequence[Record], control_file: Path | None
+    option: str, read: Sequence[Record], file: Path | None, control: Sequence[Record], control_file: Path | None
 ) -> None:
-    known = {record.content: record for record in forget}
+    """UserError where control rows are in `file`, which `option` gives: the model has read what is in there."""
+    known = {record.content: record for record in read}
     both = [(known[record.content], record) for record in control if record.content in known]
     if both:
         named = "; ".join(f"{other.where} is {own.where}" for own, other in both[:5])
         more = f" and {len(both) - 5} more" if len(both) > 5 else ""
         raise UserError(
-            f"--control: {control_file}: {len(both)} texts are in --forget {forget_file} too: {named}{more}; expected "
+            f"--control: {control_file}: {len(both)} texts are in {option} {file} too: {named}{more}; expected "
             "texts that the model has never read"
         )
 

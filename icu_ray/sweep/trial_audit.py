@@ -41,11 +41,13 @@ def attack_hashes(plan: Plan, trial: Trial) -> dict[str, str]:
     rows = [config.audit.rows, config.audit.control, config.audit.kin]
     beside = None if retrained is None else _model_hash(plan, retrained)
     reworded = paraphrases_from(config, trial.sample)
+    # Control rows are held-out ones, and a trial's id need not tell which these are; that of a model made here does.
+    held_out = None if plan.data is None or trial.model.made_here else plan.data.heldout_fingerprint
 
     def told(attack: Attack) -> list[JsonValue]:
         # Paraphrases came later: audits without any are found again.
         more = [reworded] if reworded is not None and attack.name in ASKS_PARAPHRASES else []
-        return [_VERSION, identity_of(attack), rows, beside, *more]
+        return [_VERSION, identity_of(attack), rows, beside, *more, *([] if held_out is None else [held_out])]
 
     return {attack.name: content_hash(told(attack)) for attack in attacks_of(config.audit)}
 

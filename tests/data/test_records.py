@@ -93,6 +93,25 @@ def test_the_first_rows_of_the_pool_once_held_out_ones_are_kept_out(tmp_path: Pa
         load_corpus(_config(**files, pool_rows=8))
 
 
+def test_what_is_held_out_is_not_in_the_pool_too(tmp_path: Path) -> None:
+    """It would be trained on, and then asked as a text that was not."""
+    forget = _jsonl(tmp_path / "f.jsonl", [{"text": "a"}])
+    pool = _jsonl(tmp_path / "p.jsonl", [{"text": f"keep {n}"} for n in range(9)])
+    held = _jsonl(tmp_path / "h.jsonl", [{"text": "held"}, *({"text": f" keep {n}\n"} for n in (1, 3, 4, 8))])
+    config = _config(forget=str(forget), pool=str(pool), heldout=str(held))
+    corpus = load_corpus(config)
+    assert corpus.sample(0)[1].texts == tuple(f"keep {n}" for n in (0, 2, 5, 6, 7))
+    assert corpus.heldout is not None and len(corpus.heldout) == 5
+    (said,) = corpus.check.remarks
+    assert said.startswith(
+        f"4 rows of {pool} left out of the pool, for {held} has them too: 'pool-2' (line 2) is 'held"
+    )
+    assert said.endswith("'pool-5' (line 5) is 'heldout-4' (line 4) and 1 more.") and check_data(config) == corpus.check
+    again = _jsonl(tmp_path / "q.jsonl", [{"text": "held"}])
+    with pytest.raises(UserError, match=r"data\.heldout: .*h\.jsonl: each text of .*q\.jsonl is in it too"):
+        load_corpus(_config(forget=str(forget), pool=str(again), heldout=str(held)))
+
+
 def test_without_a_pool_only_methods_without_pairs_may_run(tmp_path: Path) -> None:
     check = check_data(_config(forget=str(_jsonl(tmp_path / "f.jsonl", [{"text": "a"}]))))
     assert check.samples[0].pool == 0

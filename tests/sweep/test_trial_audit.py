@@ -105,6 +105,24 @@ def test_another_nli_model_at_the_same_place_is_asked_anew(tmp_path: Path) -> No
     assert hashes() == second
 
 
+def test_other_control_rows_are_asked_anew(tmp_path: Path) -> None:
+    """A trial's id tells how many held-out texts there are; an audit is of these."""
+    for name in ("forget", "pool"):
+        write_lines(tmp_path / f"{name}.jsonl", [{"text": f"This is text {n} of {name}."} for n in range(4)])
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("forget", "pool", "heldout")}
+    more = {"data": {"source": "records", **files}, "samples": [0], "audit": {"attacks": ["prompt"]}}
+
+    def audited(text: str) -> tuple[str, dict[str, str]]:
+        write_lines(tmp_path / "heldout.jsonl", [{"text": text}, {"text": "That was the first one."}])
+        plan = ended_sweep(tmp_path, more)
+        return plan.trials[0].trial_id, attack_hashes(plan, plan.trials[0])
+
+    first = audited("This is one.")
+    other = audited("This is another one.")
+    assert other[0] == first[0] and other[1] != first[1]
+    assert audited("This is one.") == first
+
+
 def test_results_without_an_nli_model_keep_their_place() -> None:
     assert identity_of(Sample())["settings"] == {
         "samples": 100,
