@@ -5,14 +5,18 @@ Needs: a Ray of several nodes.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -95,6 +99,7 @@ def address() -> Iterator[str]:
             os.killpg(head.pid, signal.SIGKILL)  # asked politely it takes half a minute
             head.wait(60)
             _end_what_runs_in(folder)
+            print((folder / "head.log").read_text(errors="replace"))  # pytest shows it where the test failed
 
 
 def _end_what_runs_in(folder: Path) -> None:
@@ -109,49 +114,65 @@ def _end_what_runs_in(folder: Path) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
-def sweep(folder: Path, address: str, *overrides: str) -> subprocess.Popen[str]:
+def sweep(folder: Path, address: str, *overrides: str) -> tuple[int, str]:
+    """Exit code and what it said."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "icu_ray.sweep", "c.yaml", *overrides]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=environment, **streams) as process:
+        try:
+            output, _ = process.communicate(timeout=600)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(process.communicate()[0]) from None
+    return process.returncode, output
 
 
 def test_workers_come_from_nothing_up_to_the_limit_and_go_again(address: str, tmp_path: Path, trained: Path) -> None:
-    import ray
-
     (tmp_path / "c.yaml").write_text(CONFIG.split("evaluation:")[0])
     # No node type could ever hold four CPUs: said at the start, before any node is asked for.
-    refused = sweep(tmp_path, address, TYPES, "models.0.cpus_per_worker=4")
-    output, _ = refused.communicate(timeout=300)
-    assert refused.returncode == 2 and "the cluster can never give more than 0" in output, output
+    code, output = sweep(tmp_path, address, TYPES, "models.0.cpus_per_worker=4")
+    assert code == 2 and "the cluster can never give more than 0" in output, output
     # Nor can a sweep know of nodes that nobody told it of.
-    untold = sweep(tmp_path, address)
-    output, _ = untold.communicate(timeout=300)
-    assert untold.returncode == 2 and "resources.node_types" in output, output
+    code, output = sweep(tmp_path, address)
+    assert code == 2 and "resources.node_types" in output, output
 
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    try:
-        assert _workers() == 0
+    with workers_told(address) as told:
+        assert told.get(timeout=300) == 0
         with lent(trained, tmp_path / "runs" / "store"):
-            process, most = sweep(tmp_path, address, TYPES, "models.0.cpus_per_worker=2"), 0
-            while process.poll() is None:
-                most = max(most, _workers())
-                time.sleep(0.5)
-        output = process.communicate()[0]
-        assert process.returncode == 0, output
+            code, output = sweep(tmp_path, address, TYPES, "models.0.cpus_per_worker=2")
+        assert code == 0, output
         assert output.count("[1/2]") == 1 and output.count("[2/2]") == 1
-        # Two trials of two CPUs each, side by side on two nodes, and never a third.
+        most, deadline = 0, time.monotonic() + 50 * IDLE_SECONDS
+        while (workers := told.get(timeout=300)) or most == 0:
+            most = max(most, workers)
+            assert time.monotonic() < deadline, (workers, most)
+        # Two trials of two CPUs each, side by side on two nodes, and never a third; all have gone again.
         assert most == MOST
-        deadline = time.monotonic() + 50 * IDLE_SECONDS
-        while _workers() and time.monotonic() < deadline:
-            time.sleep(1)
-        assert _workers() == 0
-    finally:
-        ray.shutdown()
 
 
-def _workers() -> int:
-    import ray
+WATCH = """
+import sys, time, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+while True:
+    print(sum(node["Alive"] and node["NodeID"] != sys.argv[2] for node in ray.nodes()), flush=True)
+    time.sleep(0.5)
+"""
 
-    return sum(node["Alive"] and node["NodeID"] != HEAD for node in ray.nodes())
+
+@contextlib.contextmanager
+def workers_told(address: str) -> Iterator[queue.SimpleQueue[int]]:
+    """The number of nodes beside the head, twice a second. By a process of its own: Ray ends at once what is connected
+    to a head that dies."""
+    command, told = [sys.executable, "-c", WATCH, address, HEAD], queue.SimpleQueue[int]()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        lines = process.stdout
+        assert lines is not None
+        reader = threading.Thread(target=lambda: [told.put(int(line)) for line in lines])
+        reader.start()
+        try:
+            yield told
+        finally:
+            process.kill()
+            reader.join()

@@ -86,7 +86,7 @@ def ray_head(environment: Mapping[str, str], *, jobs: bool = True) -> Iterator[H
     which is a dozen processes more.
     """
     token = secrets.token_hex(32)
-    gcs, http, agent, grpc = free_ports(4)
+    gcs, http, agent, grpc, client = free_ports(5)
     mine = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "RAY_ADDRESS")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # jobs call 'python'
     ports = {
@@ -94,7 +94,7 @@ def ray_head(environment: Mapping[str, str], *, jobs: bool = True) -> Iterator[H
         "dashboard-port": http,
         "dashboard-agent-listen-port": agent,
         "dashboard-agent-grpc-port": grpc,
-        "ray-client-server-port": 0,
+        "ray-client-server-port": client,
         "min-worker-port": 0,
         "max-worker-port": 0,
     }
