@@ -99,7 +99,7 @@ def address() -> Iterator[str]:
             os.killpg(head.pid, signal.SIGKILL)  # asked politely it takes half a minute
             head.wait(60)
             _end_what_runs_in(folder)
-            print((folder / "head.log").read_text(errors="replace"))  # pytest shows it where the test failed
+            sys.stdout.write((folder / "head.log").read_text(errors="replace"))  # pytest shows it where the test failed
 
 
 def _end_what_runs_in(folder: Path) -> None:
