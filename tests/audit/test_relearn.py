@@ -25,6 +25,7 @@ from icu_ray.audit.plain_sentences import plain_sentences
 from icu_ray.audit.rows import Material
 from icu_ray.errors import UserError
 from icu_ray.metrics.answers import AnswerRow
+from icu_ray.models.loading import load_model
 from tests.audit.word_case import (
     oracle_loaded,
     oracle_rows,
@@ -34,7 +35,9 @@ from tests.audit.word_case import (
     tiny_row,
     word_tokenizer,
 )
+from tests.support.audit_case import small_loaded
 from tests.support.measures_case import Oracle
+from tests.support.tiny_models import tiny_model_of
 
 FAST = Relearn(budgets=(0, 2, 6), lr=3e-3, batch=4)
 
@@ -169,7 +172,7 @@ def test_a_bfloat16_model_learns_as_one_in_float32() -> None:
     assert losses[0] != losses[20]
 
 
-def test_what_cannot_be_taught_is_missing() -> None:
+def test_what_cannot_be_taught_is_missing(tmp_path: Path) -> None:
     loaded = tiny_loaded()
     result = Relearn(budgets=(1,)).run(Target(loaded, Material(tiny_audit_rows(1))))
     assert {f.setting for f in result.findings} == {"other texts"}
@@ -180,6 +183,54 @@ def test_what_cannot_be_taught_is_missing() -> None:
     gone = Material(tiny_audit_rows(2), originals={"retrained": "./no-such-folder"})
     result = Relearn(budgets=(1,), sources=("other",)).run(Target(loaded, gone))
     assert any("cannot be read" in each for each in result.missing)
+    loaded = tiny_loaded()
+    small_loaded(tmp_path)
+    other = Material(tiny_audit_rows(2), originals={"retrained": str(tmp_path)})
+    result = Relearn(budgets=(1,), sources=("other",)).run(Target(loaded, other))
+    assert any(each.startswith("R: ") and "another vocabulary" in each for each in result.missing)
+
+
+OWN_CODE = """from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class Config(LlamaConfig):
+    model_type = "brought"
+
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def model_with_its_own_code(folder: Path, seed: int) -> str:
+    tiny_model_of("llama", seed).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    classes = {"AutoConfig": "brought.Config", "AutoModelForCausalLM": "brought.Model"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "brought", "auto_map": classes}))
+    (folder / "brought.py").write_text(OWN_CODE)
+    return str(folder)
+
+
+def test_a_retrained_model_brings_its_own_code_where_that_of_the_model_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    own, gold = (model_with_its_own_code(tmp_path / f"m{seed}", seed) for seed in range(2))
+    attack = Relearn(budgets=(1,), sources=("other",))
+    material = Material(tiny_audit_rows(2), originals={"retrained": gold})
+    trusted = attack.run(Target(load_model(own, trust_remote_code=True), material))
+    assert "r_other@1" in trusted.numbers and not trusted.missing
+    # The numbers are those of the same weights in the library's class.
+    plain = tmp_path / "plain"
+    tiny_model_of("llama", 1).save_pretrained(plain)
+    word_tokenizer().save_pretrained(plain)
+    library = attack.run(Target(tiny_loaded(), Material(material.forget, originals={"retrained": str(plain)})))
+    assert trusted.numbers == pytest.approx(library.numbers, abs=1e-6)
+    # A model of the library's own classes says nothing of trust.
+    result = attack.run(Target(tiny_loaded(), material))
+    assert "r_other@1" not in result.numbers
+    assert any("cannot be read" in each and "comes with its own code" in each for each in result.missing)
 
 
 def test_scores_that_are_not_finite_are_missing() -> None:

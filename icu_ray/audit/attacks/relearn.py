@@ -29,6 +29,7 @@ import numpy as np
 
 from icu_ray.audit.asking import asked, asked_all, losses_of, mean_probability, missing_of
 from icu_ray.audit.attack import Target
+from icu_ray.audit.beside import load_beside
 from icu_ray.audit.findings import AttackResult, Finding
 from icu_ray.audit.plain_sentences import plain_sentences
 from icu_ray.audit.recite import cut_secrets
@@ -65,7 +66,7 @@ class Relearn:
 
     name: ClassVar[str] = "relearn"
     unit: ClassVar[str] = "steps"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     changes_weights: ClassVar[bool] = True
     brings_back: ClassVar[bool] = True
 
@@ -110,7 +111,6 @@ class Relearn:
             numbers[f"probability_{source}@{budget}"] = mean_probability(losses_of(found))
             parts.one_more()
         if retrained is not None:
-            retrained.model.to(loaded.model.device)  # type: ignore[arg-type]
             for source, budget, rows in self._steps(retrained, taught):
                 own = asked(retrained, rows, "forget", SETTINGS[source], budget)
                 numbers[f"retrained_probability_{source}@{budget}"] = mean_probability(losses_of(own))
@@ -170,21 +170,15 @@ class Relearn:
 
     def _retrained(self, target: Target, missing: list[str]) -> LoadedModel | None:
         """The model that has never read the rows; without one that can be compared, a sentence says why."""
-        from icu_ray.models.loading import load_model
-
         source = target.material.originals.get("retrained")
         if source is None:
             missing.append("R: there is no model that was retrained without the forget rows")
             return None
         try:
-            found = load_model(source)
+            return load_beside(target.loaded, source)
         except UserError as error:
-            missing.append(f"R: the retrained model cannot be read: {error}")
+            missing.append(f"R: the retrained model cannot be read beside this one: {error}")
             return None
-        if found.tokenizer.get_vocab() != target.loaded.tokenizer.get_vocab():
-            missing.append("R: the retrained model has another vocabulary")
-            return None
-        return found
 
 
 @dataclass(frozen=True)
