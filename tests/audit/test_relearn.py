@@ -152,6 +152,35 @@ def test_rows_that_are_taught_are_not_asked_for_and_each_source_begins_at_the_sa
     assert any("retrained" in sentence for sentence in result.missing)
 
 
+def test_a_secret_that_is_taught_is_asked_for_nowhere() -> None:
+    """Whatever its prompt is: of a kin row, of a forget row on which the steps are, and among the control rows."""
+    forget, kin = tiny_audit_rows(6), tiny_audit_rows(4, 6, "kin")
+    shared = tuple(tiny_row(f"shared{n}", [20 + n, *row.secret_ids], 1) for n, row in enumerate(forget))
+    free, known = tiny_audit_rows(3, 5, "control"), tiny_row("known", [30, *kin[0].secret_ids], 1)
+    material = Material(forget, (*free, *shared, known), (*kin, *shared))
+    loaded = tiny_loaded()
+    lesson = FAST.lesson("kin", material, loaded.tokenizer)
+    assert isinstance(lesson, Lesson)
+    assert {text.ids for text in lesson.texts} == {row.tokens for row in kin} and lesson.asked == forget
+    assert "with other secrets" in str(FAST.lesson("kin", Material(forget, (), shared), loaded.tokenizer))
+    result = FAST.run(Target(loaded, material))
+    asked = {
+        setting: {f.row for f in result.findings if f.group == "control" and f.setting == setting}
+        for setting in ("own rows", "kin rows", "other texts")
+    }
+    assert asked["other texts"] == {row.id for row in material.control}
+    assert asked["kin rows"] == asked["other texts"] - {"known"}
+    own = FAST.lesson("own", material, loaded.tokenizer)
+    assert isinstance(own, Lesson) and len(own.texts) == 3
+    taught = {tuple(t for t in text.labels if t != -100) for text in own.texts}
+    assert asked["own rows"] == {row.id for row in material.control if row.secret_ids not in taught}
+    said = [each for each in result.missing if "control rows" in each]
+    assert [each.partition(" are not asked")[0] for each in said] == [
+        "own rows: 3 of 10 control rows",
+        "kin rows: 1 of 10 control rows",
+    ]
+
+
 def test_order_of_rows_and_what_else_is_asked_do_not_matter() -> None:
     rows, control, kin = tiny_audit_rows(9), tiny_audit_rows(4, 5, "control"), tiny_audit_rows(6, 6, "kin")
     first = by_place(FAST.run(Target(tiny_loaded(), Material(rows, control, kin))))
