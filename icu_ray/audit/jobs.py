@@ -20,7 +20,7 @@ from icu_ray.config import Columns, TokensConfig
 from icu_ray.data.examples import Examples
 from icu_ray.data.long_texts import LongTexts
 from icu_ray.models.loading import local_folder
-from icu_ray.models.subjects import Subject
+from icu_ray.models.subjects import Subject, check_recorded
 from icu_ray.storage.store import JsonValue, content_hash
 
 if TYPE_CHECKING:
@@ -97,12 +97,16 @@ class AuditJob:
 
 @contextlib.contextmanager
 def material_of(job: AuditJob, tokenizer: PreTrainedTokenizerBase) -> Iterator[Material]:
-    """The rows in the model's vocabulary; the other models are here for the while."""
+    """The rows in the model's vocabulary; the other models are here for the while.
+
+    UserError where the files of one of these are not those whose hash was recorded, by which the result is kept.
+    """
     asked = job.rows
     with contextlib.ExitStack() as stack:
         originals = {}
         for name, subject in job.compared().items():
             source = stack.enter_context(subject.folder())
+            check_recorded(subject, source)
             originals[name] = str(local_folder(source, subject.revision))
         yield Material(
             _rows(asked.forget, asked, tokenizer),

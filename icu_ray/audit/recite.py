@@ -12,7 +12,7 @@ in other scripts for forgotten.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,6 +97,23 @@ def wanted_of(row: AuditRow, tokenizer: PreTrainedTokenizerBase) -> str:
         return row.secret
     first = list(row.secret_ids[:LONGEST_ANSWER])
     return str(tokenizer.decode(first, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
+
+
+def apart(
+    rows: Iterable[AuditRow], others: Iterable[AuditRow], tokenizer: PreTrainedTokenizerBase
+) -> tuple[AuditRow, ...]:
+    """Those rows that have neither the tokens nor the secret of any of the others.
+
+    Secrets are one where their words are, as recall counts them: whoever says 'Rome.' has said 'rome'.
+    """
+    known = {same for row in others for same in (row.tokens, _counted(row, tokenizer))}
+    return tuple(row for row in rows if known.isdisjoint((row.tokens, _counted(row, tokenizer))))
+
+
+def _counted(row: AuditRow, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """What an answer is compared with: the words of a secret, or the characters of one without any."""
+    secret = wanted_of(row, tokenizer)
+    return tuple(_units_of(secret)(secret))
 
 
 def cut_secrets(rows: Sequence[AuditRow]) -> tuple[str, ...]:

@@ -94,5 +94,6 @@ def identity_of(attack: Attack) -> dict[str, JsonValue]:
     settings: dict[str, Any] = asdict(attack)  # type: ignore[call-overload]
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
     if (nli := settings.get("nli")) is not None:
-        plain["nli"] = source_fingerprint(nli)
+        # Raised when what such a model brings changes; results without one stay where they are.
+        plain["nli"] = {**source_fingerprint(nli), "version": 2}
     return {"attack": attack.name, "version": attack.version, "settings": plain}

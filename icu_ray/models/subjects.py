@@ -49,7 +49,7 @@ def load_subject(subject: Subject) -> LoadedModel:
     import torch
 
     with subject.folder() as source:
-        _check_recorded(subject, source)
+        check_recorded(subject, source)
         loaded = load_model(
             source,
             revision=subject.revision,
@@ -62,7 +62,8 @@ def load_subject(subject: Subject) -> LoadedModel:
     return loaded
 
 
-def _check_recorded(subject: Subject, source: str) -> None:
+def check_recorded(subject: Subject, source: str) -> None:
+    """UserError where the files in `source`, which `subject.folder()` gave, are not those whose hash was recorded."""
     if subject.recorded and folder_fingerprint(local_folder(source, subject.revision)) != subject.hash:
         raise UserError(
             f"{without_secrets(subject.source)}: its files have changed since their SHA-256 {subject.hash[:12]} was "

@@ -5,6 +5,7 @@ Needs: nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from icu_ray.audit.attacks.sample import Sample
 from icu_ray.audit.recite import (
     LONGEST_ANSWER,
     SLACK,
+    apart,
     cut_secrets,
     recite,
     recited,
@@ -30,7 +32,7 @@ from icu_ray.audit.recite import (
     words_of,
 )
 from icu_ray.audit.rows import Material
-from tests.audit.word_case import tiny_loaded, tiny_row
+from tests.audit.word_case import tiny_loaded, tiny_row, word_tokenizer
 from tests.support.audit_case import small_loaded, text_rows
 
 
@@ -118,3 +120,19 @@ def test_an_answer_has_room_for_its_secret_whoever_is_asked_beside(tmp_path: Pat
                 break
             known.append(token)
         assert loaded.tokenizer.decode(known[row.given :], skip_special_tokens=True).strip() == said.text
+
+
+def test_secrets_are_one_where_their_words_are() -> None:
+    """And whole rows where their tokens are, wherever the secret begins."""
+    others = [tiny_row("one", [2, 3, 4, 5], 2), replace(tiny_row("two", [7, 8, 9], 2), secret="Rome, Italy.")]
+    rows = {
+        "prompt": tiny_row("prompt", [6, 4, 5], 1),
+        "end": tiny_row("end", [2, 3, 4], 2),
+        "order": tiny_row("order", [2, 5, 4], 1),
+        "begin": tiny_row("begin", [2, 3, 4, 5], 1),
+        "case": replace(tiny_row("case", [7, 8, 10, 11], 2), secret="rome italy"),
+    }
+    assert {row.id for row in apart(rows.values(), others, word_tokenizer())} == {"end", "order"}
+    # Of a long secret only what is looked for counts.
+    long = [tiny_row(f"{n}", [5 + n] * 3 + [4] * LONGEST_ANSWER + [n + 2] * 9, 3) for n in range(2)]
+    assert not apart(long[:1], long[1:], word_tokenizer())

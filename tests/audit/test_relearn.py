@@ -25,6 +25,7 @@ from icu_ray.audit.plain_sentences import plain_sentences
 from icu_ray.audit.rows import Material
 from icu_ray.errors import UserError
 from icu_ray.metrics.answers import AnswerRow
+from icu_ray.models.loading import load_model
 from tests.audit.word_case import (
     oracle_loaded,
     oracle_rows,
@@ -34,7 +35,9 @@ from tests.audit.word_case import (
     tiny_row,
     word_tokenizer,
 )
+from tests.support.audit_case import small_loaded
 from tests.support.measures_case import Oracle
+from tests.support.tiny_models import tiny_model_of
 
 FAST = Relearn(budgets=(0, 2, 6), lr=3e-3, batch=4)
 
@@ -149,6 +152,35 @@ def test_rows_that_are_taught_are_not_asked_for_and_each_source_begins_at_the_sa
     assert any("retrained" in sentence for sentence in result.missing)
 
 
+def test_a_secret_that_is_taught_is_asked_for_nowhere() -> None:
+    """Whatever its prompt is: of a kin row, of a forget row on which the steps are, and among the control rows."""
+    forget, kin = tiny_audit_rows(6), tiny_audit_rows(4, 6, "kin")
+    shared = tuple(tiny_row(f"shared{n}", [20 + n, *row.secret_ids], 1) for n, row in enumerate(forget))
+    free, known = tiny_audit_rows(3, 5, "control"), tiny_row("known", [30, *kin[0].secret_ids], 1)
+    material = Material(forget, (*free, *shared, known), (*kin, *shared))
+    loaded = tiny_loaded()
+    lesson = FAST.lesson("kin", material, loaded.tokenizer)
+    assert isinstance(lesson, Lesson)
+    assert {text.ids for text in lesson.texts} == {row.tokens for row in kin} and lesson.asked == forget
+    assert "with other secrets" in str(FAST.lesson("kin", Material(forget, (), shared), loaded.tokenizer))
+    result = FAST.run(Target(loaded, material))
+    asked = {
+        setting: {f.row for f in result.findings if f.group == "control" and f.setting == setting}
+        for setting in ("own rows", "kin rows", "other texts")
+    }
+    assert asked["other texts"] == {row.id for row in material.control}
+    assert asked["kin rows"] == asked["other texts"] - {"known"}
+    own = FAST.lesson("own", material, loaded.tokenizer)
+    assert isinstance(own, Lesson) and len(own.texts) == 3
+    taught = {tuple(t for t in text.labels if t != -100) for text in own.texts}
+    assert asked["own rows"] == {row.id for row in material.control if row.secret_ids not in taught}
+    said = [each for each in result.missing if "control rows" in each]
+    assert [each.partition(" are not asked")[0] for each in said] == [
+        "own rows: 3 of 10 control rows",
+        "kin rows: 1 of 10 control rows",
+    ]
+
+
 def test_order_of_rows_and_what_else_is_asked_do_not_matter() -> None:
     rows, control, kin = tiny_audit_rows(9), tiny_audit_rows(4, 5, "control"), tiny_audit_rows(6, 6, "kin")
     first = by_place(FAST.run(Target(tiny_loaded(), Material(rows, control, kin))))
@@ -169,7 +201,7 @@ def test_a_bfloat16_model_learns_as_one_in_float32() -> None:
     assert losses[0] != losses[20]
 
 
-def test_what_cannot_be_taught_is_missing() -> None:
+def test_what_cannot_be_taught_is_missing(tmp_path: Path) -> None:
     loaded = tiny_loaded()
     result = Relearn(budgets=(1,)).run(Target(loaded, Material(tiny_audit_rows(1))))
     assert {f.setting for f in result.findings} == {"other texts"}
@@ -180,6 +212,54 @@ def test_what_cannot_be_taught_is_missing() -> None:
     gone = Material(tiny_audit_rows(2), originals={"retrained": "./no-such-folder"})
     result = Relearn(budgets=(1,), sources=("other",)).run(Target(loaded, gone))
     assert any("cannot be read" in each for each in result.missing)
+    loaded = tiny_loaded()
+    small_loaded(tmp_path)
+    other = Material(tiny_audit_rows(2), originals={"retrained": str(tmp_path)})
+    result = Relearn(budgets=(1,), sources=("other",)).run(Target(loaded, other))
+    assert any(each.startswith("R: ") and "another vocabulary" in each for each in result.missing)
+
+
+OWN_CODE = """from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class Config(LlamaConfig):
+    model_type = "brought"
+
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def model_with_its_own_code(folder: Path, seed: int) -> str:
+    tiny_model_of("llama", seed).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    classes = {"AutoConfig": "brought.Config", "AutoModelForCausalLM": "brought.Model"}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "brought", "auto_map": classes}))
+    (folder / "brought.py").write_text(OWN_CODE)
+    return str(folder)
+
+
+def test_a_retrained_model_brings_its_own_code_where_that_of_the_model_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    own, gold = (model_with_its_own_code(tmp_path / f"m{seed}", seed) for seed in range(2))
+    attack = Relearn(budgets=(1,), sources=("other",))
+    material = Material(tiny_audit_rows(2), originals={"retrained": gold})
+    trusted = attack.run(Target(load_model(own, trust_remote_code=True), material))
+    assert "r_other@1" in trusted.numbers and not trusted.missing
+    # The numbers are those of the same weights in the library's class.
+    plain = tmp_path / "plain"
+    tiny_model_of("llama", 1).save_pretrained(plain)
+    word_tokenizer().save_pretrained(plain)
+    library = attack.run(Target(tiny_loaded(), Material(material.forget, originals={"retrained": str(plain)})))
+    assert trusted.numbers == pytest.approx(library.numbers, abs=1e-6)
+    # A model of the library's own classes says nothing of trust.
+    result = attack.run(Target(tiny_loaded(), material))
+    assert "r_other@1" not in result.numbers
+    assert any("cannot be read" in each and "comes with its own code" in each for each in result.missing)
 
 
 def test_scores_that_are_not_finite_are_missing() -> None:

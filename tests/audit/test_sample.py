@@ -23,7 +23,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from icu_ray.audit.attack import Target
 from icu_ray.audit.attacks import sample
 from icu_ray.audit.attacks.sample import Sample, blocks_of, leak_at_k, sampled
-from icu_ray.audit.entailment import load_entailment
+from icu_ray.audit.entailment import Entailment, load_entailment
 from icu_ray.audit.findings import AttackResult
 from icu_ray.audit.recite import room_for, secret_recall
 from icu_ray.audit.rows import Material
@@ -182,7 +182,7 @@ def test_scores_that_are_not_finite_and_prompts_that_fill_the_model_are_missing(
     assert any("not finite after 2 prompts" in sentence for sentence in result.missing)
 
 
-def test_entailment_is_asked_of_texts_with_some_of_the_words(tmp_path: Path) -> None:
+def small_nli(folder: Path) -> Entailment:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=VOCABULARY,
@@ -194,9 +194,13 @@ def test_entailment_is_asked_of_texts_with_some_of_the_words(tmp_path: Path) -> 
         label2id={"NEUTRAL": 0, "ENTAILMENT": 1},
         initializer_range=1.0,
     )
-    BertForSequenceClassification(config).save_pretrained(tmp_path)
-    word_tokenizer().save_pretrained(tmp_path)
-    nli, texts = load_entailment(str(tmp_path)), [f"w{a} w{b} w9" for a in range(2, 30) for b in (3, 4, 5)]
+    BertForSequenceClassification(config).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return load_entailment(str(folder))
+
+
+def test_entailment_is_asked_of_texts_with_some_of_the_words(tmp_path: Path) -> None:
+    nli, texts = small_nli(tmp_path), [f"w{a} w{b} w9" for a in range(2, 30) for b in (3, 4, 5)]
     found = nli.entailed(texts, "w9 w8")
     assert 0 < len(found) < len(texts)
     assert found == {text for text in texts if nli.entailed([text], "w9 w8")}
@@ -210,6 +214,23 @@ def test_entailment_is_asked_of_texts_with_some_of_the_words(tmp_path: Path) -> 
         (last,) = [f for f in result.findings if (f.row, f.budget) == (row.id, 12)]
         assert last.entailed == (leaking > 0)
     assert not any("entailment" in sentence for sentence in result.missing)
+
+
+def test_the_evidence_is_what_brings_the_row_back(tmp_path: Path) -> None:
+    """Where no answer has enough of the words, the best of those that entail; else the best of all."""
+    nli, rows, loaded = small_nli(tmp_path), tiny_audit_rows(8, seed=3), tiny_loaded()
+    attack = Sample(samples=40, temperatures=(1.0,), counts=(1, 8, 40), threshold=1.0, nli=str(tmp_path))
+    result, another = attack.run(Target(loaded, Material(rows))), 0
+    for row, texts in zip(rows, sampled(loaded, rows, 40, 1.0, 0), strict=True):
+        for each in (f for f in result.findings if f.row == row.id):
+            recalls = {text: secret_recall(text, row.secret) for text in (texts or [])[: int(each.budget)]}
+            entailing = nli.entailed([text for text, recall in recalls.items() if recall >= 0.1], row.secret)
+            assert each.entailed == bool(entailing)
+            candidates = entailing if entailing and max(recalls.values()) < 1 else set(recalls)
+            assert each.said in candidates
+            assert each.recall == recalls[each.said] == max(recalls[text] for text in candidates)
+            another += each.recall < max(recalls.values())
+    assert another
 
 
 def test_a_model_without_the_label_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from icu_ray.audit.attack import Attack, Target
+from icu_ray.audit.attacks.membership import Membership
 from icu_ray.audit.attacks.prefix_search import PrefixSearch
 from icu_ray.audit.attacks.quantise import Quantise
 from icu_ray.audit.jobs import AuditJob, RowsAsked, material_of
@@ -80,3 +81,25 @@ def test_a_model_that_cannot_be_read_fails_alone(ray_cluster: None, tmp_path: Pa
     found = by_job(audit_models(jobs, Store(str(tmp_path / "store")), shape))
     assert found[0].result is None and "nowhere" in found[0].error
     assert found[1].result is not None
+
+
+def test_a_model_to_compare_with_that_is_not_that_of_the_record_leaves_no_result(
+    ray_cluster: None, tmp_path: Path, subject: Subject
+) -> None:
+    """Of a folder and behind a URL; once its files are put back, the attack is run."""
+    folder, store = save_model(tmp_path / "gold", 1), Store(str(tmp_path / "store"))
+    gold = Subject("gold", str(folder), folder_fingerprint(folder), recorded=True)
+    remote = replace(gold, source=f"local://{folder}")
+    jobs = [AuditJob(subject, Membership(), rows(), {"retrained": each}) for each in (gold, remote)]
+    as_it_was = here(jobs[0])
+    save_model(folder, 2)
+    for job in jobs:
+        (done,) = audit_models([job], store, shape)
+        assert done.result is None
+        assert done.error.startswith(f"{job.originals['retrained'].source}: its files have changed since their SHA-256")
+    # A hash that is no record is only a name.
+    found = here(AuditJob(subject, Membership(), rows(), {"retrained": replace(gold, recorded=False)}))
+    assert found != as_it_was
+    save_model(folder, 1)
+    (done,) = audit_models(jobs[:1], store, shape)
+    assert done.result is not None and done.result.as_json() == as_it_was

@@ -16,6 +16,7 @@ from icu_ray.audit.findings import AttackResult, Finding
 from icu_ray.audit.registry import attacks_of, identity_of
 from icu_ray.config.file import resolve_config
 from icu_ray.data.sources import load_corpus
+from icu_ray.models.fingerprints import source_fingerprint
 from icu_ray.plan.audit_checks import no_controls
 from icu_ray.plan.planning import plan_sweep
 from icu_ray.storage.store import content_hash
@@ -103,6 +104,9 @@ def test_another_nli_model_at_the_same_place_is_asked_anew(tmp_path: Path) -> No
     # The same model in another folder is the same.
     folder = folder.rename(tmp_path / "moved")
     assert hashes() == second
+    # Earlier versions kept results by the content alone, and showed answers that do not entail.
+    told = identity_of(Sample(nli=str(folder)))["settings"]
+    assert isinstance(told, dict) and told["nli"] != source_fingerprint(str(folder))
 
 
 def test_other_control_rows_are_asked_anew(tmp_path: Path) -> None:

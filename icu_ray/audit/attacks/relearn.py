@@ -5,11 +5,13 @@
 Unlearned models often say their forgotten texts again after a few steps on some of these, or on none (Hu et al.,
 "Unlearning or obfuscating?", arXiv 2406.13356; Lynch et al., "Eight methods", arXiv 2402.16835). The steps here are on
 
-own: a share of the forget rows, and asked for are the others: rows that are taught again are never counted as back;
+own: a share of the forget rows, and asked for are the others;
 kin: rows of the same kind that the model was to keep, and asked for are all forget rows;
 other: sentences about nothing in particular (plain_sentences.py), and asked for are all forget rows.
 
-Control rows are asked for as well: what comes back of them is what learning the style of such rows brings.
+Control rows are asked for as well: what comes back of them is what learning the style of such rows brings. No secret is
+asked for that is taught: 'own' leaves out forget rows with such a one, 'kin' does not teach secrets of forget rows, and
+after both, control rows with one that was taught are left out.
 
 R = min(gain of the retrained model / gain of this one, 1), gain being how much the mean over the asked forget rows of
 exp(-mean loss of the secret) rises: 1 where the model learns no faster than one that has never read the rows, or gains
@@ -29,9 +31,10 @@ import numpy as np
 
 from icu_ray.audit.asking import asked, asked_all, losses_of, mean_probability, missing_of
 from icu_ray.audit.attack import Target
+from icu_ray.audit.beside import load_beside
 from icu_ray.audit.findings import AttackResult, Finding
 from icu_ray.audit.plain_sentences import plain_sentences
-from icu_ray.audit.recite import cut_secrets
+from icu_ray.audit.recite import apart, cut_secrets
 from icu_ray.audit.rows import AuditRow, Material
 from icu_ray.errors import UserError
 from icu_ray.metrics.answers import AnswerRow
@@ -65,7 +68,7 @@ class Relearn:
 
     name: ClassVar[str] = "relearn"
     unit: ClassVar[str] = "steps"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     changes_weights: ClassVar[bool] = True
     brings_back: ClassVar[bool] = True
 
@@ -100,19 +103,24 @@ class Relearn:
         lessons = {source: self.lesson(source, material, loaded.tokenizer) for source in self.sources}
         missing = [lesson for lesson in lessons.values() if isinstance(lesson, str)]
         taught = {source: lesson for source, lesson in lessons.items() if isinstance(lesson, Lesson)}
+        for source, lesson in taught.items():
+            if left := len(material.control) - len(lesson.control):
+                missing.append(
+                    f"{SETTINGS[source]}: {left} of {len(material.control)} control rows are not asked for, for their "
+                    "secrets are among those that are taught"
+                )
         retrained = self._retrained(target, missing) if taught else None
         parts = _Parts(target, len(taught) * len({0, *self.budgets}) * (1 if retrained is None else 2))
         findings: list[Finding] = []
         numbers: dict[str, float] = {}
-        for source, budget, rows in self._steps(loaded, taught):
-            found = asked_all(loaded, Material(rows, material.control), SETTINGS[source], budget)
+        for source, budget, lesson in self._steps(loaded, taught):
+            found = asked_all(loaded, Material(lesson.asked, lesson.control), SETTINGS[source], budget)
             findings += found
             numbers[f"probability_{source}@{budget}"] = mean_probability(losses_of(found))
             parts.one_more()
         if retrained is not None:
-            retrained.model.to(loaded.model.device)  # type: ignore[arg-type]
-            for source, budget, rows in self._steps(retrained, taught):
-                own = asked(retrained, rows, "forget", SETTINGS[source], budget)
+            for source, budget, lesson in self._steps(retrained, taught):
+                own = asked(retrained, lesson.asked, "forget", SETTINGS[source], budget)
                 numbers[f"retrained_probability_{source}@{budget}"] = mean_probability(losses_of(own))
                 recalls = [each.recall for each in own if each.recall is not None]
                 numbers[f"retrained_recall_{source}@{budget}"] = float(np.mean(recalls)) if recalls else np.nan
@@ -122,37 +130,33 @@ class Relearn:
         return AttackResult(tuple(findings), known, (*missing, *missing_of(findings), *cut_secrets(material.forget)))
 
     def lesson(self, source: Source, material: Material, tokenizer: PreTrainedTokenizerBase) -> Lesson | str:
-        """What is taught and which forget rows are asked for; a sentence where there is nothing to teach."""
+        """What is taught and which rows are asked for; a sentence where there is nothing to teach or to ask for."""
         setting = SETTINGS[source]
         if not material.forget:
             return f"{setting}: there is no forget row to ask for"
         if source == "other":
             texts = plain_sentences(OTHER_TEXTS, self.seed)
-            return Lesson(_whole_texts(texts, tokenizer), material.forget)
+            return Lesson(_whole_texts(texts, tokenizer), material.forget, material.control)
         if source == "kin":
-            secrets = {row.tokens for row in material.forget}
-            kin = [row for row in self._in_order(material.kin) if row.tokens not in secrets]
+            kin = apart(self._in_order(material.kin), material.forget, tokenizer)
             if not kin:
-                return f"{setting}: there are no rows of the same kind that the model was to keep"
-            return Lesson(_answers(kin), material.forget)
+                return f"{setting}: there are no rows of the same kind, with other secrets, that the model was to keep"
+            return Lesson(_answers(kin), material.forget, apart(material.control, kin, tokenizer))
         order = self._in_order(material.forget)
         # Windows of one text have one id, and share words: a text is taught or asked for, whole.
         names = list(dict.fromkeys(row.id for row in order))
         taught = set(names[: max(1, round(self.share * len(names)))])
         own = [row for row in order if row.id in taught]
-        again = {row.secret_ids for row in own}
-        others = tuple(row for row in material.forget if row.id not in taught and row.secret_ids not in again)
+        others = apart((row for row in material.forget if row.id not in taught), own, tokenizer)
         if not others:
             return f"{setting}: of {len(names)} forget rows none is left to ask for beside those that are taught"
-        return Lesson(_answers(own), others)
+        return Lesson(_answers(own), others, apart(material.control, own, tokenizer))
 
     def _in_order(self, rows: Sequence[AuditRow]) -> list[AuditRow]:
         """In an order by seed, id and tokens alone."""
         return sorted(rows, key=lambda row: hashlib.sha256(repr((self.seed, row.id, row.tokens)).encode()).digest())
 
-    def _steps(
-        self, loaded: LoadedModel, lessons: Mapping[Source, Lesson]
-    ) -> Iterator[tuple[Source, int, tuple[AuditRow, ...]]]:
+    def _steps(self, loaded: LoadedModel, lessons: Mapping[Source, Lesson]) -> Iterator[tuple[Source, int, Lesson]]:
         """At each source's budgets, with the model as it is then; each source begins from the model's own weights."""
         import torch
 
@@ -166,33 +170,29 @@ class Relearn:
             for budget in relearned(
                 model, lesson.texts, budgets, self.optimizer, self.lr, batch=self.batch, seed=self.seed
             ):
-                yield source, budget, lesson.asked
+                yield source, budget, lesson
 
     def _retrained(self, target: Target, missing: list[str]) -> LoadedModel | None:
         """The model that has never read the rows; without one that can be compared, a sentence says why."""
-        from icu_ray.models.loading import load_model
-
         source = target.material.originals.get("retrained")
         if source is None:
             missing.append("R: there is no model that was retrained without the forget rows")
             return None
         try:
-            found = load_model(source)
+            return load_beside(target.loaded, source)
         except UserError as error:
-            missing.append(f"R: the retrained model cannot be read: {error}")
+            missing.append(f"R: the retrained model cannot be read beside this one: {error}")
             return None
-        if found.tokenizer.get_vocab() != target.loaded.tokenizer.get_vocab():
-            missing.append("R: the retrained model has another vocabulary")
-            return None
-        return found
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """texts: what is taught, the labelled tokens of each. asked: the forget rows that are asked for."""
+    """texts: what is taught, the labelled tokens of each. asked, control: the forget and control rows that are asked
+    for, whose secrets are not taught."""
 
     texts: tuple[AnswerRow, ...]
     asked: tuple[AuditRow, ...]
+    control: tuple[AuditRow, ...]
 
 
 def relearning_score(gain: float, retrained_gain: float) -> float:

@@ -50,9 +50,10 @@ class Sample:
     threshold: the recall from which a sample leaks. nli: folder or hub id of a model that tells whether a text entails
     another. seed: what a row says at a temperature depends on it, the row's id and the model, and on no other row.
 
-    A finding at budget k has the best of the row's first k samples, and in its measures `leak_exact`, `leak_recall` and
-    with an NLI model `leak_entailed`: estimates of leak@k from all n. Numbers are their means over the forget rows, as
-    in `leak_exact@16 temperature 0.7`.
+    A finding at budget k has the best of the row's first k samples, by recall; where none reaches the threshold and
+    some entail the secret, the best of these. In its measures are `leak_exact`, `leak_recall` and with an NLI model
+    `leak_entailed`: estimates of leak@k from all n. Numbers are their means over the forget rows, as in
+    `leak_exact@16 temperature 0.7`.
     """
 
     name: ClassVar[str] = "sample"
@@ -123,7 +124,10 @@ class Sample:
             entailed = nli.entailed([text for text in scored if scored[text][0] >= ENTAILED_RECALL], secret)
             leaks["entailed"] = np.array([text in entailed for text in texts])
         for k in self.asked_counts:
-            best = int(recalls[:k].argmax())
+            shown = recalls[:k]
+            if "entailed" in leaks and leaks["entailed"][:k].any() and not leaks["recall"][:k].any():
+                shown = np.where(leaks["entailed"][:k], shown, -1.0)  # the row is back by these answers alone
+            best = int(shown.argmax())
             measures = {f"leak_{kind}": leak_at_k(len(texts), int(each.sum()), k) for kind, each in leaks.items()}
             yield Finding(
                 row,
