@@ -46,5 +46,6 @@ class Attack(Protocol):
     brings_back: ClassVar[bool]
 
     def run(self, target: Target) -> AttackResult:
-        """UserError where it cannot be run on this model at all."""
+        """UserError where it cannot be run on this model at all. A row that was asked and gave no answer has a finding
+        without a recall: one that is left out was not asked."""
         ...

@@ -17,6 +17,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from icu_ray.audit.findings import AttackResult, Finding
+from icu_ray.config.auditing import WORDLESS
 from icu_ray.storage.audits import AuditedRow, AuditPoint, ModelAudit, fisher
 
 LONGEST_SAID = 1000
@@ -59,6 +60,7 @@ def model_audit(
         sum(is_back(each, leak) for each in control.values()),
         len(control),
         unmeasured,
+        {attack: len(lack) for attack, result in results.items() if (lack := _unanswered(attack, result.findings))},
     )
 
 
@@ -68,7 +70,19 @@ def is_back(finding: Finding, leak: float) -> bool:
 
 
 def _spoken(findings: Iterable[Finding]) -> list[Finding]:
-    return [finding for finding in findings if finding.recall is not None or finding.exact is not None]
+    return [finding for finding in findings if _answered(finding)]
+
+
+def _answered(finding: Finding) -> bool:
+    return finding.recall is not None or finding.exact is not None
+
+
+def _unanswered(attack: str, findings: Iterable[Finding]) -> set[str]:
+    """The forget rows that gave an attack no answer under some setting at some budget, whatever they said at others: an
+    answer before the first step of relearning says nothing of those after it."""
+    if attack in WORDLESS:
+        return set()
+    return {each.row for each in findings if each.group == "forget" and not _answered(each)}
 
 
 def _curves(attack: str, unit: str, spoken: Sequence[Finding], leak: float) -> list[AuditPoint]:

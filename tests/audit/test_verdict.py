@@ -109,11 +109,49 @@ def test_rows_without_an_answer_stay_in_the_denominator() -> None:
     results = {"relearn": AttackResult((*silent, *(finding(str(n), 5, 0.1) for n in range(3, 6))))}
     audit = model_audit(results, {"relearn": "steps"}, 0.5, asked=[str(n) for n in range(8)])
     assert (audit.total, audit.unmeasured, audit.back) == (8, 5, 0) and audit.share is None
-    assert audit.said() == "no attack brought a row back (of 3); 5 of 8 not measured"
+    assert (
+        audit.said()
+        == "no attack brought a row back (of 3); 5 of 8 not measured; answers missing: relearn (3 of 8 rows)"
+    )
     assert audit.missing[0].startswith("5 of 8 rows: ")
     back = {"relearn": AttackResult((*silent, finding("3", 5, 1.0)))}
     audit = model_audit(back, {"relearn": "steps"}, 0.5, asked=[str(n) for n in range(8)])
-    assert audit.share == 1 / 8 and audit.said().endswith("; 7 of 8 not measured")
+    assert audit.share == 1 / 8 and "; 7 of 8 not measured; " in audit.said()
+
+
+ROUNDED = {"int8": 8, "nf4": 4, "bf16": 16, "fp8": 8}
+
+
+@pytest.mark.parametrize("silent", [1, 8])
+def test_none_back_is_not_known_where_an_attack_lacks_answers(silent: int) -> None:
+    """Of all rows or of one: the weights as they are, which answered, are no attack."""
+    plain = [Finding(f"r{n}", "forget", "as it is", 32, 0.1, False) for n in range(8)]
+    rounded = [
+        Finding(f"r{n}", "forget", kind, bits, *((None, None) if n < silent else (0.1, False)))
+        for n in range(8)
+        for kind, bits in ROUNDED.items()
+    ]
+    units = {"quantise": "bits", "prefix_search": "tokens", "depth": "layers"}
+    searched = AttackResult(tuple(dataclasses.replace(each, setting="", budget=0) for each in plain))
+    wordless = AttackResult(tuple(Finding(f"r{n}", "forget", "", 0, measures={"depth": 0.5}) for n in range(8)))
+    results = {"quantise": AttackResult((*plain, *rounded)), "prefix_search": searched, "depth": wordless}
+    audit = model_audit(results, units, 0.5)
+    assert audit.back == audit.unmeasured == 0 and audit.unanswered == {"quantise": silent} and audit.share is None
+    assert audit.said() == f"no attack brought a row back (of 8); answers missing: quantise ({silent} of 8 rows)"
+    # Other attacks keep their numbers.
+    metrics = TrialAudit({}, ("a", "b"), 0.5, audit, audit).metrics()
+    assert {name: each for name, each in metrics.items() if "came_back" in name} == {"audit/prefix_search_came_back": 0}
+    # A row that is back is known to be.
+    back = {**results, "quantise": AttackResult((*plain, *rounded, Finding("r7", "forget", "int8", 8, 0.9, False)))}
+    audit = model_audit(back, units, 0.5)
+    metrics = TrialAudit({}, ("a", "b"), 0.5, audit, audit).metrics()
+    assert audit.share == 1 / 8 and metrics["audit/quantise_came_back"] > 0 and "answers missing" in audit.said()
+
+
+def test_answers_of_control_rows_may_be_missing() -> None:
+    """There are fewer of them then, which takes nothing from what is known of the forget rows."""
+    audit = verdict(finding("a", 5, 0.1), Finding("c", "control", "own rows", 5))
+    assert audit.share == 0 and not audit.unanswered
 
 
 def test_what_entails_the_secret_is_back() -> None:

@@ -80,9 +80,11 @@ def worst_until(
     """(budget, per cent back under the worst setting until then) from the first budget on that the line has.
 
     budgets: of all lines, in the order in which the attack gets stronger; one that this line was not asked at, for it
-    brought nothing more, has the value before it.
+    brought nothing more, has the value before it. [] where answers are missing and nothing is back.
     """
     points = [point for point in line.audit.curves if point.attack == attack]
+    if attack in line.audit.unanswered and not any(point.back for point in points):
+        return []
     curve: Curve = []
     for budget in budgets:
         here = [100 * value for point in points if point.budget == budget and (value := read(point)) is not None]
