@@ -35,7 +35,8 @@ class Target:
 
 
 class Attack(Protocol):
-    """name: as in a config's `audit.attacks`. unit: what its budget counts, in the plural. version: raised when what it
+    """name: as in a config's `audit.attacks`. unit: what its budget counts, in the plural; more of it is
+    the stronger attack, but for those in config.auditing.FALLING. version: raised when what it
     finds changes. changes_weights: the model is of no use to anybody else afterwards. brings_back: whether its findings
     have a recall, so that it can tell that a row came back."""
 

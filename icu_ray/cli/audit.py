@@ -184,7 +184,7 @@ def _print(model: str, audit: ModelAudit) -> None:
     print(f"{model}: {audit.said()}")
     for attack in dict.fromkeys(point.attack for point in audit.curves):
         points = [point for point in audit.curves if point.attack == attack]
-        most = max(points, key=lambda point: (point.back / point.total, -point.budget))
+        most = max(points, key=lambda point: (point.back / point.total, -point.strength))
         control = f", control {most.control_back} of {most.control_total}" if most.control_total else ""
         at = f"{most.setting}, {most.budget:g} {most.unit}"
         not_counted = "".join(f"; {why}" for why in filter(None, [audit.not_counted(most)]))

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
-from icu_ray.config.auditing import WORDLESS
+from icu_ray.config.auditing import WORDLESS, strength
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 CHANCE = 0.05
@@ -23,7 +23,8 @@ CHANCE = 0.05
 
 @dataclass(frozen=True)
 class AuditedRow:
-    """What the attacks got of a row at most. budget: the least at which it was back, else that of `recall`.
+    """What the attacks got of a row at most. budget: the weakest at which it was back, else that of
+    `recall`.
 
     recall: the part of its secret that the model said, 0..1. back: whether that counts as come back. said: the model's
     words.
@@ -65,6 +66,11 @@ class AuditPoint:
     exact: int = 0
     control_exact: int = 0
     exact_chance: float | None = None
+
+    @property
+    def strength(self) -> float:
+        """Its budget in the order of its attack, the weakest first: fewer bits are the stronger attack."""
+        return strength(self.attack, self.budget)
 
     @property
     def by_chance(self) -> bool:
@@ -123,6 +129,8 @@ class ModelAudit:
     rows that any attack brought back, of control_total. unmeasured: rows of `total` that no attack got an answer on.
     unanswered: by attack, of how many of them an answer is missing, under any setting at any budget; attacks that have
     all answers, or do not have the model speak, are not in it, nor is any in audits that were made before it was asked.
+    by_strength: whether `unions` reach up to their budget by strength; in audits made before they do by its number, of
+    bits too.
     """
 
     __pydantic_config__ = _STRICT
@@ -139,6 +147,7 @@ class ModelAudit:
     control_total: int = 0
     unmeasured: int = 0
     unanswered: Mapping[str, int] = field(default_factory=dict)
+    by_strength: bool = False
 
     @property
     def share(self) -> float | None:
@@ -160,9 +169,10 @@ class ModelAudit:
 
     def counted(self, point: AuditPoint) -> int:
         """Rows of a point that count as back, by what all settings of its attack do to control rows together; none at a
-        budget above that of `unions`, at which control rows come back as well."""
+        budget beyond that of `unions`, at which control rows come back as well."""
         union = self._union(point)
-        if point.budget > union.budget:
+        beyond = point.strength > union.strength if self.by_strength else point.budget > union.budget
+        if beyond:
             return 0
         return point.back if not union.by_chance else point.exact if not union.exact_by_chance else 0
 
@@ -178,9 +188,12 @@ class ModelAudit:
 
     @property
     def worst(self) -> AuditPoint | None:
-        """Where most rows are back, at the least budget; None where no attack tells that any is."""
+        """Where most rows are back: of the first attack with so many, at its weakest budget; None where no attack tells
+        that any is."""
+        attacks = list(dict.fromkeys(point.attack for point in self.curves))
         telling = [point for point in self.curves if self.counted(point)]
-        return min(telling, key=lambda p: (-self.counted(p) / p.total, p.budget)) if telling else None
+        order = {p: (-self.counted(p) / p.total, attacks.index(p.attack), p.strength) for p in telling}
+        return min(telling, key=order.__getitem__, default=None)
 
     @property
     def control_said(self) -> str:

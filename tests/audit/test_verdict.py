@@ -15,7 +15,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from icu_ray.audit.findings import AttackResult, Finding, Group
 from icu_ray.audit.verdict import model_audit
-from icu_ray.storage.audits import ModelAudit, TrialAudit, fisher
+from icu_ray.storage.audits import AuditedRow, AuditPoint, ModelAudit, TrialAudit, fisher
 
 
 def finding(row: str, budget: float, recall: float, *, group: Group = "forget", setting: str = "own rows") -> Finding:
@@ -178,6 +178,46 @@ def test_what_came_back_before_control_rows_did_counts() -> None:
     assert {row.budget for row in found.rows if row.back} == {5}
 
 
+def rounding(group: Group, recalls: dict[str, list[float]]) -> list[Finding]:
+    """By what the weights are rounded to, the recall of each row."""
+    return [
+        Finding(f"{group}{n}", group, kind, {**ROUNDED, "as it is": 32}[kind], recall, recall == 1.0)
+        for kind, row_recalls in recalls.items()
+        for n, recall in enumerate(row_recalls)
+    ]
+
+
+def test_what_comes_back_without_rounding_needed_none() -> None:
+    """Fewer bits are the stronger attack, though the smaller number."""
+    kinds = ("nf4", "fp8", "as it is", "int8", "bf16")
+    recalls = {kind: [0.6 if kind == "as it is" else 0.9] * 4 for kind in kinds}
+    audit = verdict(*rounding("forget", recalls), attack="quantise")
+    assert audit.said() == "4 of 4 rows came back (quantise, as it is: 4 of 4 after 32 steps)"
+    assert {(row.setting, row.budget) for row in audit.rows} == {("as it is", 32)}
+
+
+def test_control_rows_that_most_rounding_alone_brings_back_take_nothing_from_what_less_did() -> None:
+    forget = {kind: [0.1] * 8 if kind == "nf4" else [0.7] * 6 + [0.1] * 2 for kind in (*ROUNDED, "as it is")}
+    control = {kind: [0.6 if kind == "nf4" and n < 3 else 0.0 for n in range(8)] for kind in forget}
+    late = rounding("forget", {"nf4": [0.0] * 8 + [0.9]})[-1:]
+    audit = verdict(*rounding("forget", forget), *rounding("control", control), *late, attack="quantise")
+    assert (audit.back, audit.unions[0].budget) == (6, 8) and audit.share == 6 / 9
+    counted = {point.setting: audit.counted(point) for point in audit.curves}
+    assert counted == {"int8": 6, "fp8": 6, "bf16": 6, "as it is": 6, "nf4": 0}
+    assert all(row.setting == "as it is" for row in audit.rows if row.back)
+
+
+def test_of_attacks_with_as_many_rows_the_first_is_told() -> None:
+    """Budgets of two attacks cannot be compared, whichever was ready first."""
+    results = {
+        "quantise": AttackResult(tuple(rounding("forget", {"nf4": [0.9] * 2}))),
+        "relearn": AttackResult((finding("a", 20, 0.9), finding("b", 20, 0.9))),
+    }
+    for first, other in (("quantise", "relearn"), ("relearn", "quantise")):
+        worst = model_audit(results, {first: "", other: ""}, 0.5).worst
+        assert worst is not None and worst.attack == first
+
+
 def test_nothing_measured_is_not_forgotten() -> None:
     audit = model_audit({"depth": AttackResult((), missing=("no retrained model",))}, {"depth": "layers"}, 0.5)
     assert audit.share is None and audit.said() == "not measured"
@@ -234,6 +274,21 @@ def test_the_order_of_findings_counts_for_nothing(found: list[Finding], random: 
     one, other = verdict(*found, leak=leak), verdict(*shuffled, leak=leak)
     assert (one.back, one.total) == (other.back, other.total)
     assert set(one.curves) == set(other.curves)
+
+
+@given(findings, st.permutations(range(40)))
+def test_a_falling_budget_is_judged_as_a_rising_one(found: list[Finding], order: list[int]) -> None:
+    shuffled = [found[n] for n in order if n < len(found)]
+    rising = verdict(*shuffled)
+    falling = verdict(*(dataclasses.replace(each, budget=32 - each.budget) for each in shuffled), attack="quantise")
+
+    def mirrored(row: AuditedRow | AuditPoint) -> dict[str, object]:
+        return {**dataclasses.asdict(row), "attack": "relearn", "budget": 32 - row.budget}
+
+    assert [mirrored(row) for row in falling.rows] == [dataclasses.asdict(row) for row in rising.rows]
+    assert [mirrored(point) for point in falling.curves] == [dataclasses.asdict(point) for point in rising.curves]
+    assert [falling.counted(p) for p in falling.curves] == [rising.counted(p) for p in rising.curves]
+    assert (falling.worst and mirrored(falling.worst)) == (rising.worst and dataclasses.asdict(rising.worst))
 
 
 @given(findings)

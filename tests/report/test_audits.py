@@ -40,7 +40,7 @@ from tests.support.report_case import Cell, write_sweep
 from tests.support.written_audits import UNITS, audit_of, audit_trial, found
 
 ICU, KL, GOLD = Cell(), Cell("kl", "kl", 0.0, 1.0, status="not_forgotten"), Cell("retrained", "retrained", 0.0, 0.0)
-LATER = ("unanswered",)
+LATER = ("unanswered", "by_strength")
 """Fields of an audit that older files do not have."""
 SAID = "<script>alert(1)</script> 12 Elm Street and was born"
 
@@ -129,19 +129,24 @@ def test_an_attack_without_answers_brought_nothing_back_for_all_that_is_known(tm
 
 
 def test_audits_of_before_are_read(tmp_path: Path) -> None:
-    """audit.json without what was added later."""
+    """audit.json without what was added later, where bits were counted as steps are."""
     folder = write_sweep(tmp_path, "s", [ICU])
-    audit_trial(folder, ICU.trial_id, audit_of({0: 4}), audit_of({0: 0, 5: 1}))
+    audit_trial(folder, ICU.trial_id, audit_of({0: 4}, quantised=4), audit_of({0: 0, 5: 1}, quantised=3))
     paths = TrialPaths.of(str(folder.parent), folder.name, ICU.trial_id)
     now, file = read_audit(paths), Path(audit_file(paths))
     told = json.loads(file.read_text())
     for side in ("before", "after"):
         for name in LATER:
             del told[side][name]
+        (rounded,) = (union for union in told[side]["unions"] if union["attack"] == "quantise")
+        rounded["budget"] = 8.0
     file.write_text(json.dumps(told))
     then = read_audit(paths)
     assert now is not None and then is not None
     assert then.after.said() == now.after.said() and then.metrics() == now.metrics()
+    assert "3 of 4 rows came back (quantise, nf4: 3 of 4 after 4 bits)" in then.after.said().replace(
+        ", control 0 of 4", ""
+    )
 
 
 def unmeasured(*attacks: str, back: int | None = None) -> ModelAudit:

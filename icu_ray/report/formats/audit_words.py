@@ -30,7 +30,7 @@ NUMBERS_NOTE = (
 )
 WORST_BACK_NOTE = (
     f"At most {WORST} rows of each trial: first those that came back, then by the share of the secret that the model "
-    "said. The budget is the least at which the row was back."
+    "said. The budget is the least at which the row was back, of bits the most."
 )
 
 
