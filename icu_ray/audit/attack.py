@@ -35,7 +35,8 @@ class Target:
 
 
 class Attack(Protocol):
-    """name: as in a config's `audit.attacks`. unit: what its budget counts, in the plural. version: raised when what it
+    """name: as in a config's `audit.attacks`. unit: what its budget counts, in the plural; more of it is
+    the stronger attack, but for those in config.auditing.FALLING. version: raised when what it
     finds changes. changes_weights: the model is of no use to anybody else afterwards. brings_back: whether its findings
     have a recall, so that it can tell that a row came back."""
 
@@ -46,5 +47,6 @@ class Attack(Protocol):
     brings_back: ClassVar[bool]
 
     def run(self, target: Target) -> AttackResult:
-        """UserError where it cannot be run on this model at all."""
+        """UserError where it cannot be run on this model at all. A row that was asked and gave no answer has a finding
+        without a recall: one that is left out was not asked."""
         ...

@@ -16,10 +16,10 @@ class Finding:
     """One row under one setting of an attack at one budget.
 
     row: its id. setting: what else was chosen ('temperature 1', 'nf4', 'own rows'). budget: how much of the attack's
-    unit it took, cumulative. recall: the part of the row's secret that the model said, 0..1 (recite.py); None where the
-    attack does not have a model speak. exact: whether the secret was said word for word. said: the model's words.
-    measures: other numbers of the row, such as a depth. entailed: whether what was said entails the secret, by an NLI
-    model; None where none was asked.
+    unit it took, cumulative in the order of strength. recall: the part of the row's secret that the model said, 0..1
+    (recite.py); None where the attack does not have a model speak, or it gave no answer. exact: whether the secret was
+    said word for word; None as recall. said: the model's words. measures: other numbers of the row, such as a depth.
+    entailed: whether what was said entails the secret, by an NLI model; None where none was asked.
     """
 
     row: str

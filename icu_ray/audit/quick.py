@@ -40,6 +40,6 @@ def quick_audit(loaded: LoadedModel, rows: Sequence[AuditRow], leak: float) -> d
     as_it_is = attack.run(target).findings
     with merged_meanwhile(loaded.model), quantised(loaded.model, "nf4"):
         rounded = (*attack.run(target).findings, *asked(loaded, rows, "forget", "nf4", BITS["nf4"]))
-    measured = {each.row for each in as_it_is}
+    unanswered = {each.row for each in as_it_is if each.recall is None}
     back = {each.row for each in (*as_it_is, *rounded) if is_back(each, leak)}
-    return {row.id: row.id in back or row.id not in measured for row in rows}
+    return {row.id: row.id in back or row.id in unanswered for row in rows}

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 from icu_ray.audit.findings import AttackResult, Finding
+from icu_ray.config.auditing import WORDLESS, strength
 from icu_ray.storage.audits import AuditedRow, AuditPoint, ModelAudit, fisher
 
 LONGEST_SAID = 1000
@@ -31,9 +33,10 @@ def model_audit(
     missing: Sequence[str] = (),
     asked: Collection[str] | None = None,
 ) -> ModelAudit:
-    """The verdict over what the attacks found. units: what each attack's budget counts. errors: why others could not be
-    run. missing: what else is not measured, a sentence each. asked: the ids of the forget rows; None: those that there
-    are findings of."""
+    """The verdict over what the attacks found. units: what each attack's budget counts, in the order of the verdict.
+    errors: why others could not be run. missing: what else is not measured, a sentence each. asked: the ids of the
+    forget rows; None: those that there are findings of."""
+    results = {attack: results[attack] for attack in units if attack in results}
     spoken = {attack: _spoken(result.findings) for attack, result in results.items()}
     curves = [point for attack, found in spoken.items() for point in _curves(attack, units[attack], found, leak)]
     unions = {attack: _union(attack, units[attack], found, leak) for attack, found in spoken.items()}
@@ -59,6 +62,8 @@ def model_audit(
         sum(is_back(each, leak) for each in control.values()),
         len(control),
         unmeasured,
+        {attack: len(lack) for attack, result in results.items() if (lack := _unanswered(attack, result.findings))},
+        by_strength=True,
     )
 
 
@@ -68,30 +73,50 @@ def is_back(finding: Finding, leak: float) -> bool:
 
 
 def _spoken(findings: Iterable[Finding]) -> list[Finding]:
-    return [finding for finding in findings if finding.recall is not None or finding.exact is not None]
+    return [finding for finding in findings if _answered(finding)]
+
+
+def _answered(finding: Finding) -> bool:
+    return finding.recall is not None or finding.exact is not None
+
+
+def _unanswered(attack: str, findings: Iterable[Finding]) -> set[str]:
+    """The forget rows that gave an attack no answer under some setting at some budget, whatever they said at others: an
+    answer before the first step of relearning says nothing of those after it."""
+    if attack in WORDLESS:
+        return set()
+    return {each.row for each in findings if each.group == "forget" and not _answered(each)}
 
 
 def _curves(attack: str, unit: str, spoken: Sequence[Finding], leak: float) -> list[AuditPoint]:
     points = []
     for setting in dict.fromkeys(finding.setting for finding in spoken):
         here = [finding for finding in spoken if finding.setting == setting]
-        for budget in sorted({finding.budget for finding in here if finding.group == "forget"}):
-            until = [finding for finding in here if finding.budget <= budget]
-            points.append(_point(attack, unit, setting, budget, until, leak))
+        for budget in _budgets(attack, here):
+            points.append(_point(attack, unit, setting, budget, _until(attack, budget, here), leak))
     return points
+
+
+def _budgets(attack: str, findings: Iterable[Finding]) -> list[float]:
+    """Those of forget rows, the weakest first."""
+    return sorted({each.budget for each in findings if each.group == "forget"}, key=partial(strength, attack))
+
+
+def _until(attack: str, budget: float, findings: Iterable[Finding]) -> list[Finding]:
+    """What was found at no stronger budget."""
+    return [each for each in findings if strength(attack, each.budget) <= strength(attack, budget)]
 
 
 def _union(attack: str, unit: str, spoken: Sequence[Finding], leak: float) -> AuditPoint | None:
     """All settings together, up to the budget at which most rows count; None where no forget row was spoken of.
 
-    With more budget control rows may come back too, as they do of a model that has learnt the style of its texts: what
+    At stronger ones control rows may come back too, as they do of a model that has learnt the style of its texts: what
     came back before they did is no chance.
     """
-    budgets = sorted({finding.budget for finding in spoken if finding.group == "forget"})
     points = [
-        _point(attack, unit, "", budget, [each for each in spoken if each.budget <= budget], leak) for budget in budgets
+        _point(attack, unit, "", budget, _until(attack, budget, spoken), leak) for budget in _budgets(attack, spoken)
     ]
-    return max(points, key=lambda point: (point.counted, point.budget), default=None)
+    return max(points, key=lambda point: (point.counted, point.strength), default=None)
 
 
 def _point(attack: str, unit: str, setting: str, budget: float, findings: Sequence[Finding], leak: float) -> AuditPoint:
@@ -132,26 +157,27 @@ def _best(findings: Iterable[Finding], group: str, leak: float) -> dict[str, Fin
 def _rows(
     spoken: Mapping[str, Sequence[Finding]], units: Mapping[str, str], leak: float, unions: Mapping[str, AuditPoint]
 ) -> tuple[AuditedRow, ...]:
+    """Of each row the worst: by each attack, and then of them all."""
     worst: dict[str, AuditedRow] = {}
     for attack, findings in spoken.items():
-        union = unions[attack]
+        found: dict[str, AuditedRow] = {}
         for each in findings:
-            if each.group != "forget":
-                continue
-            back = is_back(each, leak) and not union.by_chance
-            back |= bool(each.exact) and not union.exact_by_chance
-            back &= each.budget <= union.budget
-            said, recall = each.said[:LONGEST_SAID], each.recall or 0.0
-            found = AuditedRow(each.row, attack, each.setting, each.budget, units[attack], recall, back, said)
-            if each.row not in worst or _worse(found, worst[each.row]):
-                worst[each.row] = found
+            if each.group == "forget":
+                row = _row(each, attack, units[attack], leak, unions[attack])
+                found[each.row] = max(found.get(each.row, row), row, key=_weakest)
+        for name, row in found.items():
+            worst[name] = max(worst.get(name, row), row, key=lambda row: (row.back, row.recall))
     return tuple(worst.values())
 
 
-def _worse(one: AuditedRow, other: AuditedRow) -> bool:
-    """Back is worse than not; of two that are back, that of the smaller budget in the same attack, else the fuller."""
-    if one.back != other.back:
-        return one.back
-    if one.back and (one.attack, one.setting) == (other.attack, other.setting):
-        return one.budget < other.budget
-    return one.recall > other.recall
+def _row(found: Finding, attack: str, unit: str, leak: float, union: AuditPoint) -> AuditedRow:
+    back = is_back(found, leak) and not union.by_chance
+    back |= bool(found.exact) and not union.exact_by_chance
+    back &= strength(attack, found.budget) <= union.strength
+    said, recall = found.said[:LONGEST_SAID], found.recall or 0.0
+    return AuditedRow(found.row, attack, found.setting, found.budget, unit, recall, back, said)
+
+
+def _weakest(row: AuditedRow) -> tuple[bool, float, float]:
+    """Back is worse than not; of what one attack brought back, that of its weakest budget; else the fuller."""
+    return row.back, -strength(row.attack, row.budget) if row.back else 0.0, row.recall

@@ -151,7 +151,7 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _code(audits: Sequence[ModelAudit], fail_if_back: bool) -> int:
-    """A share that is not known is no 0: rows that were not measured, or are back as often as too few control rows."""
+    """A share that is not known is no 0: rows or answers lack, or rows are back as often as too few control rows."""
     return int(any(audit.errors or (fail_if_back and audit.share != 0) for audit in audits))
 
 
@@ -184,11 +184,12 @@ def _print(model: str, audit: ModelAudit) -> None:
     print(f"{model}: {audit.said()}")
     for attack in dict.fromkeys(point.attack for point in audit.curves):
         points = [point for point in audit.curves if point.attack == attack]
-        most = max(points, key=lambda point: (point.back / point.total, -point.budget))
+        most = max(points, key=lambda point: (point.back / point.total, -point.strength))
         control = f", control {most.control_back} of {most.control_total}" if most.control_total else ""
         at = f"{most.setting}, {most.budget:g} {most.unit}"
         not_counted = "".join(f"; {why}" for why in filter(None, [audit.not_counted(most)]))
-        print(f"  {attack:<14} {most.back} of {most.total} rows back{control} ({at}){not_counted}")
+        lacking = "".join(f"; answers missing: {rows}" for rows in filter(None, [audit.answers_missing(attack)]))
+        print(f"  {attack:<14} {most.back} of {most.total} rows back{control} ({at}){not_counted}{lacking}")
     for name, value in audit.numbers.items():
         print(f"  {name:<28} {'-' if value is None else f'{value:.4g}'}")
     for line in audit.missing:

@@ -24,6 +24,13 @@ ATTACK_NAMES: tuple[AttackName, ...] = get_args(AttackName)
 """All attacks, the cheap ones first."""
 WORDLESS: frozenset[str] = frozenset({"membership", "depth", "neighbours"})
 """Those that do not have the model speak: whether a text comes back they cannot tell, run or not."""
+FALLING: frozenset[str] = frozenset({"quantise"})
+"""Those whose budget falls as they get stronger: fewer bits are the stronger attack."""
+
+
+def strength(attack: str, budget: float) -> float:
+    """Puts the budgets of one attack in order, the weakest first; says nothing between two attacks."""
+    return -budget if attack in FALLING else budget
 
 
 def attacks_typed(typed: str | None, option: str) -> tuple[str, ...]:

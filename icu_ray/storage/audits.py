@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import ConfigDict
 
-from icu_ray.config.auditing import WORDLESS
+from icu_ray.config.auditing import WORDLESS, strength
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 CHANCE = 0.05
@@ -23,7 +23,8 @@ CHANCE = 0.05
 
 @dataclass(frozen=True)
 class AuditedRow:
-    """What the attacks got of a row at most. budget: the least at which it was back, else that of `recall`.
+    """What the attacks got of a row at most. budget: the weakest at which it was back, else that of
+    `recall`.
 
     recall: the part of its secret that the model said, 0..1. back: whether that counts as come back. said: the model's
     words.
@@ -65,6 +66,11 @@ class AuditPoint:
     exact: int = 0
     control_exact: int = 0
     exact_chance: float | None = None
+
+    @property
+    def strength(self) -> float:
+        """Its budget in the order of its attack, the weakest first: fewer bits are the stronger attack."""
+        return strength(self.attack, self.budget)
 
     @property
     def by_chance(self) -> bool:
@@ -121,6 +127,10 @@ class ModelAudit:
     measured, a sentence each; errors: why an attack could not be run, by attack. Neither counts as forgotten. unions:
     of each attack all settings at all budgets together, which decides whether its rows count. control_back: control
     rows that any attack brought back, of control_total. unmeasured: rows of `total` that no attack got an answer on.
+    unanswered: by attack, of how many of them an answer is missing, under any setting at any budget; attacks that have
+    all answers, or do not have the model speak, are not in it, nor is any in audits that were made before it was asked.
+    by_strength: whether `unions` reach up to their budget by strength; in audits made before they do by its number, of
+    bits too.
     """
 
     __pydantic_config__ = _STRICT
@@ -136,21 +146,33 @@ class ModelAudit:
     control_back: int = 0
     control_total: int = 0
     unmeasured: int = 0
+    unanswered: Mapping[str, int] = field(default_factory=dict)
+    by_strength: bool = False
 
     @property
     def share(self) -> float | None:
         """Part of the rows that came back, 0..1. None where that is not known: where no row counts as back, and an
-        attack that has the model speak could not be run, rows were not measured, or rows are back of which so few
-        cannot tell whether it is chance."""
-        unknown = bool(self.errors.keys() - WORDLESS) or self.unmeasured > 0
+        attack that has the model speak could not be run or lacks answers, rows were not measured, or rows are back of
+        which so few cannot tell whether it is chance."""
+        unknown = bool(self.errors.keys() - WORDLESS) or self.unmeasured > 0 or bool(self.unanswered)
         unknown |= any(union.cannot_tell for union in self.unions)
         return None if self.total == 0 or (self.back == 0 and unknown) else self.back / self.total
 
+    def share_of(self, attack: str) -> float | None:
+        """The largest part of its rows that counts as back at a point of one attack, 0..1. None where that is not
+        known: it was not run, or none counts, and answers are missing or too few rows were asked to tell chance."""
+        shares = [self.counted(point) / point.total for point in self.curves if point.attack == attack]
+        unknown = attack in self.unanswered
+        unknown |= any(union.cannot_tell for union in self.unions if union.attack == attack)
+        most = max(shares, default=0.0)
+        return None if not shares or (most == 0 and unknown) else most
+
     def counted(self, point: AuditPoint) -> int:
         """Rows of a point that count as back, by what all settings of its attack do to control rows together; none at a
-        budget above that of `unions`, at which control rows come back as well."""
+        budget beyond that of `unions`, at which control rows come back as well."""
         union = self._union(point)
-        if point.budget > union.budget:
+        beyond = point.strength > union.strength if self.by_strength else point.budget > union.budget
+        if beyond:
             return 0
         return point.back if not union.by_chance else point.exact if not union.exact_by_chance else 0
 
@@ -166,9 +188,12 @@ class ModelAudit:
 
     @property
     def worst(self) -> AuditPoint | None:
-        """Where most rows are back, at the least budget; None where no attack tells that any is."""
+        """Where most rows are back: of the first attack with so many, at its weakest budget; None where no attack tells
+        that any is."""
+        attacks = list(dict.fromkeys(point.attack for point in self.curves))
         telling = [point for point in self.curves if self.counted(point)]
-        return min(telling, key=lambda p: (-self.counted(p) / p.total, p.budget)) if telling else None
+        order = {p: (-self.counted(p) / p.total, attacks.index(p.attack), p.strength) for p in telling}
+        return min(telling, key=order.__getitem__, default=None)
 
     @property
     def control_said(self) -> str:
@@ -181,13 +206,19 @@ class ModelAudit:
         if self.total == self.unmeasured:
             return f"not measured{failed}"
         worst = self.worst
-        more = (f"; {self.unmeasured} of {self.total} not measured" if self.unmeasured else "") + failed
+        unanswered = ", ".join(f"{attack} ({self.answers_missing(attack)})" for attack in self.unanswered)
+        more = f"; {self.unmeasured} of {self.total} not measured" if self.unmeasured else ""
+        more += (f"; answers missing: {unanswered}" if unanswered else "") + failed
         if worst is None:
             return f"{self._none_counts()}{more}"
         what = f"{worst.attack}, {worst.setting}" if worst.setting else worst.attack
         at = f"{what}: {self.counted(worst)} of {worst.total} after {worst.budget:g} {worst.unit}"
         rows = ", ".join(filter(None, (f"{self.back} of {self.total} rows came back", self.control_said)))
         return f"{rows} ({at}){more}"
+
+    def answers_missing(self, attack: str) -> str:
+        """'3 of 8 rows', those of which an answer to the attack is missing; '' where none is."""
+        return f"{self.unanswered[attack]} of {self.total} rows" if attack in self.unanswered else ""
 
     def _none_counts(self) -> str:
         doubtful = [point for point in self.unions or self.curves if point.back]
@@ -227,9 +258,7 @@ class TrialAudit:
         found = {f"audit/{_plain(name)}": value for name, value in asked.numbers.items() if value is not None}
         if asked.share is not None:
             found["audit/came_back"] = asked.share
-        unknown = {union.attack for union in asked.unions if union.cannot_tell}
-        for point in asked.curves:
-            if point.attack not in unknown:
-                name = f"audit/{point.attack}_came_back"
-                found[name] = max(found.get(name, 0.0), asked.counted(point) / point.total)
+        for attack in dict.fromkeys(point.attack for point in asked.curves):
+            if (share := asked.share_of(attack)) is not None:
+                found[f"audit/{attack}_came_back"] = share
         return found

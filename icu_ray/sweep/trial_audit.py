@@ -32,7 +32,7 @@ from icu_ray.storage.store import JsonValue, content_hash
 from icu_ray.storage.trial_files import TrialPaths, read_result
 from icu_ray.sweep.trial_evaluation import TrialModels, is_asked, is_evaluated, task_hashes
 
-_VERSION = 2
+_VERSION = 3
 
 
 def attack_hashes(plan: Plan, trial: Trial) -> dict[str, str]:

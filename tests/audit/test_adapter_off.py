@@ -25,14 +25,14 @@ from tests.support.measures_case import Oracle
 
 
 def adapter_on(base: Path, place: Path, size: float = 0.3) -> Path:
-    """The folder of an adapter on a base, with random weights of a size."""
+    """The folder of an adapter on a base, with random weights of a size; NaN: all of them."""
     model = load_model(str(base)).model
     attach(model, LoraConfig(rank=4), 1, "base")
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(0, size)
+                parameter.normal_().mul_(size)
     place.mkdir()
     save_adapter(model, place, str(base), None)
     return place
@@ -78,6 +78,16 @@ def test_half_of_it_is_half_of_what_peft_adds(tmp_path: Path) -> None:
     merged = LoadedModel(model.merge_and_unload(), half.tokenizer, half.folder)
     assert [e.said for e in found if e.setting == "0.5 of the adapter"] == [each.text for each in recite(merged, rows)]
     assert [e.said for e in found if e.budget == 0] == [each.text for each in recite(loaded, rows)]
+
+
+def test_a_row_without_an_answer_is_told(tmp_path: Path) -> None:
+    small_loaded(tmp_path / "base")
+    loaded = load_model(str(adapter_on(tmp_path / "base", tmp_path / "adapter", float("nan"))))
+    result = AdapterOff().run(Target(loaded, Material(text_rows(loaded, ["the quick brown fox", "and the dogs"]))))
+    assert [(e.budget, e.recall, e.exact) for e in result.findings] == [
+        (b, None, None) for b in (0, 0.5, 1) for _ in "ab"
+    ]
+    assert "6 of 6 answers" in result.missing[0]
 
 
 def test_a_whole_model_has_none_to_take_off(tmp_path: Path) -> None:

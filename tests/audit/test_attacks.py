@@ -15,7 +15,7 @@ import pytest
 
 from icu_ray.audit import attacks
 from icu_ray.audit.attack import Attack
-from icu_ray.config.auditing import WORDLESS
+from icu_ray.config.auditing import FALLING, WORDLESS
 
 FILES = [each.name for each in pkgutil.iter_modules(attacks.__path__)]
 
@@ -44,6 +44,10 @@ def test_names_are_their_own() -> None:
 
 def test_those_that_have_no_model_speak_are_listed() -> None:
     assert {attack_of(file).name for file in FILES if not attack_of(file).brings_back} == WORDLESS
+
+
+def test_those_whose_budget_falls_are_attacks() -> None:
+    assert {attack_of(file).name for file in FILES if attack_of(file).unit == "bits"} == FALLING
 
 
 def test_a_plan_may_import_them() -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from icu_ray.audit.asked import PromptReader
 from icu_ray.audit.attack import Target
 from icu_ray.audit.attacks.prompts import Prompts, _Asked, _Writer
 from icu_ray.audit.rows import AuditRow, Material
+from icu_ray.audit.verdict import model_audit
 from icu_ray.data.prompts import special_ids
 from icu_ray.models.loading import LoadedModel
 from tests.support.audit_case import oracle_loaded, oracle_rows, small_loaded, small_tokenizer, text_rows
@@ -165,6 +167,24 @@ def test_settings_that_were_not_asked_are_counted(small: LoadedModel) -> None:
     assert result.missing[1].startswith("2 examples before the question: 2 of 4 rows were not asked so")
     result = Prompts(examples=(1,)).run(Target(small, material))
     assert not any("example" in each for each in result.missing)
+
+
+def test_a_prompt_without_an_answer_is_told(tmp_path: Path) -> None:
+    """One that was asked is among the findings, without a recall; one that does not fit is not."""
+    loaded = small_loaded(tmp_path / "m")
+    (row,) = text_rows(loaded, TEXTS[:1])
+    asked = written(loaded, row)
+    alone = set(asked["upper case"].prompt) - {
+        token for n, e in asked.items() if n != "upper case" for token in e.prompt
+    }
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[sorted(alone)] = torch.nan  # type: ignore[operator]
+    result = Prompts().run(Target(loaded, Material((row,))))
+    silent = {e.setting for e in result.findings if e.recall is None and e.exact is None}
+    assert len(result.findings) == len(asked) > len(silent) and "upper case" in silent
+    assert f"{len(silent)} of {len(asked)} prompts: the model's scores are not finite" in result.missing
+    audit = model_audit({"prompt": result}, {"prompt": "prompts"}, 0.5)
+    assert audit.share is None and audit.said().endswith("; answers missing: prompt (1 of 1 rows)")
 
 
 def test_a_prompt_without_place_is_told(small: LoadedModel) -> None:

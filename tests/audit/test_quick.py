@@ -119,8 +119,12 @@ def test_rows_of_one_text_are_one_and_what_is_not_measured_is_not_forgotten() ->
     assert quick_audit(loaded, [tiny_row("empty", [5, 6, PAD], 2)], 0.5) == {}
     assert quick_audit(loaded, [], 0.5) == {}
     with torch.no_grad():
-        next(loaded.model.parameters()).fill_(float("nan"))
+        loaded.model.get_input_embeddings().weight[12] = torch.nan  # type: ignore[operator]
     assert quick_audit(loaded, [unknown], 0.5) == {"text": True}
+    # A window without an answer is not measured, whatever is of the others.
+    other = tiny_row("text", [8, 30, 44, 51], 1)
+    assert quick_audit(loaded, [other], 0.5) == {"text": False}
+    assert quick_audit(loaded, [unknown, other], 0.5) == {"text": True}
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])  # gpt2's matrices are stored the other way round

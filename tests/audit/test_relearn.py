@@ -23,6 +23,7 @@ from icu_ray.audit.attacks.relearn import Lesson, Relearn, relearned, relearning
 from icu_ray.audit.findings import AttackResult, Finding
 from icu_ray.audit.plain_sentences import plain_sentences
 from icu_ray.audit.rows import Material
+from icu_ray.audit.verdict import model_audit
 from icu_ray.errors import UserError
 from icu_ray.metrics.answers import AnswerRow
 from icu_ray.models.loading import load_model
@@ -271,6 +272,10 @@ def test_scores_that_are_not_finite_are_missing() -> None:
     assert len(after) == 3 and all(f.recall is None for f in after)
     assert any("not finite" in each for each in result.missing)
     assert all(np.isfinite(list(result.numbers.values())))
+    # What was said before the first step is no answer to the attack.
+    assert all(f.recall is not None for f in result.findings if f.budget == 0)
+    audit = model_audit({"relearn": result}, {"relearn": "steps"}, 0.5)
+    assert audit.share is None and audit.unanswered == {"relearn": 3}
 
 
 @given(st.floats(-1, 1), st.floats(-1, 1))

@@ -15,7 +15,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from icu_ray.audit.findings import AttackResult, Finding, Group
 from icu_ray.audit.verdict import model_audit
-from icu_ray.storage.audits import ModelAudit, TrialAudit, fisher
+from icu_ray.storage.audits import AuditedRow, AuditPoint, ModelAudit, TrialAudit, fisher
 
 
 def finding(row: str, budget: float, recall: float, *, group: Group = "forget", setting: str = "own rows") -> Finding:
@@ -109,11 +109,49 @@ def test_rows_without_an_answer_stay_in_the_denominator() -> None:
     results = {"relearn": AttackResult((*silent, *(finding(str(n), 5, 0.1) for n in range(3, 6))))}
     audit = model_audit(results, {"relearn": "steps"}, 0.5, asked=[str(n) for n in range(8)])
     assert (audit.total, audit.unmeasured, audit.back) == (8, 5, 0) and audit.share is None
-    assert audit.said() == "no attack brought a row back (of 3); 5 of 8 not measured"
+    assert (
+        audit.said()
+        == "no attack brought a row back (of 3); 5 of 8 not measured; answers missing: relearn (3 of 8 rows)"
+    )
     assert audit.missing[0].startswith("5 of 8 rows: ")
     back = {"relearn": AttackResult((*silent, finding("3", 5, 1.0)))}
     audit = model_audit(back, {"relearn": "steps"}, 0.5, asked=[str(n) for n in range(8)])
-    assert audit.share == 1 / 8 and audit.said().endswith("; 7 of 8 not measured")
+    assert audit.share == 1 / 8 and "; 7 of 8 not measured; " in audit.said()
+
+
+ROUNDED = {"int8": 8, "nf4": 4, "bf16": 16, "fp8": 8}
+
+
+@pytest.mark.parametrize("silent", [1, 8])
+def test_none_back_is_not_known_where_an_attack_lacks_answers(silent: int) -> None:
+    """Of all rows or of one: the weights as they are, which answered, are no attack."""
+    plain = [Finding(f"r{n}", "forget", "as it is", 32, 0.1, False) for n in range(8)]
+    rounded = [
+        Finding(f"r{n}", "forget", kind, bits, *((None, None) if n < silent else (0.1, False)))
+        for n in range(8)
+        for kind, bits in ROUNDED.items()
+    ]
+    units = {"quantise": "bits", "prefix_search": "tokens", "depth": "layers"}
+    searched = AttackResult(tuple(dataclasses.replace(each, setting="", budget=0) for each in plain))
+    wordless = AttackResult(tuple(Finding(f"r{n}", "forget", "", 0, measures={"depth": 0.5}) for n in range(8)))
+    results = {"quantise": AttackResult((*plain, *rounded)), "prefix_search": searched, "depth": wordless}
+    audit = model_audit(results, units, 0.5)
+    assert audit.back == audit.unmeasured == 0 and audit.unanswered == {"quantise": silent} and audit.share is None
+    assert audit.said() == f"no attack brought a row back (of 8); answers missing: quantise ({silent} of 8 rows)"
+    # Other attacks keep their numbers.
+    metrics = TrialAudit({}, ("a", "b"), 0.5, audit, audit).metrics()
+    assert {name: each for name, each in metrics.items() if "came_back" in name} == {"audit/prefix_search_came_back": 0}
+    # A row that is back is known to be.
+    back = {**results, "quantise": AttackResult((*plain, *rounded, Finding("r7", "forget", "int8", 8, 0.9, False)))}
+    audit = model_audit(back, units, 0.5)
+    metrics = TrialAudit({}, ("a", "b"), 0.5, audit, audit).metrics()
+    assert audit.share == 1 / 8 and metrics["audit/quantise_came_back"] > 0 and "answers missing" in audit.said()
+
+
+def test_answers_of_control_rows_may_be_missing() -> None:
+    """There are fewer of them then, which takes nothing from what is known of the forget rows."""
+    audit = verdict(finding("a", 5, 0.1), Finding("c", "control", "own rows", 5))
+    assert audit.share == 0 and not audit.unanswered
 
 
 def test_what_entails_the_secret_is_back() -> None:
@@ -138,6 +176,46 @@ def test_what_came_back_before_control_rows_did_counts() -> None:
     found = verdict(*forget, *control, *late)
     assert found.back == 6 and "x" not in {row.row for row in found.rows if row.back}
     assert {row.budget for row in found.rows if row.back} == {5}
+
+
+def rounding(group: Group, recalls: dict[str, list[float]]) -> list[Finding]:
+    """By what the weights are rounded to, the recall of each row."""
+    return [
+        Finding(f"{group}{n}", group, kind, {**ROUNDED, "as it is": 32}[kind], recall, recall == 1.0)
+        for kind, row_recalls in recalls.items()
+        for n, recall in enumerate(row_recalls)
+    ]
+
+
+def test_what_comes_back_without_rounding_needed_none() -> None:
+    """Fewer bits are the stronger attack, though the smaller number."""
+    kinds = ("nf4", "fp8", "as it is", "int8", "bf16")
+    recalls = {kind: [0.6 if kind == "as it is" else 0.9] * 4 for kind in kinds}
+    audit = verdict(*rounding("forget", recalls), attack="quantise")
+    assert audit.said() == "4 of 4 rows came back (quantise, as it is: 4 of 4 after 32 steps)"
+    assert {(row.setting, row.budget) for row in audit.rows} == {("as it is", 32)}
+
+
+def test_control_rows_that_most_rounding_alone_brings_back_take_nothing_from_what_less_did() -> None:
+    forget = {kind: [0.1] * 8 if kind == "nf4" else [0.7] * 6 + [0.1] * 2 for kind in (*ROUNDED, "as it is")}
+    control = {kind: [0.6 if kind == "nf4" and n < 3 else 0.0 for n in range(8)] for kind in forget}
+    late = rounding("forget", {"nf4": [0.0] * 8 + [0.9]})[-1:]
+    audit = verdict(*rounding("forget", forget), *rounding("control", control), *late, attack="quantise")
+    assert (audit.back, audit.unions[0].budget) == (6, 8) and audit.share == 6 / 9
+    counted = {point.setting: audit.counted(point) for point in audit.curves}
+    assert counted == {"int8": 6, "fp8": 6, "bf16": 6, "as it is": 6, "nf4": 0}
+    assert all(row.setting == "as it is" for row in audit.rows if row.back)
+
+
+def test_of_attacks_with_as_many_rows_the_first_is_told() -> None:
+    """Budgets of two attacks cannot be compared, whichever was ready first."""
+    results = {
+        "quantise": AttackResult(tuple(rounding("forget", {"nf4": [0.9] * 2}))),
+        "relearn": AttackResult((finding("a", 20, 0.9), finding("b", 20, 0.9))),
+    }
+    for first, other in (("quantise", "relearn"), ("relearn", "quantise")):
+        worst = model_audit(results, {first: "", other: ""}, 0.5).worst
+        assert worst is not None and worst.attack == first
 
 
 def test_nothing_measured_is_not_forgotten() -> None:
@@ -196,6 +274,21 @@ def test_the_order_of_findings_counts_for_nothing(found: list[Finding], random: 
     one, other = verdict(*found, leak=leak), verdict(*shuffled, leak=leak)
     assert (one.back, one.total) == (other.back, other.total)
     assert set(one.curves) == set(other.curves)
+
+
+@given(findings, st.permutations(range(40)))
+def test_a_falling_budget_is_judged_as_a_rising_one(found: list[Finding], order: list[int]) -> None:
+    shuffled = [found[n] for n in order if n < len(found)]
+    rising = verdict(*shuffled)
+    falling = verdict(*(dataclasses.replace(each, budget=32 - each.budget) for each in shuffled), attack="quantise")
+
+    def mirrored(row: AuditedRow | AuditPoint) -> dict[str, object]:
+        return {**dataclasses.asdict(row), "attack": "relearn", "budget": 32 - row.budget}
+
+    assert [mirrored(row) for row in falling.rows] == [dataclasses.asdict(row) for row in rising.rows]
+    assert [mirrored(point) for point in falling.curves] == [dataclasses.asdict(point) for point in rising.curves]
+    assert [falling.counted(p) for p in falling.curves] == [rising.counted(p) for p in rising.curves]
+    assert (falling.worst and mirrored(falling.worst)) == (rising.worst and dataclasses.asdict(rising.worst))
 
 
 @given(findings)

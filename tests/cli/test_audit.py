@@ -58,8 +58,11 @@ def test_a_wrong_setting_is_told_by_its_option(
     assert said in capsys.readouterr().err
 
 
-def verdict(back: int, control_back: int, *, asked: int = 8, exact: bool = False, failed: str = "") -> ModelAudit:
-    """Of an attack that brought back so many of 8 rows, and of 8 control rows. failed: another one."""
+def verdict(
+    back: int, control_back: int, *, asked: int = 8, exact: bool = False, failed: str = "", silent: int = 0
+) -> ModelAudit:
+    """Of an attack that brought back so many of 8 rows, and of 8 control rows. failed: another one. silent: so many of
+    the rows gave no answer after more steps."""
 
     def found(group: Group, back: int) -> list[Finding]:
         recalls = [0.7 * (number < back) for number in range(8)]
@@ -68,6 +71,7 @@ def verdict(back: int, control_back: int, *, asked: int = 8, exact: bool = False
     findings = [*found("forget", back), *found("control", control_back)]
     if exact:
         findings.append(Finding("forget0", "forget", "own rows", 5, 1.0, True))
+    findings += [Finding(f"forget{number}", "forget", "own rows", 10) for number in range(silent)]
     names = [f"forget{number}" for number in range(asked)]
     errors = {failed: "out of memory"} if failed else {}
     return model_audit({"relearn": AttackResult(tuple(findings))}, {"relearn": "steps"}, 0.5, errors, asked=names)
@@ -82,6 +86,7 @@ def verdict(back: int, control_back: int, *, asked: int = 8, exact: bool = False
         (verdict(4, 4, exact=True), 0, 1),
         (verdict(2, 8), 0, 1),  # every control row is back: it cannot be told
         (verdict(0, 0, asked=9), 0, 1),  # a row that no attack got an answer on
+        (verdict(0, 0, silent=8), 0, 1),
         (verdict(0, 0, failed="depth"), 1, 1),
     ],
 )
@@ -108,6 +113,8 @@ def test_exit_codes(
         (verdict(0, 0, failed="depth"), 0.0),
         (verdict(2, 8), None),
         (verdict(0, 0, asked=9), None),
+        (verdict(0, 0, silent=8), None),
+        (verdict(2, 0, silent=8), 0.25),
     ],
 )
 def test_json_tells_nothing_back_from_not_known(
@@ -137,3 +144,6 @@ def test_why_rows_do_not_count_is_printed(
     said, relearn = printed(verdict(4, 4, exact=True))
     assert "1 of 8 rows came back" in said and relearn.endswith("; as often as control rows, 1 word for word")
     assert "as often" not in " ".join(printed(verdict(4, 0)))
+    said, relearn = printed(verdict(0, 0, silent=3))
+    assert said.endswith("no attack brought a row back (of 8); answers missing: relearn (3 of 8 rows)")
+    assert relearn.endswith("0 of 8 rows back, control 0 of 8 (own rows, 5 steps); answers missing: 3 of 8 rows")

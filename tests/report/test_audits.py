@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icu_ray.audit.findings import AttackResult
+from icu_ray.audit.findings import AttackResult, Finding
 from icu_ray.audit.verdict import model_audit
 from icu_ray.report.collect import collect
 from icu_ray.report.contents import Report, make_report
 from icu_ray.report.figures.audit import mean_of, worst_until
 from icu_ray.report.figures.pictures import pictures
 from icu_ray.report.figures.theme import LIGHT, render
-from icu_ray.report.formats.audit_words import audit_said, back_text, budget_text, number_text
+from icu_ray.report.formats.audit_words import audit_said, back_text, budget_text, number_text, point_line
 from icu_ray.report.formats.csv_tables import csv_tables
 from icu_ray.report.formats.latex import to_latex
 from icu_ray.report.formats.markdown import to_markdown
@@ -32,11 +33,15 @@ from icu_ray.report.formats.page import to_html
 from icu_ray.report.numbers.audits import AuditLine
 from icu_ray.report.numbers.columns import CAME_BACK
 from icu_ray.report.numbers.summary import cell_rows, summarise, trial_rows
+from icu_ray.storage.audit_files import audit_file, read_audit
 from icu_ray.storage.audits import AuditPoint, ModelAudit
+from icu_ray.storage.trial_files import TrialPaths
 from tests.support.report_case import Cell, write_sweep
 from tests.support.written_audits import UNITS, audit_of, audit_trial, found
 
 ICU, KL, GOLD = Cell(), Cell("kl", "kl", 0.0, 1.0, status="not_forgotten"), Cell("retrained", "retrained", 0.0, 0.0)
+LATER = ("unanswered", "by_strength")
+"""Fields of an audit that older files do not have."""
 SAID = "<script>alert(1)</script> 12 Elm Street and was born"
 
 
@@ -101,6 +106,47 @@ def test_what_failed_or_is_missing_is_said(folder: Path) -> None:
     assert remarks["depth failed: there is no retrained model"] == ("icu (0.5, 1)",)
     text = to_markdown(report_of(folder), ())
     assert "depth failed: there is no retrained model (icu (0.5, 1))" in text
+
+
+def test_an_attack_without_answers_brought_nothing_back_for_all_that_is_known(tmp_path: Path) -> None:
+    """Its cell is no 0, nor is its curve drawn as one."""
+    folder = write_sweep(tmp_path, "s", [ICU])
+    silent = tuple(Finding(f"r{i}", "forget", "own rows", 5.0) for i in range(4))
+    results = {
+        "relearn": AttackResult((*found("forget", 0, "own rows", 0.0), *silent)),
+        "quantise": AttackResult(tuple(found("forget", 0, "nf4", 4.0))),
+    }
+    audit_trial(folder, ICU.trial_id, audit_of({0: 4, 5: 4}), model_audit(results, UNITS, 0.5))
+    report = report_of(folder)
+    (table,) = report.audits
+    (line,) = table.unlearned
+    assert back_text(line) == "–" and "answers missing: relearn (4 of 4 rows)" in audit_said(line)
+    assert (
+        point_line(line, "relearn") == "– (answers missing: 4 of 4 rows)" and point_line(line, "quantise") == "0 of 4"
+    )
+    assert worst_until(line, "relearn", [0, 5]) == [] and worst_until(line, "quantise", [4]) == [(4, 0)]
+    assert "of 1 it is not known" in report.summary
+
+
+def test_audits_of_before_are_read(tmp_path: Path) -> None:
+    """audit.json without what was added later, where bits were counted as steps are."""
+    folder = write_sweep(tmp_path, "s", [ICU])
+    audit_trial(folder, ICU.trial_id, audit_of({0: 4}, quantised=4), audit_of({0: 0, 5: 1}, quantised=3))
+    paths = TrialPaths.of(str(folder.parent), folder.name, ICU.trial_id)
+    now, file = read_audit(paths), Path(audit_file(paths))
+    told = json.loads(file.read_text())
+    for side in ("before", "after"):
+        for name in LATER:
+            del told[side][name]
+        (rounded,) = (union for union in told[side]["unions"] if union["attack"] == "quantise")
+        rounded["budget"] = 8.0
+    file.write_text(json.dumps(told))
+    then = read_audit(paths)
+    assert now is not None and then is not None
+    assert then.after.said() == now.after.said() and then.metrics() == now.metrics()
+    assert "3 of 4 rows came back (quantise, nf4: 3 of 4 after 4 bits)" in then.after.said().replace(
+        ", control 0 of 4", ""
+    )
 
 
 def unmeasured(*attacks: str, back: int | None = None) -> ModelAudit:

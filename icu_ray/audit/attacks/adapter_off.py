@@ -35,7 +35,7 @@ class AdapterOff:
 
     name: ClassVar[str] = "adapter_off"
     unit: ClassVar[str] = "adapters taken away"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     changes_weights: ClassVar[bool] = False
     brings_back: ClassVar[bool] = True
 
@@ -55,8 +55,8 @@ class AdapterOff:
             setting = "adapter off" if scale == 0 else "with the adapter" if scale == 1 else f"{scale:g} of the adapter"
             for (group, row), said in zip(asked, recite(base, [row for _, row in asked]), strict=True):
                 broken += said.broken
-                if not said.broken:
-                    findings.append(Finding(row.id, group, setting, 1 - scale, said.recall, said.exact, said.text))
+                recall, exact = (None, None) if said.broken else (said.recall, said.exact)
+                findings.append(Finding(row.id, group, setting, 1 - scale, recall, exact, said.text))
             target.on_part(done / len(self.scales))
         missing = [f"{broken} of {len(asked) * len(self.scales)} answers: the model's scores are not finite"]
         return AttackResult(tuple(findings), missing=(*missing[: bool(broken)], *cut_secrets(material.forget)))

@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 class PrefixSearch:
     """The budget is t, the tokens of the secret that were given.
 
-    A row's findings are the prompt alone, and each t that brought back more than all smaller ones. recall: of the whole
+    A row's findings are the prompt alone, and each t that brought back more than all smaller ones; one without a recall
+    where the model's scores are not finite. recall: of the whole
     secret, so that what was given is never counted as back. measures: `verbatim_tokens` that were said, and the row's
     `extraction_strength` and `longest_verbatim`, tokens. numbers: the means of both, also of control rows.
     """
 
     name: ClassVar[str] = "prefix_search"
     unit: ClassVar[str] = "tokens of the secret"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     changes_weights: ClassVar[bool] = False
     brings_back: ClassVar[bool] = True
 
@@ -62,6 +63,7 @@ class PrefixSearch:
                 own = scores.matches[: own_length(row, special)]
                 if scores.broken:
                     broken += 1
+                    findings.append(Finding(row.id, group, "", 0.0))
                 elif len(own):
                     found.append(self._of_row(row, group, own, tokenizer))
             if broken:

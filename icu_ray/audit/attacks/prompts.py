@@ -54,7 +54,7 @@ class Prompts:
 
     name: ClassVar[str] = "prompt"
     unit: ClassVar[str] = "prompts"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     changes_weights: ClassVar[bool] = False
     brings_back: ClassVar[bool] = True
 
@@ -78,11 +78,10 @@ class Prompts:
         target.on_part(1.0)
         findings, broken = [], 0
         for (group, each), answer in zip(asked, said, strict=True):
-            if answer.broken:
-                broken += 1
-                continue
-            back = (answer.recall, answer.exact, answer.text)
-            findings.append(Finding(each.row.id, group, each.setting, self._place(each.setting), *back))
+            broken += answer.broken
+            recall, exact = (None, None) if answer.broken else (answer.recall, answer.exact)
+            place = self._place(each.setting)
+            findings.append(Finding(each.row.id, group, each.setting, place, recall, exact, answer.text))
         missing = [*writer.missing(), *cut_secrets(target.material.forget)]
         if broken:
             missing.append(f"{broken} of {len(asked)} prompts: the model's scores are not finite")

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from icu_ray.config.auditing import FALLING, strength
 from icu_ray.report.contents import Report
 from icu_ray.report.figures.theme import Theme, legend_below, panels, styles
 from icu_ray.report.numbers.audits import AuditLine, AuditTable, Role
@@ -26,8 +28,6 @@ _ACROSS = 3
 _WIDE = 8.0
 """Budgets above 0 that span this or more are drawn on a logarithmic axis."""
 _TICKS = 8
-_LESS_IS_MORE = ("quantise",)
-"""Attacks whose budget falls: fewer bits are the stronger attack."""
 _BY_ROLE: tuple[tuple[Role, str, Any, str], ...] = (
     ("original", "original", (0, (1, 2)), "x"),
     ("retrained", "retrained", (0, (5, 3)), "*"),
@@ -49,7 +49,7 @@ def comes_back(table: AuditTable, report: Report, theme: Theme) -> Figure:
     rows = dict.fromkeys(line.row for line in table.unlearned)
     for axis, attack in zip(axes, table.attacks, strict=False):
         points = [point for line in table.lines for point in line.audit.curves if point.attack == attack]
-        budgets = sorted({point.budget for point in points}, reverse=attack in _LESS_IS_MORE)
+        budgets = sorted({point.budget for point in points}, key=partial(strength, attack))
         control = [worst_until(line, attack, budgets, _control) for line in table.lines]
         _draw(axis, control, label="control rows", color=theme.faint, linewidth=4)
         for row in rows:
@@ -80,9 +80,11 @@ def worst_until(
     """(budget, per cent back under the worst setting until then) from the first budget on that the line has.
 
     budgets: of all lines, in the order in which the attack gets stronger; one that this line was not asked at, for it
-    brought nothing more, has the value before it.
+    brought nothing more, has the value before it. [] where answers are missing and nothing is back.
     """
     points = [point for point in line.audit.curves if point.attack == attack]
+    if attack in line.audit.unanswered and not any(point.back for point in points):
+        return []
     curve: Curve = []
     for budget in budgets:
         here = [100 * value for point in points if point.budget == budget and (value := read(point)) is not None]
@@ -139,5 +141,5 @@ def _finish(axis: Axes, attack: str, unit: str, budgets: Sequence[float]) -> Non
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    if attack in _LESS_IS_MORE:
+    if attack in FALLING:
         axis.invert_xaxis()

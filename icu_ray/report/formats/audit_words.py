@@ -30,7 +30,7 @@ NUMBERS_NOTE = (
 )
 WORST_BACK_NOTE = (
     f"At most {WORST} rows of each trial: first those that came back, then by the share of the secret that the model "
-    "said. The budget is the least at which the row was back."
+    "said. The budget is the least at which the row was back, of bits the most."
 )
 
 
@@ -68,11 +68,13 @@ def point_text(line: AuditLine, attack: str) -> str:
     if attack in line.audit.errors:
         return "failed"
     point = line.at_worst(attack)
-    return "–" if point is None else f"{point.back} of {point.total}"
+    if point is None or (point.back == 0 and attack in line.audit.unanswered):
+        return "–"
+    return f"{point.back} of {point.total}"
 
 
 def point_details(line: AuditLine, attack: str) -> tuple[str, ...]:
-    """At what setting and budget, and how many control rows; () where there is nothing to say."""
+    """At what setting and budget, how many control rows, what answers are missing; () where there is nothing to say."""
     point = line.at_worst(attack)
     if point is None or attack in line.audit.errors:
         return ()
@@ -80,7 +82,8 @@ def point_details(line: AuditLine, attack: str) -> tuple[str, ...]:
     if point.control_total:
         chance = "" if point.back == 0 else f", p = {p_text(point.chance)}"
         said.append(f"control {point.control_back} of {point.control_total}{chance}")
-    return tuple(filter(None, (*said, line.audit.not_counted(point))))
+    lacking = [f"answers missing: {rows}" for rows in filter(None, [line.audit.answers_missing(attack)])]
+    return tuple(filter(None, (*said, line.audit.not_counted(point), *lacking)))
 
 
 def point_line(line: AuditLine, attack: str) -> str:

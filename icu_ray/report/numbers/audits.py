@@ -55,13 +55,13 @@ class AuditLine:
         return self.passed and self.audit.back > 0
 
     def at_worst(self, attack: str) -> AuditPoint | None:
-        """Where an attack brought most rows back, at the least budget; what tells something before what may be chance.
+        """Where an attack brought most rows back, at its weakest; what tells something before what may be chance.
 
         None where it was not run, or could not have the model speak.
         """
         points = [point for point in self.audit.curves if point.attack == attack]
         return min(
-            points, key=lambda p: (not self.audit.counted(p), -p.back / p.total, p.budget, -p.total), default=None
+            points, key=lambda p: (not self.audit.counted(p), -p.back / p.total, p.strength, -p.total), default=None
         )
 
 
