@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,20 +71,32 @@ def found_in(folders: list[Path], sentence: str) -> list[str]:
     return found
 
 
+def run_until(ledger: Path, reached: Callable[[], bool], number: signal.Signals) -> tuple[int, str]:
+    """Send a signal to a run in a process of its own once something is reached; its exit code and what it said.
+
+    That goes to a file: the end of a pipe comes when the last process that the run has started is gone.
+    """
+    words = [sys.executable, "-m", "icu_ray.cli", "requests", "run", str(ledger)]
+    file, until = ledger.parent / "said.txt", time.monotonic() + 300
+    with file.open("wb") as sink, subprocess.Popen(words, stdout=sink, stderr=subprocess.STDOUT) as process:
+        try:
+            while not reached():
+                assert process.poll() is None and time.monotonic() < until, file.read_text()
+                time.sleep(0.05)
+            process.send_signal(number)
+            code = process.wait(timeout=600)
+        finally:
+            process.kill()
+    return code, file.read_text()
+
+
 def killed_at_an_epoch(ledger: Path) -> None:
     """Start a run and kill -9 its process once its trial has ended an epoch."""
-    words = [sys.executable, "-m", "icu_ray.cli", "requests", "run", str(ledger)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    until = time.monotonic() + 300
 
     def epochs() -> int:
         return sum(len(file.read_bytes().splitlines()) for file in ledger.glob("work/run-*/trials/*/events.jsonl"))
 
-    while epochs() < 2:
-        assert process.poll() is None and time.monotonic() < until, process.communicate()[0].decode()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    run_until(ledger, lambda: epochs() >= 2, signal.SIGKILL)
     assert not list(ledger.glob("work/run-*/trials/*/result.json")) and read_chain(ledger).troubles == ()
 
 
@@ -92,18 +105,13 @@ def test_an_audit_that_is_interrupted_is_made_up_for(tmp_path: Path) -> None:
     """A real trial and a real attack of a tiny model; Ctrl-C comes once the trial has its result."""
     ledger = made(tmp_path, audit=["prompt"])
     enter(ledger, 0)
-    words = [sys.executable, "-m", "icu_ray.cli", "requests", "run", str(ledger)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    until = time.monotonic() + 300
-    while not list(ledger.glob("work/run-*/trials/*/result.json")):
-        assert process.poll() is None and time.monotonic() < until, process.communicate()[0].decode()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate()[0].decode()
-    assert process.returncode == 130 and "attempt 1 was interrupted. 'run' goes on with it" in said, said
+    ended = "work/run-*/trials/*/result.json"
+    code, said = run_until(ledger, lambda: bool(list(ledger.glob(ended))), signal.SIGINT)
+    assert code == 130 and "attempt 1 was interrupted. 'run' goes on with it" in said, said
     assert not list(ledger.glob("work/run-*/trials/*/audit.json")) and not (ledger / "versions").exists()
     assert read_state(ledger).requests["r1"].state == "running"
-    assert main(["requests", "run", str(ledger)]) == 0
+    again = [sys.executable, "-m", "icu_ray.cli", "requests", "run", str(ledger)]
+    subprocess.run(again, check=True, timeout=600)
     record = json.loads((ledger / "evidence" / "r1" / "attempt-1.json").read_text())
     assert record["audit"]["run_rows"] == 2 and record["ledger"]["not_carried_out"] == {}
     # Nothing that stays names the trial, whose id is a plain hash over the texts.
