@@ -16,10 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 
+from icu_ray.console.interrupts import heard
 from icu_ray.console.progress import Step, line
 from icu_ray.errors import UserError, without_secrets
 from icu_ray.storage.files import join, local_path
@@ -122,7 +123,7 @@ def interruptions(interrupted: threading.Event, before_exit: Callable[[], None])
     Under nohup it is not heard.
     """
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int) -> None:
         if interrupted.is_set() and number == signal.SIGHUP:
             return
         if interrupted.is_set():
@@ -131,15 +132,11 @@ def interruptions(interrupted: threading.Event, before_exit: Callable[[], None])
         interrupted.set()
         raise KeyboardInterrupt
 
-    heard = [signal.SIGINT, signal.SIGTERM]
+    numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        heard.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in heard}
-    try:
+        numbers.append(signal.SIGHUP)
+    with heard(numbers, stop, interrupted.clear):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _UnderWay:

@@ -1,0 +1,86 @@
+"""Signals that end what runs, heard where an exception can be raised.
+
+with heard([signal.SIGTERM], stop): ...     # stop(signal.SIGTERM), which may raise KeyboardInterrupt
+
+Python calls a signal's handler between any two instructions of the main thread. What it raises is lost in callbacks,
+such as those of a fork or of a garbage collection. In logging it may leave the lock held that all loggers share, and
+whoever logs next waits for ever. Both at once happened to Ctrl-C while Ray started its processes: logging takes its
+lock before each fork and frees it in a callback after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from queue import SimpleQueue
+from typing import Any
+
+AGAIN_SECONDS = 0.05
+"""After which a signal that came at a wrong moment is sent again."""
+
+
+@contextlib.contextmanager
+def heard(
+    numbers: Collection[int], stop: Callable[[int], None], lost: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Have `stop` called with the number of each of these signals, in the main thread, where the block must be.
+
+    lost: called when a KeyboardInterrupt of `stop` came to nothing, before the signal is sent again.
+    """
+    again: SimpleQueue[int] = SimpleQueue()  # the one queue that may be written wherever a handler is called
+    last = 0
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal last
+        last = number
+        if frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "logging":
+            again.put(number)
+        else:
+            stop(number)
+
+    def unraisable(what: Any) -> None:
+        if last and isinstance(what.exc_value, KeyboardInterrupt):
+            lost()
+            again.put(last)
+        else:
+            hook(what)
+
+    def send() -> None:
+        while number := again.get():
+            time.sleep(AGAIN_SECONDS)
+            os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send, name="signals", daemon=True)
+    sender.start()
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
+        again.put(0)
+
+
+@contextlib.contextmanager
+def keyboard_interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as Python has it raise, and is never lost; elsewhere than in the main thread, or
+    where something else hears it already, nothing is changed."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+
+    def stop(number: int) -> None:
+        raise KeyboardInterrupt
+
+    with heard([signal.SIGINT], stop):
+        yield
