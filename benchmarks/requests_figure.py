@@ -24,9 +24,11 @@ STYLES = {
     "batched": ("ICU, five requests a run", "#d65f9b", "P"),
     "original": ("ICU from the original each time", "#6b4c9a", "D"),
     "icu@5e-5": ("ICU, one by one, lr 5e-5", "#1b6ca8", "o"),
-    "drawn@5e-5": ("ICU, pairs drawn from all kept texts, one by one", "#6a994e", "^"),
+    "drawn@5e-5": ("ICU, pairs drawn, one by one", "#6a994e", "^"),
+    "batched_drawn@5e-5": ("ICU, pairs drawn, five requests a run", "#d65f9b", "P"),
+    "original_batched_drawn@5e-5": ("ICU, pairs drawn, from the original every five", "#6b4c9a", "D"),
     "together": ("ICU, all in one run", "black", "*"),
-    "together_drawn@5e-5": ("ICU, all in one run, pairs drawn from all kept texts", "black", "*"),
+    "together_drawn@5e-5": ("ICU, pairs drawn, all in one run", "black", "*"),
     "retrained": ("retrained without the texts", "grey", "X"),
 }
 
