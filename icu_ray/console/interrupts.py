@@ -22,6 +22,8 @@ from typing import Any
 
 AGAIN_SECONDS = 0.05
 """After which a signal that came at a wrong moment is sent again."""
+TRIES = 40
+"""So often it waits for logging, which may hang itself: what it writes to may be away."""
 
 
 @contextlib.contextmanager
@@ -33,14 +35,16 @@ def heard(
     lost: called when a KeyboardInterrupt of `stop` came to nothing, before the signal is sent again.
     """
     again: SimpleQueue[int] = SimpleQueue()  # the one queue that may be written wherever a handler is called
-    last = 0
+    last = late = 0
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal last
-        last = number
-        if frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "logging":
+        nonlocal last, late
+        last, in_logging = number, frame is not None and frame.f_globals.get("__name__") == "logging"
+        if in_logging and late < TRIES:
+            late += 1
             again.put(number)
         else:
+            late = 0
             stop(number)
 
     def unraisable(what: Any) -> None:

@@ -86,6 +86,14 @@ def test_logging_is_left_to_free_its_lock(number: signal.Signals) -> None:
     assert interrupted()
 
 
+def test_logging_that_hangs_is_interrupted_too(number: signal.Signals) -> None:
+    logging_s = {"__name__": "logging", "sleep": time.sleep, "seconds": WAIT_SECONDS}
+    exec("def write():\n    sleep(seconds)\n", logging_s)
+    threading.Timer(0.2, os.kill, (os.getpid(), number)).start()
+    with pytest.raises(KeyboardInterrupt):
+        logging_s["write"]()  # type: ignore[operator]
+
+
 def test_between_forks_none_is_lost_and_every_thread_can_log() -> None:
     """A program that is started with a function to call in the child calls what Python registers around forks."""
     with heard([signal.SIGALRM], stop):
