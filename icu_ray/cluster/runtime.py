@@ -29,6 +29,7 @@ from icu_ray.cluster.environment import driver_environment, environment_variable
 from icu_ray.cluster.fork_server import fork_server
 from icu_ray.cluster.nodes import cluster_nodes, usable_cpus
 from icu_ray.cluster.temp_folder import temp_folder
+from icu_ray.console.interrupts import keyboard_interrupts
 from icu_ray.errors import ClusterError, without_secrets
 from icu_ray.plan.schedule import Node
 
@@ -96,7 +97,8 @@ def connected(
         import ray
 
         stack.callback(ray.shutdown)
-        with _kept_sigterm_handler(), _start_errors_explained(keep_logs if local else None):
+        # Its processes are forked, and in what Python calls around a fork an interruption would be lost.
+        with _kept_sigterm_handler(), keyboard_interrupts(), _start_errors_explained(keep_logs if local else None):
             _start_or_join(temp, cpus, gpus)
         yield Cluster(local, temp)
 

@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Callable
 
-from icu_ray.console.interrupts import keyboard_interrupts
 from icu_ray.console.redirect import lasting
 from icu_ray.console.terminal import fitted, width
 from icu_ray.errors import UserError, refusal, without_secrets
@@ -26,8 +25,7 @@ def exit_code(name: str, run: Callable[[], int]) -> int:
     said, code = "", 0
     lost: OSError | None = None
     try:
-        with keyboard_interrupts():
-            code = run()
+        code = run()
     except UserError as error:
         said, code = str(error), 2
     except KeyboardInterrupt:

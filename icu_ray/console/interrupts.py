@@ -75,7 +75,8 @@ def heard(
 @contextlib.contextmanager
 def keyboard_interrupts() -> Iterator[None]:
     """Ctrl-C raises KeyboardInterrupt, as Python has it raise, and is never lost; elsewhere than in the main thread, or
-    where something else hears it already, nothing is changed."""
+    where something else hears it already, nothing is changed. Not for code that runs an asyncio loop, which ends its
+    tasks in peace only where Python's own handler is there."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
