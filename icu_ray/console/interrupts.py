@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from queue import SimpleQueue
+from types import FrameType
 from typing import Any
 
 AGAIN_SECONDS = 0.05
@@ -36,13 +37,21 @@ def heard(
     """
     again: SimpleQueue[int] = SimpleQueue()  # the one queue that may be written wherever a handler is called
     last = late = 0
+    waiting = False  # to be sent again: once, whoever asks for it meanwhile
 
-    def handle(number: int, frame: Any) -> None:
-        nonlocal last, late
-        last, in_logging = number, frame is not None and frame.f_globals.get("__name__") == "logging"
-        if in_logging and late < TRIES:
-            late += 1
+    def send_again(number: int) -> None:
+        nonlocal waiting
+        if not waiting:
+            waiting = True
             again.put(number)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal last, late, waiting
+        last, waiting = number, False
+        in_logging = frame is not None and frame.f_globals.get("__name__") == "logging"
+        if late < TRIES and (in_logging or _within(frame, unraisable)):
+            late += 1
+            send_again(number)
         else:
             late = 0
             stop(number)
@@ -50,7 +59,7 @@ def heard(
     def unraisable(what: Any) -> None:
         if last and isinstance(what.exc_value, KeyboardInterrupt):
             lost()
-            again.put(last)
+            send_again(last)
         else:
             hook(what)
 
@@ -70,6 +79,13 @@ def heard(
             signal.signal(number, handler)
         sys.unraisablehook = hook
         again.put(0)
+
+
+def _within(frame: FrameType | None, function: Any) -> bool:
+    """Whether this is a frame of the function, or of what it calls."""
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextlib.contextmanager

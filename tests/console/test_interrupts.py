@@ -89,6 +89,20 @@ def test_what_is_lost_is_told_and_other_errors_in_callbacks_are_left_alone(monke
         assert interrupted() and told == ["lost"] and len(others) == 1
 
 
+def test_one_that_comes_while_a_lost_one_is_told_is_not_lost() -> None:
+    """On a busy machine the signal may be sent again before Python has come back from the callback."""
+    told: list[int] = []
+
+    def lost() -> None:
+        told.append(1)
+        os.kill(os.getpid(), NUMBER)
+
+    with heard([NUMBER], stop, lost):
+        one = _Interrupting(NUMBER)
+        del one
+        assert interrupted() and told == [1]
+
+
 def test_logging_is_left_to_free_its_lock() -> None:
     """A function of logging's own globals stands for those that take the lock of all loggers: it runs to its end."""
     logging_s = {"__name__": "logging", "kill": os.kill, "here": os.getpid(), "number": NUMBER}
